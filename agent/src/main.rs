@@ -1,0 +1,3 @@
+//! `parallax-agent`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! parallax.toml, parsed and checked.

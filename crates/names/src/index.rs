@@ -1,0 +1,102 @@
+//! Where a store's index keeps what a reference means.
+//!
+//! An index entry is a symbolic link to the image's record, so that one `readlink` answers "which image is this?" and
+//! one read gives all of it. Moving a tag is one `rename`.
+
+use crate::name::{ImageName, ImageRef};
+
+/// Directory of the entries for names, relative to the store.
+const NAMES: &str = "parallax/names";
+/// Directory of the entries for manifest and index digests.
+const DIGESTS: &str = "parallax/digests";
+/// Directory of the records themselves, one file per image id.
+const IMAGES: &str = "parallax/images";
+/// The longest file name that Linux file systems take, in bytes.
+const MAX_FILE_NAME: usize = 255;
+
+/// The paths of index entries and records, relative to the store's root.
+///
+/// None has a component of `..` or an absolute part: names have passed [`ImageRef::parse`] or a sibling of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexPath;
+
+impl IndexPath {
+    /// The entry of a name; `None` if the name is too long to be a file name.
+    #[must_use]
+    pub fn name(name: &ImageName) -> Option<String> {
+        let file = name.to_string().replace('/', "%2F");
+        (file.len() <= MAX_FILE_NAME).then(|| format!("{NAMES}/{file}"))
+    }
+
+    /// The entry of a manifest's or index's digest, given as 64 hexadecimal digits.
+    #[must_use]
+    pub fn digest(hex: &str) -> String {
+        format!("{DIGESTS}/{hex}")
+    }
+
+    /// The record of the image with this id, given as 64 hexadecimal digits.
+    #[must_use]
+    pub fn record(id: &str) -> String {
+        format!("{IMAGES}/{id}.json")
+    }
+
+    /// What an index entry's link holds: the record's path, relative to the entry's directory.
+    #[must_use]
+    pub fn link_target(id: &str) -> String {
+        format!("../images/{id}.json")
+    }
+
+    /// The image id that an index entry's link names, or `None` if the link is none of ours.
+    #[must_use]
+    pub fn id_from_link(target: &str) -> Option<&str> {
+        target.strip_prefix("../images/")?.strip_suffix(".json").filter(|id| id.len() == 64)
+    }
+
+    /// Every path to try for a reference, in order; the first that exists is the image meant.
+    #[must_use]
+    pub fn candidates(reference: &ImageRef) -> Vec<String> {
+        match reference {
+            ImageRef::Id(id) => vec![Self::record(id)],
+            ImageRef::Digest(hex) => vec![Self::digest(hex)],
+            ImageRef::Name(names) => names.iter().filter_map(Self::name).collect(),
+        }
+    }
+
+    /// The directory whose entries [`name_from_index_entry`] reads.
+    #[must_use]
+    pub fn names_directory() -> &'static str {
+        NAMES
+    }
+}
+
+/// The name an entry of the names directory stands for; `None` for a file that is no entry.
+#[must_use]
+pub fn name_from_index_entry(file_name: &str) -> Option<ImageName> {
+    ImageName::for_storing(&file_name.replace("%2F", "/")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_one_file_and_leads_back_to_its_name() {
+        let name = ImageName::for_storing("docker.io/library/python:3.12").unwrap();
+        let path = IndexPath::name(&name).unwrap();
+        assert_eq!(path, "parallax/names/docker.io%2Flibrary%2Fpython:3.12");
+        assert_eq!(name_from_index_entry(path.rsplit_once('/').unwrap().1), Some(name));
+    }
+
+    #[test]
+    fn a_link_leads_to_the_id() {
+        let id = "ab".repeat(32);
+        assert_eq!(IndexPath::id_from_link(&IndexPath::link_target(&id)), Some(id.as_str()));
+        assert_eq!(IndexPath::id_from_link("../images/../../etc/passwd"), None);
+    }
+
+    #[test]
+    fn a_name_too_long_for_a_file_has_no_entry() {
+        let name = ImageName::for_storing(&format!("{}:{}", "a".repeat(200), "t".repeat(100))).unwrap();
+        assert_eq!(IndexPath::name(&name), None);
+    }
+}

@@ -1,0 +1,12 @@
+//! Image names: parsing, the paths a name has in a store, and the nearest names to a misspelt one.
+//!
+//! The command writes a store's index with these paths, and the plugin and the agent read it with them, so they
+//! all depend on this crate and on nothing else of each other. Nothing here touches a file.
+
+mod index;
+mod name;
+mod nearest;
+
+pub use index::{IndexPath, name_from_index_entry};
+pub use name::{ImageName, ImageRef, NameError};
+pub use nearest::nearest;

@@ -1,0 +1,306 @@
+//! The grammar of image names, after the OCI distribution spec's `<name>` and `<tag>` and Podman's short names.
+
+use std::fmt;
+
+/// The registry host Podman gives to images that were built or named locally.
+const LOCAL_DOMAIN: &str = "localhost";
+/// The registry host a short name means, where no local image has it.
+const DEFAULT_DOMAIN: &str = "docker.io";
+/// The namespace of `docker.io` names that have none.
+const DEFAULT_NAMESPACE: &str = "library";
+const DEFAULT_TAG: &str = "latest";
+/// The distribution spec's limit for a repository name, host included.
+const MAX_REPOSITORY: usize = 255;
+/// The distribution spec's limit for a tag.
+const MAX_TAG: usize = 128;
+
+/// Why a text is not an image name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Nothing was given.
+    #[error("an image name must not be empty")]
+    Empty,
+    /// A part of the name breaks the grammar; `what` names the part and what it may hold.
+    #[error("\"{name}\" is not an image name: {what}")]
+    Grammar {
+        /// The text as it was given, control characters escaped.
+        name: String,
+        /// The part that is wrong, and what is allowed there.
+        what: &'static str,
+    },
+}
+
+/// A fully qualified name with its tag, such as `docker.io/library/python:3.12`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ImageName {
+    domain: String,
+    path: String,
+    tag: String,
+}
+
+/// What a user may write to mean an image in a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageRef {
+    /// An image id: 64 lower-case hexadecimal digits, with or without `sha256:`.
+    Id(String),
+    /// A manifest's (or an index's) digest, as in `python@sha256:…`; 64 hexadecimal digits.
+    Digest(String),
+    /// A name; the fully qualified names it may mean, most likely first.
+    Name(Vec<ImageName>),
+}
+
+impl ImageName {
+    /// Reads the name an image is to be stored under. A short name gets Podman's domain for local images,
+    /// `localhost`, and a name with no tag gets `latest`.
+    ///
+    /// # Errors
+    /// [`NameError`] if `text` is no image name, or has a digest.
+    pub fn for_storing(text: &str) -> Result<Self, NameError> {
+        let parts = Parts::parse(text)?;
+        if parts.digest.is_some() {
+            return Err(grammar(text, "a name to store an image under has a tag, not a digest"));
+        }
+        let domain = parts.domain.unwrap_or(LOCAL_DOMAIN).to_owned();
+        Ok(Self::new(domain, parts.path, parts.tag))
+    }
+
+    /// Reads a name as a registry client does: a short name means `docker.io`.
+    ///
+    /// # Errors
+    /// [`NameError`] if `text` is no image name. A digest is left out of the result.
+    pub fn from_registry(text: &str) -> Result<Self, NameError> {
+        let parts = Parts::parse(text)?;
+        let domain = parts.domain.unwrap_or(DEFAULT_DOMAIN).to_owned();
+        Ok(Self::new(domain, parts.path, parts.tag))
+    }
+
+    fn new(domain: String, path: &str, tag: Option<&str>) -> Self {
+        let path = if domain == DEFAULT_DOMAIN && !path.contains('/') {
+            format!("{DEFAULT_NAMESPACE}/{path}")
+        } else {
+            path.to_owned()
+        };
+        Self { domain, path, tag: tag.unwrap_or(DEFAULT_TAG).to_owned() }
+    }
+
+    /// The short form a user would type: without `localhost/`, `docker.io/library/` or `docker.io/`.
+    #[must_use]
+    pub fn familiar(&self) -> String {
+        let path = match self.domain.as_str() {
+            LOCAL_DOMAIN => self.path.clone(),
+            DEFAULT_DOMAIN => match self.path.strip_prefix("library/") {
+                Some(rest) if !rest.contains('/') => rest.to_owned(),
+                _ => self.path.clone(),
+            },
+            domain => format!("{domain}/{}", self.path),
+        };
+        format!("{path}:{}", self.tag)
+    }
+}
+
+impl fmt::Display for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}:{}", self.domain, self.path, self.tag)
+    }
+}
+
+impl ImageRef {
+    /// Reads what a user wrote: a name, a name with a digest, or an image id.
+    ///
+    /// # Errors
+    /// [`NameError`] if it is none of them.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let bare = text.strip_prefix("sha256:").unwrap_or(text);
+        if is_sha256_hex(bare) {
+            return Ok(Self::Id(bare.to_owned()));
+        }
+        let parts = Parts::parse(text)?;
+        if let Some(digest) = parts.digest {
+            return Ok(Self::Digest(digest.to_owned()));
+        }
+        let domains = match parts.domain {
+            Some(domain) => vec![domain],
+            None => vec![LOCAL_DOMAIN, DEFAULT_DOMAIN],
+        };
+        let names = domains.into_iter().map(|domain| ImageName::new(domain.to_owned(), parts.path, parts.tag));
+        Ok(Self::Name(names.collect()))
+    }
+}
+
+/// The parts of a name as it was written.
+struct Parts<'a> {
+    domain: Option<&'a str>,
+    path: &'a str,
+    tag: Option<&'a str>,
+    digest: Option<&'a str>,
+}
+
+impl<'a> Parts<'a> {
+    fn parse(text: &'a str) -> Result<Self, NameError> {
+        if text.is_empty() {
+            return Err(NameError::Empty);
+        }
+        let (rest, digest) = match text.split_once('@') {
+            Some((rest, digest)) => (rest, Some(digest)),
+            None => (text, None),
+        };
+        let digest = digest
+            .map(|d| d.strip_prefix("sha256:").filter(|hex| is_sha256_hex(hex)))
+            .map(|d| d.ok_or_else(|| grammar(text, "after \"@\" comes sha256: and 64 hexadecimal digits")))
+            .transpose()?;
+        // A colon after the last slash starts the tag; one before it belongs to a port.
+        let (repository, tag) = match rest.rsplit_once(':') {
+            Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
+            _ => (rest, None),
+        };
+        if tag.is_some_and(|tag| !is_tag(tag)) {
+            return Err(grammar(text, "a tag has up to 128 letters, digits, \"_\", \".\" or \"-\""));
+        }
+        let (domain, path) = match repository.split_once('/') {
+            Some((first, path)) if looks_like_domain(first) => (Some(first), path),
+            _ => (None, repository),
+        };
+        if domain.is_some_and(|domain| !is_domain(domain)) {
+            return Err(grammar(text, "the registry must be a host name with an optional port"));
+        }
+        if repository.len() > MAX_REPOSITORY || !path.split('/').all(is_path_component) {
+            return Err(grammar(
+                text,
+                "a repository is lower-case letters and digits, with \".\", \"_\" or \"-\" between them and \"/\" between its parts",
+            ));
+        }
+        Ok(Self { domain, path, tag, digest })
+    }
+}
+
+fn grammar(name: &str, what: &'static str) -> NameError {
+    NameError::Grammar { name: name.escape_debug().to_string(), what }
+}
+
+fn is_sha256_hex(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+fn is_tag(text: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let Some(first) = text.bytes().next() else { return false };
+    text.len() <= MAX_TAG && word(first) && text.bytes().all(|b| word(b) || b == b'.' || b == b'-')
+}
+
+/// Podman's rule for telling a registry host from the first part of a path.
+fn looks_like_domain(first: &str) -> bool {
+    first == LOCAL_DOMAIN || first.contains(['.', ':']) || first.bytes().any(|b| b.is_ascii_uppercase())
+}
+
+fn is_domain(text: &str) -> bool {
+    let (host, port) = match text.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (text, None),
+    };
+    let port_ok = port.is_none_or(|p| !p.is_empty() && p.len() <= 5 && p.bytes().all(|b| b.is_ascii_digit()));
+    let label_ok = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    port_ok && host.split('.').all(label_ok)
+}
+
+fn is_path_component(text: &str) -> bool {
+    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = text.as_bytes();
+    let ends_ok = bytes.first().copied().is_some_and(alphanumeric) && bytes.last().copied().is_some_and(alphanumeric);
+    ends_ok
+        && text.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()).all(|separator| {
+            matches!(separator, "" | "." | "_" | "__")
+                || (!separator.is_empty() && separator.bytes().all(|b| b == b'-'))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(text: &str) -> Vec<String> {
+        match ImageRef::parse(text).unwrap() {
+            ImageRef::Name(names) => names.iter().map(ToString::to_string).collect(),
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn short_names_mean_a_local_image_first() {
+        assert_eq!(names("python:3.12"), ["localhost/python:3.12", "docker.io/library/python:3.12"]);
+        assert_eq!(names("org/app"), ["localhost/org/app:latest", "docker.io/org/app:latest"]);
+    }
+
+    #[test]
+    fn qualified_names_mean_one_image() {
+        assert_eq!(names("quay.io/org/app:v1"), ["quay.io/org/app:v1"]);
+        assert_eq!(names("localhost:5000/app"), ["localhost:5000/app:latest"]);
+        assert_eq!(names("docker.io/python"), ["docker.io/library/python:latest"]);
+    }
+
+    #[test]
+    fn ids_and_digests() {
+        let hex = "0123456789abcdef".repeat(4);
+        assert_eq!(ImageRef::parse(&hex).unwrap(), ImageRef::Id(hex.clone()));
+        assert_eq!(ImageRef::parse(&format!("sha256:{hex}")).unwrap(), ImageRef::Id(hex.clone()));
+        assert_eq!(ImageRef::parse(&format!("python@sha256:{hex}")).unwrap(), ImageRef::Digest(hex));
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        let long_tag = format!("a:{}", "t".repeat(129));
+        let long = "a".repeat(256);
+        for text in [
+            "",
+            " ",
+            "a b",
+            "Python",
+            "../etc",
+            "a/../b",
+            "/a",
+            "a/",
+            "a//b",
+            "a:",
+            ":a",
+            "a:b:c",
+            "a@sha256:12",
+            "-a",
+            "a;rm",
+            "a\nb",
+            "é",
+            "a:-t",
+            "$(x)",
+            "%s",
+            "a/.b",
+            "host-.io/a",
+            "h.io:port/a",
+            long_tag.as_str(),
+            long.as_str(),
+        ] {
+            assert!(ImageRef::parse(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn an_error_shows_control_characters_escaped() {
+        assert!(ImageRef::parse("a\x1b[31mb").unwrap_err().to_string().contains("a\\u{1b}[31mb"));
+    }
+
+    #[test]
+    fn storing_a_short_name_makes_it_local() {
+        assert_eq!(ImageName::for_storing("python").unwrap().to_string(), "localhost/python:latest");
+        assert_eq!(ImageName::from_registry("python").unwrap().to_string(), "docker.io/library/python:latest");
+    }
+
+    #[test]
+    fn the_familiar_form_finds_the_image_again() {
+        for text in ["localhost/python:3", "docker.io/library/python:3", "docker.io/org/app:1", "quay.io/a/b:c"] {
+            let name = ImageName::for_storing(text).unwrap();
+            assert!(names(&name.familiar()).contains(&text.to_owned()), "{text} is familiar as {}", name.familiar());
+        }
+    }
+}

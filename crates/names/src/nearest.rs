@@ -1,0 +1,73 @@
+//! The names a user may have meant.
+
+use crate::name::ImageName;
+
+/// The most names that are worth showing.
+const MOST: usize = 3;
+
+/// Those of `known` that are nearest to what was typed, nearest first, in the short form one would type.
+///
+/// At most three, and none that differs in more than a third of its letters.
+pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a ImageName>) -> Vec<String> {
+    let typed_repository = typed.rsplit_once(':').map_or(typed, |(repository, _)| repository);
+    let mut ranked: Vec<(usize, String)> = known
+        .into_iter()
+        .filter_map(|name| {
+            let familiar = name.familiar();
+            let same_repository =
+                familiar.rsplit_once(':').is_some_and(|(repository, _)| repository == typed_repository);
+            let limit = if same_repository { usize::MAX } else { typed.len().max(familiar.len()) / 3 };
+            let distance = edit_distance(typed, &familiar).min(edit_distance(typed, &name.to_string()));
+            (distance <= limit).then_some((distance, familiar))
+        })
+        .collect();
+    ranked.sort();
+    ranked.dedup();
+    ranked.into_iter().take(MOST).map(|(_, name)| name).collect()
+}
+
+/// Levenshtein distance in bytes.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(names: &[&str]) -> Vec<ImageName> {
+        names.iter().map(|n| ImageName::for_storing(n).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_slip_finds_the_name() {
+        let known = known(&["docker.io/library/python:3.12", "quay.io/other/thing:1"]);
+        assert_eq!(nearest("pyton:3.12", &known), ["python:3.12"]);
+    }
+
+    #[test]
+    fn another_tag_of_the_same_repository_is_near() {
+        assert_eq!(nearest("a:nightly-2026", &known(&["a:1"])), ["a:1"]);
+    }
+
+    #[test]
+    fn a_wholly_different_name_is_not_offered() {
+        assert!(nearest("tensorflow:2", &known(&["python:3.12"])).is_empty());
+    }
+
+    #[test]
+    fn distances() {
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+        assert_eq!(edit_distance("", "abc"), 3);
+    }
+}

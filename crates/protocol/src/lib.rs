@@ -1,0 +1,1 @@
+//! What the plugin, the command and the agent say to each other.

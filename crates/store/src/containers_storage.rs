@@ -1,0 +1,232 @@
+//! The files by which Podman knows an additional image store (containers/storage, overlay driver).
+//!
+//! Only what readers need is written; the fields are those that containers/storage 1.43 (Podman 4.3) to 1.64 (Podman
+//! 5.8) read. Paths are relative to the store's root.
+
+use base64::Engine as _;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// The list of images.
+pub const IMAGES_JSON: &str = "overlay-images/images.json";
+/// The lock of the list of images.
+pub const IMAGES_LOCK: &str = "overlay-images/images.lock";
+/// The list of layers.
+pub const LAYERS_JSON: &str = "overlay-layers/layers.json";
+/// The lock of the list of layers.
+pub const LAYERS_LOCK: &str = "overlay-layers/layers.lock";
+/// The directory of the layers' short names.
+pub const LINKS: &str = "overlay/l";
+/// How many bytes a lock file holds. Podman 4.3 takes a shorter one as "changed" at every look and reads the lists
+/// dozens of times for one `podman run`.
+pub const LOCK_TOKEN_BYTES: usize = 64;
+
+/// The short name of a layer in [`LINKS`]: 26 capital letters and digits.
+///
+/// containers/storage draws them at random; here they come from the layer's id, so that the same layer has the same
+/// link in every store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Link(String);
+
+impl Link {
+    /// How many letters a link has.
+    const LENGTH: usize = 26;
+
+    /// The link of the layer with this id (any text that differs between layers).
+    #[must_use]
+    pub fn of_layer(id: &str) -> Self {
+        const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+        let hash = Sha256::digest(id.as_bytes());
+        Self(hash.iter().take(Self::LENGTH).map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect())
+    }
+
+    /// The letters.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Link {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let good = text.len() == Self::LENGTH && text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
+        if good { Ok(Self(text)) } else { Err("a link has 26 capital letters and digits".to_owned()) }
+    }
+}
+
+impl From<Link> for String {
+    fn from(link: Link) -> Self {
+        link.0
+    }
+}
+
+/// One range of an id map, in the order and with the names that Podman writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMapEntry {
+    /// The first id inside the container.
+    pub container_id: u32,
+    /// The first id outside, as seen in the user namespace in which Podman runs.
+    pub host_id: u32,
+    /// How many ids.
+    pub size: u32,
+}
+
+/// An entry of [`IMAGES_JSON`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// The image id, 64 hexadecimal digits.
+    pub id: String,
+    /// The manifest's digest, `sha256:…`.
+    pub digest: String,
+    /// Fully qualified names. No name may be on two images: Podman then fails on the whole store.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+    /// The id of the top layer.
+    pub layer: String,
+    /// Top layers of the same image that carry an id map; Podman picks the one whose map is the container's.
+    #[serde(rename = "mapped-layers", default, skip_serializing_if = "Vec::is_empty")]
+    pub mapped_layers: Vec<String>,
+    /// Keys of the big data (manifest, configuration).
+    #[serde(rename = "big-data-names")]
+    pub big_data_names: Vec<String>,
+    /// Their sizes in bytes.
+    #[serde(rename = "big-data-sizes")]
+    pub big_data_sizes: std::collections::BTreeMap<String, u64>,
+    /// Their digests.
+    #[serde(rename = "big-data-digests")]
+    pub big_data_digests: std::collections::BTreeMap<String, String>,
+    /// When the image was built, RFC 3339.
+    pub created: String,
+}
+
+/// An entry of [`LAYERS_JSON`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// The layer id, 64 hexadecimal digits.
+    pub id: String,
+    /// The id of the layer below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// When the layer was built, RFC 3339.
+    pub created: String,
+    /// The layer's diffID, `sha256:…`.
+    #[serde(rename = "diff-digest")]
+    pub diff_digest: String,
+    /// The size of the layer's tar stream in bytes; `podman images` shows the sum. Without it Podman walks the layer.
+    #[serde(rename = "diff-size")]
+    pub diff_size: u64,
+    /// The user id map the layer's files were laid down with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uidmap: Vec<IdMapEntry>,
+    /// The group id map the layer's files were laid down with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gidmap: Vec<IdMapEntry>,
+}
+
+/// One piece of an image's big data: a key and its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BigData<'a> {
+    /// `manifest`, `manifest-sha256:…`, or `sha256:<image id>` for the configuration.
+    pub key: &'a str,
+    /// The bytes.
+    pub bytes: &'a [u8],
+}
+
+impl BigData<'_> {
+    /// The file the data lies in, inside `overlay-images/<image id>/`.
+    ///
+    /// containers/storage writes keys of letters and digits as they are and all others as `=` and their base64.
+    #[must_use]
+    pub fn file_name(&self) -> String {
+        if self.key.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            self.key.to_owned()
+        } else {
+            format!("={}", base64::engine::general_purpose::STANDARD.encode(self.key))
+        }
+    }
+}
+
+impl Image {
+    /// An entry with its big data listed.
+    #[must_use]
+    pub fn new(id: &str, digest: &str, names: Vec<String>, layer: &str, created: &str, data: &[BigData<'_>]) -> Self {
+        let key = |d: &BigData<'_>| d.key.to_owned();
+        Self {
+            id: id.to_owned(),
+            digest: digest.to_owned(),
+            names,
+            layer: layer.to_owned(),
+            mapped_layers: Vec::new(),
+            big_data_names: data.iter().map(key).collect(),
+            big_data_sizes: data.iter().map(|d| (key(d), d.bytes.len() as u64)).collect(),
+            big_data_digests: data.iter().map(|d| (key(d), format!("sha256:{}", sha256_hex(d.bytes)))).collect(),
+            created: created.to_owned(),
+        }
+    }
+}
+
+/// The `lower` file of a layer: the links of the layers below it, the nearest first; `None` for a base layer.
+#[must_use]
+pub fn lower_file<'a>(below_nearest_first: impl IntoIterator<Item = &'a Link>) -> Option<String> {
+    let links: Vec<String> = below_nearest_first.into_iter().map(|link| format!("l/{}", link.as_str())).collect();
+    (!links.is_empty()).then(|| links.join(":"))
+}
+
+/// The ids of a chain of layers, base first: chain IDs of the OCI image specification over the diffIDs (hexadecimal).
+#[must_use]
+pub fn chain_ids<'a>(diff_ids: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let mut chain: Vec<String> = Vec::new();
+    for diff_id in diff_ids {
+        let next = match chain.last() {
+            None => diff_id.to_owned(),
+            Some(below) => sha256_hex(format!("sha256:{below} sha256:{diff_id}").as_bytes()),
+        };
+        chain.push(next);
+    }
+    chain
+}
+
+/// The SHA-256 of some bytes, as 64 hexadecimal digits.
+#[must_use]
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn big_data_files_have_the_names_podman_looks_for() {
+        assert_eq!(BigData { key: "manifest", bytes: b"" }.file_name(), "manifest");
+        assert_eq!(BigData { key: "sha256:00", bytes: b"" }.file_name(), "=c2hhMjU2OjAw");
+    }
+
+    #[test]
+    fn links_are_stable_and_differ() {
+        assert_eq!(Link::of_layer("a"), Link::of_layer("a"));
+        assert_ne!(Link::of_layer("a"), Link::of_layer("b"));
+        assert!(Link::try_from(Link::of_layer("a").as_str().to_owned()).is_ok());
+    }
+
+    #[test]
+    fn a_chain_begins_with_the_diff_id() {
+        let chain = chain_ids(["aa", "bb"]);
+        assert_eq!(chain[0], "aa");
+        assert_eq!(chain[1], sha256_hex(b"sha256:aa sha256:bb"));
+    }
+
+    #[test]
+    fn lower_names_the_nearest_first() {
+        let (base, middle) = (Link::of_layer("base"), Link::of_layer("middle"));
+        assert_eq!(lower_file([]), None);
+        assert_eq!(lower_file([&middle, &base]), Some(format!("l/{}:l/{}", middle.as_str(), base.as_str())));
+    }
+}

@@ -1,0 +1,192 @@
+//! The record of one image: everything a node needs to start it, in one small file.
+//!
+//! It lies at `parallax/images/<image id>.json` in the store and carries the manifest and the configuration with it, so
+//! that the cost of a start does not grow with the number of images in the store.
+
+use serde::{Deserialize, Serialize};
+
+use crate::containers_storage::Link;
+
+/// The only version of the record there is yet.
+pub const VERSION: u32 = 1;
+/// The largest record a reader takes, in bytes: a manifest or a configuration is limited to 4 MiB by registries.
+pub const MAX_BYTES: u64 = 16 << 20;
+
+/// One image of the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageRecord {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The image id: the SHA-256 of the configuration, 64 hexadecimal digits.
+    pub id: String,
+    /// The manifest's digest, `sha256:` and 64 hexadecimal digits.
+    pub digest: String,
+    /// The fully qualified names of the image when it was migrated.
+    pub names: Vec<String>,
+    /// When the image was built, RFC 3339, as Podman shows it.
+    pub created: String,
+    /// The image's OCI or Docker manifest, byte for byte.
+    pub manifest: String,
+    /// The image's configuration, byte for byte.
+    pub config: String,
+    /// The layers, base first.
+    pub layers: Vec<LayerRecord>,
+}
+
+/// One layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerRecord {
+    /// Podman's id of the layer: its chain ID, 64 hexadecimal digits.
+    pub id: String,
+    /// The short name of the layer in `overlay/l`.
+    pub link: Link,
+    /// The SHA-256 of the layer's uncompressed tar stream, 64 hexadecimal digits; it names the SquashFS file.
+    pub diff_id: String,
+    /// The size of the uncompressed tar stream in bytes: what Podman shows as the layer's size.
+    pub size: u64,
+    /// The size of the SquashFS file in bytes.
+    pub squashfs_size: u64,
+    /// The SHA-256 of the SquashFS file, 64 hexadecimal digits.
+    pub squashfs_sha256: String,
+    /// The highest user id that owns a file of the layer.
+    pub max_uid: u32,
+    /// The highest group id that owns a file of the layer.
+    pub max_gid: u32,
+}
+
+impl LayerRecord {
+    /// Where the layer's SquashFS file lies, relative to the store's root.
+    #[must_use]
+    pub fn squashfs_path(&self) -> String {
+        format!("parallax/layers/{}.squash", self.diff_id)
+    }
+}
+
+/// Why bytes are not a record that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Not JSON, or not of this shape.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    /// Written by a later Parallax.
+    #[error("it has version {0}, this Parallax knows version {VERSION}")]
+    Version(u32),
+    /// A field that is used in a path or passed to the kernel does not hold what it must.
+    #[error("its {field} is not {expected}")]
+    Field {
+        /// The field's name.
+        field: &'static str,
+        /// What it must hold.
+        expected: &'static str,
+    },
+}
+
+impl ImageRecord {
+    /// Reads a record and checks every field that becomes part of a path.
+    ///
+    /// # Errors
+    /// [`RecordError`] says what is wrong with `bytes`.
+    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+        #[derive(Deserialize)]
+        struct OnlyVersion {
+            version: u32,
+        }
+        let OnlyVersion { version } = serde_json::from_slice(bytes)?;
+        if version != VERSION {
+            return Err(RecordError::Version(version));
+        }
+        let record: Self = serde_json::from_slice(bytes)?;
+        record.check()?;
+        Ok(record)
+    }
+
+    /// The record as it is stored.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // Strings and numbers only: this cannot fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// The highest user id and the highest group id that own a file of the image.
+    #[must_use]
+    pub fn max_ids(&self) -> (u32, u32) {
+        self.layers.iter().fold((0, 0), |(uid, gid), l| (uid.max(l.max_uid), gid.max(l.max_gid)))
+    }
+
+    fn check(&self) -> Result<(), RecordError> {
+        const HEX: &str = "64 hexadecimal digits";
+        check("id", HEX, is_sha256_hex(&self.id))?;
+        check(
+            "digest",
+            "sha256: and 64 hexadecimal digits",
+            self.digest.strip_prefix("sha256:").is_some_and(is_sha256_hex),
+        )?;
+        check("layers", "a list of at least one layer", !self.layers.is_empty())?;
+        for layer in &self.layers {
+            check("layers.id", HEX, is_sha256_hex(&layer.id))?;
+            check("layers.diff_id", HEX, is_sha256_hex(&layer.diff_id))?;
+            check("layers.squashfs_sha256", HEX, is_sha256_hex(&layer.squashfs_sha256))?;
+        }
+        Ok(())
+    }
+}
+
+fn check(field: &'static str, expected: &'static str, holds: bool) -> Result<(), RecordError> {
+    if holds { Ok(()) } else { Err(RecordError::Field { field, expected }) }
+}
+
+fn is_sha256_hex(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> ImageRecord {
+        let hex = "0123456789abcdef".repeat(4);
+        ImageRecord {
+            version: VERSION,
+            id: hex.clone(),
+            digest: format!("sha256:{hex}"),
+            names: vec!["localhost/a:latest".into()],
+            created: "2026-01-01T00:00:00Z".into(),
+            manifest: "{}".into(),
+            config: "{}".into(),
+            layers: vec![LayerRecord {
+                id: hex.clone(),
+                link: Link::of_layer(&hex),
+                diff_id: hex.clone(),
+                size: 10,
+                squashfs_size: 5,
+                squashfs_sha256: hex,
+                max_uid: 7,
+                max_gid: 9,
+            }],
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was_written() {
+        assert_eq!(ImageRecord::parse(&record().to_bytes()).unwrap(), record());
+        assert_eq!(record().max_ids(), (7, 9));
+    }
+
+    #[test]
+    fn a_later_version_is_named() {
+        let bytes = br#"{"version": 7, "something": "new"}"#;
+        assert!(matches!(ImageRecord::parse(bytes), Err(RecordError::Version(7))));
+    }
+
+    #[test]
+    fn a_field_that_would_lead_out_of_the_store_is_refused() {
+        let mut bad = record();
+        bad.layers[0].diff_id = "../../../etc/shadow".into();
+        assert!(matches!(ImageRecord::parse(&bad.to_bytes()), Err(RecordError::Field { field: "layers.diff_id", .. })));
+        let mut json = serde_json::to_value(record()).unwrap();
+        json["layers"][0]["link"] = "../x".into();
+        assert!(ImageRecord::parse(json.to_string().as_bytes()).is_err());
+    }
+}

@@ -1,0 +1,3 @@
+//! `parallax-launch`.
+
+fn main() {}

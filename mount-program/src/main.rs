@@ -1,0 +1,3 @@
+//! `parallax-mount-program`.
+
+fn main() {}
