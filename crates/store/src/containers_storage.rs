@@ -138,10 +138,10 @@ pub struct BigData<'a> {
 impl BigData<'_> {
     /// The file the data lies in, inside `overlay-images/<image id>/`.
     ///
-    /// containers/storage writes keys of letters and digits as they are and all others as `=` and their base64.
+    /// containers/storage writes keys of small letters, digits and dots as they are, all others as `=` and their base64.
     #[must_use]
     pub fn file_name(&self) -> String {
-        if self.key.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        if self.key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.') {
             self.key.to_owned()
         } else {
             format!("={}", base64::engine::general_purpose::STANDARD.encode(self.key))
