@@ -1,0 +1,142 @@
+# shellcheck shell=bash
+# `up`, `down` and `service`. Sourced by ../cluster.
+
+# shellcheck source=tests/lib/debian.sh
+source "$here/../lib/debian.sh"
+# shellcheck source=tests/cluster/lib/rootfs.sh
+source "$here/lib/rootfs.sh"
+# shellcheck source=tests/cluster/lib/products.sh
+source "$here/lib/products.sh"
+# shellcheck source=tests/cluster/lib/nodes.sh
+source "$here/lib/nodes.sh"
+# shellcheck source=tests/cluster/lib/services.sh
+source "$here/lib/services.sh"
+
+# Runs one stage of `up`: prints what it does and how long it took. What it writes goes to a log
+# file, whose end is shown if it fails: stage WHAT COMMAND…
+stage() {
+    local what=$1 log status begin=$EPOCHREALTIME
+    shift
+    log=$logs/up-$1.log
+    printf '%-46s ' "$what"
+    # The subshell keeps `set -e` in force, which a condition around the command would switch off.
+    set +e
+    (
+        set -e
+        "$@"
+    ) >"$log" 2>&1 </dev/null
+    status=$?
+    set -e
+    if [[ $status -ne 0 ]]; then
+        printf 'failed\n'
+        tail -n 40 "$log" | sed 's/^/    /' >&2
+        fail "failed to: ${what,}; the whole log is $log"
+    fi
+    printf '%6.1f s\n' "$(seconds_since "$begin")"
+}
+
+seconds_since() {
+    local microseconds=$((${EPOCHREALTIME/[.,]/} - ${1/[.,]/}))
+    printf '%d.%06d' $((microseconds / 1000000)) $((microseconds % 1000000))
+}
+
+cluster_up() {
+    local suite=trixie count=2 with_plugin=yes begin=$EPOCHREALTIME description
+    while [[ $# -gt 0 ]]; do
+        case $1 in
+            --suite)
+                suite=${2:-}
+                [[ $suite == trixie || $suite == sid ]] ||
+                    usage_error "up: unknown suite \"$suite\": it is trixie or sid"
+                shift 2
+                ;;
+            --nodes)
+                count=${2:-}
+                [[ $count =~ ^[1-9][0-9]?$ ]] ||
+                    usage_error "up: \"$count\" is no number of nodes from 1 to 99"
+                shift 2
+                ;;
+            --without-plugin) with_plugin=no && shift ;;
+            *) usage_error "up: unknown argument \"$1\"" ;;
+        esac
+    done
+    lock_cluster
+    rootfs=$cluster_cache/rootfs-$suite
+    description="suite $suite, $count compute nodes"
+
+    if cluster_is_up; then
+        [[ $(<"$state/description") == "$description" ]] ||
+            fail "another cluster is up ($(<"$state/description")); take it down first with: cluster down"
+        refresh_cluster
+    else
+        remove_cluster
+        rm -rf "$logs"
+        mkdir -p "$logs"
+        # Whatever goes wrong from here on, interrupts included, leaves nothing behind.
+        trap 'remove_cluster' EXIT
+        trap 'exit 130' INT
+        trap 'exit 143' TERM
+        start_cluster
+        printf '%s\n' "$description" >"$state/description"
+        trap - EXIT INT TERM
+    fi
+    printf 'The cluster is up (%s) after %.1f s.\n' "$description" "$(seconds_since "$begin")"
+}
+
+start_cluster() {
+    local node
+    rootfs_is_current "$suite" || stage "Build the root file system of $suite" build_rootfs "$suite"
+    stage "Build Parallax" build_products "$suite"
+    stage "Start ctl and $count compute nodes" start_nodes
+    stage "Install Parallax on the nodes" install_everywhere "$with_plugin"
+    for node in $(compute_nodes); do
+        stage "Start the agent on $node" start_agent "$node"
+    done
+    stage "Start Slurm" start_slurm
+}
+
+# Brings a running cluster up to date with what was built since.
+refresh_cluster() {
+    rootfs_is_current "$suite" ||
+        fail "the packages of the nodes have changed; take the cluster down first with: cluster down"
+    stage "Build Parallax" build_products "$suite"
+    stage "Install Parallax on the nodes" install_everywhere "$with_plugin"
+    stage "Restart what changed" restart_changed
+}
+
+cluster_down() {
+    [[ $# -eq 0 ]] || usage_error "down: unknown argument \"$1\""
+    lock_cluster
+    if [[ ! -e $state/nodes ]]; then
+        echo "No cluster is up."
+        return
+    fi
+    remove_cluster
+    echo "The cluster is down."
+}
+
+cluster_service() {
+    [[ $# -eq 3 ]] || usage_error "service: needs a node, start or stop, and agent or slurmd"
+    local node=$1 action=$2 service=$3
+    [[ $action == start || $action == stop ]] || usage_error "service: unknown action \"$action\""
+    [[ $service == agent || $service == slurmd ]] || usage_error "service: unknown service \"$service\""
+    node_pid "$node" >/dev/null || fail "node \"$node\" is not up; start the cluster with: cluster up"
+    [[ $node != ctl ]] || fail "node \"ctl\" is no compute node and runs neither agent nor slurmd"
+    "${action}_$service" "$node"
+}
+
+# One `up` or `down` at a time. Nothing that outlives this process may hold the descriptor, so it is
+# closed wherever a node or a service is started.
+lock_cluster() {
+    mkdir -p "$cluster_cache"
+    exec {lock}>"$cluster_cache/lock"
+    flock --nonblock "$lock" || fail "another cluster up or down is running in $repository; wait for it"
+}
+
+cluster_is_up() {
+    local node
+    [[ -e $state/description ]] || return 1
+    for node in "$state"/nodes/*; do
+        node_pid "${node##*/}" >/dev/null || return 1
+    done
+}
