@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Paths and messages. Sourced by ../cluster.
+# Paths and messages. Sourced by ../cluster, which sets `here`.
+# shellcheck disable=SC2034,SC2154
 
 repository=$(realpath -- "$here/../..")
 # Only `up` makes what is below here; each checkout has its own and so its own cluster.

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # `up`, `down` and `service`. Sourced by ../cluster.
+# shellcheck disable=SC2154  # Paths are set by common.sh.
 
 # shellcheck source=tests/lib/debian.sh
 source "$here/../lib/debian.sh"
@@ -30,9 +31,10 @@ stage() {
     if [[ $status -ne 0 ]]; then
         printf 'failed\n'
         tail -n 40 "$log" | sed 's/^/    /' >&2
-        fail "failed to: ${what,}; the whole log is $log"
+        fail "\"$what\" failed; the whole log is $log"
     fi
     printf '%6.1f s\n' "$(seconds_since "$begin")"
+    grep '^warning: ' "$log" || true
 }
 
 seconds_since() {
@@ -84,14 +86,11 @@ cluster_up() {
 }
 
 start_cluster() {
-    local node
     rootfs_is_current "$suite" || stage "Build the root file system of $suite" build_rootfs "$suite"
     stage "Build Parallax" build_products "$suite"
     stage "Start ctl and $count compute nodes" start_nodes
     stage "Install Parallax on the nodes" install_everywhere "$with_plugin"
-    for node in $(compute_nodes); do
-        stage "Start the agent on $node" start_agent "$node"
-    done
+    stage "Start the agents" start_agents
     stage "Start Slurm" start_slurm
 }
 

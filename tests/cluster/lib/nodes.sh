@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # Starting and ending nodes. Sourced by lifecycle.sh.
+# shellcheck disable=SC2154  # Paths are set by common.sh, `count` and `suite` by `up`.
 
 # The network of the nodes; it exists only inside their namespaces.
 network=10.90.0

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # Parallax's binaries on the nodes. Sourced by lifecycle.sh.
+# shellcheck disable=SC2154  # Paths are set by common.sh, `count` and `suite` by `up`.
 
 plugin_file() {
     printf '%s\n' "$repository/target/plugin-$1/release/libspank_parallax.so"
@@ -8,7 +9,7 @@ plugin_file() {
 # Builds the workspace, and the plugin against the headers of the nodes' Slurm.
 build_products() {
     local suite=$1
-    cd "$repository"
+    cd "$repository" || return
     cargo build --release
     BINDGEN_EXTRA_CLANG_ARGS="-I$cluster_cache/rootfs-$suite/usr/include" \
         CARGO_TARGET_DIR=target/plugin-$suite cargo build --release -p spank-parallax

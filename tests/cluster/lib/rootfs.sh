@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # The root file system that all nodes have below their own overlay. Sourced by lifecycle.sh.
+# shellcheck disable=SC2154  # Paths are set by common.sh.
 
 # Prints what decides how the root file system comes out; a change of it means a new build.
 rootfs_key() {
@@ -15,6 +16,7 @@ build_rootfs() {
     local suite=$1 users
     # Debian 13's useradd hands out subordinate ids by itself, older ones do not: the whole truth is
     # written afterwards. u3 has none on purpose.
+    # shellcheck disable=SC2016  # The hook's shell expands it.
     users='
         for uid in 1001 1002 1003; do
             useradd --uid $uid --no-create-home --shell /bin/bash u$((uid - 1000))

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # The services on the nodes: munge, Slurm and the agent. Sourced by lifecycle.sh.
+# shellcheck disable=SC2154  # Paths are set by common.sh, `count` and `suite` by `up`.
 
 # Runs a command as root on a node.
 on_node() {
@@ -46,16 +47,17 @@ start_munged() {
 
 # Slurm tells nobody when its nodes are ready, so this has to ask again and again.
 wait_for_nodes() {
+    # shellcheck disable=SC2016  # The node's shell expands it.
     on_node ctl sh -euc '
         deadline=$(($(date +%s) + 60))
-        until [ "$(sinfo --noheader --states=idle --format=%D 2>/dev/null)" = "'"$count"'" ]; do
+        until [ "$(sinfo --noheader --states=idle --format=%D 2>/dev/null)" = "$1" ]; do
             if [ "$(date +%s)" -ge "$deadline" ]; then
                 echo "not all of Slurm'\''s nodes are idle after 60 s:"
                 sinfo
                 exit 1
             fi
             sleep 0.05
-        done'
+        done' wait "$count"
 }
 
 start_slurmd() {
@@ -66,6 +68,13 @@ start_slurmd() {
 stop_slurmd() {
     local node=$1
     end_service "$node" slurmd
+}
+
+start_agents() {
+    local node
+    for node in $(compute_nodes); do
+        start_agent "$node"
+    done
 }
 
 # Returns when the agent accepts connections.
