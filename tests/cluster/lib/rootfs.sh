@@ -4,7 +4,10 @@
 
 # Prints what decides how the root file system comes out; a change of it means a new build.
 rootfs_key() {
-    cat "$here/packages" "$here/lib/rootfs.sh" "$here/../lib/debian.sh" | sha256sum | cut -d' ' -f1
+    {
+        package_list "$here/packages"
+        declare -f build_rootfs bootstrap_debian
+    } | sha256sum | cut -d' ' -f1
 }
 
 rootfs_is_current() {

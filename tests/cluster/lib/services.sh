@@ -63,6 +63,7 @@ wait_for_nodes() {
 start_slurmd() {
     local node=$1
     on_node "$node" slurmd
+    rm -f "$state/nodes/$node/restart-slurmd"
 }
 
 stop_slurmd() {
@@ -81,6 +82,7 @@ start_agents() {
 start_agent() {
     local node=$1
     on_node "$node" python3 - <"$here/lib/start-agent.py"
+    rm -f "$state/nodes/$node/restart-agent"
 }
 
 stop_agent() {
@@ -120,7 +122,6 @@ restart_changed() {
             if [[ -e $state/nodes/$node/restart-$service ]]; then
                 ! is_running "$node" "$service" || "stop_$service" "$node"
                 "start_$service" "$node"
-                rm "$state/nodes/$node/restart-$service"
             fi
         done
     done
