@@ -50,7 +50,6 @@ def kinds(root):
     attributes = _directory(top / "attributes")
     _file(attributes / "user", "")
     os.setxattr(attributes / "user", "user.comment", b"a value with spaces and = signs")
-    os.setxattr(attributes / "user", "user.empty", b"")
     os.setxattr(attributes / "user", "user.bytes", bytes(range(256)))
     os.setxattr(_directory(attributes / "directory"), "user.on.a.directory", b"yes")
     for name, capabilities in (
@@ -98,8 +97,9 @@ def kinds(root):
 
     _file(top / "empty", "")
     _directory(top / "empty-directory")
-    os.mkfifo(top / "fifo", 0o620)
+    os.mkfifo(top / "fifo")
     os.chown(top / "fifo", 5, 6)
+    (top / "fifo").chmod(0o620)
     with open(top / "sparse", "wb") as sparse:
         sparse.write(b"begin")
         sparse.seek(8 << 20)

@@ -27,8 +27,8 @@ REPOSITORY = HERE.parents[1]
 CACHE = REPOSITORY / "target" / "image-layers"
 
 SUITE = "trixie"
-# Files that are newer than this are as old in the archive, so that most of it is reproducible.
-NEWEST_MTIME = 1735689600  # 2025-01-01
+# What the making of a layer wrote gets this time, so that most layers come out the same every time.
+BUILD_TIME = 1735689600  # 2025-01-01
 
 COMPRESSORS = {
     "none": ["cat"],
@@ -40,13 +40,12 @@ COMPRESSORS = {
 class Recipe:
     """How a layer is made, on which other layers, and how it is packed."""
 
-    def __init__(self, name, make, *, inputs, on=(), compression="gzip", keep_times=False):
+    def __init__(self, name, make, *, inputs, on=(), compression="gzip"):
         self.name = name
         self.make = make  # called with the empty directory to fill
         self.on = list(on)  # the layers below, lowest first
         self.compression = compression
-        self.keep_times = keep_times  # keep times newer than NEWEST_MTIME
-        key = [name, inputs, compression, keep_times, [below.key for below in self.on]]
+        key = [name, inputs, compression, [below.key for below in self.on]]
         self.key = hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
     @property
@@ -79,15 +78,16 @@ class Recipe:
             return None
 
     def _build(self):
-        begin = time.monotonic()
+        begin = time.time()
         with new_directory(self.directory) as unfinished:
             tree = unfinished / "tree"
             tree.mkdir(mode=0o755)
             self.make(tree)
-            diff_id, digest = pack(tree, unfinished / "blob", self.compression, self.keep_times)
+            settle_times(tree, begin)
+            diff_id, digest = pack(tree, unfinished / "blob", self.compression)
             kept = {"key": self.key, "digest": digest, "diff_id": diff_id}
             (unfinished / "layer.json").write_text(json.dumps(kept))
-        if (seconds := time.monotonic() - begin) > 1:
+        if (seconds := time.time() - begin) > 1:
             print(f"  layer {self.name}: made in {seconds:.1f} s", flush=True)
 
 
@@ -171,7 +171,17 @@ def install(packages, on):
     return make
 
 
-def pack(tree, blob, compression, keep_times):
+def settle_times(tree, begin):
+    """Gives everything that was written since `begin` the time BUILD_TIME."""
+    now = time.time()
+    for directory, subdirectories, files in os.walk(os.fsencode(tree)):
+        for path in (directory, *(os.path.join(directory, n) for n in subdirectories + files)):
+            # The kernel's clock for files is a little behind.
+            if begin - 1 <= os.lstat(path).st_mtime <= now:
+                os.utime(path, (BUILD_TIME, BUILD_TIME), follow_symlinks=False)
+
+
+def pack(tree, blob, compression):
     """Writes the layer's archive and returns its diffID and the digest of the compressed blob."""
     with tempfile.TemporaryDirectory(prefix=".whiteouts.", dir=CACHE) as scratch:
         names, whiteouts = list_tree(os.fsencode(tree))
@@ -189,8 +199,6 @@ def pack(tree, blob, compression, keep_times):
             "--xattrs", "--xattrs-include=*", "--xattrs-exclude=trusted.overlay.*",
             "--null",
         ]  # fmt: skip
-        if not keep_times:
-            command += [f"--mtime=@{NEWEST_MTIME}", "--clamp-mtime"]
         command += ["-C", tree, f"--files-from={names_file}"]
         if whiteouts:
             command += ["-C", scratch, f"--files-from={whiteouts_file}"]
