@@ -11,6 +11,7 @@ A directory appears there only when it is complete.
 
 import contextlib
 import hashlib
+import inspect
 import json
 import os
 import pathlib
@@ -45,7 +46,8 @@ class Recipe:
         self.make = make  # called with the empty directory to fill
         self.on = list(on)  # the layers below, lowest first
         self.compression = compression
-        key = [name, inputs, compression, [below.key for below in self.on]]
+        packing = [inspect.getsource(part) for part in (settle_times, pack, list_tree)]
+        key = [name, inputs, packing, compression, [below.key for below in self.on]]
         self.key = hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
     @property
@@ -135,7 +137,9 @@ def bootstrap(tree):
         """ --customize-hook='rm -f "$1/etc/resolv.conf" "$1/etc/hostname"'"""
     )
     tree.rmdir()
-    run("bash", "-euc", script, "bash", HERE.parent / "lib" / "debian.sh", SUITE, tree)
+    environment = os.environ | {"SOURCE_DATE_EPOCH": str(BUILD_TIME)}
+    library = HERE.parent / "lib" / "debian.sh"
+    run("bash", "-euc", script, "bash", library, SUITE, tree, env=environment)
 
 
 def install(packages, on):
@@ -189,6 +193,7 @@ def pack(tree, blob, compression):
             path = os.path.join(os.fsencode(scratch), name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             open(path, "xb").close()
+            os.utime(path, (BUILD_TIME, BUILD_TIME))
         (names_file, whiteouts_file) = (f"{scratch}/.names", f"{scratch}/.whiteouts")
         for file, listed in ((names_file, names), (whiteouts_file, whiteouts)):
             pathlib.Path(file).write_bytes(b"".join(name + b"\0" for name in listed))
