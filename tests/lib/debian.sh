@@ -44,15 +44,15 @@ bootstrap_debian() {
     shift 2
     source=$(debian_source "$suite")
     unfinished=$(mktemp -d "$directory.XXXXXX")
-    # mmdebstrap wants an empty directory that others may pass through.
-    chmod 755 "$unfinished"
-    if ! unshare --mount --pid --fork --kill-child --mount-proc -- \
-        mmdebstrap --mode=root --format=directory \
-        --aptopt='Acquire::Check-Valid-Until "false"' "$@" \
-        "$suite" "$unfinished" "$source"; then
-        rm -rf --one-file-system "$unfinished"
-        return 1
-    fi
-    rm -rf --one-file-system "$directory"
-    mv -T "$unfinished" "$directory"
+    (
+        trap 'rm -rf --one-file-system "$unfinished"' EXIT
+        # mmdebstrap wants an empty directory that others may pass through.
+        chmod 755 "$unfinished"
+        unshare --mount --pid --fork --kill-child --mount-proc -- \
+            mmdebstrap --mode=root --format=directory \
+            --aptopt='Acquire::Check-Valid-Until "false"' "$@" \
+            "$suite" "$unfinished" "$source"
+        rm -rf --one-file-system "$directory"
+        mv -T "$unfinished" "$directory"
+    )
 }

@@ -24,6 +24,8 @@ stage() {
     set +e
     (
         set -e
+        # With a trap it ends only after the program that it waits for.
+        trap 'exit 143' TERM
         "$@"
     ) >"$log" 2>&1 </dev/null
     status=$?
