@@ -15,7 +15,7 @@ debian_mirror() {
     # Security updates and third parties use other release names or other components.
     uri=$(apt-get indextargets --format "\$(RELEASE) \$(REPO_URI)" \
         'Created-By: Packages' 'Component: main' |
-        awk -v codename="$codename" '$1 == codename { print $2; exit }')
+        awk -v codename="$codename" '$1 == codename && !found++ { print $2 }')
     if [[ -z $uri ]]; then
         echo "no Debian archive for \"$codename\" main in this machine's apt sources;" \
             "add one below /etc/apt/sources.list.d" >&2

@@ -27,8 +27,10 @@ cd root
 
 mount -t proc proc proc
 mount -t sysfs sysfs sys
-# The machine's cgroups may be of both versions at once, which neither crun nor Slurm wants.
+# The machine's cgroups may be of both versions at once, which neither crun nor Slurm wants. These are
+# the machine's all the same: read-only, because what a node made there would outlive it.
 mount -t cgroup2 cgroup2 sys/fs/cgroup
+mount -o remount,bind,ro sys/fs/cgroup
 mount -t tmpfs -o mode=0755,nosuid,nodev tmpfs run
 mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs tmp
 install --directory --mode=1777 run/lock

@@ -48,7 +48,7 @@ plugstack_conf() {
     if [[ $with_plugin == no ]]; then
         echo "# The cluster was started --without-plugin."
     # Slurm runs nothing at all if a required plugin is none.
-    elif ! nm --dynamic --defined-only "$(plugin_file "$suite")" | grep -qw slurm_spank_init; then
+    elif ! grep -qw slurm_spank_init <<<"$(nm --dynamic --defined-only "$(plugin_file "$suite")")"; then
         echo "# The plugin has no slurm_spank_init, so it is left out."
     else
         echo "required /usr/lib/parallax/spank_parallax.so"

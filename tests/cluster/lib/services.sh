@@ -114,15 +114,16 @@ end_service() {
     rm -f "$root$(pid_file "$service")"
 }
 
-# Restarts what `install_everywhere` found to have changed.
+# Restarts what `install_everywhere` found to have changed, and starts what does not run.
 restart_changed() {
     local node service
     for node in $(compute_nodes); do
         for service in agent slurmd; do
-            if [[ -e $state/nodes/$node/restart-$service ]]; then
-                ! is_running "$node" "$service" || "stop_$service" "$node"
-                "start_$service" "$node"
+            if is_running "$node" "$service"; then
+                [[ -e $state/nodes/$node/restart-$service ]] || continue
+                "stop_$service" "$node"
             fi
+            "start_$service" "$node"
         done
     done
     wait_for_nodes
