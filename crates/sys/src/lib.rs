@@ -1,1 +1,17 @@
 //! System calls that need unsafe code, each behind a safe function.
+//!
+//! This is the one crate of the workspace that may use `unsafe`, and only in the modules that say so. What `rustix` offers
+//! safely is used from here as well where the plain call is easy to get wrong.
+//!
+//! - [`loop_device`]: a block device over a file, for file systems that need one.
+//! - [`mount`]: mounts as file descriptors, made complete before they are attached.
+//! - [`user_namespace`]: user namespaces that only carry an id map.
+//! - [`process`]: processes held by a descriptor, so that an id used again can't be mistaken for them.
+
+#[allow(unsafe_code)]
+pub mod loop_device;
+#[allow(unsafe_code)]
+pub mod mount;
+pub mod process;
+#[allow(unsafe_code)]
+pub mod user_namespace;

@@ -1,0 +1,122 @@
+//! A block device over a file (`loop(4)`).
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+/// `LOOP_CTL_GET_FREE` of `linux/loop.h`.
+const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
+/// `LOOP_CONFIGURE` of `linux/loop.h`, Linux 5.8.
+const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
+const LO_FLAGS_READ_ONLY: u32 = 1;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+const LO_FLAGS_DIRECT_IO: u32 = 16;
+/// How often to try again when another process takes the free device first.
+const ATTEMPTS: usize = 64;
+
+/// `struct loop_info64` of `linux/loop.h`.
+#[repr(C)]
+struct LoopInfo64 {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// `struct loop_config` of `linux/loop.h`.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo64,
+    reserved: [u64; 8],
+}
+
+/// A read-only loop device. The kernel frees it by itself as soon as nobody has it open: neither this value nor a
+/// mount.
+#[derive(Debug)]
+pub struct LoopDevice {
+    // Held for what closing it does.
+    _device: File,
+    path: String,
+}
+
+impl LoopDevice {
+    /// Makes a read-only block device of an open file. The pages are cached once, by the device, where the file's file
+    /// system can read past its own cache.
+    ///
+    /// # Errors
+    /// `ENOSPC`-like errors of `/dev/loop-control` when no device is free, `EBUSY` when others took every device that was
+    /// offered, and those of `LOOP_CONFIGURE` (`EBADF`, `EINVAL`).
+    pub fn attach(image: BorrowedFd<'_>) -> io::Result<Self> {
+        let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
+        for _ in 0..ATTEMPTS {
+            // SAFETY: the request takes no argument and returns a number.
+            let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE as _) };
+            if number < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            let path = format!("/dev/loop{number}");
+            let device = OpenOptions::new().read(true).open(&path)?;
+            match configure(&device, image) {
+                Ok(()) => return Ok(Self { _device: device, path }),
+                // Between the two calls the device went to somebody else.
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::from_raw_os_error(libc::EBUSY))
+    }
+
+    /// The device's path, `/dev/loopN`.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+fn configure(device: &File, image: BorrowedFd<'_>) -> io::Result<()> {
+    let config = LoopConfig {
+        fd: u32::try_from(image.as_raw_fd()).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?,
+        block_size: 0,
+        info: LoopInfo64 {
+            device: 0,
+            inode: 0,
+            rdevice: 0,
+            offset: 0,
+            size_limit: 0,
+            number: 0,
+            encrypt_type: 0,
+            encrypt_key_size: 0,
+            flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO,
+            file_name: [0; 64],
+            crypt_name: [0; 64],
+            encrypt_key: [0; 32],
+            init: [0; 2],
+        },
+        reserved: [0; 8],
+    };
+    // SAFETY: `config` has the layout of `struct loop_config` and lives through the call, which only reads it.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE as _, &raw const config) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn structures_have_the_kernels_sizes() {
+        assert_eq!(size_of::<LoopInfo64>(), 232);
+        assert_eq!(size_of::<LoopConfig>(), 304);
+    }
+}

@@ -1,0 +1,135 @@
+//! Mounts as file descriptors (`fsopen(2)`, `open_tree(2)`, `mount_setattr(2)`, `move_mount(2)`; Linux 5.12).
+//!
+//! A mount is made complete while it is attached nowhere; attaching it is the last step, so nobody ever sees half of one,
+//! and a mount that is dropped before that is gone.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+};
+
+/// `MOUNT_ATTR_IDMAP` of `linux/mount.h`.
+const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+
+/// `struct mount_attr` of `linux/mount.h`.
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    user_namespace: u64,
+}
+
+/// A mount that is attached nowhere; dropping it takes it down.
+#[derive(Debug)]
+pub struct DetachedMount(OwnedFd);
+
+impl DetachedMount {
+    /// A SquashFS on a block device: read-only, no set-user-id programs, no device nodes.
+    ///
+    /// # Errors
+    /// `EINVAL` if the device holds no SquashFS that this kernel reads, `ENODEV` if the kernel has no SquashFS, `EPERM`
+    /// without `CAP_SYS_ADMIN`.
+    pub fn squashfs(device: &str) -> io::Result<Self> {
+        let context = fsopen("squashfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_flag(&context, "ro")?;
+        fsconfig_set_string(&context, "source", device)?;
+        fsconfig_create(&context)?;
+        let attributes =
+            MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        Ok(Self(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?))
+    }
+
+    /// An empty tmpfs: no set-user-id programs, no device nodes.
+    ///
+    /// `options` are those of `tmpfs(5)` as pairs, such as `("size", "50%")`.
+    ///
+    /// # Errors
+    /// `EINVAL` for an option or a value that tmpfs does not know.
+    pub fn tmpfs(options: &[(&str, &str)]) -> io::Result<Self> {
+        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for (key, value) in options {
+            fsconfig_set_string(&context, *key, *value)?;
+        }
+        fsconfig_create(&context)?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        Ok(Self(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?))
+    }
+
+    /// A second mount of the same file system as the attached mount whose root `path` is.
+    ///
+    /// # Errors
+    /// `ENOENT` if there is no `path`, `EPERM` without `CAP_SYS_ADMIN`.
+    pub fn clone_of(path: &Path) -> io::Result<Self> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        Ok(Self(open_tree(CWD, path, flags)?))
+    }
+
+    /// Shows the files' ids through the map of a user namespace: an id inside that namespace is the one on the file system,
+    /// the id outside is the one that is seen. SquashFS takes it from Linux 6.2 on.
+    ///
+    /// # Errors
+    /// `EINVAL` if the file system or the kernel can't; `EPERM` if the mount has an id map already.
+    pub fn map_ids(&self, user_namespace: BorrowedFd<'_>) -> io::Result<()> {
+        let attributes = MountAttr {
+            set: MOUNT_ATTR_IDMAP,
+            clear: 0,
+            propagation: 0,
+            user_namespace: u64::try_from(user_namespace.as_raw_fd())
+                .map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?,
+        };
+        // SAFETY: the path is a C string, the structure has the kernel's layout and its size is given; the call reads
+        // both and keeps neither.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                self.0.as_raw_fd(),
+                c"".as_ptr(),
+                libc::AT_EMPTY_PATH,
+                &raw const attributes,
+                size_of::<MountAttr>(),
+            )
+        };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Attaches the mount over `name`, one component, in an open directory. A symbolic link there is not followed.
+    ///
+    /// # Errors
+    /// `ENOENT` if there is no such directory, `ENOTDIR` if it is none.
+    pub fn attach(self, directory: impl AsFd, name: &str) -> io::Result<()> {
+        Ok(move_mount(&self.0, "", directory.as_fd(), name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+    }
+}
+
+impl AsFd for DetachedMount {
+    /// The mount's root directory; files can be made through it before it is attached.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Takes down the mount at `path` and every mount below it, at once for new look-ups, and for good when the last user is
+/// gone (`MNT_DETACH`). A symbolic link as the last component is not followed.
+///
+/// # Errors
+/// `EINVAL` if `path` is no mount point, `ENOENT` if there is none.
+pub fn detach(path: &Path) -> io::Result<()> {
+    Ok(unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_structure_has_the_kernels_size() {
+        // MOUNT_ATTR_SIZE_VER0.
+        assert_eq!(size_of::<MountAttr>(), 32);
+    }
+}

@@ -1,0 +1,110 @@
+//! Processes held by a descriptor (`pidfd_open(2)`, Linux 5.3).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// A process that can't be mistaken for another one that gets its number later.
+#[derive(Debug)]
+pub struct Process {
+    pid: Pid,
+    descriptor: OwnedFd,
+}
+
+impl Process {
+    /// Takes hold of the process that has this number now.
+    ///
+    /// # Errors
+    /// `ESRCH` if there is none, `EMFILE` if there are no descriptors left.
+    pub fn open(pid: i32) -> io::Result<Self> {
+        let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+        Ok(Self { pid, descriptor: pidfd_open(pid, PidfdFlags::empty())? })
+    }
+
+    /// The process's number.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Ends the process with `SIGKILL`. One that has ended already is no error.
+    ///
+    /// # Errors
+    /// `EPERM` if the caller may not.
+    pub fn kill(&self) -> io::Result<()> {
+        match pidfd_send_signal(&self.descriptor, Signal::KILL) {
+            Err(rustix::io::Errno::SRCH) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits until the process has ended; `false` if it has not by then. It may be a zombie still.
+    ///
+    /// # Errors
+    /// Those of `poll(2)`.
+    pub fn wait_until_ended(&self, timeout: Duration) -> io::Result<bool> {
+        let deadline = std::time::Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+            let mut events = [PollFd::new(&self.descriptor, PollFlags::IN)];
+            match poll(&mut events, Some(&timeout)) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for Process {
+    /// The descriptor, readable once the process has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+/// When a process started, in clock ticks since boot (`/proc/PID/stat`, field 22); with its number this names it for as
+/// long as the machine is up.
+///
+/// # Errors
+/// `ENOENT` if there is no such process.
+pub fn start_time(pid: i32) -> io::Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    parse_start_time(&stat).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+fn parse_start_time(stat: &str) -> Option<u64> {
+    // The second field, the command's name, may itself hold spaces and parentheses.
+    let after_name = stat.rsplit_once(')')?.1;
+    after_name.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_time_is_found_behind_any_name() {
+        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 1 2";
+        assert_eq!(parse_start_time(stat), Some(4242));
+    }
+
+    #[test]
+    fn this_process_has_one() {
+        assert!(start_time(i32::try_from(std::process::id()).unwrap()).unwrap() > 0);
+    }
+
+    #[test]
+    fn a_child_that_was_killed_has_ended() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();
+        assert!(!process.wait_until_ended(Duration::ZERO).unwrap());
+        process.kill().unwrap();
+        assert!(process.wait_until_ended(Duration::from_secs(10)).unwrap());
+        child.wait().unwrap();
+    }
+}
