@@ -1,1 +1,239 @@
-//! parallax.toml, parsed and checked.
+//! `parallax.toml`, parsed and checked.
+//!
+//! One file, the same on all nodes, read by the plugin (as the user at submit time, as root on the node), the agent and the
+//! command. A key that is not known is an error: a misspelt key that is silently ignored would be found at night.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+mod mount;
+
+pub use mount::{BindMount, BindMountError};
+
+/// Where the file lies unless something else is said.
+pub const DEFAULT_PATH: &str = "/etc/parallax/parallax.toml";
+
+/// The whole file. Every key but `stores` has a default.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The image stores, absolute paths; an image is sought in them in this order.
+    pub stores: Vec<PathBuf>,
+    /// What concerns the node agent.
+    #[serde(default)]
+    pub agent: Agent,
+    /// What concerns every step.
+    #[serde(default)]
+    pub step: Step,
+    /// What concerns the containers of `run` mode.
+    #[serde(default)]
+    pub run: Run,
+}
+
+/// The section `[agent]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Agent {
+    /// Where the agent keeps its socket, mounts and step stores: an absolute path on a tmpfs. Keep it short: it is part
+    /// of every lower directory's path, and all of them must fit into one page for the kernel.
+    pub runtime_dir: PathBuf,
+}
+
+/// The section `[step]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Step {
+    /// How long a step may wait for its image, in seconds (1 to 3600).
+    pub start_timeout: u32,
+    /// How long the end of a step may wait for the clean-up, in seconds (1 to 3600). The clean-up goes on after that.
+    pub end_timeout: u32,
+    /// The size of the step's writable layer and of Podman's own files, as `tmpfs(5)` takes it: bytes with `k`, `m` or `g`,
+    /// or a percentage of the memory.
+    pub scratch_size: String,
+}
+
+/// The section `[run]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Run {
+    /// Paths of the node to show in every container, `SOURCE[:TARGET][:ro]`. One that is missing on a node is left out.
+    pub mounts: Vec<BindMount>,
+    /// Whether the user's home directory is shown in the container.
+    pub mount_home: bool,
+    /// Whether the directory the step was started in is shown in the container.
+    pub mount_workdir: bool,
+    /// The Podman to use: an absolute path, or a name sought in root's usual places, never in the user's `PATH`.
+    pub podman: PathBuf,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self { runtime_dir: PathBuf::from("/run/parallax") }
+    }
+}
+
+impl Default for Step {
+    fn default() -> Self {
+        Self { start_timeout: 60, end_timeout: 30, scratch_size: "50%".to_owned() }
+    }
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self { mounts: Vec::new(), mount_home: true, mount_workdir: true, podman: PathBuf::from("/usr/bin/podman") }
+    }
+}
+
+impl Agent {
+    /// The agent's socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.runtime_dir.join("agent.sock")
+    }
+}
+
+impl Step {
+    /// [`Step::start_timeout`] as a duration.
+    #[must_use]
+    pub fn start_deadline(&self) -> Duration {
+        Duration::from_secs(self.start_timeout.into())
+    }
+
+    /// [`Step::end_timeout`] as a duration.
+    #[must_use]
+    pub fn end_deadline(&self) -> Duration {
+        Duration::from_secs(self.end_timeout.into())
+    }
+}
+
+/// Why there is no configuration. Each is one sentence that names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("can't read {path}: {source}; the administrator must install it (an example comes with Parallax)")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file is not what it must be.
+    #[error("{path}{line}: {message}; the administrator must correct it", line = line.map(|n| format!(", line {n}")).unwrap_or_default())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1, where it is known.
+        line: Option<usize>,
+        /// What is wrong, without a full stop.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`], one sentence that names the file, the line and what is wrong.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|(line, message)| ConfigError::Parse { path: path.to_owned(), line, message })
+    }
+
+    /// Parses and checks a text; an error is the line, from 1, where it is known, and what is wrong.
+    ///
+    /// # Errors
+    /// A text that is not TOML, an unknown key, a wrong type, a value out of its range.
+    pub fn parse(text: &str) -> Result<Self, (Option<usize>, String)> {
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let line = error.span().map(|span| 1 + text.bytes().take(span.start).filter(|&b| b == b'\n').count());
+            (line, error.message().lines().collect::<Vec<_>>().join(" "))
+        })?;
+        config.check().map_err(|message| (None, message))?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.stores.is_empty() {
+            return Err("\"stores\" is empty: name at least one directory".to_owned());
+        }
+        let absolute = self.stores.iter().chain([&self.agent.runtime_dir, &self.run.podman]);
+        if let Some(path) = absolute.into_iter().find(|path| !path.is_absolute()) {
+            return Err(format!("the path \"{}\" is not absolute", path.display()));
+        }
+        for (key, seconds) in [("start_timeout", self.step.start_timeout), ("end_timeout", self.step.end_timeout)] {
+            if !(1..=3600).contains(&seconds) {
+                return Err(format!("\"step.{key}\" is {seconds}, and must be from 1 to 3600 seconds"));
+            }
+        }
+        if !is_tmpfs_size(&self.step.scratch_size) {
+            return Err(format!(
+                "\"step.scratch_size\" is \"{}\", and must be like \"8g\" or \"50%\"",
+                self.step.scratch_size
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn is_tmpfs_size(text: &str) -> bool {
+    let digits = text.strip_suffix(['k', 'm', 'g', 'K', 'M', 'G', '%']).unwrap_or(text);
+    !digits.is_empty() && digits.len() <= 15 && digits.bytes().all(|b| b.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> (Option<usize>, String) {
+        Config::parse(text).unwrap_err()
+    }
+
+    #[test]
+    fn the_stores_are_enough() {
+        let config = Config::parse("stores = [\"/shared/store\"]").unwrap();
+        assert_eq!(config.stores, [PathBuf::from("/shared/store")]);
+        assert_eq!(config.agent.socket(), PathBuf::from("/run/parallax/agent.sock"));
+        assert_eq!(config.step.start_deadline(), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let (line, message) = error("stores = [\"/s\"]\n\n[agent]\nruntme_dir = \"/run/x\"\n");
+        assert_eq!(line, Some(4));
+        assert!(message.contains("runtme_dir"), "{message}");
+    }
+
+    #[test]
+    fn a_wrong_type_is_named_with_its_line() {
+        let (line, message) = error("stores = \"/s\"");
+        assert_eq!(line, Some(1));
+        assert!(message.contains("expected a sequence"), "{message}");
+    }
+
+    #[test]
+    fn values_out_of_their_range_are_refused() {
+        for text in [
+            "stores = []",
+            "stores = [\"relative\"]",
+            "stores = [\"/s\"]\n[step]\nstart_timeout = 0",
+            "stores = [\"/s\"]\n[step]\nend_timeout = 99999",
+            "stores = [\"/s\"]\n[step]\nscratch_size = \"much\"",
+            "stores = [\"/s\"]\n[step]\nscratch_size = \"1g,mode=0\"",
+            "stores = [\"/s\"]\n[run]\npodman = \"podman\"",
+            "stores = [\"/s\"]\n[run]\nmounts = [\"data\"]",
+            "not toml",
+        ] {
+            assert!(!error(text).1.contains('\n'), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let message = Config::load(Path::new("/nonexistent/parallax.toml")).unwrap_err().to_string();
+        assert!(message.contains("/nonexistent/parallax.toml"), "{message}");
+    }
+}

@@ -1,0 +1,88 @@
+//! Bind mounts as they are written in the configuration.
+
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+
+/// A path of the node shown in a container: `SOURCE[:TARGET][:ro]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct BindMount {
+    /// The path on the node.
+    pub source: PathBuf,
+    /// The path in the container.
+    pub target: PathBuf,
+    /// Whether it can only be read in the container.
+    pub read_only: bool,
+}
+
+/// Why a text is no bind mount.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the mount \"{text}\" is wrong: {reason}")]
+pub struct BindMountError {
+    text: String,
+    reason: &'static str,
+}
+
+impl BindMount {
+    /// Reads `SOURCE[:TARGET][:ro|:rw]`; both paths are absolute and without `..`.
+    ///
+    /// # Errors
+    /// [`BindMountError`] names the text and what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, BindMountError> {
+        let wrong = |reason| BindMountError { text: text.to_owned(), reason };
+        let (paths, read_only) = match text.rsplit_once(':') {
+            Some((paths, "ro")) => (paths, true),
+            Some((paths, "rw")) => (paths, false),
+            _ => (text, false),
+        };
+        let (source, target) = paths.split_once(':').unwrap_or((paths, paths));
+        if target.contains(':') {
+            return Err(wrong("it has more parts than SOURCE[:TARGET][:ro]"));
+        }
+        let (source, target) = (PathBuf::from(source), PathBuf::from(target));
+        if !is_plain_absolute(&source) || !is_plain_absolute(&target) {
+            return Err(wrong("paths must be absolute and without \"..\""));
+        }
+        if target == Path::new("/") {
+            return Err(wrong("it would hide the whole image"));
+        }
+        Ok(Self { source, target, read_only })
+    }
+}
+
+impl TryFrom<String> for BindMount {
+    type Error = BindMountError;
+
+    fn try_from(text: String) -> Result<Self, BindMountError> {
+        Self::parse(&text)
+    }
+}
+
+fn is_plain_absolute(path: &Path) -> bool {
+    path.is_absolute() && !path.components().any(|part| part == Component::ParentDir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_path_is_source_and_target() {
+        let mount = BindMount::parse("/scratch:ro").unwrap();
+        assert_eq!((mount.source, mount.target, mount.read_only), ("/scratch".into(), "/scratch".into(), true));
+    }
+
+    #[test]
+    fn source_and_target() {
+        let mount = BindMount::parse("/a:/b").unwrap();
+        assert_eq!((mount.source, mount.target, mount.read_only), ("/a".into(), "/b".into(), false));
+    }
+
+    #[test]
+    fn wrong_ones() {
+        for text in ["", "a", "/a:b", "/a:/b:/c", "/a/../b", "/a:/", ":", "/a:"] {
+            assert!(BindMount::parse(text).is_err(), "{text}");
+        }
+    }
+}
