@@ -1,0 +1,194 @@
+//! Requests to the agent and its responses.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The version both sides must speak. A node's plugin and agent come from one package, so there is no negotiation.
+pub const VERSION: u32 = 1;
+
+/// What a step's tasks get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Tasks run inside the image.
+    #[default]
+    Run,
+    /// Tasks run on the node; Podman finds the image.
+    Podman,
+}
+
+/// A text that is no [`Mode`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the mode \"{0}\" is unknown; use \"run\" (tasks run inside the image) or \"podman\" (tasks run on the node and call podman)"
+)]
+pub struct UnknownMode(String);
+
+impl FromStr for Mode {
+    type Err = UnknownMode;
+
+    fn from_str(text: &str) -> Result<Self, UnknownMode> {
+        match text {
+            "run" => Ok(Self::Run),
+            "podman" => Ok(Self::Podman),
+            other => Err(UnknownMode(other.escape_debug().to_string())),
+        }
+    }
+}
+
+/// A step of a Slurm job on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StepId {
+    /// The job's number.
+    pub job: u32,
+    /// The step's number, as Slurm counts: the highest numbers are for the batch script and the like.
+    pub step: u32,
+    /// How often the job was requeued before.
+    pub restart: u32,
+}
+
+/// `SLURM_BATCH_SCRIPT` of `slurm/slurm.h`: the step of a batch script.
+pub const BATCH_SCRIPT: u32 = 0xffff_fffb;
+/// `SLURM_EXTERN_CONT` of `slurm/slurm.h`: the step of processes that come from outside, such as ssh.
+pub const EXTERN_CONT: u32 = 0xffff_fffc;
+/// `SLURM_INTERACTIVE_STEP` of `slurm/slurm.h`: the step of salloc's shell on a node.
+pub const INTERACTIVE_STEP: u32 = 0xffff_fffa;
+
+impl fmt::Display for StepId {
+    /// As Slurm shows it: `12.0`, `12.batch`, `12.interactive`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.step {
+            BATCH_SCRIPT => write!(f, "{}.batch", self.job),
+            INTERACTIVE_STEP => write!(f, "{}.interactive", self.job),
+            EXTERN_CONT => write!(f, "{}.extern", self.job),
+            step => write!(f, "{}.{step}", self.job),
+        }
+    }
+}
+
+/// What is asked of the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Provide an image for a step, until [`Request::Release`] or the end of the connection and of the asking process.
+    Lease(LeaseRequest),
+    /// Take down what this connection's lease, or the named step, holds.
+    Release {
+        /// The step.
+        step: StepId,
+    },
+    /// Say what is held.
+    Status,
+}
+
+/// The arguments of [`Request::Lease`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseRequest {
+    /// The step.
+    pub step: StepId,
+    /// The user the step runs as.
+    pub uid: u32,
+    /// The group the step runs as.
+    pub gid: u32,
+    /// The image as the user wrote it.
+    pub image: String,
+    /// The image id it meant when the job was submitted, where the store could be read there.
+    pub image_id: Option<String>,
+    /// What the tasks get.
+    pub mode: Mode,
+}
+
+/// What the agent answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Response {
+    /// The image is there.
+    Granted(Grant),
+    /// Nothing of the step is left, but for the problems named.
+    Released {
+        /// What could not be taken down, one sentence each.
+        problems: Vec<String>,
+    },
+    /// What is held.
+    Status(Status),
+    /// It can't be done.
+    Refused {
+        /// One sentence for the user: what, why, and what to do.
+        reason: String,
+    },
+}
+
+/// What a step gets with its lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grant {
+    /// The step's directory.
+    pub directory: PathBuf,
+    /// Variables that make Podman use the step store.
+    pub environment: Vec<(String, String)>,
+    /// How long the agent took for the layers and for the whole, in microseconds.
+    pub timings: Timings,
+}
+
+/// How long the parts of a lease took, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timings {
+    /// Finding the image's record.
+    pub resolve: u64,
+    /// Mounting the layers that were not mounted yet.
+    pub layers: u64,
+    /// Writing the step store and attaching its mounts.
+    pub step_store: u64,
+}
+
+/// What an agent holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Status {
+    /// The agent's version.
+    pub version: String,
+    /// The steps that have a lease.
+    pub steps: Vec<StepStatus>,
+    /// The diffIDs of the layers that are mounted.
+    pub layers: Vec<String>,
+}
+
+/// A step that has a lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepStatus {
+    /// The step.
+    pub step: StepId,
+    /// Its user.
+    pub uid: u32,
+    /// Its image, as the user wrote it.
+    pub image: String,
+    /// What its tasks get.
+    pub mode: Mode,
+    /// The step's directory.
+    pub directory: PathBuf,
+    /// When it got the lease, seconds since 1970.
+    pub since: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_shown_as_slurm_does() {
+        let step = |step| StepId { job: 12, step, restart: 0 }.to_string();
+        assert_eq!([step(0), step(BATCH_SCRIPT), step(INTERACTIVE_STEP)], ["12.0", "12.batch", "12.interactive"]);
+    }
+
+    #[test]
+    fn an_unknown_mode_says_which_there_are() {
+        let message = "rnu".parse::<Mode>().unwrap_err().to_string();
+        assert!(message.contains("\"rnu\"") && message.contains("podman"), "{message}");
+    }
+}

@@ -1,0 +1,109 @@
+//! What the agent leaves in a step's directory, and under which names.
+//!
+//! Everything in a step's directory belongs to the step: the agent makes it, the launcher and Podman use it as the step's
+//! user, and it goes as a whole.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The name of the file with [`StepFile`] in it.
+const STEP_FILE: &str = "step.json";
+
+/// The paths inside a step's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepPaths {
+    directory: PathBuf,
+}
+
+impl StepPaths {
+    /// The paths inside this directory.
+    #[must_use]
+    pub fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// [`StepFile`], as JSON.
+    #[must_use]
+    pub fn step_file(&self) -> PathBuf {
+        self.directory.join(STEP_FILE)
+    }
+
+    /// The additional image store.
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        self.directory.join("store")
+    }
+
+    /// Podman's `storage.conf`.
+    #[must_use]
+    pub fn storage_conf(&self) -> PathBuf {
+        self.directory.join("storage.conf")
+    }
+
+    /// Podman's `containers.conf`, laid over the user's own.
+    #[must_use]
+    pub fn containers_conf(&self) -> PathBuf {
+        self.directory.join("containers.conf")
+    }
+
+    /// Podman's graph root: the writable layers. The user's.
+    #[must_use]
+    pub fn graph_root(&self) -> PathBuf {
+        self.directory.join("graph")
+    }
+
+    /// The runtime directory (`XDG_RUNTIME_DIR`) of the step. The user's.
+    #[must_use]
+    pub fn runtime_directory(&self) -> PathBuf {
+        self.directory.join("run")
+    }
+
+    /// What the launchers of the step's tasks share. The user's.
+    #[must_use]
+    pub fn launch_directory(&self) -> PathBuf {
+        self.directory.join("launch")
+    }
+}
+
+/// What a launcher needs to know to start the step's container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepFile {
+    /// The image as the user wrote it.
+    pub image: String,
+    /// The image id, 64 hexadecimal digits.
+    pub image_id: String,
+    /// The image's `Env`, `NAME=VALUE` each.
+    pub environment: Vec<String>,
+    /// The image's `WorkingDir`, if it has one.
+    pub working_directory: Option<PathBuf>,
+    /// Paths of the node to show in the container where they exist.
+    pub mounts: Vec<Mount>,
+    /// Whether to show the user's home directory.
+    pub mount_home: bool,
+    /// Whether to show the directory the step was started in.
+    pub mount_workdir: bool,
+    /// The Podman to use.
+    pub podman: PathBuf,
+    /// How long the start of the container may take, in seconds.
+    pub start_timeout: u32,
+}
+
+/// A path of the node in the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// The path on the node.
+    pub source: PathBuf,
+    /// The path in the container.
+    pub target: PathBuf,
+    /// Whether it can only be read in the container.
+    pub read_only: bool,
+}
