@@ -1,1 +1,22 @@
-//! The node agent.
+//! The node agent: mounts, step stores, leases.
+//!
+//! The path of an image name from a request to the mounted layers, one module each:
+//!
+//! - [`server`]: accepts connections and answers requests; root only.
+//! - [`lease`]: what a step's lease is made of, in order, and its end.
+//! - [`identity`]: who the user is, and the id maps of their mounts.
+//! - [`layers`]: each SquashFS file mounted once on the node.
+//! - [`step_store`]: the metadata by which Podman finds the image (pure).
+//! - [`step`]: a step's directory with the mounts in it.
+//! - [`processes`]: the step's processes that Slurm does not know.
+//! - [`journal`]: what an agent that is started anew must know.
+
+pub mod args;
+pub mod identity;
+pub mod journal;
+pub mod layers;
+pub mod lease;
+pub mod processes;
+pub mod server;
+pub mod step;
+pub mod step_store;

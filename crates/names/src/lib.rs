@@ -9,4 +9,4 @@ mod nearest;
 
 pub use index::{IndexPath, name_from_index_entry};
 pub use name::{ImageName, ImageRef, NameError};
-pub use nearest::nearest;
+pub use nearest::{nearest, unknown_image};

@@ -26,6 +26,15 @@ pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a ImageName>) 
     ranked.into_iter().take(MOST).map(|(_, name)| name).collect()
 }
 
+/// The sentence for a name that no store has, the same wherever it is found out.
+#[must_use]
+pub fn unknown_image(typed: &str, stores: &[String], nearest: &[String]) -> String {
+    let stores = stores.join(", ");
+    let near: Vec<String> = nearest.iter().map(|name| format!("\"{name}\"")).collect();
+    let ending = if near.is_empty() { ".".to_owned() } else { format!("; did you mean {}?", near.join(" or ")) };
+    format!("image \"{typed}\" is in no store ({stores}){ending} Ask for it with: parallax migrate docker://{typed}")
+}
+
 /// Levenshtein distance in bytes.
 fn edit_distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -63,6 +72,14 @@ mod tests {
     #[test]
     fn a_wholly_different_name_is_not_offered() {
         assert!(nearest("tensorflow:2", &known(&["python:3.12"])).is_empty());
+    }
+
+    #[test]
+    fn an_unknown_image_is_told_in_one_line() {
+        assert_eq!(
+            unknown_image("pyton:3", &["/a".into(), "/b".into()], &["python:3".into()]),
+            "image \"pyton:3\" is in no store (/a, /b); did you mean \"python:3\"? Ask for it with: parallax migrate docker://pyton:3"
+        );
     }
 
     #[test]

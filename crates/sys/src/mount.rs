@@ -7,7 +7,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags, open};
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
@@ -98,6 +99,18 @@ impl DetachedMount {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// Attaches the mount at an absolute path, all of whose parents are root's.
+    ///
+    /// # Errors
+    /// As [`DetachedMount::attach`], and `EINVAL` for a path with no last component.
+    pub fn attach_at(self, path: &Path) -> io::Result<()> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let parent = open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        self.attach(&parent, name)
+    }
+
     /// Attaches the mount over `name`, one component, in an open directory. A symbolic link there is not followed.
     ///
     /// # Errors
@@ -114,13 +127,23 @@ impl AsFd for DetachedMount {
     }
 }
 
-/// Takes down the mount at `path` and every mount below it, at once for new look-ups, and for good when the last user is
-/// gone (`MNT_DETACH`). A symbolic link as the last component is not followed.
+/// Takes down the mount at `path` and every mount below it, at once for new look-ups and for good when the last user is gone
+/// (`MNT_DETACH`), and removes the directory it was on. What is gone already is no error. A symbolic link as the last
+/// component is not followed.
 ///
 /// # Errors
-/// `EINVAL` if `path` is no mount point, `ENOENT` if there is none.
-pub fn detach(path: &Path) -> io::Result<()> {
-    Ok(unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
+/// `EPERM` without `CAP_SYS_ADMIN`, and those of removing the directory.
+pub fn take_down(path: &Path) -> io::Result<()> {
+    match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        // INVAL: the directory is there and nothing is mounted on it.
+        Ok(()) | Err(Errno::INVAL) => {}
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    match std::fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

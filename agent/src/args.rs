@@ -1,0 +1,15 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+/// The Parallax node agent: mounts the layers that Slurm steps ask for, and takes down what ended steps leave.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Parser)]
+#[command(name = "parallax-agent", version)]
+pub struct Args {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = parallax_config::DEFAULT_PATH)]
+    pub config: PathBuf,
+    /// What to log: error, warn, info, debug or trace, or a filter such as `parallax_agent::lease=debug`.
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub log: String,
+}

@@ -1,0 +1,236 @@
+//! Who a step's user is, and the id maps of the mounts made for them.
+//!
+//! Rootless Podman's user namespace maps id 0 to the user and 1… to the user's subordinate ids, in the order of their
+//! numbers. `--userns=keep-id` puts a second map on top, in which the user's own id is itself and the ids below and above it
+//! are the others. The maps here are the products of these: from an id on the image's file system to one on the node.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use parallax_store::containers_storage::IdMapEntry;
+use parallax_sys::user_namespace::{IdRange, MAX_RANGES};
+
+/// Subordinate user ids (`subuid(5)`).
+const SUBUID: &str = "/etc/subuid";
+/// Subordinate group ids (`subgid(5)`).
+const SUBGID: &str = "/etc/subgid";
+
+/// A user as far as mounts need to know them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The user's name.
+    pub name: String,
+    /// The user's ids.
+    pub users: Ids,
+    /// The user's group ids.
+    pub groups: Ids,
+}
+
+/// One id of a user and the subordinate ids that come with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ids {
+    /// The id itself.
+    pub own: u32,
+    /// The subordinate ranges, by their first id.
+    pub subordinate: Vec<SubordinateRange>,
+}
+
+/// A range of subordinate ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SubordinateRange {
+    /// The first id.
+    pub start: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// Which user namespace a container is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamespaceKind {
+    /// The container's root is the user: Podman's default.
+    Plain,
+    /// The user is themselves in the container: `--userns=keep-id`.
+    KeepId,
+}
+
+impl Identity {
+    /// Looks a user up in the node's databases.
+    ///
+    /// # Errors
+    /// One sentence for the user: who can't be found, or which file can't be read.
+    pub fn of(uid: u32, gid: u32) -> Result<Self, String> {
+        let user = nix::unistd::User::from_uid(uid.into())
+            .map_err(|error| format!("the user database can't be read: {error}"))?
+            .ok_or_else(|| format!("this node has no user with the id {uid}"))?;
+        Self::with_files(&user.name, uid, gid, Path::new(SUBUID), Path::new(SUBGID))
+    }
+
+    fn with_files(name: &str, uid: u32, gid: u32, subuid: &Path, subgid: &Path) -> Result<Self, String> {
+        let ids = |own, path: &Path| -> Result<Ids, String> {
+            let text = match fs::read_to_string(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+                other => other.map_err(|error| format!("{} can't be read: {error}", path.display()))?,
+            };
+            // subgid(5) too is by user, not by group.
+            Ok(Ids { own, subordinate: parse_subordinate(&text, name, uid) })
+        };
+        Ok(Self { name: name.to_owned(), users: ids(uid, subuid)?, groups: ids(gid, subgid)? })
+    }
+}
+
+/// The ranges of a user in a file like `subuid(5)`, by their first id: those under the user's name, or else those under
+/// the number. Lines that are malformed are passed over, as shadow's tools do.
+#[must_use]
+pub fn parse_subordinate(text: &str, name: &str, uid: u32) -> Vec<SubordinateRange> {
+    let number = uid.to_string();
+    let of = |owner: &str| -> Vec<SubordinateRange> {
+        let mut ranges: Vec<SubordinateRange> = text.lines().filter_map(|line| parse_line(line, owner)).collect();
+        ranges.sort_unstable();
+        ranges
+    };
+    let by_name = of(name);
+    if by_name.is_empty() { of(&number) } else { by_name }
+}
+
+fn parse_line(line: &str, owner: &str) -> Option<SubordinateRange> {
+    let mut parts = line.trim().split(':');
+    let (first, start, count) = (parts.next()?, parts.next()?, parts.next()?);
+    let range = SubordinateRange { start: start.parse().ok()?, count: count.parse().ok()? };
+    let usable =
+        first == owner && parts.next().is_none() && range.count > 0 && range.start.checked_add(range.count).is_some();
+    usable.then_some(range)
+}
+
+impl Ids {
+    /// How many subordinate ids there are.
+    #[must_use]
+    pub fn subordinate_count(&self) -> u32 {
+        self.subordinate.iter().fold(0, |sum, range| sum.saturating_add(range.count))
+    }
+
+    /// Whether an id on an image's file system has one on the node.
+    #[must_use]
+    pub fn covers(&self, kind: NamespaceKind, id: u32) -> bool {
+        self.map(kind).iter().any(|range| id >= range.inside && id - range.inside < range.count)
+    }
+
+    /// The map from ids on the image's file system to ids on the node.
+    #[must_use]
+    pub fn map(&self, kind: NamespaceKind) -> Vec<IdRange> {
+        let own = |inside| IdRange { inside, outside: self.own, count: 1 };
+        let mut map = match kind {
+            NamespaceKind::Plain => {
+                let mut map = vec![own(0)];
+                map.extend(self.slice(0, u32::MAX - 1, 1));
+                map
+            }
+            NamespaceKind::KeepId => {
+                let below = self.own.min(self.subordinate_count());
+                let mut map = self.slice(0, below, 0);
+                map.push(own(self.own));
+                map.extend(self.slice(below, u32::MAX, self.own + 1));
+                map
+            }
+        };
+        map.truncate(MAX_RANGES);
+        map
+    }
+
+    /// The map of the container's namespace in the terms of Podman's, exactly as Podman writes it for
+    /// `--userns=keep-id` (`getRootlessKeepIDMapping`, Podman 4.3 to 5.8): it is compared entry by entry.
+    #[must_use]
+    pub fn podman_keep_id_map(&self) -> Vec<IdMapEntry> {
+        let total = self.subordinate_count();
+        let mut map = Vec::new();
+        if total > 0 && self.own != 0 {
+            map.push(IdMapEntry { container_id: 0, host_id: 1, size: self.own.min(total) });
+        }
+        map.push(IdMapEntry { container_id: self.own, host_id: 0, size: 1 });
+        if total > self.own {
+            map.push(IdMapEntry { container_id: self.own + 1, host_id: self.own + 1, size: total - self.own });
+        }
+        map
+    }
+
+    /// Maps ids from `inside` on to the subordinate ids from number `skip` on, at most up to number `until`.
+    fn slice(&self, skip: u32, until: u32, inside: u32) -> Vec<IdRange> {
+        let mut number = 0_u32;
+        let mut next = inside;
+        let mut map = Vec::new();
+        for range in &self.subordinate {
+            let (first, last) = (number.max(skip), number.saturating_add(range.count).min(until));
+            if first < last {
+                let count = last - first;
+                map.push(IdRange { inside: next, outside: range.start + (first - number), count });
+                next = next.saturating_add(count);
+            }
+            number = number.saturating_add(range.count);
+        }
+        map
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(own: u32, ranges: &[(u32, u32)]) -> Ids {
+        Ids { own, subordinate: ranges.iter().map(|&(start, count)| SubordinateRange { start, count }).collect() }
+    }
+
+    fn range(inside: u32, outside: u32, count: u32) -> IdRange {
+        IdRange { inside, outside, count }
+    }
+
+    #[test]
+    fn the_plain_map_makes_the_user_root() {
+        let map = ids(1001, &[(100_000, 65_536)]).map(NamespaceKind::Plain);
+        assert_eq!(map, [range(0, 1001, 1), range(1, 100_000, 65_536)]);
+    }
+
+    #[test]
+    fn the_keep_id_map_leaves_the_user_in_place() {
+        let map = ids(1001, &[(100_000, 65_536)]).map(NamespaceKind::KeepId);
+        assert_eq!(map, [range(0, 100_000, 1001), range(1001, 1001, 1), range(1002, 101_001, 64_535)]);
+    }
+
+    #[test]
+    fn ranges_are_joined_in_the_order_of_their_numbers() {
+        let map = ids(5, &[(1000, 3), (2000, 10)]).map(NamespaceKind::KeepId);
+        assert_eq!(map, [range(0, 1000, 3), range(3, 2000, 2), range(5, 5, 1), range(6, 2002, 8)]);
+    }
+
+    #[test]
+    fn a_user_id_above_all_subordinate_ids() {
+        let user = ids(200_000, &[(300_000, 65_536)]);
+        assert_eq!(user.map(NamespaceKind::KeepId), [range(0, 300_000, 65_536), range(200_000, 200_000, 1)]);
+        assert!(user.covers(NamespaceKind::KeepId, 65_535) && !user.covers(NamespaceKind::KeepId, 65_536));
+    }
+
+    #[test]
+    fn nobody_without_subordinate_ids_covers_root_with_keep_id() {
+        let user = ids(1003, &[]);
+        assert!(user.covers(NamespaceKind::Plain, 0) && !user.covers(NamespaceKind::Plain, 1));
+        assert!(!user.covers(NamespaceKind::KeepId, 0));
+        assert_eq!(user.podman_keep_id_map(), [IdMapEntry { container_id: 1003, host_id: 0, size: 1 }]);
+    }
+
+    #[test]
+    fn podmans_own_keep_id_map() {
+        let entry = |container_id, host_id, size| IdMapEntry { container_id, host_id, size };
+        assert_eq!(
+            ids(1001, &[(100_000, 65_536)]).podman_keep_id_map(),
+            [entry(0, 1, 1001), entry(1001, 0, 1), entry(1002, 1002, 64_535)]
+        );
+    }
+
+    #[test]
+    fn subordinate_files_are_read_by_name_then_by_number() {
+        let text = "u2:5:5\nu1:300:7\n u1:100:5 \nu1:bad:1\nu1:4294967295:9\n#u1:1:1\n1001:9:9\nu1:1:0\n";
+        let range = |start, count| SubordinateRange { start, count };
+        assert_eq!(parse_subordinate(text, "u1", 1001), [range(100, 5), range(300, 7)]);
+        assert_eq!(parse_subordinate(text, "nobody", 1001), [range(9, 9)]);
+        assert_eq!(parse_subordinate(text, "nobody", 1), []);
+    }
+}

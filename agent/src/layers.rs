@@ -1,0 +1,201 @@
+//! Each SquashFS file mounted once on the node.
+//!
+//! A mounted layer lives as long as somebody holds it. Files are told apart by device and inode, not by what a record says
+//! of them: two stores may be trusted differently, and a record of one must not get at a mount made from the other.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use parallax_store::open::{OpenError, TrustedStore};
+use parallax_store::record::LayerRecord;
+use parallax_sys::loop_device::LoopDevice;
+use parallax_sys::mount::{DetachedMount, take_down};
+use serde::{Deserialize, Serialize};
+
+/// Why a layer could not be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// Its file can't be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The kernel would not have it.
+    #[error("the layer {path} can't be mounted: {what}: {source}")]
+    Mount {
+        /// The SquashFS file, relative to its store.
+        path: String,
+        /// What failed.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What tells one file from another for as long as it is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FileKey {
+    device: u64,
+    inode: u64,
+}
+
+/// A layer that is mounted on this node, for as long as this value lives.
+#[derive(Debug)]
+pub struct MountedLayer {
+    key: FileKey,
+    diff_id: String,
+    mount_point: PathBuf,
+}
+
+/// What a later agent must know to take over a mounted layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerEntry {
+    /// The layer's diffID.
+    pub diff_id: String,
+    /// The file it was mounted from.
+    pub file: FileKey,
+    /// Where it is mounted.
+    pub mount_point: PathBuf,
+}
+
+impl MountedLayer {
+    /// The layer's diffID.
+    #[must_use]
+    pub fn diff_id(&self) -> &str {
+        &self.diff_id
+    }
+
+    /// A second mount of the layer, attached nowhere.
+    ///
+    /// # Errors
+    /// Those of `open_tree(2)`.
+    pub fn another_mount(&self) -> io::Result<DetachedMount> {
+        DetachedMount::clone_of(&self.mount_point)
+    }
+
+    /// What a later agent must know.
+    #[must_use]
+    pub fn entry(&self) -> LayerEntry {
+        LayerEntry { diff_id: self.diff_id.clone(), file: self.key, mount_point: self.mount_point.clone() }
+    }
+}
+
+impl Drop for MountedLayer {
+    fn drop(&mut self) {
+        if let Err(error) = take_down(&self.mount_point) {
+            tracing::error!(mount_point = %self.mount_point.display(), "a layer can't be unmounted: {error}");
+        }
+    }
+}
+
+/// One file's place in the table: locked while the file is being mounted, so that others wait for that mount and not for
+/// any other.
+type Slot = Arc<Mutex<Weak<MountedLayer>>>;
+
+/// All layers that are mounted on this node.
+#[derive(Debug)]
+pub struct LayerTable {
+    directory: PathBuf,
+    slots: Mutex<HashMap<FileKey, Slot>>,
+    next: AtomicU64,
+}
+
+impl LayerTable {
+    /// A table whose mount points are made in `directory`, which exists and which only root can enter.
+    #[must_use]
+    pub fn new(directory: PathBuf) -> Self {
+        Self { directory, slots: Mutex::default(), next: AtomicU64::new(0) }
+    }
+
+    /// The layer, mounted; mounts it if it is not.
+    ///
+    /// # Errors
+    /// [`LayerError`].
+    pub fn get(&self, store: &TrustedStore, layer: &LayerRecord) -> Result<Arc<MountedLayer>, LayerError> {
+        let path = layer.squashfs_path();
+        let failed = |what, source| LayerError::Mount { path: path.clone(), what, source };
+        let file = store.open_layer(layer)?;
+        let metadata = file.metadata().map_err(|error| failed("it can't be examined", error))?;
+        let key = FileKey { device: metadata.dev(), inode: metadata.ino() };
+        let slot = self.slot(key);
+        let mut place = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mounted) = place.upgrade() {
+            return Ok(mounted);
+        }
+        let device = LoopDevice::attach(file.as_fd()).map_err(|error| failed("no loop device", error))?;
+        let mount = DetachedMount::squashfs(device.path())
+            .map_err(|error| failed("the kernel does not take it as SquashFS", error))?;
+        let mount_point = self.mount_point(&layer.diff_id).map_err(|error| failed("no mount point", error))?;
+        let mounted = MountedLayer { key, diff_id: layer.diff_id.clone(), mount_point };
+        mount.attach_at(&mounted.mount_point).map_err(|error| failed("it can't be attached", error))?;
+        let mounted = Arc::new(mounted);
+        *place = Arc::downgrade(&mounted);
+        Ok(mounted)
+    }
+
+    /// Takes over a layer that an earlier agent mounted.
+    #[must_use]
+    pub fn adopt(&self, entry: LayerEntry) -> Arc<MountedLayer> {
+        let slot = self.slot(entry.file);
+        let mut place = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        place.upgrade().unwrap_or_else(|| {
+            let LayerEntry { diff_id, file, mount_point } = entry;
+            let mounted = Arc::new(MountedLayer { key: file, diff_id, mount_point });
+            *place = Arc::downgrade(&mounted);
+            mounted
+        })
+    }
+
+    /// Takes down what earlier agents left and nobody has adopted.
+    ///
+    /// # Errors
+    /// The directory can't be read; what can't be taken down is logged.
+    pub fn sweep(&self) -> io::Result<()> {
+        let adopted: Vec<PathBuf> = self.mounted().iter().map(|layer| layer.mount_point.clone()).collect();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if adopted.contains(&path) {
+                continue;
+            }
+            if let Err(error) = take_down(&path) {
+                tracing::error!(mount_point = %path.display(), "a layer an earlier agent left can't be unmounted: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    /// The layers that are mounted now.
+    #[must_use]
+    pub fn mounted(&self) -> Vec<Arc<MountedLayer>> {
+        let slots: Vec<Slot> =
+            self.slots.lock().unwrap_or_else(PoisonError::into_inner).values().map(Arc::clone).collect();
+        // A slot that is locked is being mounted: not there yet.
+        slots.iter().filter_map(|slot| slot.try_lock().ok()?.upgrade()).collect()
+    }
+
+    fn slot(&self, key: FileKey) -> Slot {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        // Places of layers that are no longer mounted go, so that the table stays as small as what is mounted. One that
+        // somebody else holds at this moment is about to be used.
+        slots.retain(|_, slot| {
+            Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|place| place.strong_count() > 0)
+        });
+        Arc::clone(slots.entry(key).or_default())
+    }
+
+    /// A new directory. Never one that was used before: a layer that is on its way out must not take the next one with it.
+    fn mount_point(&self, diff_id: &str) -> io::Result<PathBuf> {
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let path = self.directory.join(format!("{}.{number}", &diff_id[..12]));
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => return other.map(|()| path),
+            }
+        }
+    }
+}

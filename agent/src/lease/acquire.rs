@@ -1,0 +1,231 @@
+//! How a lease comes about.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use parallax_names::{ImageRef, nearest};
+use parallax_protocol::message::{Grant, LeaseRequest, Mode, StepId, Timings};
+use parallax_protocol::step_file::{Mount, StepFile, StepPaths};
+use parallax_store::open::{OpenError, TrustedStore};
+use parallax_store::record::ImageRecord;
+use serde::Deserialize;
+
+use super::{Held, Lease, Leases, Refusal};
+use crate::identity::{Identity, NamespaceKind};
+use crate::journal::{Entry, Owner};
+use crate::layers::MountedLayer;
+use crate::step::{StepDirectory, StepPlan};
+use crate::step_store::StepStore;
+
+/// What a refusal tells the user to do where only the administrator can help.
+const TELL: &str = "tell the administrator";
+
+/// The parts of an image's configuration (OCI image specification, `config`) that a step needs.
+#[derive(Debug, Default, Deserialize)]
+struct ImageConfig {
+    #[serde(default)]
+    config: Option<Execution>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Execution {
+    #[serde(rename = "Env", default)]
+    environment: Option<Vec<String>>,
+    #[serde(rename = "WorkingDir", default)]
+    working_directory: Option<PathBuf>,
+}
+
+impl Leases {
+    /// Provides an image for a step, held by `owner`.
+    ///
+    /// # Errors
+    /// [`Refusal`], one sentence for the user. Nothing is left of what was made before it.
+    pub fn acquire(&self, request: LeaseRequest, owner: Owner) -> Result<Grant, Refusal> {
+        let started = Instant::now();
+        self.make_room(request.step)?;
+        let identity = Identity::of(request.uid, request.gid).map_err(|reason| refused(&reason))?;
+        let (store, image) = self.find_image(&request)?;
+        let kinds = namespaces(request.mode);
+        check_ids(&request.image, &image, &identity, kinds)?;
+        let resolved = Instant::now();
+
+        let layers = self.mount_layers(&store, &image)?;
+        let mounted = Instant::now();
+
+        let entry = self.entry(request, owner, &layers)?;
+        self.journal
+            .write(&entry)
+            .map_err(|error| refused(&format!("the agent's journal can't be written: {error}")))?;
+        let plan = StepPlan {
+            identity: &identity,
+            store: StepStore::new(&image, &identity, kinds),
+            layers: &layers,
+            step_file: self.step_file(&entry.request.image, &image)?,
+            scratch_size: &self.config.step.scratch_size,
+        };
+        let path = self.step_path(&entry.key);
+        let directory = match StepDirectory::build(&path, &plan) {
+            Ok(directory) => directory,
+            Err(error) => {
+                let _ = self.journal.remove(&entry.key);
+                return Err(refused(&format!(
+                    "the image \"{}\" can't be made ready on this node: {error}",
+                    entry.request.image
+                )));
+            }
+        };
+        let timings = Timings {
+            resolve: micros(started, resolved),
+            layers: micros(resolved, mounted),
+            step_store: micros(mounted, Instant::now()),
+        };
+        tracing::info!(step = %entry.step(), uid = entry.request.uid, image = entry.request.image, ?timings, "granted");
+        let step = entry.step();
+        let lease = Lease { entry, held: Mutex::new(Some(Held { directory, layers })) };
+        self.live().insert(step, Arc::new(lease));
+        Ok(Grant { environment: environment(&StepPaths::new(&path)), directory: path, timings })
+    }
+
+    /// A step that has a lease gets no second one, unless the first one's owner is dead.
+    fn make_room(&self, step: StepId) -> Result<(), Refusal> {
+        let Some(lease) = self.live().get(&step).cloned() else { return Ok(()) };
+        if lease.entry.owner.hold().is_some() {
+            return Err(refused(&format!("step {step} has an image on this node already")));
+        }
+        drop(lease);
+        self.release(step);
+        Ok(())
+    }
+
+    /// The store and the record of the image that is meant.
+    fn find_image(&self, request: &LeaseRequest) -> Result<(TrustedStore, ImageRecord), Refusal> {
+        let name = &request.image;
+        let typed = ImageRef::parse(name).map_err(|error| Refusal(error.to_string()))?;
+        // The id says what the name meant at submit time. An image removed since then is not replaced by another.
+        let reference = match &request.image_id {
+            Some(id) => ImageRef::parse(id).map_err(|error| Refusal(error.to_string()))?,
+            None => typed,
+        };
+        let mut readable = Vec::new();
+        let mut first_problem = None;
+        for path in &self.config.stores {
+            match TrustedStore::open(path) {
+                Ok(store) => match store.resolve(&reference) {
+                    Ok(Some(image)) => return Ok((store, image)),
+                    Ok(None) => readable.push(store),
+                    Err(problem) => first_problem = first_problem.or(Some(problem)),
+                },
+                Err(problem) => first_problem = first_problem.or(Some(problem)),
+            }
+        }
+        Err(match first_problem {
+            Some(problem) => refused(&format!("the image \"{name}\" can't be looked up: {problem}")),
+            None => self.unknown(name, &readable),
+        })
+    }
+
+    fn unknown(&self, name: &str, stores: &[TrustedStore]) -> Refusal {
+        let known: Vec<_> = stores.iter().flat_map(TrustedStore::names).collect();
+        let paths: Vec<String> = self.config.stores.iter().map(|path| path.display().to_string()).collect();
+        Refusal(parallax_names::unknown_image(name, &paths, &nearest(name, &known)))
+    }
+
+    /// Mounts the image's layers, base first.
+    fn mount_layers(&self, store: &TrustedStore, image: &ImageRecord) -> Result<Vec<Arc<MountedLayer>>, Refusal> {
+        image
+            .layers
+            .iter()
+            .map(|layer| self.layers.get(store, layer).map_err(|error| refused(&error.to_string())))
+            .collect()
+    }
+
+    fn entry(&self, request: LeaseRequest, owner: Owner, layers: &[Arc<MountedLayer>]) -> Result<Entry, Refusal> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let mut nonce = [0; 2];
+        rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())
+            .map_err(|error| refused(&format!("no random number: {error}")))?;
+        let key = format!("{}-{:04x}", request.step, u16::from_le_bytes(nonce));
+        Ok(Entry { request, key, owner, layers: layers.iter().map(|layer| layer.entry()).collect(), since })
+    }
+
+    fn step_file(&self, name: &str, image: &ImageRecord) -> Result<StepFile, Refusal> {
+        let parsed: ImageConfig = serde_json::from_str(&image.config)
+            .map_err(|error| refused(&format!("the configuration of the image \"{name}\" is malformed: {error}")))?;
+        let execution = parsed.config.unwrap_or_default();
+        let run = &self.config.run;
+        let mount = |mount: &parallax_config::BindMount| Mount {
+            source: mount.source.clone(),
+            target: mount.target.clone(),
+            read_only: mount.read_only,
+        };
+        Ok(StepFile {
+            image: name.to_owned(),
+            image_id: image.id.clone(),
+            environment: execution.environment.unwrap_or_default(),
+            working_directory: execution.working_directory.filter(|path| path.is_absolute()),
+            mounts: run.mounts.iter().map(mount).collect(),
+            mount_home: run.mount_home,
+            mount_workdir: run.mount_workdir,
+            podman: run.podman.clone(),
+            start_timeout: self.config.step.start_timeout,
+        })
+    }
+}
+
+/// Which chains of layers a step needs. In `run` mode the launcher starts the one container, always with keep-id.
+fn namespaces(mode: Mode) -> &'static [NamespaceKind] {
+    match mode {
+        Mode::Run => &[NamespaceKind::KeepId],
+        Mode::Podman => &[NamespaceKind::Plain, NamespaceKind::KeepId],
+    }
+}
+
+/// Refuses an image whose files have owners for which the user has no ids: they would all look like nobody's, and programs
+/// that check owners would fail in ways nobody understands.
+fn check_ids(name: &str, image: &ImageRecord, identity: &Identity, kinds: &[NamespaceKind]) -> Result<(), Refusal> {
+    let (max_uid, max_gid) = image.max_ids();
+    // Podman's default namespace comes first where there is a choice; it is the one that needs less.
+    let Some(&kind) = kinds.first() else { return Ok(()) };
+    for (ids, max, what, file) in
+        [(&identity.users, max_uid, "user", "/etc/subuid"), (&identity.groups, max_gid, "group", "/etc/subgid")]
+    {
+        if ids.covers(kind, 0) && ids.covers(kind, max) {
+            continue;
+        }
+        let user = &identity.name;
+        let count = ids.subordinate_count();
+        let has = if count == 0 { "none".to_owned() } else { format!("only {count}") };
+        return Err(Refusal(format!(
+            "the image \"{name}\" needs subordinate {what} ids up to {max}, and the user {user} has {has} on this node; \
+             ask the administrator to add a range to {file}"
+        )));
+    }
+    Ok(())
+}
+
+/// The variables that make Podman use the step's directory.
+fn environment(paths: &StepPaths) -> Vec<(String, String)> {
+    [
+        ("CONTAINERS_STORAGE_CONF", paths.storage_conf()),
+        ("CONTAINERS_CONF_OVERRIDE", paths.containers_conf()),
+        ("XDG_RUNTIME_DIR", paths.runtime_directory()),
+    ]
+    .into_iter()
+    .map(|(name, path)| (name.to_owned(), path.display().to_string()))
+    .collect()
+}
+
+fn refused(reason: &str) -> Refusal {
+    Refusal(format!("{reason}; {TELL}"))
+}
+
+fn micros(from: Instant, to: Instant) -> u64 {
+    u64::try_from(to.saturating_duration_since(from).as_micros()).unwrap_or(u64::MAX)
+}
+
+impl From<OpenError> for Refusal {
+    fn from(error: OpenError) -> Self {
+        refused(&error.to_string())
+    }
+}

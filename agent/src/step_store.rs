@@ -1,0 +1,239 @@
+//! The metadata of a step store: an additional image store for Podman with one image in it.
+//!
+//! Pure: from an image's record and the user's ids to the files to write and the places where mounts go. The store has up to
+//! two chains of layers over the same SquashFS files. Podman takes the plain chain for a container whose root is the user. For
+//! `--userns=keep-id` it looks for a chain whose records carry exactly the container's map, and uses it as it is; without one
+//! it would copy the whole image.
+
+use parallax_store::containers_storage::{
+    BigData, IMAGES_JSON, IMAGES_LOCK, IdMapEntry, Image, LAYERS_JSON, LAYERS_LOCK, LINKS, LOCK_TOKEN_BYTES, Layer,
+    sha256_hex,
+};
+use parallax_store::record::ImageRecord;
+
+use crate::identity::{Identity, NamespaceKind};
+
+/// What a step store is made of; all paths are relative to its root.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StepStore {
+    /// Directories, each after its parent.
+    pub directories: Vec<String>,
+    /// Files and what they hold.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// Symbolic links and where they lead.
+    pub links: Vec<(String, String)>,
+    /// Where layers are to be mounted.
+    pub mounts: Vec<LayerMount>,
+}
+
+/// A place where a layer is to be mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerMount {
+    /// The layer's index in the image's record.
+    pub layer: usize,
+    /// Which id map the mount needs.
+    pub kind: NamespaceKind,
+    /// The directory that has the mount point `diff` in it.
+    pub directory: String,
+}
+
+/// One chain of layer records.
+struct Chain<'a> {
+    kind: NamespaceKind,
+    /// Podman's ids of the layers, base first.
+    ids: Vec<String>,
+    uidmap: &'a [IdMapEntry],
+    gidmap: &'a [IdMapEntry],
+}
+
+impl StepStore {
+    /// Lays out the store of an image, with a chain for each kind of namespace; the first kind is the one Podman sees as
+    /// the image's own.
+    #[must_use]
+    pub fn new(image: &ImageRecord, identity: &Identity, kinds: &[NamespaceKind]) -> Self {
+        let (uidmap, gidmap) = (identity.users.podman_keep_id_map(), identity.groups.podman_keep_id_map());
+        let chains: Vec<Chain<'_>> = kinds.iter().map(|&kind| Chain::new(image, kind, &uidmap, &gidmap)).collect();
+        let mut store = Self::default();
+        for directory in ["overlay", LINKS, "overlay-images", "overlay-layers"] {
+            store.directories.push(directory.to_owned());
+        }
+        for lock in [IMAGES_LOCK, LAYERS_LOCK] {
+            // Nobody ever writes here, so any token is as good as another.
+            store.file(lock, vec![b'p'; LOCK_TOKEN_BYTES]);
+        }
+        for chain in &chains {
+            store.add_layers(chain);
+        }
+        let layers: Vec<Layer> = chains.iter().flat_map(|chain| chain.records(image)).collect();
+        store.file(LAYERS_JSON, json(&layers));
+        store.add_image(image, &chains);
+        store
+    }
+
+    fn file(&mut self, path: impl Into<String>, bytes: impl Into<Vec<u8>>) {
+        self.files.push((path.into(), bytes.into()));
+    }
+
+    fn add_layers(&mut self, chain: &Chain<'_>) {
+        for (index, id) in chain.ids.iter().enumerate() {
+            let directory = format!("overlay/{id}");
+            let link = chain.link(index);
+            self.directories.push(directory.clone());
+            self.directories.push(format!("{directory}/diff"));
+            self.links.push((format!("{LINKS}/{link}"), format!("../{id}/diff")));
+            self.file(format!("{directory}/link"), link);
+            if index > 0 {
+                let below: Vec<String> = (0..index).rev().map(|below| format!("l/{}", chain.link(below))).collect();
+                self.file(format!("{directory}/lower"), below.join(":"));
+            }
+            self.mounts.push(LayerMount { layer: index, kind: chain.kind, directory });
+        }
+    }
+
+    fn add_image(&mut self, image: &ImageRecord, chains: &[Chain<'_>]) {
+        let config_key = format!("sha256:{}", image.id);
+        let data = [
+            BigData { key: "manifest", bytes: image.manifest.as_bytes() },
+            BigData { key: &config_key, bytes: image.config.as_bytes() },
+        ];
+        let mut tops = chains.iter().filter_map(Chain::top);
+        let first = tops.next().unwrap_or_default();
+        let mut entry = Image::new(&image.id, &image.digest, image.names.clone(), first, &image.created, &data);
+        entry.mapped_layers = tops.map(ToOwned::to_owned).collect();
+        let directory = format!("overlay-images/{}", image.id);
+        self.directories.push(directory.clone());
+        for item in data {
+            self.file(format!("{directory}/{}", item.file_name()), item.bytes);
+        }
+        self.file(IMAGES_JSON, json(&[entry]));
+    }
+}
+
+impl<'a> Chain<'a> {
+    fn new(image: &ImageRecord, kind: NamespaceKind, uidmap: &'a [IdMapEntry], gidmap: &'a [IdMapEntry]) -> Self {
+        let ids = image.layers.iter().map(|layer| match kind {
+            NamespaceKind::Plain => layer.id.clone(),
+            NamespaceKind::KeepId => sha256_hex(format!("keep-id {}", layer.id).as_bytes()),
+        });
+        let (uidmap, gidmap): (&[IdMapEntry], &[IdMapEntry]) = match kind {
+            NamespaceKind::Plain => (&[], &[]),
+            NamespaceKind::KeepId => (uidmap, gidmap),
+        };
+        Self { kind, ids: ids.collect(), uidmap, gidmap }
+    }
+
+    /// The short name of a layer. Every lower directory's path is part of one mount option of at most a page, so here
+    /// it is much shorter than the 26 letters that containers/storage makes; it reads any.
+    fn link(&self, index: usize) -> String {
+        match self.kind {
+            NamespaceKind::Plain => format!("P{index}"),
+            NamespaceKind::KeepId => format!("K{index}"),
+        }
+    }
+
+    fn top(&self) -> Option<&str> {
+        self.ids.last().map(String::as_str)
+    }
+
+    fn records(&self, image: &ImageRecord) -> Vec<Layer> {
+        let entry = |(index, (id, layer)): (usize, (&String, &parallax_store::record::LayerRecord))| Layer {
+            id: id.clone(),
+            parent: index.checked_sub(1).map(|below| self.ids[below].clone()),
+            created: image.created.clone(),
+            diff_digest: format!("sha256:{}", layer.diff_id),
+            diff_size: layer.size,
+            uidmap: self.uidmap.to_vec(),
+            gidmap: self.gidmap.to_vec(),
+        };
+        self.ids.iter().zip(&image.layers).enumerate().map(entry).collect()
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Vec<u8> {
+    // Maps with text keys, texts and numbers only: this cannot fail.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use parallax_store::containers_storage::Link;
+    use parallax_store::record::{LayerRecord, VERSION};
+
+    use super::*;
+    use crate::identity::{Ids, SubordinateRange};
+
+    fn image() -> ImageRecord {
+        let layer = |n: u8| LayerRecord {
+            id: format!("{n:064x}"),
+            link: Link::of_layer(&n.to_string()),
+            diff_id: format!("{:064x}", u16::from(n) + 256),
+            size: 100 * u64::from(n),
+            squashfs_size: 1,
+            squashfs_sha256: format!("{n:064x}"),
+            max_uid: 0,
+            max_gid: 0,
+        };
+        ImageRecord {
+            version: VERSION,
+            id: "ab".repeat(32),
+            digest: format!("sha256:{}", "cd".repeat(32)),
+            names: vec!["localhost/a:latest".into()],
+            created: "2026-01-01T00:00:00Z".into(),
+            manifest: "{}".into(),
+            config: "{\"a\":1}".into(),
+            layers: vec![layer(1), layer(2), layer(3)],
+        }
+    }
+
+    fn identity() -> Identity {
+        let ids = || Ids { own: 1001, subordinate: vec![SubordinateRange { start: 100_000, count: 65_536 }] };
+        Identity { name: "u1".into(), users: ids(), groups: ids() }
+    }
+
+    fn text<'a>(store: &'a StepStore, path: &str) -> &'a str {
+        let (_, bytes) = store.files.iter().find(|(name, _)| name == path).unwrap();
+        std::str::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn both_chains_lie_over_the_same_layers() {
+        let store = StepStore::new(&image(), &identity(), &[NamespaceKind::Plain, NamespaceKind::KeepId]);
+        assert_eq!(store.mounts.len(), 6);
+        let images: Vec<Image> = serde_json::from_str(text(&store, IMAGES_JSON)).unwrap();
+        let layers: Vec<Layer> = serde_json::from_str(text(&store, LAYERS_JSON)).unwrap();
+        let find = |id: &str| layers.iter().find(|layer| layer.id == id).unwrap();
+        let (plain, mapped) = (find(&images[0].layer), find(&images[0].mapped_layers[0]));
+        assert!(plain.uidmap.is_empty());
+        assert_eq!(mapped.uidmap, identity().users.podman_keep_id_map());
+        assert_eq!((plain.diff_size, mapped.diff_size), (300, 300));
+        assert_eq!(find(mapped.parent.as_ref().unwrap()).diff_size, 200);
+    }
+
+    #[test]
+    fn a_layer_names_those_below_it_nearest_first() {
+        let store = StepStore::new(&image(), &identity(), &[NamespaceKind::Plain]);
+        let top = &image().layers[2].id;
+        assert_eq!(text(&store, &format!("overlay/{top}/lower")), "l/P1:l/P0");
+        assert_eq!(text(&store, &format!("overlay/{top}/link")), "P2");
+        assert!(store.links.contains(&("overlay/l/P2".into(), format!("../{top}/diff"))));
+    }
+
+    #[test]
+    fn one_chain_alone_is_the_images_own() {
+        let store = StepStore::new(&image(), &identity(), &[NamespaceKind::KeepId]);
+        let images: Vec<Image> = serde_json::from_str(text(&store, IMAGES_JSON)).unwrap();
+        assert!(images[0].mapped_layers.is_empty());
+        assert_eq!(store.mounts.len(), 3);
+        assert!(store.mounts.iter().all(|mount| mount.directory.ends_with(&images[0].layer) == (mount.layer == 2)));
+    }
+
+    #[test]
+    fn directories_come_after_their_parents() {
+        let store = StepStore::new(&image(), &identity(), &[NamespaceKind::Plain]);
+        for (index, directory) in store.directories.iter().enumerate() {
+            if let Some((parent, _)) = directory.rsplit_once('/') {
+                assert!(store.directories[..index].iter().any(|d| d == parent), "{directory}");
+            }
+        }
+    }
+}
