@@ -1,0 +1,157 @@
+//! The step's one container on this node: the first task that takes the lock makes it, the others wait for it.
+//!
+//! The container is created and initialised but never started, so it has all its namespaces and mounts and runs nothing of
+//! the image's. What came of it is written down for the tasks that come later, and a task that dies while it makes the
+//! container leaves a mark, so that the others fail at once.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use parallax_protocol::step_file::{StepFile, StepPaths};
+use parallax_sys::process::{Process, start_time};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::mounts;
+use crate::podman::Podman;
+
+/// The container's name in the step's own Podman storage.
+const NAME: &str = "step";
+
+/// Why there is no container.
+#[derive(Debug)]
+pub enum StartError {
+    /// Another task has told the user.
+    Reported,
+    /// This task is to tell the user.
+    Here(String),
+}
+
+/// What came of making the container, as later tasks read it.
+#[derive(Debug, Serialize, Deserialize)]
+enum Outcome {
+    /// The container's first process.
+    Ready { pid: i32, start_time: u64 },
+    /// It could not be made, and the user knows.
+    Failed,
+}
+
+/// The files the tasks share.
+struct Shared {
+    directory: PathBuf,
+}
+
+impl Shared {
+    fn lock(&self) -> PathBuf {
+        self.directory.join("lock")
+    }
+
+    fn outcome(&self) -> PathBuf {
+        self.directory.join("outcome.json")
+    }
+
+    /// There from the begin of the making until its outcome is known.
+    fn under_way(&self) -> PathBuf {
+        self.directory.join("under-way")
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.directory.join("pid")
+    }
+
+    fn read_outcome(&self) -> Result<Option<Outcome>, StartError> {
+        match fs::read(self.outcome()) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| StartError::Here(format!("{} is damaged: {error}", self.outcome().display()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StartError::Here(format!("{} can't be read: {error}", self.outcome().display()))),
+        }
+    }
+
+    fn write_outcome(&self, outcome: &Outcome) -> io::Result<()> {
+        let new = self.outcome().with_extension("new");
+        let mut file = private_file(&new)?;
+        file.write_all(&serde_json::to_vec(outcome)?)?;
+        fs::rename(new, self.outcome())?;
+        fs::remove_file(self.under_way())
+    }
+}
+
+/// The first process of the step's container; makes the container if no task has yet.
+pub fn obtain(paths: &StepPaths, step: &StepFile) -> Result<Process, StartError> {
+    let shared = Shared { directory: paths.launch_directory() };
+    let broken = |error: io::Error| StartError::Here(format!("{} is of no use: {error}", shared.directory.display()));
+    if let Some(outcome) = shared.read_outcome()? {
+        return outcome.process();
+    }
+    let lock = private_file(&shared.lock()).map_err(broken)?;
+    flock(&lock, FlockOperation::LockExclusive).map_err(|error| broken(error.into()))?;
+    if let Some(outcome) = shared.read_outcome()? {
+        return outcome.process();
+    }
+    if shared.under_way().exists() {
+        shared.write_outcome(&Outcome::Failed).map_err(broken)?;
+        return Err(StartError::Here(
+            "the task that was starting the container was ended before it was done".to_owned(),
+        ));
+    }
+    private_file(&shared.under_way()).map_err(broken)?;
+    let made = make(paths, step, &shared);
+    let outcome = match &made {
+        Ok((pid, start_time)) => Outcome::Ready { pid: *pid, start_time: *start_time },
+        Err(_) => Outcome::Failed,
+    };
+    shared.write_outcome(&outcome).map_err(broken)?;
+    drop(lock);
+    made.map_err(StartError::Here)?;
+    outcome.process()
+}
+
+impl Outcome {
+    fn process(self) -> Result<Process, StartError> {
+        let Self::Ready { pid, start_time: started } = self else { return Err(StartError::Reported) };
+        // Held first, compared then: what has the number afterwards can't be taken for it.
+        let process = Process::open(pid).ok().filter(|_| start_time(pid).is_ok_and(|now| now == started));
+        process.ok_or_else(|| StartError::Here("the step's container is gone; start the step again".to_owned()))
+    }
+}
+
+/// Makes the container; returns the number and the start time of its first process.
+fn make(paths: &StepPaths, step: &StepFile, shared: &Shared) -> Result<(i32, u64), String> {
+    let deadline = Instant::now() + Duration::from_secs(step.start_timeout.into());
+    let podman = Podman::new(paths, step);
+    let shown = mounts::choose(step, home().as_deref(), std::env::current_dir().ok().as_deref(), Path::exists);
+    let pid_file = shared.pid_file();
+    let mut create: Vec<String> =
+        ["create", "--name", NAME, "--pull", "never", "--userns", "keep-id", "--network", "host"]
+            .map(str::to_owned)
+            .to_vec();
+    // The tasks keep the node's own namespaces but for those of users and mounts; what the container shows of /proc, /dev and
+    // /sys must be of the same.
+    create.extend(["--pid", "host", "--uts", "host", "--cgroupns", "host"].map(str::to_owned));
+    create.extend(["--security-opt", "label=disable", "--security-opt", "seccomp=unconfined"].map(str::to_owned));
+    create.push(format!("--pidfile={}", pid_file.display()));
+    create.extend(shown.iter().map(mounts::argument));
+    // An entry point would be run in front of the command, and neither ever is.
+    create.extend(["--entrypoint", "", &step.image_id, "true"].map(str::to_owned));
+    podman.call(&create, deadline)?;
+    podman.call(&["init".to_owned(), NAME.to_owned()], deadline)?;
+    let pid =
+        fs::read_to_string(&pid_file).map_err(|error| format!("podman made no {}: {error}", pid_file.display()))?;
+    let pid = pid.trim().parse().map_err(|_| format!("{} holds no process number", pid_file.display()))?;
+    let started = start_time(pid).map_err(|_| "the container ended as soon as it was made".to_owned())?;
+    Ok((pid, started))
+}
+
+/// The user's home directory, as the job's environment names it.
+fn home() -> Option<PathBuf> {
+    std::env::var_os("HOME").map(PathBuf::from)
+}
+
+fn private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}

@@ -1,0 +1,144 @@
+//! Entering the container and becoming the user's command.
+//!
+//! The task joins the container's user and mount namespaces and keeps all else: its number, its place in Slurm's control
+//! group, its terminal, its signals. Its user id is the same on both sides.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fmt;
+use std::fs;
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use nix::errno::Errno;
+use parallax_sys::process::Process;
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces, remove_capability_from_bounding_set};
+
+use crate::environment::{self, Variables};
+
+/// How many capabilities a kernel may have (64 bits in `/proc/PID/status`).
+const CAPABILITIES: u32 = 64;
+
+/// Moves this process into the container, with no more possible privileges there than a process of the container's has, and
+/// into the directory it was in on the node, else the image's own, else `/`.
+pub fn enter(container: &Process, workdir: Option<&Path>, image_workdir: Option<&Path>) -> Result<(), String> {
+    let failed = |error: &dyn fmt::Display| format!("the container can't be entered: {error}; tell the administrator");
+    let bounds = capability_bounds(container.pid()).map_err(|error| failed(&error))?;
+    let namespaces = ThreadNameSpaceType::USER | ThreadNameSpaceType::MOUNT;
+    move_into_thread_name_spaces(container.as_fd(), namespaces).map_err(|error| failed(&error))?;
+    for number in (0..CAPABILITIES).filter(|number| bounds & (1 << number) == 0) {
+        drop_capability(number).map_err(|error| failed(&error))?;
+    }
+    let root = Path::new("/");
+    let entered =
+        [workdir, image_workdir, Some(root)].into_iter().flatten().any(|path| std::env::set_current_dir(path).is_ok());
+    if entered { Ok(()) } else { Err(failed(&"its root can't be entered")) }
+}
+
+/// Takes a capability out of the bounding set; one that this kernel does not know is none to take out.
+fn drop_capability(number: u32) -> rustix::io::Result<()> {
+    let Some(capability) = rustix::thread::CapabilitySet::from_bits(1 << number) else { return Ok(()) };
+    match remove_capability_from_bounding_set(capability) {
+        Err(rustix::io::Errno::INVAL) => Ok(()),
+        result => result,
+    }
+}
+
+/// The bounding set of a process, one bit per capability.
+fn capability_bounds(pid: i32) -> Result<u64, String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| "it is gone".to_owned())?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapBnd:"))
+        .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
+        .ok_or_else(|| "its capabilities are not known".to_owned())
+}
+
+/// Why the user's command was not executed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Failure {
+    command: String,
+    errno: Errno,
+}
+
+impl Failure {
+    /// The exit code that a shell would give.
+    pub fn exit_code(&self) -> u8 {
+        if self.errno == Errno::ENOENT { 127 } else { 126 }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.errno {
+            Errno::ENOENT => write!(f, "there is no \"{}\" in the image", self.command),
+            errno => write!(f, "\"{}\" can't be executed: {}", self.command, errno.desc()),
+        }
+    }
+}
+
+/// Becomes the command, sought in the image's `PATH`. Returns only if that failed.
+pub fn execute(command: &[OsString], variables: &Variables) -> Failure {
+    let name = command.first().map_or(OsStr::new(""), OsString::as_os_str);
+    let failure = |errno| Failure { command: name.to_string_lossy().into_owned(), errno };
+    let Ok(arguments) = command.iter().map(|part| CString::new(part.as_bytes())).collect::<Result<Vec<_>, _>>() else {
+        return failure(Errno::EINVAL);
+    };
+    let entries = environment::to_exec(variables);
+    let mut worst = Errno::ENOENT;
+    for candidate in candidates(name, variables) {
+        let Err(errno) = nix::unistd::execve(&candidate, &arguments, &entries);
+        // As execvp(3): look on where the file is not there or not ours to run, and remember the latter.
+        match errno {
+            Errno::ENOENT | Errno::ENOTDIR => {}
+            Errno::EACCES => worst = Errno::EACCES,
+            other => return failure(other),
+        }
+    }
+    failure(worst)
+}
+
+fn candidates(name: &OsStr, variables: &Variables) -> Vec<CString> {
+    if name.is_empty() {
+        return Vec::new();
+    }
+    if name.as_bytes().contains(&b'/') {
+        return CString::new(name.as_bytes()).into_iter().collect();
+    }
+    let directories = environment::path(variables);
+    directories
+        .iter()
+        .filter_map(|directory| CString::new(Path::new(directory).join(name).as_os_str().as_bytes()).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables(path: &str) -> Variables {
+        Variables::from([("PATH".into(), path.into())])
+    }
+
+    #[test]
+    fn a_name_is_sought_in_the_path_and_a_path_is_not() {
+        let found = |name: &str| candidates(OsStr::new(name), &variables("/a:/b"));
+        assert_eq!(found("x"), [c"/a/x".to_owned(), c"/b/x".to_owned()]);
+        assert_eq!(found("./x"), [c"./x".to_owned()]);
+        assert!(found("").is_empty());
+    }
+
+    #[test]
+    fn a_missing_command_and_one_that_is_no_program() {
+        let failure = execute(&["no-such-command".into()], &variables("/usr/bin:/bin"));
+        assert_eq!(failure.exit_code(), 127);
+        let failure = execute(&["/etc/passwd".into()], &variables("/bin"));
+        assert_eq!(failure.exit_code(), 126);
+        assert!(failure.to_string().contains("/etc/passwd"));
+    }
+
+    #[test]
+    fn this_process_has_a_bounding_set() {
+        assert!(capability_bounds(i32::try_from(std::process::id()).unwrap()).is_ok());
+    }
+}

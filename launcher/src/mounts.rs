@@ -1,0 +1,111 @@
+//! Which paths of the node the container shows.
+
+use std::path::{Path, PathBuf};
+
+use parallax_protocol::step_file::{Mount, StepFile};
+
+/// Directories that make up the image. A user's directory that is, or lies in, one of these would hide a part of the image, so
+/// it is not shown by itself; an administrator may still say so in the configuration.
+const OF_THE_IMAGE: [&str; 14] = [
+    "/", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr", "/var",
+];
+
+/// Chooses the mounts: the node's devices, those of the configuration that exist, the user's home, and the directory the
+/// step was started in unless it lies in one of those.
+pub fn choose(
+    step: &StepFile,
+    home: Option<&Path>,
+    workdir: Option<&Path>,
+    exists: impl Fn(&Path) -> bool,
+) -> Vec<Mount> {
+    let same = |path: &Path| Mount { source: path.to_owned(), target: path.to_owned(), read_only: false };
+    let mut chosen = vec![same(Path::new("/dev"))];
+    chosen.extend(step.mounts.iter().filter(|mount| exists(&mount.source)).cloned());
+    let own = [(home, step.mount_home), (workdir, step.mount_workdir)];
+    for path in own.into_iter().filter_map(|(path, wanted)| path.filter(|_| wanted)) {
+        let shown = chosen.iter().any(|mount| path.starts_with(&mount.target));
+        if path.is_absolute() && !shown && !hides_image(path) && exists(path) {
+            chosen.push(same(path));
+        }
+    }
+    chosen
+}
+
+fn hides_image(path: &Path) -> bool {
+    OF_THE_IMAGE.iter().any(|part| {
+        let part = PathBuf::from(part);
+        if part == Path::new("/") { path == part } else { path.starts_with(part) }
+    })
+}
+
+/// The mount as Podman's `--mount` takes it: a CSV record, in which a field may be quoted.
+pub fn argument(mount: &Mount) -> String {
+    let field = |key: &str, path: &Path| format!("\"{key}={}\"", path.display().to_string().replace('"', "\"\""));
+    let mut argument = format!(
+        "--mount=type=bind,{},{},bind-propagation=rslave",
+        field("source", &mount.source),
+        field("destination", &mount.target)
+    );
+    if mount.read_only {
+        argument.push_str(",readonly=true");
+    }
+    argument
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(mounts: &[&str]) -> StepFile {
+        let mount = |path: &&str| Mount { source: path.into(), target: path.into(), read_only: false };
+        StepFile {
+            image: "a".into(),
+            image_id: "00".into(),
+            environment: Vec::new(),
+            working_directory: None,
+            mounts: mounts.iter().map(mount).collect(),
+            mount_home: true,
+            mount_workdir: true,
+            podman: "/usr/bin/podman".into(),
+            start_timeout: 1,
+        }
+    }
+
+    fn chosen(mounts: &[&str], home: &str, workdir: &str) -> Vec<String> {
+        choose(&step(mounts), Some(Path::new(home)), Some(Path::new(workdir)), |path| !path.starts_with("/missing"))
+            .iter()
+            .map(|mount| mount.target.display().to_string())
+            .collect()
+    }
+
+    #[test]
+    fn home_and_workdir_are_shown() {
+        assert_eq!(chosen(&[], "/home/u1", "/scratch/u1"), ["/dev", "/home/u1", "/scratch/u1"]);
+    }
+
+    #[test]
+    fn what_is_shown_already_is_not_shown_again() {
+        assert_eq!(chosen(&["/home"], "/home/u1", "/home/u1/run"), ["/dev", "/home"]);
+        assert_eq!(chosen(&[], "/home/u1", "/home/u1/run"), ["/dev", "/home/u1"]);
+    }
+
+    #[test]
+    fn nothing_hides_the_image() {
+        assert_eq!(chosen(&[], "/", "/usr/local/src"), ["/dev"]);
+        assert_eq!(chosen(&[], "/root", "/tmp/x"), ["/dev", "/root", "/tmp/x"]);
+    }
+
+    #[test]
+    fn what_is_missing_on_the_node_is_left_out() {
+        assert_eq!(chosen(&["/missing/a"], "/missing/b", "/missing/c"), ["/dev"]);
+    }
+
+    #[test]
+    fn odd_paths_are_quoted() {
+        let mount = Mount { source: "/a,b".into(), target: "/c\"d".into(), read_only: true };
+        assert_eq!(
+            argument(&mount),
+            "--mount=type=bind,\"source=/a,b\",\"destination=/c\"\"d\",bind-propagation=rslave,readonly=true"
+        );
+    }
+}

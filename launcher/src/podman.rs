@@ -1,0 +1,120 @@
+//! Calls of Podman, bounded in time.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use parallax_protocol::step_file::{StepFile, StepPaths};
+use parallax_sys::process::Process;
+
+/// How much of what Podman says is passed on to the user, in characters from the end.
+const TAIL: usize = 600;
+
+/// The Podman of a step.
+#[derive(Debug)]
+pub struct Podman {
+    program: PathBuf,
+    /// What Podman says goes to a file: conmon, which outlives the call, would keep a pipe open.
+    log: PathBuf,
+    variables: Vec<(&'static str, PathBuf)>,
+}
+
+impl Podman {
+    /// The Podman that uses a step's store and directories.
+    pub fn new(paths: &StepPaths, step: &StepFile) -> Self {
+        let variables = vec![
+            ("CONTAINERS_STORAGE_CONF", paths.storage_conf()),
+            ("CONTAINERS_CONF_OVERRIDE", paths.containers_conf()),
+            ("XDG_RUNTIME_DIR", paths.runtime_directory()),
+        ];
+        Self { program: step.podman.clone(), log: paths.launch_directory().join("podman.log"), variables }
+    }
+
+    /// Calls Podman and waits for it.
+    ///
+    /// # Errors
+    /// One sentence with the end of what Podman said; a call that takes too long is ended.
+    pub fn call(&self, arguments: &[String], deadline: Instant) -> Result<(), String> {
+        let name = self.program.display();
+        let log =
+            File::create(&self.log).map_err(|error| format!("{} can't be written: {error}", self.log.display()))?;
+        let log_too = log.try_clone().map_err(|error| format!("no more files can be opened: {error}"))?;
+        let mut command = Command::new(&self.program);
+        command.args(arguments).stdin(Stdio::null()).stdout(log).stderr(log_too).current_dir("/");
+        command.env_clear().envs(self.variables.iter().map(|(name, path)| (name, path)));
+        // Podman and its helpers are found in the system's places, whatever the job's PATH is.
+        command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        for kept in ["HOME", "USER", "LOGNAME"] {
+            if let Some(value) = std::env::var_os(kept) {
+                command.env(kept, value);
+            }
+        }
+        let mut child =
+            command.spawn().map_err(|error| format!("{name} can't be started: {error}; tell the administrator"))?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let ended = i32::try_from(child.id()).ok().and_then(|pid| Process::open(pid).ok());
+        let in_time = ended.is_none_or(|process| process.wait_until_ended(left).unwrap_or(true));
+        if !in_time {
+            let _ = child.kill();
+        }
+        let status = child.wait().map_err(|error| format!("{name} can't be waited for: {error}"))?;
+        let verb = arguments.first().map_or("", String::as_str);
+        if !in_time {
+            return Err(format!("{name} {verb} took too long{}; tell the administrator", self.said()));
+        }
+        if status.success() {
+            return Ok(());
+        }
+        Err(format!("the container can't be started: {name} {verb} failed ({status}){}", self.said()))
+    }
+
+    /// The end of what Podman said, on one line.
+    fn said(&self) -> String {
+        let text = fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" / ");
+        let skip = line.chars().count().saturating_sub(TAIL);
+        let tail: String = line.chars().skip(skip).collect();
+        if tail.is_empty() { String::new() } else { format!(": {tail}") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn podman(script: &str) -> (tempfile::TempDir, Podman) {
+        let directory = tempfile::tempdir().unwrap();
+        let podman = Podman {
+            program: "/bin/sh".into(),
+            log: directory.path().join("log"),
+            variables: vec![("XDG_RUNTIME_DIR", "/somewhere".into())],
+        };
+        fs::write(directory.path().join("script"), script).unwrap();
+        (directory, podman)
+    }
+
+    fn call(script: &str, patience: Duration) -> Result<(), String> {
+        let (directory, podman) = podman(script);
+        podman.call(&[directory.path().join("script").display().to_string()], Instant::now() + patience)
+    }
+
+    #[test]
+    fn a_failure_says_what_podman_said() {
+        let message = call("echo first; echo 'Error: no such thing' >&2; exit 5", Duration::from_secs(20)).unwrap_err();
+        assert!(message.contains("first / Error: no such thing") && message.contains('5'), "{message}");
+    }
+
+    #[test]
+    fn a_call_that_hangs_is_ended() {
+        let message = call("exec sleep 600", Duration::from_millis(100)).unwrap_err();
+        assert!(message.contains("took too long"), "{message}");
+    }
+
+    #[test]
+    fn the_step_is_in_the_environment_and_the_jobs_own_is_not() {
+        call("test \"$XDG_RUNTIME_DIR\" = /somewhere && test -z \"$CARGO\"", Duration::from_secs(20)).unwrap();
+    }
+}

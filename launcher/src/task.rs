@@ -1,0 +1,62 @@
+//! One task, from its start to the user's command.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use parallax_protocol::step_file::{StepFile, StepPaths};
+
+use crate::args::{self, Order};
+use crate::container::{self, StartError};
+use crate::environment;
+use crate::join;
+
+/// The exit code for a container that could not be started, as Podman and Docker have it. Slurm shows it; 126 and 127 are the
+/// shell's for commands that can't be run or found.
+const NO_CONTAINER: u8 = 125;
+
+/// Does what the arguments say. Returns only if that failed.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    match args::parse(arguments) {
+        None => {
+            fail("parallax-launch is started by Slurm's plugin for Parallax; there is nothing to call it for by hand")
+        }
+        Some(Order::Fail { message }) if message.is_empty() => ExitCode::from(NO_CONTAINER),
+        Some(Order::Fail { message }) => fail(&message.to_string_lossy()),
+        Some(Order::Run { directory, command }) => run_in_container(&directory, &command),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("parallax: {message}");
+    ExitCode::from(NO_CONTAINER)
+}
+
+fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
+    let paths = StepPaths::new(directory);
+    let step = match read_step(&paths) {
+        Ok(step) => step,
+        Err(message) => return fail(&message),
+    };
+    let container = match container::obtain(&paths, &step) {
+        Ok(container) => container,
+        // The task that tried has told the user.
+        Err(StartError::Reported) => return ExitCode::from(NO_CONTAINER),
+        Err(StartError::Here(message)) => return fail(&message),
+    };
+    let workdir = std::env::current_dir().ok();
+    if let Err(message) = join::enter(&container, workdir.as_deref(), step.working_directory.as_deref()) {
+        return fail(&message);
+    }
+    let variables = environment::merge(std::env::vars_os(), &step.environment);
+    let failure = join::execute(command, &variables);
+    eprintln!("parallax: {failure} (image \"{}\")", step.image);
+    ExitCode::from(failure.exit_code())
+}
+
+fn read_step(paths: &StepPaths) -> Result<StepFile, String> {
+    let file = paths.step_file();
+    let bytes = fs::read(&file).map_err(|error| format!("the step's image is gone: {}: {error}", file.display()))?;
+    serde_json::from_slice(&bytes).map_err(|error| format!("{} is damaged: {error}", file.display()))
+}

@@ -1,0 +1,85 @@
+//! Facts of the job and of the plugin's own setting, read once.
+
+use std::path::PathBuf;
+
+use parallax_protocol::message::{BATCH_SCRIPT, EXTERN_CONT, INTERACTIVE_STEP, StepId};
+use slurm_spank::{SpankError, SpankHandle};
+
+/// What an administrator may write behind the plugin's name in plugstack.conf.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// `config=FILE`: the configuration file.
+    pub config: PathBuf,
+    /// `launcher=FILE`: the launcher.
+    pub launcher: String,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self {
+            config: PathBuf::from(parallax_config::DEFAULT_PATH),
+            launcher: "/usr/libexec/parallax/parallax-launch".to_owned(),
+        }
+    }
+}
+
+impl Setting {
+    /// Reads the plugin's arguments.
+    ///
+    /// # Errors
+    /// One sentence: which argument is not known.
+    pub fn read(spank: &SpankHandle) -> Result<Self, String> {
+        let arguments = spank.plugin_argv().map_err(|_| "an argument in plugstack.conf is not UTF-8".to_owned())?;
+        Self::parse(&arguments)
+    }
+
+    fn parse(arguments: &[&str]) -> Result<Self, String> {
+        let mut setting = Self::default();
+        for argument in arguments {
+            match argument.split_once('=') {
+                Some(("config", path)) => setting.config = PathBuf::from(path),
+                Some(("launcher", path)) => path.clone_into(&mut setting.launcher),
+                _ => {
+                    return Err(format!(
+                        "the argument \"{argument}\" in plugstack.conf is unknown (there are config=FILE and launcher=FILE); the administrator must correct it"
+                    ));
+                }
+            }
+        }
+        Ok(setting)
+    }
+}
+
+/// What slurmstepd knows of the step it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Job {
+    /// The step.
+    pub step: StepId,
+    /// The user.
+    pub uid: u32,
+    /// The user's group.
+    pub gid: u32,
+}
+
+impl Job {
+    /// Asks Slurm.
+    pub fn read(spank: &SpankHandle) -> Result<Self, SpankError> {
+        let step = StepId {
+            job: spank.job_id()?,
+            step: spank.job_stepid()?,
+            // Absent where a job was never requeued, in some versions of Slurm.
+            restart: spank.slurm_restart_count().unwrap_or(0),
+        };
+        Ok(Self { step, uid: spank.job_uid()?, gid: spank.job_gid()? })
+    }
+
+    /// Whether this is the step of processes that come from outside the job's own steps.
+    pub fn is_extern(&self) -> bool {
+        self.step.step == EXTERN_CONT
+    }
+
+    /// Whether the step is a script or a shell in which a user calls srun and podman themselves.
+    pub fn is_script(&self) -> bool {
+        matches!(self.step.step, BATCH_SCRIPT | INTERACTIVE_STEP)
+    }
+}

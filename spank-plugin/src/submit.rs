@@ -1,0 +1,110 @@
+//! srun, sbatch and salloc, as the user: everything is checked where it is typed.
+//!
+//! If a store can be read here, the name is resolved to the image's id, which travels with the job, so that all nodes run
+//! the same image even if the name moves to another one meanwhile.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use parallax_config::{Config, ConfigError};
+use parallax_names::{ImageName, ImageRef, IndexPath, name_from_index_entry, nearest, unknown_image};
+use slurm_spank::{SpankHandle, spank_log_user};
+
+use crate::job::Setting;
+use crate::options::{self, INHERITED_IMAGE, Wanted};
+
+/// The variable that carries what a name meant: the name, a space, the image id.
+pub const RESOLVED: &str = "PARALLAX_RESOLVED";
+
+/// Checks what was asked for. If it can't work, this ends the program: an error returned to Slurm would be followed by
+/// another message of Slurm's, and where the plugin is only `optional` the job would run without its image.
+pub fn check(spank: &SpankHandle) {
+    match examine(spank) {
+        Ok(None) => {}
+        Ok(Some((wanted, id))) => hand_on(&wanted, id.as_deref()),
+        Err(message) => {
+            spank_log_user!("parallax: {message}");
+            std::process::exit(1);
+        }
+    }
+}
+
+fn examine(spank: &SpankHandle) -> Result<Option<(Wanted, Option<String>)>, String> {
+    let Some(wanted) = options::wanted(spank)? else { return Ok(None) };
+    let reference = ImageRef::parse(&wanted.image).map_err(|error| error.to_string())?;
+    let setting = Setting::read(spank)?;
+    let config = match Config::load(&setting.config) {
+        Ok(config) => config,
+        // A host that only submits may have no configuration; the nodes check again.
+        Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(Some((wanted, None)));
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    let id = match resolved_before(&wanted.image) {
+        Some(id) => Some(id),
+        None => resolve(&wanted.image, &reference, &config.stores)?,
+    };
+    Ok(Some((wanted, id)))
+}
+
+/// What the name meant when the job this runs in was submitted.
+fn resolved_before(image: &str) -> Option<String> {
+    parse_resolved(&std::env::var(RESOLVED).ok()?, image).map(ToOwned::to_owned)
+}
+
+/// The id in a value of [`RESOLVED`], if it is about this image.
+pub fn parse_resolved<'a>(value: &'a str, image: &str) -> Option<&'a str> {
+    value.split_once(' ').filter(|(name, _)| *name == image).map(|(_, id)| id)
+}
+
+/// The image id of a name, by one `readlink` in each store; `None` if a store can't be read here.
+fn resolve(image: &str, reference: &ImageRef, stores: &[PathBuf]) -> Result<Option<String>, String> {
+    let mut all_readable = true;
+    for store in stores {
+        for path in IndexPath::candidates(reference) {
+            match look_up(&store.join(&path), reference) {
+                Ok(Some(id)) => return Ok(Some(id)),
+                Ok(None) => {}
+                Err(_) => all_readable = false,
+            }
+        }
+        all_readable = all_readable && store.is_dir();
+    }
+    if !all_readable {
+        return Ok(None);
+    }
+    let known: Vec<ImageName> = stores.iter().flat_map(|store| names(store)).collect();
+    let paths: Vec<String> = stores.iter().map(|store| store.display().to_string()).collect();
+    Err(unknown_image(image, &paths, &nearest(image, &known)))
+}
+
+fn look_up(path: &Path, reference: &ImageRef) -> io::Result<Option<String>> {
+    if let ImageRef::Id(id) = reference {
+        return Ok(path.try_exists()?.then(|| id.clone()));
+    }
+    match fs::read_link(path) {
+        Ok(target) => Ok(target.to_str().and_then(IndexPath::id_from_link).map(ToOwned::to_owned)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn names(store: &Path) -> Vec<ImageName> {
+    let Ok(entries) = fs::read_dir(store.join(IndexPath::names_directory())) else { return Vec::new() };
+    entries.filter_map(|entry| name_from_index_entry(entry.ok()?.file_name().to_str()?)).collect()
+}
+
+/// Hands the image on to the job and to every srun in it.
+#[allow(unsafe_code)]
+fn hand_on(wanted: &Wanted, id: Option<&str>) {
+    // SAFETY: srun, sbatch and salloc have one thread while they process their options.
+    unsafe {
+        std::env::set_var(INHERITED_IMAGE, &wanted.image);
+        match id {
+            Some(id) => std::env::set_var(RESOLVED, format!("{} {id}", wanted.image)),
+            None => std::env::remove_var(RESOLVED),
+        }
+    }
+}
