@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parallax_protocol::step_file::{StepFile, StepPaths};
-use parallax_sys::mount::{DetachedMount, take_down};
+use parallax_sys::mount::{DetachedMount, pin_namespace, take_down};
 use parallax_sys::user_namespace::UserNamespace;
 use rustix::fs::{AtFlags, Gid, Uid};
 use rustix::fs::{Mode, OFlags, ResolveFlags, chownat, fchmod, fchown, mkdirat, openat, openat2, symlinkat};
@@ -70,7 +70,11 @@ impl StepDirectory {
             .map_err(failed("the step's tmpfs can't be opened"))?;
         write_contents(&root, path, plan).map_err(failed("the step store can't be written"))?;
         tmpfs.attach_at(path).map_err(failed("the step's tmpfs can't be mounted"))?;
-        attach_layers(&root, plan).map_err(failed("a layer can't be mounted for the step"))?;
+        let namespaces =
+            Namespaces::new(plan.identity).map_err(failed("no user namespace can be made for the user"))?;
+        attach_layers(&root, plan, &namespaces).map_err(failed("a layer can't be mounted for the step"))?;
+        pin_namespace(&namespaces.plain, &StepPaths::new(path).user_namespace())
+            .map_err(failed("the user namespace can't be kept"))?;
         let (uid, gid) = owner(plan.identity);
         fchown(&root, Some(uid), Some(gid)).map_err(failed("the step's directory can't be given to its user"))?;
         Ok(step)
@@ -122,6 +126,7 @@ fn write_contents(root: &OwnedFd, path: &Path, plan: &StepPlan<'_>) -> io::Resul
     }
     let paths = StepPaths::new(path);
     write_file(root, "step.json", &serde_json::to_vec(&plan.step_file)?)?;
+    write_file(root, "user-namespace", b"")?;
     write_file(root, "storage.conf", storage_conf(&paths).as_bytes())?;
     write_file(root, "containers.conf", CONTAINERS_CONF.as_bytes())?;
     let (uid, gid) = owner(plan.identity);
@@ -142,22 +147,33 @@ fn write_file(directory: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
     fs::File::from(file).write_all(bytes)
 }
 
-fn attach_layers(root: &OwnedFd, plan: &StepPlan<'_>) -> io::Result<()> {
-    let identity = plan.identity;
-    let namespace = |kind| UserNamespace::new(&identity.users.map(kind), &identity.groups.map(kind));
-    let mut plain = None;
-    let mut keep_id = None;
+/// The user's namespaces: their maps are those of the layers' mounts, and Podman is run in the plain one.
+struct Namespaces {
+    plain: UserNamespace,
+    keep_id: UserNamespace,
+}
+
+impl Namespaces {
+    fn new(identity: &Identity) -> io::Result<Self> {
+        let make = |kind| {
+            let (users, groups) = (&identity.users, &identity.groups);
+            UserNamespace::new(users.own, groups.own, &users.map(kind), &groups.map(kind))
+        };
+        Ok(Self { plain: make(NamespaceKind::Plain)?, keep_id: make(NamespaceKind::KeepId)? })
+    }
+
+    fn of(&self, kind: NamespaceKind) -> &UserNamespace {
+        match kind {
+            NamespaceKind::Plain => &self.plain,
+            NamespaceKind::KeepId => &self.keep_id,
+        }
+    }
+}
+
+fn attach_layers(root: &OwnedFd, plan: &StepPlan<'_>, namespaces: &Namespaces) -> io::Result<()> {
     for mount in &plan.store.mounts {
-        let place = match mount.kind {
-            NamespaceKind::Plain => &mut plain,
-            NamespaceKind::KeepId => &mut keep_id,
-        };
-        let ids = match place {
-            Some(ids) => ids,
-            None => place.insert(namespace(mount.kind)?),
-        };
         let layer = plan.layers.get(mount.layer).ok_or(io::ErrorKind::InvalidInput)?.another_mount()?;
-        layer.map_ids(ids.as_fd())?;
+        layer.map_ids(namespaces.of(mount.kind).as_fd())?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let directory = openat2(root, format!("store/{}", mount.directory), flags, Mode::empty(), resolve)?;
@@ -166,12 +182,14 @@ fn attach_layers(root: &OwnedFd, plan: &StepPlan<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Podman's storage configuration: the step store for images, the step's tmpfs for all that is written.
+/// Podman's storage configuration: the step store for images, the step's tmpfs for all that is written. Rootless Podman 5
+/// reads `rootless_storage_path` and passes over `graphroot`, even in a file that `CONTAINERS_STORAGE_CONF` names.
 fn storage_conf(paths: &StepPaths) -> String {
+    let graph_root = paths.graph_root();
+    let graph_root = graph_root.display();
     format!(
-        "[storage]\ndriver = \"overlay\"\ngraphroot = \"{}\"\nrunroot = \"{}\"\n\n\
-         [storage.options]\nadditionalimagestores = [\"{}\"]\n",
-        paths.graph_root().display(),
+        "[storage]\ndriver = \"overlay\"\ngraphroot = \"{graph_root}\"\nrootless_storage_path = \"{graph_root}\"\n\
+         runroot = \"{}\"\n\n[storage.options]\nadditionalimagestores = [\"{}\"]\n",
         paths.runtime_directory().join("containers").display(),
         paths.store().display(),
     )

@@ -1,4 +1,5 @@
-//! What the plugin says. It is the only caller, so this is a protocol and not a command line for people.
+//! What the callers say: the plugin, the launcher itself, and Podman. None is a person, so this is a protocol and not a command
+//! line.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,6 +14,20 @@ pub enum Order {
         /// The command and its arguments, at least one.
         command: Vec<OsString>,
     },
+    /// `podman DIRECTORY -- PODMAN ARGUMENT…`: become Podman in the step's user namespace.
+    Podman {
+        /// The step's directory.
+        directory: PathBuf,
+        /// Podman and its arguments.
+        command: Vec<OsString>,
+    },
+    /// `--parallax-runtime=RUNTIME ARGUMENT…`: be the OCI runtime for Podman.
+    Runtime {
+        /// The OCI runtime that does the work.
+        program: PathBuf,
+        /// The arguments for it.
+        arguments: Vec<OsString>,
+    },
     /// `fail MESSAGE -- …`: say why the step has no image, if there is a message, and fail.
     Fail {
         /// What to say; empty in all tasks of a node but one.
@@ -20,17 +35,25 @@ pub enum Order {
     },
 }
 
+/// The flag by which Podman is told to tell us which OCI runtime to use (`podman --runtime-flag`, without the dashes).
+pub const RUNTIME_FLAG: &str = "parallax-runtime";
+
 /// Reads the arguments behind the program's name; `None` if they are not an order.
 pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Order> {
-    let (verb, object, separator) = (arguments.next()?, arguments.next()?, arguments.next()?);
+    let verb = arguments.next()?;
+    if let Some(flag) = verb.to_str()?.strip_prefix("--") {
+        let program = flag.strip_prefix(RUNTIME_FLAG)?.strip_prefix('=')?;
+        return Some(Order::Runtime { program: program.into(), arguments: arguments.collect() });
+    }
+    let (object, separator) = (arguments.next()?, arguments.next()?);
     if separator != "--" {
         return None;
     }
+    let mut command =
+        || -> Option<Vec<OsString>> { Some(arguments.by_ref().collect()).filter(|all: &Vec<_>| !all.is_empty()) };
     match verb.to_str()? {
-        "run" => {
-            let command: Vec<OsString> = arguments.collect();
-            (!command.is_empty()).then_some(Order::Run { directory: object.into(), command })
-        }
+        "run" => Some(Order::Run { directory: object.into(), command: command()? }),
+        "podman" => Some(Order::Podman { directory: object.into(), command: command()? }),
         "fail" => Some(Order::Fail { message: object }),
         _ => None,
     }
@@ -49,6 +72,15 @@ mod tests {
         let command = vec!["sh".into(), "--".into()];
         assert_eq!(order(&["run", "/d", "--", "sh", "--"]), Some(Order::Run { directory: "/d".into(), command }));
         assert_eq!(order(&["fail", "why", "--", "sh"]), Some(Order::Fail { message: "why".into() }));
+    }
+
+    #[test]
+    fn podman_calls_the_runtime_with_its_flag_first() {
+        assert_eq!(
+            order(&["--parallax-runtime=/usr/bin/crun", "start", "id"]),
+            Some(Order::Runtime { program: "/usr/bin/crun".into(), arguments: vec!["start".into(), "id".into()] })
+        );
+        assert_eq!(order(&["--version"]), None);
     }
 
     #[test]

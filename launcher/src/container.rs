@@ -1,7 +1,7 @@
 //! The step's one container on this node: the first task that takes the lock makes it, the others wait for it.
 //!
-//! The container is created and initialised but never started, so it has all its namespaces and mounts and runs nothing of
-//! the image's. What came of it is written down for the tasks that come later, and a task that dies while it makes the
+//! The container is created but never started (see [`crate::runtime`]), so it has all its namespaces and mounts and runs nothing
+//! of the image's. What came of it is written down for the tasks that come later, and a task that dies while it makes the
 //! container leaves a mark, so that the others fail at once.
 
 use std::fs::{self, File, OpenOptions};
@@ -15,6 +15,7 @@ use parallax_sys::process::{Process, start_time};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::args::RUNTIME_FLAG;
 use crate::mounts;
 use crate::podman::Podman;
 
@@ -123,23 +124,22 @@ impl Outcome {
 /// Makes the container; returns the number and the start time of its first process.
 fn make(paths: &StepPaths, step: &StepFile, shared: &Shared) -> Result<(i32, u64), String> {
     let deadline = Instant::now() + Duration::from_secs(step.start_timeout.into());
-    let podman = Podman::new(paths, step);
     let shown = mounts::choose(step, home().as_deref(), std::env::current_dir().ok().as_deref(), Path::exists);
     let pid_file = shared.pid_file();
-    let mut create: Vec<String> =
-        ["create", "--name", NAME, "--pull", "never", "--userns", "keep-id", "--network", "host"]
-            .map(str::to_owned)
-            .to_vec();
+    let launcher = std::env::current_exe().map_err(|error| format!("the launcher can't find itself: {error}"))?;
+    let podman = Podman::new(paths, step, &launcher);
+    let mut call = vec![format!("--runtime={}", launcher.display())];
+    call.push(format!("--runtime-flag={RUNTIME_FLAG}={}", step.runtime.display()));
+    call.extend(["run", "--detach", "--pull=never", "--name", NAME, "--userns=keep-id"].map(str::to_owned));
     // The tasks keep the node's own namespaces but for those of users and mounts; what the container shows of /proc, /dev and
     // /sys must be of the same.
-    create.extend(["--pid", "host", "--uts", "host", "--cgroupns", "host"].map(str::to_owned));
-    create.extend(["--security-opt", "label=disable", "--security-opt", "seccomp=unconfined"].map(str::to_owned));
-    create.push(format!("--pidfile={}", pid_file.display()));
-    create.extend(shown.iter().map(mounts::argument));
-    // An entry point would be run in front of the command, and neither ever is.
-    create.extend(["--entrypoint", "", &step.image_id, "true"].map(str::to_owned));
-    podman.call(&create, deadline)?;
-    podman.call(&["init".to_owned(), NAME.to_owned()], deadline)?;
+    call.extend(["--network=host", "--pid=host", "--uts=host", "--cgroupns=host"].map(str::to_owned));
+    call.extend(["--security-opt=label=disable", "--security-opt=seccomp=unconfined"].map(str::to_owned));
+    call.push(format!("--pidfile={}", pid_file.display()));
+    call.extend(shown.iter().map(mounts::argument));
+    // Neither the entry point nor the command is ever executed; an image without either must do as well.
+    call.extend(["--entrypoint", "", &step.image_id, "none"].map(str::to_owned));
+    podman.call(&call, deadline)?;
     let pid =
         fs::read_to_string(&pid_file).map_err(|error| format!("podman made no {}: {error}", pid_file.display()))?;
     let pid = pid.trim().parse().map_err(|_| format!("{} holds no process number", pid_file.display()))?;

@@ -3,7 +3,8 @@
 //! - [`args`]: what the plugin says.
 //! - [`task`]: one task, from its start to the user's command.
 //! - [`container`]: the step's one container: the first task makes it, the others wait for it.
-//! - [`podman`]: calls of Podman, bounded in time.
+//! - [`podman`]: calls of Podman, bounded in time and in the step's own user namespace.
+//! - [`runtime`]: the OCI runtime that Podman uses for it: one that never starts what it created.
 //! - [`mounts`]: which paths of the node the container shows (pure).
 //! - [`environment`]: the variables of the user's command (pure).
 //! - [`join`]: entering the container and becoming the user's command.
@@ -16,6 +17,7 @@ mod environment;
 mod join;
 mod mounts;
 mod podman;
+mod runtime;
 mod task;
 
 fn main() -> ExitCode {

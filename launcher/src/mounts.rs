@@ -67,6 +67,7 @@ mod tests {
             mount_home: true,
             mount_workdir: true,
             podman: "/usr/bin/podman".into(),
+            runtime: "/usr/bin/crun".into(),
             start_timeout: 1,
         }
     }

@@ -1,12 +1,23 @@
-//! Calls of Podman, bounded in time.
+//! Calls of Podman, bounded in time and in the step's own user namespace.
+//!
+//! Left to itself, rootless Podman begins by making a user namespace: two programs to write its maps, a pause process to keep
+//! it, and itself started again inside. The agent has made the same namespace for the layers' mounts already, so here Podman is
+//! started in it, as `podman unshare` would start it, and leaves no pause process behind.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use nix::sched::{CloneFlags, unshare};
 use parallax_protocol::step_file::{StepFile, StepPaths};
 use parallax_sys::process::Process;
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// How much of what Podman says is passed on to the user, in characters from the end.
 const TAIL: usize = 600;
@@ -18,17 +29,20 @@ pub struct Podman {
     /// What Podman says goes to a file: conmon, which outlives the call, would keep a pipe open.
     log: PathBuf,
     variables: Vec<(&'static str, PathBuf)>,
+    /// What comes before Podman on the command line.
+    prefix: Vec<PathBuf>,
 }
 
 impl Podman {
     /// The Podman that uses a step's store and directories.
-    pub fn new(paths: &StepPaths, step: &StepFile) -> Self {
+    pub fn new(paths: &StepPaths, step: &StepFile, launcher: &Path) -> Self {
         let variables = vec![
             ("CONTAINERS_STORAGE_CONF", paths.storage_conf()),
             ("CONTAINERS_CONF_OVERRIDE", paths.containers_conf()),
             ("XDG_RUNTIME_DIR", paths.runtime_directory()),
         ];
-        Self { program: step.podman.clone(), log: paths.launch_directory().join("podman.log"), variables }
+        let prefix = vec![launcher.to_owned(), "podman".into(), paths.directory().to_owned(), "--".into()];
+        Self { program: step.podman.clone(), log: paths.launch_directory().join("podman.log"), variables, prefix }
     }
 
     /// Calls Podman and waits for it.
@@ -40,8 +54,9 @@ impl Podman {
         let log =
             File::create(&self.log).map_err(|error| format!("{} can't be written: {error}", self.log.display()))?;
         let log_too = log.try_clone().map_err(|error| format!("no more files can be opened: {error}"))?;
-        let mut command = Command::new(&self.program);
-        command.args(arguments).stdin(Stdio::null()).stdout(log).stderr(log_too).current_dir("/");
+        let mut line = self.prefix.iter().chain([&self.program]);
+        let mut command = Command::new(line.next().unwrap_or(&self.program));
+        command.args(line).args(arguments).stdin(Stdio::null()).stdout(log).stderr(log_too).current_dir("/");
         command.env_clear().envs(self.variables.iter().map(|(name, path)| (name, path)));
         // Podman and its helpers are found in the system's places, whatever the job's PATH is.
         command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
@@ -79,6 +94,34 @@ impl Podman {
     }
 }
 
+/// Enters the step's user namespace, with a mount namespace of its own, and becomes Podman. Returns only if that failed: one
+/// sentence.
+pub fn become_podman(directory: &Path, command: &[OsString]) -> String {
+    let failed = |what: &str, error: &dyn std::fmt::Display| format!("podman can't be started: {what}: {error}");
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+    if let Err(error) = enter_namespace(&StepPaths::new(directory).user_namespace()) {
+        return failed("the step's user namespace can't be entered", &error);
+    }
+    let mut podman = Command::new(command.first().map_or(OsStr::new(""), OsString::as_os_str));
+    podman.args(command.get(1..).unwrap_or_default());
+    // By these Podman and its libraries know that the namespace is there, and whose it is (containers/storage,
+    // pkg/unshare).
+    podman.env("_CONTAINERS_USERNS_CONFIGURED", "done");
+    podman.env("_CONTAINERS_ROOTLESS_UID", uid.as_raw().to_string());
+    podman.env("_CONTAINERS_ROOTLESS_GID", gid.as_raw().to_string());
+    failed("it can't be executed", &podman.exec())
+}
+
+fn enter_namespace(path: &Path) -> io::Result<()> {
+    let namespace = File::open(path)?;
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))?;
+    // Mounts made here stay here, and unmounts on the node arrive here.
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    nix::unistd::setresgid(0.into(), 0.into(), 0.into())?;
+    Ok(nix::unistd::setresuid(0.into(), 0.into(), 0.into())?)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -91,6 +134,7 @@ mod tests {
             program: "/bin/sh".into(),
             log: directory.path().join("log"),
             variables: vec![("XDG_RUNTIME_DIR", "/somewhere".into())],
+            prefix: Vec::new(),
         };
         fs::write(directory.path().join("script"), script).unwrap();
         (directory, podman)

@@ -11,12 +11,14 @@ use crate::args::{self, Order};
 use crate::container::{self, StartError};
 use crate::environment;
 use crate::join;
+use crate::podman;
+use crate::runtime;
 
 /// The exit code for a container that could not be started, as Podman and Docker have it. Slurm shows it; 126 and 127 are the
 /// shell's for commands that can't be run or found.
 const NO_CONTAINER: u8 = 125;
 
-/// Does what the arguments say. Returns only if that failed.
+/// Does what the arguments say.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match args::parse(arguments) {
         None => {
@@ -24,6 +26,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
         Some(Order::Fail { message }) if message.is_empty() => ExitCode::from(NO_CONTAINER),
         Some(Order::Fail { message }) => fail(&message.to_string_lossy()),
+        Some(Order::Podman { directory, command }) => fail(&podman::become_podman(&directory, &command)),
+        Some(Order::Runtime { program, arguments }) => runtime::run(&program, &arguments),
         Some(Order::Run { directory, command }) => run_in_container(&directory, &command),
     }
 }

@@ -1,1 +1,5 @@
-//! Tests that drive the real binaries.
+//! What tests, bench and demo have in common: the test cluster, and what "clean" means.
+
+pub mod clean;
+pub mod cluster;
+pub mod images;

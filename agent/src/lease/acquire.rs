@@ -168,6 +168,7 @@ impl Leases {
             mount_home: run.mount_home,
             mount_workdir: run.mount_workdir,
             podman: run.podman.clone(),
+            runtime: run.runtime.clone(),
             start_timeout: self.config.step.start_timeout,
         })
     }

@@ -66,8 +66,10 @@ pub struct Run {
     pub mount_home: bool,
     /// Whether the directory the step was started in is shown in the container.
     pub mount_workdir: bool,
-    /// The Podman to use: an absolute path, or a name sought in root's usual places, never in the user's `PATH`.
+    /// The Podman to use.
     pub podman: PathBuf,
+    /// The OCI runtime to use.
+    pub runtime: PathBuf,
 }
 
 impl Default for Agent {
@@ -84,7 +86,13 @@ impl Default for Step {
 
 impl Default for Run {
     fn default() -> Self {
-        Self { mounts: Vec::new(), mount_home: true, mount_workdir: true, podman: PathBuf::from("/usr/bin/podman") }
+        Self {
+            mounts: Vec::new(),
+            mount_home: true,
+            mount_workdir: true,
+            podman: PathBuf::from("/usr/bin/podman"),
+            runtime: PathBuf::from("/usr/bin/crun"),
+        }
     }
 }
 
@@ -160,7 +168,7 @@ impl Config {
         if self.stores.is_empty() {
             return Err("\"stores\" is empty: name at least one directory".to_owned());
         }
-        let absolute = self.stores.iter().chain([&self.agent.runtime_dir, &self.run.podman]);
+        let absolute = self.stores.iter().chain([&self.agent.runtime_dir, &self.run.podman, &self.run.runtime]);
         if let Some(path) = absolute.into_iter().find(|path| !path.is_absolute()) {
             return Err(format!("the path \"{}\" is not absolute", path.display()));
         }

@@ -65,6 +65,12 @@ impl StepPaths {
         self.directory.join("run")
     }
 
+    /// The user namespace in which Podman runs: the user's id is 0 there, and the subordinate ids follow.
+    #[must_use]
+    pub fn user_namespace(&self) -> PathBuf {
+        self.directory.join("user-namespace")
+    }
+
     /// What the launchers of the step's tasks share. The user's.
     #[must_use]
     pub fn launch_directory(&self) -> PathBuf {
@@ -92,6 +98,8 @@ pub struct StepFile {
     pub mount_workdir: bool,
     /// The Podman to use.
     pub podman: PathBuf,
+    /// The OCI runtime to use.
+    pub runtime: PathBuf,
     /// How long the start of the container may take, in seconds.
     pub start_timeout: u32,
 }

@@ -11,7 +11,7 @@ use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_bind, move_mount, open_tree, unmount,
 };
 
 /// `MOUNT_ATTR_IDMAP` of `linux/mount.h`.
@@ -125,6 +125,15 @@ impl AsFd for DetachedMount {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Keeps a namespace alive and reachable: mounts its file (`/proc/PID/ns/…`, open) over the file `path`, all of whose parents
+/// are root's.
+///
+/// # Errors
+/// `ENOENT` if there is no file at `path`, `EPERM` without `CAP_SYS_ADMIN`.
+pub fn pin_namespace(namespace: impl AsFd, path: &Path) -> io::Result<()> {
+    Ok(mount_bind(format!("/proc/self/fd/{}", namespace.as_fd().as_raw_fd()), path)?)
 }
 
 /// Takes down the mount at `path` and every mount below it, at once for new look-ups and for good when the last user is gone

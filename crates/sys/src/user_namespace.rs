@@ -1,9 +1,9 @@
-//! User namespaces that only carry an id map, for id-mapped mounts (`mount_setattr(2)`).
+//! User namespaces made for a user: for id-mapped mounts (`mount_setattr(2)`), and for the user's programs to enter.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 /// One line of `/proc/PID/uid_map` (`user_namespaces(7)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,12 +24,14 @@ pub const MAX_RANGES: usize = 340;
 pub struct UserNamespace(OwnedFd);
 
 impl UserNamespace {
-    /// Makes a namespace with these maps. Needs `CAP_SETUID` and `CAP_SETGID`.
+    /// Makes a namespace with these maps that belongs to the user `owner`: a process of theirs may enter it and has all
+    /// capabilities there. Needs `CAP_SETUID` and `CAP_SETGID`.
     ///
     /// # Errors
-    /// `EINVAL` for maps that overlap, are empty or too long; `ENOSPC` when the limit of user namespaces is reached.
-    pub fn new(uids: &[IdRange], gids: &[IdRange]) -> io::Result<Self> {
-        let holder = Holder::start()?;
+    /// `EINVAL` for maps that overlap, are empty or too long; `ENOSPC` when the owner's limit of user namespaces is reached;
+    /// `EPERM` when the system forbids them.
+    pub fn new(owner: u32, group: u32, uids: &[IdRange], gids: &[IdRange]) -> io::Result<Self> {
+        let holder = Holder::start(owner, group)?;
         let process = format!("/proc/{}", holder.pid);
         fs::write(format!("{process}/uid_map"), map_text(uids))?;
         fs::write(format!("{process}/gid_map"), map_text(gids))?;
@@ -58,23 +60,49 @@ struct Holder {
 }
 
 impl Holder {
-    fn start() -> io::Result<Self> {
-        let flags = libc::CLONE_NEWUSER | libc::SIGCHLD;
-        // SAFETY: without CLONE_VM and with no stack given this is fork(2). Other threads may hold locks, so the child
-        // calls nothing but two system calls and never returns into Rust code.
-        let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0usize, 0usize, 0usize, 0usize) };
-        match pid {
-            -1 => Err(io::Error::last_os_error()),
-            0 => loop {
-                // SAFETY: system calls with no pointers. The first ends the child with its parent, come what may.
-                unsafe {
-                    libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                    libc::pause();
-                }
-            },
-            pid => libc::pid_t::try_from(pid)
-                .map(|pid| Self { pid })
-                .map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW)),
+    fn start(owner: u32, group: u32) -> io::Result<Self> {
+        let (ready, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let report_fd = report.as_raw_fd();
+        // SAFETY: without CLONE_VM and with no stack given this is fork(2). Other threads may hold locks, so the child makes
+        // system calls and nothing else, and never returns into Rust code.
+        let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0usize, 0usize, 0usize, 0usize) };
+        if pid == 0 {
+            // SAFETY: as above; this is the child.
+            unsafe { hold(owner, group, report_fd) }
+        }
+        if pid < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let holder =
+            Self { pid: libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))? };
+        drop(report);
+        let mut code = [0; 4];
+        File::from(ready).read_exact(&mut code)?;
+        match i32::from_ne_bytes(code) {
+            0 => Ok(holder),
+            code => Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+}
+
+/// The child's life: becomes the owner, makes the namespace, reports 0 or the error's number, and waits for its end.
+///
+/// # Safety
+/// Must run in a child made by fork(2), which it never leaves.
+unsafe fn hold(owner: u32, group: u32, report: i32) -> ! {
+    // SAFETY: system calls on numbers and on a buffer on this stack. The raw calls for the ids are meant: the C library's would
+    // take locks to change all threads. The first call ends the child with its parent, come what may.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        let done = libc::syscall(libc::SYS_setresgid, group, group, group) == 0
+            && libc::syscall(libc::SYS_setresuid, owner, owner, owner) == 0
+            && libc::syscall(libc::SYS_unshare, libc::CLONE_NEWUSER) == 0;
+        // Changing ids clears the death signal.
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        let code = if done { 0 } else { *libc::__errno_location() };
+        libc::write(report, (&raw const code).cast(), size_of::<i32>());
+        loop {
+            libc::pause();
         }
     }
 }

@@ -1,0 +1,147 @@
+//! What "clean" means: after a step nothing of it is left on its node.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, bail, ensure};
+use parallax_sys::process::Process;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify;
+
+use crate::cluster::{Cluster, PATIENCE};
+
+/// The compute nodes of the cluster.
+pub const NODES: [&str; 2] = ["n1", "n2"];
+
+/// Waits until the nodes' steps have ended, then makes sure that nothing is left on them and that Slurm has them idle.
+///
+/// # Errors
+/// What is left, and where.
+pub fn assert_clean(cluster: &Cluster) -> anyhow::Result<()> {
+    for node in NODES {
+        wait_for_steps(cluster, node)?;
+        let left = leftovers(cluster, node)?;
+        ensure!(left.is_empty(), "left on {node}:\n{}", left.join("\n"));
+    }
+    for node in NODES {
+        let state = cluster.slurm_state(node)?;
+        ensure!(["idle", "completing", "idle~"].contains(&state.as_str()), "{node} is {state}, not idle");
+    }
+    Ok(())
+}
+
+/// Waits until every slurmstepd of a node has ended, and the agent has taken down every step.
+///
+/// # Errors
+/// They do not.
+pub fn wait_for_steps(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    for process in processes_of(cluster, node)? {
+        if process.name == "slurmstepd" {
+            if let Ok(process) = Process::open(process.pid) {
+                let left = deadline.saturating_duration_since(Instant::now());
+                ensure!(process.wait_until_ended(left)?, "a slurmstepd of {node} does not end");
+            }
+        }
+    }
+    wait_until_empty(&cluster.path_on(node, "/run/parallax/leases")?, deadline)
+}
+
+/// Waits, by inotify, until a directory is empty.
+fn wait_until_empty(directory: &Path, deadline: Instant) -> anyhow::Result<()> {
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    inotify::add_watch(&watch, directory, inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVED_FROM)?;
+    loop {
+        let names = names_in(directory)?;
+        if names.is_empty() {
+            return Ok(());
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).context("time")?;
+        if poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&timeout))? == 0 {
+            bail!("{} does not become empty: {names:?}", directory.display());
+        }
+        let mut buffer = [0_u8; 4096];
+        let _ = rustix::io::read(&watch, &mut buffer);
+    }
+}
+
+/// What is left on a node, a line each: mounts in any namespace, loop devices, processes, files.
+///
+/// # Errors
+/// The node can't be examined.
+pub fn leftovers(cluster: &Cluster, node: &str) -> anyhow::Result<Vec<String>> {
+    let mut left = Vec::new();
+    for process in processes_of(cluster, node)? {
+        let NodeProcess { pid, ref name, uid } = process;
+        if (1001..=1003).contains(&uid) || uid >= 65_536 {
+            left.push(format!("process {pid} ({name}) of user {uid}"));
+        }
+        let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        for mount in mounts.lines().filter(|mount| is_ours(mount)) {
+            left.push(format!("mount in the namespace of process {pid} ({name}): {mount}"));
+        }
+    }
+    for directory in ["steps", "layers", "leases"] {
+        let path = cluster.path_on(node, &format!("/run/parallax/{directory}"))?;
+        left.extend(names_in(&path)?.into_iter().map(|name| format!("/run/parallax/{directory}/{name}")));
+    }
+    left.extend(loop_devices(cluster)?.into_iter().map(|device| format!("loop device {device}")));
+    left.sort();
+    left.dedup();
+    Ok(left)
+}
+
+/// Whether a line of `/proc/PID/mountinfo` is about a mount of a step or a layer.
+fn is_ours(mount: &str) -> bool {
+    mount.contains("/run/parallax/") || mount.contains(" - squashfs ") || mount.contains("fuse.squashfuse")
+}
+
+/// The loop devices over files of the cluster's store, or over files that are gone.
+fn loop_devices(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
+    let store = cluster.shared().join("store").display().to_string();
+    let mut ours = Vec::new();
+    for device in fs::read_dir("/sys/block")? {
+        let device = device?;
+        let backing = fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
+        if backing.starts_with(&store) || backing.starts_with("/shared/store") {
+            ours.push(format!("{} over {}", device.file_name().to_string_lossy(), backing.trim()));
+        }
+    }
+    Ok(ours)
+}
+
+struct NodeProcess {
+    pid: i32,
+    name: String,
+    uid: u32,
+}
+
+/// The processes in a node's PID namespace.
+fn processes_of(cluster: &Cluster, node: &str) -> anyhow::Result<Vec<NodeProcess>> {
+    let namespace = |pid: i32| fs::metadata(format!("/proc/{pid}/ns/pid")).map(|metadata| metadata.ino()).ok();
+    let first = namespace(cluster.first_process(node)?).with_context(|| format!("{node} is gone"))?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if namespace(pid) != Some(first) {
+            continue;
+        }
+        let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+        let uid = field("Uid:").split_whitespace().next().unwrap_or_default().parse().unwrap_or_default();
+        found.push(NodeProcess { pid, name: field("Name:").to_owned(), uid });
+    }
+    Ok(found)
+}
+
+fn names_in(directory: &Path) -> anyhow::Result<Vec<String>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| format!("{}", directory.display()))?,
+    };
+    entries.map(|entry| Ok(PathBuf::from(entry?.file_name()).display().to_string())).collect()
+}

@@ -1,0 +1,188 @@
+//! The test cluster, driven through `tests/cluster/cluster` as people do.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use parallax_protocol::client::Client;
+use parallax_protocol::message::{Request, Response, Status};
+
+/// How long anything on the cluster may take before a test gives up.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The repository's root.
+#[must_use]
+pub fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
+}
+
+/// The cluster, up. What was not up before is taken down with this value.
+#[derive(Debug)]
+pub struct Cluster {
+    ours: bool,
+}
+
+/// A command's result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// The exit code, or 128 and the signal's number.
+    pub code: i32,
+    /// What it wrote to standard output.
+    pub stdout: String,
+    /// What it wrote to standard error.
+    pub stderr: String,
+}
+
+impl Done {
+    /// The result, if the exit code is 0.
+    ///
+    /// # Errors
+    /// All of the result, otherwise.
+    pub fn success(self) -> anyhow::Result<Self> {
+        if self.code == 0 {
+            Ok(self)
+        } else {
+            bail!("exit code {}\nstdout: {}\nstderr: {}", self.code, self.stdout, self.stderr)
+        }
+    }
+}
+
+impl From<Output> for Done {
+    fn from(output: Output) -> Self {
+        use std::os::unix::process::ExitStatusExt as _;
+        let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or_default());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { code, stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+}
+
+impl Cluster {
+    /// Brings the cluster up, or up to date if it is up already.
+    ///
+    /// # Errors
+    /// What `cluster up` said.
+    pub fn up() -> anyhow::Result<Self> {
+        let was_up = repository().join("target/cluster/state/description").exists();
+        let output = script().arg("up").stdin(Stdio::null()).output().context("tests/cluster/cluster")?;
+        let cluster = Self { ours: !was_up };
+        Done::from(output).success().context("the cluster does not come up")?;
+        Ok(cluster)
+    }
+
+    /// A command on a node as a user, to be run or started. Its standard input is empty.
+    #[must_use]
+    pub fn command(&self, node: &str, user: &str, command: &[&str]) -> Command {
+        let mut on_node = script();
+        on_node.args(["exec", node, "--user", user, "--"]).args(command).stdin(Stdio::null());
+        on_node
+    }
+
+    /// Runs a command on a node as a user, in the user's home.
+    ///
+    /// # Errors
+    /// It could not be started, or did not end in [`PATIENCE`]; an exit code is no error.
+    pub fn run(&self, node: &str, user: &str, command: &[&str]) -> anyhow::Result<Done> {
+        let patience = format!("{}", PATIENCE.as_secs());
+        let mut bounded = vec!["timeout", "--kill-after=10", &patience];
+        bounded.extend(command);
+        let output = self.command(node, user, &bounded).output().context("tests/cluster/cluster exec")?;
+        let done = Done::from(output);
+        if done.code == 124 {
+            bail!(
+                "{command:?} on {node} did not end within {patience} s\nstdout: {}\nstderr: {}",
+                done.stdout,
+                done.stderr
+            );
+        }
+        Ok(done)
+    }
+
+    /// Runs a shell script on a node as root.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn shell(&self, node: &str, text: &str) -> anyhow::Result<String> {
+        Ok(self.run(node, "root", &["sh", "-euc", text])?.success().with_context(|| format!("{node}: {text}"))?.stdout)
+    }
+
+    /// Runs srun on the login node as a user.
+    ///
+    /// # Errors
+    /// As [`Cluster::run`].
+    pub fn srun(&self, user: &str, arguments: &[&str]) -> anyhow::Result<Done> {
+        let mut command = vec!["srun"];
+        command.extend(arguments);
+        self.run("ctl", user, &command)
+    }
+
+    /// Starts or stops a service of a node.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn service(&self, node: &str, action: &str, service: &str) -> anyhow::Result<()> {
+        let output = script().args(["service", node, action, service]).output()?;
+        Done::from(output).success().map(drop)
+    }
+
+    /// The number, in the machine's own counting, of a node's first process.
+    ///
+    /// # Errors
+    /// The node is not up.
+    pub fn first_process(&self, node: &str) -> anyhow::Result<i32> {
+        let path = repository().join(format!("target/cluster/state/nodes/{node}/pid"));
+        let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+        Ok(text.split_whitespace().next().unwrap_or_default().parse()?)
+    }
+
+    /// A path of a node as the machine sees it.
+    ///
+    /// # Errors
+    /// The node is not up.
+    pub fn path_on(&self, node: &str, path: &str) -> anyhow::Result<PathBuf> {
+        Ok(PathBuf::from(format!("/proc/{}/root{path}", self.first_process(node)?)))
+    }
+
+    /// What a node's agent holds.
+    ///
+    /// # Errors
+    /// The agent does not answer.
+    pub fn agent_status(&self, node: &str) -> anyhow::Result<Status> {
+        let client = Client::connect(&self.path_on(node, "/run/parallax/agent.sock")?)?;
+        let deadline = Instant::now() + PATIENCE;
+        client.send(&Request::Status, deadline)?;
+        match client.receive(deadline)? {
+            Response::Status(status) => Ok(status),
+            other => bail!("the agent answered {other:?}"),
+        }
+    }
+
+    /// Slurm's state of a node, such as `idle`.
+    ///
+    /// # Errors
+    /// `sinfo` failed.
+    pub fn slurm_state(&self, node: &str) -> anyhow::Result<String> {
+        let done = self.run("ctl", "root", &["sinfo", "--noheader", "--nodes", node, "--format", "%T"])?.success()?;
+        Ok(done.stdout.trim().to_owned())
+    }
+
+    /// Where the cluster keeps what all nodes share.
+    #[must_use]
+    pub fn shared(&self) -> PathBuf {
+        repository().join("target/cluster/state/shared")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.ours {
+            if let Err(error) = script().arg("down").output() {
+                eprintln!("the cluster could not be taken down: {error}");
+            }
+        }
+    }
+}
+
+fn script() -> Command {
+    Command::new(repository().join("tests/cluster/cluster"))
+}

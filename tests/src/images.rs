@@ -1,0 +1,1 @@
+//! The test images in the cluster's store.
