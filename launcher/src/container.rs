@@ -137,8 +137,8 @@ fn make(paths: &StepPaths, step: &StepFile, shared: &Shared) -> Result<(i32, u64
     call.extend(["--security-opt=label=disable", "--security-opt=seccomp=unconfined"].map(str::to_owned));
     call.push(format!("--pidfile={}", pid_file.display()));
     call.extend(shown.iter().map(mounts::argument));
-    // Neither the entry point nor the command is ever executed; an image without either must do as well.
-    call.extend(["--entrypoint", "", &step.image_id, "none"].map(str::to_owned));
+    // The command is never executed, but runtimes look whether they could. This is there in every container.
+    call.extend(["--entrypoint", "", &step.image_id, "/proc/self/exe"].map(str::to_owned));
     podman.call(&call, deadline)?;
     let pid =
         fs::read_to_string(&pid_file).map_err(|error| format!("podman made no {}: {error}", pid_file.display()))?;

@@ -74,14 +74,13 @@ impl Podman {
             let _ = child.kill();
         }
         let status = child.wait().map_err(|error| format!("{name} can't be waited for: {error}"))?;
-        let verb = arguments.first().map_or("", String::as_str);
         if !in_time {
-            return Err(format!("{name} {verb} took too long{}; tell the administrator", self.said()));
+            return Err(format!("{name} took too long{}; tell the administrator", self.said()));
         }
         if status.success() {
             return Ok(());
         }
-        Err(format!("the container can't be started: {name} {verb} failed ({status}){}", self.said()))
+        Err(format!("the container can't be started: {name} failed ({status}){}", self.said()))
     }
 
     /// The end of what Podman said, on one line.
