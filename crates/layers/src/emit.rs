@@ -1,0 +1,143 @@
+//! Writes a tar archive in the one form that every sqfstar from 4.5.1 on reads right.
+//!
+//! What that form avoids (read in the sources of squashfs-tools 4.5.1 and 4.6.1, each seen to happen with 4.5.1):
+//!
+//! - User and group **names** win over ids when this machine knows the name, so an image's `postgres` would become
+//!   the machine's: names are never written.
+//! - A PAX `mtime` without a fraction is an error in 4.5.1, and fractions are lost anyway: the time is in the header.
+//! - A PAX `linkpath` loses leading `/`, `./` and `../` in 4.5.1, also for symbolic links: long targets are written
+//!   as GNU's `K` header.
+//! - A PAX `size` would be taken for the size of a following `L` header: sizes, like large ids, are written in binary.
+//! - The prefix field is used whatever the header's form: it stays empty, long names are GNU's `L` headers.
+//! - PAX records are scanned as C strings: at least one zero byte follows them.
+//! - Sparse files have met several defects up to 4.7.4: holes are written as zeros, which sqfstar finds by itself.
+
+use std::io::{self, Write};
+
+use crate::path::LayerPath;
+use crate::pax;
+use crate::tar::{BLOCK, Kind, Meta, padding};
+
+/// How many bytes a name or a link target may have to fit its header field.
+const FIELD: usize = 100;
+/// The latest time SquashFS can hold.
+const MAX_MTIME: i64 = u32::MAX as i64;
+
+/// Writes entries to sqfstar.
+pub(crate) struct Emitter<W> {
+    to: W,
+}
+
+impl<W: Write> Emitter<W> {
+    pub(crate) fn new(to: W) -> Self {
+        Self { to }
+    }
+
+    /// Writes an entry's headers. For a file, exactly its size in data and [`Self::pad`] must follow.
+    pub(crate) fn entry(&mut self, path: &LayerPath, kind: &Kind, meta: &Meta) -> io::Result<()> {
+        let (flag, size, link, device) = match kind {
+            Kind::File(size) => (b'0', *size, &[][..], None),
+            Kind::HardLink(target) => (b'1', 0, &target[..], None),
+            Kind::Symlink(target) => (b'2', 0, &target[..], None),
+            Kind::Char(major, minor) => (b'3', 0, &[][..], Some((*major, *minor))),
+            Kind::Block(major, minor) => (b'4', 0, &[][..], Some((*major, *minor))),
+            Kind::Dir => (b'5', 0, &[][..], None),
+            Kind::Fifo => (b'6', 0, &[][..], None),
+        };
+        let name = path.as_bytes();
+        // These come before PAX headers: see the notes above.
+        if name.len() > FIELD {
+            self.extension(b'L', name)?;
+        }
+        if link.len() > FIELD {
+            self.extension(b'K', link)?;
+        }
+        if !meta.xattrs.is_empty() && flag != b'1' {
+            self.extension(b'x', &xattr_records(&meta.xattrs))?;
+        }
+        let mut header = header(flag, name, size);
+        number(&mut header[100..108], u64::from(meta.mode));
+        number(&mut header[108..116], u64::from(meta.uid));
+        number(&mut header[116..124], u64::from(meta.gid));
+        number(&mut header[136..148], meta.mtime.clamp(0, MAX_MTIME) as u64);
+        put(&mut header[157..257], link);
+        if let Some((major, minor)) = device {
+            number(&mut header[329..337], u64::from(major));
+            number(&mut header[337..345], u64::from(minor));
+        }
+        self.block(header)
+    }
+
+    /// Where a file's data goes.
+    pub(crate) fn data(&mut self) -> &mut W {
+        &mut self.to
+    }
+
+    /// Fills the last block of a file's data.
+    pub(crate) fn pad(&mut self, size: u64) -> io::Result<()> {
+        self.to.write_all(&[0; BLOCK][..padding(size) as usize])
+    }
+
+    /// Ends the archive and gives back what it was written to.
+    pub(crate) fn finish(mut self) -> io::Result<W> {
+        self.to.write_all(&[0; 2 * BLOCK])?;
+        self.to.flush()?;
+        Ok(self.to)
+    }
+
+    fn extension(&mut self, flag: u8, content: &[u8]) -> io::Result<()> {
+        self.block(header(flag, b"././@LongLink", content.len() as u64))?;
+        self.to.write_all(content)?;
+        self.pad(content.len() as u64)
+    }
+
+    fn block(&mut self, mut header: [u8; BLOCK]) -> io::Result<()> {
+        header[148..156].fill(b' ');
+        let sum: u64 = header.iter().map(|&b| u64::from(b)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        self.to.write_all(&header)
+    }
+}
+
+fn header(flag: u8, name: &[u8], size: u64) -> [u8; BLOCK] {
+    let mut header = [0; BLOCK];
+    put(&mut header[..100], name);
+    for field in [100..108, 108..116, 116..124, 136..148, 329..337, 337..345] {
+        number(&mut header[field], 0);
+    }
+    number(&mut header[124..136], size);
+    header[156] = flag;
+    header[257..265].copy_from_slice(b"ustar\x0000");
+    header
+}
+
+fn put(field: &mut [u8], value: &[u8]) {
+    let length = field.len().min(value.len());
+    field[..length].copy_from_slice(&value[..length]);
+}
+
+/// Octal where it fits with the final NUL, else GNU's binary form.
+fn number(field: &mut [u8], value: u64) {
+    let digits = field.len() - 1;
+    let octal = format!("{value:0digits$o}\0");
+    if octal.len() == field.len() {
+        field.copy_from_slice(octal.as_bytes());
+    } else {
+        let start = field.len() - 8;
+        field[start..].copy_from_slice(&value.to_be_bytes());
+        if start > 0 {
+            field[..start].fill(0);
+        }
+        // An 8-byte field loses its top byte to the mark; ids and device numbers have 32 bits.
+        field[0] = 0x80;
+    }
+}
+
+fn xattr_records(xattrs: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+    let mut records: Vec<u8> =
+        xattrs.iter().flat_map(|(name, value)| pax::record(&[b"SCHILY.xattr.", &name[..]].concat(), value)).collect();
+    if records.len() % BLOCK == 0 {
+        records.extend(pax::record(b"comment", b""));
+    }
+    records
+}

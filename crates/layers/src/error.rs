@@ -1,0 +1,107 @@
+//! What can be wrong with a layer, or with turning it into SquashFS.
+
+use std::io;
+
+/// Why a layer could not be converted.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    /// The compressed or uncompressed stream could not be read to its end.
+    #[error("the layer cannot be read: {0}")]
+    Read(#[source] io::Error),
+    /// The stream is not the one the image's configuration names.
+    #[error("the layer's content has the digest sha256:{found}, the image's configuration says sha256:{expected}")]
+    Digest {
+        /// The diffID in the configuration, hexadecimal.
+        expected: String,
+        /// The digest of what was read, hexadecimal.
+        found: String,
+    },
+    /// The stream is no tar archive that can be used.
+    #[error("the layer is not a usable tar archive: {0}")]
+    Archive(#[from] ArchiveError),
+    /// `sqfstar` is missing or too old.
+    #[error("{0}; install squashfs-tools 4.5 or newer")]
+    NoTool(String),
+    /// `sqfstar` gave up.
+    #[error("sqfstar failed ({status}): {message}")]
+    Tool {
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// What it printed.
+        message: String,
+    },
+    /// The SquashFS file could not be written.
+    #[error("the SquashFS file cannot be written: {0}")]
+    Write(#[source] io::Error),
+}
+
+/// Why a tar archive cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// The stream ended inside an entry.
+    #[error("it ends in the middle of an entry")]
+    Truncated,
+    /// A header is damaged.
+    #[error("the header of entry {index} {what}")]
+    Header {
+        /// Which header, counted from 1.
+        index: u64,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// An entry cannot be part of a layer.
+    #[error("entry \"{name}\" {error}")]
+    Entry {
+        /// The entry's name, escaped for a terminal.
+        name: String,
+        /// What is wrong with it.
+        error: EntryError,
+    },
+}
+
+/// Why an entry cannot be part of a layer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    /// The name has a component `..`.
+    #[error("has \"..\" in its name and could lead out of the image")]
+    DotDot,
+    /// The name starts with a slash.
+    #[error("has an absolute name")]
+    Absolute,
+    /// The name contains a NUL byte.
+    #[error("has a NUL byte in its name")]
+    Nul,
+    /// The name, or the target of a symbolic link, is longer than Linux allows.
+    #[error("has a name or link target that is longer than Linux allows")]
+    TooLong,
+    /// The root, or a whiteout, is not what it must be.
+    #[error("is the root of the layer but no directory")]
+    RootNotDirectory,
+    /// A symbolic link without a target.
+    #[error("is a symbolic link without a target")]
+    NoTarget,
+    /// The parent is something else than a directory.
+    #[error("lies in \"{0}\", which is not a directory")]
+    ParentNotDirectory(String),
+    /// The target of a hard link is not in the layer.
+    #[error("is a hard link to \"{0}\", which is no file that comes before it in the layer")]
+    HardLinkTarget(String),
+    /// A whiteout that hides nothing.
+    #[error("is a whiteout without a name")]
+    EmptyWhiteout,
+    /// An opaque marker in the root, which overlayfs ignores.
+    #[error("hides everything of the layers below, which overlayfs cannot do at the root; squash the image's layers")]
+    OpaqueRoot,
+    /// A user or group id beyond 32 bits, or below zero.
+    #[error("has a user or group id that is no 32-bit number")]
+    Id,
+    /// A type this version does not know.
+    #[error("has the unknown type {0:#04x}")]
+    Type(u8),
+    /// A device number that SquashFS cannot hold.
+    #[error("has a device number that is out of range")]
+    Device,
+    /// A sparse map that contradicts itself.
+    #[error("has a damaged map of its holes")]
+    SparseMap,
+}

@@ -1,0 +1,123 @@
+//! What a layer holds by name: its directories, its whiteouts, and the names that are taken by anything else.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io::{self, Write};
+
+use crate::emit::Emitter;
+use crate::error::EntryError;
+use crate::path::LayerPath;
+use crate::tar::{Kind, Meta};
+
+/// What Docker and Podman put before the name of what a whiteout hides.
+const WHITEOUT: &[u8] = b".wh.";
+/// The file that hides all that the layers below have in its directory.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// How other names begin that aufs kept for itself; they are no content.
+const AUFS: &[u8] = b".wh..wh.";
+/// The attributes by which overlayfs knows an opaque directory: mounted by root, and in a user namespace.
+const OPAQUE_XATTRS: [&[u8]; 2] = [b"trusted.overlay.opaque", b"user.overlay.opaque"];
+
+/// The part an entry plays in a layer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Root,
+    Directory,
+    /// Everything else that has a name of its own.
+    Leaf,
+    /// Hides this path of the layers below.
+    Whiteout(LayerPath),
+    /// Hides what the layers below have in this directory.
+    Opaque(LayerPath),
+    /// Not content.
+    None,
+}
+
+impl Role {
+    pub(crate) fn of(path: &LayerPath, kind: &Kind) -> Result<Self, EntryError> {
+        let name = path.file_name();
+        if path.is_root() {
+            return if *kind == Kind::Dir { Ok(Self::Root) } else { Err(EntryError::RootNotDirectory) };
+        }
+        if name == OPAQUE {
+            let directory = path.parent().filter(|dir| !dir.is_root()).ok_or(EntryError::OpaqueRoot)?;
+            return Ok(Self::Opaque(directory));
+        }
+        if name.starts_with(AUFS) || path.top().starts_with(AUFS) {
+            return Ok(Self::None);
+        }
+        match name.strip_prefix(WHITEOUT) {
+            Some(b"" | b"." | b"..") => Err(EntryError::EmptyWhiteout),
+            Some(hidden) => Ok(Self::Whiteout(path.sibling(hidden))),
+            None if *kind == Kind::Dir => Ok(Self::Directory),
+            None => Ok(Self::Leaf),
+        }
+    }
+}
+
+/// What directories have that no entry describes: those missing in the archive, and the root.
+pub(crate) fn default_directory() -> Meta {
+    Meta { mode: 0o755, ..Meta::default() }
+}
+
+/// The names of a layer.
+#[derive(Debug, Default)]
+pub(crate) struct Layout {
+    /// The root's own entry, if it has one.
+    pub(crate) root: Option<Meta>,
+    /// Directories; `None` for those that no entry describes (yet).
+    pub(crate) directories: BTreeMap<LayerPath, Option<Meta>>,
+    /// Whatever is no directory.
+    pub(crate) leaves: HashSet<LayerPath>,
+    pub(crate) whiteouts: BTreeSet<LayerPath>,
+    pub(crate) opaque: BTreeSet<LayerPath>,
+}
+
+impl Layout {
+    /// Notes the directories above `path` that have no entry yet.
+    pub(crate) fn note_parents(&mut self, path: &LayerPath) -> Result<(), EntryError> {
+        for directory in path.ancestors() {
+            if self.directories.contains_key(&directory) {
+                break;
+            }
+            if self.leaves.contains(&directory) {
+                return Err(EntryError::ParentNotDirectory(directory.to_string()));
+            }
+            self.directories.insert(directory, None);
+        }
+        Ok(())
+    }
+
+    /// Notes a directory, which hides all below it in other layers if `opaque`.
+    pub(crate) fn note_opaque(&mut self, directory: LayerPath) -> Result<(), EntryError> {
+        if self.leaves.contains(&directory) {
+            return Err(EntryError::ParentNotDirectory(directory.to_string()));
+        }
+        self.note_parents(&directory)?;
+        self.directories.entry(directory.clone()).or_insert(None);
+        self.opaque.insert(directory);
+        Ok(())
+    }
+
+    /// Writes the directories and whiteouts: all that was held back.
+    pub(crate) fn write<W: Write>(mut self, to: &mut Emitter<W>) -> io::Result<()> {
+        for whiteout in std::mem::take(&mut self.whiteouts) {
+            if self.leaves.contains(&whiteout) {
+                // What the layer has under this name hides the layers below as it is.
+                continue;
+            }
+            if self.directories.contains_key(&whiteout) {
+                self.opaque.insert(whiteout);
+                continue;
+            }
+            to.entry(&whiteout, &Kind::Char(0, 0), &Meta::default())?;
+        }
+        for (path, meta) in self.directories {
+            let mut meta = meta.unwrap_or_else(default_directory);
+            if self.opaque.contains(&path) {
+                meta.xattrs.extend(OPAQUE_XATTRS.iter().map(|name| (name.to_vec(), b"y".to_vec())));
+            }
+            to.entry(&path, &Kind::Dir, &meta)?;
+        }
+        Ok(())
+    }
+}

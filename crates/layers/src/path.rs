@@ -1,0 +1,174 @@
+//! The names of a layer's entries, cleaned so that none can lead out of the layer.
+
+use crate::error::EntryError;
+
+/// The longest path Linux takes in one call, its final NUL not counted (`PATH_MAX`).
+const MAX_PATH: usize = 4095;
+/// The longest file name Linux takes (`NAME_MAX`).
+const MAX_NAME: usize = 255;
+
+/// A path inside a layer: components joined by single slashes, none of them empty, `.` or `..`; the root is empty.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct LayerPath(Box<[u8]>);
+
+impl LayerPath {
+    /// Cleans the name of an entry.
+    ///
+    /// `/` and `./` are the root, as some builders write it; every other absolute name is refused.
+    pub(crate) fn of_entry(name: &[u8]) -> Result<Self, EntryError> {
+        if name.first() == Some(&b'/') && name.iter().any(|&b| b != b'/') {
+            return Err(EntryError::Absolute);
+        }
+        Self::clean(name)
+    }
+
+    /// Cleans the target of a hard link. Tools that extract layers take an absolute one as starting at the layer's
+    /// root, so this does too.
+    pub(crate) fn of_hard_link_target(name: &[u8]) -> Result<Self, EntryError> {
+        Self::clean(name)
+    }
+
+    fn clean(name: &[u8]) -> Result<Self, EntryError> {
+        if name.len() > MAX_PATH {
+            return Err(EntryError::TooLong);
+        }
+        if name.contains(&0) {
+            return Err(EntryError::Nul);
+        }
+        let mut path = Vec::with_capacity(name.len());
+        for component in name.split(|&b| b == b'/') {
+            match component {
+                b"" | b"." => continue,
+                b".." => return Err(EntryError::DotDot),
+                long if long.len() > MAX_NAME => return Err(EntryError::TooLong),
+                _ => {}
+            }
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(component);
+        }
+        Ok(Self(path.into()))
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(crate) fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The directory the entry lies in; the root has none.
+    pub(crate) fn parent(&self) -> Option<Self> {
+        if self.is_root() {
+            return None;
+        }
+        let end = self.0.iter().rposition(|&b| b == b'/').unwrap_or(0);
+        Some(Self(self.0[..end].into()))
+    }
+
+    /// The directories the entry lies in, the nearest first, without the root.
+    pub(crate) fn ancestors(&self) -> impl Iterator<Item = Self> + use<> {
+        std::iter::successors(self.parent(), Self::parent).take_while(|dir| !dir.is_root())
+    }
+
+    /// The last component; empty for the root.
+    pub(crate) fn file_name(&self) -> &[u8] {
+        let start = self.0.iter().rposition(|&b| b == b'/').map_or(0, |slash| slash + 1);
+        &self.0[start..]
+    }
+
+    /// The entry called `name` in the same directory.
+    pub(crate) fn sibling(&self, name: &[u8]) -> Self {
+        let keep = self.0.len() - self.file_name().len();
+        Self([&self.0[..keep], name].concat().into())
+    }
+
+    /// The first component.
+    pub(crate) fn top(&self) -> &[u8] {
+        self.0.split(|&b| b == b'/').next().unwrap_or_default()
+    }
+}
+
+impl std::borrow::Borrow<[u8]> for LayerPath {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for LayerPath {
+    /// The path for people: what is not UTF-8 or would move the cursor is escaped.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.is_root() { f.write_str("/") } else { f.write_str(&printable(&self.0)) }
+    }
+}
+
+/// Bytes from an archive in a form that is safe on a terminal.
+pub(crate) fn printable(bytes: &[u8]) -> String {
+    const SHOWN: usize = 300;
+    let cut = &bytes[..bytes.len().min(SHOWN)];
+    let mut text: String = cut.utf8_chunks().fold(String::new(), |mut text, chunk| {
+        text.extend(chunk.valid().chars().flat_map(char::escape_debug));
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+        text
+    });
+    if bytes.len() > SHOWN {
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clean(name: &[u8]) -> Vec<u8> {
+        LayerPath::of_entry(name).unwrap().as_bytes().to_vec()
+    }
+
+    #[test]
+    fn names_are_cleaned() {
+        assert_eq!(clean(b"./a//b/./c/"), b"a/b/c");
+        assert_eq!(clean(b"./"), b"");
+        assert_eq!(clean(b"/"), b"");
+        assert_eq!(clean(b"caf\xe9"), b"caf\xe9");
+        assert_eq!(clean(b"..a/...b"), b"..a/...b");
+    }
+
+    #[test]
+    fn names_that_would_leave_the_layer_are_refused() {
+        for (name, error) in [
+            (&b"../a"[..], EntryError::DotDot),
+            (b"a/../../b", EntryError::DotDot),
+            (b"a/..", EntryError::DotDot),
+            (b"/etc/passwd", EntryError::Absolute),
+            (b"//etc", EntryError::Absolute),
+            (b"a\0b", EntryError::Nul),
+        ] {
+            assert_eq!(LayerPath::of_entry(name), Err(error), "{}", printable(name));
+        }
+        assert_eq!(LayerPath::of_entry(&[b'a'; 256]), Err(EntryError::TooLong));
+        assert_eq!(LayerPath::of_entry(&b"a/".repeat(3000)), Err(EntryError::TooLong));
+        assert_eq!(LayerPath::of_hard_link_target(b"../x"), Err(EntryError::DotDot));
+        assert_eq!(LayerPath::of_hard_link_target(b"/usr/x").unwrap().as_bytes(), b"usr/x");
+    }
+
+    #[test]
+    fn parents_and_siblings() {
+        let path = LayerPath::of_entry(b"a/b/c").unwrap();
+        assert_eq!(path.parent().unwrap().as_bytes(), b"a/b");
+        assert_eq!(path.sibling(b"x").as_bytes(), b"a/b/x");
+        assert_eq!(path.file_name(), b"c");
+        assert_eq!(path.top(), b"a");
+        let top = LayerPath::of_entry(b"a").unwrap();
+        assert!(top.parent().unwrap().is_root());
+        assert_eq!(top.sibling(b"x").as_bytes(), b"x");
+        assert_eq!(top.parent().unwrap().parent(), None);
+    }
+
+    #[test]
+    fn what_is_printed_is_safe() {
+        assert_eq!(printable(b"a\x1b[31m\xff\n"), "a\\u{1b}[31m\\xff\\n");
+    }
+}

@@ -1,0 +1,125 @@
+//! What becomes of each entry of a layer in which later entries replace earlier ones.
+//!
+//! That is rare, so such a layer is read twice more instead of every layer being kept: once to learn what extraction
+//! would leave, once to write that.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+use std::ops::Bound;
+
+use crate::error::EntryError;
+use crate::layout::{Layout, Role};
+use crate::path::{LayerPath, printable};
+use crate::rewrite::{Seen, next_entry, refuse};
+use crate::tar::{Entry, Kind, Meta, TarError, TarReader};
+
+/// What extraction would leave of a layer.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// The names under which an entry's content is left, by the entry's index.
+    names: HashMap<u64, Vec<LayerPath>>,
+    /// Everything that is written after the files.
+    pub(crate) layout: Layout,
+}
+
+#[derive(Debug)]
+enum Node {
+    Directory(Option<Meta>),
+    /// The index of the entry that brought the content.
+    Leaf(u64),
+}
+
+/// The names at one point of the extraction.
+#[derive(Debug, Default)]
+struct Tree(BTreeMap<LayerPath, Node>);
+
+impl Plan {
+    /// The first name and the further hard links of what entry `index` brought; `None` if nothing of it is left.
+    pub(crate) fn names(&self, index: u64) -> Option<(&LayerPath, &[LayerPath])> {
+        self.names.get(&index)?.split_first()
+    }
+
+    /// Reads a layer to its end.
+    pub(crate) fn make<R: Read>(tar: &mut TarReader<R>) -> Result<Self, TarError> {
+        let mut tree = Tree::default();
+        let mut layout = Layout::default();
+        while let Some((entry, path, role)) = next_entry(tar, &mut Seen::default())? {
+            let name = entry.name.clone();
+            tree.apply(entry, path, role, &mut layout).map_err(|error| refuse(&name, error))?;
+        }
+        tar.drain()?;
+        let mut names: HashMap<u64, Vec<LayerPath>> = HashMap::new();
+        for (path, node) in tree.0 {
+            match node {
+                Node::Directory(meta) => {
+                    layout.directories.insert(path, meta);
+                }
+                Node::Leaf(index) => {
+                    layout.leaves.insert(path.clone());
+                    names.entry(index).or_default().push(path);
+                }
+            }
+        }
+        // Marks inside a directory that was replaced later went with it.
+        let mut marks = std::mem::take(&mut layout.whiteouts);
+        marks.retain(|path| !path.ancestors().any(|dir| layout.leaves.contains(&dir)));
+        layout.whiteouts = marks;
+        Ok(Self { names, layout })
+    }
+}
+
+impl Tree {
+    fn apply(&mut self, entry: Entry, path: LayerPath, role: Role, layout: &mut Layout) -> Result<(), EntryError> {
+        match role {
+            Role::None => {}
+            Role::Root => layout.root = Some(entry.meta),
+            Role::Whiteout(hidden) => {
+                self.add_parents(&hidden)?;
+                layout.whiteouts.insert(hidden);
+            }
+            Role::Opaque(directory) => {
+                self.add_parents(&directory)?;
+                self.0.entry(directory.clone()).or_insert(Node::Directory(None));
+                layout.opaque.insert(directory);
+            }
+            Role::Directory => {
+                self.add_parents(&path)?;
+                self.0.insert(path, Node::Directory(Some(entry.meta)));
+            }
+            Role::Leaf => {
+                self.add_parents(&path)?;
+                let content = match &entry.kind {
+                    Kind::HardLink(target) => match self.0.get(&target[..]) {
+                        Some(Node::Leaf(content)) => *content,
+                        _ => return Err(EntryError::HardLinkTarget(printable(target))),
+                    },
+                    _ => entry.index,
+                };
+                self.remove_below(&path);
+                self.0.insert(path, Node::Leaf(content));
+            }
+        }
+        Ok(())
+    }
+
+    fn add_parents(&mut self, path: &LayerPath) -> Result<(), EntryError> {
+        for directory in path.ancestors() {
+            match self.0.get(&directory) {
+                Some(Node::Directory(_)) => break,
+                Some(Node::Leaf(_)) => return Err(EntryError::ParentNotDirectory(directory.to_string())),
+                None => self.0.insert(directory, Node::Directory(None)),
+            };
+        }
+        Ok(())
+    }
+
+    fn remove_below(&mut self, path: &LayerPath) {
+        let prefix = [path.as_bytes(), b"/"].concat();
+        let below = self.0.range::<[u8], _>((Bound::Included(&prefix[..]), Bound::Unbounded));
+        let gone: Vec<LayerPath> =
+            below.map(|(name, _)| name).take_while(|name| name.as_bytes().starts_with(&prefix)).cloned().collect();
+        for name in gone {
+            self.0.remove(&name);
+        }
+    }
+}

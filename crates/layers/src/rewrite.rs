@@ -1,0 +1,220 @@
+//! From a layer's tar stream to the one for sqfstar.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+
+use crate::emit::Emitter;
+use crate::error::{ArchiveError, ConvertError, EntryError};
+use crate::layout::{Layout, Role, default_directory};
+use crate::path::{LayerPath, printable};
+use crate::plan::Plan;
+use crate::tar::{Entry, Kind, Meta, TarError, TarReader};
+
+/// The attribute namespaces that SquashFS can hold.
+const XATTR_NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+/// Attributes that would steer the overlay in which the layer is mounted.
+const OVERLAY_XATTRS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
+
+/// Why rewriting stopped.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// An entry replaces an earlier one, or the root's entry came too late: the stream must be read again with a
+    /// [`Plan`].
+    NeedsPlan,
+    /// sqfstar stopped reading; it says why.
+    Sink(io::Error),
+    /// Anything else.
+    Failed(ConvertError),
+}
+
+impl From<TarError> for Stop {
+    fn from(error: TarError) -> Self {
+        match error {
+            TarError::Read(error) => Self::Failed(ConvertError::Read(error)),
+            TarError::Archive(error) => Self::Failed(ConvertError::Archive(error)),
+            TarError::Write(error) => Self::Sink(error),
+        }
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Sink(error)
+    }
+}
+
+impl From<ConvertError> for Stop {
+    fn from(error: ConvertError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// What was learnt on the way.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) max_uid: u32,
+    pub(crate) max_gid: u32,
+    /// Names of attributes that were left out, for people.
+    pub(crate) dropped_xattrs: BTreeSet<String>,
+}
+
+impl Seen {
+    fn take_in(&mut self, meta: &mut Meta) {
+        self.max_uid = self.max_uid.max(meta.uid);
+        self.max_gid = self.max_gid.max(meta.gid);
+        meta.xattrs.retain(|(name, _)| {
+            let keep = XATTR_NAMESPACES.iter().any(|prefix| name.starts_with(prefix))
+                && !OVERLAY_XATTRS.iter().any(|prefix| name.starts_with(prefix));
+            if !keep {
+                self.dropped_xattrs.insert(printable(name));
+            }
+            keep
+        });
+    }
+}
+
+/// The next entry with its place in the layer, read so that nothing outside can be meant.
+pub(crate) fn next_entry<R: Read>(
+    tar: &mut TarReader<R>,
+    seen: &mut Seen,
+) -> Result<Option<(Entry, LayerPath, Role)>, TarError> {
+    let Some(mut entry) = tar.next()? else { return Ok(None) };
+    let place = LayerPath::of_entry(&entry.name).and_then(|path| {
+        check_links(&mut entry.kind)?;
+        Role::of(&path, &entry.kind).map(|role| (path, role))
+    });
+    let (path, role) = place.map_err(|error| refuse(&entry.name, error))?;
+    seen.take_in(&mut entry.meta);
+    if role == Role::Root {
+        // sqfstar makes the root itself and gives it no attributes.
+        let names = std::mem::take(&mut entry.meta.xattrs);
+        seen.dropped_xattrs.extend(names.iter().map(|(name, _)| format!("{} of /", printable(name))));
+    }
+    Ok(Some((entry, path, role)))
+}
+
+fn check_links(kind: &mut Kind) -> Result<(), EntryError> {
+    const LONGEST_TARGET: usize = 4095;
+    match kind {
+        Kind::HardLink(target) => *target = LayerPath::of_hard_link_target(target)?.as_bytes().to_vec(),
+        Kind::Symlink(target) if target.is_empty() => return Err(EntryError::NoTarget),
+        Kind::Symlink(target) if target.contains(&0) => return Err(EntryError::Nul),
+        Kind::Symlink(target) if target.len() > LONGEST_TARGET => return Err(EntryError::TooLong),
+        _ => {}
+    }
+    Ok(())
+}
+
+pub(crate) fn refuse(name: &[u8], error: EntryError) -> TarError {
+    TarError::Archive(ArchiveError::Entry { name: printable(name), error })
+}
+
+/// Passes a layer on entry by entry. `start` opens what is written to, given the attributes of the root.
+pub(crate) fn rewrite<R: Read, W: Write>(
+    tar: &mut TarReader<R>,
+    start: impl FnOnce(&Meta) -> Result<W, ConvertError>,
+) -> Result<(W, Seen), Stop> {
+    let mut seen = Seen::default();
+    let mut layout = Layout::default();
+    let mut start = Some(start);
+    let mut emitter = None;
+    while let Some((entry, path, role)) = next_entry(tar, &mut seen)? {
+        if role == Role::Root {
+            // The root's attributes are fixed when sqfstar starts.
+            let late = emitter.is_some() && layout.root.as_ref() != Some(&entry.meta);
+            layout.root = Some(entry.meta);
+            if late {
+                return Err(Stop::NeedsPlan);
+            }
+            continue;
+        }
+        if !place(&mut layout, &entry, &path, role)? {
+            continue;
+        }
+        let to = match &mut emitter {
+            Some(to) => to,
+            None => emitter.insert(begin(&mut start, layout.root.as_ref())?),
+        };
+        to.entry(&path, &entry.kind, &entry.meta)?;
+        if let Kind::File(_) = entry.kind {
+            let size = tar.copy_data(to.data())?;
+            to.pad(size)?;
+        }
+    }
+    let mut to = match emitter {
+        Some(to) => to,
+        None => begin(&mut start, layout.root.as_ref())?,
+    };
+    layout.write(&mut to)?;
+    tar.drain()?;
+    Ok((to.finish()?, seen))
+}
+
+/// Notes an entry's name and says whether it is to be written now.
+fn place(layout: &mut Layout, entry: &Entry, path: &LayerPath, role: Role) -> Result<bool, Stop> {
+    let refused = |error| Stop::from(refuse(&entry.name, error));
+    match role {
+        Role::Root | Role::None => Ok(false),
+        Role::Whiteout(hidden) => {
+            layout.note_parents(&hidden).map_err(refused)?;
+            layout.whiteouts.insert(hidden);
+            Ok(false)
+        }
+        Role::Opaque(directory) => layout.note_opaque(directory).map_err(refused).map(|()| false),
+        Role::Directory => {
+            if layout.leaves.contains(path) {
+                return Err(Stop::NeedsPlan);
+            }
+            layout.note_parents(path).map_err(refused)?;
+            layout.directories.insert(path.clone(), Some(entry.meta.clone()));
+            Ok(false)
+        }
+        Role::Leaf => {
+            if layout.directories.contains_key(path) || layout.leaves.contains(path) {
+                return Err(Stop::NeedsPlan);
+            }
+            layout.note_parents(path).map_err(refused)?;
+            match &entry.kind {
+                Kind::HardLink(target) if !layout.leaves.contains(&target[..]) => {
+                    return Err(refused(EntryError::HardLinkTarget(printable(target))));
+                }
+                _ => {}
+            }
+            layout.leaves.insert(path.clone());
+            Ok(true)
+        }
+    }
+}
+
+/// Passes a layer on as a plan made from the same stream says.
+pub(crate) fn rewrite_planned<R: Read, W: Write>(
+    tar: &mut TarReader<R>,
+    plan: Plan,
+    start: impl FnOnce(&Meta) -> Result<W, ConvertError>,
+) -> Result<(W, Seen), Stop> {
+    let mut seen = Seen::default();
+    let mut to = begin(&mut Some(start), plan.layout.root.as_ref())?;
+    while let Some((entry, _, _)) = next_entry(tar, &mut seen)? {
+        let Some((first, links)) = plan.names(entry.index) else { continue };
+        to.entry(first, &entry.kind, &entry.meta)?;
+        if let Kind::File(_) = entry.kind {
+            let size = tar.copy_data(to.data())?;
+            to.pad(size)?;
+        }
+        for link in links {
+            to.entry(link, &Kind::HardLink(first.as_bytes().to_vec()), &entry.meta)?;
+        }
+    }
+    plan.layout.write(&mut to)?;
+    tar.drain()?;
+    Ok((to.finish()?, seen))
+}
+
+fn begin<W: Write, F: FnOnce(&Meta) -> Result<W, ConvertError>>(
+    start: &mut Option<F>,
+    root: Option<&Meta>,
+) -> Result<Emitter<W>, Stop> {
+    let default = default_directory();
+    let Some(start) = start.take() else { return Err(Stop::NeedsPlan) };
+    Ok(Emitter::new(start(root.unwrap_or(&default))?))
+}

@@ -1,0 +1,229 @@
+//! Runs `sqfstar` of squashfs-tools.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use crate::error::ConvertError;
+use crate::tar::Meta;
+
+/// How much of what sqfstar prints is kept for an error message, in bytes.
+const KEPT_MESSAGE: u64 = 4096;
+/// How much the pipe to sqfstar holds, in bytes; the default of Linux for one user's pipes allows this.
+const PIPE: usize = 1 << 20;
+
+/// How file contents and metadata are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// zstd at a level from 1 to 22.
+    Zstd(u8),
+    /// LZ4.
+    Lz4,
+    /// zlib.
+    Gzip,
+    /// Nothing is compressed but metadata.
+    None,
+}
+
+/// How a SquashFS file is laid out, and what making it may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SquashfsOptions {
+    /// The compression.
+    pub compression: Compression,
+    /// The size of a data block in bytes: a power of two from 4 KiB to 1 MiB.
+    pub block_size: u32,
+    /// How many threads compress.
+    pub processors: NonZeroUsize,
+    /// How much memory sqfstar's queues and caches may take, in MiB.
+    pub memory_mib: u32,
+}
+
+impl Default for SquashfsOptions {
+    fn default() -> Self {
+        Self {
+            compression: Compression::Zstd(3),
+            block_size: 128 << 10,
+            processors: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            memory_mib: 512,
+        }
+    }
+}
+
+/// The `sqfstar` of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Sqfstar {
+    version: (u32, u32),
+}
+
+impl Sqfstar {
+    /// The oldest that exists.
+    const OLDEST: (u32, u32) = (4, 5);
+    /// The first that heeds `-root-uid`, `-root-gid` and `-root-time`.
+    const SETS_ROOT: (u32, u32) = (4, 6);
+
+    /// Asks for its version.
+    ///
+    /// # Errors
+    /// [`ConvertError::NoTool`] if it is not there or too old.
+    pub fn find() -> Result<Self, ConvertError> {
+        let output = Command::new("sqfstar")
+            .arg("-version")
+            .output()
+            .map_err(|error| ConvertError::NoTool(format!("sqfstar cannot be run: {error}")))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let version = parse_version(&text)
+            .ok_or_else(|| ConvertError::NoTool("sqfstar does not tell its version".to_owned()))?;
+        if version < Self::OLDEST {
+            return Err(ConvertError::NoTool(format!("sqfstar is too old ({}.{})", version.0, version.1)));
+        }
+        Ok(Self { version })
+    }
+
+    /// Starts it; it reads a tar archive and writes `file`.
+    pub(crate) fn start(self, file: &Path, options: &SquashfsOptions, root: &Meta) -> Result<Running, ConvertError> {
+        let mut child = self
+            .command(root)
+            .args(arguments(options))
+            .arg(file)
+            // Conflicts with -mkfs-time, and would make times depend on the caller.
+            .env_remove("SOURCE_DATE_EPOCH")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| ConvertError::NoTool(format!("sqfstar cannot be run: {error}")))?;
+        let (Some(stdin), Some(stderr)) = (child.stdin.take(), child.stderr.take()) else {
+            return Err(ConvertError::Write(io::Error::other("sqfstar has no pipes")));
+        };
+        // Fewer changes between the two processes; without it all works as well.
+        let _ = rustix::pipe::fcntl_setpipe_size(&stdin, PIPE);
+        let messages = std::thread::spawn(move || keep_start(stderr));
+        Ok(Running { child: Reaped(child), stdin: Some(BufWriter::with_capacity(64 << 10, stdin)), messages: Some(messages) })
+    }
+
+    /// The command with what makes the root directory the layer's own.
+    ///
+    /// sqfstar 4.5 takes the root's owner from its own user id and ignores `-root-uid`, so it is run in a user
+    /// namespace in which it has that id. Its root always gets the current time.
+    fn command(self, root: &Meta) -> Command {
+        let (uid, gid) = (root.uid.to_string(), root.gid.to_string());
+        let mode = format!("{:o}", root.mode);
+        let mut command;
+        if self.version >= Self::SETS_ROOT {
+            command = Command::new("sqfstar");
+            let time = root.mtime.clamp(0, i64::from(u32::MAX)).to_string();
+            command.args(["-root-uid", &uid, "-root-gid", &gid, "-root-time", &time]);
+        } else if (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()) == (root.uid, root.gid) {
+            command = Command::new("sqfstar");
+        } else {
+            command = Command::new("unshare");
+            command.args(["--user", "--map-user", &uid, "--map-group", &gid, "--", "sqfstar"]);
+        }
+        command.args(["-root-mode", &mode]);
+        command
+    }
+}
+
+fn arguments(options: &SquashfsOptions) -> Vec<String> {
+    let mut arguments: Vec<String> = match options.compression {
+        Compression::Zstd(level) => vec!["-comp".into(), "zstd".into(), "-Xcompression-level".into(), level.to_string()],
+        Compression::Lz4 => vec!["-comp".into(), "lz4".into()],
+        Compression::Gzip => vec!["-comp".into(), "gzip".into()],
+        Compression::None => vec!["-comp".into(), "zstd".into(), "-noD".into(), "-noF".into()],
+    };
+    let sizes = [
+        ("-b", options.block_size.to_string()),
+        ("-processors", options.processors.to_string()),
+        ("-mem", format!("{}M", options.memory_mib)),
+        // The same layer is to give the same bytes.
+        ("-mkfs-time", "0".to_owned()),
+    ];
+    arguments.extend(sizes.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+    // Without -exit-on-error a link that cannot be made is left out with a message nobody reads.
+    arguments.extend(["-exit-on-error", "-quiet", "-no-progress"].map(str::to_owned));
+    arguments
+}
+
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let version = text.split_whitespace().skip_while(|word| *word != "version").nth(1)?;
+    let mut numbers = version.split(['.', '-']).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn keep_start(mut from: impl Read) -> String {
+    let mut kept = Vec::new();
+    let _ = from.by_ref().take(KEPT_MESSAGE).read_to_end(&mut kept);
+    let _ = io::copy(&mut from, &mut io::sink());
+    String::from_utf8_lossy(&kept).trim().replace('\n', "; ")
+}
+
+/// A child that is killed and reaped when it is dropped.
+#[derive(Debug)]
+struct Reaped(Child);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A running sqfstar, which takes the archive as a writer. Dropped before [`Self::finish`], it is killed.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Reaped,
+    stdin: Option<BufWriter<ChildStdin>>,
+    messages: Option<std::thread::JoinHandle<String>>,
+}
+
+impl Running {
+    /// Waits for its end and makes the file durable.
+    pub(crate) fn finish(mut self, file: &Path) -> Result<(), ConvertError> {
+        self.wait()?;
+        File::open(file).and_then(|file| file.sync_all()).map_err(ConvertError::Write)
+    }
+
+    /// Why it stopped reading, given what writing to it said.
+    fn explain(&mut self, error: io::Error) -> io::Error {
+        match self.wait() {
+            Err(reason) => io::Error::other(reason),
+            Ok(()) => error,
+        }
+    }
+
+    fn wait(&mut self) -> Result<(), ConvertError> {
+        if let Some(Err(error)) = self.stdin.take().map(BufWriter::into_inner) {
+            tracing::debug!(%error, "sqfstar closed its input early");
+        }
+        let status = self.child.0.wait().map_err(ConvertError::Write)?;
+        let message = self.messages.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        if status.success() { Ok(()) } else { Err(ConvertError::Tool { status, message }) }
+    }
+}
+
+/// Errors carry a [`ConvertError`] if sqfstar says why it stopped reading.
+impl Write for Running {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.stdin.as_mut().map_or(Ok(0), |stdin| stdin.write(bytes));
+        written.map_err(|error| self.explain(error))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.stdin.as_mut().map_or(Ok(()), Write::flush);
+        flushed.map_err(|error| self.explain(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(parse_version("sqfstar version 4.5.1 (2022/03/17)\ncopyright"), Some((4, 5)));
+        assert_eq!(parse_version("sqfstar version 4.7-git (2025/01/01)"), Some((4, 7)));
+        assert_eq!(parse_version("something"), None);
+    }
+}

@@ -1,0 +1,435 @@
+//! Reads a tar archive entry by entry: ustar, PAX, GNU and the old V7 form.
+//!
+//! The `tar` crate is not used: it hides PAX sparse maps and gives no access to several headers this needs.
+
+use std::io::{self, Read, Write};
+
+use crate::error::{ArchiveError, EntryError};
+use crate::path::printable;
+use crate::pax::{Pax, decimal};
+
+pub(crate) const BLOCK: usize = 512;
+/// The most that a long name or an extended header may hold, in bytes. Go's reader has the same limit, so no image
+/// that Podman can pull has more.
+const MAX_EXTENSION: u64 = 1 << 20;
+/// The most pieces of data in a sparse file.
+const MAX_PIECES: usize = 1 << 20;
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A regular file and its size in bytes, holes included.
+    File(u64),
+    /// A hard link to the file with this name.
+    HardLink(Vec<u8>),
+    /// A symbolic link and its target.
+    Symlink(Vec<u8>),
+    /// A character device, major and minor number.
+    Char(u32, u32),
+    /// A block device, major and minor number.
+    Block(u32, u32),
+    Dir,
+    Fifo,
+}
+
+/// What all kinds of entries have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Meta {
+    /// Permission bits, with setuid, setgid and sticky.
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Seconds since 1970.
+    pub(crate) mtime: i64,
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    /// Counted from 0, without the headers that only extend others.
+    pub(crate) index: u64,
+    pub(crate) name: Vec<u8>,
+    pub(crate) kind: Kind,
+    pub(crate) meta: Meta,
+}
+
+/// Why reading or passing on an entry failed.
+#[derive(Debug)]
+pub(crate) enum TarError {
+    /// The source failed.
+    Read(io::Error),
+    /// The archive is damaged.
+    Archive(ArchiveError),
+    /// What the data was written to failed.
+    Write(io::Error),
+}
+
+impl From<ArchiveError> for TarError {
+    fn from(error: ArchiveError) -> Self {
+        Self::Archive(error)
+    }
+}
+
+/// One piece of data of a file with holes.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    offset: u64,
+    length: u64,
+}
+
+/// The data of the current entry that is still to be read.
+#[derive(Debug, Default)]
+struct Data {
+    /// Bytes of data in the stream.
+    stored: u64,
+    /// Zero bytes after them up to the next block.
+    padding: u64,
+    /// The file's size and its pieces, for a file with holes.
+    sparse: Option<(u64, Vec<Piece>)>,
+}
+
+pub(crate) struct TarReader<R> {
+    source: R,
+    globals: Pax,
+    headers: u64,
+    entries: u64,
+    data: Data,
+    ended: bool,
+    buffer: Box<[u8]>,
+}
+
+impl<R: Read> TarReader<R> {
+    pub(crate) fn new(source: R) -> Self {
+        let buffer = vec![0; 256 << 10].into_boxed_slice();
+        Self { source, globals: Pax::default(), headers: 0, entries: 0, data: Data::default(), ended: false, buffer }
+    }
+
+    /// The next entry, whatever of the last one's data was not read; `None` at the archive's end.
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>, TarError> {
+        let left = std::mem::take(&mut self.data);
+        self.skip(left.stored + left.padding)?;
+        let mut pax = self.globals.clone();
+        let (mut long_name, mut long_link) = (None, None);
+        loop {
+            let Some(header) = self.header()? else { return Ok(None) };
+            let size = self.field(Header::number(&header.0[124..136]), "has no valid size")?;
+            match header.0[156] {
+                b'x' | b'X' => {
+                    let records = self.extension(size)?;
+                    self.field(pax.merge(&records), "holds damaged PAX records")?;
+                }
+                b'g' => {
+                    let records = self.extension(size)?;
+                    let mut globals = std::mem::take(&mut self.globals);
+                    self.field(globals.merge(&records), "holds damaged PAX records")?;
+                    self.globals = globals;
+                    pax = self.globals.clone();
+                }
+                b'L' => long_name = Some(until_nul(&self.extension(size)?).to_vec()),
+                b'K' => long_link = Some(until_nul(&self.extension(size)?).to_vec()),
+                _ => {
+                    // GNU's long names came before PAX and are what its tar prefers.
+                    pax.path = long_name.or(pax.path);
+                    pax.link_path = long_link.or(pax.link_path);
+                    return self.entry(&header, size, pax).map(Some);
+                }
+            }
+        }
+    }
+
+    /// Writes the current file's data, its holes as zeros, and returns how many bytes it wrote.
+    pub(crate) fn copy_data(&mut self, to: &mut dyn Write) -> Result<u64, TarError> {
+        let Data { stored, padding, sparse } = std::mem::take(&mut self.data);
+        let Some((size, pieces)) = sparse else {
+            self.copy(stored, to)?;
+            self.skip(padding)?;
+            return Ok(stored);
+        };
+        let mut position = 0;
+        for piece in pieces {
+            copy_zeros(piece.offset - position, to)?;
+            self.copy(piece.length, to)?;
+            position = piece.offset + piece.length;
+        }
+        copy_zeros(size - position, to)?;
+        self.skip(padding)?;
+        Ok(size)
+    }
+
+    /// Reads what comes after the archive's end: it belongs to the stream whose digest is taken.
+    pub(crate) fn drain(&mut self) -> Result<(), TarError> {
+        while self.source.read(&mut self.buffer).map_err(TarError::Read)? > 0 {}
+        Ok(())
+    }
+
+    fn entry(&mut self, header: &Header, size: u64, pax: Pax) -> Result<Entry, TarError> {
+        let index = self.entries;
+        self.entries += 1;
+        let header_name = pax.path.unwrap_or_else(|| header.name());
+        let name = pax.sparse.name.unwrap_or_else(|| header_name.clone());
+        let refuse = |error| TarError::Archive(ArchiveError::Entry { name: printable(&name), error });
+        let number = |from: usize| Header::number(&header.0[from..from + 8]);
+        let id = |pax: Option<u64>, from: usize| {
+            // -1 means "no id" to chown and can own nothing.
+            let id = pax.or_else(|| number(from)).and_then(|id| u32::try_from(id).ok());
+            id.filter(|&id| id != u32::MAX).ok_or_else(|| refuse(EntryError::Id))
+        };
+        let device = || {
+            let part = |from| number(from).and_then(|n| u32::try_from(n).ok());
+            part(329).zip(part(337)).ok_or_else(|| refuse(EntryError::Device))
+        };
+        let link = || pax.link_path.clone().unwrap_or_else(|| until_nul(&header.0[157..257]).to_vec());
+        let mode = self.field(number(100), "has no valid mode")?;
+        let mtime = match pax.mtime {
+            Some(mtime) => mtime,
+            None => self.field(Header::signed(&header.0[136..148]), "has no valid time")?,
+        };
+        let meta = Meta { mode: mode as u32 & 0o7777, uid: id(pax.uid, 108)?, gid: id(pax.gid, 116)?, mtime, xattrs: pax.xattrs };
+        let stored = pax.size.unwrap_or(size);
+        let kind = match header.0[156] {
+            // The old way to mark a directory.
+            0 | b'0' if header_name.ends_with(b"/") => Kind::Dir,
+            0 | b'0' | b'7' | b'S' => {
+                self.data = Data { stored, padding: padding(stored), sparse: None };
+                let sparse =
+                    SparseSource { real_size: pax.sparse.real_size, major: pax.sparse.major, map: pax.sparse.map };
+                Kind::File(self.holes(header, sparse, &refuse)?)
+            }
+            // Whatever size their headers claim, the others have no data in the stream.
+            b'1' => Kind::HardLink(link()),
+            b'2' => Kind::Symlink(link()),
+            b'3' => device().map(|(major, minor)| Kind::Char(major, minor))?,
+            b'4' => device().map(|(major, minor)| Kind::Block(major, minor))?,
+            b'5' => Kind::Dir,
+            b'6' => Kind::Fifo,
+            other => return Err(refuse(EntryError::Type(other))),
+        };
+        Ok(Entry { index, name, kind, meta })
+    }
+
+    /// Learns the current file's holes, if it has any, and returns its size.
+    fn holes(
+        &mut self,
+        header: &Header,
+        source: SparseSource,
+        refuse: &dyn Fn(EntryError) -> TarError,
+    ) -> Result<u64, TarError> {
+        let (real_size, numbers) = if header.0[156] == b'S' {
+            self.gnu_map(header)?
+        } else if source.major == Some(1) && source.real_size.is_some() {
+            (source.real_size, self.map_in_data()?)
+        } else if source.real_size.is_some() && !source.map.is_empty() {
+            (source.real_size, Some(source.map))
+        } else {
+            return Ok(self.data.stored);
+        };
+        let damaged = || refuse(EntryError::SparseMap);
+        let (real_size, numbers) = real_size.zip(numbers).ok_or_else(damaged)?;
+        let pieces = pieces(real_size, &numbers, self.data.stored).ok_or_else(damaged)?;
+        self.data.sparse = Some((real_size, pieces));
+        Ok(real_size)
+    }
+
+    /// The map of the old GNU format: four pieces in the header and 21 in each block that follows it.
+    fn gnu_map(&mut self, header: &Header) -> Result<(Option<u64>, Option<Vec<u64>>), TarError> {
+        let real_size = Header::number(&header.0[483..495]);
+        let mut numbers = Some(Vec::new());
+        let mut take = |fields: &[u8]| {
+            for field in fields.chunks_exact(12).take_while(|field| field[0] != 0) {
+                match (Header::number(field), &mut numbers) {
+                    (Some(number), Some(numbers)) if numbers.len() < 2 * MAX_PIECES => numbers.push(number),
+                    _ => numbers = None,
+                }
+            }
+        };
+        take(&header.0[386..482]);
+        let mut more = header.0[482] != 0;
+        while more {
+            let mut block = [0; BLOCK];
+            self.fill(&mut block)?;
+            take(&block[..504]);
+            more = block[504] != 0;
+        }
+        Ok((real_size, numbers))
+    }
+
+    /// The map of PAX format 1.0: decimal numbers, one a line, in whole blocks before the data.
+    fn map_in_data(&mut self) -> Result<Option<Vec<u64>>, TarError> {
+        let mut text = Vec::new();
+        let mut numbers = Vec::new();
+        let mut wanted = None;
+        while wanted.is_none_or(|wanted| numbers.len() < wanted) {
+            let mut block = [0; BLOCK];
+            if self.data.stored < BLOCK as u64 {
+                return Ok(None);
+            }
+            self.fill(&mut block)?;
+            self.data.stored -= BLOCK as u64;
+            text.extend_from_slice(&block);
+            while let Some(end) = text.iter().position(|&b| b == b'\n') {
+                let Some(number) = decimal(&text[..end]) else { return Ok(None) };
+                text.drain(..=end);
+                match wanted {
+                    None if number > MAX_PIECES as u64 => return Ok(None),
+                    None => wanted = Some(number as usize * 2),
+                    Some(wanted) if numbers.len() < wanted => numbers.push(number),
+                    Some(_) => break,
+                }
+            }
+            if text.len() > 2 * BLOCK {
+                return Ok(None);
+            }
+        }
+        Ok(Some(numbers))
+    }
+
+    /// The next header; `None` at the end: a block of zeros, or no more bytes as some writers leave it.
+    fn header(&mut self) -> Result<Option<Header>, TarError> {
+        if self.ended {
+            return Ok(None);
+        }
+        self.headers += 1;
+        let mut block = [0; BLOCK];
+        let mut got = 0;
+        while got < BLOCK {
+            match self.source.read(&mut block[got..]).map_err(TarError::Read)? {
+                0 if got == 0 => break,
+                0 => return Err(ArchiveError::Truncated.into()),
+                n => got += n,
+            }
+        }
+        if block.iter().all(|&b| b == 0) {
+            self.ended = true;
+            return Ok(None);
+        }
+        let header = Header(block);
+        self.field(header.checksum_holds().then_some(()), "has a wrong checksum")?;
+        Ok(Some(header))
+    }
+
+    /// The content of a header that extends the next one.
+    fn extension(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
+        let size = self.field((size <= MAX_EXTENSION).then_some(size), "claims more than 1 MiB for names or attributes")?;
+        let mut content = vec![0; size as usize];
+        self.fill(&mut content)?;
+        self.skip(padding(size))?;
+        Ok(content)
+    }
+
+    fn field<T>(&self, value: Option<T>, what: &'static str) -> Result<T, ArchiveError> {
+        value.ok_or(ArchiveError::Header { index: self.headers, what })
+    }
+
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), TarError> {
+        self.source.read_exact(buffer).map_err(ended_early)
+    }
+
+    fn skip(&mut self, count: u64) -> Result<(), TarError> {
+        self.copy(count, &mut io::sink())
+    }
+
+    fn copy(&mut self, mut count: u64, to: &mut dyn Write) -> Result<(), TarError> {
+        while count > 0 {
+            let most = self.buffer.len().min(usize::try_from(count).unwrap_or(usize::MAX));
+            let got = self.source.read(&mut self.buffer[..most]).map_err(ended_early)?;
+            if got == 0 {
+                return Err(ArchiveError::Truncated.into());
+            }
+            to.write_all(&self.buffer[..got]).map_err(TarError::Write)?;
+            count -= got as u64;
+        }
+        Ok(())
+    }
+}
+
+struct SparseSource {
+    real_size: Option<u64>,
+    major: Option<u64>,
+    map: Vec<u64>,
+}
+
+/// Pieces out of offsets and lengths in turn, if they are in order, inside the file and cover the stored bytes exactly.
+fn pieces(real_size: u64, numbers: &[u64], stored: u64) -> Option<Vec<Piece>> {
+    let mut position = 0;
+    let mut total = 0_u64;
+    let mut pieces = Vec::with_capacity(numbers.len() / 2);
+    if numbers.len() % 2 != 0 {
+        return None;
+    }
+    for pair in numbers.chunks_exact(2) {
+        let piece = Piece { offset: pair[0], length: pair[1] };
+        let end = piece.offset.checked_add(piece.length)?;
+        if piece.offset < position || end > real_size {
+            return None;
+        }
+        position = end;
+        total = total.checked_add(piece.length)?;
+        pieces.push(piece);
+    }
+    (total == stored).then_some(pieces)
+}
+
+struct Header([u8; BLOCK]);
+
+impl Header {
+    fn name(&self) -> Vec<u8> {
+        let name = until_nul(&self.0[..100]);
+        let prefix = until_nul(&self.0[345..500]);
+        // Only POSIX's form has a prefix; GNU's keeps times in those bytes.
+        if &self.0[257..263] == b"ustar\0" && !prefix.is_empty() { [prefix, b"/", name].concat() } else { name.to_vec() }
+    }
+
+    fn checksum_holds(&self) -> bool {
+        let bytes = || self.0.iter().enumerate().map(|(i, &b)| if (148..156).contains(&i) { b' ' } else { b });
+        let unsigned: i64 = bytes().map(i64::from).sum();
+        // Some old writers summed signed bytes.
+        let signed: i64 = bytes().map(|b| i64::from(b as i8)).sum();
+        Self::signed(&self.0[148..156]).is_some_and(|sum| sum == unsigned || sum == signed)
+    }
+
+    fn number(field: &[u8]) -> Option<u64> {
+        Self::signed(field).and_then(|number| u64::try_from(number).ok())
+    }
+
+    /// Octal digits between blanks, or a big-endian number whose first bit is set (GNU's form for large ones).
+    fn signed(field: &[u8]) -> Option<i64> {
+        if field[0] & 0x80 != 0 {
+            let negative = field[0] & 0x40 != 0;
+            let first = if negative { i128::from(field[0] as i8) } else { i128::from(field[0] & 0x7f) };
+            let number = field[1..].iter().try_fold(first, |sum, &b| sum.checked_mul(256)?.checked_add(i128::from(b)))?;
+            return i64::try_from(number).ok();
+        }
+        let digits = field.trim_ascii_start();
+        let end = digits.iter().position(|&b| b == 0 || b == b' ').unwrap_or(digits.len());
+        digits[..end].iter().try_fold(0_i64, |sum, &b| match b {
+            b'0'..=b'7' => sum.checked_mul(8)?.checked_add(i64::from(b - b'0')),
+            _ => None,
+        })
+    }
+}
+
+fn until_nul(bytes: &[u8]) -> &[u8] {
+    bytes.split(|&b| b == 0).next().unwrap_or_default()
+}
+
+/// How many bytes are missing to a whole number of blocks.
+pub(crate) fn padding(size: u64) -> u64 {
+    size.wrapping_neg() % BLOCK as u64
+}
+
+fn ended_early(error: io::Error) -> TarError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => ArchiveError::Truncated.into(),
+        _ => TarError::Read(error),
+    }
+}
+
+fn copy_zeros(mut count: u64, to: &mut dyn Write) -> Result<(), TarError> {
+    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    while count > 0 {
+        let now = ZEROS.len().min(usize::try_from(count).unwrap_or(usize::MAX));
+        to.write_all(&ZEROS[..now]).map_err(TarError::Write)?;
+        count -= now as u64;
+    }
+    Ok(())
+}
