@@ -1,3 +1,15 @@
-//! `parallax`.
+//! `parallax`: brings images into a store and shows what is in it.
 
-fn main() {}
+mod cli;
+mod commands;
+mod image;
+mod interrupt;
+mod progress;
+mod source;
+mod units;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

@@ -23,7 +23,7 @@ pub enum ConvertError {
     #[error("{0}; install squashfs-tools 4.5 or newer")]
     NoTool(String),
     /// `sqfstar` gave up.
-    #[error("sqfstar failed ({status}): {message}")]
+    #[error("mksquashfs failed ({status}): {message}")]
     Tool {
         /// How it ended.
         status: std::process::ExitStatus,

@@ -26,4 +26,4 @@ mod tar;
 
 pub use convert::{Converted, Layer, convert};
 pub use error::{ArchiveError, ConvertError, EntryError};
-pub use sqfstar::{Compression, SquashfsOptions, Sqfstar};
+pub use sqfstar::{Compression, Sqfstar, SquashfsOptions};

@@ -1,4 +1,7 @@
-//! Runs `sqfstar` of squashfs-tools.
+//! Runs `mksquashfs -tar` of squashfs-tools: the same code as `sqfstar`, which messages and notes therefore speak of.
+//!
+//! Not under that name, because sqfstar 4.5.1 cannot take a compression level: it takes the value of
+//! `-Xcompression-level` for the file to write.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -9,6 +12,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use crate::error::ConvertError;
 use crate::tar::Meta;
 
+const PROGRAM: &str = "mksquashfs";
 /// How much of what sqfstar prints is kept for an error message, in bytes.
 const KEPT_MESSAGE: u64 = 4096;
 /// How much the pipe to sqfstar holds, in bytes; the default of Linux for one user's pipes allows this.
@@ -68,15 +72,15 @@ impl Sqfstar {
     /// # Errors
     /// [`ConvertError::NoTool`] if it is not there or too old.
     pub fn find() -> Result<Self, ConvertError> {
-        let output = Command::new("sqfstar")
+        let output = Command::new(PROGRAM)
             .arg("-version")
             .output()
-            .map_err(|error| ConvertError::NoTool(format!("sqfstar cannot be run: {error}")))?;
+            .map_err(|error| ConvertError::NoTool(format!("mksquashfs cannot be run: {error}")))?;
         let text = String::from_utf8_lossy(&output.stdout);
         let version = parse_version(&text)
-            .ok_or_else(|| ConvertError::NoTool("sqfstar does not tell its version".to_owned()))?;
+            .ok_or_else(|| ConvertError::NoTool("mksquashfs does not tell its version".to_owned()))?;
         if version < Self::OLDEST {
-            return Err(ConvertError::NoTool(format!("sqfstar is too old ({}.{})", version.0, version.1)));
+            return Err(ConvertError::NoTool(format!("mksquashfs is too old ({}.{})", version.0, version.1)));
         }
         Ok(Self { version })
     }
@@ -84,42 +88,47 @@ impl Sqfstar {
     /// Starts it; it reads a tar archive and writes `file`.
     pub(crate) fn start(self, file: &Path, options: &SquashfsOptions, root: &Meta) -> Result<Running, ConvertError> {
         let mut child = self
-            .command(root)
+            .command(root, file)
             .args(arguments(options))
-            .arg(file)
             // Conflicts with -mkfs-time, and would make times depend on the caller.
             .env_remove("SOURCE_DATE_EPOCH")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|error| ConvertError::NoTool(format!("sqfstar cannot be run: {error}")))?;
+            .map_err(|error| ConvertError::NoTool(format!("mksquashfs cannot be run: {error}")))?;
         let (Some(stdin), Some(stderr)) = (child.stdin.take(), child.stderr.take()) else {
             return Err(ConvertError::Write(io::Error::other("sqfstar has no pipes")));
         };
         // Fewer changes between the two processes; without it all works as well.
         let _ = rustix::pipe::fcntl_setpipe_size(&stdin, PIPE);
         let messages = std::thread::spawn(move || keep_start(stderr));
-        Ok(Running { child: Reaped(child), stdin: Some(BufWriter::with_capacity(64 << 10, stdin)), messages: Some(messages) })
+        Ok(Running {
+            child: Reaped(child),
+            stdin: Some(BufWriter::with_capacity(64 << 10, stdin)),
+            messages: Some(messages),
+        })
     }
 
     /// The command with what makes the root directory the layer's own.
     ///
     /// sqfstar 4.5 takes the root's owner from its own user id and ignores `-root-uid`, so it is run in a user
     /// namespace in which it has that id. Its root always gets the current time.
-    fn command(self, root: &Meta) -> Command {
+    fn command(self, root: &Meta, file: &Path) -> Command {
         let (uid, gid) = (root.uid.to_string(), root.gid.to_string());
         let mode = format!("{:o}", root.mode);
-        let mut command;
+        let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let mut command = if self.version >= Self::SETS_ROOT || own == (root.uid, root.gid) {
+            Command::new(PROGRAM)
+        } else {
+            let mut command = Command::new("unshare");
+            command.args(["--user", "--map-user", &uid, "--map-group", &gid, "--", PROGRAM]);
+            command
+        };
+        command.arg("-").arg(file).arg("-tar");
         if self.version >= Self::SETS_ROOT {
-            command = Command::new("sqfstar");
             let time = root.mtime.clamp(0, i64::from(u32::MAX)).to_string();
             command.args(["-root-uid", &uid, "-root-gid", &gid, "-root-time", &time]);
-        } else if (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()) == (root.uid, root.gid) {
-            command = Command::new("sqfstar");
-        } else {
-            command = Command::new("unshare");
-            command.args(["--user", "--map-user", &uid, "--map-group", &gid, "--", "sqfstar"]);
         }
         command.args(["-root-mode", &mode]);
         command
@@ -128,7 +137,9 @@ impl Sqfstar {
 
 fn arguments(options: &SquashfsOptions) -> Vec<String> {
     let mut arguments: Vec<String> = match options.compression {
-        Compression::Zstd(level) => vec!["-comp".into(), "zstd".into(), "-Xcompression-level".into(), level.to_string()],
+        Compression::Zstd(level) => {
+            vec!["-comp".into(), "zstd".into(), "-Xcompression-level".into(), level.to_string()]
+        }
         Compression::Lz4 => vec!["-comp".into(), "lz4".into()],
         Compression::Gzip => vec!["-comp".into(), "gzip".into()],
         Compression::None => vec!["-comp".into(), "zstd".into(), "-noD".into(), "-noF".into()],
@@ -142,7 +153,7 @@ fn arguments(options: &SquashfsOptions) -> Vec<String> {
     ];
     arguments.extend(sizes.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
     // Without -exit-on-error a link that cannot be made is left out with a message nobody reads.
-    arguments.extend(["-exit-on-error", "-quiet", "-no-progress"].map(str::to_owned));
+    arguments.extend(["-exit-on-error", "-no-exports", "-no-recovery", "-quiet", "-no-progress"].map(str::to_owned));
     arguments
 }
 
@@ -222,8 +233,8 @@ mod tests {
 
     #[test]
     fn versions_are_read() {
-        assert_eq!(parse_version("sqfstar version 4.5.1 (2022/03/17)\ncopyright"), Some((4, 5)));
-        assert_eq!(parse_version("sqfstar version 4.7-git (2025/01/01)"), Some((4, 7)));
+        assert_eq!(parse_version("mksquashfs version 4.5.1 (2022/03/17)\ncopyright"), Some((4, 5)));
+        assert_eq!(parse_version("mksquashfs version 4.7-git (2025/01/01)"), Some((4, 7)));
         assert_eq!(parse_version("something"), None);
     }
 }

@@ -184,7 +184,13 @@ impl<R: Read> TarReader<R> {
             Some(mtime) => mtime,
             None => self.field(Header::signed(&header.0[136..148]), "has no valid time")?,
         };
-        let meta = Meta { mode: mode as u32 & 0o7777, uid: id(pax.uid, 108)?, gid: id(pax.gid, 116)?, mtime, xattrs: pax.xattrs };
+        let meta = Meta {
+            mode: mode as u32 & 0o7777,
+            uid: id(pax.uid, 108)?,
+            gid: id(pax.gid, 116)?,
+            mtime,
+            xattrs: pax.xattrs,
+        };
         let stored = pax.size.unwrap_or(size);
         let kind = match header.0[156] {
             // The old way to mark a directory.
@@ -309,7 +315,8 @@ impl<R: Read> TarReader<R> {
 
     /// The content of a header that extends the next one.
     fn extension(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
-        let size = self.field((size <= MAX_EXTENSION).then_some(size), "claims more than 1 MiB for names or attributes")?;
+        let size =
+            self.field((size <= MAX_EXTENSION).then_some(size), "claims more than 1 MiB for names or attributes")?;
         let mut content = vec![0; size as usize];
         self.fill(&mut content)?;
         self.skip(padding(size))?;
@@ -376,7 +383,11 @@ impl Header {
         let name = until_nul(&self.0[..100]);
         let prefix = until_nul(&self.0[345..500]);
         // Only POSIX's form has a prefix; GNU's keeps times in those bytes.
-        if &self.0[257..263] == b"ustar\0" && !prefix.is_empty() { [prefix, b"/", name].concat() } else { name.to_vec() }
+        if &self.0[257..263] == b"ustar\0" && !prefix.is_empty() {
+            [prefix, b"/", name].concat()
+        } else {
+            name.to_vec()
+        }
     }
 
     fn checksum_holds(&self) -> bool {
@@ -396,7 +407,8 @@ impl Header {
         if field[0] & 0x80 != 0 {
             let negative = field[0] & 0x40 != 0;
             let first = if negative { i128::from(field[0] as i8) } else { i128::from(field[0] & 0x7f) };
-            let number = field[1..].iter().try_fold(first, |sum, &b| sum.checked_mul(256)?.checked_add(i128::from(b)))?;
+            let number =
+                field[1..].iter().try_fold(first, |sum, &b| sum.checked_mul(256)?.checked_add(i128::from(b)))?;
             return i64::try_from(number).ok();
         }
         let digits = field.trim_ascii_start();

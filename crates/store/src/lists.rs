@@ -22,8 +22,8 @@ impl List {
         let bytes = read_if_there(path)?.unwrap_or_default();
         // containers/storage takes an empty file as an empty list.
         let entries = if bytes.is_empty() { Ok(None) } else { serde_json::from_slice(&bytes) };
-        let entries: Option<Vec<Value>> = entries
-            .map_err(|error| StoreError::Damaged { path: path.to_owned(), what: error.to_string() })?;
+        let entries: Option<Vec<Value>> =
+            entries.map_err(|error| StoreError::Damaged { path: path.to_owned(), what: error.to_string() })?;
         Ok(Self { path: path.to_owned(), entries: entries.unwrap_or_default(), changed: false })
     }
 

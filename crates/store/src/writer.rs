@@ -14,7 +14,9 @@ use parallax_names::{ImageName, IndexPath};
 use tempfile::TempDir;
 
 use crate::containers_storage::{BigData, IMAGES_JSON, Image, LAYERS_JSON, LINKS, Layer, Link, chain_ids, lower_file};
-use crate::files::{IoContext as _, StoreError, ensure_directory, read_if_there, replace_file, replace_link, sync_parent};
+use crate::files::{
+    IoContext as _, StoreError, ensure_directory, read_if_there, replace_file, replace_link, sync_parent,
+};
 use crate::layer_file::LayerFile;
 use crate::lists::{ImageList, LayerList};
 use crate::lock::{self, WriteLock};
@@ -105,7 +107,11 @@ impl Store {
     /// [`StoreError::Io`] if the store cannot be written.
     pub fn work_directory(&self) -> Result<WorkDirectory, StoreError> {
         let temporary = self.temporary();
-        tempfile::Builder::new().prefix("work-").tempdir_in(&temporary).map(WorkDirectory).context("create files in", &temporary)
+        tempfile::Builder::new()
+            .prefix("work-")
+            .tempdir_in(&temporary)
+            .map(WorkDirectory)
+            .context("create files in", &temporary)
     }
 
     /// The layer with this diffID, if the store has it.
@@ -119,7 +125,9 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).context("read", &squashfs),
         };
-        let Some(bytes) = read_if_there(&self.root.join(LayerFile::description_path(diff_id)))? else { return Ok(None) };
+        let Some(bytes) = read_if_there(&self.root.join(LayerFile::description_path(diff_id)))? else {
+            return Ok(None);
+        };
         // A damaged description is as good as none: the layer is converted again.
         let file: Option<LayerFile> = serde_json::from_slice(&bytes).ok();
         Ok(file.filter(|file| file.diff_id == diff_id && file.squashfs_size == size))
@@ -180,8 +188,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; readers see the image whole or not at all.
     pub fn publish(&self, image: &NewImage) -> Result<ImageRecord, StoreError> {
-        let name_entry =
-            IndexPath::name(&image.name).ok_or_else(|| StoreError::NameTooLong(image.name.to_string()))?;
+        let name_entry = IndexPath::name(&image.name).ok_or_else(|| StoreError::NameTooLong(image.name.to_string()))?;
         let work = self.work_directory()?;
         let lock = WriteLock::take(&self.root)?;
         let mut layers = LayerList::read(&self.root.join(LAYERS_JSON))?;

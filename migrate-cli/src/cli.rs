@@ -1,0 +1,110 @@
+//! The command line, and what all commands share.
+//!
+//! Exit codes: 0 if all was done, 1 if something failed, 2 if the command line is wrong, 128 and the signal's number
+//! after an interruption.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use parallax_config::Config;
+
+use crate::commands::{list, migrate};
+
+/// Container images for Slurm jobs, from one shared store.
+#[derive(Debug, Parser)]
+#[command(name = "parallax", version, max_term_width = 100, disable_help_subcommand = false)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The image store [default: the first one in the configuration]
+    #[arg(long, global = true, value_name = "DIR", env = "PARALLAX_STORE")]
+    store: Option<PathBuf>,
+    /// The configuration
+    #[arg(long, global = true, value_name = "FILE", default_value = parallax_config::DEFAULT_PATH)]
+    config: PathBuf,
+    /// Say more about what is done; twice for still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Show errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring images into the store
+    Migrate(migrate::Options),
+    /// List the images in the store
+    #[command(visible_aliases = ["ls", "images"])]
+    List(list::Options),
+}
+
+impl Global {
+    /// The store to work on.
+    ///
+    /// # Errors
+    /// If none was given and the configuration cannot be read or names none.
+    pub fn store(&self) -> anyhow::Result<PathBuf> {
+        if let Some(store) = &self.store {
+            return Ok(store.clone());
+        }
+        let config = Config::load(&self.config).context("no --store was given and there is no usable configuration")?;
+        let first = config.stores.into_iter().next();
+        first.with_context(|| format!("{} names no store; give one with --store DIR", self.config.display()))
+    }
+
+    /// The store to read, if it is one.
+    ///
+    /// # Errors
+    /// If it is not there or no store.
+    pub fn existing_store(&self) -> anyhow::Result<PathBuf> {
+        let store = self.store()?;
+        let is_store = |path: &Path| path.join("parallax/images").is_dir();
+        anyhow::ensure!(
+            is_store(&store),
+            "{} is no image store; parallax migrate makes one, --store DIR names another",
+            store.display()
+        );
+        Ok(store)
+    }
+}
+
+/// Runs the command that was typed.
+pub fn run() -> ExitCode {
+    // Wrong usage ends in here, with code 2.
+    let cli = Cli::parse();
+    start_logging(&cli.global);
+    let result = match &cli.command {
+        Command::Migrate(options) => migrate::run(&cli.global, options),
+        Command::List(options) => list::run(&cli.global, options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("parallax: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_logging(global: &Global) {
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => "error",
+        (_, 0) => "warn",
+        (_, 1) => "info",
+        (_, 2) => "debug",
+        _ => "trace",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PARALLAX_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+}

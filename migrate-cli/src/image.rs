@@ -1,0 +1,241 @@
+//! An image's manifest and configuration: what of them a migration needs, checked against their digests.
+
+use anyhow::{Context as _, bail, ensure};
+use parallax_store::containers_storage::sha256_hex;
+use serde::Deserialize;
+
+/// What an image has where its configuration does not say when it was built.
+const NO_DATE: &str = "1970-01-01T00:00:00Z";
+
+/// A blob as a manifest names it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Descriptor {
+    /// `sha256:…`
+    pub digest: String,
+    /// In bytes.
+    pub size: u64,
+}
+
+/// What is used of an OCI manifest or a Docker one of schema 2.
+#[derive(Debug, Deserialize)]
+pub struct Manifest {
+    /// The configuration.
+    pub config: Descriptor,
+    /// The layers, base first.
+    pub layers: Vec<Descriptor>,
+}
+
+/// What is used of an index or manifest list.
+#[derive(Debug, Deserialize)]
+pub struct Index {
+    /// The images of the platforms.
+    pub manifests: Vec<IndexEntry>,
+}
+
+/// One image of an index.
+#[derive(Debug, Deserialize)]
+pub struct IndexEntry {
+    /// The digest of its manifest.
+    pub digest: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Configuration {
+    created: Option<String>,
+    rootfs: Option<RootFs>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RootFs {
+    #[serde(default)]
+    diff_ids: Vec<String>,
+}
+
+/// An image to migrate.
+#[derive(Debug)]
+pub struct Image {
+    /// The digest of the configuration, 64 hexadecimal digits.
+    pub id: String,
+    /// The manifest's digest, `sha256:…`.
+    pub digest: String,
+    /// The digest of the index the image was chosen from, 64 hexadecimal digits.
+    pub index_digest: Option<String>,
+    /// The manifest as it is.
+    pub manifest: String,
+    /// The configuration as it is.
+    pub config: String,
+    /// When it was built, RFC 3339.
+    pub created: String,
+    /// The layers, base first.
+    pub layers: Vec<Layer>,
+}
+
+/// A layer to migrate.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// The digest of the uncompressed tar, 64 hexadecimal digits.
+    pub diff_id: String,
+    /// What to fetch.
+    pub blob: Descriptor,
+}
+
+impl Manifest {
+    /// Reads a manifest.
+    pub fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
+        serde_json::from_slice(bytes).context("the source has no manifest of a container image")
+    }
+}
+
+impl Image {
+    /// Puts an image together from its parts.
+    ///
+    /// # Errors
+    /// If the digests do not match, or the configuration is not that of a container image.
+    pub fn new(
+        digest: String,
+        manifest: Vec<u8>,
+        index_digest: Option<String>,
+        config: Vec<u8>,
+    ) -> anyhow::Result<Self> {
+        check_digest("manifest", &digest, &manifest)?;
+        let parsed = Manifest::parse(&manifest)?;
+        check_digest("configuration", &parsed.config.digest, &config)?;
+        let configuration: Configuration =
+            serde_json::from_slice(&config).context("the image's configuration cannot be read")?;
+        let diff_ids = configuration.rootfs.map(|rootfs| rootfs.diff_ids).unwrap_or_default();
+        ensure!(!diff_ids.is_empty(), "the image has no layers, so nothing in it can be run");
+        if diff_ids.len() != parsed.layers.len() {
+            bail!(
+                "the image is damaged: its manifest has {} layers, its configuration {}",
+                parsed.layers.len(),
+                diff_ids.len()
+            );
+        }
+        let layers = diff_ids.iter().zip(parsed.layers).map(|(diff_id, blob)| {
+            let diff_id = hex_of(diff_id).with_context(|| format!("the image has the unusable diffID {diff_id:?}"))?;
+            Ok(Layer { diff_id: diff_id.to_owned(), blob })
+        });
+        Ok(Self {
+            id: sha256_hex(&config),
+            layers: layers.collect::<anyhow::Result<_>>()?,
+            digest,
+            index_digest,
+            manifest: String::from_utf8(manifest).context("the manifest is not UTF-8")?,
+            config: String::from_utf8(config).context("the configuration is not UTF-8")?,
+            created: configuration.created.filter(|text| is_rfc3339(text)).unwrap_or_else(|| NO_DATE.to_owned()),
+        })
+    }
+}
+
+/// The digits of a `sha256:` digest.
+pub fn hex_of(digest: &str) -> Option<&str> {
+    let hex = digest.strip_prefix("sha256:")?;
+    let good = hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    good.then_some(hex)
+}
+
+fn check_digest(what: &str, digest: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    let found = sha256_hex(bytes);
+    let expected = hex_of(digest).with_context(|| format!("the image's {what} has the unusable digest {digest:?}"))?;
+    ensure!(found == expected, "the image's {what} is damaged: its digest is sha256:{found}, not sha256:{expected}");
+    Ok(())
+}
+
+/// Whether Go, and so Podman, reads this as a time: a store with another text in it is refused as a whole.
+fn is_rfc3339(text: &str) -> bool {
+    let digits = |from: usize, to: usize| {
+        text.get(from..to)
+            .and_then(|part| part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<u32>().ok())?)
+    };
+    let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
+    let bytes = text.as_bytes();
+    if text.len() < 20 || !separators.iter().all(|&(at, byte)| bytes[at] == byte) {
+        return false;
+    }
+    let in_range = |from, to, low, high| digits(from, to).is_some_and(|n| (low..=high).contains(&n));
+    let (Some(year), Some(month), Some(day)) = (digits(0, 4), digits(5, 7), digits(8, 10)) else { return false };
+    let leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+    let days = match month {
+        2 if leap => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => return false,
+    };
+    let rest = &text[19..];
+    let zone = match rest.strip_prefix('.') {
+        Some(fraction) => {
+            let zone = fraction.trim_start_matches(|c: char| c.is_ascii_digit());
+            if zone.len() == fraction.len() {
+                return false;
+            }
+            zone
+        }
+        None => rest,
+    };
+    let zone_holds = zone == "Z" || is_offset(zone);
+    (1..=days).contains(&day)
+        && in_range(11, 13, 0, 23)
+        && in_range(14, 16, 0, 59)
+        && in_range(17, 19, 0, 59)
+        && zone_holds
+}
+
+fn is_offset(zone: &str) -> bool {
+    let bytes = zone.as_bytes();
+    let number = |from: usize| zone.get(from..from + 2).and_then(|part| part.parse::<u8>().ok());
+    bytes.len() == 6
+        && matches!(bytes[0], b'+' | b'-')
+        && bytes[3] == b':'
+        && number(1).is_some_and(|hours| hours < 24)
+        && number(4).is_some_and(|minutes| minutes < 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(config: &str, layers: usize) -> anyhow::Result<Image> {
+        let layer = format!(r#"{{"digest":"sha256:{}","size":3}}"#, "b".repeat(64));
+        let manifest = format!(
+            r#"{{"config":{{"digest":"sha256:{}","size":{}}},"layers":[{}]}}"#,
+            sha256_hex(config.as_bytes()),
+            config.len(),
+            vec![layer; layers].join(",")
+        );
+        let digest = format!("sha256:{}", sha256_hex(manifest.as_bytes()));
+        Image::new(digest, manifest.into_bytes(), None, config.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn an_image_is_checked_against_its_digests() {
+        let diff_id = "a".repeat(64);
+        let good = image(&format!(r#"{{"rootfs":{{"diff_ids":["sha256:{diff_id}"]}}}}"#), 1).unwrap();
+        assert_eq!((good.layers[0].diff_id.as_str(), good.created.as_str()), (diff_id.as_str(), NO_DATE));
+        let wrong = Image::new(good.digest.clone(), b"{}".to_vec(), None, Vec::new()).unwrap_err();
+        assert!(wrong.to_string().contains("manifest is damaged"), "{wrong}");
+        let wrong = Image::new(good.digest, good.manifest.into_bytes(), None, b"{}".to_vec()).unwrap_err();
+        assert!(wrong.to_string().contains("configuration is damaged"), "{wrong}");
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused() {
+        assert!(image("{}", 0).unwrap_err().to_string().contains("no layers"));
+        let two = format!(r#"{{"rootfs":{{"diff_ids":["sha256:{0}","sha256:{0}"]}}}}"#, "a".repeat(64));
+        assert!(image(&two, 1).unwrap_err().to_string().contains("damaged"));
+        let odd = r#"{"rootfs":{"diff_ids":["sha256:../../x"]}}"#;
+        assert!(image(odd, 1).unwrap_err().to_string().contains("unusable diffID"));
+    }
+
+    #[test]
+    fn dates_podman_would_choke_on_are_found() {
+        for good in ["2024-02-29T00:00:00Z", "2024-01-01T00:00:00.123456789Z", "2024-01-01T23:59:59+02:00"] {
+            assert!(is_rfc3339(good), "{good}");
+        }
+        for bad in
+            ["", "now", "2023-02-29T00:00:00Z", "2024-13-01T00:00:00Z", "2024-01-01T00:00:00", "2024-01-01T00:00:00.Z"]
+        {
+            assert!(!is_rfc3339(bad), "{bad}");
+        }
+    }
+}

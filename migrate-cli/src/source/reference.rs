@@ -1,0 +1,145 @@
+//! Where an image comes from, as it is typed, and the name it gets.
+
+use anyhow::{Context as _, bail};
+use parallax_names::ImageName;
+
+/// What an image can be read from, as skopeo names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// `docker://NAME`: a registry.
+    Registry,
+    /// `oci:DIR[:TAG]`: an OCI image layout.
+    Oci,
+    /// `oci-archive:FILE[:TAG]`: an OCI image layout in a tar archive.
+    OciArchive,
+    /// `docker-archive:FILE[:NAME]`: what `docker save` writes.
+    DockerArchive,
+    /// `dir:DIR`: what `skopeo copy` writes into a directory.
+    Dir,
+    /// `containers-storage:NAME`: the user's Podman.
+    ContainersStorage,
+}
+
+const TRANSPORTS: [(&str, Transport); 6] = [
+    ("docker://", Transport::Registry),
+    ("oci:", Transport::Oci),
+    ("oci-archive:", Transport::OciArchive),
+    ("docker-archive:", Transport::DockerArchive),
+    ("dir:", Transport::Dir),
+    ("containers-storage:", Transport::ContainersStorage),
+];
+
+/// A source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// What kind it is of.
+    pub transport: Transport,
+    /// As it was typed, and as skopeo takes it.
+    pub text: String,
+    /// The part after the transport.
+    rest: String,
+}
+
+impl Reference {
+    /// Reads a source.
+    ///
+    /// # Errors
+    /// If the text has none of the known transports.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let found = TRANSPORTS.iter().find_map(|(prefix, transport)| Some((*transport, text.strip_prefix(prefix)?)));
+        match found {
+            Some((_, "")) => bail!("the source \"{}\" names nothing", text.escape_debug()),
+            Some((transport, rest)) => Ok(Self { transport, text: text.to_owned(), rest: rest.to_owned() }),
+            None => bail!(
+                "the source \"{0}\" does not say where the image is: write docker://{0}, containers-storage:{0}, \
+                 oci:DIR, oci-archive:FILE, docker-archive:FILE or dir:DIR",
+                text.escape_debug()
+            ),
+        }
+    }
+
+    /// The name the image gets if none is given.
+    ///
+    /// # Errors
+    /// If the source has no usable name.
+    pub fn default_name(&self) -> anyhow::Result<ImageName> {
+        let derived = match self.transport {
+            Transport::Registry => ImageName::from_registry(&self.rest),
+            // Podman's own choice of a store, `[driver@root]`, may come first.
+            Transport::ContainersStorage => {
+                let name =
+                    self.rest.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(&*self.rest, |p| p.1);
+                ImageName::for_storing(name)
+            }
+            _ => ImageName::for_storing(&self.name_of_path()),
+        };
+        derived.with_context(|| format!("{} gives the image no name; give it one with --name NAME", self.text))
+    }
+
+    /// `localhost/<base name>:<tag>` for something in the file system.
+    fn name_of_path(&self) -> String {
+        let (path, tag) = match self.transport {
+            Transport::Dir => (&*self.rest, None),
+            // skopeo splits at the first colon too.
+            _ => self.rest.split_once(':').map_or((&*self.rest, None), |(path, tag)| (path, Some(tag))),
+        };
+        // A tag may be a whole name: that of an image in an archive.
+        if let Some(name) = tag.filter(|tag| tag.contains(['/', ':'])) {
+            return name.to_owned();
+        }
+        let base = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        let base = [".tar.gz", ".tgz", ".tar"].iter().find_map(|suffix| base.strip_suffix(suffix)).unwrap_or(base);
+        format!("localhost/{base}:{}", tag.unwrap_or("latest"))
+    }
+
+    /// The reference to one image of an index, by digest; only a registry has such.
+    pub fn with_digest(&self, digest: &str) -> Option<String> {
+        if self.transport != Transport::Registry {
+            return None;
+        }
+        let bare = self.rest.split('@').next().unwrap_or_default();
+        let repository = match bare.rsplit_once(':') {
+            Some((repository, tag)) if !tag.contains('/') => repository,
+            _ => bare,
+        };
+        Some(format!("docker://{repository}@{digest}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> String {
+        Reference::parse(text).unwrap().default_name().unwrap().to_string()
+    }
+
+    #[test]
+    fn sources_have_names() {
+        assert_eq!(name("docker://python"), "docker.io/library/python:latest");
+        assert_eq!(name("docker://quay.io/a/b:1"), "quay.io/a/b:1");
+        assert_eq!(name("containers-storage:debian:12"), "localhost/debian:12");
+        assert_eq!(name("containers-storage:[overlay@/x/y+/run/y]quay.io/a:1"), "quay.io/a:1");
+        assert_eq!(name("oci:/images/python"), "localhost/python:latest");
+        assert_eq!(name("oci:images/python/:3.12"), "localhost/python:3.12");
+        assert_eq!(name("oci-archive:/tmp/app.tar:v1"), "localhost/app:v1");
+        assert_eq!(name("docker-archive:/tmp/x.tar.gz:docker.io/library/app:v1"), "docker.io/library/app:v1");
+        assert_eq!(name("dir:/tmp/app"), "localhost/app:latest");
+    }
+
+    #[test]
+    fn a_source_without_a_usable_name_asks_for_one() {
+        let error = Reference::parse("oci:/images/My Image").unwrap().default_name().unwrap_err();
+        assert!(error.to_string().contains("--name"), "{error}");
+        assert!(Reference::parse("python:3.12").unwrap_err().to_string().contains("docker://python:3.12"));
+        assert!(Reference::parse("oci:").is_err());
+    }
+
+    #[test]
+    fn one_image_of_an_index() {
+        let digest = |text: &str| Reference::parse(text).unwrap().with_digest("sha256:1");
+        assert_eq!(digest("docker://localhost:5000/a:1").unwrap(), "docker://localhost:5000/a@sha256:1");
+        assert_eq!(digest("docker://localhost:5000/a@sha256:2").unwrap(), "docker://localhost:5000/a@sha256:1");
+        assert_eq!(digest("oci:/a:1"), None);
+    }
+}
