@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parallax_config::Config;
 use parallax_protocol::message::{Status, StepId, StepStatus};
@@ -104,7 +104,9 @@ impl Leases {
         let Some(lease) = self.live().get(&step).cloned() else { return Vec::new() };
         let mut held = lease.held.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(held) = held.take() else { return Vec::new() };
+        let started = Instant::now();
         let mut problems = self.end_processes(&lease.entry);
+        let ended = Instant::now();
         let path = self.step_path(&lease.entry.key);
         if let Err(error) = held.directory.take_down() {
             problems.push(format!("{} can't be taken down: {error}", path.display()));
@@ -117,7 +119,8 @@ impl Leases {
         for problem in &problems {
             tracing::error!(step = %step, "{problem}");
         }
-        tracing::info!(step = %step, uid = lease.entry.request.uid, "released");
+        let (processes, mounts) = (ended - started, ended.elapsed());
+        tracing::info!(step = %step, uid = lease.entry.request.uid, ?processes, ?mounts, "released");
         problems
     }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use parallax_protocol::step_file::{StepFile, StepPaths};
 
@@ -17,6 +18,9 @@ use crate::runtime;
 /// The exit code for a container that could not be started, as Podman and Docker have it. Slurm shows it; 126 and 127 are the
 /// shell's for commands that can't be run or found.
 const NO_CONTAINER: u8 = 125;
+
+/// The variable that makes every task tell how long it waited for the container and took to join it.
+const TIMINGS: &str = "PARALLAX_TIMINGS";
 
 /// Does what the arguments say.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -43,15 +47,21 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
         Ok(step) => step,
         Err(message) => return fail(&message),
     };
+    let started = Instant::now();
     let container = match container::obtain(&paths, &step) {
         Ok(container) => container,
         // The task that tried has told the user.
         Err(StartError::Reported) => return ExitCode::from(NO_CONTAINER),
         Err(StartError::Here(message)) => return fail(&message),
     };
+    let obtained = Instant::now();
     let workdir = std::env::current_dir().ok();
     if let Err(message) = join::enter(&container, workdir.as_deref(), step.working_directory.as_deref()) {
         return fail(&message);
+    }
+    if std::env::var_os(TIMINGS).is_some() {
+        let (container, join) = ((obtained - started).as_micros(), obtained.elapsed().as_micros());
+        eprintln!("parallax: container {container} us, join {join} us");
     }
     let variables = environment::merge(std::env::vars_os(), &step.environment);
     let failure = join::execute(command, &variables);
