@@ -87,11 +87,14 @@ impl Step {
 
     /// Waits for the lease, and hands its variables to the tasks. As the user, before the tasks are forked.
     pub fn await_lease(&mut self, spank: &SpankHandle) {
-        let failed = Lease::Failed("the image was waited for twice".to_owned());
-        let Lease::Requested(held) = std::mem::replace(&mut self.lease, failed) else { return };
-        self.lease = match receive(&held) {
-            Ok(grant) => Lease::Granted(held, grant),
-            Err(message) => Lease::Failed(message),
+        // A failure stays what it was.
+        let lease = std::mem::replace(&mut self.lease, Lease::Failed("the image was not waited for".to_owned()));
+        self.lease = match lease {
+            Lease::Requested(held) => match receive(&held) {
+                Ok(grant) => Lease::Granted(held, grant),
+                Err(message) => Lease::Failed(message),
+            },
+            known => known,
         };
         if let Err(error) = self.set_variables(spank) {
             self.lease = Lease::Failed(format!("the variables for podman can't be set: {error}"));
@@ -121,7 +124,9 @@ impl Step {
             }
             (Lease::Granted(..), _) => {}
             (Lease::Failed(message), _) => fail_task(spank, launcher, message)?,
-            (Lease::Requested(_), _) => fail_task(spank, launcher, "the image was not waited for")?,
+            (Lease::Requested(_), _) => {
+                fail_task(spank, launcher, "Slurm started the task before the image was there")?
+            }
         }
         Ok(())
     }

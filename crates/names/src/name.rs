@@ -83,7 +83,7 @@ impl ImageName {
         Self { domain, path, tag: tag.unwrap_or(DEFAULT_TAG).to_owned() }
     }
 
-    /// The short form a user would type: without `localhost/`, `docker.io/library/` or `docker.io/`.
+    /// The short form a user would type: without `localhost/`, `docker.io/library/` or `docker.io/`, and without `:latest`.
     #[must_use]
     pub fn familiar(&self) -> String {
         let path = match self.domain.as_str() {
@@ -94,7 +94,7 @@ impl ImageName {
             },
             domain => format!("{domain}/{}", self.path),
         };
-        format!("{path}:{}", self.tag)
+        if self.tag == DEFAULT_TAG { path } else { format!("{path}:{}", self.tag) }
     }
 }
 

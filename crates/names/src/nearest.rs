@@ -7,18 +7,17 @@ const MOST: usize = 3;
 
 /// Those of `known` that are nearest to what was typed, nearest first, in the short form one would type.
 ///
-/// At most three, and none that differs in more than a third of its letters.
+/// At most three, and none whose repository differs in more than a third of its letters; a tag may be any other.
 pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a ImageName>) -> Vec<String> {
-    let typed_repository = typed.rsplit_once(':').map_or(typed, |(repository, _)| repository);
+    let (typed_repository, typed_tag) = split_tag(typed);
     let mut ranked: Vec<(usize, String)> = known
         .into_iter()
         .filter_map(|name| {
             let familiar = name.familiar();
-            let same_repository =
-                familiar.rsplit_once(':').is_some_and(|(repository, _)| repository == typed_repository);
-            let limit = if same_repository { usize::MAX } else { typed.len().max(familiar.len()) / 3 };
-            let distance = edit_distance(typed, &familiar).min(edit_distance(typed, &name.to_string()));
-            (distance <= limit).then_some((distance, familiar))
+            let (repository, tag) = split_tag(&familiar);
+            let apart = edit_distance(typed_repository, repository);
+            let near = apart <= typed_repository.len().max(repository.len()) / 3;
+            near.then(|| (apart * 100 + edit_distance(typed_tag, tag), familiar.clone()))
         })
         .collect();
     ranked.sort();
@@ -33,6 +32,14 @@ pub fn unknown_image(typed: &str, stores: &[String], nearest: &[String]) -> Stri
     let near: Vec<String> = nearest.iter().map(|name| format!("\"{name}\"")).collect();
     let ending = if near.is_empty() { ".".to_owned() } else { format!("; did you mean {}?", near.join(" or ")) };
     format!("image \"{typed}\" is in no store ({stores}){ending} Ask for it with: parallax migrate docker://{typed}")
+}
+
+/// The repository and the tag of a name in its short form.
+fn split_tag(name: &str) -> (&str, &str) {
+    match name.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
+        _ => (name, "latest"),
+    }
 }
 
 /// Levenshtein distance in bytes.
@@ -62,6 +69,7 @@ mod tests {
     fn a_slip_finds_the_name() {
         let known = known(&["docker.io/library/python:3.12", "quay.io/other/thing:1"]);
         assert_eq!(nearest("pyton:3.12", &known), ["python:3.12"]);
+        assert_eq!(nearest("pyton", &known), ["python:3.12"]);
     }
 
     #[test]
