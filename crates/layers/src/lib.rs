@@ -16,11 +16,13 @@ mod convert;
 mod decompress;
 mod emit;
 mod error;
+mod header;
 mod layout;
 mod path;
 mod pax;
 mod plan;
 mod rewrite;
+mod sparse;
 mod sqfstar;
 mod tar;
 

@@ -218,3 +218,6 @@ fn begin<W: Write, F: FnOnce(&Meta) -> Result<W, ConvertError>>(
     let Some(start) = start.take() else { return Err(Stop::NeedsPlan) };
     Ok(Emitter::new(start(root.unwrap_or(&default))?))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,19 +1,19 @@
 //! Reads a tar archive entry by entry: ustar, PAX, GNU and the old V7 form.
 //!
-//! The `tar` crate is not used: it hides PAX sparse maps and gives no access to several headers this needs.
+//! Not with the crate `tar`, which does not know the sparse files of PAX archives.
 
 use std::io::{self, Read, Write};
 
 use crate::error::{ArchiveError, EntryError};
+use crate::header::{Header, until_nul};
 use crate::path::printable;
-use crate::pax::{Pax, decimal};
+use crate::pax::Pax;
+use crate::sparse::{Piece, SparseSource};
 
 pub(crate) const BLOCK: usize = 512;
 /// The most that a long name or an extended header may hold, in bytes. Go's reader has the same limit, so no image
 /// that Podman can pull has more.
 const MAX_EXTENSION: u64 = 1 << 20;
-/// The most pieces of data in a sparse file.
-const MAX_PIECES: usize = 1 << 20;
 
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,22 +70,15 @@ impl From<ArchiveError> for TarError {
     }
 }
 
-/// One piece of data of a file with holes.
-#[derive(Debug, Clone, Copy)]
-struct Piece {
-    offset: u64,
-    length: u64,
-}
-
 /// The data of the current entry that is still to be read.
 #[derive(Debug, Default)]
-struct Data {
+pub(crate) struct Data {
     /// Bytes of data in the stream.
-    stored: u64,
+    pub(crate) stored: u64,
     /// Zero bytes after them up to the next block.
     padding: u64,
     /// The file's size and its pieces, for a file with holes.
-    sparse: Option<(u64, Vec<Piece>)>,
+    pub(crate) sparse: Option<(u64, Vec<Piece>)>,
 }
 
 pub(crate) struct TarReader<R> {
@@ -93,7 +86,7 @@ pub(crate) struct TarReader<R> {
     globals: Pax,
     headers: u64,
     entries: u64,
-    data: Data,
+    pub(crate) data: Data,
     ended: bool,
     buffer: Box<[u8]>,
 }
@@ -213,82 +206,6 @@ impl<R: Read> TarReader<R> {
         Ok(Entry { index, name, kind, meta })
     }
 
-    /// Learns the current file's holes, if it has any, and returns its size.
-    fn holes(
-        &mut self,
-        header: &Header,
-        source: SparseSource,
-        refuse: &dyn Fn(EntryError) -> TarError,
-    ) -> Result<u64, TarError> {
-        let (real_size, numbers) = if header.0[156] == b'S' {
-            self.gnu_map(header)?
-        } else if source.major == Some(1) && source.real_size.is_some() {
-            (source.real_size, self.map_in_data()?)
-        } else if source.real_size.is_some() && !source.map.is_empty() {
-            (source.real_size, Some(source.map))
-        } else {
-            return Ok(self.data.stored);
-        };
-        let damaged = || refuse(EntryError::SparseMap);
-        let (real_size, numbers) = real_size.zip(numbers).ok_or_else(damaged)?;
-        let pieces = pieces(real_size, &numbers, self.data.stored).ok_or_else(damaged)?;
-        self.data.sparse = Some((real_size, pieces));
-        Ok(real_size)
-    }
-
-    /// The map of the old GNU format: four pieces in the header and 21 in each block that follows it.
-    fn gnu_map(&mut self, header: &Header) -> Result<(Option<u64>, Option<Vec<u64>>), TarError> {
-        let real_size = Header::number(&header.0[483..495]);
-        let mut numbers = Some(Vec::new());
-        let mut take = |fields: &[u8]| {
-            for field in fields.chunks_exact(12).take_while(|field| field[0] != 0) {
-                match (Header::number(field), &mut numbers) {
-                    (Some(number), Some(numbers)) if numbers.len() < 2 * MAX_PIECES => numbers.push(number),
-                    _ => numbers = None,
-                }
-            }
-        };
-        take(&header.0[386..482]);
-        let mut more = header.0[482] != 0;
-        while more {
-            let mut block = [0; BLOCK];
-            self.fill(&mut block)?;
-            take(&block[..504]);
-            more = block[504] != 0;
-        }
-        Ok((real_size, numbers))
-    }
-
-    /// The map of PAX format 1.0: decimal numbers, one a line, in whole blocks before the data.
-    fn map_in_data(&mut self) -> Result<Option<Vec<u64>>, TarError> {
-        let mut text = Vec::new();
-        let mut numbers = Vec::new();
-        let mut wanted = None;
-        while wanted.is_none_or(|wanted| numbers.len() < wanted) {
-            let mut block = [0; BLOCK];
-            if self.data.stored < BLOCK as u64 {
-                return Ok(None);
-            }
-            self.fill(&mut block)?;
-            self.data.stored -= BLOCK as u64;
-            text.extend_from_slice(&block);
-            while let Some(end) = text.iter().position(|&b| b == b'\n') {
-                let Some(number) = decimal(&text[..end]) else { return Ok(None) };
-                text.drain(..=end);
-                match wanted {
-                    None if number > MAX_PIECES as u64 => return Ok(None),
-                    None => wanted = Some(number as usize * 2),
-                    Some(wanted) if numbers.len() < wanted => numbers.push(number),
-                    Some(_) => break,
-                }
-            }
-            if text.len() > 2 * BLOCK {
-                return Ok(None);
-            }
-        }
-        Ok(Some(numbers))
-    }
-
     /// The next header; `None` at the end: a block of zeros, or no more bytes as some writers leave it.
     fn header(&mut self) -> Result<Option<Header>, TarError> {
         if self.ended {
@@ -327,7 +244,7 @@ impl<R: Read> TarReader<R> {
         value.ok_or(ArchiveError::Header { index: self.headers, what })
     }
 
-    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), TarError> {
+    pub(crate) fn fill(&mut self, buffer: &mut [u8]) -> Result<(), TarError> {
         self.source.read_exact(buffer).map_err(ended_early)
     }
 
@@ -349,81 +266,6 @@ impl<R: Read> TarReader<R> {
     }
 }
 
-struct SparseSource {
-    real_size: Option<u64>,
-    major: Option<u64>,
-    map: Vec<u64>,
-}
-
-/// Pieces out of offsets and lengths in turn, if they are in order, inside the file and cover the stored bytes exactly.
-fn pieces(real_size: u64, numbers: &[u64], stored: u64) -> Option<Vec<Piece>> {
-    let mut position = 0;
-    let mut total = 0_u64;
-    let mut pieces = Vec::with_capacity(numbers.len() / 2);
-    if numbers.len() % 2 != 0 {
-        return None;
-    }
-    for pair in numbers.chunks_exact(2) {
-        let piece = Piece { offset: pair[0], length: pair[1] };
-        let end = piece.offset.checked_add(piece.length)?;
-        if piece.offset < position || end > real_size {
-            return None;
-        }
-        position = end;
-        total = total.checked_add(piece.length)?;
-        pieces.push(piece);
-    }
-    (total == stored).then_some(pieces)
-}
-
-struct Header([u8; BLOCK]);
-
-impl Header {
-    fn name(&self) -> Vec<u8> {
-        let name = until_nul(&self.0[..100]);
-        let prefix = until_nul(&self.0[345..500]);
-        // Only POSIX's form has a prefix; GNU's keeps times in those bytes.
-        if &self.0[257..263] == b"ustar\0" && !prefix.is_empty() {
-            [prefix, b"/", name].concat()
-        } else {
-            name.to_vec()
-        }
-    }
-
-    fn checksum_holds(&self) -> bool {
-        let bytes = || self.0.iter().enumerate().map(|(i, &b)| if (148..156).contains(&i) { b' ' } else { b });
-        let unsigned: i64 = bytes().map(i64::from).sum();
-        // Some old writers summed signed bytes.
-        let signed: i64 = bytes().map(|b| i64::from(b as i8)).sum();
-        Self::signed(&self.0[148..156]).is_some_and(|sum| sum == unsigned || sum == signed)
-    }
-
-    fn number(field: &[u8]) -> Option<u64> {
-        Self::signed(field).and_then(|number| u64::try_from(number).ok())
-    }
-
-    /// Octal digits between blanks, or a big-endian number whose first bit is set (GNU's form for large ones).
-    fn signed(field: &[u8]) -> Option<i64> {
-        if field[0] & 0x80 != 0 {
-            let negative = field[0] & 0x40 != 0;
-            let first = if negative { i128::from(field[0] as i8) } else { i128::from(field[0] & 0x7f) };
-            let number =
-                field[1..].iter().try_fold(first, |sum, &b| sum.checked_mul(256)?.checked_add(i128::from(b)))?;
-            return i64::try_from(number).ok();
-        }
-        let digits = field.trim_ascii_start();
-        let end = digits.iter().position(|&b| b == 0 || b == b' ').unwrap_or(digits.len());
-        digits[..end].iter().try_fold(0_i64, |sum, &b| match b {
-            b'0'..=b'7' => sum.checked_mul(8)?.checked_add(i64::from(b - b'0')),
-            _ => None,
-        })
-    }
-}
-
-fn until_nul(bytes: &[u8]) -> &[u8] {
-    bytes.split(|&b| b == 0).next().unwrap_or_default()
-}
-
 /// How many bytes are missing to a whole number of blocks.
 pub(crate) fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK as u64
@@ -437,7 +279,7 @@ fn ended_early(error: io::Error) -> TarError {
 }
 
 fn copy_zeros(mut count: u64, to: &mut dyn Write) -> Result<(), TarError> {
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     while count > 0 {
         let now = ZEROS.len().min(usize::try_from(count).unwrap_or(usize::MAX));
         to.write_all(&ZEROS[..now]).map_err(TarError::Write)?;

@@ -1,0 +1,252 @@
+use super::*;
+use crate::pax;
+use crate::tar::padding;
+
+/// An archive under construction, in the raw form a builder could have written.
+#[derive(Default)]
+struct Archive(Vec<u8>);
+
+impl Archive {
+    fn header(mut self, flag: u8, name: &[u8], link: &[u8], size: u64) -> Self {
+        let mut block = [0_u8; 512];
+        block[..name.len()].copy_from_slice(name);
+        for (at, text) in [(100, "0000644"), (108, "0000005"), (116, "0000007"), (136, "00000000012")] {
+            block[at..at + text.len()].copy_from_slice(text.as_bytes());
+        }
+        block[124..135].copy_from_slice(format!("{size:011o}").as_bytes());
+        block[156] = flag;
+        block[157..157 + link.len()].copy_from_slice(link);
+        block[257..265].copy_from_slice(b"ustar\x0000");
+        // A name that sqfstar would look up on this machine.
+        block[265..269].copy_from_slice(b"root");
+        block[148..156].fill(b' ');
+        let sum: u64 = block.iter().map(|&b| u64::from(b)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        self.0.extend(block);
+        self
+    }
+
+    fn data(mut self, data: &[u8]) -> Self {
+        self.0.extend(data);
+        self.0.extend(vec![0; padding(data.len() as u64) as usize]);
+        self
+    }
+
+    fn file(self, name: &str, data: &[u8]) -> Self {
+        self.header(b'0', name.as_bytes(), b"", data.len() as u64).data(data)
+    }
+
+    fn dir(self, name: &str) -> Self {
+        self.header(b'5', name.as_bytes(), b"", 0)
+    }
+
+    fn link(self, flag: u8, name: &str, target: &str) -> Self {
+        self.header(flag, name.as_bytes(), target.as_bytes(), 0)
+    }
+
+    fn pax(self, records: &[(&[u8], &[u8])]) -> Self {
+        let records: Vec<u8> = records.iter().flat_map(|(key, value)| pax::record(key, value)).collect();
+        self.header(b'x', b"pax", b"", records.len() as u64).data(&records)
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        self.0.extend([0; 1024]);
+        self.0
+    }
+}
+
+/// One entry of the result: name, kind, what its attributes are, content.
+type Row = (String, Kind, Meta, Vec<u8>);
+
+fn rows(archive: &[u8]) -> Vec<Row> {
+    let mut tar = TarReader::new(archive);
+    let mut rows = Vec::new();
+    while let Some(entry) = tar.next().unwrap() {
+        let mut data = Vec::new();
+        if let Kind::File(_) = entry.kind {
+            tar.copy_data(&mut data).unwrap();
+        }
+        rows.push((String::from_utf8_lossy(&entry.name).into_owned(), entry.kind, entry.meta, data));
+    }
+    rows
+}
+
+fn run(archive: &[u8]) -> Result<Vec<Row>, Stop> {
+    match rewrite(&mut TarReader::new(archive), |_| Ok(Vec::new())) {
+        Err(Stop::NeedsPlan) => {
+            let plan = Plan::make(&mut TarReader::new(archive))?;
+            let (out, _) = rewrite_planned(&mut TarReader::new(archive), plan, |_| Ok(Vec::new()))?;
+            Ok(rows(&out))
+        }
+        done => done.map(|(out, _)| rows(&out)),
+    }
+}
+
+fn names(archive: Vec<u8>) -> Vec<String> {
+    run(&archive)
+        .unwrap()
+        .into_iter()
+        .map(|(name, kind, _, data)| match kind {
+            Kind::File(_) => format!("{name}={}", String::from_utf8_lossy(&data)),
+            Kind::HardLink(target) => format!("{name}=>{}", String::from_utf8_lossy(&target)),
+            Kind::Symlink(target) => format!("{name}->{}", String::from_utf8_lossy(&target)),
+            Kind::Char(major, minor) => format!("{name} c{major}:{minor}"),
+            Kind::Dir => format!("{name}/"),
+            other => format!("{name} {other:?}"),
+        })
+        .collect()
+}
+
+fn refusal(archive: &[u8]) -> String {
+    match run(archive) {
+        Err(Stop::Failed(error)) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn whiteouts_become_those_of_overlayfs() {
+    let archive = Archive::default().dir("d/").file("d/.wh.gone", b"").file("d/x", b"1").end();
+    assert_eq!(names(archive), ["d/x=1", "d/gone c0:0", "d/"]);
+}
+
+#[test]
+fn an_opaque_marker_marks_its_directory_wherever_it_stands() {
+    let before = Archive::default().file("d/.wh..wh..opq", b"").dir("d/").end();
+    let after = Archive::default().dir("d/").file("d/x", b"").file("d/.wh..wh..opq", b"").end();
+    let alone = Archive::default().file("d/.wh..wh..opq", b"").end();
+    for archive in [before, after, alone] {
+        let rows = run(&archive).unwrap();
+        let (_, kind, meta, _) = rows.last().unwrap();
+        assert_eq!(*kind, Kind::Dir);
+        let opaque = |name: &[u8]| (name.to_vec(), b"y".to_vec());
+        assert_eq!(meta.xattrs, [opaque(b"trusted.overlay.opaque"), opaque(b"user.overlay.opaque")]);
+    }
+}
+
+#[test]
+fn a_whiteout_of_what_the_layer_has_itself_hides_only_what_is_below() {
+    let file = Archive::default().file(".wh.a", b"").file("a", b"new").end();
+    assert_eq!(names(file), ["a=new"]);
+    let directory = Archive::default().dir("d").file(".wh.d", b"").end();
+    let rows = run(&directory).unwrap();
+    assert_eq!((rows.len(), rows[0].2.xattrs.len()), (1, 2));
+}
+
+#[test]
+fn directories_that_are_missing_are_made() {
+    let rows = run(&Archive::default().file("a/b/c", b"").end()).unwrap();
+    let made: Vec<_> = rows.iter().skip(1).map(|row| (row.0.as_str(), row.2.mode, row.2.uid)).collect();
+    assert_eq!(made, [("a", 0o755, 0), ("a/b", 0o755, 0)]);
+}
+
+#[test]
+fn the_last_of_several_entries_wins() {
+    assert_eq!(names(Archive::default().file("a", b"1").file("a", b"2").end()), ["a=2"]);
+    let replaced = Archive::default().dir("a").file("a/b", b"1").link(b'2', "a", "t").end();
+    assert_eq!(names(replaced), ["a->t"]);
+    let made = Archive::default().link(b'2', "a", "t").dir("a").file("a/b", b"1").end();
+    assert_eq!(names(made), ["a/b=1", "a/"]);
+    let marked = Archive::default().file("a/.wh.x", b"").file("a", b"f").end();
+    assert_eq!(names(marked), ["a=f"]);
+}
+
+#[test]
+fn a_hard_link_keeps_the_content_its_target_had_then() {
+    let archive =
+        Archive::default().file("a", b"old").link(b'1', "b", "a").link(b'1', "c", "b").file("a", b"new").end();
+    assert_eq!(names(archive), ["b=old", "c=>b", "a=new"]);
+    let dangling = Archive::default().link(b'1', "b", "a").end();
+    assert!(refusal(&dangling).contains("hard link to \"a\""));
+}
+
+#[test]
+fn the_root_is_known_before_anything_is_written() {
+    let mut roots = Vec::new();
+    let late = Archive::default().file("a", b"").dir("./").end();
+    let mut start = |meta: &Meta| {
+        roots.push((meta.mode, meta.uid));
+        Ok(Vec::new())
+    };
+    let Err(Stop::NeedsPlan) = rewrite(&mut TarReader::new(&late[..]), &mut start) else { panic!() };
+    let plan = Plan::make(&mut TarReader::new(&late[..])).unwrap();
+    rewrite_planned(&mut TarReader::new(&late[..]), plan, &mut start).unwrap();
+    assert_eq!(roots, [(0o755, 0), (0o644, 5)]);
+}
+
+#[test]
+fn attributes_ids_and_long_names_survive() {
+    let value = b"\x01\0\n=\xff";
+    let long = "n".repeat(120);
+    let archive = Archive::default()
+        .pax(&[
+            (b"SCHILY.xattr.security.capability", value),
+            (b"SCHILY.xattr.system.posix_acl_access", b"acl"),
+            (b"SCHILY.xattr.trusted.overlay.redirect", b"/etc"),
+            (b"uid", b"3000000"),
+            (b"path", long.as_bytes()),
+            (b"mtime", b"17.25"),
+        ])
+        .file("short", b"x")
+        .pax(&[(b"linkpath", "../".repeat(50).as_bytes())])
+        .link(b'2', "s", "short")
+        .end();
+    let (out, seen) = rewrite(&mut TarReader::new(&archive[..]), |_| Ok(Vec::new())).unwrap();
+    let rows = rows(&out);
+    assert_eq!(rows[0].0, long);
+    assert_eq!((rows[0].2.uid, rows[0].2.gid, rows[0].2.mtime), (3_000_000, 7, 17));
+    assert_eq!(rows[0].2.xattrs, [(b"security.capability".to_vec(), value.to_vec())]);
+    assert_eq!(rows[1].1, Kind::Symlink("../".repeat(50).into_bytes()));
+    assert_eq!((seen.max_uid, seen.max_gid), (3_000_000, 7));
+    assert_eq!(seen.dropped_xattrs.len(), 2);
+    // No user name reaches sqfstar.
+    assert!(out.chunks(512).all(|block| !block.windows(4).any(|bytes| bytes == b"root")));
+}
+
+#[test]
+fn holes_become_zeros() {
+    let map = b"2\n512\n3\n1024\n2\n";
+    let mut data = [0; 512];
+    data[..map.len()].copy_from_slice(map);
+    let stored = [&data[..], b"abcde"].concat();
+    let archive = Archive::default()
+        .pax(&[
+            (b"GNU.sparse.major", b"1"),
+            (b"GNU.sparse.minor", b"0"),
+            (b"GNU.sparse.name", b"real"),
+            (b"GNU.sparse.realsize", b"2000"),
+        ])
+        .file("GNUSparseFile.0/real", &stored)
+        .file("next", b"n")
+        .end();
+    let rows = run(&archive).unwrap();
+    let mut expected = vec![0; 2000];
+    expected[512..515].copy_from_slice(b"abc");
+    expected[1024..1026].copy_from_slice(b"de");
+    assert_eq!((rows[0].0.as_str(), &rows[0].3), ("real", &expected));
+    assert_eq!(rows[1].0, "next");
+    let old = Archive::default()
+        .pax(&[(b"GNU.sparse.size", b"10"), (b"GNU.sparse.numblocks", b"1"), (b"GNU.sparse.map", b"4,9")])
+        .file("bad", b"abcdefghi")
+        .end();
+    assert!(refusal(&old).contains("map of its holes"));
+}
+
+#[test]
+fn bad_archives_are_refused() {
+    assert!(refusal(&Archive::default().file("../a", b"").end()).contains("\"..\""));
+    assert!(refusal(&Archive::default().file("/etc/passwd", b"").end()).contains("absolute"));
+    assert!(refusal(&Archive::default().file("a", b"").file("a/b", b"").end()).contains("not a directory"));
+    assert!(refusal(&Archive::default().file(".wh..wh..opq", b"").end()).contains("overlayfs"));
+    assert!(refusal(&Archive::default().file(".wh.", b"").end()).contains("whiteout"));
+    assert!(refusal(&Archive::default().link(b'1', "b", "../../etc/shadow").end()).contains("\"..\""));
+    assert!(refusal(&Archive::default().header(b'V', b"label", b"", 0).end()).contains("unknown type"));
+    let whole = Archive::default().file("a", &[1; 2000]).end();
+    assert!(refusal(&whole[..1000]).contains("middle of an entry"));
+    assert!(refusal(&whole[..100]).contains("middle of an entry"));
+    let mut damaged = whole;
+    damaged[0] = b'x';
+    assert!(refusal(&damaged).contains("checksum"));
+    let huge = Archive::default().header(b'L', b"././@LongLink", b"", 1 << 32).end();
+    assert!(refusal(&huge).contains("1 MiB"));
+}
