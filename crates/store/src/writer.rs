@@ -343,3 +343,6 @@ fn ensure_link(path: &Path, target: &str) -> Result<(), StoreError> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

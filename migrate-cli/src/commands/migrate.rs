@@ -80,7 +80,7 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
                 progress.line(&outcome.sentence());
                 outcomes.push(outcome);
             }
-            Err(error) => failures.push(error.context(format!("{source} was not migrated"))),
+            Err(error) => failures.push(error.context(format!("{source} cannot be migrated"))),
         }
     }
     if options.json {

@@ -55,8 +55,7 @@ impl Source {
         config.insecure_skip_tls_verification = Some(!access.tls_verify);
         let (proxy, image, layers) = runtime.block_on(async {
             let proxy = ImageProxy::new_with_config(config).await.map_err(skopeo_error)?;
-            let opened = proxy.open_image(&reference.text).await.map_err(skopeo_error);
-            let image = opened.with_context(|| format!("{} cannot be opened", reference.text))?;
+            let image = proxy.open_image(&reference.text).await.map_err(skopeo_error)?;
             let layers = match reference.transport {
                 Transport::ContainersStorage => proxy.get_layer_info(&image).await.map_err(skopeo_error)?,
                 _ => None,

@@ -1,0 +1,138 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::containers_storage::{IMAGES_LOCK, LAYERS_LOCK, LOCK_TOKEN_BYTES, sha256_hex};
+use crate::reader;
+
+fn layer(store: &Store, content: &str) -> LayerFile {
+    let work = store.work_directory().unwrap();
+    let file = work.path().join("layer");
+    fs::write(&file, content).unwrap();
+    let digest = sha256_hex(content.as_bytes());
+    let layer = LayerFile {
+        diff_id: digest.clone(),
+        size: 1000,
+        squashfs_size: content.len() as u64,
+        squashfs_sha256: digest,
+        max_uid: 1,
+        max_gid: 2,
+    };
+    store.add_layer(&file, layer).unwrap()
+}
+
+fn image(store: &Store, config: &str, name: &str, layers: &[&str]) -> NewImage {
+    let manifest = format!("manifest of {config}");
+    NewImage {
+        id: sha256_hex(config.as_bytes()),
+        digest: format!("sha256:{}", sha256_hex(manifest.as_bytes())),
+        index_digest: Some(sha256_hex(b"index")),
+        name: ImageName::for_storing(name).unwrap(),
+        created: "2026-01-01T00:00:00Z".into(),
+        manifest,
+        config: config.into(),
+        layers: layers.iter().map(|content| layer(store, content)).collect(),
+    }
+}
+
+fn store() -> (TempDir, Store) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::create_or_open(&directory.path().join("a/store")).unwrap();
+    (directory, store)
+}
+
+fn json(store: &Store, name: &str) -> Value {
+    serde_json::from_slice(&fs::read(store.root().join(name)).unwrap()).unwrap()
+}
+
+#[test]
+fn a_published_image_is_found_by_name_digest_and_id() {
+    let (_directory, store) = store();
+    let new = image(&store, "config", "app:1", &["base", "top"]);
+    let before = fs::read(store.root().join(IMAGES_LOCK)).unwrap();
+    let record = store.publish(&new).unwrap();
+    assert_eq!(record.names, ["localhost/app:1"]);
+    assert_eq!(store.image(&new.id).unwrap().unwrap(), record);
+    assert_eq!(store.id_of_name(&new.name).unwrap(), new.id);
+    for digest in [new.digest.trim_start_matches("sha256:"), &sha256_hex(b"index")] {
+        assert_eq!(store.id_of_digest(digest).unwrap(), new.id);
+    }
+    for lock in [IMAGES_LOCK, LAYERS_LOCK] {
+        assert_eq!(fs::metadata(store.root().join(lock)).unwrap().len(), LOCK_TOKEN_BYTES as u64);
+    }
+    assert_ne!(fs::read(store.root().join(IMAGES_LOCK)).unwrap(), before);
+    let links = store.root().join(LINKS);
+    for layer in &record.layers {
+        assert!(links.join(layer.link.as_str()).is_dir());
+        assert!(links.join(format!("{}.squash", layer.link.as_str())).is_file());
+    }
+    let lower = fs::read_to_string(store.root().join("overlay").join(&record.layers[1].id).join("lower")).unwrap();
+    assert_eq!(lower, format!("l/{}", record.layers[0].link.as_str()));
+    assert_eq!(json(&store, LAYERS_JSON)[1]["parent"], json!(record.layers[0].id));
+    assert_eq!(fs::read_dir(store.temporary()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_name_moves_to_the_newer_image_and_the_old_one_stays() {
+    let (_directory, store) = store();
+    let old = image(&store, "old", "app:1", &["base"]);
+    store.publish(&old).unwrap();
+    let new = image(&store, "new", "app:1", &["base", "top"]);
+    store.publish(&new).unwrap();
+    assert_eq!(store.id_of_name(&new.name).unwrap(), new.id);
+    let images = json(&store, IMAGES_JSON);
+    assert_eq!((&images[0]["names"], &images[1]["names"]), (&json!([]), &json!(["localhost/app:1"])));
+    assert_eq!(store.image(&old.id).unwrap().unwrap().names, Vec::<String>::new());
+    assert_eq!(json(&store, LAYERS_JSON).as_array().unwrap().len(), 2);
+    let listing = reader::list(store.root()).unwrap();
+    let names: Vec<_> = listing.images.iter().map(|image| image.names.len()).collect();
+    assert_eq!(names, [1, 0]);
+}
+
+#[test]
+fn what_others_wrote_is_kept() {
+    let (_directory, store) = store();
+    let theirs = json!([{"id": "x", "names": ["localhost/app:1"], "layer": "y", "odd": {"a": [1]}}]);
+    fs::write(store.root().join(IMAGES_JSON), theirs.to_string()).unwrap();
+    fs::write(store.root().join(LAYERS_JSON), json!([{"id": "y", "flags": {"z": true}}]).to_string()).unwrap();
+    store.publish(&image(&store, "config", "app:1", &["base"])).unwrap();
+    let images = json(&store, IMAGES_JSON);
+    assert_eq!(images[0], json!({"id": "x", "names": [], "layer": "y", "odd": {"a": [1]}}));
+    assert_eq!(json(&store, LAYERS_JSON)[0], json!({"id": "y", "flags": {"z": true}}));
+}
+
+#[test]
+fn a_damaged_list_stops_the_writer_and_is_left_alone() {
+    let (_directory, store) = store();
+    let new = image(&store, "config", "app:1", &["base"]);
+    fs::write(store.root().join(IMAGES_JSON), "{").unwrap();
+    assert!(matches!(store.publish(&new), Err(StoreError::Damaged { .. })));
+    assert_eq!(fs::read(store.root().join(IMAGES_JSON)).unwrap(), b"{");
+    assert!(store.image(&new.id).unwrap().is_none());
+}
+
+#[test]
+fn the_first_of_two_writers_of_a_layer_stays() {
+    let (_directory, store) = store();
+    let first = layer(&store, "same");
+    assert_eq!(layer(&store, "same"), first);
+    fs::remove_file(store.root().join(LayerFile::squashfs_path(&first.diff_id))).unwrap();
+    assert!(store.layer(&first.diff_id).unwrap().is_none());
+    assert_eq!(layer(&store, "same"), first);
+}
+
+#[test]
+fn threads_publish_at_once_and_nothing_is_lost() {
+    let (_directory, store) = store();
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let store = &store;
+            scope.spawn(move || {
+                let new = image(store, &format!("config {number}"), &format!("app:{number}"), &["base", "top"]);
+                store.publish(&new).unwrap();
+            });
+        }
+    });
+    assert_eq!(reader::list(store.root()).unwrap().images.len(), 8);
+    assert_eq!(json(&store, IMAGES_JSON).as_array().unwrap().len(), 8);
+    assert_eq!(json(&store, LAYERS_JSON).as_array().unwrap().len(), 2);
+}
