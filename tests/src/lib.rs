@@ -2,4 +2,5 @@
 
 pub mod clean;
 pub mod cluster;
+pub mod held;
 pub mod images;

@@ -1,0 +1,80 @@
+//! A step that waits, so that a test can look at it while it runs.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, ChildStdin, Stdio};
+
+use anyhow::{Context as _, ensure};
+
+use crate::cluster::{Cluster, Done};
+
+/// A step whose tasks have started and wait for the end of their standard input.
+#[derive(Debug)]
+pub struct HeldStep {
+    srun: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<std::process::ChildStdout>,
+    /// What the tasks wrote when they started, a line each.
+    pub lines: Vec<String>,
+}
+
+impl HeldStep {
+    /// Starts `srun ARGUMENTS sh -c 'SCRIPT; cat'` and waits until each of its tasks has written a line by SCRIPT.
+    ///
+    /// # Errors
+    /// The step ended before.
+    pub fn start(
+        cluster: &Cluster,
+        user: &str,
+        arguments: &[&str],
+        tasks: usize,
+        script: &str,
+    ) -> anyhow::Result<Self> {
+        let mut line = vec!["srun", "--input=all", "--unbuffered"];
+        line.extend(arguments);
+        let script = format!("{script}; exec cat");
+        line.extend(["sh", "-c", &script]);
+        let mut srun = cluster
+            .command("ctl", user, &line)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let input = srun.stdin.take();
+        let mut output = BufReader::new(srun.stdout.take().context("no output")?);
+        let mut lines = Vec::new();
+        for _ in 0..tasks {
+            let mut line = String::new();
+            if output.read_line(&mut line)? == 0 {
+                let mut said = String::new();
+                srun.stderr.take().context("no errors")?.read_to_string(&mut said)?;
+                anyhow::bail!("the step ended before its tasks had started; they wrote {lines:?}\n{said}");
+            }
+            lines.push(line.trim().to_owned());
+        }
+        Ok(Self { srun, input, output, lines })
+    }
+
+    /// Lets the tasks end.
+    ///
+    /// # Errors
+    /// They failed.
+    pub fn finish(mut self) -> anyhow::Result<()> {
+        drop(self.input.take());
+        let done = self.wait()?;
+        ensure!(done.code == 0, "the step failed: {done:?}");
+        Ok(())
+    }
+
+    /// Waits for the step's end, however it comes.
+    ///
+    /// # Errors
+    /// It can't be waited for.
+    pub fn wait(mut self) -> anyhow::Result<Done> {
+        let mut stdout = String::new();
+        self.output.read_to_string(&mut stdout)?;
+        let mut stderr = String::new();
+        self.srun.stderr.take().context("no errors")?.read_to_string(&mut stderr)?;
+        let status = self.srun.wait()?;
+        Ok(Done { code: status.code().unwrap_or(-1), stdout, stderr })
+    }
+}
