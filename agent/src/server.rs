@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use parallax_protocol::frame::{self, FrameError};
 use parallax_protocol::message::{LeaseRequest, Request, Response, StepId};
 use parallax_sys::process::Process;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::sockopt::socket_peercred;
 
 use crate::journal::Owner;
 use crate::lease::Leases;
@@ -89,13 +90,17 @@ pub fn watch(step: StepId, owner: Process, leases: &Arc<Leases>) -> io::Result<(
 
 fn converse(stream: &UnixStream, leases: &Leases) -> Result<(), FrameError> {
     stream.set_nonblocking(true)?;
-    let peer = socket_peercred(stream)?;
-    if !peer.uid.is_root() {
+    let peer = getsockopt(stream, PeerCredentials).map_err(io::Error::from)?;
+    if peer.uid() != 0 {
         return Ok(());
     }
-    let request: Request = frame::receive(stream, deadline())?;
+    let request: Request = match frame::receive(stream, deadline()) {
+        // Whoever only looks whether anybody listens.
+        Err(FrameError::Closed) => return Ok(()),
+        request => request?,
+    };
     match request {
-        Request::Lease(request) => hold_lease(stream, request, peer.pid.as_raw_nonzero().get(), leases),
+        Request::Lease(request) => hold_lease(stream, request, peer.pid(), leases),
         Request::Release { step } => release(stream, step, leases),
         Request::Status => frame::send(stream, &Response::Status(leases.status()), deadline()),
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use parallax_config::{Config, ConfigError};
 use parallax_names::{ImageName, ImageRef, IndexPath, name_from_index_entry, nearest, unknown_image};
+use parallax_sys::process::exit_now;
 use slurm_spank::{SpankHandle, spank_log_user};
 
 use crate::job::Setting;
@@ -18,14 +19,15 @@ use crate::options::{self, INHERITED_IMAGE, Wanted};
 pub const RESOLVED: &str = "PARALLAX_RESOLVED";
 
 /// Checks what was asked for. If it can't work, this ends the program: an error returned to Slurm would be followed by
-/// another message of Slurm's, and where the plugin is only `optional` the job would run without its image.
+/// another message of Slurm's, and where the plugin is only `optional` the job would run without its image. At once, because
+/// Slurm's own end of the program would call this plugin again, out of this very hook.
 pub fn check(spank: &SpankHandle) {
     match examine(spank) {
         Ok(None) => {}
         Ok(Some((wanted, id))) => hand_on(&wanted, id.as_deref()),
         Err(message) => {
             spank_log_user!("parallax: {message}");
-            std::process::exit(1);
+            exit_now(1);
         }
     }
 }

@@ -65,16 +65,26 @@ impl HeldStep {
         Ok(())
     }
 
-    /// Waits for the step's end, however it comes.
+    /// Waits for the step's end, however it comes; its tasks still wait for the end of their input.
     ///
     /// # Errors
     /// It can't be waited for.
     pub fn wait(mut self) -> anyhow::Result<Done> {
+        let input = self.input.take();
         let mut stdout = String::new();
         self.output.read_to_string(&mut stdout)?;
         let mut stderr = String::new();
         self.srun.stderr.take().context("no errors")?.read_to_string(&mut stderr)?;
         let status = self.srun.wait()?;
+        drop(input);
         Ok(Done { code: status.code().unwrap_or(-1), stdout, stderr })
+    }
+}
+
+impl Drop for HeldStep {
+    /// Lets the tasks of a step that a failed test left end, and waits for that.
+    fn drop(&mut self) {
+        drop(self.input.take());
+        let _ = self.srun.wait();
     }
 }

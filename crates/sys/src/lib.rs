@@ -12,6 +12,7 @@
 pub mod loop_device;
 #[allow(unsafe_code)]
 pub mod mount;
+#[allow(unsafe_code)]
 pub mod process;
 #[allow(unsafe_code)]
 pub mod user_namespace;

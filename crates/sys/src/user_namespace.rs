@@ -31,6 +31,9 @@ impl UserNamespace {
     /// `EINVAL` for maps that overlap, are empty or too long; `ENOSPC` when the owner's limit of user namespaces is reached;
     /// `EPERM` when the system forbids them.
     pub fn new(owner: u32, group: u32, uids: &[IdRange], gids: &[IdRange]) -> io::Result<Self> {
+        if uids.is_empty() || gids.is_empty() {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
         let holder = Holder::start(owner, group)?;
         let process = format!("/proc/{}", holder.pid);
         fs::write(format!("{process}/uid_map"), map_text(uids))?;

@@ -59,10 +59,10 @@ version: 0.1
 storage: { filesystem: { rootdirectory: $PWD/registry } }
 http: { addr: 127.0.0.1:5000 }
 END
-        docker-registry serve registry.yml > registry.log 2>&1 &
+        exec 3< <(exec docker-registry serve registry.yml 2>&1)
         registry=$!
-        trap 'kill $registry; wait $registry 2>/dev/null || true; skopeo delete containers-storage:localhost/stored:1; rm -rf /tmp/sources' EXIT
-        until grep -q 'listening on' registry.log; do kill -0 $registry; done
+        trap 'kill $registry; skopeo delete containers-storage:localhost/stored:1; rm -rf /tmp/sources' EXIT
+        sed '/listening on/q' <&3 | grep 'listening on'
         skopeo copy --quiet --dest-tls-verify=false oci:/images/static docker://127.0.0.1:5000/some/thing:2
         parallax migrate oci-archive:oci.tar --name from-oci-archive
         parallax migrate docker-archive:docker.tar --name from-docker-archive
@@ -70,7 +70,7 @@ END
         parallax migrate containers-storage:localhost/stored:1
         parallax migrate --tls-verify=false docker://127.0.0.1:5000/some/thing:2
     ";
-    cluster.shell("ctl", script)?;
+    cluster.run("ctl", "root", &["bash", "-euc", script])?.success()?;
     let images =
         ["from-oci-archive", "from-docker-archive", "from-dir", "localhost/stored:1", "127.0.0.1:5000/some/thing:2"];
     for image in images {
@@ -120,11 +120,11 @@ fn bad_sources_leave_the_store_as_it_was(cluster: &Cluster) -> anyhow::Result<()
         ensure!(done.code != 0 && done.stderr.contains(part), "{arguments:?}: {done:?}");
     }
     // A layer whose bytes are not those that the manifest names.
-    let script = "rm -rf /tmp/bad && cp -r /images/static /tmp/bad && cd /tmp/bad/blobs/sha256 && \
+    let script = "rm -rf /tmp/bad /tmp/new && mkdir /tmp/new && cp -r /images/static /tmp/bad && cd /tmp/bad/blobs/sha256 && \
                   big=$(ls -S | head -1) && printf x | dd of=$big bs=1 seek=2000 conv=notrunc status=none; \
-                  parallax migrate oci:/tmp/bad --name bad:1; code=$?; rm -rf /tmp/bad; exit $code";
+                  parallax --store /tmp/new migrate oci:/tmp/bad --name bad:1; code=$?; find /tmp/new -type f -size +100c; rm -rf /tmp/bad /tmp/new; exit $code";
     let done = cluster.run("ctl", "root", &["sh", "-c", script])?;
-    ensure!(done.code == 1, "{done:?}");
+    ensure!(done.code == 1 && done.stdout.is_empty(), "{done:?}");
     let after = contents(cluster)?;
     let changed: Vec<&str> = after.lines().filter(|line| !before.contains(line) && !line.contains(" d ")).collect();
     ensure!(changed.is_empty(), "the store has changed: {changed:#?}");

@@ -50,8 +50,10 @@ fn a_node_has_one_container_and_no_fuse(cluster: &Cluster) -> anyhow::Result<()>
     let node = cluster.shell("n1", "echo $(readlink /proc/self/ns/mnt) $(readlink /proc/self/ns/user)")?;
     let inside: Vec<&str> = step.lines[0].split(' ').collect();
     ensure!(node.split_whitespace().all(|name| !inside.contains(&name)), "the tasks are on the node itself");
-    let fuse =
-        cluster.shell("n1", "grep -l fuse /proc/[0-9]*/mountinfo || true; ps -eo comm= | grep -i fuse || true")?;
+    let fuse = cluster.shell(
+        "n1",
+        "grep -lE -e '- fuse([.]|blk| )' /proc/[0-9]*/mountinfo || true; ps -eo comm= | grep -i fuse || true",
+    )?;
     ensure!(fuse.trim().is_empty(), "FUSE is at work: {fuse}");
     let image = cluster.shell("n1", "ps -eo uid=,comm= | grep '^ *1001' | sort | uniq -c")?;
     ensure!(!image.contains("catatonit"), "a pause process: {image}");
