@@ -4,6 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
@@ -11,7 +12,7 @@ use parallax_sys::process::Process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 
-use crate::cluster::{Cluster, PATIENCE};
+use crate::cluster::{Cluster, Done, PATIENCE};
 
 /// The compute nodes of the cluster.
 pub const NODES: [&str; 2] = ["n1", "n2"];
@@ -100,18 +101,20 @@ fn is_ours(mount: &str) -> bool {
     mount.contains("/run/parallax/") || mount.contains(" - squashfs ") || mount.contains("fuse.squashfuse")
 }
 
-/// The loop devices over files of the cluster's store, or over files that are gone.
+/// The loop devices over files of this cluster's store. Another checkout's cluster has the same paths, so files are told apart
+/// by their inodes.
 fn loop_devices(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
-    let store = cluster.shared().join("store").display().to_string();
-    let mut ours = Vec::new();
-    for device in fs::read_dir("/sys/block")? {
-        let device = device?;
-        let backing = fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
-        if backing.starts_with(&store) || backing.starts_with("/shared/store") {
-            ours.push(format!("{} over {}", device.file_name().to_string_lossy(), backing.trim()));
-        }
+    let layers = cluster.shared().join("store/parallax/layers");
+    let mut inodes = Vec::new();
+    for name in names_in(&layers)? {
+        inodes.push(fs::metadata(layers.join(name))?.ino().to_string());
     }
-    Ok(ours)
+    let listed =
+        Command::new("losetup").args(["--list", "--noheadings", "--output", "BACK-INO,NAME,BACK-FILE"]).output()?;
+    let listed = Done::from(listed).success()?.stdout;
+    let ours =
+        |line: &&str| line.split_whitespace().next().is_some_and(|inode| inodes.iter().any(|known| known == inode));
+    Ok(listed.lines().filter(ours).map(ToOwned::to_owned).collect())
 }
 
 struct NodeProcess {
