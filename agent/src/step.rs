@@ -127,7 +127,7 @@ fn write_contents(root: &OwnedFd, path: &Path, plan: &StepPlan<'_>) -> io::Resul
     let paths = StepPaths::new(path);
     write_file(root, "step.json", &serde_json::to_vec(&plan.step_file)?)?;
     write_file(root, "user-namespace", b"")?;
-    write_file(root, "storage.conf", storage_conf(&paths).as_bytes())?;
+    write_file(root, "storage.conf", storage_conf(&paths, plan.identity).as_bytes())?;
     write_file(root, "containers.conf", CONTAINERS_CONF.as_bytes())?;
     let (uid, gid) = owner(plan.identity);
     for own in [paths.graph_root(), paths.runtime_directory(), paths.launch_directory()] {
@@ -182,14 +182,16 @@ fn attach_layers(root: &OwnedFd, plan: &StepPlan<'_>, namespaces: &Namespaces) -
     Ok(())
 }
 
-/// Podman's storage configuration: the step store for images, the step's tmpfs for all that is written. Rootless Podman 5
-/// reads `rootless_storage_path` and passes over `graphroot`, even in a file that `CONTAINERS_STORAGE_CONF` names.
-fn storage_conf(paths: &StepPaths) -> String {
-    let graph_root = paths.graph_root();
-    let graph_root = graph_root.display();
+/// Podman's storage configuration: the step store for images, the step's tmpfs for all that is written.
+///
+/// Where the graph root is depends on who calls: rootless Podman 5.4 passes over `graphroot`, even in a file that
+/// `CONTAINERS_STORAGE_CONF` names, and 5.8 warns at every call if both keys are there.
+fn storage_conf(paths: &StepPaths, identity: &Identity) -> String {
+    let graph_root_key = if identity.users.own == 0 { "graphroot" } else { "rootless_storage_path" };
     format!(
-        "[storage]\ndriver = \"overlay\"\ngraphroot = \"{graph_root}\"\nrootless_storage_path = \"{graph_root}\"\n\
-         runroot = \"{}\"\n\n[storage.options]\nadditionalimagestores = [\"{}\"]\n",
+        "[storage]\ndriver = \"overlay\"\n{graph_root_key} = \"{}\"\nrunroot = \"{}\"\n\n\
+         [storage.options]\nadditionalimagestores = [\"{}\"]\n",
+        paths.graph_root().display(),
         paths.runtime_directory().join("containers").display(),
         paths.store().display(),
     )

@@ -136,6 +136,7 @@ fn make(paths: &StepPaths, step: &StepFile, shared: &Shared) -> Result<(i32, u64
     call.extend(["--network=host", "--pid=host", "--uts=host", "--cgroupns=host"].map(str::to_owned));
     call.extend(["--security-opt=label=disable", "--security-opt=seccomp=unconfined"].map(str::to_owned));
     call.push(format!("--pidfile={}", pid_file.display()));
+    call.extend(passwd_entry(&step.user, home().as_deref()).map(|entry| format!("--passwd-entry={entry}")));
     call.extend(shown.iter().map(mounts::argument));
     // The command is never executed, but runtimes look whether they could. This is there in every container.
     call.extend(["--entrypoint", "", &step.image_id, "/proc/self/exe"].map(str::to_owned));
@@ -145,6 +146,15 @@ fn make(paths: &StepPaths, step: &StepFile, shared: &Shared) -> Result<(i32, u64
     let pid = pid.trim().parse().map_err(|_| format!("{} holds no process number", pid_file.display()))?;
     let started = start_time(pid).map_err(|_| "the container ended as soon as it was made".to_owned())?;
     Ok((pid, started))
+}
+
+/// The line for the user in the container's `/etc/passwd`, where the image has none: with their own home. Podman reads the text
+/// with its variables (`$USERNAME` and the like) replaced, so a name or a path with `$` is left to its default.
+fn passwd_entry(user: &str, home: Option<&Path>) -> Option<String> {
+    let home = home?.to_str()?;
+    let plain = |text: &str| !text.is_empty() && !text.contains([':', '$', '\n']);
+    let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    (plain(user) && plain(home)).then(|| format!("{user}:*:{uid}:{gid}:{user}:{home}:/bin/sh"))
 }
 
 /// The user's home directory, as the job's environment names it.

@@ -61,6 +61,7 @@ mod tests {
         StepFile {
             image: "a".into(),
             image_id: "00".into(),
+            user: "u1".into(),
             environment: Vec::new(),
             working_directory: None,
             mounts: mounts.iter().map(mount).collect(),

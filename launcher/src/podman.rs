@@ -29,6 +29,9 @@ pub struct Podman {
     /// What Podman says goes to a file: conmon, which outlives the call, would keep a pipe open.
     log: PathBuf,
     variables: Vec<(&'static str, PathBuf)>,
+    /// The home directory Podman is told, and the user's name.
+    home: PathBuf,
+    user: String,
     /// What comes before Podman on the command line.
     prefix: Vec<PathBuf>,
 }
@@ -42,7 +45,14 @@ impl Podman {
             ("XDG_RUNTIME_DIR", paths.runtime_directory()),
         ];
         let prefix = vec![launcher.to_owned(), "podman".into(), paths.directory().to_owned(), "--".into()];
-        Self { program: step.podman.clone(), log: paths.launch_directory().join("podman.log"), variables, prefix }
+        Self {
+            program: step.podman.clone(),
+            log: paths.launch_directory().join("podman.log"),
+            variables,
+            home: paths.launch_directory(),
+            user: step.user.clone(),
+            prefix,
+        }
     }
 
     /// Calls Podman and waits for it.
@@ -60,11 +70,8 @@ impl Podman {
         command.env_clear().envs(self.variables.iter().map(|(name, path)| (name, path)));
         // Podman and its helpers are found in the system's places, whatever the job's PATH is.
         command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-        for kept in ["HOME", "USER", "LOGNAME"] {
-            if let Some(value) = std::env::var_os(kept) {
-                command.env(kept, value);
-            }
-        }
+        // The user's own settings for Podman are for their own containers, and their home may be far away and slow.
+        command.env("HOME", &self.home).env("USER", &self.user);
         let mut child =
             command.spawn().map_err(|error| format!("{name} can't be started: {error}; tell the administrator"))?;
         let left = deadline.saturating_duration_since(Instant::now());
@@ -133,6 +140,8 @@ mod tests {
             program: "/bin/sh".into(),
             log: directory.path().join("log"),
             variables: vec![("XDG_RUNTIME_DIR", "/somewhere".into())],
+            home: directory.path().to_owned(),
+            user: String::new(),
             prefix: Vec::new(),
         };
         fs::write(directory.path().join("script"), script).unwrap();

@@ -1,25 +1,30 @@
 //! How a lease comes about.
 
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parallax_names::{ImageRef, nearest};
 use parallax_protocol::message::{Grant, LeaseRequest, Mode, StepId, Timings};
 use parallax_protocol::step_file::{Mount, StepFile, StepPaths};
 use parallax_store::open::{OpenError, TrustedStore};
-use parallax_store::record::ImageRecord;
+use parallax_store::record::{ImageRecord, LayerRecord};
 use serde::Deserialize;
 
 use super::{Held, Lease, Leases, Refusal};
 use crate::identity::{Identity, NamespaceKind};
 use crate::journal::{Entry, Owner};
-use crate::layers::MountedLayer;
+use crate::layers::{LayerError, MountedLayer};
 use crate::step::{StepDirectory, StepPlan};
 use crate::step_store::StepStore;
 
 /// What a refusal tells the user to do where only the administrator can help.
 const TELL: &str = "tell the administrator";
+
+/// How many layers of one image are mounted at a time.
+const MOUNTERS: usize = 4;
 
 /// The parts of an image's configuration (OCI image specification, `config`) that a step needs.
 #[derive(Debug, Default, Deserialize)]
@@ -61,7 +66,7 @@ impl Leases {
             identity: &identity,
             store: StepStore::new(&image, &identity, kinds),
             layers: &layers,
-            step_file: self.step_file(&entry.request.image, &image)?,
+            step_file: self.step_file(&entry.request.image, &image, &identity)?,
             scratch_size: &self.config.step.scratch_size,
         };
         let path = self.step_path(&entry.key);
@@ -119,9 +124,12 @@ impl Leases {
                 Err(problem) => first_problem = first_problem.or(Some(problem)),
             }
         }
-        Err(match first_problem {
-            Some(problem) => refused(&format!("the image \"{name}\" can't be looked up: {problem}")),
-            None => self.unknown(name, &readable),
+        Err(match (first_problem, &request.image_id) {
+            (Some(problem), _) => refused(&format!("the image \"{name}\" can't be looked up: {problem}")),
+            (None, Some(id)) => Refusal(format!(
+                "the image that \"{name}\" meant at submit time (id {id:.12}) is in no store any more; submit the job again"
+            )),
+            (None, None) => self.unknown(name, &readable),
         })
     }
 
@@ -131,13 +139,17 @@ impl Leases {
         Refusal(parallax_names::unknown_image(name, &paths, &nearest(name, &known)))
     }
 
-    /// Mounts the image's layers, base first.
+    /// Mounts the image's layers; the result is base first. Several at a time: most of it is waiting for the kernel.
     fn mount_layers(&self, store: &TrustedStore, image: &ImageRecord) -> Result<Vec<Arc<MountedLayer>>, Refusal> {
-        image
-            .layers
-            .iter()
-            .map(|layer| self.layers.get(store, layer).map_err(|error| refused(&error.to_string())))
-            .collect()
+        let share = image.layers.len().div_ceil(MOUNTERS).max(1);
+        let mount = |layers: &[LayerRecord]| -> Result<Vec<_>, LayerError> {
+            layers.iter().map(|layer| self.layers.get(store, layer)).collect()
+        };
+        let shares: Result<Vec<_>, LayerError> = thread::scope(|scope| {
+            let threads: Vec<_> = image.layers.chunks(share).map(|layers| scope.spawn(move || mount(layers))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        });
+        shares.map(|shares| shares.into_iter().flatten().collect()).map_err(|error| refused(&error.to_string()))
     }
 
     fn entry(&self, request: LeaseRequest, owner: Owner, layers: &[Arc<MountedLayer>]) -> Result<Entry, Refusal> {
@@ -149,7 +161,7 @@ impl Leases {
         Ok(Entry { request, key, owner, layers: layers.iter().map(|layer| layer.entry()).collect(), since })
     }
 
-    fn step_file(&self, name: &str, image: &ImageRecord) -> Result<StepFile, Refusal> {
+    fn step_file(&self, name: &str, image: &ImageRecord, identity: &Identity) -> Result<StepFile, Refusal> {
         let parsed: ImageConfig = serde_json::from_str(&image.config)
             .map_err(|error| refused(&format!("the configuration of the image \"{name}\" is malformed: {error}")))?;
         let execution = parsed.config.unwrap_or_default();
@@ -162,6 +174,7 @@ impl Leases {
         Ok(StepFile {
             image: name.to_owned(),
             image_id: image.id.clone(),
+            user: identity.name.clone(),
             environment: execution.environment.unwrap_or_default(),
             working_directory: execution.working_directory.filter(|path| path.is_absolute()),
             mounts: run.mounts.iter().map(mount).collect(),

@@ -86,6 +86,8 @@ pub struct StepFile {
     pub image: String,
     /// The image id, 64 hexadecimal digits.
     pub image_id: String,
+    /// The user's name.
+    pub user: String,
     /// The image's `Env`, `NAME=VALUE` each.
     pub environment: Vec<String>,
     /// The image's `WorkingDir`, if it has one.
