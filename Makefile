@@ -1,0 +1,71 @@
+# Parallax. `make help` says what there is.
+
+CARGO ?= cargo
+# Where Slurm's headers are (slurm/spank.h); the plugin fits the Slurm release they are of.
+SLURM_INCLUDE ?= /usr/include
+DESTDIR ?=
+PREFIX ?= /usr
+SYSCONFDIR ?= /etc
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+# The plugin has a target directory of its own: what it is built from depends on Slurm's headers.
+PLUGIN_TARGET = target/plugin
+
+.PHONY: help all products plugin test unit-test bench demo lint install dependencies clean
+
+help:
+	@echo 'make all        build the products and the plugin (needs Slurm'\''s headers: SLURM_INCLUDE=DIR)'
+	@echo 'make install    install them (DESTDIR, PREFIX, SYSCONFDIR, UNITDIR)'
+	@echo 'make test       all tests, on a real Slurm cluster of namespaces; as root, installs what it needs by apt'
+	@echo 'make unit-test  the tests that anyone can run'
+	@echo 'make bench      measure, side by side; as root'
+	@echo 'make demo       see it work on a cluster of namespaces; as root, installs what it needs by apt'
+	@echo 'make lint       format and lints'
+
+all: products plugin
+
+products:
+	$(CARGO) build --release --locked
+
+plugin:
+	BINDGEN_EXTRA_CLANG_ARGS="-I$(SLURM_INCLUDE)" $(CARGO) build --release --locked \
+		--package spank-parallax --target-dir $(PLUGIN_TARGET)
+
+dependencies:
+	tests/install-dependencies
+
+unit-test:
+	$(CARGO) test --locked --quiet --lib --bins
+
+# Unit tests first, for everyone; then those that need root and say so.
+test: dependencies
+	$(MAKE) unit-test
+	$(CARGO) test --locked --quiet --package integration-tests --lib
+	$(CARGO) test --locked --package integration-tests --test integration
+
+bench: dependencies
+	$(CARGO) run --locked --release --quiet --package integration-tests --bin bench -- $(BENCH_ARGS)
+
+demo: dependencies
+	tests/demo
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --exclude spank-parallax --all-targets -- -D warnings
+	BINDGEN_EXTRA_CLANG_ARGS="-I$(SLURM_INCLUDE)" $(CARGO) clippy --locked --package spank-parallax \
+		--target-dir $(PLUGIN_TARGET) -- -D warnings
+
+install:
+	install -D -m 0755 target/release/parallax $(DESTDIR)$(PREFIX)/bin/parallax
+	install -D -m 0755 target/release/parallax-agent $(DESTDIR)$(PREFIX)/sbin/parallax-agent
+	install -D -m 0755 target/release/parallax-launch $(DESTDIR)$(PREFIX)/libexec/parallax/parallax-launch
+	install -D -m 0644 $(PLUGIN_TARGET)/release/libspank_parallax.so \
+		$(DESTDIR)$(PREFIX)/lib/parallax/spank_parallax.so
+	install -D -m 0644 etc/parallax-agent.service $(DESTDIR)$(UNITDIR)/parallax-agent.service
+	install -D -m 0644 etc/parallax.toml $(DESTDIR)$(PREFIX)/share/doc/parallax/parallax.toml
+	install -D -m 0644 etc/plugstack.conf $(DESTDIR)$(PREFIX)/share/doc/parallax/plugstack.conf
+	install -D -m 0644 README.md $(DESTDIR)$(PREFIX)/share/doc/parallax/README.md
+	@test -e $(DESTDIR)$(SYSCONFDIR)/parallax/parallax.toml || \
+		install -D -m 0644 etc/parallax.toml $(DESTDIR)$(SYSCONFDIR)/parallax/parallax.toml
+
+clean:
+	$(CARGO) clean
