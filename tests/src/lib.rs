@@ -1,5 +1,6 @@
 //! What tests, bench and demo have in common: the test cluster, and what "clean" means.
 
+pub mod bench;
 pub mod clean;
 pub mod cluster;
 pub mod held;

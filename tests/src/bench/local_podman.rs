@@ -1,0 +1,85 @@
+//! What the step store is measured against: the same image in a Podman storage on the node itself, as `podman pull` makes it.
+
+use std::fs;
+
+use anyhow::{Context as _, ensure};
+
+use super::session::{IMAGE, NODE, USER, srun};
+use crate::cluster::Cluster;
+
+/// A storage on the node's tmpfs, with a runtime directory and so a pause process of its own.
+#[derive(Debug)]
+pub struct LocalPodman {
+    directory: String,
+}
+
+impl LocalPodman {
+    /// Makes the storage and pulls the image into it. `program` is the benchmark as the node sees it.
+    ///
+    /// # Errors
+    /// Podman failed, or does not use the kernel's overlay.
+    pub fn new(cluster: &Cluster, program: &str) -> anyhow::Result<Self> {
+        let made = cluster.run(NODE, USER, &["mktemp", "--directory", "/tmp/bench-XXXXXX"])?.success()?;
+        let local = Self { directory: made.stdout.trim().to_owned() };
+        match local.fill(cluster) {
+            Ok(()) => Ok(local),
+            Err(error) => {
+                local.remove(cluster, program);
+                Err(error.context("the local Podman that the step store is to be measured against"))
+            }
+        }
+    }
+
+    /// The variables that make Podman use it.
+    #[must_use]
+    pub fn environment(&self) -> [(String, String); 3] {
+        [
+            ("CONTAINERS_STORAGE_CONF", "storage.conf"),
+            ("CONTAINERS_CONF_OVERRIDE", "containers.conf"),
+            ("XDG_RUNTIME_DIR", "run"),
+        ]
+        .map(|(name, file)| (name.to_owned(), format!("{}/{file}", self.directory)))
+    }
+
+    fn fill(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        let directory = &self.directory;
+        // As in a step, but for the image store.
+        let storage_conf = format!(
+            "[storage]\ndriver = \"overlay\"\ngraphroot = \"{directory}/graph\"\n\
+             rootless_storage_path = \"{directory}/graph\"\nrunroot = \"{directory}/run/containers\"\n"
+        );
+        fs::write(cluster.path_on(NODE, &format!("{directory}/storage.conf"))?, storage_conf)?;
+        // A step's own, so that the two differ in nothing else.
+        let copy = format!("mkdir {directory}/run && cat \"$CONTAINERS_CONF_OVERRIDE\" >{directory}/containers.conf");
+        let mut step = srun("--parallax-mode=podman").to_vec();
+        step.extend(["sh", "-euc", &copy]);
+        cluster.run(NODE, USER, &step)?.success()?;
+
+        let image = self.podman(cluster, &["pull", "--quiet", "oci:/images/debian"])?;
+        self.podman(cluster, &["tag", &image, IMAGE])?;
+        let root = self.podman(cluster, &["run", "--rm", IMAGE, "stat", "--file-system", "--format=%T", "/"])?;
+        ensure!(root == "overlayfs", "its containers are on {root}, not on the kernel's overlayfs");
+        Ok(())
+    }
+
+    fn podman(&self, cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<String> {
+        let variables = self.environment().map(|(name, value)| format!("{name}={value}"));
+        let mut command = vec!["env"];
+        command.extend(variables.iter().map(String::as_str));
+        command.push("podman");
+        command.extend(arguments);
+        let done = cluster.run(NODE, USER, &command)?.success().with_context(|| format!("{command:?}"))?;
+        Ok(done.stdout.trim().to_owned())
+    }
+
+    /// Ends its pause process and removes it.
+    pub fn remove(&self, cluster: &Cluster, program: &str) {
+        let pid_file = format!("{}/run/libpod/tmp/pause.pid", self.directory);
+        let ended = cluster.run(NODE, USER, &[program, "on-node", "end", &pid_file]).and_then(|done| done.success());
+        // Its files belong to the user's subordinate ids, so this takes root.
+        let removed = cluster.run(NODE, "root", &["rm", "-rf", "--one-file-system", &self.directory]);
+        if let Err(error) = ended.and_then(|_| removed?.success()) {
+            eprintln!("bench: {NODE}:{} can't be removed: {error:#}", self.directory);
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The rows of the table. A new one is a file with a `ROW` in it, named here.
+
+mod container_start;
+mod container_start_keep_id;
+mod extra_task;
+mod step_start;
+
+use super::report::Measured;
+use super::session::Session;
+
+/// Something that is measured.
+#[derive(Debug)]
+pub struct Row {
+    /// Its name on the command line, and that of its first figure.
+    pub id: &'static str,
+    /// Measures it.
+    pub measure: fn(&Session) -> anyhow::Result<Measured>,
+}
+
+/// All rows, in the table's order.
+pub const ROWS: &[Row] = &[container_start::ROW, container_start_keep_id::ROW, step_start::ROW, extra_task::ROW];

@@ -1,0 +1,145 @@
+//! What rows measure with: the cluster, the image, the way onto a node, and a Podman that has the image locally.
+
+use std::cell::OnceCell;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::Context as _;
+use tempfile::TempDir;
+
+use super::interrupt;
+use super::local_podman::LocalPodman;
+use super::sampler::{Candidate, Plan, Samples};
+use crate::clean;
+use crate::cluster::{Cluster, Done, repository};
+
+/// The node on which everything is measured, from beginning to end: the login node has nothing to add but its distance.
+pub const NODE: &str = "n1";
+
+/// The user for whom everything runs.
+pub const USER: &str = "u1";
+
+/// The image that is started: one layer, as small as a real image gets.
+pub const IMAGE: &str = "localhost/debian";
+
+/// How long one order on the node may take, in seconds.
+const PATIENCE: &str = "600";
+
+/// By this the benchmark knows its own jobs in the queue.
+const JOB_NAME: &str = "--job-name=parallax-bench";
+
+/// One run of the benchmark. What it started is taken down with it.
+#[derive(Debug)]
+pub struct Session {
+    local: OnceCell<LocalPodman>,
+    // Before the cluster, because it is in the cluster's shared directory.
+    directory: TempDir,
+    cluster: Cluster,
+    quick: bool,
+}
+
+impl Session {
+    /// Brings the cluster up, with the image in its store.
+    ///
+    /// # Errors
+    /// What failed.
+    pub fn start(quick: bool) -> anyhow::Result<Self> {
+        let mut build = Command::new(repository().join("tests/images/build"));
+        build.arg("debian").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Done::from(interrupt::output(build)?).success().context("tests/images/build debian")?;
+        let cluster = Cluster::up()?;
+        interrupt::check()?;
+        let directory = tempfile::Builder::new()
+            .prefix("bench-")
+            .permissions(Permissions::from_mode(0o755))
+            .tempdir_in(cluster.shared())?;
+        let own = std::env::current_exe().context("the benchmark can't find itself")?;
+        fs::copy(own, directory.path().join("bench"))?;
+        let session = Self { local: OnceCell::new(), directory, cluster, quick };
+        session.run("root", &["parallax", "migrate", "oci:/images/debian", "--name", IMAGE])?;
+        Ok(session)
+    }
+
+    /// The Podman on the node that has the image locally; made when it is asked for first.
+    ///
+    /// # Errors
+    /// It can't be made, or does not use the kernel's overlay.
+    pub fn local(&self) -> anyhow::Result<&LocalPodman> {
+        if self.local.get().is_none() {
+            let _ = self.local.set(LocalPodman::new(&self.cluster, &self.on_node())?);
+        }
+        self.local.get().context("there is no local Podman")
+    }
+
+    /// Samples inside one step that has the image in podman mode.
+    ///
+    /// # Errors
+    /// A command failed.
+    pub fn sample_in_step(&self, commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
+        self.sample(&srun("--parallax-mode=podman"), commands, rounds)
+    }
+
+    /// Samples inside one allocation of eight tasks, so that an `srun` in it only has to start a step.
+    ///
+    /// # Errors
+    /// A command failed.
+    pub fn sample_in_allocation(&self, commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
+        self.sample(&["salloc", "--quiet", "--nodelist", NODE, "--ntasks=8", JOB_NAME], commands, rounds)
+    }
+
+    fn sample(&self, prefix: &[&str], commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
+        let (warm_ups, rounds) = if self.quick { (1, rounds.min(3)) } else { (4, rounds) };
+        let plan = serde_json::to_string(&Plan { commands, warm_ups, rounds })?;
+        let program = self.on_node();
+        let mut command = prefix.to_vec();
+        command.extend([program.as_str(), "on-node", "sample", &plan]);
+        let done = self.run(USER, &command).inspect_err(|_| self.abandon())?;
+        serde_json::from_str(&done.stdout).with_context(|| format!("the node answered {:?}", done.stdout))
+    }
+
+    /// Runs a command on the node to a successful end.
+    fn run(&self, user: &str, command: &[&str]) -> anyhow::Result<Done> {
+        let mut bounded = vec!["timeout", "--kill-after=10", PATIENCE];
+        bounded.extend(command);
+        let mut command = self.cluster.command(NODE, user, &bounded);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Done::from(interrupt::output(command)?).success().with_context(|| format!("{bounded:?} on {NODE}"))
+    }
+
+    /// Ends jobs that failed or were interrupted half-way.
+    fn abandon(&self) {
+        let name = JOB_NAME.replace("--job-name", "--name");
+        let cancelled = self.cluster.run("ctl", USER, &["scancel", &name]);
+        if let Err(error) = cancelled.and_then(|_| clean::wait_for_steps(&self.cluster, NODE)) {
+            eprintln!("bench: the benchmark's jobs can't be ended: {error:#}");
+        }
+    }
+
+    /// The benchmark's own program, as a node sees it.
+    fn on_node(&self) -> String {
+        let name = self.directory.path().file_name().unwrap_or_default();
+        Path::new("/shared").join(name).join("bench").display().to_string()
+    }
+
+    /// Where the node's agent writes what it does.
+    #[must_use]
+    pub fn agent_log(&self) -> PathBuf {
+        repository().join(format!("target/cluster/state/log/{NODE}-agent.log"))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(local) = self.local.get() {
+            local.remove(&self.cluster, &self.on_node());
+        }
+    }
+}
+
+/// The beginning of a command line that runs the rest as one task on the node, with the image.
+#[must_use]
+pub fn srun(mode: &'static str) -> [&'static str; 7] {
+    ["srun", "--nodelist", NODE, "--ntasks=1", JOB_NAME, "--parallax-image=localhost/debian", mode]
+}
