@@ -12,17 +12,30 @@ const IMAGE: &str = "parallax-image";
 const MODE: &str = "parallax-mode";
 /// The value of `--parallax-image` that stands for no image, to take back one that is inherited.
 const NO_IMAGE: &str = "none";
-/// The variable through which a process hands `--parallax-image` on to every srun it starts: Slurm reads it in srun, sbatch and
+/// The variables through which a process hands its options on to every srun it starts: Slurm reads them in srun, sbatch and
 /// salloc before the command line (`spank_process_env_options`), whatever `--export` says.
-pub const INHERITED_IMAGE: &str = "SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_image";
+const INHERITED_IMAGE: &str = "SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_image";
+const INHERITED_MODE: &str = "SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_mode";
+/// Slurm's own variables for the options of a step. It means to take them out of the tasks' environment and passes over every
+/// second one (24.11, `spank_clear_remote_options_env`), and an srun in the step would then take them for its own.
+pub const LEFT_BY_SLURM: [&str; 2] =
+    ["_SLURM_SPANK_OPTION_parallax_parallax_image", "_SLURM_SPANK_OPTION_parallax_parallax_mode"];
 
 /// An image and what the tasks are to get of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// The image as it was written.
     pub image: String,
-    /// What the tasks get.
-    pub mode: Mode,
+    /// What the tasks are to get, if the user said so.
+    pub mode: Option<Mode>,
+}
+
+impl Wanted {
+    /// The variables that hand this on to every srun.
+    pub fn inheritance(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let mode = self.mode.map(|mode| (INHERITED_MODE, mode.as_str()));
+        [(INHERITED_IMAGE, self.image.as_str())].into_iter().chain(mode)
+    }
 }
 
 /// Tells Slurm about the options.
@@ -57,6 +70,6 @@ fn parse(image: Option<&str>, mode: Option<&str>) -> Result<Option<Wanted>, Stri
     match (image, mode) {
         (None, Some(_)) => Err(format!("--{MODE} needs an image; name one with --{IMAGE}=IMAGE")),
         (None | Some(NO_IMAGE), _) => Ok(None),
-        (Some(image), mode) => Ok(Some(Wanted { image: image.to_owned(), mode: mode.unwrap_or_default() })),
+        (Some(image), mode) => Ok(Some(Wanted { image: image.to_owned(), mode })),
     }
 }

@@ -4,6 +4,7 @@
 //! process; should slurmstepd die, the agent sees the connection end.
 
 use std::error::Error;
+use std::path::Path;
 use std::time::Instant;
 
 use parallax_config::Config;
@@ -13,14 +14,13 @@ use parallax_protocol::message::{Grant, LeaseRequest, Mode, Request, Response};
 use slurm_spank::{SpankHandle, spank_log_error};
 
 use crate::job::{Job, Setting};
-use crate::options::{self, INHERITED_IMAGE, Wanted};
+use crate::options::{self, LEFT_BY_SLURM, Wanted};
 use crate::submit::{RESOLVED, parse_resolved};
 
 /// A step that has an image.
 #[derive(Debug)]
 pub struct Step {
-    setting: Setting,
-    wanted: Option<Wanted>,
+    launcher: String,
     lease: Lease,
 }
 
@@ -35,54 +35,59 @@ enum Lease {
     Failed(String),
 }
 
-/// The connection that is the lease.
+/// The connection that is the lease, and what it was asked for.
 #[derive(Debug)]
 struct Held {
     client: Client,
     job: Job,
+    wanted: Wanted,
     config: Config,
     deadline: Instant,
+}
+
+impl Held {
+    /// What the tasks get. A script calls srun and Podman itself, so it stays on the node.
+    fn mode(&self) -> Mode {
+        if self.job.is_script() { Mode::Podman } else { self.wanted.mode.unwrap_or_default() }
+    }
 }
 
 impl Step {
     /// Asks for the lease and does not wait; `None` for a step without an image. Before stdio: nothing can be told the user
     /// yet, and an error returned here would drain the node.
     pub fn begin(spank: &SpankHandle) -> Option<Self> {
-        let (setting, wanted) = match (Setting::read(spank), options::wanted(spank)) {
-            (_, Ok(None)) => return None,
-            (Ok(setting), Ok(Some(wanted))) => (setting, wanted),
-            (Err(message), _) | (_, Err(message)) => {
-                return Some(Self { setting: Setting::default(), wanted: None, lease: Lease::Failed(message) });
-            }
+        let wanted = match options::wanted(spank) {
+            Ok(None) => return None,
+            Ok(Some(wanted)) => wanted,
+            Err(message) => return Some(Self::failed(message)),
         };
         let job = match Job::read(spank) {
             Ok(job) if job.is_extern() => return None,
             Ok(job) => job,
-            Err(error) => {
-                let message = format!("Slurm does not say which step this is: {error}");
-                return Some(Self { setting, wanted: Some(wanted), lease: Lease::Failed(message) });
-            }
+            Err(error) => return Some(Self::failed(format!("Slurm does not say which step this is: {error}"))),
         };
-        let mode = if job.is_script() { Mode::Podman } else { wanted.mode };
-        let wanted = Wanted { mode, ..wanted };
+        let setting = match Setting::read(spank) {
+            Ok(setting) => setting,
+            Err(message) => return Some(Self::failed(message)),
+        };
         let resolved = spank.getenv(RESOLVED).ok().flatten();
         let image_id =
             resolved.as_deref().and_then(|value| parse_resolved(value, &wanted.image)).map(ToOwned::to_owned);
-        let lease = match ask(&setting, &wanted, job, image_id) {
+        let lease = match ask(&setting.config, wanted, job, image_id) {
             Ok(held) => Lease::Requested(held),
             Err(message) => Lease::Failed(message),
         };
-        Some(Self { setting, wanted: Some(wanted), lease })
+        Some(Self { launcher: setting.launcher, lease })
     }
 
     /// The step after a panic in [`Step::begin`]: one that has an image must fail, others must not notice.
     pub fn after_panic(spank: &SpankHandle) -> Option<Self> {
-        let failed = || Self {
-            setting: Setting::default(),
-            wanted: None,
-            lease: Lease::Failed("an internal error was caught on the node; tell the administrator".to_owned()),
-        };
-        options::names_image(spank).then(failed)
+        let message = "an internal error was caught on the node; tell the administrator";
+        options::names_image(spank).then(|| Self::failed(message.to_owned()))
+    }
+
+    fn failed(message: String) -> Self {
+        Self { launcher: Setting::default().launcher, lease: Lease::Failed(message) }
     }
 
     /// Waits for the lease, and hands its variables to the tasks. As the user, before the tasks are forked.
@@ -102,33 +107,41 @@ impl Step {
     }
 
     fn set_variables(&self, spank: &SpankHandle) -> Result<(), Box<dyn Error>> {
-        let (Some(wanted), Lease::Granted(held, grant)) = (&self.wanted, &self.lease) else { return Ok(()) };
-        if wanted.mode == Mode::Podman {
+        for name in LEFT_BY_SLURM {
+            spank.unsetenv(name)?;
+        }
+        let Lease::Granted(held, grant) = &self.lease else { return Ok(()) };
+        if held.mode() == Mode::Podman {
             for (name, value) in &grant.environment {
                 spank.setenv(name, value, true)?;
             }
         }
         if held.job.is_script() {
-            spank.setenv(INHERITED_IMAGE, &wanted.image, true)?;
+            for (name, value) in held.wanted.inheritance() {
+                spank.setenv(name, value, true)?;
+            }
         }
         Ok(())
     }
 
     /// Points the task at the launcher. In the task, as the user.
     pub fn prepare_task(&self, spank: &SpankHandle) -> Result<(), Box<dyn Error>> {
-        let launcher = self.setting.launcher.as_str();
-        match (&self.lease, &self.wanted) {
-            (Lease::Granted(_, grant), Some(Wanted { mode: Mode::Run, .. })) => {
+        match &self.lease {
+            Lease::Granted(held, grant) if held.mode() == Mode::Run => {
                 let directory = grant.directory.to_str().ok_or("the step's directory is not UTF-8")?;
-                spank.prepend_task_argv(vec![launcher, "run", directory, "--"])?;
+                Ok(spank.prepend_task_argv(vec![&self.launcher, "run", directory, "--"])?)
             }
-            (Lease::Granted(..), _) => {}
-            (Lease::Failed(message), _) => fail_task(spank, launcher, message)?,
-            (Lease::Requested(_), _) => {
-                fail_task(spank, launcher, "Slurm started the task before the image was there")?
-            }
+            Lease::Granted(..) => Ok(()),
+            Lease::Failed(message) => self.fail_task(spank, message),
+            Lease::Requested(_) => self.fail_task(spank, "Slurm started the task before the image was there"),
         }
-        Ok(())
+    }
+
+    /// Has the launcher tell the user, once on each node, and fail the task. It does so in the task, where Slurm adds
+    /// nothing and the node is out of harm's way.
+    fn fail_task(&self, spank: &SpankHandle, message: &str) -> Result<(), Box<dyn Error>> {
+        let message = if spank.task_id()? == 0 { message } else { "" };
+        Ok(spank.prepend_task_argv(vec![&self.launcher, "fail", message, "--"])?)
     }
 
     /// Gives the lease back and waits, up to a deadline, until nothing is left of it.
@@ -157,20 +170,21 @@ impl Step {
 }
 
 /// Connects to the agent and sends the request.
-fn ask(setting: &Setting, wanted: &Wanted, job: Job, image_id: Option<String>) -> Result<Held, String> {
-    let config = Config::load(&setting.config).map_err(|error| error.to_string())?;
+fn ask(config: &Path, wanted: Wanted, job: Job, image_id: Option<String>) -> Result<Held, String> {
+    let config = Config::load(config).map_err(|error| error.to_string())?;
     let deadline = Instant::now() + config.step.start_deadline();
     let client = Client::connect(&config.agent.socket()).map_err(|error| error.to_string())?;
+    let held = Held { client, job, wanted, config, deadline };
     let request = Request::Lease(LeaseRequest {
         step: job.step,
         uid: job.uid,
         gid: job.gid,
-        image: wanted.image.clone(),
+        image: held.wanted.image.clone(),
         image_id,
-        mode: wanted.mode,
+        mode: held.mode(),
     });
-    client.send(&request, deadline).map_err(|error| error.to_string())?;
-    Ok(Held { client, job, config, deadline })
+    held.client.send(&request, deadline).map_err(|error| error.to_string())?;
+    Ok(held)
 }
 
 fn receive(held: &Held) -> Result<Grant, String> {
@@ -191,11 +205,4 @@ fn exchange(client: &Client, request: &Request, deadline: Instant) -> Result<Res
             response => return Ok(response),
         }
     }
-}
-
-/// Has the launcher tell the user, once on each node, and fail the task. It does so in the task, where Slurm adds nothing
-/// and the node is out of harm's way.
-fn fail_task(spank: &SpankHandle, launcher: &str, message: &str) -> Result<(), Box<dyn Error>> {
-    let message = if spank.task_id()? == 0 { message } else { "" };
-    Ok(spank.prepend_task_argv(vec![launcher, "fail", message, "--"])?)
 }

@@ -13,7 +13,7 @@ use parallax_sys::process::exit_now;
 use slurm_spank::{SpankHandle, spank_log_user};
 
 use crate::job::Setting;
-use crate::options::{self, INHERITED_IMAGE, Wanted};
+use crate::options::{self, Wanted};
 
 /// The variable that carries what a name meant: the name, a space, the image id.
 pub const RESOLVED: &str = "PARALLAX_RESOLVED";
@@ -103,7 +103,9 @@ fn names(store: &Path) -> Vec<ImageName> {
 fn hand_on(wanted: &Wanted, id: Option<&str>) {
     // SAFETY: srun, sbatch and salloc have one thread while they process their options.
     unsafe {
-        std::env::set_var(INHERITED_IMAGE, &wanted.image);
+        for (name, value) in wanted.inheritance() {
+            std::env::set_var(name, value);
+        }
         match id {
             Some(id) => std::env::set_var(RESOLVED, format!("{} {id}", wanted.image)),
             None => std::env::remove_var(RESOLVED),

@@ -20,6 +20,17 @@ pub enum Mode {
     Podman,
 }
 
+impl Mode {
+    /// The mode as a user writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Podman => "podman",
+        }
+    }
+}
+
 /// A text that is no [`Mode`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -184,6 +195,13 @@ mod tests {
     fn steps_are_shown_as_slurm_does() {
         let step = |step| StepId { job: 12, step, restart: 0 }.to_string();
         assert_eq!([step(0), step(BATCH_SCRIPT), step(INTERACTIVE_STEP)], ["12.0", "12.batch", "12.interactive"]);
+    }
+
+    #[test]
+    fn modes_are_read_as_they_are_written() {
+        for mode in [Mode::Run, Mode::Podman] {
+            assert_eq!(mode.as_str().parse(), Ok(mode));
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use anyhow::ensure;
 use integration_tests::cluster::{Cluster, Done};
 
 use crate::OnCluster;
+use crate::cluster::with_file;
 
 pub const TESTS: &[(&str, OnCluster)] = &[
     ("cluster::errors::an_unknown_image_is_known_at_submit", an_unknown_image_is_known_at_submit),
@@ -128,25 +129,6 @@ fn a_user_without_subordinate_ids(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 const CONFIG: &str = "/etc/parallax/parallax.toml";
-
-/// Runs `body` while a file of a node has other contents, or is not there.
-fn with_file(
-    cluster: &Cluster,
-    node: &str,
-    path: &str,
-    contents: Option<&str>,
-    body: impl FnOnce() -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let file = cluster.path_on(node, path)?;
-    let before = fs::read(&file)?;
-    let changed = match contents {
-        Some(contents) => fs::write(&file, contents),
-        None => fs::remove_file(&file),
-    };
-    let result = changed.map_err(Into::into).and_then(|()| body());
-    fs::write(&file, before)?;
-    result
-}
 
 fn a_bad_configuration_at_submit_and_on_the_node(cluster: &Cluster) -> anyhow::Result<()> {
     let unknown_key = "stores = [\"/shared/store\"]\nstoers = 1\n";

@@ -1,9 +1,14 @@
 //! Tests on a real Slurm cluster. After each of them both nodes must be clean and idle.
 
+use std::fs;
+
+use integration_tests::cluster::Cluster;
+
 use crate::OnCluster;
 
 mod end;
 mod errors;
+mod faults;
 mod fidelity;
 mod migrate;
 mod podman_mode;
@@ -11,7 +16,26 @@ mod run_mode;
 
 /// All of them, by name.
 pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
-    [run_mode::TESTS, podman_mode::TESTS, end::TESTS, errors::TESTS, migrate::TESTS, fidelity::TESTS]
+    [run_mode::TESTS, podman_mode::TESTS, end::TESTS, errors::TESTS, faults::TESTS, migrate::TESTS, fidelity::TESTS]
         .into_iter()
         .flatten()
+}
+
+/// Runs `body` while a file of a node has other contents, or is not there.
+fn with_file(
+    cluster: &Cluster,
+    node: &str,
+    path: &str,
+    contents: Option<&str>,
+    body: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let file = cluster.path_on(node, path)?;
+    let before = fs::read(&file)?;
+    let changed = match contents {
+        Some(contents) => fs::write(&file, contents),
+        None => fs::remove_file(&file),
+    };
+    let result = changed.map_err(Into::into).and_then(|()| body());
+    fs::write(&file, before)?;
+    result
 }

@@ -15,6 +15,7 @@ pub const TESTS: &[(&str, OnCluster)] = &[
         a_batch_script_and_every_srun_in_it_have_the_image,
     ),
     ("cluster::podman::an_allocation_hands_its_image_on", an_allocation_hands_its_image_on),
+    ("cluster::podman::a_mode_that_was_said_is_handed_on", a_mode_that_was_said_is_handed_on),
     ("cluster::podman::what_containers_leave_running_is_ended", what_containers_leave_running_is_ended),
 ];
 
@@ -74,6 +75,19 @@ fn an_allocation_hands_its_image_on(cluster: &Cluster) -> anyhow::Result<()> {
         ["salloc", "-N1", "--parallax-image=python", "srun", "sh", "-c", "test -e /opt/tool && echo in the image"];
     let done = cluster.run("ctl", "u1", &line)?.success()?;
     ensure!(done.stdout.contains("in the image"), "{done:?}");
+    Ok(())
+}
+
+/// A mode that was said is handed on as well; one that was not leaves every srun at its default.
+fn a_mode_that_was_said_is_handed_on(cluster: &Cluster) -> anyhow::Result<()> {
+    let inner = "srun --overlap sh -c 'test -e /opt/tool && echo in the image || echo on the node'";
+    let said = cluster.srun("u1", &["--parallax-image=python", MODE, "sh", "-c", inner])?.success()?;
+    ensure!(said.stdout == "on the node\n", "{said:?}");
+    let not_said = ["salloc", "-N1", "--parallax-image=python", "sh", "-c", inner];
+    let not_said = cluster.run("ctl", "u1", &not_said)?.success()?;
+    ensure!(not_said.stdout.contains("in the image"), "{not_said:?}");
+    let left = cluster.srun("u1", &["--parallax-image=python", MODE, "env"])?.success()?;
+    ensure!(!left.stdout.contains("\n_SLURM_SPANK"), "{left:?}");
     Ok(())
 }
 
