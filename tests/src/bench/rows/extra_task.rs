@@ -16,12 +16,18 @@ fn measure(session: &Session) -> anyhow::Result<Measured> {
     let srun = |tasks, image| Candidate::new(&format!("srun --overlap --ntasks={tasks} {image} true"));
     let image = "--parallax-image=localhost/debian";
     let commands = vec![srun(1, ""), srun(8, ""), srun(1, image), srun(8, image)];
-    let times = session.sample_in_allocation(commands, 80)?.milliseconds()?;
+    let times = session.sample_in_allocation(commands, 160)?.milliseconds()?;
     let extra = Summary::of(
         times.iter().map(|[one, eight, one_image, eight_image]| ((eight_image - one_image) - (eight - one)) / 7.0),
     );
     let raw = Summary::of(times.iter().map(|[_, _, one_image, eight_image]| (eight_image - one_image) / 7.0));
     let figures =
         vec![Figure::new(ROW.id, WHAT, extra, "ms").at_most(5.0), Figure::new("extra_task_raw", RAW, raw, "ms")];
-    Ok(Measured { figures, notes: Vec::new() })
+    let [one, eight, one_image, eight_image] =
+        [0, 1, 2, 3].map(|side| Summary::of(times.iter().map(|round| round[side])).median);
+    let note = format!(
+        "extra_task: {one:.1} ms for one task and {eight:.1} ms for eight without an image, {one_image:.1} ms and \
+         {eight_image:.1} ms with one."
+    );
+    Ok(Measured { figures, notes: vec![note] })
 }

@@ -33,7 +33,7 @@ fn measure(session: &Session) -> anyhow::Result<Measured> {
         Candidate::new(&format!("podman run --rm {IMAGE} true")).with(session.local()?.environment()),
     ];
     let log_length = fs::metadata(session.agent_log())?.len();
-    let samples = session.sample_in_allocation(commands, 80)?;
+    let samples = session.sample_in_allocation(commands, 120)?;
     let log = fs::read(session.agent_log())?;
     let log = String::from_utf8_lossy(log.get(usize::try_from(log_length)?..).unwrap_or_default());
 
