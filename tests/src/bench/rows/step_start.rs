@@ -16,13 +16,16 @@ pub const ROW: Row = Row { id: "step_start", measure };
 const WHAT: &str =
     "(`srun --parallax-image=IMG true` - `srun true`, as steps of one job) / local `podman run --rm IMG true`";
 
-/// The parts of a start, in milliseconds.
-struct Parts {
-    lease: f64,
-    mounts: f64,
-    container: f64,
-    join: f64,
-}
+/// The parts of a start, in the order in which they come.
+const PARTS: [(&str, &str); 4] = [
+    ("step_start_lease", "of it: the agent finds the image"),
+    ("step_start_mounts", "of it: the agent mounts the layers and makes the step store"),
+    ("step_start_container", "of it: the launcher has Podman make the container"),
+    ("step_start_join", "of it: the task joins the container"),
+];
+
+/// How long each of [`PARTS`] took, in milliseconds.
+type Parts = [f64; 4];
 
 fn measure(session: &Session) -> anyhow::Result<Measured> {
     let srun = "srun --overlap --ntasks=1";
@@ -39,26 +42,20 @@ fn measure(session: &Session) -> anyhow::Result<Measured> {
 
     let times = samples.milliseconds::<3>()?;
     let parts = parts(&samples, &log)?;
-    let part = |of: fn(&Parts) -> f64| Summary::of(parts.iter().map(of));
-    let explained = |parts: &Parts| parts.lease + parts.mounts + parts.container + parts.join;
-    let rest = times.iter().zip(&parts).map(|([plain, image, _], parts)| image - plain - explained(parts));
     let ratio = times.iter().map(|[plain, image, local]| (image - plain) / local);
-    let figures = vec![
-        Figure::new(ROW.id, WHAT, Summary::of(ratio), "").at_most(1.5),
-        Figure::new("step_start_lease", "of it: the agent finds the image", part(|parts| parts.lease), "ms"),
-        Figure::new(
-            "step_start_mounts",
-            "of it: the agent mounts layers, makes the store",
-            part(|parts| parts.mounts),
-            "ms",
-        ),
-        Figure::new("step_start_container", "of it: Podman makes the container", part(|parts| parts.container), "ms"),
-        Figure::new("step_start_join", "of it: the task joins the container", part(|parts| parts.join), "ms"),
-        Figure::new("step_start_rest", "of it: all else, such as the end of the step", Summary::of(rest), "ms"),
-    ];
+    let rest = times.iter().zip(&parts).map(|([plain, image, _], parts)| image - plain - parts.iter().sum::<f64>());
+    let of_part = |part: usize| Summary::of(parts.iter().map(|parts| parts[part]));
+    let mut figures = vec![Figure::new(ROW.id, WHAT, Summary::of(ratio), "").at_most(1.5)];
+    figures.extend(PARTS.iter().enumerate().map(|(part, (id, what))| Figure::new(id, what, of_part(part), "ms")));
+
     let [plain, image, local] = [0, 1, 2].map(|side| Summary::of(times.iter().map(|round| round[side])).median);
-    let note =
-        format!("step_start: {image:.1} ms with the image, {plain:.1} ms without, {local:.1} ms for Podman alone.");
+    let [lease, mounts, container, join] = [0, 1, 2, 3].map(|part| of_part(part).median);
+    let rest = Summary::of(rest).median;
+    let note = format!(
+        "step_start: {image:.1} ms with the image, {plain:.1} ms without, {local:.1} ms for Podman alone. What the image \
+         takes is lease {lease:.2} ms, mounts {mounts:.2} ms, container {container:.2} ms, join {join:.2} ms and \
+         {rest:.2} ms of all else."
+    );
     Ok(Measured { figures, notes: vec![note] })
 }
 
@@ -76,7 +73,7 @@ fn parts(samples: &Samples, log: &str) -> anyhow::Result<Vec<Parts>> {
         .map(|(&(lease, mounts), round)| {
             let said = round.get(1).map_or("", |sample| sample.stderr.as_str());
             let (container, join) = launched(said).with_context(|| format!("no timings in {said:?}"))?;
-            Ok(Parts { lease, mounts, container, join })
+            Ok([lease, mounts, container, join])
         })
         .collect()
 }
