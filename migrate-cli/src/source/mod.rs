@@ -43,6 +43,14 @@ pub struct Source {
     runtime: Runtime,
 }
 
+/// A rootless user's storage is mounted in the user namespace that Podman makes. `skopeo copy` enters it by itself, skopeo's
+/// image proxy (1.18) does not.
+fn in_podmans_namespace() -> Command {
+    let mut command = Command::new("podman");
+    command.args(["unshare", "skopeo"]);
+    command
+}
+
 impl Source {
     /// Opens an image.
     ///
@@ -53,6 +61,9 @@ impl Source {
         let mut config = ImageProxyConfig::default();
         config.authfile.clone_from(&access.authfile);
         config.insecure_skip_tls_verification = Some(!access.tls_verify);
+        if reference.transport == Transport::ContainersStorage && !rustix::process::geteuid().is_root() {
+            config.skopeo_cmd = Some(in_podmans_namespace());
+        }
         let (proxy, image, layers) = runtime.block_on(async {
             let proxy = ImageProxy::new_with_config(config).await.map_err(skopeo_error)?;
             let image = proxy.open_image(&reference.text).await.map_err(skopeo_error)?;

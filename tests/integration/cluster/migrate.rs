@@ -12,6 +12,7 @@ pub const TESTS: &[(&str, OnCluster)] = &[
     ("cluster::migrate::the_same_image_again_does_nothing", the_same_image_again_does_nothing),
     ("cluster::migrate::layers_are_shared", layers_are_shared),
     ("cluster::migrate::archives_podmans_storage_and_a_registry", archives_podmans_storage_and_a_registry),
+    ("cluster::migrate::a_users_own_storage", a_users_own_storage),
     ("cluster::migrate::a_name_that_moves", a_name_that_moves),
     ("cluster::migrate::podman_lists_the_store", podman_lists_the_store),
     ("cluster::migrate::bad_sources_leave_the_store_as_it_was", bad_sources_leave_the_store_as_it_was),
@@ -78,6 +79,22 @@ END
         ensure!(done.stdout.contains("hello"), "{image}: {done:?}");
     }
     Ok(())
+}
+
+/// A user's own storage into a store of their own, as the user; and into the shared one, as the administrator.
+fn a_users_own_storage(cluster: &Cluster) -> anyhow::Result<()> {
+    let script = "skopeo copy --quiet oci:/images/python containers-storage:localhost/mine:1; \
+                  mkdir store; parallax --store $HOME/store migrate containers-storage:localhost/mine:1; \
+                  parallax --store $HOME/store list; rm -rf store";
+    let done = cluster.run("ctl", "u1", &["sh", "-euc", script])?.success()?;
+    ensure!(done.stdout.contains("localhost/mine:1"), "{done:?}");
+    let storage = "containers-storage:[overlay@/home/u1/.local/share/containers/storage]localhost/mine:1";
+    parallax(cluster, &["migrate", storage])?.success()?;
+    cluster.srun("u1", &["--parallax-image=mine:1", "tool"])?.success()?;
+    // Root's skopeo keeps the storage mounted.
+    cluster.shell("ctl", "umount /home/u1/.local/share/containers/storage/overlay || true")?;
+    let clear = "podman unshare rm -rf .local; podman system migrate; rm -rf .config .local";
+    cluster.run("ctl", "u1", &["sh", "-c", clear])?.success().map(drop)
 }
 
 /// A step gets the image that the name means when it is submitted.
