@@ -1,10 +1,11 @@
 //! `run` mode: tasks inside the image.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use anyhow::ensure;
 use integration_tests::clean::NODES;
-use integration_tests::cluster::Cluster;
+use integration_tests::cluster::{Cluster, Done};
 use integration_tests::held::HeldStep;
 
 use crate::OnCluster;
@@ -22,6 +23,7 @@ pub const TESTS: &[(&str, OnCluster)] = &[
     ("cluster::run::forty_layers", forty_layers),
     ("cluster::run::two_users_and_two_images_at_once", two_users_and_two_images_at_once),
     ("cluster::run::a_step_is_closed_to_other_users", a_step_is_closed_to_other_users),
+    ("cluster::run::the_plugin_exports_what_it_uses_and_no_more", the_plugin_exports_what_it_uses_and_no_more),
     ("cluster::run::an_image_is_named_by_its_id_too", an_image_is_named_by_its_id_too),
 ];
 
@@ -167,6 +169,19 @@ fn a_step_is_closed_to_other_users(cluster: &Cluster) -> anyhow::Result<()> {
     let socket = "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/parallax/agent.sock')";
     ensure!(cluster.run("n1", "u1", &["python3", "-c", socket])?.code != 0, "a user can talk to the agent");
     step.finish()
+}
+
+/// For a plugin that has prolog and epilog hooks Slurm starts two processes for every job on every node, image or not.
+fn the_plugin_exports_what_it_uses_and_no_more(cluster: &Cluster) -> anyhow::Result<()> {
+    let plugin = cluster.path_on("n1", "/usr/lib/parallax/spank_parallax.so")?;
+    let listed =
+        Command::new("nm").args(["--dynamic", "--defined-only", "--format=just-symbols"]).arg(plugin).output()?;
+    let symbols = Done::from(listed).success()?.stdout;
+    let hooks = ["init", "init_post_opt", "user_init", "task_init", "exit"].map(|hook| format!("slurm_spank_{hook}"));
+    let expected: BTreeSet<&str> = hooks.iter().map(String::as_str).collect();
+    let exported: BTreeSet<&str> = symbols.lines().filter(|symbol| symbol.starts_with("slurm_spank_")).collect();
+    ensure!(exported == expected, "{exported:?}");
+    Ok(())
 }
 
 fn an_image_is_named_by_its_id_too(cluster: &Cluster) -> anyhow::Result<()> {
