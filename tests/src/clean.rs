@@ -5,14 +5,18 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use parallax_sys::process::Process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, netlink, socket_with};
 
 use crate::cluster::{Cluster, Done, PATIENCE};
+
+/// How long the kernel may take to free a loop device after its last user is gone.
+const FREEING: Duration = Duration::from_secs(10);
 
 /// The compute nodes of the cluster.
 pub const NODES: [&str; 2] = ["n1", "n2"];
@@ -90,7 +94,7 @@ pub fn leftovers(cluster: &Cluster, node: &str) -> anyhow::Result<Vec<String>> {
         let path = cluster.path_on(node, &format!("/run/parallax/{directory}"))?;
         left.extend(names_in(&path)?.into_iter().map(|name| format!("/run/parallax/{directory}/{name}")));
     }
-    left.extend(loop_devices(cluster)?.into_iter().map(|device| format!("loop device {device}")));
+    left.extend(busy_loop_devices(cluster)?.into_iter().map(|device| format!("loop device {device}")));
     left.sort();
     left.dedup();
     Ok(left)
@@ -99,6 +103,25 @@ pub fn leftovers(cluster: &Cluster, node: &str) -> anyhow::Result<Vec<String>> {
 /// Whether a line of `/proc/PID/mountinfo` is about a mount of a step or a layer.
 fn is_ours(mount: &str) -> bool {
     mount.contains("/run/parallax/") || mount.contains(" - squashfs ") || mount.contains("fuse.squashfuse")
+}
+
+/// The loop devices of this cluster that stay busy. The kernel frees a device a little after its last user is gone, and tells
+/// those who listen for changes of devices (netlink(7), `NETLINK_KOBJECT_UEVENT`).
+fn busy_loop_devices(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let events = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(netlink::KOBJECT_UEVENT))?;
+    bind(&events, &netlink::SocketAddrNetlink::new(0, 1))?;
+    let deadline = Instant::now() + FREEING;
+    loop {
+        let busy = loop_devices(cluster)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if busy.is_empty() || left.is_zero() {
+            return Ok(busy);
+        }
+        poll(&mut [PollFd::new(&events, PollFlags::IN)], Some(&Timespec::try_from(left).context("time")?))?;
+        let mut event = [0_u8; 8192];
+        while rustix::io::read(&events, &mut event).is_ok() {}
+    }
 }
 
 /// The loop devices over files of this cluster's store. Another checkout's cluster has the same paths, so files are told apart
