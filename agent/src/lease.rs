@@ -21,6 +21,7 @@ use parallax_sys::process::Process;
 use crate::identity::Identity;
 use crate::journal::{Entry, Journal};
 use crate::layers::{LayerTable, MountedLayer};
+use crate::namespace;
 use crate::processes;
 use crate::step::StepDirectory;
 
@@ -96,6 +97,26 @@ impl Leases {
         let mut layers: Vec<String> = self.layers.mounted().iter().map(|layer| layer.diff_id().to_owned()).collect();
         layers.sort();
         Status { version: env!("CARGO_PKG_VERSION").to_owned(), steps, layers }
+    }
+
+    /// Makes a step's directory visible in the mount namespace of a process.
+    ///
+    /// # Errors
+    /// [`Refusal`], one sentence for the user.
+    pub fn attach(&self, step: StepId, pid: i32) -> Result<(), Refusal> {
+        let gone = || Refusal(format!("step {step} has no image on this node any more"));
+        let lease = self.live().get(&step).cloned().ok_or_else(gone)?;
+        // Held, so that neither another task does the same at once nor the step ends meanwhile.
+        let held = lease.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_none() {
+            return Err(gone());
+        }
+        let path = self.step_path(&lease.entry.key);
+        namespace::attach_tree(&path, pid).map_err(|error| {
+            Refusal(format!(
+                "the image can't be shown in the job's own mount namespace: {error}; tell the administrator"
+            ))
+        })
     }
 
     /// Takes down all that a step holds: processes, mounts, loop devices, directories, the journal's entry. Returns what

@@ -8,6 +8,7 @@
 //! - [`layers`]: each SquashFS file mounted once on the node.
 //! - [`step_store`]: the metadata by which Podman finds the image (pure).
 //! - [`step`]: a step's directory with the mounts in it.
+//! - [`namespace`]: mount namespaces that Slurm gives to jobs.
 //! - [`processes`]: the step's processes that Slurm does not know.
 //! - [`journal`]: what an agent that is started anew must know.
 
@@ -16,6 +17,7 @@ pub mod identity;
 pub mod journal;
 pub mod layers;
 pub mod lease;
+pub mod namespace;
 pub mod processes;
 pub mod server;
 pub mod step;

@@ -102,6 +102,13 @@ fn converse(stream: &UnixStream, leases: &Leases) -> Result<(), FrameError> {
     match request {
         Request::Lease(request) => hold_lease(stream, request, peer.pid(), leases),
         Request::Release { step } => release(stream, step, leases),
+        Request::Attach { step } => {
+            let response = match leases.attach(step, peer.pid()) {
+                Ok(()) => Response::Attached,
+                Err(refusal) => Response::Refused { reason: refusal.to_string() },
+            };
+            frame::send(stream, &response, deadline())
+        }
         Request::Status => frame::send(stream, &Response::Status(leases.status()), deadline()),
     }
 }

@@ -61,6 +61,13 @@ unsafe impl Plugin for Parallax {
         Ok(())
     }
 
+    fn task_init_privileged(&mut self, _spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
+        if let Some(step) = &mut self.step {
+            guarded(|| step.show_in_task());
+        }
+        Ok(())
+    }
+
     fn task_init(&mut self, spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
         match &mut self.step {
             // Here an error fails the task and nothing else, and the task must not run outside its image.
@@ -112,6 +119,7 @@ mod exported {
         slurm_spank_init => init,
         slurm_spank_init_post_opt => init_post_opt,
         slurm_spank_user_init => user_init,
+        slurm_spank_task_init_privileged => task_init_privileged,
         slurm_spank_task_init => task_init,
         slurm_spank_exit => exit,
     }

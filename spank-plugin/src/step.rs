@@ -11,11 +11,15 @@ use parallax_config::Config;
 use parallax_protocol::client::{Client, ClientError};
 use parallax_protocol::frame::FrameError;
 use parallax_protocol::message::{Grant, LeaseRequest, Mode, Request, Response};
+use parallax_protocol::step_file::StepPaths;
 use slurm_spank::{SpankHandle, spank_log_error};
 
 use crate::job::{Job, Setting};
 use crate::options::{self, LEFT_BY_SLURM, Wanted};
 use crate::submit::{RESOLVED, parse_resolved};
+
+/// What is said of an agent that does not keep to the protocol.
+const UNEXPECTED: &str = "the Parallax agent answered something else than was asked; tell the administrator";
 
 /// A step that has an image.
 #[derive(Debug)]
@@ -124,6 +128,25 @@ impl Step {
         Ok(())
     }
 
+    /// Makes sure that the task sees the step's directory: Slurm may have given the job a mount namespace of its own. In the
+    /// task, as root, when it is in that namespace.
+    pub fn show_in_task(&mut self) {
+        let Lease::Granted(held, grant) = &self.lease else { return };
+        if StepPaths::new(&grant.directory).step_file().exists() {
+            return;
+        }
+        let deadline = Instant::now() + held.config.step.start_deadline();
+        let request = Request::Attach { step: held.job.step };
+        let answer =
+            Client::connect(&held.config.agent.socket()).and_then(|client| exchange(&client, &request, deadline));
+        self.lease = match answer {
+            Ok(Response::Attached) => return,
+            Ok(Response::Refused { reason }) => Lease::Failed(reason),
+            Ok(_) => Lease::Failed(UNEXPECTED.to_owned()),
+            Err(error) => Lease::Failed(error.to_string()),
+        };
+    }
+
     /// Points the task at the launcher. In the task, as the user.
     pub fn prepare_task(&self, spank: &SpankHandle) -> Result<(), Box<dyn Error>> {
         match &self.lease {
@@ -191,17 +214,17 @@ fn receive(held: &Held) -> Result<Grant, String> {
     match held.client.receive(held.deadline) {
         Ok(Response::Granted(grant)) => Ok(grant),
         Ok(Response::Refused { reason }) => Err(reason),
-        Ok(_) => Err("the Parallax agent answered something else than was asked; tell the administrator".to_owned()),
+        Ok(_) => Err(UNEXPECTED.to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }
 
-/// Sends a request and receives its response. A response that was never waited for may come first.
+/// Sends a request and receives its response. The grant of a lease that was never waited for may come first.
 fn exchange(client: &Client, request: &Request, deadline: Instant) -> Result<Response, ClientError> {
     client.send(request, deadline)?;
     loop {
         match client.receive(deadline)? {
-            Response::Granted(_) | Response::Refused { .. } => {}
+            Response::Granted(_) => {}
             response => return Ok(response),
         }
     }

@@ -91,6 +91,11 @@ pub enum Request {
         /// The step.
         step: StepId,
     },
+    /// Make the step's directory visible in the mount namespace of the asking process, which is one of the step's tasks.
+    Attach {
+        /// The step.
+        step: StepId,
+    },
     /// Say what is held.
     Status,
 }
@@ -124,6 +129,8 @@ pub enum Response {
         /// What could not be taken down, one sentence each.
         problems: Vec<String>,
     },
+    /// The step's directory is visible.
+    Attached,
     /// What is held.
     Status(Status),
     /// It can't be done.

@@ -71,6 +71,15 @@ impl DetachedMount {
         Ok(Self(open_tree(CWD, path, flags)?))
     }
 
+    /// A second mount of the attached mount whose root `path` is, and of every mount below it.
+    ///
+    /// # Errors
+    /// As [`DetachedMount::clone_of`].
+    pub fn clone_of_tree(path: &Path) -> io::Result<Self> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+        Ok(Self(open_tree(CWD, path, flags)?))
+    }
+
     /// Shows the files' ids through the map of a user namespace: an id inside that namespace is the one on the file system,
     /// the id outside is the one that is seen. SquashFS takes it from Linux 6.2 on.
     ///

@@ -177,7 +177,8 @@ fn the_plugin_exports_what_it_uses_and_no_more(cluster: &Cluster) -> anyhow::Res
     let listed =
         Command::new("nm").args(["--dynamic", "--defined-only", "--format=just-symbols"]).arg(plugin).output()?;
     let symbols = Done::from(listed).success()?.stdout;
-    let hooks = ["init", "init_post_opt", "user_init", "task_init", "exit"].map(|hook| format!("slurm_spank_{hook}"));
+    let hooks = ["init", "init_post_opt", "user_init", "task_init_privileged", "task_init", "exit"]
+        .map(|hook| format!("slurm_spank_{hook}"));
     let expected: BTreeSet<&str> = hooks.iter().map(String::as_str).collect();
     let exported: BTreeSet<&str> = symbols.lines().filter(|symbol| symbol.starts_with("slurm_spank_")).collect();
     ensure!(exported == expected, "{exported:?}");
