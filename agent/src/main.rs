@@ -37,5 +37,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     }
     let listener = server::listen(&socket).with_context(|| format!("can't listen on {}", socket.display()))?;
     tracing::info!(socket = %socket.display(), "ready");
+    // Without systemd there is nobody to tell.
+    sd_notify::notify(&[sd_notify::NotifyState::Ready]).context("systemd can't be told that the agent is ready")?;
     server::serve(&listener, &leases).context("can't accept connections")
 }

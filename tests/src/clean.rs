@@ -52,7 +52,15 @@ pub fn wait_for_steps(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
             }
         }
     }
-    wait_until_empty(&cluster.path_on(node, "/run/parallax/leases")?, deadline)
+    wait_for_no_lease(cluster, node)
+}
+
+/// Waits until the agent of a node has taken down every step.
+///
+/// # Errors
+/// It does not.
+pub fn wait_for_no_lease(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
+    wait_until_empty(&cluster.path_on(node, "/run/parallax/leases")?, Instant::now() + PATIENCE)
 }
 
 /// Waits, by inotify, until a directory is empty.
@@ -107,7 +115,10 @@ fn is_ours(mount: &str) -> bool {
 
 /// The loop devices of this cluster that stay busy. The kernel frees a device a little after its last user is gone, and tells
 /// those who listen for changes of devices (netlink(7), `NETLINK_KOBJECT_UEVENT`).
-fn busy_loop_devices(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
+///
+/// # Errors
+/// The devices can't be listed.
+pub fn busy_loop_devices(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let events = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(netlink::KOBJECT_UEVENT))?;
     bind(&events, &netlink::SocketAddrNetlink::new(0, 1))?;

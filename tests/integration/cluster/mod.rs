@@ -11,14 +11,24 @@ mod errors;
 mod faults;
 mod fidelity;
 mod migrate;
+mod namespace;
 mod podman_mode;
 mod run_mode;
 
 /// All of them, by name.
 pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
-    [run_mode::TESTS, podman_mode::TESTS, end::TESTS, errors::TESTS, faults::TESTS, migrate::TESTS, fidelity::TESTS]
-        .into_iter()
-        .flatten()
+    [
+        run_mode::TESTS,
+        podman_mode::TESTS,
+        end::TESTS,
+        errors::TESTS,
+        faults::TESTS,
+        namespace::TESTS,
+        migrate::TESTS,
+        fidelity::TESTS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// Runs `body` while a file of a node has other contents, or is not there.
