@@ -29,6 +29,7 @@ install_on() {
     root=/proc/$(node_pid "$node")/root
     install_file "$built/parallax" "$root/usr/bin/parallax"
     install_file "$built/parallax-launch" "$root/usr/libexec/parallax/parallax-launch"
+    install_file "$built/parallax-mount-program" "$root/usr/libexec/parallax/parallax-mount-program"
     install_file "$(plugin_file "$suite")" "$root/usr/lib/parallax/spank_parallax.so"
 
     changed=no

@@ -1,0 +1,304 @@
+//! What a lower directory is: a layer that lies in a SquashFS file, or a plain directory.
+//!
+//! A layer's SquashFS file, its side-car, is `overlay/l/<LINK>.squash`: `parallax migrate` and the Go tool make it a symbolic
+//! link, podman-hpc a plain file. Podman names a layer `…/overlay/l/<LINK>` or `…/overlay/<ID>/diff`; in the second form
+//! `<ID>/link` holds the link.
+//!
+//! The directory of a layer that lies in a SquashFS file is hollow: empty, but for the Go tool's marker. A hollow layer with no
+//! side-car is a legitimate empty layer in an ordinary store, and a lost one in a store of SquashFS files: one that has
+//! `parallax/layers`, `squash` (the Go tool's) or any other side-car. To take the second for the first would start a
+//! container on an empty root.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+/// How the name of the one file in a layer's directory begins that the Go tool leaves there.
+const GO_TOOL_MARKER: &str = ".migrationv3-";
+/// How a SquashFS file begins.
+const MAGIC: &[u8] = b"hsqs";
+/// The size of its superblock, and where that says how much of the file is used.
+const SUPERBLOCK_BYTES: usize = 96;
+const BYTES_USED: usize = 40;
+
+/// A lower directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// What is to be mounted.
+    pub source: Source,
+    /// Device and inode of that, by which the same layer is known again.
+    pub identity: (u64, u64),
+}
+
+/// Where a layer's files are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// In this SquashFS file.
+    Squashfs(PathBuf),
+    /// In this directory.
+    Directory {
+        /// Its path.
+        path: PathBuf,
+        /// The `overlay` directory of the store, if it is a layer of one and has no files.
+        hollow_in: Option<PathBuf>,
+    },
+}
+
+/// Why a layer can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// Only its hollow directory is there.
+    #[error(
+        "{}, the SquashFS file of the layer {}, is missing: the image is damaged; migrate it again",
+        side_car.display(), layer.display()
+    )]
+    Missing {
+        /// Where it should be.
+        side_car: PathBuf,
+        /// The lower directory.
+        layer: PathBuf,
+    },
+    /// It is there and is something else.
+    #[error("{} is damaged: {reason}; migrate the image again", side_car.display())]
+    Damaged {
+        /// The file.
+        side_car: PathBuf,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// Something can't be read.
+    #[error("{} can't be read: {source}", path.display())]
+    Unreadable {
+        /// What.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Where a layer's files of a store are.
+struct Place {
+    /// The store's `overlay` directory.
+    overlay: PathBuf,
+    side_car: PathBuf,
+}
+
+/// Looks a lower directory up.
+pub fn look_up(lower: &Path) -> Result<Layer, LayerError> {
+    let Some(place) = place(lower)? else { return directory(lower, None) };
+    let side_car = place.side_car;
+    // Without NONBLOCK opening a FIFO would wait.
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    match OpenOptions::new().read(true).custom_flags(flags).open(&side_car) {
+        Ok(file) => squashfs(file, side_car),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            // A symbolic link that leads nowhere is a side-car that was lost.
+            if side_car.is_symlink() {
+                return Err(LayerError::Missing { side_car, layer: lower.to_owned() });
+            }
+            match hollowness(lower)? {
+                Hollowness::Marked => Err(LayerError::Missing { side_car, layer: lower.to_owned() }),
+                Hollowness::Empty if holds_squashfs(&place.overlay) => {
+                    Err(LayerError::Missing { side_car, layer: lower.to_owned() })
+                }
+                Hollowness::Empty => directory(lower, Some(place.overlay)),
+                Hollowness::Full => directory(lower, None),
+            }
+        }
+        Err(source) => Err(LayerError::Unreadable { path: side_car, source }),
+    }
+}
+
+/// Where the layer's side-car would be; nowhere for a directory that has not the form of a layer.
+fn place(lower: &Path) -> Result<Option<Place>, LayerError> {
+    let (Some(name), Some(parent)) = (lower.file_name(), lower.parent()) else { return Ok(None) };
+    let Some(overlay) = parent.parent() else { return Ok(None) };
+    let link = if parent.file_name().is_some_and(|parent| parent == "l") {
+        name.to_owned()
+    } else if name == "diff" {
+        let path = parent.join("link");
+        match fs::read_to_string(&path) {
+            Ok(link) => link.trim().into(),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(LayerError::Unreadable { path, source }),
+        }
+    } else {
+        return Ok(None);
+    };
+    // A link is letters and digits; anything else would lead elsewhere.
+    if link.is_empty() || !link.as_encoded_bytes().iter().all(u8::is_ascii_alphanumeric) {
+        return Ok(None);
+    }
+    let mut file = link;
+    file.push(".squash");
+    Ok(Some(Place { overlay: overlay.to_owned(), side_car: overlay.join("l").join(file) }))
+}
+
+fn directory(path: &Path, hollow_in: Option<PathBuf>) -> Result<Layer, LayerError> {
+    let metadata = fs::metadata(path).map_err(|source| LayerError::Unreadable { path: path.to_owned(), source })?;
+    let source = Source::Directory { path: path.to_owned(), hollow_in };
+    Ok(Layer { source, identity: (metadata.dev(), metadata.ino()) })
+}
+
+fn squashfs(file: File, side_car: PathBuf) -> Result<Layer, LayerError> {
+    let mut superblock = Vec::with_capacity(SUPERBLOCK_BYTES);
+    let read = |file: &File| -> io::Result<(fs::Metadata, Vec<u8>)> {
+        let metadata = file.metadata()?;
+        if metadata.is_file() {
+            file.take(SUPERBLOCK_BYTES as u64).read_to_end(&mut superblock)?;
+        }
+        Ok((metadata, superblock))
+    };
+    let (metadata, superblock) = match read(&file) {
+        Ok(read) => read,
+        Err(source) => return Err(LayerError::Unreadable { path: side_car, source }),
+    };
+    match fault(metadata.len(), &superblock) {
+        Some(reason) => Err(LayerError::Damaged { side_car, reason }),
+        None => Ok(Layer { source: Source::Squashfs(side_car), identity: (metadata.dev(), metadata.ino()) }),
+    }
+}
+
+/// What is wrong with a file of this size that begins like this.
+fn fault(size: u64, superblock: &[u8]) -> Option<&'static str> {
+    let used = superblock.get(BYTES_USED..BYTES_USED + 8).and_then(|bytes| bytes.try_into().ok());
+    match used {
+        _ if !superblock.starts_with(MAGIC) => Some("it is no SquashFS file"),
+        Some(used) if u64::from_le_bytes(used) <= size => None,
+        _ => Some("it is shorter than it says"),
+    }
+}
+
+enum Hollowness {
+    Full,
+    Empty,
+    Marked,
+}
+
+fn hollowness(layer: &Path) -> Result<Hollowness, LayerError> {
+    let unreadable = |source| LayerError::Unreadable { path: layer.to_owned(), source };
+    let mut found = Hollowness::Empty;
+    for entry in fs::read_dir(layer).map_err(unreadable)? {
+        let name = entry.map_err(unreadable)?.file_name();
+        if !name.as_encoded_bytes().starts_with(GO_TOOL_MARKER.as_bytes()) {
+            return Ok(Hollowness::Full);
+        }
+        found = Hollowness::Marked;
+    }
+    Ok(found)
+}
+
+/// Whether a store, known by its `overlay` directory, is one of SquashFS files. What can't be read does not speak for it.
+fn holds_squashfs(overlay: &Path) -> bool {
+    let root = overlay.parent().unwrap_or(overlay);
+    root.join("parallax/layers").is_dir()
+        || root.join("squash").is_dir()
+        || fs::read_dir(overlay.join("l")).is_ok_and(|links| {
+            links.flatten().any(|link| Path::new(&link.file_name()).extension().is_some_and(|end| end == "squash"))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const LINK: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
+    /// A store with one layer and no side-car.
+    fn store() -> tempfile::TempDir {
+        let store = tempfile::tempdir().unwrap();
+        fs::create_dir_all(store.path().join("overlay/l")).unwrap();
+        fs::create_dir_all(store.path().join("overlay/id/diff")).unwrap();
+        fs::write(store.path().join("overlay/id/link"), LINK).unwrap();
+        symlink("../id/diff", store.path().join("overlay/l").join(LINK)).unwrap();
+        store
+    }
+
+    fn superblock(used: u64) -> Vec<u8> {
+        let mut bytes = vec![0; SUPERBLOCK_BYTES];
+        bytes[..4].copy_from_slice(MAGIC);
+        bytes[BYTES_USED..BYTES_USED + 8].copy_from_slice(&used.to_le_bytes());
+        bytes
+    }
+
+    fn both_forms(store: &tempfile::TempDir) -> [PathBuf; 2] {
+        [store.path().join("overlay/l").join(LINK), store.path().join("overlay/id/diff")]
+    }
+
+    fn side_car(store: &tempfile::TempDir) -> PathBuf {
+        store.path().join("overlay/l").join(format!("{LINK}.squash"))
+    }
+
+    #[test]
+    fn a_side_car_is_found_from_both_forms_whether_file_or_link() {
+        let store = store();
+        fs::write(side_car(&store), superblock(96)).unwrap();
+        let found = both_forms(&store).map(|lower| look_up(&lower).unwrap());
+        assert_eq!(found[0].source, Source::Squashfs(side_car(&store)));
+        assert_eq!(found[0], found[1]);
+
+        fs::create_dir(store.path().join("squash")).unwrap();
+        fs::rename(side_car(&store), store.path().join("squash/file")).unwrap();
+        symlink("../../squash/file", side_car(&store)).unwrap();
+        assert_eq!(both_forms(&store).map(|lower| look_up(&lower).unwrap()), found);
+    }
+
+    #[test]
+    fn a_lost_side_car_is_an_error_in_a_store_of_squashfs_files() {
+        for sign in ["parallax/layers", "squash", "overlay/l/OTHER.squash"] {
+            let store = store();
+            fs::create_dir_all(store.path().join(sign)).unwrap();
+            for lower in both_forms(&store) {
+                assert!(matches!(look_up(&lower), Err(LayerError::Missing { .. })), "{sign}");
+            }
+            // A layer with files is a plain one there as well.
+            fs::write(store.path().join("overlay/id/diff/file"), "").unwrap();
+            for lower in both_forms(&store) {
+                assert!(matches!(look_up(&lower).unwrap().source, Source::Directory { hollow_in: None, .. }), "{sign}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_marker_or_a_broken_link_tells_of_a_lost_side_car_in_any_store() {
+        let store = store();
+        let [lower, _] = both_forms(&store);
+        let overlay = store.path().join("overlay");
+        assert_eq!(
+            look_up(&lower).unwrap().source,
+            Source::Directory { path: lower.clone(), hollow_in: Some(overlay) }
+        );
+        symlink("nowhere", side_car(&store)).unwrap();
+        assert!(matches!(look_up(&lower), Err(LayerError::Missing { .. })));
+        fs::remove_file(side_car(&store)).unwrap();
+        fs::write(store.path().join("overlay/id/diff/.migrationv3-debian"), "").unwrap();
+        assert!(matches!(look_up(&lower), Err(LayerError::Missing { .. })));
+    }
+
+    #[test]
+    fn what_is_no_whole_squashfs_file_is_refused() {
+        let store = store();
+        let [lower, _] = both_forms(&store);
+        for bytes in [&b""[..], b"hsqs", &superblock(97), &[0; 200]] {
+            fs::write(side_car(&store), bytes).unwrap();
+            assert!(matches!(look_up(&lower), Err(LayerError::Damaged { .. })), "{bytes:?}");
+        }
+        fs::remove_file(side_car(&store)).unwrap();
+        fs::create_dir(side_car(&store)).unwrap();
+        assert!(look_up(&lower).is_err());
+    }
+
+    #[test]
+    fn other_directories_are_what_they_are() {
+        let store = store();
+        let plain = store.path().join("some where");
+        fs::create_dir(&plain).unwrap();
+        assert!(matches!(look_up(&plain).unwrap().source, Source::Directory { hollow_in: None, .. }));
+        assert!(matches!(look_up(&store.path().join("none")), Err(LayerError::Unreadable { .. })));
+    }
+}
