@@ -16,11 +16,12 @@ use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, mkdir, open, statx};
+use rustix::io::Errno;
 use rustix::mount::{
     MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
     mount_change, move_mount, open_tree, unmount,
 };
-use rustix::process::chdir;
+use rustix::process::{chdir, fchdir, pivot_root};
 
 use crate::fuse::{self, FuseError, MountOptions, Served, Starting};
 use crate::layer::Source;
@@ -147,7 +148,7 @@ pub fn mount_overlay(plan: &OverlayPlan, target: &Path, settings: &Settings) -> 
                 Ok(overlay) => overlay,
                 Err(source) => return Err(MountError::Overlay { kernel: reason, source }),
             };
-            leave_nothing_but_descriptors()?;
+            leave_nothing_but_layers()?;
             outside.attach(overlay)?;
             Ok(format!("fuse-overlayfs, because {reason}"))
         }
@@ -268,8 +269,22 @@ fn fuse_overlayfs(options: &str, others: &[OsString], settings: &Settings) -> Re
     fuse::start(std::slice::from_ref(&settings.fuse_overlayfs), &["-o".into(), text], OVERLAY)?.wait()
 }
 
-/// fuse-overlayfs lives in the private namespace and holds its layers by descriptors. The copies of all other mounts there
+/// fuse-overlayfs lives in the private namespace and has its layers open. The copies of all other mounts there
 /// must not outlive those they were copied from.
-fn leave_nothing_but_descriptors() -> Result<(), MountError> {
-    unmount("/", UnmountFlags::DETACH).step("empty the private mount namespace")
+fn leave_nothing_but_layers() -> Result<(), MountError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // It reads attributes by way of /proc/self/fd.
+    let recursive = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let proc = open_tree(CWD, "/proc", recursive).step("take over /proc")?;
+    mkdir("proc", Mode::from_raw_mode(0o755)).step("make a directory")?;
+    move_mount(&proc, "", CWD, "proc", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).step("attach /proc")?;
+    let old_root = open("/", flags, Mode::empty()).step("open the root directory")?;
+    match pivot_root(".", ".") {
+        Ok(()) => {}
+        // The root is the initial ramdisk's, which can't be left. The copies then stay until this overlay ends.
+        Err(Errno::INVAL) => return Ok(()),
+        Err(error) => return Err(error).step("leave the root directory"),
+    }
+    fchdir(&old_root).step("enter the old root directory")?;
+    unmount(".", UnmountFlags::DETACH).step("empty the private mount namespace")
 }
