@@ -86,8 +86,21 @@ struct Place {
     side_car: PathBuf,
 }
 
-/// Looks a lower directory up.
-pub fn look_up(lower: &Path) -> Result<Layer, LayerError> {
+/// Looks a lower directory up; `None` if it has no files and is there for form's sake only.
+pub fn look_up(lower: &Path) -> Result<Option<Layer>, LayerError> {
+    if is_filler(lower) { Ok(None) } else { layer(lower).map(Some) }
+}
+
+/// Whether this is `overlay/<ID>/empty`, which Podman puts below a layer that has none below it, so that there are two. It need
+/// not exist.
+fn is_filler(lower: &Path) -> bool {
+    lower.file_name().is_some_and(|name| name == "empty")
+        && lower.with_file_name("link").is_file()
+        && fs::read_dir(lower)
+            .map_or_else(|error| error.kind() == ErrorKind::NotFound, |mut files| files.next().is_none())
+}
+
+fn layer(lower: &Path) -> Result<Layer, LayerError> {
     let Some(place) = place(lower)? else { return directory(lower, None) };
     let side_car = place.side_car;
     // Without NONBLOCK opening a FIFO would wait.
@@ -238,14 +251,14 @@ mod tests {
     fn a_side_car_is_found_from_both_forms_whether_file_or_link() {
         let store = store();
         fs::write(side_car(&store), superblock(96)).unwrap();
-        let found = both_forms(&store).map(|lower| look_up(&lower).unwrap());
+        let found = both_forms(&store).map(|lower| layer(&lower).unwrap());
         assert_eq!(found[0].source, Source::Squashfs(side_car(&store)));
         assert_eq!(found[0], found[1]);
 
         fs::create_dir(store.path().join("squash")).unwrap();
         fs::rename(side_car(&store), store.path().join("squash/file")).unwrap();
         symlink("../../squash/file", side_car(&store)).unwrap();
-        assert_eq!(both_forms(&store).map(|lower| look_up(&lower).unwrap()), found);
+        assert_eq!(both_forms(&store).map(|lower| layer(&lower).unwrap()), found);
     }
 
     #[test]
@@ -254,12 +267,12 @@ mod tests {
             let store = store();
             fs::create_dir_all(store.path().join(sign)).unwrap();
             for lower in both_forms(&store) {
-                assert!(matches!(look_up(&lower), Err(LayerError::Missing { .. })), "{sign}");
+                assert!(matches!(layer(&lower), Err(LayerError::Missing { .. })), "{sign}");
             }
             // A layer with files is a plain one there as well.
             fs::write(store.path().join("overlay/id/diff/file"), "").unwrap();
             for lower in both_forms(&store) {
-                assert!(matches!(look_up(&lower).unwrap().source, Source::Directory { hollow_in: None, .. }), "{sign}");
+                assert!(matches!(layer(&lower).unwrap().source, Source::Directory { hollow_in: None, .. }), "{sign}");
             }
         }
     }
@@ -269,15 +282,12 @@ mod tests {
         let store = store();
         let [lower, _] = both_forms(&store);
         let overlay = store.path().join("overlay");
-        assert_eq!(
-            look_up(&lower).unwrap().source,
-            Source::Directory { path: lower.clone(), hollow_in: Some(overlay) }
-        );
+        assert_eq!(layer(&lower).unwrap().source, Source::Directory { path: lower.clone(), hollow_in: Some(overlay) });
         symlink("nowhere", side_car(&store)).unwrap();
-        assert!(matches!(look_up(&lower), Err(LayerError::Missing { .. })));
+        assert!(matches!(layer(&lower), Err(LayerError::Missing { .. })));
         fs::remove_file(side_car(&store)).unwrap();
         fs::write(store.path().join("overlay/id/diff/.migrationv3-debian"), "").unwrap();
-        assert!(matches!(look_up(&lower), Err(LayerError::Missing { .. })));
+        assert!(matches!(layer(&lower), Err(LayerError::Missing { .. })));
     }
 
     #[test]
@@ -286,11 +296,23 @@ mod tests {
         let [lower, _] = both_forms(&store);
         for bytes in [&b""[..], b"hsqs", &superblock(97), &[0; 200]] {
             fs::write(side_car(&store), bytes).unwrap();
-            assert!(matches!(look_up(&lower), Err(LayerError::Damaged { .. })), "{bytes:?}");
+            assert!(matches!(layer(&lower), Err(LayerError::Damaged { .. })), "{bytes:?}");
         }
         fs::remove_file(side_car(&store)).unwrap();
         fs::create_dir(side_car(&store)).unwrap();
-        assert!(look_up(&lower).is_err());
+        assert!(layer(&lower).is_err());
+    }
+
+    #[test]
+    fn the_empty_directory_below_a_base_layer_is_no_layer() {
+        let store = store();
+        let filler = store.path().join("overlay/id/empty");
+        assert_eq!(look_up(&filler).unwrap(), None);
+        fs::create_dir(&filler).unwrap();
+        assert_eq!(look_up(&filler).unwrap(), None);
+        fs::write(filler.join("file"), "").unwrap();
+        assert!(look_up(&filler).unwrap().is_some());
+        assert!(look_up(&store.path().join("empty")).is_err());
     }
 
     #[test]
@@ -298,7 +320,7 @@ mod tests {
         let store = store();
         let plain = store.path().join("some where");
         fs::create_dir(&plain).unwrap();
-        assert!(matches!(look_up(&plain).unwrap().source, Source::Directory { hollow_in: None, .. }));
-        assert!(matches!(look_up(&store.path().join("none")), Err(LayerError::Unreadable { .. })));
+        assert!(matches!(layer(&plain).unwrap().source, Source::Directory { hollow_in: None, .. }));
+        assert!(matches!(layer(&store.path().join("none")), Err(LayerError::Unreadable { .. })));
     }
 }

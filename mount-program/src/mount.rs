@@ -28,9 +28,6 @@ use crate::layer::Source;
 use crate::plan::OverlayPlan;
 use crate::settings::Settings;
 
-/// `STATX_ATTR_MOUNT_ROOT` of `linux/stat.h`.
-const MOUNT_ROOT: u64 = 0x2000;
-
 const SQUASHFS: MountOptions = MountOptions {
     subtype: "squashfuse_ll",
     flags: &[],
@@ -47,9 +44,6 @@ const OVERLAY: MountOptions = MountOptions {
 /// Why nothing was mounted.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
-    /// There is a mount already.
-    #[error("{} is a mount point already: unmount it first", .0.display())]
-    Mounted(PathBuf),
     /// A SquashFS file can't be served.
     #[error("{} can't be mounted: {source}", path.display())]
     Layer {
@@ -166,16 +160,12 @@ impl Outside {
         let namespace = open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .step("open the mount namespace")?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let target_directory = open(target, flags, Mode::empty()).step("open the target directory")?;
-        let status = statx(&target_directory, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
-            .step("look at the target directory")?;
-        if status.stx_attributes.bits() & MOUNT_ROOT != 0 {
-            return Err(MountError::Mounted(target.to_owned()));
-        }
-        Ok(Self { namespace, target: target_directory })
+        let target = open(target, flags, Mode::empty()).step("open the target directory")?;
+        Ok(Self { namespace, target })
     }
 
-    /// Goes back and attaches a mount at the target.
+    /// Goes back and attaches a mount at the target, on top of one that is there: to commit a container that is mounted, Podman has
+    /// its layer mounted once more, at the same place, and unmounts that again.
     fn attach(&self, mount: impl AsFd) -> Result<(), MountError> {
         setns(&self.namespace, CloneFlags::CLONE_NEWNS).step("return to Podman's mount namespace")?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;

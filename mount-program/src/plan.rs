@@ -79,12 +79,12 @@ pub enum PlanError {
 pub fn plan(
     options: &Options,
     own_home: Option<&Path>,
-    mut look_up: impl FnMut(&Path) -> Result<Layer, LayerError>,
+    mut look_up: impl FnMut(&Path) -> Result<Option<Layer>, LayerError>,
 ) -> Result<Plan, PlanError> {
     let mut seen = BTreeSet::new();
     let mut layers = Vec::new();
     for lower in &options.lower {
-        let layer = look_up(lower)?;
+        let Some(layer) = look_up(lower)? else { continue };
         // A layer that an image has twice (an empty one, mostly) has no effect below itself, and the kernel refuses it.
         if seen.insert(layer.identity) {
             layers.push(layer.source);
@@ -159,7 +159,7 @@ mod tests {
                 b'o' => Source::Directory { path: path.into(), hollow_in: Some("/own".into()) },
                 _ => Source::Directory { path: path.into(), hollow_in: None },
             };
-            Ok(Layer { source, identity: (0, u64::from(*name.as_bytes().last().unwrap())) })
+            Ok(Some(Layer { source, identity: (0, u64::from(*name.as_bytes().last().unwrap())) }))
         })
     }
 
