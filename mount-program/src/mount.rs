@@ -53,7 +53,7 @@ pub enum MountError {
         source: FuseError,
     },
     /// A SquashFS was mounted and can't be used.
-    #[error("{} was mounted and can't be read: {source}", path.display())]
+    #[error("{} was mounted and can't be read ({source}): it is damaged, or the program that serves it has ended", path.display())]
     DeadLayer {
         /// The file.
         path: PathBuf,

@@ -11,6 +11,7 @@ mod errors;
 mod faults;
 mod fidelity;
 mod migrate;
+mod mount_program;
 mod namespace;
 mod podman_mode;
 mod run_mode;
@@ -25,6 +26,7 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         faults::TESTS,
         namespace::TESTS,
         migrate::TESTS,
+        mount_program::TESTS,
         fidelity::TESTS,
     ]
     .into_iter()
