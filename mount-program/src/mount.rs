@@ -1,7 +1,7 @@
 //! Carries out a plan.
 //!
-//! All mounts are made in a mount namespace of this program's own, on a tmpfs over the target that nobody else sees: no
-//! directory has to be found, made, kept from others or removed. Only the finished overlay is brought out of it. What the
+//! All mounts are made in a mount namespace of this program's own, on a tmpfs that nobody else sees: no directory has to be
+//! found, made, kept from others or removed. Only the finished overlay is brought out of it. What the
 //! namespace holds goes with it, so that a SquashFS ends with the overlay that uses it, and if this program is killed at any
 //! point nothing is left.
 //!
@@ -27,6 +27,10 @@ use crate::fuse::{self, FuseError, MountOptions, Served, Starting};
 use crate::layer::Source;
 use crate::plan::OverlayPlan;
 use crate::settings::Settings;
+
+/// Where the tmpfs is mounted in the private namespace: a directory that every node has, that nothing there needs, and whose name
+/// has no characters that mean something to fuse-overlayfs, which takes the whole paths behind the layers' short names.
+const WORKPLACE: &str = "/sys";
 
 const SQUASHFS: MountOptions = MountOptions {
     subtype: "squashfuse_ll",
@@ -91,8 +95,7 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
 /// Mounts the overlay; returns which one, and why that.
 pub fn mount_overlay(plan: &OverlayPlan, target: &Path, settings: &Settings) -> Result<String, MountError> {
     let absolute = |path: &Path| std::path::absolute(path).step("find the current directory");
-    let target = absolute(target)?;
-    let outside = Outside::of(&target)?;
+    let outside = Outside::of(target)?;
     let mut layers = Vec::new();
     // All are started before the first is waited for.
     for layer in &plan.layers {
@@ -110,7 +113,7 @@ pub fn mount_overlay(plan: &OverlayPlan, target: &Path, settings: &Settings) -> 
         None => None,
     };
 
-    enter_private_namespace(&target)?;
+    enter_private_namespace()?;
     let mut names = Vec::new();
     for (number, layer) in served.into_iter().enumerate() {
         let name = number.to_string();
@@ -119,8 +122,8 @@ pub fn mount_overlay(plan: &OverlayPlan, target: &Path, settings: &Settings) -> 
     }
     let mut options = String::new();
     if let Some((directory, work)) = upper {
-        symlink(directory, "u").and_then(|()| symlink(work, "w")).step("name the writable directory")?;
-        options.push_str(",upperdir=u,workdir=w");
+        let [directory, work] = place_upper(&directory, &work)?;
+        options.push_str(&format!(",upperdir={directory},workdir={work}"));
     } else if names.len() == 1 {
         // The kernel takes no overlay of one layer.
         mkdir("e", Mode::from_raw_mode(0o755)).step("make a directory")?;
@@ -194,7 +197,7 @@ impl Ground<'_> {
     /// Puts the layer at a name in the current directory.
     fn place(self, name: &str) -> Result<(), MountError> {
         match self {
-            Self::Directory(path) => symlink(path, name).step("name a layer"),
+            Self::Directory(path) => bind(&path, name),
             Self::Starting(path, starting) => Self::Starting(path, starting).wait()?.place(name),
             Self::Served(path, served) => {
                 mkdir(name, Mode::from_raw_mode(0o700)).step("make a directory")?;
@@ -208,6 +211,34 @@ impl Ground<'_> {
     }
 }
 
+/// Shows a directory at a name in the current directory. A symbolic link would not do: fuse-overlayfs takes the path behind it,
+/// and that may have colons.
+fn bind(path: &Path, name: &str) -> Result<(), MountError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let tree = open_tree(CWD, path, flags).step("open a directory of the overlay")?;
+    mkdir(name, Mode::from_raw_mode(0o700)).step("make a directory")?;
+    move_mount(&tree, "", CWD, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).step("attach a directory of the overlay")
+}
+
+/// Gives the writable directory and its companion short names. Both must be in one mount, so it is their parent that is shown;
+/// Podman's are `<container>/diff` and `<container>/work`.
+fn place_upper(directory: &Path, work: &Path) -> Result<[String; 2], MountError> {
+    let plain = |path: &Path| {
+        let name = path.file_name()?.to_str()?;
+        name.bytes().all(|byte| byte.is_ascii_alphanumeric()).then(|| format!("c/{name}"))
+    };
+    match (directory.parent(), plain(directory), plain(work)) {
+        (Some(parent), Some(upper_name), Some(work_name)) if Some(parent) == work.parent() => {
+            bind(parent, "c")?;
+            Ok([upper_name, work_name])
+        }
+        _ => {
+            symlink(directory, "u").and_then(|()| symlink(work, "w")).step("name the writable directory")?;
+            Ok(["u".to_owned(), "w".to_owned()])
+        }
+    }
+}
+
 fn start_squashfuse(path: &Path, settings: &Settings) -> Result<Starting, MountError> {
     let mut arguments = settings.squashfuse_flags.clone();
     arguments.push(path.into());
@@ -216,14 +247,14 @@ fn start_squashfuse(path: &Path, settings: &Settings) -> Result<Starting, MountE
 }
 
 /// Makes the namespace, and the tmpfs in it the current directory.
-fn enter_private_namespace(target: &Path) -> Result<(), MountError> {
+fn enter_private_namespace() -> Result<(), MountError> {
     unshare(CloneFlags::CLONE_NEWNS).step("make a mount namespace")?;
     // Mounts made here stay here; what is unmounted outside does not stay mounted here.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .step("make the mount namespace private")?;
-    mount("tmpfs", target, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0700")
+    mount("tmpfs", WORKPLACE, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0700")
         .step("mount a tmpfs for the layers")?;
-    chdir(target).step("enter the directory of the layers")
+    chdir(WORKPLACE).step("enter the directory of the layers")
 }
 
 /// The kernel's overlay, attached nowhere.
@@ -264,10 +295,7 @@ fn fuse_overlayfs(options: &str, others: &[OsString], settings: &Settings) -> Re
 fn leave_nothing_but_layers() -> Result<(), MountError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // It reads attributes by way of /proc/self/fd.
-    let recursive = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    let proc = open_tree(CWD, "/proc", recursive).step("take over /proc")?;
-    mkdir("proc", Mode::from_raw_mode(0o755)).step("make a directory")?;
-    move_mount(&proc, "", CWD, "proc", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).step("attach /proc")?;
+    bind(Path::new("/proc"), "proc")?;
     let old_root = open("/", flags, Mode::empty()).step("open the root directory")?;
     match pivot_root(".", ".") {
         Ok(()) => {}

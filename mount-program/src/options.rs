@@ -67,8 +67,8 @@ impl Options {
     }
 }
 
-/// Splits at a separator that no backslash stands before and, if quotes count, that is in no quotes: the commas of an SELinux
-/// `context="…"` are part of it.
+/// Splits at a separator that no backslash stands before and, if quotes count, that is in no quoted value: the commas of an
+/// SELinux `context="…"` are part of it. A quote inside a value is a part of it like any other.
 fn split(text: &[u8], separator: u8, quotes: bool) -> Vec<&[u8]> {
     let (mut parts, mut begin) = (Vec::new(), 0);
     let (mut escaped, mut quoted) = (false, false);
@@ -77,7 +77,7 @@ fn split(text: &[u8], separator: u8, quotes: bool) -> Vec<&[u8]> {
             escaped = false;
         } else if byte == b'\\' {
             escaped = true;
-        } else if quotes && byte == b'"' {
+        } else if quotes && byte == b'"' && (quoted || text[..at].ends_with(b"=")) {
             quoted = !quoted;
         } else if byte == separator && !quoted {
             parts.push(&text[begin..at]);
@@ -150,6 +150,8 @@ mod tests {
         let expected = ["/a:b", "/c,d", "/e f", "/g\\h", "/i=j"].map(PathBuf::from);
         assert_eq!(options.lower, expected);
         assert_eq!(others(&options), ["private"]);
+        let options = parse("lowerdir=/a\"b,volatile,workdir=/w,upperdir=/u");
+        assert_eq!((&options.lower[..], others(&options)), (&["/a\"b".into()][..], vec!["volatile"]));
         assert_eq!(parse("lowerdir=/a\\\\:/b").lower, [PathBuf::from("/a\\"), "/b".into()]);
     }
 

@@ -25,6 +25,7 @@ pub const TESTS: &[(&str, OnCluster)] = &[
     ("cluster::mount_program::killed_at_any_point_it_leaves_nothing", killed_at_any_point_it_leaves_nothing),
     ("cluster::mount_program::images_of_the_go_tool", images_of_the_go_tool),
     ("cluster::mount_program::images_of_podman_hpc", images_of_podman_hpc),
+    ("cluster::mount_program::any_bytes_in_paths_and_the_real_root", any_bytes_in_paths_and_the_real_root),
     ("cluster::mount_program::probes_are_answered", probes_are_answered),
 ];
 
@@ -348,6 +349,43 @@ fn killed_at_any_point_it_leaves_nothing(cluster: &Cluster) -> anyhow::Result<()
         }
     }
     Ok(fs::remove_file(path)?)
+}
+
+/// The program itself, without Podman, which takes few of these paths; by a user and by root.
+fn any_bytes_in_paths_and_the_real_root(cluster: &Cluster) -> anyhow::Result<()> {
+    let text = r#"
+        odd=$(printf 'a b,c:d"e\\f\377')
+        escaped=$(printf '%s' "$odd" | sed 's/[\\,:]/\\&/g')
+        base=$(mktemp -d /tmp/odd.XXXXXX)
+        mkdir -p "$base/$odd/overlay/l" "$base/$odd/overlay/id/diff" "$base/$odd/u" "$base/$odd/w" "$base/$odd/m"
+        mkdir -p "$base/tree/sub"; echo inside >"$base/tree/sub/file"
+        mksquashfs "$base/tree" "$base/$odd/overlay/l/ABC.squash" -quiet -no-progress >/dev/null
+        printf ABC >"$base/$odd/overlay/id/link"; ln -s ../id/diff "$base/$odd/overlay/l/ABC"
+        at="$base/$escaped"
+        for lower in l/ABC id/diff; do
+            for more in "" ,volatile ,noacl; do
+                PROGRAM -o "lowerdir=$at/overlay/$lower,upperdir=$at/u,workdir=$at/w,$more" "$base/$odd/m"
+                echo changed >"$base/$odd/m/sub/new"
+                cat "$base/$odd/m/sub/file" "$base/$odd/u/sub/new" | xargs
+                umount "$base/$odd/m"
+                rm -rf "$base/$odd/u" "$base/$odd/w"; mkdir "$base/$odd/u" "$base/$odd/w"
+            done
+            PROGRAM -o "lowerdir=$at/overlay/$lower" "$base/$odd/m"
+            if touch "$base/$odd/m/sub/new" 2>/dev/null; then echo writable; fi
+            cat "$base/$odd/m/sub/file"; umount "$base/$odd/m"
+        done
+        timeout 20 pidwait 'squashfuse|fuse-overlayfs'
+        rm -r "$base""#
+        .replace("PROGRAM", PROGRAM);
+    let expected = ["inside changed", "inside changed", "inside changed", "inside"].repeat(2);
+    let quoted = format!(
+        "cat >$XDG_RUNTIME_DIR/script <<'END'\n{text}\nEND\ncommand podman unshare bash -u $XDG_RUNTIME_DIR/script"
+    );
+    let user = script(cluster, STORE, &quoted)?;
+    ensure!(user.stdout.lines().eq(expected.iter().copied()), "{user:?}");
+    let root = cluster.run(NODE, "root", &["bash", "-uc", &text])?;
+    ensure!(root.stdout.lines().eq(expected.iter().copied()), "{root:?}");
+    Ok(())
 }
 
 fn probes_are_answered(cluster: &Cluster) -> anyhow::Result<()> {
