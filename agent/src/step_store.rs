@@ -5,11 +5,13 @@
 //! `--userns=keep-id` it looks for a chain whose records carry exactly the container's map, and uses it as it is; without one
 //! it would copy the whole image.
 
+use std::collections::HashSet;
+
 use parallax_store::containers_storage::{
     BigData, IMAGES_JSON, IMAGES_LOCK, IdMapEntry, Image, LAYERS_JSON, LAYERS_LOCK, LINKS, LOCK_TOKEN_BYTES, Layer,
     sha256_hex,
 };
-use parallax_store::record::ImageRecord;
+use parallax_store::record::{ImageRecord, LayerRecord};
 
 use crate::identity::{Identity, NamespaceKind};
 
@@ -62,7 +64,7 @@ impl StepStore {
             store.file(lock, vec![b'p'; LOCK_TOKEN_BYTES]);
         }
         for chain in &chains {
-            store.add_layers(chain);
+            store.add_layers(chain, image);
         }
         let mut layers: Vec<Layer> = chains.iter().flat_map(|chain| chain.records(image)).collect();
         // Podman adds up the sizes of all chains; the files are there once.
@@ -78,7 +80,7 @@ impl StepStore {
         self.files.push((path.into(), bytes.into()));
     }
 
-    fn add_layers(&mut self, chain: &Chain<'_>) {
+    fn add_layers(&mut self, chain: &Chain<'_>, image: &ImageRecord) {
         for (index, id) in chain.ids.iter().enumerate() {
             let directory = format!("overlay/{id}");
             let link = chain.link(index);
@@ -86,8 +88,9 @@ impl StepStore {
             self.directories.push(format!("{directory}/diff"));
             self.links.push((format!("{LINKS}/{link}"), format!("../{id}/diff")));
             self.file(format!("{directory}/link"), link);
-            if index > 0 {
-                let below: Vec<String> = (0..index).rev().map(|below| format!("l/{}", chain.link(below))).collect();
+            let below: Vec<String> =
+                below(&image.layers[..=index]).into_iter().map(|below| format!("l/{}", chain.link(below))).collect();
+            if !below.is_empty() {
                 self.file(format!("{directory}/lower"), below.join(":"));
             }
             self.mounts.push(LayerMount { layer: index, kind: chain.kind, directory });
@@ -140,7 +143,7 @@ impl<'a> Chain<'a> {
     }
 
     fn records(&self, image: &ImageRecord) -> Vec<Layer> {
-        let entry = |(index, (id, layer)): (usize, (&String, &parallax_store::record::LayerRecord))| Layer {
+        let entry = |(index, (id, layer)): (usize, (&String, &LayerRecord))| Layer {
             id: id.clone(),
             parent: index.checked_sub(1).map(|below| self.ids[below].clone()),
             created: image.created.clone(),
@@ -151,6 +154,16 @@ impl<'a> Chain<'a> {
         };
         self.ids.iter().zip(&image.layers).enumerate().map(entry).collect()
     }
+}
+
+/// The indices of the layers that lie below the last one, nearest first.
+///
+/// An image may have a layer more than once; builders make many empty ones. The kernel refuses an overlay that names a file system
+/// twice, and the lower one of the two adds nothing: all it has is in the upper one too.
+fn below(layers: &[LayerRecord]) -> Vec<usize> {
+    let mut seen = HashSet::new();
+    let distinct = layers.iter().enumerate().rev().filter(|(_, layer)| seen.insert(layer.diff_id.as_str()));
+    distinct.map(|(index, _)| index).skip(1).collect()
 }
 
 fn json(value: &impl serde::Serialize) -> Vec<u8> {
@@ -220,6 +233,28 @@ mod tests {
         assert_eq!(text(&store, &format!("overlay/{top}/lower")), "l/P1:l/P0");
         assert_eq!(text(&store, &format!("overlay/{top}/link")), "P2");
         assert!(store.links.contains(&("overlay/l/P2".into(), format!("../{top}/diff"))));
+    }
+
+    #[test]
+    fn a_layer_that_comes_again_is_named_once() {
+        let mut image = image();
+        let again = image.layers[0].diff_id.clone();
+        image.layers[2].diff_id = again;
+        assert_eq!(below(&image.layers), [1]);
+        assert_eq!(below(&image.layers[..2]), [0]);
+        let store = StepStore::new(&image, &identity(), &[NamespaceKind::Plain]);
+        assert_eq!(text(&store, &format!("overlay/{}/lower", image.layers[2].id)), "l/P1");
+        assert_eq!(store.mounts.len(), 3);
+    }
+
+    #[test]
+    fn an_image_of_one_layer_again_and_again_has_nothing_below() {
+        let mut image = image();
+        let all = image.layers[0].diff_id.clone();
+        for layer in &mut image.layers {
+            layer.diff_id.clone_from(&all);
+        }
+        assert!(below(&image.layers).is_empty());
     }
 
     #[test]

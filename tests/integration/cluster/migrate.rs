@@ -1,9 +1,10 @@
 //! Images into the store, from every kind of source, and Podman on the store itself.
 
 use std::fs;
+use std::process::Command;
 
 use anyhow::{Context as _, ensure};
-use integration_tests::cluster::Cluster;
+use integration_tests::cluster::{Cluster, Done, repository};
 use integration_tests::images;
 
 use crate::OnCluster;
@@ -13,12 +14,13 @@ pub const TESTS: &[(&str, OnCluster)] = &[
     ("cluster::migrate::layers_are_shared", layers_are_shared),
     ("cluster::migrate::archives_podmans_storage_and_a_registry", archives_podmans_storage_and_a_registry),
     ("cluster::migrate::a_users_own_storage", a_users_own_storage),
+    ("cluster::migrate::an_image_with_a_layer_more_than_once", an_image_with_a_layer_more_than_once),
     ("cluster::migrate::a_name_that_moves", a_name_that_moves),
     ("cluster::migrate::podman_lists_the_store", podman_lists_the_store),
     ("cluster::migrate::bad_sources_leave_the_store_as_it_was", bad_sources_leave_the_store_as_it_was),
 ];
 
-fn parallax(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<integration_tests::cluster::Done> {
+fn parallax(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<Done> {
     let mut line = vec!["parallax"];
     line.extend(arguments);
     cluster.run("ctl", "root", &line)
@@ -95,6 +97,25 @@ fn a_users_own_storage(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.shell("ctl", "umount /home/u1/.local/share/containers/storage/overlay || true")?;
     let clear = "podman unshare rm -rf .local; podman system migrate; rm -rf .config .local";
     cluster.run("ctl", "u1", &["sh", "-c", clear])?.success().map(drop)
+}
+
+/// Builders make the same empty layer again and again; here one with files comes twice as well.
+fn an_image_with_a_layer_more_than_once(cluster: &Cluster) -> anyhow::Result<()> {
+    let layout = cluster.shared().join("again");
+    let made = Command::new("python3")
+        .arg(repository().join("tests/integration/repeat_layers.py"))
+        .args([images::layout("debian"), layout.clone()])
+        .output()?;
+    Done::from(made).success()?;
+    parallax(cluster, &["migrate", "oci:/shared/again", "--name", "again"])?.success()?;
+    fs::remove_dir_all(layout)?;
+    let done = cluster.srun("u1", &["--parallax-image=again", "cat", "/order", "/both"])?.success()?;
+    ensure!(done.stdout == "first1", "{done:?}");
+    let podman = "--parallax-mode=podman";
+    let line = ["--parallax-image=again", podman, "podman", "run", "--rm", "again", "cat", "/order", "/both"];
+    let done = cluster.srun("u1", &line)?.success()?;
+    ensure!(done.stdout == "first1", "{done:?}");
+    Ok(())
 }
 
 /// A step gets the image that the name means when it is submitted.
