@@ -1,6 +1,6 @@
 //! Writes a tar archive in the one form that every sqfstar from 4.5.1 on reads right.
 //!
-//! What that form avoids (read in the sources of squashfs-tools 4.5.1 and 4.6.1, each seen to happen with 4.5.1):
+//! What that form avoids (read in the sources of squashfs-tools 4.5.1 and 4.6.1; not all of it was also made to happen):
 //!
 //! - User and group **names** win over ids when this machine knows the name, so an image's `postgres` would become
 //!   the machine's: names are never written.
