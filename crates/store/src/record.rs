@@ -22,7 +22,7 @@ pub struct ImageRecord {
     pub id: String,
     /// The manifest's digest, `sha256:` and 64 hexadecimal digits.
     pub digest: String,
-    /// The fully qualified names of the image when it was migrated.
+    /// The fully qualified names of the image. They are kept current: a tag that moves to another image is taken out.
     pub names: Vec<String>,
     /// When the image was built, RFC 3339, as Podman shows it.
     pub created: String,
