@@ -17,9 +17,42 @@ pub fn bytes(size: u64) -> String {
     }
 }
 
+/// Reads a size in bytes, with a decimal unit (`200GB`), a binary one (`4TiB`) or none.
+pub fn parse(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 11] = [
+        ("", 1),
+        ("B", 1),
+        ("kB", 1000),
+        ("KiB", 1 << 10),
+        ("MB", 1_000_000),
+        ("MiB", 1 << 20),
+        ("GB", 1_000_000_000),
+        ("GiB", 1 << 30),
+        ("TB", 1_000_000_000_000),
+        ("TiB", 1 << 40),
+        ("PiB", 1 << 50),
+    ];
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = text[digits.len()..].trim();
+    let factor = UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).map(|(_, factor)| *factor);
+    let number: Option<u64> = digits.parse().ok();
+    let size = number.zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
+    size.ok_or_else(|| "a size is a whole number and a unit: 200GB, 4TiB".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::bytes;
+    use super::{bytes, parse};
+
+    #[test]
+    fn sizes_are_read() {
+        for (text, size) in [("0", 0), ("12", 12), ("200GB", 200_000_000_000), ("4 TiB", 4 << 40), ("1mib", 1 << 20)] {
+            assert_eq!(parse(text).unwrap(), size, "{text}");
+        }
+        for text in ["", "GB", "1.5GB", "1 parsec", "99999999PiB"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn three_digits_and_a_unit() {

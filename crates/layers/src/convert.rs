@@ -19,7 +19,13 @@ pub struct Layer<'a> {
     pub diff_id: &'a str,
     /// The SquashFS file to write. It must not exist; what is left there after an error is rubbish.
     pub file: &'a Path,
+    /// The most that its uncompressed stream, and that its files with their holes filled, may come to in bytes. A few
+    /// kilobytes can claim to be petabytes.
+    pub most_bytes: u64,
 }
+
+/// What [`Layer::most_bytes`] is where nobody says otherwise: 1 TiB.
+pub const DEFAULT_MOST_BYTES: u64 = 1 << 40;
 
 /// A layer that has been converted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,8 +92,8 @@ fn reading<R: Read, T>(
     layer: Layer<'_>,
     work: impl FnOnce(&mut TarReader<&mut HashingReader<Box<dyn Read + '_>>>) -> Result<T, Stop>,
 ) -> Result<(T, u64), Stop> {
-    let mut stream = HashingReader::new(decompress(source).map_err(ConvertError::Read)?);
-    let result = work(&mut TarReader::new(&mut stream))?;
+    let mut stream = HashingReader::new(decompress(source).map_err(ConvertError::Read)?).limited_to(layer.most_bytes);
+    let result = work(&mut TarReader::new(&mut stream).limited_to(layer.most_bytes))?;
     let (found, size) = stream.finish();
     if found != layer.diff_id {
         return Err(ConvertError::Digest { expected: layer.diff_id.to_owned(), found }.into());

@@ -33,11 +33,18 @@ pub(crate) struct HashingReader<R> {
     source: R,
     hash: Sha256,
     size: u64,
+    most: u64,
 }
 
 impl<R: Read> HashingReader<R> {
     pub(crate) fn new(source: R) -> Self {
-        Self { source, hash: Sha256::new(), size: 0 }
+        Self { source, hash: Sha256::new(), size: 0, most: u64::MAX }
+    }
+
+    /// Fails when more bytes than this come.
+    pub(crate) fn limited_to(mut self, bytes: u64) -> Self {
+        self.most = bytes;
+        self
     }
 
     /// The digest of what was read, hexadecimal, and its size in bytes.
@@ -51,6 +58,12 @@ impl<R: Read> Read for HashingReader<R> {
         let got = self.source.read(buffer)?;
         self.hash.update(&buffer[..got]);
         self.size += got as u64;
+        if self.size > self.most {
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!("it unpacks to more than {} bytes", self.most),
+            ));
+        }
         Ok(got)
     }
 }
@@ -69,4 +82,17 @@ pub(crate) fn digest(source: impl Read) -> io::Result<(String, u64)> {
     let mut buffer = vec![0; 256 << 10];
     while reader.read(&mut buffer)? > 0 {}
     Ok(reader.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_unpacks_to_too_much_is_cut_off() {
+        let mut all = Vec::new();
+        HashingReader::new(&[0; 1000][..]).limited_to(1000).read_to_end(&mut all).unwrap();
+        let error = HashingReader::new(&[0; 1001][..]).limited_to(1000).read_to_end(&mut all).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+    }
 }

@@ -35,6 +35,18 @@ pub enum ConvertError {
     Write(#[source] io::Error),
 }
 
+impl ConvertError {
+    /// Whether the layer unpacks to more than was allowed.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        match self {
+            Self::Read(error) => error.kind() == io::ErrorKind::FileTooLarge,
+            Self::Archive(ArchiveError::Entry { error, .. }) => *error == EntryError::TooMuch,
+            _ => false,
+        }
+    }
+}
+
 /// Why a tar archive cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
@@ -101,6 +113,9 @@ pub enum EntryError {
     /// A device number that SquashFS cannot hold.
     #[error("has a device number that is out of range")]
     Device,
+    /// With this entry the layer holds more than was allowed.
+    #[error("makes the layer larger than is allowed")]
+    TooMuch,
     /// A sparse map that contradicts itself.
     #[error("has a damaged map of its holes")]
     SparseMap,

@@ -26,6 +26,6 @@ mod sparse;
 mod sqfstar;
 mod tar;
 
-pub use convert::{Converted, Layer, convert};
+pub use convert::{Converted, DEFAULT_MOST_BYTES, Layer, convert};
 pub use error::{ArchiveError, ConvertError, EntryError};
 pub use sqfstar::{Compression, Sqfstar, SquashfsOptions};

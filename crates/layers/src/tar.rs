@@ -87,6 +87,8 @@ pub(crate) struct TarReader<R> {
     headers: u64,
     entries: u64,
     pub(crate) data: Data,
+    /// How many bytes of file contents, holes included, may still come.
+    allowance: u64,
     ended: bool,
     buffer: Box<[u8]>,
 }
@@ -94,7 +96,22 @@ pub(crate) struct TarReader<R> {
 impl<R: Read> TarReader<R> {
     pub(crate) fn new(source: R) -> Self {
         let buffer = vec![0; 256 << 10].into_boxed_slice();
-        Self { source, globals: Pax::default(), headers: 0, entries: 0, data: Data::default(), ended: false, buffer }
+        Self {
+            source,
+            globals: Pax::default(),
+            headers: 0,
+            entries: 0,
+            data: Data::default(),
+            allowance: u64::MAX,
+            ended: false,
+            buffer,
+        }
+    }
+
+    /// Refuses the entry with which the files' sizes, holes included, come to more than this.
+    pub(crate) fn limited_to(mut self, bytes: u64) -> Self {
+        self.allowance = bytes;
+        self
     }
 
     /// The next entry, whatever of the last one's data was not read; `None` at the archive's end.
@@ -192,7 +209,10 @@ impl<R: Read> TarReader<R> {
                 self.data = Data { stored, padding: padding(stored), sparse: None };
                 let sparse =
                     SparseSource { real_size: pax.sparse.real_size, major: pax.sparse.major, map: pax.sparse.map };
-                Kind::File(self.holes(header, sparse, &refuse)?)
+                let size = self.holes(header, sparse, &refuse)?;
+                // Before any of it is written: a hole of terabytes costs its builder nothing.
+                self.allowance = self.allowance.checked_sub(size).ok_or_else(|| refuse(EntryError::TooMuch))?;
+                Kind::File(size)
             }
             // Whatever size their headers claim, the others have no data in the stream.
             b'1' => Kind::HardLink(link()),

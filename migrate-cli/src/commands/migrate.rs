@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context as _, bail, ensure};
-use parallax_layers::{Converted, Sqfstar, SquashfsOptions, convert};
+use parallax_layers::{Converted, DEFAULT_MOST_BYTES, Sqfstar, SquashfsOptions, convert};
 use parallax_names::{ImageName, IndexPath};
 use parallax_store::{LayerFile, NewImage, Store};
 use serde::Serialize;
@@ -37,6 +37,10 @@ pub struct Options {
     /// The file with credentials for registries
     #[arg(long, value_name = "FILE")]
     authfile: Option<PathBuf>,
+    /// The most a layer may unpack to, such as 200GB or 4TiB
+    #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_MOST_BYTES, hide_default_value = true,
+        value_parser = units::parse)]
+    max_layer_size: u64,
     /// Print a JSON array instead, one object for a source
     #[arg(long)]
     json: bool,
@@ -121,7 +125,7 @@ fn migrate(store: &Store, text: &str, options: &Options, progress: &Progress) ->
     if !unchanged {
         let missing = missing_layers(store, &image)?;
         let work = Guarded::new(store.work_directory()?);
-        let converted = convert_all(&source, &missing, work.path(), progress)?;
+        let converted = convert_all(&source, &missing, work.path(), progress, options.max_layer_size)?;
         new_layers = converted.len();
         new_stored = converted.iter().map(|(_, layer)| layer.squashfs_size).sum();
         publish(store, &image, &name, converted)?;
@@ -161,25 +165,36 @@ fn missing_layers<'a>(store: &Store, image: &'a Image) -> anyhow::Result<Vec<(us
     Ok(missing)
 }
 
+/// What all layers of one migration are converted with.
+struct Conversion<'a> {
+    source: &'a Source,
+    tool: Sqfstar,
+    settings: SquashfsOptions,
+    most_bytes: u64,
+    work: &'a Path,
+    progress: &'a Progress,
+}
+
 /// Converts layers into files in `work`, several at once.
 fn convert_all(
     source: &Source,
     layers: &[(usize, &Layer)],
     work: &Path,
     progress: &Progress,
+    most_bytes: u64,
 ) -> anyhow::Result<Vec<(PathBuf, LayerFile)>> {
     if layers.is_empty() {
         return Ok(Vec::new());
     }
     let tool = Sqfstar::find()?;
-    let settings = SquashfsOptions::default();
-    let workers = settings.processors.get().min(MOST_AT_ONCE).min(layers.len());
+    let conversion = Conversion { source, tool, settings: SquashfsOptions::default(), most_bytes, work, progress };
+    let workers = conversion.settings.processors.get().min(MOST_AT_ONCE).min(layers.len());
     let queue: Mutex<VecDeque<_>> = Mutex::new(layers.iter().collect());
     let take = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     let worker = || {
         let mut done = Vec::new();
         while let Some((index, layer)) = take() {
-            let one = convert_one(source, *index, layer, tool, &settings, work, progress);
+            let one = conversion.one(*index, layer);
             // The first failure is the migration's: the others need not begin.
             done.push(one.inspect_err(|_| queue.lock().unwrap_or_else(PoisonError::into_inner).clear())?);
         }
@@ -199,31 +214,36 @@ fn convert_all(
     Ok(all)
 }
 
-fn convert_one(
-    source: &Source,
-    index: usize,
-    layer: &Layer,
-    tool: Sqfstar,
-    settings: &SquashfsOptions,
-    work: &Path,
-    progress: &Progress,
-) -> anyhow::Result<(PathBuf, LayerFile)> {
-    let file = work.join(&layer.diff_id);
-    let shown = progress.layer(&layer.diff_id, layer.blob.size);
-    let short = layer.diff_id.get(..12).unwrap_or(&layer.diff_id);
-    let open = || {
-        source.layer(index, layer).map(|blob| shown.count(blob)).map_err(|error| io::Error::other(format!("{error:#}")))
-    };
-    let done = convert(parallax_layers::Layer { diff_id: &layer.diff_id, file: &file }, tool, settings, open)
-        .with_context(|| format!("layer {short} cannot be converted"))?;
-    let Converted { size, squashfs_size, squashfs_sha256, max_uid, max_gid, dropped_xattrs } = done;
-    if !dropped_xattrs.is_empty() {
-        let names: Vec<String> = dropped_xattrs.into_iter().collect();
-        tracing::warn!("layer {short}: SquashFS cannot keep these extended attributes: {}", names.join(", "));
+impl Conversion<'_> {
+    fn one(&self, index: usize, layer: &Layer) -> anyhow::Result<(PathBuf, LayerFile)> {
+        let file = self.work.join(&layer.diff_id);
+        let shown = self.progress.layer(&layer.diff_id, layer.blob.size);
+        let short = layer.diff_id.get(..12).unwrap_or(&layer.diff_id);
+        let open = || {
+            let blob = self.source.layer(index, layer).map(|blob| shown.count(blob));
+            blob.map_err(|error| io::Error::other(format!("{error:#}")))
+        };
+        let what = parallax_layers::Layer { diff_id: &layer.diff_id, file: &file, most_bytes: self.most_bytes };
+        let done = convert(what, self.tool, &self.settings, open).map_err(|error| match error {
+            error if error.is_too_large() => anyhow::Error::new(error).context(format!(
+                "layer {short} unpacks to more than {}; if that is right, allow it with --max-layer-size SIZE",
+                units::bytes(self.most_bytes)
+            )),
+            error => anyhow::Error::new(error).context(format!("layer {short} cannot be converted")),
+        })?;
+        let Converted { size, squashfs_size, squashfs_sha256, max_uid, max_gid, dropped_xattrs } = done;
+        if !dropped_xattrs.is_empty() {
+            let names: Vec<String> = dropped_xattrs.into_iter().collect();
+            tracing::warn!("layer {short}: SquashFS cannot keep these extended attributes: {}", names.join(", "));
+        }
+        self.progress.line(&format!(
+            "layer {short}: {} in, {} stored",
+            units::bytes(size),
+            units::bytes(squashfs_size)
+        ));
+        let diff_id = layer.diff_id.clone();
+        Ok((file, LayerFile { diff_id, size, squashfs_size, squashfs_sha256, max_uid, max_gid }))
     }
-    progress.line(&format!("layer {short}: {} in, {} stored", units::bytes(size), units::bytes(squashfs_size)));
-    let diff_id = layer.diff_id.clone();
-    Ok((file, LayerFile { diff_id, size, squashfs_size, squashfs_sha256, max_uid, max_gid }))
 }
 
 /// Moves the new layers into the store and makes the image visible: all of it, even if the process is interrupted.

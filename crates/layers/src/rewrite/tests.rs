@@ -250,3 +250,20 @@ fn bad_archives_are_refused() {
     let huge = Archive::default().header(b'L', b"././@LongLink", b"", 1 << 32).end();
     assert!(refusal(&huge).contains("1 MiB"));
 }
+
+/// 40 kB of holes in a few hundred bytes.
+#[test]
+fn sizes_that_are_only_claimed_are_bounded() {
+    let hole: [(&[u8], &[u8]); 3] =
+        [(b"GNU.sparse.size", b"40000"), (b"GNU.sparse.numblocks", b"1"), (b"GNU.sparse.map", b"0,1")];
+    let archive = Archive::default().file("small", &[1; 2000]).pax(&hole).file("hole", b"x").end();
+    let run = |most| {
+        let mut tar = TarReader::new(&archive[..]).limited_to(most);
+        rewrite(&mut tar, |_| Ok(Vec::new())).map(drop)
+    };
+    run(42_000).unwrap();
+    let Err(Stop::Failed(error)) = run(41_999) else { panic!("it was let through") };
+    assert!(error.is_too_large() && error.to_string().contains("\"hole\" makes the layer larger"), "{error}");
+    let Err(Stop::Failed(error)) = run(1999) else { panic!("it was let through") };
+    assert!(error.to_string().contains("\"small\""), "{error}");
+}
