@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
+use crate::fault;
+
 /// Why a store could not be changed or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -28,8 +30,17 @@ pub enum StoreError {
         /// What is wrong.
         what: String,
     },
+    /// A layer that a new image needs is not in the store (any more).
+    #[error("the layer {0} is not in the store")]
+    LayerGone(String),
+    /// There is no such image, or no longer.
+    #[error("the store has no image {0}")]
+    NoImage(String),
+    /// An image that is to go by its id has several names.
+    #[error("the image has several names ({}); remove it with --force, or name by name", .0.join(", "))]
+    SeveralNames(Vec<String>),
     /// An image cannot be stored under this name.
-    #[error("the image name {0} is too long to be stored")]
+    #[error("the image name {0} is too long to be stored; give the image another one")]
     NameTooLong(String),
 }
 
@@ -45,6 +56,7 @@ impl<T> IoContext<T> for io::Result<T> {
 
 /// Makes a directory, or leaves the one that is there as it is.
 pub(crate) fn ensure_directory(path: &Path) -> Result<(), StoreError> {
+    fault::point();
     match fs::create_dir(path) {
         Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o755)).context("set the mode of", path),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
@@ -55,10 +67,14 @@ pub(crate) fn ensure_directory(path: &Path) -> Result<(), StoreError> {
 /// Puts `bytes` at `path` in one step, through a file in `temporary`, on the same file system.
 pub(crate) fn replace_file(temporary: &Path, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let write = || -> io::Result<()> {
+        fault::point();
         let mut file = NamedTempFile::new_in(temporary)?;
         file.as_file().set_permissions(Permissions::from_mode(0o644))?;
+        fault::point();
         file.write_all(bytes)?;
+        fault::point();
         file.as_file().sync_all()?;
+        fault::point();
         file.persist(path)?;
         Ok(())
     };
@@ -71,13 +87,69 @@ pub(crate) fn replace_link(scratch: &Path, path: &Path, target: &str) -> Result<
     if fs::read_link(path).is_ok_and(|now| now == Path::new(target)) {
         return Ok(());
     }
+    // A writer that died may have left one.
+    remove_file(scratch)?;
+    fault::point();
     std::os::unix::fs::symlink(target, scratch).context("create", scratch)?;
-    fs::rename(scratch, path).context("write", path)?;
+    move_into_place(scratch, path)
+}
+
+/// Renames what is durable already, and makes the new name so.
+pub(crate) fn move_into_place(from: &Path, path: &Path) -> Result<(), StoreError> {
+    fault::point();
+    fs::rename(from, path).context("write", path)?;
     sync_parent(path)
+}
+
+/// Makes a symbolic link where there is nothing yet.
+pub(crate) fn ensure_link(path: &Path, target: &str) -> Result<(), StoreError> {
+    fault::point();
+    match std::os::unix::fs::symlink(target, path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error).context("create", path),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file or link, if it is there.
+pub(crate) fn remove_file(path: &Path) -> Result<(), StoreError> {
+    fault::point();
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("remove", path),
+        _ => Ok(()),
+    }
+}
+
+/// Removes whatever is at `path`, if anything is. Not in one step.
+pub(crate) fn remove_tree(path: &Path) -> Result<(), StoreError> {
+    fault::point();
+    let is_directory = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
+    if !is_directory {
+        return remove_file(path);
+    }
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).context("remove", path),
+        _ => Ok(()),
+    }
+}
+
+/// The names of what is in a directory; none if it is not there.
+pub(crate) fn entries(path: &Path) -> Result<Vec<String>, StoreError> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.context("read", path)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        // All names of a store are ASCII; others are not ours.
+        names.extend(entry.context("read", path)?.file_name().into_string());
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// Makes the entries of the directory that holds `path` durable.
 pub(crate) fn sync_parent(path: &Path) -> Result<(), StoreError> {
+    fault::point();
     let directory = path.parent().unwrap_or(Path::new("/"));
     File::open(directory).and_then(|dir| dir.sync_all()).context("sync", directory)
 }

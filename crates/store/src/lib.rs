@@ -3,19 +3,30 @@
 //! - [`open`]: reading a store as root.
 //! - [`record`]: what the store knows of one image, in one file.
 //! - [`containers_storage`]: the files by which Podman knows a store, written for the shared store and for step stores.
-//! - [`Store`]: adds images.
+//! - [`Store`]: adds and removes images.
 //! - [`reader`]: lists them.
 
 pub mod containers_storage;
+mod fault;
 mod files;
 mod layer_file;
 mod lists;
 mod lock;
+mod mark;
 pub mod open;
+mod publish;
 pub mod reader;
 pub mod record;
+mod remove;
+#[cfg(test)]
+mod testing;
+mod waste;
+mod work;
 mod writer;
 
 pub use files::StoreError;
 pub use layer_file::LayerFile;
-pub use writer::{NewImage, Store, WorkDirectory};
+pub use remove::{Collected, Removed, Target};
+pub use waste::Garbage;
+pub use work::WorkDirectory;
+pub use writer::{NewImage, Store};

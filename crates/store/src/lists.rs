@@ -2,6 +2,7 @@
 //!
 //! Entries are kept as JSON values: those of podman-hpc and of the Go tool have fields that are not needed here.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -31,6 +32,13 @@ impl List {
         self.entries.iter().position(|entry| entry["id"] == id)
     }
 
+    /// Takes out the entries with these ids.
+    fn remove(&mut self, ids: &BTreeSet<String>) {
+        let before = self.entries.len();
+        self.entries.retain(|entry| !text(entry, "id").is_some_and(|id| ids.contains(id)));
+        self.changed |= self.entries.len() != before;
+    }
+
     fn push(&mut self, entry: &impl Serialize) -> Result<(), StoreError> {
         let entry = serde_json::to_value(entry)
             .map_err(|error| StoreError::Damaged { path: self.path.clone(), what: error.to_string() })?;
@@ -42,6 +50,10 @@ impl List {
     fn to_bytes(&self) -> Vec<u8> {
         Value::Array(self.entries.clone()).to_string().into_bytes()
     }
+}
+
+fn text<'a>(entry: &'a Value, field: &str) -> Option<&'a str> {
+    entry.get(field).and_then(Value::as_str)
 }
 
 /// layers.json.
@@ -56,6 +68,37 @@ impl LayerList {
     /// Adds a layer unless one with its id is there.
     pub(crate) fn add(&mut self, layer: &Layer) -> Result<(), StoreError> {
         if self.0.position(&layer.id).is_some() { Ok(()) } else { self.0.push(layer) }
+    }
+
+    pub(crate) fn remove(&mut self, ids: &BTreeSet<String>) {
+        self.0.remove(ids);
+    }
+
+    /// The ids of all layers.
+    pub(crate) fn ids(&self) -> BTreeSet<String> {
+        self.0.entries.iter().filter_map(|entry| text(entry, "id")).map(str::to_owned).collect()
+    }
+
+    /// The diffIDs of all layers, hexadecimal.
+    pub(crate) fn diff_ids(&self) -> BTreeSet<String> {
+        let digests = self.0.entries.iter().filter_map(|entry| text(entry, "diff-digest"));
+        digests.filter_map(|digest| digest.strip_prefix("sha256:")).map(str::to_owned).collect()
+    }
+
+    /// The ids of these layers and of all below them.
+    pub(crate) fn with_parents(&self, tops: impl IntoIterator<Item = String>) -> BTreeSet<String> {
+        let parents: BTreeMap<&str, &str> =
+            self.0.entries.iter().filter_map(|entry| Some((text(entry, "id")?, text(entry, "parent")?))).collect();
+        let mut all = BTreeSet::new();
+        for top in tops {
+            let mut next = Some(top);
+            // Seen before: its parents were too, and a circle ends.
+            while let Some(id) = next.filter(|id| !all.contains(id)) {
+                next = parents.get(id.as_str()).map(|parent| (*parent).to_owned());
+                all.insert(id);
+            }
+        }
+        all
     }
 
     pub(crate) fn changed(&self) -> bool {
@@ -82,6 +125,28 @@ impl ImageList {
 
     pub(crate) fn add(&mut self, image: &Image) -> Result<(), StoreError> {
         self.0.push(image)
+    }
+
+    pub(crate) fn remove(&mut self, ids: &BTreeSet<String>) {
+        self.0.remove(ids);
+    }
+
+    /// The top layers of all images, those with an id map too.
+    pub(crate) fn top_layers(&self) -> Vec<String> {
+        let tops = self.0.entries.iter().flat_map(|entry| {
+            let mapped = entry.get("mapped-layers").and_then(Value::as_array).into_iter().flatten();
+            mapped.chain(entry.get("layer")).filter_map(Value::as_str).map(str::to_owned)
+        });
+        tops.collect()
+    }
+
+    /// Takes `name` from all images.
+    pub(crate) fn remove_name(&mut self, name: &str) {
+        for names in self.0.entries.iter_mut().filter_map(|entry| entry.get_mut("names")?.as_array_mut()) {
+            let before = names.len();
+            names.retain(|known| known != name);
+            self.0.changed |= names.len() != before;
+        }
     }
 
     /// Gives `name` to the image `id` and takes it from all others: Podman refuses a store in which two have it. Returns

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::{FlockOperation, fcntl_lock};
 
 use crate::containers_storage::{IMAGES_LOCK, LAYERS_LOCK, LOCK_TOKEN_BYTES};
+use crate::fault;
 use crate::files::{IoContext as _, StoreError};
 
 /// fcntl locks belong to the process, so its threads are kept apart by this.
@@ -38,11 +39,13 @@ impl WriteLock {
 
     /// Tells readers to read the list of layers again.
     pub(crate) fn layers_changed(&self) -> io::Result<()> {
+        fault::point();
         write_token(&self.layers)
     }
 
     /// Tells readers to read the list of images again.
     pub(crate) fn images_changed(&self) -> io::Result<()> {
+        fault::point();
         write_token(&self.images)
     }
 }

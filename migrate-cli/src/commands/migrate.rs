@@ -8,8 +8,8 @@ use std::thread;
 
 use anyhow::{Context as _, bail, ensure};
 use parallax_layers::{Converted, DEFAULT_MOST_BYTES, Sqfstar, SquashfsOptions, convert};
-use parallax_names::{ImageName, IndexPath};
-use parallax_store::{LayerFile, NewImage, Store};
+use parallax_names::ImageName;
+use parallax_store::{LayerFile, NewImage, Store, StoreError};
 use serde::Serialize;
 
 use crate::cli::Global;
@@ -123,12 +123,9 @@ fn migrate(store: &Store, text: &str, options: &Options, progress: &Progress) ->
     let unchanged = is_there(store, &image, &name)?;
     let (mut new_layers, mut new_stored) = (0, 0);
     if !unchanged {
-        let missing = missing_layers(store, &image)?;
-        let work = Guarded::new(store.work_directory()?);
-        let converted = convert_all(&source, &missing, work.path(), progress, options.max_layer_size)?;
-        new_layers = converted.len();
-        new_stored = converted.iter().map(|(_, layer)| layer.squashfs_size).sum();
-        publish(store, &image, &name, converted)?;
+        let new = bring(store, &source, &image, &name, options.max_layer_size, progress)?;
+        new_layers = new.len();
+        new_stored = new.values().sum();
     }
     Ok(Outcome {
         source: text.to_owned(),
@@ -140,6 +137,31 @@ fn migrate(store: &Store, text: &str, options: &Options, progress: &Progress) ->
         new_stored,
         unchanged,
     })
+}
+
+/// Brings an image into the store, and returns the sizes of its new layers.
+fn bring(
+    store: &Store,
+    source: &Source,
+    image: &Image,
+    name: &ImageName,
+    most_bytes: u64,
+    progress: &Progress,
+) -> anyhow::Result<BTreeMap<String, u64>> {
+    /// How often layers may go meanwhile, with the images that others remove.
+    const ATTEMPTS: u32 = 3;
+    let mut new = BTreeMap::new();
+    let mut attempt = 1;
+    loop {
+        let missing = missing_layers(store, image)?;
+        let work = Guarded::new(store.work_directory()?);
+        let converted = convert_all(source, &missing, work.path(), progress, most_bytes)?;
+        new.extend(converted.iter().map(|(_, layer)| (layer.diff_id.clone(), layer.squashfs_size)));
+        match publish(store, image, name, &converted) {
+            Err(StoreError::LayerGone(_)) if attempt < ATTEMPTS => attempt += 1,
+            done => return Ok(done.map(|()| new)?),
+        }
+    }
 }
 
 /// Whether the store has the image whole, under this name and with these digests.
@@ -247,16 +269,8 @@ impl Conversion<'_> {
 }
 
 /// Moves the new layers into the store and makes the image visible: all of it, even if the process is interrupted.
-fn publish(store: &Store, image: &Image, name: &ImageName, new: Vec<(PathBuf, LayerFile)>) -> anyhow::Result<()> {
-    ensure!(IndexPath::name(name).is_some(), "the name {name} is too long; give another one with --name NAME");
+fn publish(store: &Store, image: &Image, name: &ImageName, new: &[(PathBuf, LayerFile)]) -> Result<(), StoreError> {
     let _uninterrupted = interrupt::hold();
-    for (file, layer) in new {
-        store.add_layer(&file, layer)?;
-    }
-    let layers = image.layers.iter().map(|layer| {
-        let there = store.layer(&layer.diff_id)?;
-        there.with_context(|| format!("layer {} went from the store meanwhile; try again", layer.diff_id))
-    });
     let image = NewImage {
         id: image.id.clone(),
         digest: image.digest.clone(),
@@ -265,8 +279,7 @@ fn publish(store: &Store, image: &Image, name: &ImageName, new: Vec<(PathBuf, La
         created: image.created.clone(),
         manifest: image.manifest.clone(),
         config: image.config.clone(),
-        layers: layers.collect::<anyhow::Result<_>>()?,
+        diff_ids: image.layers.iter().map(|layer| layer.diff_id.clone()).collect(),
     };
-    store.publish(&image)?;
-    Ok(())
+    store.publish(&image, new).map(drop)
 }

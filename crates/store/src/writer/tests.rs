@@ -1,59 +1,20 @@
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::*;
-use crate::containers_storage::{IMAGES_LOCK, LAYERS_LOCK, LOCK_TOKEN_BYTES, sha256_hex};
+use crate::containers_storage::{IMAGES_JSON, IMAGES_LOCK, LAYERS_JSON, LAYERS_LOCK, LOCK_TOKEN_BYTES, sha256_hex};
 use crate::reader;
-
-fn layer(store: &Store, content: &str) -> LayerFile {
-    let work = store.work_directory().unwrap();
-    let file = work.path().join("layer");
-    fs::write(&file, content).unwrap();
-    let digest = sha256_hex(content.as_bytes());
-    let layer = LayerFile {
-        diff_id: digest.clone(),
-        size: 1000,
-        squashfs_size: content.len() as u64,
-        squashfs_sha256: digest,
-        max_uid: 1,
-        max_gid: 2,
-    };
-    store.add_layer(&file, layer).unwrap()
-}
-
-fn image(store: &Store, config: &str, name: &str, layers: &[&str]) -> NewImage {
-    let manifest = format!("manifest of {config}");
-    NewImage {
-        id: sha256_hex(config.as_bytes()),
-        digest: format!("sha256:{}", sha256_hex(manifest.as_bytes())),
-        index_digest: Some(sha256_hex(b"index")),
-        name: ImageName::for_storing(name).unwrap(),
-        created: "2026-01-01T00:00:00Z".into(),
-        manifest,
-        config: config.into(),
-        layers: layers.iter().map(|content| layer(store, content)).collect(),
-    }
-}
-
-fn store() -> (TempDir, Store) {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::create_or_open(&directory.path().join("a/store")).unwrap();
-    (directory, store)
-}
-
-fn json(store: &Store, name: &str) -> Value {
-    serde_json::from_slice(&fs::read(store.root().join(name)).unwrap()).unwrap()
-}
+use crate::testing::{image, json, publish, store};
 
 #[test]
 fn a_published_image_is_found_by_name_digest_and_id() {
     let (_directory, store) = store();
-    let new = image(&store, "config", "app:1", &["base", "top"]);
+    let new = image("config", "app:1", &["base", "top"]);
     let before = fs::read(store.root().join(IMAGES_LOCK)).unwrap();
-    let record = store.publish(&new).unwrap();
+    let record = publish(&store, &new, &["base", "top"]).unwrap();
     assert_eq!(record.names, ["localhost/app:1"]);
     assert_eq!(store.image(&new.id).unwrap().unwrap(), record);
     assert_eq!(store.id_of_name(&new.name).unwrap(), new.id);
-    for digest in [new.digest.trim_start_matches("sha256:"), &sha256_hex(b"index")] {
+    for digest in [new.digest.trim_start_matches("sha256:"), &sha256_hex(b"index of config")] {
         assert_eq!(store.id_of_digest(digest).unwrap(), new.id);
     }
     for lock in [IMAGES_LOCK, LAYERS_LOCK] {
@@ -74,10 +35,10 @@ fn a_published_image_is_found_by_name_digest_and_id() {
 #[test]
 fn a_name_moves_to_the_newer_image_and_the_old_one_stays() {
     let (_directory, store) = store();
-    let old = image(&store, "old", "app:1", &["base"]);
-    store.publish(&old).unwrap();
-    let new = image(&store, "new", "app:1", &["base", "top"]);
-    store.publish(&new).unwrap();
+    let old = image("old", "app:1", &["base"]);
+    publish(&store, &old, &["base"]).unwrap();
+    let new = image("new", "app:1", &["base", "top"]);
+    publish(&store, &new, &["base", "top"]).unwrap();
     assert_eq!(store.id_of_name(&new.name).unwrap(), new.id);
     let images = json(&store, IMAGES_JSON);
     assert_eq!((&images[0]["names"], &images[1]["names"]), (&json!([]), &json!(["localhost/app:1"])));
@@ -94,7 +55,7 @@ fn what_others_wrote_is_kept() {
     let theirs = json!([{"id": "x", "names": ["localhost/app:1"], "layer": "y", "odd": {"a": [1]}}]);
     fs::write(store.root().join(IMAGES_JSON), theirs.to_string()).unwrap();
     fs::write(store.root().join(LAYERS_JSON), json!([{"id": "y", "flags": {"z": true}}]).to_string()).unwrap();
-    store.publish(&image(&store, "config", "app:1", &["base"])).unwrap();
+    publish(&store, &image("config", "app:1", &["base"]), &["base"]).unwrap();
     let images = json(&store, IMAGES_JSON);
     assert_eq!(images[0], json!({"id": "x", "names": [], "layer": "y", "odd": {"a": [1]}}));
     assert_eq!(json(&store, LAYERS_JSON)[0], json!({"id": "y", "flags": {"z": true}}));
@@ -103,21 +64,27 @@ fn what_others_wrote_is_kept() {
 #[test]
 fn a_damaged_list_stops_the_writer_and_is_left_alone() {
     let (_directory, store) = store();
-    let new = image(&store, "config", "app:1", &["base"]);
+    let new = image("config", "app:1", &["base"]);
     fs::write(store.root().join(IMAGES_JSON), "{").unwrap();
-    assert!(matches!(store.publish(&new), Err(StoreError::Damaged { .. })));
+    assert!(matches!(publish(&store, &new, &["base"]), Err(StoreError::Damaged { .. })));
     assert_eq!(fs::read(store.root().join(IMAGES_JSON)).unwrap(), b"{");
     assert!(store.image(&new.id).unwrap().is_none());
 }
 
 #[test]
-fn the_first_of_two_writers_of_a_layer_stays() {
+fn a_layer_is_taken_once_and_again_when_its_file_is_gone() {
     let (_directory, store) = store();
-    let first = layer(&store, "same");
-    assert_eq!(layer(&store, "same"), first);
+    let new = image("config", "app:1", &["same"]);
+    publish(&store, &new, &["same"]).unwrap();
+    let first = store.layer(&new.diff_ids[0]).unwrap().unwrap();
+    publish(&store, &image("other", "app:2", &["same"]), &["same"]).unwrap();
+    assert_eq!(store.layer(&new.diff_ids[0]).unwrap().unwrap(), first);
     fs::remove_file(store.root().join(LayerFile::squashfs_path(&first.diff_id))).unwrap();
     assert!(store.layer(&first.diff_id).unwrap().is_none());
-    assert_eq!(layer(&store, "same"), first);
+    assert!(store.image(&new.id).unwrap().is_none());
+    assert!(matches!(store.publish(&new, &[]), Err(StoreError::LayerGone(id)) if id == first.diff_id));
+    publish(&store, &new, &["same"]).unwrap();
+    assert_eq!(store.image(&new.id).unwrap().unwrap().id, new.id);
 }
 
 #[test]
@@ -127,8 +94,8 @@ fn threads_publish_at_once_and_nothing_is_lost() {
         for number in 0..8 {
             let store = &store;
             scope.spawn(move || {
-                let new = image(store, &format!("config {number}"), &format!("app:{number}"), &["base", "top"]);
-                store.publish(&new).unwrap();
+                let new = image(&format!("config {number}"), &format!("app:{number}"), &["base", "top"]);
+                publish(store, &new, &["base", "top"]).unwrap();
             });
         }
     });

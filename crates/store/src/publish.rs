@@ -1,0 +1,254 @@
+//! Adds images and names to a store.
+//!
+//! Everything becomes visible in an order in which no reader, Podman or ours, can see half an image: SquashFS files,
+//! layer directories, the list of layers, the list of images, the record, the index. Each step is one `rename` of
+//! something that is durable already. All of it happens under the store's locks, the new SquashFS files included, so
+//! that whoever holds them sees no layer that an image is still to come for. A writer that is killed leaves a store that
+//! works, at most files that nothing refers to, and a mark that tells [`Store::collect`] what it was at.
+
+use std::path::{Path, PathBuf};
+
+use parallax_names::{ImageName, IndexPath};
+
+use crate::containers_storage::{BigData, IMAGES_JSON, Image, LAYERS_JSON, LINKS, Layer, Link, chain_ids, lower_file};
+use crate::files::{
+    IoContext as _, StoreError, ensure_directory, ensure_link, move_into_place, read_if_there, remove_tree,
+    replace_file, replace_link, sync_parent,
+};
+use crate::layer_file::LayerFile;
+use crate::lists::{ImageList, LayerList};
+use crate::lock::WriteLock;
+use crate::mark::Mark;
+use crate::record::{ImageRecord, LayerRecord, VERSION};
+use crate::writer::{NewImage, Store};
+
+impl Store {
+    /// Makes an image visible, or gives one that is there another name. If the name stood for another image, that one
+    /// keeps its other names. `converted` are finished SquashFS files, durable already; those that another writer has
+    /// brought meanwhile are left where they are.
+    ///
+    /// # Errors
+    /// [`StoreError`]; readers see the image whole or not at all. [`StoreError::LayerGone`] if a layer that the store had
+    /// was removed meanwhile.
+    pub fn publish(&self, image: &NewImage, converted: &[(PathBuf, LayerFile)]) -> Result<ImageRecord, StoreError> {
+        entry_of(&image.name)?;
+        let lock = WriteLock::take(self.root())?;
+        for (file, layer) in converted {
+            self.add_layer(&lock, file, layer)?;
+        }
+        let file = |id: &String| self.layer(id)?.ok_or_else(|| StoreError::LayerGone(id.clone()));
+        let files: Vec<LayerFile> = image.diff_ids.iter().map(file).collect::<Result<_, _>>()?;
+        let mut layers = LayerList::read(&self.root().join(LAYERS_JSON))?;
+        let mut images = ImageList::read(&self.root().join(IMAGES_JSON))?;
+        let digest = image.digest.trim_start_matches("sha256:");
+        let digests: Vec<&str> = [Some(digest), image.index_digest.as_deref()].into_iter().flatten().collect();
+        self.mark(&image.id, if images.has(&image.id) { Mark::Naming } else { Mark::Adding }, &digests)?;
+
+        let chain = self.publish_layers(image, &files, &mut layers)?;
+        self.write_layers(&lock, &layers)?;
+        self.publish_big_data(image, &mut images, &chain)?;
+        let losers = images.move_name(&image.name.to_string(), &image.id);
+        self.write_images(&lock, &images)?;
+        // The image was there already with a manifest of its own, which stays: compressed otherwise, say.
+        let record = self.image(&image.id)?.unwrap_or_else(|| new_record(image, chain));
+        let record = self.write_named(record, &images)?;
+        for digest in digests {
+            self.point(&IndexPath::digest(digest), &image.id)?;
+        }
+        self.follow(&images, &image.name, &image.id, &losers)?;
+        self.unmark(&image.id)?;
+        Ok(record)
+    }
+
+    /// Gives an image another name. If the name stood for another image, that one keeps its other names.
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`StoreError::NoImage`] if the store does not have it.
+    pub fn tag(&self, id: &str, name: &ImageName) -> Result<ImageRecord, StoreError> {
+        entry_of(name)?;
+        let lock = WriteLock::take(self.root())?;
+        let record = self.image(id)?.ok_or_else(|| StoreError::NoImage(id.to_owned()))?;
+        let mut images = ImageList::read(&self.root().join(IMAGES_JSON))?;
+        if !images.has(id) {
+            return Err(
+                self.damaged(IMAGES_JSON, &format!("the image {id} is missing in it; parallax verify says more"))
+            );
+        }
+        self.mark(id, Mark::Naming, &[])?;
+        let losers = images.move_name(&name.to_string(), id);
+        self.write_images(&lock, &images)?;
+        let record = self.write_named(record, &images)?;
+        self.follow(&images, name, id, &losers)?;
+        self.unmark(id)?;
+        Ok(record)
+    }
+
+    /// Points the index entry of a name to an image, and takes the name from the records of others.
+    fn follow(&self, images: &ImageList, name: &ImageName, id: &str, losers: &[String]) -> Result<(), StoreError> {
+        self.point(&entry_of(name)?, id)?;
+        for loser in losers {
+            if let Some(record) = self.image(loser)? {
+                self.write_named(record, images)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a record with the names that the list of images has.
+    pub(crate) fn write_named(&self, mut record: ImageRecord, images: &ImageList) -> Result<ImageRecord, StoreError> {
+        record.names = images.names(&record.id);
+        self.write_record(&record)?;
+        Ok(record)
+    }
+
+    /// Points an index entry to an image.
+    pub(crate) fn point(&self, entry: &str, id: &str) -> Result<(), StoreError> {
+        replace_link(&self.temporary().join("link"), &self.root().join(entry), &IndexPath::link_target(id))
+    }
+
+    /// Writes the list of layers if it has changed.
+    pub(crate) fn write_layers(&self, lock: &WriteLock, list: &LayerList) -> Result<(), StoreError> {
+        let path = self.root().join(LAYERS_JSON);
+        if list.changed() {
+            replace_file(&self.temporary(), &path, &list.to_bytes())?;
+            lock.layers_changed().context("write the lock of", &path)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the list of images if it has changed.
+    pub(crate) fn write_images(&self, lock: &WriteLock, list: &ImageList) -> Result<(), StoreError> {
+        let path = self.root().join(IMAGES_JSON);
+        if list.changed() {
+            replace_file(&self.temporary(), &path, &list.to_bytes())?;
+            lock.images_changed().context("write the lock of", &path)?;
+        }
+        Ok(())
+    }
+
+    /// The link in a layer's directory.
+    pub(crate) fn link_of(&self, layer: &str) -> Result<Option<Link>, StoreError> {
+        let bytes = read_if_there(&self.root().join("overlay").join(layer).join("link"))?;
+        let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+        Ok(text.and_then(|text| Link::try_from(text.trim().to_owned()).ok()))
+    }
+
+    /// The layers' directories, and their entries in the list.
+    fn publish_layers(
+        &self,
+        image: &NewImage,
+        files: &[LayerFile],
+        list: &mut LayerList,
+    ) -> Result<Vec<LayerRecord>, StoreError> {
+        let ids = chain_ids(files.iter().map(|layer| layer.diff_id.as_str()));
+        let mut chain: Vec<LayerRecord> = Vec::with_capacity(ids.len());
+        for (id, file) in ids.into_iter().zip(files) {
+            let link = self.layer_directory(&id, file, &chain)?;
+            list.add(&Layer {
+                id: id.clone(),
+                parent: chain.last().map(|below| below.id.clone()),
+                created: image.created.clone(),
+                diff_digest: format!("sha256:{}", file.diff_id),
+                diff_size: file.size,
+                uidmap: Vec::new(),
+                gidmap: Vec::new(),
+            })?;
+            chain.push(LayerRecord {
+                id,
+                link,
+                diff_id: file.diff_id.clone(),
+                size: file.size,
+                squashfs_size: file.squashfs_size,
+                squashfs_sha256: file.squashfs_sha256.clone(),
+                max_uid: file.max_uid,
+                max_gid: file.max_gid,
+            });
+        }
+        sync_parent(&self.root().join(LINKS).join("x"))?;
+        sync_parent(&self.root().join("overlay/x"))?;
+        Ok(chain)
+    }
+
+    /// Makes what is missing of one layer's directory and links, and returns its link: a base layer has the same id
+    /// when podman-hpc brought it, and a link of its own then.
+    fn layer_directory(&self, id: &str, file: &LayerFile, below: &[LayerRecord]) -> Result<Link, StoreError> {
+        let directory = self.root().join("overlay").join(id);
+        let lower = lower_file(below.iter().rev().map(|layer| &layer.link));
+        let link = match self.link_of(id)? {
+            Some(link) => {
+                ensure_directory(&directory.join("diff"))?;
+                let path = directory.join("lower");
+                if let Some(lower) = lower.filter(|_| !path.exists()) {
+                    replace_file(&self.temporary(), &path, lower.as_bytes())?;
+                }
+                link
+            }
+            None => self.make_layer_directory(&directory, id, lower)?,
+        };
+        let links = self.root().join(LINKS);
+        ensure_link(&links.join(link.as_str()), &format!("../{id}/diff"))?;
+        let squashfs = format!("../../{}", LayerFile::squashfs_path(&file.diff_id));
+        ensure_link(&links.join(format!("{}.squash", link.as_str())), &squashfs)?;
+        Ok(link)
+    }
+
+    /// Makes a layer's directory. It appears whole, so that one without a link is never ours.
+    fn make_layer_directory(&self, directory: &Path, id: &str, lower: Option<String>) -> Result<Link, StoreError> {
+        let scratch = self.temporary().join("layer");
+        remove_tree(&scratch)?;
+        let is_there = directory.is_dir();
+        let place = if is_there { directory } else { &scratch };
+        ensure_directory(place)?;
+        ensure_directory(&place.join("diff"))?;
+        if let Some(lower) = lower {
+            replace_file(&self.temporary(), &place.join("lower"), lower.as_bytes())?;
+        }
+        let link = Link::of_layer(id);
+        replace_file(&self.temporary(), &place.join("link"), link.as_str().as_bytes())?;
+        if is_there { Ok(()) } else { move_into_place(&scratch, directory) }.map(|()| link)
+    }
+
+    fn publish_big_data(
+        &self,
+        image: &NewImage,
+        list: &mut ImageList,
+        chain: &[LayerRecord],
+    ) -> Result<(), StoreError> {
+        if list.has(&image.id) {
+            return Ok(());
+        }
+        let Some(top) = chain.last() else { return Err(self.damaged("the image", &"it has no layers")) };
+        let directory = self.root().join("overlay-images").join(&image.id);
+        ensure_directory(&directory)?;
+        let config_key = format!("sha256:{}", image.id);
+        let manifest_key = format!("manifest-{}", image.digest);
+        let data = [
+            BigData { key: &manifest_key, bytes: image.manifest.as_bytes() },
+            BigData { key: "manifest", bytes: image.manifest.as_bytes() },
+            BigData { key: &config_key, bytes: image.config.as_bytes() },
+        ];
+        for piece in &data {
+            replace_file(&self.temporary(), &directory.join(piece.file_name()), piece.bytes)?;
+        }
+        sync_parent(&directory)?;
+        list.add(&Image::new(&image.id, &image.digest, Vec::new(), &top.id, &image.created, &data))
+    }
+}
+
+/// The index entry of a name.
+pub(crate) fn entry_of(name: &ImageName) -> Result<String, StoreError> {
+    IndexPath::name(name).ok_or_else(|| StoreError::NameTooLong(name.to_string()))
+}
+
+fn new_record(image: &NewImage, layers: Vec<LayerRecord>) -> ImageRecord {
+    ImageRecord {
+        version: VERSION,
+        id: image.id.clone(),
+        digest: image.digest.clone(),
+        names: Vec::new(),
+        created: image.created.clone(),
+        manifest: image.manifest.clone(),
+        config: image.config.clone(),
+        layers,
+    }
+}

@@ -1,0 +1,168 @@
+//! Takes names and images away, and tidies up after writers that died.
+
+use std::collections::BTreeSet;
+
+use parallax_names::{ImageName, IndexPath};
+
+use crate::containers_storage::IMAGES_JSON;
+use crate::files::{StoreError, entries, remove_file, sync_parent};
+use crate::lists::ImageList;
+use crate::lock::WriteLock;
+use crate::mark::Mark;
+use crate::publish::entry_of;
+use crate::waste::{Contents, Garbage, Waste};
+use crate::work;
+use crate::writer::{Store, TEMPORARY};
+
+/// What is to be removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A name, and the image with its last one.
+    Name(ImageName),
+    /// The image with this id, and its names.
+    Image(String),
+}
+
+/// What was removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    /// The id of the image that was meant.
+    pub id: String,
+    /// The names it does not have any more.
+    pub names: Vec<String>,
+    /// What went with it, if the image itself is gone.
+    pub image: Option<Vec<Garbage>>,
+}
+
+/// What was tidied up.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Collected {
+    /// What nothing needed.
+    pub garbage: Vec<Garbage>,
+    /// The ids of images whose names were brought in step.
+    pub repaired: Vec<String>,
+    /// Working directories of writers that are still at it: these were left alone.
+    pub live: usize,
+}
+
+impl Store {
+    /// Removes a name or an image. An image with several names is removed by its id only if `force`.
+    ///
+    /// # Errors
+    /// [`StoreError::NoImage`], [`StoreError::SeveralNames`], or why the store could not be changed.
+    pub fn remove(&self, target: &Target, force: bool) -> Result<Removed, StoreError> {
+        let lock = WriteLock::take(self.root())?;
+        let (id, name) = match target {
+            Target::Image(id) => (id.clone(), None),
+            Target::Name(name) => {
+                let id = self.id_of_name(name).ok_or_else(|| StoreError::NoImage(name.to_string()))?;
+                (id, Some(name))
+            }
+        };
+        if !self.root().join(IndexPath::record(&id)).exists() {
+            return Err(StoreError::NoImage(id));
+        }
+        let images = ImageList::read(&self.root().join(IMAGES_JSON))?;
+        let mut names = images.names(&id);
+        match name {
+            Some(name) if names.iter().any(|other| *other != name.to_string()) => {
+                self.remove_name(&lock, images, &id, name)?;
+                return Ok(Removed { id, names: vec![name.to_string()], image: None });
+            }
+            None if names.len() > 1 && !force => return Err(StoreError::SeveralNames(names)),
+            _ => {}
+        }
+        let doomed = BTreeSet::from([id.clone()]);
+        let mut now = Contents::read(self, &doomed)?;
+        let waste = Waste::find(self, &mut now, &doomed)?;
+        self.mark(&id, Mark::Removing, &[])?;
+        let garbage = waste.list(self);
+        waste.remove(self, &lock, &now)?;
+        self.unmark(&id)?;
+        names.sort();
+        Ok(Removed { id, names, image: Some(garbage) })
+    }
+
+    fn remove_name(
+        &self,
+        lock: &WriteLock,
+        mut images: ImageList,
+        id: &str,
+        name: &ImageName,
+    ) -> Result<(), StoreError> {
+        self.mark(id, Mark::Naming, &[])?;
+        let entry = self.root().join(entry_of(name)?);
+        remove_file(&entry)?;
+        sync_parent(&entry)?;
+        images.remove_name(&name.to_string());
+        if let Some(record) = self.image(id)? {
+            self.write_named(record, &images)?;
+        }
+        self.write_images(lock, &images)?;
+        self.unmark(id)
+    }
+
+    /// Removes what interrupted writers and removed images left, and finishes what the former began. With `dry_run`
+    /// nothing is changed.
+    ///
+    /// # Errors
+    /// [`StoreError`]. A record that cannot be read is one: nobody knows what it needs.
+    pub fn collect(&self, dry_run: bool) -> Result<Collected, StoreError> {
+        let lock = WriteLock::take(self.root())?;
+        let mut collected = Collected::default();
+        let (mut doomed, mut to_name, mut temporary) = (BTreeSet::new(), Vec::new(), Vec::new());
+        for name in entries(&self.temporary())? {
+            if name.starts_with(work::PREFIX) && work::is_live(&self.temporary().join(&name)) {
+                collected.live += 1;
+                continue;
+            }
+            if let Some(id) = Mark::image_id(&name) {
+                let recorded = self.root().join(IndexPath::record(id)).exists();
+                let (mark, digests) = self.marked(id)?;
+                match mark {
+                    Some(Mark::Removing) => drop(doomed.insert(id.to_owned())),
+                    Some(Mark::Adding) if !recorded => drop(doomed.insert(id.to_owned())),
+                    _ => to_name.extend(recorded.then(|| (id.to_owned(), digests))),
+                }
+            }
+            // Everything else there is written under the locks, which are held: its writer is dead.
+            temporary.push(format!("{TEMPORARY}/{name}"));
+        }
+        let mut now = Contents::read(self, &doomed)?;
+        if !dry_run && !to_name.is_empty() {
+            self.finish_naming(&mut now, &to_name)?;
+        }
+        collected.repaired = to_name.into_iter().map(|(id, _)| id).collect();
+        let mut waste = Waste::find(self, &mut now, &doomed)?;
+        waste.temporary = temporary;
+        collected.garbage = waste.list(self);
+        if !dry_run {
+            waste.remove(self, &lock, &now)?;
+        }
+        Ok(collected)
+    }
+
+    /// Makes index and records say what the list of images, which is changed first, says of names.
+    fn finish_naming(&self, now: &mut Contents, images: &[(String, Vec<String>)]) -> Result<(), StoreError> {
+        for (id, digests) in images {
+            for digest in digests {
+                self.point(&IndexPath::digest(digest), id)?;
+            }
+            for name in now.images.names(id) {
+                let name = ImageName::for_storing(&name).ok();
+                if let Some(entry) = name.as_ref().and_then(IndexPath::name) {
+                    self.point(&entry, id)?;
+                }
+            }
+        }
+        for record in &mut now.records {
+            if record.names != now.images.names(&record.id) {
+                *record = self.write_named(record.clone(), &now.images)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

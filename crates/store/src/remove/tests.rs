@@ -1,0 +1,214 @@
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+
+use super::*;
+use crate::containers_storage::LAYERS_JSON;
+use crate::testing::{image, json, publish, store};
+
+/// Every path in the store but locks and unfinished files.
+fn paths(store: &Store) -> BTreeSet<String> {
+    fn walk(directory: &Path, into: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            into.insert(path.display().to_string());
+            if path.symlink_metadata().unwrap().is_dir() {
+                walk(&path, into);
+            }
+        }
+    }
+    let mut all = BTreeSet::new();
+    walk(store.root(), &mut all);
+    all
+}
+
+fn name(text: &str) -> Target {
+    Target::Name(ImageName::for_storing(text).unwrap())
+}
+
+#[test]
+fn what_only_the_removed_image_had_goes_and_nothing_else() {
+    let (_directory, store) = store();
+    let kept = image("kept", "kept:1", &["base"]);
+    publish(&store, &kept, &["base"]).unwrap();
+    let before = (paths(&store), json(&store, LAYERS_JSON), json(&store, IMAGES_JSON));
+    publish(&store, &image("gone", "gone:1", &["base", "top"]), &["base", "top"]).unwrap();
+    let removed = store.remove(&name("gone:1"), false).unwrap();
+    assert_eq!(removed.names, ["localhost/gone:1"]);
+    assert!(removed.image.unwrap().iter().any(|garbage| garbage.path.ends_with(".squash") && garbage.bytes > 0));
+    assert_eq!((paths(&store), json(&store, LAYERS_JSON), json(&store, IMAGES_JSON)), before);
+    assert!(matches!(store.remove(&name("gone:1"), false), Err(StoreError::NoImage(_))));
+    store.remove(&Target::Image(kept.id), false).unwrap();
+    assert_eq!(json(&store, LAYERS_JSON), json!([]));
+    assert!(
+        !paths(&store)
+            .iter()
+            .any(|path| path.ends_with(".squash") || path.ends_with(".json") && path.contains("parallax"))
+    );
+}
+
+#[test]
+fn names_go_one_by_one_and_the_image_with_the_last() {
+    let (_directory, store) = store();
+    let new = image("config", "app:1", &["base"]);
+    publish(&store, &new, &["base"]).unwrap();
+    let second = ImageName::for_storing("app:2").unwrap();
+    assert_eq!(store.tag(&new.id, &second).unwrap().names, ["localhost/app:1", "localhost/app:2"]);
+    assert!(matches!(store.remove(&Target::Image(new.id.clone()), false), Err(StoreError::SeveralNames(_))));
+    assert_eq!(store.remove(&name("app:1"), false).unwrap().image, None);
+    assert_eq!(store.image(&new.id).unwrap().unwrap().names, ["localhost/app:2"]);
+    assert_eq!(
+        (store.id_of_name(&second), json(&store, IMAGES_JSON)[0]["names"].clone()),
+        (Some(new.id.clone()), json!(["localhost/app:2"]))
+    );
+    store.tag(&new.id, &ImageName::for_storing("app:1").unwrap()).unwrap();
+    assert!(store.remove(&Target::Image(new.id.clone()), true).unwrap().image.is_some());
+    assert!(store.image(&new.id).unwrap().is_none() && store.id_of_name(&second).is_none());
+    assert!(matches!(store.tag(&new.id, &second), Err(StoreError::NoImage(_))));
+}
+
+#[test]
+fn a_live_writers_files_and_another_tools_stay() {
+    let (_directory, store) = store();
+    let work = store.work_directory().unwrap();
+    let dead = store.root().join("parallax/tmp/work-dead");
+    fs::create_dir(&dead).unwrap();
+    fs::write(dead.join("lock"), "").unwrap();
+    fs::write(dead.join("layer"), [1; 5000]).unwrap();
+    fs::write(store.root().join("parallax/layers/ab.squash"), "x").unwrap();
+    let theirs = store.root().join("overlay").join("a".repeat(64));
+    fs::create_dir_all(theirs.join("diff")).unwrap();
+    fs::write(theirs.join("link"), "ABCDEFGHIJKLMNOPQRSTUVWXYZ").unwrap();
+    fs::write(store.root().join(LAYERS_JSON), json!([{"id": "a".repeat(64)}]).to_string()).unwrap();
+    fs::write(store.root().join(IMAGES_JSON), json!([{"id": "x", "layer": "y"}]).to_string()).unwrap();
+
+    let before = paths(&store);
+    let would = store.collect(true).unwrap();
+    assert_eq!(paths(&store), before);
+    let collected = store.collect(false).unwrap();
+    assert_eq!(would, collected);
+    let removed: Vec<_> = collected.garbage.iter().map(|garbage| garbage.path.as_str()).collect();
+    assert_eq!(removed, ["parallax/layers/ab.squash", "parallax/tmp/work-dead"]);
+    assert!(collected.garbage[1].bytes >= 5000 && collected.live == 1);
+    assert!(work.path().join("lock").exists() && theirs.join("link").exists() && !dead.exists());
+    assert_eq!(json(&store, IMAGES_JSON)[0]["id"], "x");
+}
+
+#[test]
+fn a_record_nobody_can_read_stops_the_collection() {
+    let (_directory, store) = store();
+    fs::write(store.root().join("parallax/images/x.json"), r#"{"version": 9}"#).unwrap();
+    fs::write(store.root().join("parallax/layers/ab.squash"), "x").unwrap();
+    assert!(matches!(store.collect(false), Err(StoreError::Damaged { .. })));
+    assert!(store.root().join("parallax/layers/ab.squash").exists());
+}
+
+/// Not a test of its own: what [`killed_anywhere_the_store_works`] runs in a process that dies on the way.
+#[test]
+fn change_the_store_as_told() {
+    let (Ok(root), Ok(change)) = (std::env::var("PARALLAX_TEST_STORE"), std::env::var("PARALLAX_TEST_CHANGE")) else {
+        return;
+    };
+    let store = Store::create_or_open(Path::new(&root)).unwrap();
+    match change.as_str() {
+        "add" => drop(publish(&store, &image("half", "half:1", &["base", "top"]), &["base", "top"]).unwrap()),
+        "move" => drop(publish(&store, &image("half", "kept:2", &["base", "top"]), &["base", "top"]).unwrap()),
+        "tag" => drop(store.tag(&image("kept", "x", &[]).id, &ImageName::for_storing("half:1").unwrap()).unwrap()),
+        "untag" => drop(store.remove(&name("kept:2"), false).unwrap()),
+        "remove" => drop(store.remove(&name("half:1"), false).unwrap()),
+        "collect" => drop(store.collect(false).unwrap()),
+        other => panic!("{other}"),
+    }
+}
+
+/// Runs a change, killed at its n-th operation. Whether it was.
+fn killed(store: &Store, change: &str, at: u32) -> bool {
+    use std::os::unix::process::ExitStatusExt as _;
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "remove::tests::change_the_store_as_told"])
+        .env("PARALLAX_TEST_STORE", store.root())
+        .env("PARALLAX_TEST_CHANGE", change)
+        .env("PARALLAX_TEST_KILL_AT", at.to_string())
+        .output()
+        .unwrap();
+    assert!(output.status.success() || output.status.signal() == Some(9), "{change} {at}: {output:?}");
+    !output.status.success()
+}
+
+/// What must hold at any time: all that readers are led to is there.
+fn check(store: &Store, what: &str) {
+    let kept = image("kept", "kept:1", &["base"]);
+    let record = store.image(&kept.id).unwrap().unwrap_or_else(|| panic!("{what}: the other image is gone"));
+    assert_eq!(store.id_of_name(&kept.name), Some(kept.id), "{what}");
+    assert_eq!(store.id_of_digest(&kept.digest[7..]), Some(record.id), "{what}");
+    for entry in fs::read_dir(store.root().join(IndexPath::names_directory())).unwrap() {
+        let id = store.id_at(&format!("parallax/names/{}", entry.unwrap().file_name().to_str().unwrap())).unwrap();
+        assert!(store.image(&id).unwrap().is_some(), "{what}: a name leads to half an image");
+    }
+    let layers = json(store, LAYERS_JSON);
+    let mut names = BTreeSet::new();
+    for image in json(store, IMAGES_JSON).as_array().unwrap() {
+        for name in image["names"].as_array().unwrap() {
+            assert!(names.insert(name.to_string()), "{what}: {name} is on two images");
+        }
+        let id = image["id"].as_str().unwrap();
+        for key in image["big-data-names"].as_array().unwrap() {
+            let file = crate::containers_storage::BigData { key: key.as_str().unwrap(), bytes: b"" }.file_name();
+            assert!(store.root().join("overlay-images").join(id).join(file).is_file(), "{what}: {key} of an image");
+        }
+        let mut layer = &image["layer"];
+        while let Some(id) = layer.as_str() {
+            let entry = layers.as_array().unwrap().iter().find(|entry| entry["id"] == *layer);
+            layer = &entry.unwrap_or_else(|| panic!("{what}: {id} is in no list"))["parent"];
+            let link = store.link_of(id).unwrap().unwrap_or_else(|| panic!("{what}: {id} has no link"));
+            let links = store.root().join(crate::containers_storage::LINKS);
+            assert!(links.join(link.as_str()).is_dir(), "{what}: {id}");
+            assert!(links.join(format!("{}.squash", link.as_str())).is_file(), "{what}: {id}");
+        }
+    }
+}
+
+#[test]
+fn killed_anywhere_the_store_works() {
+    let prepared = |change: &str| {
+        let (directory, store) = store();
+        let kept = image("kept", "kept:1", &["base"]);
+        publish(&store, &kept, &["base"]).unwrap();
+        store.tag(&kept.id, &ImageName::for_storing("kept:2").unwrap()).unwrap();
+        if matches!(change, "remove" | "tag") {
+            publish(&store, &image("half", "half:1", &["base", "top"]), &["base", "top"]).unwrap();
+        }
+        (directory, store)
+    };
+    for change in ["add", "move", "tag", "untag", "remove"] {
+        let (_directory, unchanged) = prepared(change);
+        let (_other_directory, done) = prepared(change);
+        assert!(!killed(&done, change, 0));
+        let relative = |store: &Store| -> BTreeSet<String> {
+            let root = store.root().display().to_string();
+            paths(store).into_iter().map(|path| path.replace(&root, "")).collect()
+        };
+        let ends = [relative(&unchanged), relative(&done)];
+        let mut at = 0;
+        loop {
+            at += 1;
+            let (_directory, store) = prepared(change);
+            if !killed(&store, change, at) {
+                break;
+            }
+            let what = format!("{change} killed at {at}");
+            check(&store, &what);
+            // A collection that is killed too, somewhere.
+            let again = killed(&store, "collect", at % 17 + 1);
+            check(&store, &format!("{what}, collection killed: {again}"));
+            store.collect(false).unwrap();
+            check(&store, &format!("{what}, collected"));
+            let now = relative(&store);
+            assert!(ends.contains(&now), "{what}: {:?}", now.symmetric_difference(&ends[0]).collect::<Vec<_>>());
+            assert_eq!(store.collect(false).unwrap(), Collected::default(), "{what}");
+        }
+        assert!(at > 10, "{change} has {at} points only");
+    }
+}
