@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use parallax_config::Config;
 
-use crate::commands::{list, migrate};
+use crate::commands::{gc, inspect, list, migrate, rm};
 
 /// Container images for Slurm jobs, from one shared store.
 #[derive(Debug, Parser)]
@@ -46,6 +46,15 @@ enum Command {
     /// List the images in the store
     #[command(visible_aliases = ["ls", "images"])]
     List(list::Options),
+    /// Show what is known of an image
+    Inspect(inspect::Options),
+    /// Remove images, or names of images
+    #[command(visible_alias = "rmi")]
+    Rm(rm::Options),
+    /// Give an image another name
+    Tag(rm::TagOptions),
+    /// Remove what interrupted migrations and removals left
+    Gc(gc::Options),
 }
 
 impl Global {
@@ -86,6 +95,10 @@ pub fn run() -> ExitCode {
     let result = match &cli.command {
         Command::Migrate(options) => migrate::run(&cli.global, options),
         Command::List(options) => list::run(&cli.global, options),
+        Command::Inspect(options) => inspect::run(&cli.global, options),
+        Command::Rm(options) => rm::run(&cli.global, options),
+        Command::Tag(options) => rm::tag(&cli.global, options),
+        Command::Gc(options) => gc::run(&cli.global, options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,9 @@
 //! Sizes as people read them.
 
+use std::collections::BTreeMap;
+
+use parallax_store::record::ImageRecord;
+
 /// A size in bytes with three digits and a decimal unit, as `podman images` shows it.
 pub fn bytes(size: u64) -> String {
     const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
@@ -15,6 +19,18 @@ pub fn bytes(size: u64) -> String {
         _ if value < 99.95 => format!("{value:.1} {}", UNITS[unit]),
         _ => format!("{value:.0} {}", UNITS[unit]),
     }
+}
+
+/// A number of things: `1 writer`, `2 writers`.
+pub fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
+/// The sizes of an image in bytes: of its unpacked layers, and of their SquashFS files, each once.
+pub fn sizes(record: &ImageRecord) -> (u64, u64) {
+    let files: BTreeMap<&str, u64> =
+        record.layers.iter().map(|layer| (layer.diff_id.as_str(), layer.squashfs_size)).collect();
+    (record.layers.iter().map(|layer| layer.size).sum(), files.values().sum())
 }
 
 /// Reads a size in bytes, with a decimal unit (`200GB`), a binary one (`4TiB`) or none.

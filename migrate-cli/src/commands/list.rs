@@ -1,11 +1,9 @@
 //! `parallax list`.
 
-use std::io::Write as _;
-
-use anyhow::Context as _;
 use parallax_store::reader::{self, Listed};
 use serde::Serialize;
 
+use super::{print, print_json};
 use crate::cli::Global;
 use crate::units;
 
@@ -39,14 +37,15 @@ struct Row<'a> {
 impl<'a> Row<'a> {
     fn new(listed: &'a Listed) -> Self {
         let record = &listed.record;
+        let (size, stored) = units::sizes(record);
         Self {
             id: &record.id,
             digest: &record.digest,
             names: listed.names.iter().map(ToString::to_string).collect(),
             created: &record.created,
             layers: record.layers.len(),
-            size: record.layers.iter().map(|layer| layer.size).sum(),
-            stored: record.layers.iter().map(|layer| layer.squashfs_size).sum(),
+            size,
+            stored,
         }
     }
 }
@@ -61,14 +60,7 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
         tracing::warn!("{} cannot be used: {error}", path.display());
     }
     let rows: Vec<Row<'_>> = listing.images.iter().map(Row::new).collect();
-    let text = if options.json { serde_json::to_string_pretty(&rows)? + "\n" } else { table(&listing.images, &rows) };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // `parallax list | head` is no failure.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("the list cannot be printed")
-        }
-        _ => Ok(()),
-    }
+    if options.json { print_json(&rows) } else { print(&table(&listing.images, &rows)) }
 }
 
 fn table(images: &[Listed], rows: &[Row<'_>]) -> String {

@@ -1,17 +1,18 @@
 //! `parallax migrate`.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 use parallax_layers::{Converted, DEFAULT_MOST_BYTES, Sqfstar, SquashfsOptions, convert};
 use parallax_names::ImageName;
 use parallax_store::{LayerFile, NewImage, Store, StoreError};
 use serde::Serialize;
 
+use super::{all, print_json};
 use crate::cli::Global;
 use crate::image::{Image, Layer, hex_of};
 use crate::interrupt::{self, Guarded};
@@ -77,25 +78,16 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     interrupt::watch()?;
     let progress = Progress::new(global.quiet || options.json);
     let mut outcomes = Vec::new();
-    let mut failures = Vec::new();
-    for source in &options.sources {
-        match migrate(&store, source, options, &progress) {
-            Ok(outcome) => {
-                progress.line(&outcome.sentence());
-                outcomes.push(outcome);
-            }
-            Err(error) => failures.push(error.context(format!("{source} cannot be migrated"))),
-        }
-    }
+    let done = all(&options.sources, "migrated", |source| {
+        let outcome = migrate(&store, source, options, &progress)?;
+        progress.line(&outcome.sentence());
+        outcomes.push(outcome);
+        Ok(())
+    });
     if options.json {
-        writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&outcomes)?)
-            .context("the result cannot be printed")?;
+        print_json(&outcomes)?;
     }
-    let last = failures.pop();
-    for error in failures {
-        eprintln!("parallax: {error:#}");
-    }
-    last.map_or(Ok(()), Err)
+    done
 }
 
 impl Outcome {
@@ -106,8 +98,8 @@ impl Outcome {
             return format!("{name}: already in the store ({id}), nothing to do");
         }
         let stored = units::bytes(*new_stored);
-        let plural = if *layers == 1 { "" } else { "s" };
-        format!("{name}: migrated ({id}), {layers} layer{plural}, {new_layers} new, {stored} added")
+        let layers = units::count(*layers, "layer");
+        format!("{name}: migrated ({id}), {layers}, {new_layers} new, {stored} added")
     }
 }
 

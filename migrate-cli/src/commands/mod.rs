@@ -1,4 +1,40 @@
 //! The commands, one file each.
 
+mod find;
+pub mod gc;
+pub mod inspect;
 pub mod list;
 pub mod migrate;
+pub mod rm;
+
+use std::io::{self, Write as _};
+
+use anyhow::Context as _;
+
+/// Prints text to standard output. If nobody reads on, as in `parallax list | head`, that is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("the result cannot be printed"),
+        _ => Ok(()),
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    print(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// Does something to each of `items`, whatever becomes of the others. All failures but the last are printed, that is
+/// returned.
+fn all(items: &[String], done: &str, mut work: impl FnMut(&str) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mut failures: Vec<anyhow::Error> = Vec::new();
+    for item in items {
+        if let Err(error) = work(item) {
+            failures.push(error.context(format!("{item} cannot be {done}")));
+        }
+    }
+    let last = failures.pop();
+    for error in failures {
+        eprintln!("parallax: {error:#}");
+    }
+    last.map_or(Ok(()), Err)
+}

@@ -1,0 +1,50 @@
+//! From what is typed to an image of the store.
+
+use anyhow::{bail, ensure};
+use parallax_names::{ImageName, ImageRef, nearest, unknown_image};
+use parallax_store::{Store, reader};
+
+/// The fewest digits by which an id is known: fewer might be a name.
+const SHORTEST_ID: usize = 3;
+
+/// An image that was named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its id, 64 hexadecimal digits.
+    pub id: String,
+    /// The name it was called by; none if by its id or a digest.
+    pub name: Option<ImageName>,
+}
+
+/// The image that `text` means: a name, a digest, an id or the start of one.
+///
+/// # Errors
+/// If there is none, with the nearest names, or the start of an id fits several.
+pub fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
+    let found = match ImageRef::parse(text)? {
+        ImageRef::Name(names) => {
+            let named = |name: ImageName| store.id_of_name(&name).map(|id| Found { id, name: Some(name) });
+            match names.into_iter().find_map(named) {
+                None => by_start(store, text)?,
+                found => found,
+            }
+        }
+        ImageRef::Digest(hex) => store.id_of_digest(&hex).map(|id| Found { id, name: None }),
+        ImageRef::Id(hex) => match by_start(store, &hex)? {
+            None => store.id_of_digest(&hex).map(|id| Found { id, name: None }),
+            found => found,
+        },
+    };
+    if let Some(found) = found {
+        return Ok(found);
+    }
+    let known: Vec<ImageName> = reader::list(store.root())?.images.into_iter().flat_map(|image| image.names).collect();
+    bail!(unknown_image(text, &[store.root().display().to_string()], &nearest(text, &known)))
+}
+
+fn by_start(store: &Store, text: &str) -> anyhow::Result<Option<Found>> {
+    let is_start = text.len() >= SHORTEST_ID && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let mut ids = if is_start { store.ids_with(text)? } else { Vec::new() };
+    ensure!(ids.len() < 2, "{text} is the start of {} image ids; give more digits", ids.len());
+    Ok(ids.pop().map(|id| Found { id, name: None }))
+}

@@ -1,0 +1,81 @@
+//! `parallax gc`.
+
+use parallax_store::{Collected, Garbage, Store};
+use serde::Serialize;
+
+use super::print_json;
+use crate::cli::Global;
+use crate::units;
+
+/// What `parallax gc` takes.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Show what would be removed, and change nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Print a JSON object instead
+    #[arg(long)]
+    json: bool,
+}
+
+/// The JSON form. Fields are only ever added.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    /// Whether nothing was changed.
+    dry_run: bool,
+    /// What was removed.
+    removed: Vec<Row<'a>>,
+    /// What all of it took, in bytes.
+    freed: u64,
+    /// The ids of images whose names were brought in step.
+    repaired: &'a [String],
+    /// How many writers are at work; their files were left alone.
+    writers: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Row<'a> {
+    /// Relative to the store; for an entry of one of Podman's lists the list, a colon and the id.
+    path: &'a str,
+    /// What it took on disk, in bytes.
+    bytes: u64,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the store cannot be read or changed.
+pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
+    let store = Store::open(&global.existing_store()?)?;
+    let collected = store.collect(options.dry_run)?;
+    let freed = collected.garbage.iter().map(|garbage| garbage.bytes).sum();
+    if options.json {
+        let row = |garbage: &'_ Garbage| -> (String, u64) { (garbage.path.clone(), garbage.bytes) };
+        let rows: Vec<_> = collected.garbage.iter().map(row).collect();
+        return print_json(&Report {
+            dry_run: options.dry_run,
+            removed: rows.iter().map(|(path, bytes)| Row { path, bytes: *bytes }).collect(),
+            freed,
+            repaired: &collected.repaired,
+            writers: collected.live,
+        });
+    }
+    if !global.quiet {
+        print(&collected, options.dry_run, freed);
+    }
+    Ok(())
+}
+
+fn print(collected: &Collected, dry_run: bool, freed: u64) {
+    let (removes, repairs) = if dry_run { ("would remove", "would repair") } else { ("removed", "repaired") };
+    for Garbage { path, bytes } in &collected.garbage {
+        println!("{removes} {path} ({})", units::bytes(*bytes));
+    }
+    for id in &collected.repaired {
+        println!("{repairs} the names of {}", id.get(..12).unwrap_or(id));
+    }
+    if collected.live > 0 {
+        println!("{} at work: their files are left alone", units::count(collected.live, "writer"));
+    }
+    println!("{} {}, {}", removes, units::count(collected.garbage.len(), "thing"), units::bytes(freed));
+}

@@ -1,0 +1,147 @@
+//! `parallax inspect`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use anyhow::Context as _;
+use parallax_store::record::ImageRecord;
+use parallax_store::{Store, StoreError};
+use serde::{Deserialize, Serialize};
+
+use super::find::find;
+use super::{print, print_json};
+use crate::cli::Global;
+use crate::units;
+
+/// What `parallax inspect` takes.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The image: a name, digest or id
+    image: String,
+    /// Print a JSON object instead
+    #[arg(long)]
+    json: bool,
+}
+
+/// The JSON form. Fields are only ever added.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    /// The image id, 64 hexadecimal digits.
+    id: &'a str,
+    /// The manifest's digest, `sha256:…`.
+    digest: &'a str,
+    /// Fully qualified names.
+    names: &'a [String],
+    /// When the image was built, RFC 3339.
+    created: &'a str,
+    /// The size of its unpacked layers in bytes, as `podman images` shows it.
+    size: u64,
+    /// What its SquashFS files take in bytes.
+    stored: u64,
+    /// The layers, base first.
+    layers: Vec<LayerRow<'a>>,
+    /// How it is run.
+    config: Settings,
+}
+
+#[derive(Debug, Serialize)]
+struct LayerRow<'a> {
+    /// `sha256:` and the digest of the uncompressed tar.
+    diff_id: String,
+    /// The size of the uncompressed tar in bytes.
+    size: u64,
+    /// The size of the SquashFS file in bytes.
+    stored: u64,
+    /// The SquashFS file's path.
+    file: String,
+    /// The SHA-256 of the SquashFS file.
+    squashfs_sha256: &'a str,
+}
+
+/// What an image's configuration says of how it is run. In the JSON form as in the configuration, with its names in
+/// small letters.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all(deserialize = "PascalCase", serialize = "snake_case"), default)]
+struct Settings {
+    env: Option<Vec<String>>,
+    entrypoint: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+    user: Option<String>,
+    working_dir: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Configuration {
+    config: Option<Settings>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the image is not there or its record is damaged.
+pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
+    let store = Store::open(&global.existing_store()?)?;
+    let id = find(&store, &options.image)?.id;
+    let record = store.record(&id)?.ok_or_else(|| StoreError::NoImage(id.clone()))?;
+    let parsed: Configuration =
+        serde_json::from_str(&record.config).with_context(|| format!("the configuration of {id} cannot be read"))?;
+    let report = Report::new(&store, &record, parsed.config.unwrap_or_default());
+    if options.json { print_json(&report) } else { print(&report.text()) }
+}
+
+impl<'a> Report<'a> {
+    fn new(store: &Store, record: &'a ImageRecord, config: Settings) -> Self {
+        let row = |layer: &'a parallax_store::record::LayerRecord| LayerRow {
+            diff_id: format!("sha256:{}", layer.diff_id),
+            size: layer.size,
+            stored: layer.squashfs_size,
+            file: store.root().join(layer.squashfs_path()).display().to_string(),
+            squashfs_sha256: &layer.squashfs_sha256,
+        };
+        let (size, stored) = units::sizes(record);
+        let layers = record.layers.iter().map(row).collect();
+        let ImageRecord { id, digest, names, created, .. } = record;
+        Self { id, digest, names, created, size, stored, layers, config }
+    }
+
+    fn text(&self) -> String {
+        let mut lines = vec![
+            ("Names", if self.names.is_empty() { "<none>".to_owned() } else { self.names.join("\n") }),
+            ("Id", self.id.to_owned()),
+            ("Digest", self.digest.to_owned()),
+            ("Created", self.created.to_owned()),
+            ("Size", format!("{}, {} stored", units::bytes(self.size), units::bytes(self.stored))),
+        ];
+        let layer = |layer: &LayerRow<'_>| {
+            let (size, stored) = (units::bytes(layer.size), units::bytes(layer.stored));
+            format!("{} {size}, {stored} stored\n  {}", layer.diff_id, layer.file)
+        };
+        lines.push(("Layers", self.layers.iter().map(layer).collect::<Vec<_>>().join("\n")));
+        let Settings { env, entrypoint, cmd, user, working_dir, labels } = &self.config;
+        let words = |words: &Option<Vec<String>>| words.as_ref().map(|words| format!("{words:?}"));
+        let labels = labels.iter().flatten().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
+        let settings = [
+            ("User", user.clone()),
+            ("WorkingDir", working_dir.clone()),
+            ("Entrypoint", words(entrypoint)),
+            ("Cmd", words(cmd)),
+            ("Env", env.as_ref().map(|env| env.join("\n"))),
+            ("Labels", Some(labels.join("\n"))),
+        ];
+        let given = settings.into_iter().filter_map(|(key, value)| Some((key, value.filter(|text| !text.is_empty())?)));
+        lines.extend(given);
+        lines.iter().fold(String::new(), |mut text, (key, value)| {
+            for (number, line) in value.lines().enumerate() {
+                // What an image says is not to steer the terminal.
+                let line: String = line
+                    .chars()
+                    .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+                    .collect();
+                let _ = writeln!(text, "{:12}{line}", if number == 0 { key } else { "" });
+            }
+            text
+        })
+    }
+}

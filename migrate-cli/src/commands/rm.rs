@@ -1,0 +1,107 @@
+//! `parallax rm` and `parallax tag`.
+
+use parallax_names::ImageName;
+use parallax_store::{Removed, Store, Target};
+use serde::Serialize;
+
+use super::find::find;
+use super::{all, print_json};
+use crate::cli::Global;
+use crate::units;
+
+/// What `parallax rm` takes.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The images. A name removes that name, and the image with its last one; an id or digest removes the image
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    /// Remove an image by its id or digest although it has several names; an image that is not there is no error
+    #[arg(short, long)]
+    force: bool,
+    /// Print a JSON array instead, one object for an image
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `parallax tag` takes.
+#[derive(Debug, clap::Args)]
+pub struct TagOptions {
+    /// The image: a name, digest or id
+    image: String,
+    /// The name to give it. An image that has this name loses it
+    name: String,
+}
+
+/// What became of one image, in the JSON form. Fields are only ever added.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    /// The image as given.
+    image: String,
+    /// The image id, 64 hexadecimal digits.
+    id: String,
+    /// The names that were removed, fully qualified.
+    untagged: Vec<String>,
+    /// Whether the image itself is gone.
+    removed: bool,
+    /// What became free on the store's file system, in bytes.
+    freed: u64,
+}
+
+/// Runs `parallax rm`.
+///
+/// # Errors
+/// If an image is not there or cannot be removed; the others have been.
+pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
+    let store = Store::open(&global.existing_store()?)?;
+    let mut outcomes = Vec::new();
+    let done = all(&options.images, "removed", |image| {
+        let Some(outcome) = remove(&store, image, options.force)? else { return Ok(()) };
+        if !global.quiet && !options.json {
+            outcome.print();
+        }
+        outcomes.push(outcome);
+        Ok(())
+    });
+    if options.json {
+        print_json(&outcomes)?;
+    }
+    done
+}
+
+fn remove(store: &Store, image: &str, force: bool) -> anyhow::Result<Option<Outcome>> {
+    let found = match find(store, image) {
+        // As podman rmi --force.
+        Err(_) if force && parallax_names::ImageRef::parse(image).is_ok() => return Ok(None),
+        found => found?,
+    };
+    let target = found.name.map_or(Target::Image(found.id), Target::Name);
+    let Removed { id, names, image: gone } = store.remove(&target, force)?;
+    let freed = gone.iter().flatten().map(|garbage| garbage.bytes).sum();
+    Ok(Some(Outcome { image: image.to_owned(), id, untagged: names, removed: gone.is_some(), freed }))
+}
+
+impl Outcome {
+    fn print(&self) {
+        for name in &self.untagged {
+            println!("untagged {name}");
+        }
+        if self.removed {
+            println!("removed {}, {} freed", self.id.get(..12).unwrap_or(&self.id), units::bytes(self.freed));
+        }
+    }
+}
+
+/// Runs `parallax tag`.
+///
+/// # Errors
+/// If the image is not there or the name cannot be stored.
+pub fn tag(global: &Global, options: &TagOptions) -> anyhow::Result<()> {
+    let name = ImageName::for_storing(&options.name)?;
+    let store = Store::open(&global.existing_store()?)?;
+    let found = find(&store, &options.image)?;
+    store.tag(&found.id, &name)?;
+    if !global.quiet {
+        println!("{name}: now names {}", found.id.get(..12).unwrap_or(&found.id));
+    }
+    Ok(())
+}
