@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use parallax_config::Config;
 
-use crate::commands::{gc, inspect, list, migrate, rm};
+use crate::commands::{gc, inspect, list, migrate, rm, verify};
 
 /// Container images for Slurm jobs, from one shared store.
 #[derive(Debug, Parser)]
@@ -53,6 +53,8 @@ enum Command {
     Rm(rm::Options),
     /// Give an image another name
     Tag(rm::TagOptions),
+    /// Check that everything in the store is as it was written
+    Verify(verify::Options),
     /// Remove what interrupted migrations and removals left
     Gc(gc::Options),
 }
@@ -98,6 +100,7 @@ pub fn run() -> ExitCode {
         Command::Inspect(options) => inspect::run(&cli.global, options),
         Command::Rm(options) => rm::run(&cli.global, options),
         Command::Tag(options) => rm::tag(&cli.global, options),
+        Command::Verify(options) => verify::run(&cli.global, options),
         Command::Gc(options) => gc::run(&cli.global, options),
     };
     match result {

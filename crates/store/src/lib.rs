@@ -5,6 +5,7 @@
 //! - [`containers_storage`]: the files by which Podman knows a store, written for the shared store and for step stores.
 //! - [`Store`]: adds and removes images.
 //! - [`reader`]: lists them.
+//! - [`Verifier`]: checks them.
 
 pub mod containers_storage;
 mod fault;
@@ -20,6 +21,7 @@ pub mod record;
 mod remove;
 #[cfg(test)]
 mod testing;
+mod verify;
 mod waste;
 mod work;
 mod writer;
@@ -27,6 +29,7 @@ mod writer;
 pub use files::StoreError;
 pub use layer_file::LayerFile;
 pub use remove::{Collected, Removed, Target};
+pub use verify::{Problem, Verifier};
 pub use waste::Garbage;
 pub use work::WorkDirectory;
 pub use writer::{NewImage, Store};

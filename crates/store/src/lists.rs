@@ -74,6 +74,11 @@ impl LayerList {
         self.0.remove(ids);
     }
 
+    /// What is written of a layer.
+    pub(crate) fn get(&self, id: &str) -> Option<&Value> {
+        self.0.position(id).map(|at| &self.0.entries[at])
+    }
+
     /// The ids of all layers.
     pub(crate) fn ids(&self) -> BTreeSet<String> {
         self.0.entries.iter().filter_map(|entry| text(entry, "id")).map(str::to_owned).collect()
@@ -138,6 +143,11 @@ impl ImageList {
             mapped.chain(entry.get("layer")).filter_map(Value::as_str).map(str::to_owned)
         });
         tops.collect()
+    }
+
+    /// What is written of an image.
+    pub(crate) fn get(&self, id: &str) -> Option<&Value> {
+        self.0.position(id).map(|at| &self.0.entries[at])
     }
 
     /// Takes `name` from all images.

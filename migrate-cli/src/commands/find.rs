@@ -21,7 +21,19 @@ pub struct Found {
 /// # Errors
 /// If there is none, with the nearest names, or the start of an id fits several.
 pub fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
-    let found = match ImageRef::parse(text)? {
+    if let Some(found) = find_if_there(store, text)? {
+        return Ok(found);
+    }
+    let known: Vec<ImageName> = reader::list(store.root())?.images.into_iter().flat_map(|image| image.names).collect();
+    bail!(unknown_image(text, &[store.root().display().to_string()], &nearest(text, &known)))
+}
+
+/// As [`find`], with `None` if there is no such image.
+///
+/// # Errors
+/// If `text` can mean no image, or the start of an id fits several.
+pub fn find_if_there(store: &Store, text: &str) -> anyhow::Result<Option<Found>> {
+    Ok(match ImageRef::parse(text)? {
         ImageRef::Name(names) => {
             let named = |name: ImageName| store.id_of_name(&name).map(|id| Found { id, name: Some(name) });
             match names.into_iter().find_map(named) {
@@ -34,12 +46,7 @@ pub fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
             None => store.id_of_digest(&hex).map(|id| Found { id, name: None }),
             found => found,
         },
-    };
-    if let Some(found) = found {
-        return Ok(found);
-    }
-    let known: Vec<ImageName> = reader::list(store.root())?.images.into_iter().flat_map(|image| image.names).collect();
-    bail!(unknown_image(text, &[store.root().display().to_string()], &nearest(text, &known)))
+    })
 }
 
 fn by_start(store: &Store, text: &str) -> anyhow::Result<Option<Found>> {

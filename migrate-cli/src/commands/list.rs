@@ -1,5 +1,7 @@
 //! `parallax list`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use parallax_store::reader::{self, Listed};
 use serde::Serialize;
 
@@ -32,12 +34,34 @@ struct Row<'a> {
     size: u64,
     /// What its SquashFS files take in bytes, shared ones included.
     stored: u64,
+    /// What of that other images have too.
+    shared: u64,
+    /// What of that it has alone: what removing it gives back.
+    unique: u64,
+}
+
+/// How many images have a SquashFS file, and its size in bytes, by diffID.
+type Files<'a> = BTreeMap<&'a str, (usize, u64)>;
+
+fn files(images: &[Listed]) -> Files<'_> {
+    let mut files = Files::new();
+    for Listed { record, .. } in images {
+        let own: BTreeMap<_, _> =
+            record.layers.iter().map(|layer| (layer.diff_id.as_str(), layer.squashfs_size)).collect();
+        for (diff_id, size) in own {
+            files.entry(diff_id).or_insert((0, size)).0 += 1;
+        }
+    }
+    files
 }
 
 impl<'a> Row<'a> {
-    fn new(listed: &'a Listed) -> Self {
+    fn new(listed: &'a Listed, files: &Files<'_>) -> Self {
         let record = &listed.record;
         let (size, stored) = units::sizes(record);
+        let own: BTreeSet<&str> = record.layers.iter().map(|layer| layer.diff_id.as_str()).collect();
+        let unique = own.iter().filter_map(|diff_id| files.get(diff_id)).filter(|(images, _)| *images == 1);
+        let unique = unique.map(|(_, size)| size).sum();
         Self {
             id: &record.id,
             digest: &record.digest,
@@ -46,6 +70,8 @@ impl<'a> Row<'a> {
             layers: record.layers.len(),
             size,
             stored,
+            shared: stored - unique,
+            unique,
         }
     }
 }
@@ -59,12 +85,28 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     for (path, error) in &listing.damaged {
         tracing::warn!("{} cannot be used: {error}", path.display());
     }
-    let rows: Vec<Row<'_>> = listing.images.iter().map(Row::new).collect();
-    if options.json { print_json(&rows) } else { print(&table(&listing.images, &rows)) }
+    let files = files(&listing.images);
+    let rows: Vec<Row<'_>> = listing.images.iter().map(|listed| Row::new(listed, &files)).collect();
+    if options.json {
+        return print_json(&rows);
+    }
+    print(&table(&listing.images, &rows))?;
+    if global.quiet || rows.is_empty() { Ok(()) } else { print(&totals(&rows, &files)) }
+}
+
+fn totals(rows: &[Row<'_>], files: &Files<'_>) -> String {
+    let stored: u64 = files.values().map(|(_, size)| size).sum();
+    let all: u64 = rows.iter().map(|row| row.stored).sum();
+    format!(
+        "{}, {} stored, {} saved by sharing\n",
+        units::count(rows.len(), "image"),
+        units::bytes(stored),
+        units::bytes(all.saturating_sub(stored))
+    )
 }
 
 fn table(images: &[Listed], rows: &[Row<'_>]) -> String {
-    const HEADER: [&str; 6] = ["NAME", "ID", "LAYERS", "CREATED", "SIZE", "STORED"];
+    const HEADER: [&str; 7] = ["NAME", "ID", "LAYERS", "CREATED", "SIZE", "STORED", "UNIQUE"];
     let mut lines = vec![HEADER.map(str::to_owned)];
     for (image, row) in images.iter().zip(rows) {
         let names: Vec<String> = match image.names.as_slice() {
@@ -79,6 +121,7 @@ fn table(images: &[Listed], rows: &[Row<'_>]) -> String {
                 row.created.chars().take(10).collect(),
                 units::bytes(row.size),
                 units::bytes(row.stored),
+                units::bytes(row.unique),
             ]
         }));
     }
@@ -90,4 +133,48 @@ fn table(images: &[Listed], rows: &[Row<'_>]) -> String {
         text.push('\n');
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use parallax_store::containers_storage::Link;
+    use parallax_store::record::{ImageRecord, LayerRecord, VERSION};
+
+    use super::*;
+
+    fn listed(id: &str, layers: &[(&str, u64)]) -> Listed {
+        let layer = |(diff_id, squashfs_size): &(&str, u64)| LayerRecord {
+            id: (*diff_id).to_owned(),
+            link: Link::of_layer(diff_id),
+            diff_id: (*diff_id).to_owned(),
+            size: 10 * squashfs_size,
+            squashfs_size: *squashfs_size,
+            squashfs_sha256: String::new(),
+            max_uid: 0,
+            max_gid: 0,
+        };
+        let record = ImageRecord {
+            version: VERSION,
+            id: id.to_owned(),
+            digest: String::new(),
+            names: Vec::new(),
+            created: "2026-01-01T00:00:00Z".to_owned(),
+            manifest: String::new(),
+            config: String::new(),
+            layers: layers.iter().map(layer).collect(),
+        };
+        Listed { record, names: Vec::new() }
+    }
+
+    #[test]
+    fn shared_bytes_count_once_and_unique_ones_are_what_removing_gives_back() {
+        // A layer may be twice in one image: that is no sharing.
+        let images = [listed("a", &[("base", 100), ("twice", 7), ("twice", 7)]), listed("b", &[("base", 100)])];
+        let files = files(&images);
+        let rows: Vec<_> = images.iter().map(|image| Row::new(image, &files)).collect();
+        let sizes: Vec<_> = rows.iter().map(|row| (row.size, row.stored, row.shared, row.unique)).collect();
+        assert_eq!(sizes, [(1140, 107, 100, 7), (1000, 100, 100, 0)]);
+        assert_eq!(totals(&rows, &files), "2 images, 107 B stored, 100 B saved by sharing\n");
+        assert!(table(&images, &rows).lines().nth(1).unwrap().ends_with("1.14 kB  107 B   7 B"));
+    }
 }

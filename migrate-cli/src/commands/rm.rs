@@ -4,7 +4,7 @@ use parallax_names::ImageName;
 use parallax_store::{Removed, Store, Target};
 use serde::Serialize;
 
-use super::find::find;
+use super::find::{find, find_if_there};
 use super::{all, print_json};
 use crate::cli::Global;
 use crate::units;
@@ -69,11 +69,9 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
 }
 
 fn remove(store: &Store, image: &str, force: bool) -> anyhow::Result<Option<Outcome>> {
-    let found = match find(store, image) {
-        // As podman rmi --force.
-        Err(_) if force && parallax_names::ImageRef::parse(image).is_ok() => return Ok(None),
-        found => found?,
-    };
+    // As podman rmi --force.
+    let found = if force { find_if_there(store, image)? } else { Some(find(store, image)?) };
+    let Some(found) = found else { return Ok(None) };
     let target = found.name.map_or(Target::Image(found.id), Target::Name);
     let Removed { id, names, image: gone } = store.remove(&target, force)?;
     let freed = gone.iter().flatten().map(|garbage| garbage.bytes).sum();

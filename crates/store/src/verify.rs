@@ -1,0 +1,319 @@
+//! Checks a store against itself: what records say against what is there.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+use parallax_names::IndexPath;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, LINKS, lower_file, sha256_hex};
+use crate::files::{StoreError, entries, read_if_there};
+use crate::layer_file::LayerFile;
+use crate::lists::{ImageList, LayerList};
+use crate::record::{ImageRecord, LayerRecord};
+use crate::writer::Store;
+
+/// What to do about a SquashFS file that is not what it was.
+const REPLACE_FILE: &str = "remove the file and migrate an image that has the layer again";
+/// What to do where only what is derived from images is wrong.
+const MIGRATE_AGAIN: &str = "remove the image (parallax rm --force) and migrate it again";
+/// What to do about leftovers.
+const COLLECT: &str = "run parallax gc";
+/// What to do about index entries and lists that disagree.
+const TAG_AGAIN: &str = "give the image the name again (parallax tag)";
+
+/// Something that is not as it must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The id of the image that has it, if it is one's.
+    pub image: Option<String>,
+    /// The file, relative to the store's root.
+    pub path: String,
+    /// What is wrong with it.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: &'static str,
+}
+
+/// Checks images one by one; each SquashFS file is read once.
+#[derive(Debug)]
+pub struct Verifier<'a> {
+    store: &'a Store,
+    layers: LayerList,
+    images: ImageList,
+    /// What was found of SquashFS files that were read already.
+    files: BTreeMap<String, Option<String>>,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Verifier<'a> {
+    /// Reads the store's lists. They are read without locks: writers replace them in one step.
+    ///
+    /// # Errors
+    /// [`StoreError`] if a list cannot be read; that nothing can be checked then says enough.
+    pub fn new(store: &'a Store) -> Result<Self, StoreError> {
+        let layers = LayerList::read(&store.root().join(LAYERS_JSON))?;
+        let images = ImageList::read(&store.root().join(IMAGES_JSON))?;
+        Ok(Self { store, layers, images, files: BTreeMap::new(), problems: Vec::new() })
+    }
+
+    /// All that was found, in the order in which it was.
+    #[must_use]
+    pub fn finish(self) -> Vec<Problem> {
+        self.problems
+    }
+
+    /// Checks what is no single image's: that index entries lead to records.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if a directory cannot be read.
+    pub fn index(&mut self) -> Result<(), StoreError> {
+        for directory in [IndexPath::names_directory(), "parallax/digests"] {
+            for name in entries(&self.store.root().join(directory))? {
+                let entry = format!("{directory}/{name}");
+                match self.store.id_at(&entry) {
+                    None => self.note(None, &entry, "is no link to a record", "remove it"),
+                    Some(id) if !self.store.root().join(IndexPath::record(&id)).exists() => {
+                        self.note(None, &entry, "leads to no record", COLLECT);
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks one image.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if something cannot be read, which says nothing about what it holds.
+    pub fn image(&mut self, id: &str) -> Result<(), StoreError> {
+        let path = IndexPath::record(id);
+        let record = match self.store.record(id) {
+            Err(StoreError::Damaged { what, .. }) => {
+                self.note(Some(id), &path, &format!("cannot be used: {what}"), MIGRATE_AGAIN);
+                return Ok(());
+            }
+            record => record?,
+        };
+        let Some(record) = record else {
+            self.note(Some(id), &path, "is not there", "migrate the image");
+            return Ok(());
+        };
+        let manifest = format!("sha256:{}", sha256_hex(record.manifest.as_bytes()));
+        if record.id != id || sha256_hex(record.config.as_bytes()) != id || manifest != record.digest {
+            self.note(Some(id), &path, "does not match its digests", MIGRATE_AGAIN);
+        }
+        for (index, layer) in record.layers.iter().enumerate() {
+            self.layer(id, layer, &record.layers[..index])?;
+        }
+        self.names(&record);
+        self.listed_image(&record)
+    }
+
+    fn note(&mut self, image: Option<&str>, path: &str, what: &str, remedy: &'static str) {
+        let image = image.map(str::to_owned);
+        self.problems.push(Problem { image, path: path.to_owned(), what: what.to_owned(), remedy });
+    }
+
+    fn layer(&mut self, image: &str, layer: &LayerRecord, below: &[LayerRecord]) -> Result<(), StoreError> {
+        let root = self.store.root();
+        let file = layer.squashfs_path();
+        let wrong = match self.files.get(&layer.diff_id) {
+            Some(known) => known.clone(),
+            None => check_file(&root.join(&file), layer)?,
+        };
+        self.files.insert(layer.diff_id.clone(), wrong.clone());
+        if let Some(wrong) = wrong {
+            self.note(Some(image), &file, &wrong, REPLACE_FILE);
+        }
+        if self.store.layer(&layer.diff_id)?.is_none_or(|there| there.squashfs_sha256 != layer.squashfs_sha256) {
+            let description = LayerFile::description_path(&layer.diff_id);
+            self.note(Some(image), &description, "does not describe the layer's file", REPLACE_FILE);
+        }
+        let directory = format!("overlay/{}", layer.id);
+        if !root.join(&directory).join("diff").is_dir() {
+            self.note(Some(image), &format!("{directory}/diff"), "is not there", MIGRATE_AGAIN);
+        }
+        let text = |name: &str| read_if_there(&root.join(&directory).join(name));
+        if text("link")?.as_deref().map(<[u8]>::trim_ascii) != Some(layer.link.as_str().as_bytes()) {
+            self.note(Some(image), &format!("{directory}/link"), "does not hold the layer's link", MIGRATE_AGAIN);
+        }
+        let lower = lower_file(below.iter().rev().map(|layer| &layer.link));
+        if text("lower")?.as_deref().map(<[u8]>::trim_ascii) != lower.as_deref().map(str::as_bytes) {
+            self.note(Some(image), &format!("{directory}/lower"), "does not name the layers below", MIGRATE_AGAIN);
+        }
+        let link = format!("{LINKS}/{}", layer.link.as_str());
+        let leads = |path: &str, to: &str| match (root.join(path).canonicalize(), root.join(to).canonicalize()) {
+            (Ok(there), Ok(wanted)) => there == wanted,
+            _ => false,
+        };
+        if !leads(&link, &format!("{directory}/diff")) {
+            self.note(Some(image), &link, "does not lead to the layer", MIGRATE_AGAIN);
+        }
+        // Another tool's link may lead to a SquashFS file of its own.
+        if !root.join(format!("{link}.squash")).is_file() {
+            self.note(Some(image), &format!("{link}.squash"), "leads to no SquashFS file", MIGRATE_AGAIN);
+        }
+        let entry = self.layers.get(&layer.id);
+        let parent = below.last().map(|below| below.id.as_str());
+        let right = entry.is_some_and(|entry| {
+            entry["diff-digest"] == format!("sha256:{}", layer.diff_id)
+                && entry.get("parent").and_then(Value::as_str).filter(|id| !id.is_empty()) == parent
+        });
+        if !right {
+            self.note(Some(image), LAYERS_JSON, &format!("does not list the layer {}", layer.id), MIGRATE_AGAIN);
+        }
+        Ok(())
+    }
+
+    fn names(&mut self, record: &ImageRecord) {
+        if self.store.id_of_digest(record.digest.trim_start_matches("sha256:")).as_deref() != Some(&record.id) {
+            let entry = IndexPath::digest(record.digest.trim_start_matches("sha256:"));
+            self.note(Some(&record.id), &entry, "does not lead to the image", MIGRATE_AGAIN);
+        }
+        for name in &record.names {
+            let entry = parallax_names::ImageName::for_storing(name).ok().and_then(|name| IndexPath::name(&name));
+            let entry = entry.unwrap_or_else(|| format!("{}/{name}", IndexPath::names_directory()));
+            if self.store.id_at(&entry).as_deref() != Some(&record.id) {
+                self.note(Some(&record.id), &entry, "does not lead to the image that has the name", TAG_AGAIN);
+            }
+        }
+    }
+
+    fn listed_image(&mut self, record: &ImageRecord) -> Result<(), StoreError> {
+        let id = record.id.as_str();
+        let Some(entry) = self.images.get(id).cloned() else {
+            self.note(Some(id), IMAGES_JSON, "does not list the image, so Podman does not see it", MIGRATE_AGAIN);
+            return Ok(());
+        };
+        let names = |names: &[String]| {
+            let mut names = names.to_vec();
+            names.sort();
+            names
+        };
+        if names(&self.images.names(id)) != names(&record.names) {
+            self.note(Some(id), IMAGES_JSON, "gives the image other names than its record", TAG_AGAIN);
+        }
+        if entry.get("layer").and_then(Value::as_str) != record.layers.last().map(|top| top.id.as_str()) {
+            self.note(Some(id), IMAGES_JSON, "gives the image another top layer than its record", MIGRATE_AGAIN);
+        }
+        for (key, digest) in entry["big-data-digests"].as_object().into_iter().flatten() {
+            let path = format!("overlay-images/{id}/{}", BigData { key, bytes: b"" }.file_name());
+            let there = read_if_there(&self.store.root().join(&path))?;
+            if there.is_none_or(|bytes| *digest != format!("sha256:{}", sha256_hex(&bytes))) {
+                self.note(Some(id), &path, "is missing or does not match its digest", MIGRATE_AGAIN);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with a SquashFS file, if anything.
+fn check_file(path: &Path, layer: &LayerRecord) -> Result<Option<String>, StoreError> {
+    /// Where the superblock says how many bytes the file system takes.
+    const BYTES_USED: std::ops::Range<usize> = 40..48;
+    let failed = |source: io::Error| StoreError::Io { action: "read", path: path.to_owned(), source };
+    let mut file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some("is not there".to_owned())),
+        file => file.map_err(failed)?,
+    };
+    if !fs::symlink_metadata(path).map_err(failed)?.is_file() {
+        return Ok(Some("is not a regular file, so nodes refuse it".to_owned()));
+    }
+    let size = file.metadata().map_err(failed)?.len();
+    if size != layer.squashfs_size {
+        return Ok(Some(format!("has {size} bytes and should have {}", layer.squashfs_size)));
+    }
+    let mut superblock = Vec::new();
+    file.by_ref().take(96).read_to_end(&mut superblock).map_err(failed)?;
+    let used = superblock.get(BYTES_USED).and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?)));
+    if !superblock.starts_with(b"hsqs") || superblock.len() < 96 || used.is_none_or(|used| used > size) {
+        return Ok(Some("has no SquashFS superblock that fits it".to_owned()));
+    }
+    let mut hash = Sha256::new_with_prefix(&superblock);
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer).map_err(failed)? {
+            0 => break,
+            got => hash.update(&buffer[..got]),
+        }
+    }
+    let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok((hex != layer.squashfs_sha256).then(|| format!("has changed: its SHA-256 is {hex}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{image, publish, store};
+
+    fn problems(store: &Store, id: &str) -> Vec<String> {
+        let mut verifier = Verifier::new(store).unwrap();
+        verifier.index().unwrap();
+        verifier.image(id).unwrap();
+        verifier.finish().into_iter().map(|problem| format!("{} {}", problem.path, problem.what)).collect()
+    }
+
+    #[test]
+    fn a_good_store_has_no_problems_and_each_damage_is_found() {
+        type Damage = fn(&Store, &ImageRecord);
+        let damages: [(&str, Damage); 9] = [
+            (".squash has changed", |store, record| {
+                let path = store.root().join(record.layers[0].squashfs_path());
+                let mut bytes = fs::read(&path).unwrap();
+                bytes[96] ^= 1;
+                fs::write(path, bytes).unwrap();
+            }),
+            ("superblock", |store, record| {
+                let path = store.root().join(record.layers[0].squashfs_path());
+                let mut bytes = fs::read(&path).unwrap();
+                bytes[0] = 0;
+                fs::write(path, bytes).unwrap();
+            }),
+            ("bytes and should have", |store, record| {
+                fs::write(store.root().join(record.layers[0].squashfs_path()), "hsqs").unwrap();
+            }),
+            ("lower does not name", |store, record| {
+                fs::write(store.root().join("overlay").join(&record.layers[1].id).join("lower"), "l/X").unwrap();
+            }),
+            ("link does not hold", |store, record| {
+                fs::remove_file(store.root().join("overlay").join(&record.layers[1].id).join("link")).unwrap();
+            }),
+            ("leads to no SquashFS file", |store, record| {
+                let link = format!("{LINKS}/{}.squash", record.layers[1].link.as_str());
+                fs::remove_file(store.root().join(link)).unwrap();
+            }),
+            ("does not list the layer", |store, _| fs::write(store.root().join(LAYERS_JSON), "[]").unwrap()),
+            ("does not list the image", |store, _| fs::write(store.root().join(IMAGES_JSON), "[]").unwrap()),
+            ("names/localhost%2Fapp:1 does not lead", |store, _| {
+                fs::remove_file(store.root().join("parallax/names/localhost%2Fapp:1")).unwrap();
+            }),
+        ];
+        for (expected, damage) in damages {
+            let (_directory, store) = store();
+            let record = publish(&store, &image("config", "app:1", &["base", "top"]), &["base", "top"]).unwrap();
+            assert_eq!(problems(&store, &record.id), Vec::<String>::new());
+            damage(&store, &record);
+            let found = problems(&store, &record.id);
+            assert!(found.iter().any(|problem| problem.contains(expected)), "{expected}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn records_and_index_are_checked() {
+        let (_directory, store) = store();
+        let record = publish(&store, &image("config", "app:1", &["base"]), &["base"]).unwrap();
+        let path = store.root().join(IndexPath::record(&record.id));
+        fs::write(&path, ImageRecord { config: "other".into(), ..record.clone() }.to_bytes()).unwrap();
+        assert!(problems(&store, &record.id)[0].contains("does not match its digests"));
+        fs::write(&path, "{").unwrap();
+        assert!(problems(&store, &record.id)[0].contains("cannot be used"));
+        fs::remove_file(&path).unwrap();
+        let found = problems(&store, &record.id);
+        assert!(found.iter().filter(|problem| problem.contains("leads to no record")).count() == 3, "{found:?}");
+    }
+}
