@@ -15,6 +15,7 @@ mod mount_program;
 mod namespace;
 mod podman_mode;
 mod run_mode;
+mod store;
 
 /// All of them, by name.
 pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
@@ -27,6 +28,7 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         namespace::TESTS,
         migrate::TESTS,
         mount_program::TESTS,
+        store::TESTS,
         fidelity::TESTS,
     ]
     .into_iter()
