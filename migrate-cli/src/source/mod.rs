@@ -1,11 +1,14 @@
-//! Reads images through skopeo's image proxy.
+//! Reads images through skopeo's image proxy, and layers that lie in a directory from there.
 //!
 //! The proxy's crate is asynchronous; this module confines that: what it gives out blocks. Several threads may read
 //! blobs of one image at once.
 
 mod blob;
+mod local;
 mod reference;
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::process::Command;
 use std::str::FromStr as _;
@@ -16,7 +19,7 @@ use containers_image_proxy::{ConvertedLayerInfo, Error, ImageProxy, ImageProxyCo
 use parallax_store::containers_storage::sha256_hex;
 use tokio::runtime::Runtime;
 
-pub use blob::Blob;
+use blob::Blob;
 pub use reference::{Reference, Transport};
 
 use crate::image::{Descriptor, Image, Index, Layer, Manifest, hex_of};
@@ -137,7 +140,6 @@ impl Source {
     }
 
     fn small_blob(&self, descriptor: &Descriptor) -> anyhow::Result<Vec<u8>> {
-        use std::io::Read as _;
         /// The limit of registries for configurations.
         const MOST: u64 = 4 << 20;
         ensure!(descriptor.size <= MOST, "it has {} bytes, more than the 4 MiB a registry takes", descriptor.size);
@@ -150,13 +152,16 @@ impl Source {
     ///
     /// # Errors
     /// If the source does not have it.
-    pub fn layer(&self, index: usize, layer: &Layer) -> anyhow::Result<Blob<'_>> {
+    pub fn layer(&self, index: usize, layer: &Layer) -> anyhow::Result<LayerStream<'_>> {
+        if let Some(file) = local::open(&self.reference, &layer.blob) {
+            return Ok(LayerStream::File(file));
+        }
         if self.reference.transport != Transport::ContainersStorage {
-            return self.blob(&layer.blob.digest, Some(layer.blob.size));
+            return self.blob(&layer.blob.digest, Some(layer.blob.size)).map(LayerStream::Proxy);
         }
         // Podman's storage finds layers by their diffID. skopeo before 1.14 does not tell their sizes.
         let size = self.layers.as_ref().and_then(|layers| layers.get(index)).map(|info| info.size);
-        self.blob(&format!("sha256:{}", layer.diff_id), size)
+        self.blob(&format!("sha256:{}", layer.diff_id), size).map(LayerStream::Proxy)
     }
 
     fn blob(&self, digest: &str, size: Option<u64>) -> anyhow::Result<Blob<'_>> {
@@ -164,6 +169,24 @@ impl Source {
         let stream = self.runtime.block_on(self.proxy.get_blob_stream(&self.image, &parsed, size.unwrap_or(0)));
         let stream = stream.map_err(skopeo_error).with_context(|| format!("the blob {digest} cannot be read"))?;
         Ok(Blob::new(&self.runtime, stream, size))
+    }
+}
+
+/// A layer's bytes as the source has them.
+#[derive(Debug)]
+pub enum LayerStream<'a> {
+    /// From a file.
+    File(File),
+    /// From skopeo.
+    Proxy(Blob<'a>),
+}
+
+impl Read for LayerStream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.read(buffer),
+            Self::Proxy(blob) => blob.read(buffer),
+        }
     }
 }
 

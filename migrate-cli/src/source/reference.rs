@@ -37,7 +37,7 @@ pub struct Reference {
     /// As it was typed, and as skopeo takes it.
     pub text: String,
     /// The part after the transport.
-    rest: String,
+    pub rest: String,
 }
 
 impl Reference {
