@@ -63,7 +63,10 @@ impl Store {
             return Err(StoreError::NoImage(id));
         }
         let images = ImageList::read(&self.root().join(IMAGES_JSON))?;
-        let mut names = images.names(&id);
+        // The union, should a crash have left them apart: an image goes only with its very last name.
+        let mut names: BTreeSet<String> = images.names(&id).into_iter().collect();
+        names.extend(self.image(&id)?.into_iter().flat_map(|record| record.names));
+        let names: Vec<String> = names.into_iter().collect();
         match name {
             Some(name) if names.iter().any(|other| *other != name.to_string()) => {
                 self.remove_name(&lock, images, &id, name)?;
@@ -79,7 +82,6 @@ impl Store {
         let garbage = waste.list(self);
         waste.remove(self, &lock, &now)?;
         self.unmark(&id)?;
-        names.sort();
         Ok(Removed { id, names, image: Some(garbage) })
     }
 

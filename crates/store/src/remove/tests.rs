@@ -105,6 +105,35 @@ fn a_record_nobody_can_read_stops_the_collection() {
     assert!(store.root().join("parallax/layers/ab.squash").exists());
 }
 
+#[test]
+fn writers_removers_and_collectors_at_once_lose_nothing() {
+    let (_directory, store) = store();
+    publish(&store, &image("kept", "kept:1", &["base"]), &["base"]).unwrap();
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let store = &store;
+            scope.spawn(move || {
+                let new = image(&format!("image {number}"), &format!("app:{number}"), &["base", "common", "top"]);
+                for round in 0..4 {
+                    // A layer may go between the look and the lock; a migration then tries again.
+                    while let Err(error) = publish(store, &new, &["base", "common", "top"]) {
+                        assert!(matches!(error, StoreError::LayerGone(_)), "{error}");
+                    }
+                    assert!(store.image(&new.id).unwrap().is_some());
+                    store.collect(false).unwrap();
+                    assert!(store.image(&new.id).unwrap().is_some());
+                    if round < 3 {
+                        store.remove(&Target::Image(new.id.clone()), false).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    check(&store, "all at once");
+    assert_eq!(json(&store, IMAGES_JSON).as_array().unwrap().len(), 9);
+    assert_eq!(store.collect(false).unwrap(), Collected::default());
+}
+
 /// Not a test of its own: what [`killed_anywhere_the_store_works`] runs in a process that dies on the way.
 #[test]
 fn change_the_store_as_told() {
