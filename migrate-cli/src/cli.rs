@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use parallax_config::Config;
 
-use crate::commands::{gc, inspect, list, migrate, rm, verify};
+use crate::commands::{about, gc, inspect, list, migrate, rm, verify};
 
 /// Container images for Slurm jobs, from one shared store.
 #[derive(Debug, Parser)]
@@ -57,6 +57,10 @@ enum Command {
     Verify(verify::Options),
     /// Remove what interrupted migrations and removals left
     Gc(gc::Options),
+    /// Print what a shell needs to complete this command
+    Completions(about::CompletionOptions),
+    /// Print the manual page, of a command if one is named
+    Man(about::ManOptions),
 }
 
 impl Global {
@@ -102,6 +106,8 @@ pub fn run() -> ExitCode {
         Command::Tag(options) => rm::tag(&cli.global, options),
         Command::Verify(options) => verify::run(&cli.global, options),
         Command::Gc(options) => gc::run(&cli.global, options),
+        Command::Completions(options) => about::completions(Cli::command(), options),
+        Command::Man(options) => about::man(Cli::command(), options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub mod about;
 mod find;
 pub mod gc;
 pub mod inspect;
@@ -14,7 +15,11 @@ use anyhow::Context as _;
 
 /// Prints text to standard output. If nobody reads on, as in `parallax list | head`, that is no failure.
 fn print(text: &str) -> anyhow::Result<()> {
-    match io::stdout().write_all(text.as_bytes()) {
+    print_bytes(text.as_bytes())
+}
+
+fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
+    match io::stdout().write_all(bytes) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("the result cannot be printed"),
         _ => Ok(()),
     }

@@ -1,0 +1,70 @@
+//! `parallax completions` and `parallax man`: made from the command line's own description.
+
+use anyhow::Context as _;
+use clap::Command;
+use clap_complete::Shell;
+
+use super::print_bytes;
+
+/// What `parallax completions` takes.
+#[derive(Debug, clap::Args)]
+pub struct CompletionOptions {
+    /// The shell
+    shell: Shell,
+}
+
+/// What `parallax man` takes.
+#[derive(Debug, clap::Args)]
+pub struct ManOptions {
+    /// The command, such as migrate
+    command: Option<String>,
+}
+
+/// Runs `parallax completions`.
+///
+/// # Errors
+/// If they cannot be printed.
+pub fn completions(mut command: Command, options: &CompletionOptions) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(options.shell, &mut command, "parallax", &mut script);
+    print_bytes(&script)
+}
+
+/// Runs `parallax man`.
+///
+/// # Errors
+/// If there is no such command, or the page cannot be printed.
+pub fn man(command: Command, options: &ManOptions) -> anyhow::Result<()> {
+    print_bytes(&page(command, options.command.as_deref())?)
+}
+
+fn page(mut command: Command, of: Option<&str>) -> anyhow::Result<Vec<u8>> {
+    // Global options reach the commands when it is built.
+    command.build();
+    let command = match of {
+        None => command,
+        Some(name) => command
+            .find_subcommand(name)
+            .cloned()
+            .with_context(|| format!("there is no command {name}; parallax help lists them"))?,
+    };
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command).render(&mut page).context("the page cannot be made")?;
+    Ok(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_of_the_program_and_of_its_commands() {
+        let command =
+            || Command::new("parallax").about("All").subcommand(Command::new("list").about("Some").alias("ls"));
+        let text = |of| String::from_utf8(page(command(), of).unwrap()).unwrap();
+        assert!(text(None).contains("parallax \\- All"), "{}", text(None));
+        assert!(text(Some("list")).contains("parallax\\-list \\- Some"), "{}", text(Some("list")));
+        assert_eq!(text(Some("ls")), text(Some("list")));
+        assert!(page(command(), Some("nothing")).is_err());
+    }
+}
