@@ -58,6 +58,8 @@ install:
 	install -D -m 0755 target/release/parallax $(DESTDIR)$(PREFIX)/bin/parallax
 	install -D -m 0755 target/release/parallax-agent $(DESTDIR)$(PREFIX)/sbin/parallax-agent
 	install -D -m 0755 target/release/parallax-launch $(DESTDIR)$(PREFIX)/libexec/parallax/parallax-launch
+	install -D -m 0755 target/release/parallax-mount-program \
+		$(DESTDIR)$(PREFIX)/libexec/parallax/parallax-mount-program
 	install -D -m 0644 $(PLUGIN_TARGET)/release/libspank_parallax.so \
 		$(DESTDIR)$(PREFIX)/lib/parallax/spank_parallax.so
 	install -D -m 0644 etc/parallax-agent.service $(DESTDIR)$(UNITDIR)/parallax-agent.service
