@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use parallax_config::Config;
 
-use crate::commands::{about, gc, inspect, list, migrate, rm, verify};
+use crate::commands::{about, gc, inspect, list, migrate, rm, status, verify};
 
 /// Container images for Slurm jobs, from one shared store.
 #[derive(Debug, Parser)]
@@ -30,7 +30,7 @@ pub struct Global {
     store: Option<PathBuf>,
     /// The configuration
     #[arg(long, global = true, value_name = "FILE", default_value = parallax_config::DEFAULT_PATH)]
-    config: PathBuf,
+    pub config: PathBuf,
     /// Say more about what is done; twice for still more
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
@@ -57,6 +57,8 @@ enum Command {
     Verify(verify::Options),
     /// Remove what interrupted migrations and removals left
     Gc(gc::Options),
+    /// Show what this node's agent holds, and for whom
+    Status(status::Options),
     /// Print what a shell needs to complete this command
     Completions(about::CompletionOptions),
     /// Print the manual page, of a command if one is named
@@ -106,6 +108,7 @@ pub fn run() -> ExitCode {
         Command::Tag(options) => rm::tag(&cli.global, options),
         Command::Verify(options) => verify::run(&cli.global, options),
         Command::Gc(options) => gc::run(&cli.global, options),
+        Command::Status(options) => status::run(&cli.global, options),
         Command::Completions(options) => about::completions(Cli::command(), options),
         Command::Man(options) => about::man(Cli::command(), options),
     };

@@ -7,6 +7,7 @@ pub mod inspect;
 pub mod list;
 pub mod migrate;
 pub mod rm;
+pub mod status;
 pub mod verify;
 
 use std::io::{self, Write as _};

@@ -159,6 +159,9 @@ fn two_users_and_two_images_at_once(cluster: &Cluster) -> anyhow::Result<()> {
 
 fn a_step_is_closed_to_other_users(cluster: &Cluster) -> anyhow::Result<()> {
     let step = HeldStep::start(cluster, "u1", &["-N1", "-w", "n1", "--parallax-image=debian"], 1, "echo started")?;
+    let shown = cluster.shell("n1", "parallax status")?;
+    ensure!(shown.contains("  debian\n") && shown.contains("1 step with an image, 1 layer mounted"), "{shown}");
+    ensure!(cluster.run("n1", "u2", &["parallax", "status"])?.stderr.contains("only root"), "not said to a user");
     let status = cluster.agent_status("n1")?;
     let directory = status.steps[0].directory.display().to_string();
     let look = |user: &str, path: &str| cluster.run("n1", user, &["ls", path]);
