@@ -1,9 +1,11 @@
 //! Jobs with a mount namespace of their own (`JobContainerType=job_container/tmpfs`).
 
 use std::fs;
+use std::time::Instant;
 
-use anyhow::ensure;
-use integration_tests::cluster::Cluster;
+use anyhow::{bail, ensure};
+use integration_tests::clean::NODES;
+use integration_tests::cluster::{Cluster, PATIENCE};
 use integration_tests::held::HeldStep;
 
 use crate::OnCluster;
@@ -31,13 +33,47 @@ fn with_namespaces(cluster: &Cluster, body: impl FnOnce() -> anyhow::Result<()>)
         fs::write(slurm.with_file_name("job_container.conf"), "AutoBasePath=true\nBasePath=/var/nodetmp\n")?;
         before.push((slurm, text));
     }
-    let result = cluster.shell("ctl", "scontrol reconfigure").and_then(|_| body());
+    let result = reconfigure(cluster, true).and_then(|()| body());
     for (slurm, text) in before {
         fs::remove_file(slurm.with_file_name("job_container.conf"))?;
         fs::write(slurm, text)?;
     }
-    cluster.shell("ctl", "scontrol reconfigure")?;
+    reconfigure(cluster, false)?;
     result
+}
+
+/// Has Slurm read its configuration again. Its daemons start themselves anew one after the other and tell nobody when they are
+/// done, so jobs are tried until one shows on both nodes that it is `apart` from them, or not, as it should be now.
+fn reconfigure(cluster: &Cluster, apart: bool) -> anyhow::Result<()> {
+    cluster.shell("ctl", "scontrol reconfigure")?;
+    let nodes = NODES.map(|node| cluster.shell(node, "readlink /proc/1/ns/mnt"));
+    let nodes: Vec<String> = nodes.into_iter().collect::<Result<_, _>>()?;
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        let done = cluster.srun("root", &["-N2", "-n2", "--label", "readlink", "/proc/self/ns/mnt"])?;
+        let as_wanted = |(number, node): (usize, &String)| {
+            let line = done.stdout.lines().find_map(|line| line.strip_prefix(&format!("{number}: ")));
+            line.is_some_and(|namespace| (namespace != node.trim()) == apart)
+        };
+        if done.code == 0 && nodes.iter().enumerate().all(as_wanted) {
+            return Ok(());
+        }
+    }
+    bail!("Slurm does not take its configuration")
+}
+
+/// Tries again what Slurm itself could not start. On Linux 6.18 it keeps a job's namespace by a mount that the kernel refuses
+/// every other time ("ns base mount failed: Invalid argument" in slurmd's log): namespaces have numbers that grow per CPU, and
+/// one with a lower number than the node's own looks like a loop. Then the job is cancelled before any step of it starts.
+fn past_slurm<T>(mut start: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match start() {
+            Err(error)
+                if format!("{error:#}").contains("wrong with the boot of the nodes") && Instant::now() < deadline => {}
+            result => return result,
+        }
+    }
 }
 
 /// Makes sure that a job is in another mount namespace than its node.
@@ -49,7 +85,7 @@ fn is_apart(cluster: &Cluster, namespace: &str) -> anyhow::Result<()> {
 
 fn a_step_has_its_image_in_the_jobs_own_namespace(cluster: &Cluster) -> anyhow::Result<()> {
     with_namespaces(cluster, || {
-        let done = cluster.srun("u1", &["-w", "n1", "readlink", "/proc/self/ns/mnt"])?.success()?;
+        let done = past_slurm(|| cluster.srun("u1", &["-w", "n1", "readlink", "/proc/self/ns/mnt"])?.success())?;
         is_apart(cluster, done.stdout.trim())?;
         let run = [
             "-N2",
@@ -59,7 +95,7 @@ fn a_step_has_its_image_in_the_jobs_own_namespace(cluster: &Cluster) -> anyhow::
             "-c",
             "tool && grep -c idmapped /proc/self/mountinfo || true",
         ];
-        let done = cluster.srun("u1", &run)?.success()?;
+        let done = past_slurm(|| cluster.srun("u1", &run)?.success())?;
         ensure!(done.stdout.matches("tool: u1").count() == 4, "{done:?}");
         let podman = [
             "-w",
@@ -74,7 +110,7 @@ fn a_step_has_its_image_in_the_jobs_own_namespace(cluster: &Cluster) -> anyhow::
             "python",
             "tool",
         ];
-        let done = cluster.srun("u1", &podman)?.success()?;
+        let done = past_slurm(|| cluster.srun("u1", &podman)?.success())?;
         ensure!(done.stdout.contains("tool: app"), "{done:?}");
         Ok(())
     })
@@ -83,9 +119,10 @@ fn a_step_has_its_image_in_the_jobs_own_namespace(cluster: &Cluster) -> anyhow::
 /// A job's namespace is born with copies of the mounts of the steps that run then. They must not keep these steps' layers.
 fn an_ended_step_is_gone_from_jobs_that_began_during_it(cluster: &Cluster) -> anyhow::Result<()> {
     with_namespaces(cluster, || {
-        let early = HeldStep::start(cluster, "u1", &["-w", "n1", "--parallax-image=python"], 1, "echo started")?;
+        let image = ["-w", "n1", "--parallax-image=python"];
+        let early = past_slurm(|| HeldStep::start(cluster, "u1", &image, 1, "echo started"))?;
         let script = "readlink /proc/self/ns/mnt";
-        let late = HeldStep::start(cluster, "u2", &["-w", "n1"], 1, script)?;
+        let late = past_slurm(|| HeldStep::start(cluster, "u2", &["-w", "n1"], 1, script))?;
         is_apart(cluster, &late.lines[0])?;
         early.finish()?;
         integration_tests::clean::wait_for_no_lease(cluster, "n1")?;
