@@ -12,7 +12,6 @@ mod faults;
 mod fidelity;
 mod migrate;
 mod mount_program;
-mod namespace;
 mod podman_mode;
 mod run_mode;
 mod store;
@@ -25,7 +24,6 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         end::TESTS,
         errors::TESTS,
         faults::TESTS,
-        namespace::TESTS,
         migrate::TESTS,
         mount_program::TESTS,
         store::TESTS,
