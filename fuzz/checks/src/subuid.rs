@@ -1,0 +1,36 @@
+//! `/etc/subuid` and `/etc/subgid`, and the id maps that are made of them.
+
+use parallax_agent::identity::{Ids, NamespaceKind, parse_subordinate};
+
+/// Of any text come ranges, and maps of them, in which no id inside is there twice and none outside is anybody else's.
+///
+/// # Panics
+/// If one is.
+pub fn check(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let subordinate = parse_subordinate(&text, "u1", 1001);
+    assert!(subordinate.is_sorted());
+    for own in [0, 1001, 70_000, u32::MAX - 1] {
+        let ids = Ids { own, subordinate: subordinate.clone() };
+        let _ = ids.podman_keep_id_map();
+        for kind in [NamespaceKind::Plain, NamespaceKind::KeepId] {
+            sound(&ids, kind);
+        }
+    }
+}
+
+fn sound(ids: &Ids, kind: NamespaceKind) {
+    let mut next = 0;
+    for range in ids.map(kind) {
+        assert!(range.count > 0 && u64::from(range.inside) >= next, "{ids:?}: {range:?}");
+        next = u64::from(range.inside) + u64::from(range.count);
+        let (first, end) = (u64::from(range.outside), u64::from(range.outside) + u64::from(range.count));
+        let own = range.outside == ids.own && range.count == 1;
+        let subordinate = ids
+            .subordinate
+            .iter()
+            .any(|known| u64::from(known.start) <= first && end <= u64::from(known.start) + u64::from(known.count));
+        assert!(own || subordinate, "{ids:?}: {range:?}");
+        assert!(ids.covers(kind, range.inside), "{ids:?}: {range:?}");
+    }
+}
