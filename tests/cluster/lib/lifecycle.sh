@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# `up`, `down` and `service`. Sourced by ../cluster.
+# `up`, `down`, `service` and `power`. Sourced by ../cluster.
 # shellcheck disable=SC2154  # Paths are set by common.sh.
 
 # shellcheck source=tests/lib/debian.sh
@@ -82,6 +82,7 @@ cluster_up() {
         trap 'exit 143' TERM
         start_cluster
         printf '%s\n' "$description" >"$state/description"
+        printf '%s\n' "$with_plugin" >"$state/with-plugin"
         trap - EXIT INT TERM
     fi
     printf 'The cluster is up (%s) after %.1f s.\n' "$description" "$(seconds_since "$begin")"
@@ -126,7 +127,42 @@ cluster_service() {
     "${action}_$service" "$node"
 }
 
-# One `up` or `down` at a time. Nothing that outlives this process may hold the descriptor, so it is
+cluster_power() {
+    [[ $# -eq 2 ]] || usage_error "power: needs a node, and off or on"
+    local node=$1 action=$2 suite count description
+    [[ -e $state/description ]] || fail "no cluster is up; start it with: cluster up"
+    [[ $node != ctl && -d $state/nodes/$node ]] || fail "there is no compute node \"$node\""
+    lock_cluster
+    # As `up` wrote it: "suite trixie, 2 compute nodes".
+    read -r _ suite count description <"$state/description"
+    suite=${suite%,}
+    rootfs=$cluster_cache/rootfs-$suite
+    case $action in
+        off)
+            node_pid "$node" >/dev/null || fail "$node has no power"
+            cut_power "$node"
+            ;;
+        on)
+            ! node_pid "$node" >/dev/null || fail "$node is up"
+            boot_node "$node"
+            ;;
+        *) usage_error "power: unknown action \"$action\"" ;;
+    esac
+}
+
+# What a node does by itself when it gets power.
+boot_node() {
+    local node=$1
+    start_node "$node"
+    connect_node "$node"
+    install_on "$node" "$(<"$state/with-plugin")"
+    start_agent "$node"
+    configure_slurm "$node"
+    start_munged "$node"
+    start_slurmd "$node"
+}
+
+# One `up`, `down` or `power` at a time. Nothing that outlives this process may hold the descriptor, so it is
 # closed wherever a node or a service is started.
 lock_cluster() {
     mkdir -p "$cluster_cache"

@@ -21,7 +21,10 @@ start_nodes() {
     for node in $(all_nodes); do
         start_node "$node"
     done
-    connect_nodes
+    connect_ctl
+    for node in $(compute_nodes); do
+        connect_node "$node"
+    done
 }
 
 prepare_shared_directories() {
@@ -49,32 +52,39 @@ start_node() {
         return 1
     fi
     exec {ready}<&-
+    python3 "$here/lib/oldest-namespace.py" "$(node_pid "$node")"
 }
 
-# Joins the nodes by a bridge that is in ctl's network namespace, so that the machine itself has no
-# interface of the cluster.
-connect_nodes() {
-    local node pid ctl number=0
-    ctl=$(node_pid ctl)
-    for node in $(compute_nodes); do
-        number=$((number + 1))
-        pid=$(node_pid "$node")
-        ip link add name "$node" netns "$ctl" type veth peer name eth0 netns "$pid"
-        nsenter --net="/proc/$pid/ns/net" ip -batch - <<LINKS
+# Makes the bridge that joins the nodes. It is in ctl's network namespace, so that the machine itself
+# has no interface of the cluster.
+connect_ctl() {
+    nsenter --net="/proc/$(node_pid ctl)/ns/net" ip -batch - <<LINKS
 link set lo up
-address add $network.$((number + 1))/24 dev eth0
+link add switch type bridge
+address add $network.1/24 dev switch
+link set switch up
+LINKS
+}
+
+connect_node() {
+    local node=$1 pid ctl
+    ctl=$(node_pid ctl)
+    pid=$(node_pid "$node")
+    ip link add name "$node" netns "$ctl" type veth peer name eth0 netns "$pid"
+    nsenter --net="/proc/$pid/ns/net" ip -batch - <<LINKS
+link set lo up
+address add $network.$((${node#n} + 1))/24 dev eth0
 link set eth0 up
 LINKS
-    done
-    {
-        echo "link set lo up"
-        echo "link add switch type bridge"
-        echo "address add $network.1/24 dev switch"
-        echo "link set switch up"
-        for node in $(compute_nodes); do
-            echo "link set $node master switch up"
-        done
-    } | nsenter --net="/proc/$ctl/ns/net" ip -batch -
+    nsenter --net="/proc/$ctl/ns/net" ip link set "$node" master switch up
+}
+
+# Takes the power from a node: with its PID 1 ends everything in its namespaces, and all that its
+# kernel held for it: mounts, loop devices, its end of the network.
+cut_power() {
+    local node=$1
+    python3 "$here/lib/end-process.py" KILL "$(<"$state/nodes/$node/pid")"
+    rm "$state/nodes/$node/pid"
 }
 
 # Ends all nodes with everything on them and removes the state, except for the logs.

@@ -12,6 +12,7 @@ mod faults;
 mod fidelity;
 mod migrate;
 mod mount_program;
+mod namespace;
 mod podman_mode;
 mod run_mode;
 mod store;
@@ -28,6 +29,7 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         mount_program::TESTS,
         store::TESTS,
         fidelity::TESTS,
+        namespace::TESTS,
     ]
     .into_iter()
     .flatten()
