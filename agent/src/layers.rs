@@ -1,7 +1,9 @@
 //! Each SquashFS file mounted once on the node.
 //!
 //! A mounted layer lives as long as somebody holds it. Files are told apart by device and inode, not by what a record says
-//! of them: two stores may be trusted differently, and a record of one must not get at a mount made from the other.
+//! of them: two stores may be trusted differently, and a record of one must not get at a mount made from the other. But while a
+//! layer is mounted, records of the same store that have the same SquashFS digest mean that mount: its file is not looked at
+//! again, so that a step on a node that has the image asks no more of the store than its record.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,9 +12,9 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use parallax_store::open::{OpenError, TrustedStore};
+use parallax_store::open::{OpenError, StoreKey, TrustedStore};
 use parallax_store::record::LayerRecord;
 use parallax_sys::loop_device::LoopDevice;
 use parallax_sys::mount::{DetachedMount, take_down};
@@ -96,11 +98,15 @@ impl Drop for MountedLayer {
 /// any other.
 type Slot = Arc<Mutex<Weak<MountedLayer>>>;
 
+/// What a store's record says of a layer: the store, the layer's diffID and the SHA-256 of its SquashFS file.
+type Recorded = (StoreKey, String, String);
+
 /// All layers that are mounted on this node.
 #[derive(Debug)]
 pub struct LayerTable {
     directory: PathBuf,
     slots: Mutex<HashMap<FileKey, Slot>>,
+    recorded: Mutex<HashMap<Recorded, Weak<MountedLayer>>>,
     next: AtomicU64,
 }
 
@@ -108,7 +114,7 @@ impl LayerTable {
     /// A table whose mount points are made in `directory`, which exists and which only root can enter.
     #[must_use]
     pub fn new(directory: PathBuf) -> Self {
-        Self { directory, slots: Mutex::default(), next: AtomicU64::new(0) }
+        Self { directory, slots: Mutex::default(), recorded: Mutex::default(), next: AtomicU64::new(0) }
     }
 
     /// The layer, mounted; mounts it if it is not.
@@ -116,6 +122,19 @@ impl LayerTable {
     /// # Errors
     /// [`LayerError`].
     pub fn get(&self, store: &TrustedStore, layer: &LayerRecord) -> Result<Arc<MountedLayer>, LayerError> {
+        let recorded = (store.key(), layer.diff_id.clone(), layer.squashfs_sha256.clone());
+        if let Some(mounted) = self.recorded().get(&recorded).and_then(Weak::upgrade) {
+            return Ok(mounted);
+        }
+        let mounted = self.open(store, layer)?;
+        let mut known = self.recorded();
+        known.retain(|_, layer| layer.strong_count() > 0);
+        known.insert(recorded, Arc::downgrade(&mounted));
+        Ok(mounted)
+    }
+
+    /// The layer of a file that is to be opened to know whether it is mounted.
+    fn open(&self, store: &TrustedStore, layer: &LayerRecord) -> Result<Arc<MountedLayer>, LayerError> {
         let path = layer.squashfs_path();
         let failed = |what, source| LayerError::Mount { path: path.clone(), what, source };
         let file = store.open_layer(layer)?;
@@ -175,6 +194,10 @@ impl LayerTable {
             self.slots.lock().unwrap_or_else(PoisonError::into_inner).values().map(Arc::clone).collect();
         // A slot that is locked is being mounted: not there yet.
         slots.iter().filter_map(|slot| slot.try_lock().ok()?.upgrade()).collect()
+    }
+
+    fn recorded(&self) -> MutexGuard<'_, HashMap<Recorded, Weak<MountedLayer>>> {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn slot(&self, key: FileKey) -> Slot {

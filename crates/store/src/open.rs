@@ -64,6 +64,15 @@ pub enum OpenError {
     },
 }
 
+/// What tells one store from another while it is there: the directory itself, and whom it is trusted from. A path would not
+/// do: something else can be mounted on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StoreKey {
+    device: u64,
+    inode: u64,
+    owner: u32,
+}
+
 /// A store whose root is held open.
 #[derive(Debug)]
 pub struct TrustedStore {
@@ -71,6 +80,7 @@ pub struct TrustedStore {
     root: OwnedFd,
     owner: u32,
     device: u64,
+    inode: u64,
 }
 
 impl TrustedStore {
@@ -83,7 +93,7 @@ impl TrustedStore {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, path, flags, Mode::empty()).map_err(failed)?;
         let stat = fstat(&root).map_err(failed)?;
-        let store = Self { path: path.to_owned(), root, owner: stat.st_uid, device: stat.st_dev };
+        let store = Self { path: path.to_owned(), root, owner: stat.st_uid, device: stat.st_dev, inode: stat.st_ino };
         if stat.st_mode & OTHERS_MAY_WRITE != 0 {
             return Err(store.not_trusted(".", "others than its owner may write in it"));
         }
@@ -94,6 +104,12 @@ impl TrustedStore {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Which store it is.
+    #[must_use]
+    pub fn key(&self) -> StoreKey {
+        StoreKey { device: self.device, inode: self.inode, owner: self.owner }
     }
 
     /// The image a reference means here: one open and one read. `None` if the store has none.
