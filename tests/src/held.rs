@@ -1,6 +1,6 @@
 //! A step that waits, so that a test can look at it while it runs.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, ChildStdin, Stdio};
 
 use anyhow::{Context as _, ensure};
@@ -52,6 +52,25 @@ impl HeldStep {
             lines.push(line.trim().to_owned());
         }
         Ok(Self { srun, input, output, lines })
+    }
+
+    /// Writes a line to the tasks' standard input.
+    ///
+    /// # Errors
+    /// They have ended.
+    pub fn write_line(&mut self, line: &str) -> anyhow::Result<()> {
+        let input = self.input.as_mut().context("the input is closed")?;
+        Ok(writeln!(input, "{line}")?)
+    }
+
+    /// Reads the next line that a task writes.
+    ///
+    /// # Errors
+    /// They have ended.
+    pub fn read_line(&mut self) -> anyhow::Result<String> {
+        let mut line = String::new();
+        ensure!(self.output.read_line(&mut line)? > 0, "the step has ended");
+        Ok(line.trim().to_owned())
     }
 
     /// Lets the tasks end.

@@ -5,3 +5,5 @@ pub mod clean;
 pub mod cluster;
 pub mod held;
 pub mod images;
+
+pub mod tracing;

@@ -6,6 +6,7 @@ use integration_tests::cluster::Cluster;
 
 use crate::OnCluster;
 
+mod calls;
 mod end;
 mod errors;
 mod faults;
@@ -28,6 +29,7 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         migrate::TESTS,
         mount_program::TESTS,
         store::TESTS,
+        calls::TESTS,
         fidelity::TESTS,
         namespace::TESTS,
     ]

@@ -3,7 +3,10 @@
 mod container_start;
 mod container_start_keep_id;
 mod extra_task;
+mod mount_processes;
+mod plain_step;
 mod step_start;
+mod store_ops;
 
 use super::report::Measured;
 use super::session::Session;
@@ -18,4 +21,12 @@ pub struct Row {
 }
 
 /// All rows, in the table's order.
-pub const ROWS: &[Row] = &[container_start::ROW, container_start_keep_id::ROW, step_start::ROW, extra_task::ROW];
+pub const ROWS: &[Row] = &[
+    container_start::ROW,
+    container_start_keep_id::ROW,
+    step_start::ROW,
+    extra_task::ROW,
+    plain_step::ROW,
+    mount_processes::ROW,
+    store_ops::ROW,
+];

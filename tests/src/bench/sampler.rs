@@ -31,13 +31,15 @@ pub struct Candidate {
     pub command: Vec<String>,
     /// What is added to the environment.
     pub environment: Vec<(String, String)>,
+    /// A command line that comes before it and is not measured.
+    pub before: Vec<String>,
 }
 
 impl Candidate {
     /// A command line, split at its spaces.
     #[must_use]
     pub fn new(line: &str) -> Self {
-        Self { command: line.split_whitespace().map(ToOwned::to_owned).collect(), environment: Vec::new() }
+        Self { command: words(line), environment: Vec::new(), before: Vec::new() }
     }
 
     /// The same with variables added.
@@ -46,6 +48,16 @@ impl Candidate {
         self.environment.extend(variables);
         self
     }
+
+    /// The same after another command line, split at its spaces, which is not measured.
+    #[must_use]
+    pub fn after(self, line: &str) -> Self {
+        Self { before: words(line), ..self }
+    }
+}
+
+fn words(line: &str) -> Vec<String> {
+    line.split_whitespace().map(ToOwned::to_owned).collect()
 }
 
 /// What came of a plan.
@@ -117,6 +129,10 @@ fn turns(round: usize, count: usize) -> impl Iterator<Item = usize> {
 }
 
 fn once(candidate: &Candidate) -> anyhow::Result<Sample> {
+    if let [program, arguments @ ..] = candidate.before.as_slice() {
+        let status = Command::new(program).args(arguments).stdin(Stdio::null()).status()?;
+        ensure!(status.success(), "{} failed ({status})", candidate.before.join(" "));
+    }
     let [program, arguments @ ..] = candidate.command.as_slice() else { bail!("a command is empty") };
     // A file, because what a command leaves running would keep a pipe open.
     let said = tempfile::tempfile().context("the temporary directory")?;

@@ -14,6 +14,7 @@ use super::local_podman::LocalPodman;
 use super::sampler::{Candidate, Plan, Samples};
 use crate::clean;
 use crate::cluster::{Cluster, Done, repository};
+use crate::images;
 
 /// The node on which everything is measured, from beginning to end: the login node has nothing to add but its distance.
 pub const NODE: &str = "n1";
@@ -29,6 +30,9 @@ const PATIENCE: &str = "600";
 
 /// By this the benchmark knows its own jobs in the queue.
 const JOB_NAME: &str = "--job-name=parallax-bench";
+
+/// The beginning of a command line that runs the rest on the node in an allocation of eight tasks.
+const SALLOC: [&str; 6] = ["salloc", "--quiet", "--nodelist", NODE, "--ntasks=8", JOB_NAME];
 
 /// One run of the benchmark. What it started is taken down with it.
 #[derive(Debug)]
@@ -62,6 +66,21 @@ impl Session {
         Ok(session)
     }
 
+    /// The cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Brings a test image into the store under its own name.
+    ///
+    /// # Errors
+    /// It can't be built or migrated.
+    pub fn migrate(&self, name: &str) -> anyhow::Result<()> {
+        images::build(&[name])?;
+        images::migrate(&self.cluster, name).map(drop)
+    }
+
     /// The Podman on the node that has the image locally; made when it is asked for first.
     ///
     /// # Errors
@@ -78,7 +97,7 @@ impl Session {
     /// # Errors
     /// A command failed.
     pub fn sample_in_step(&self, commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
-        self.sample(&srun("--parallax-mode=podman"), commands, rounds)
+        self.sample(USER, &srun("--parallax-mode=podman"), commands, rounds)
     }
 
     /// Samples inside one allocation of eight tasks, so that an `srun` in it only has to start a step.
@@ -86,16 +105,24 @@ impl Session {
     /// # Errors
     /// A command failed.
     pub fn sample_in_allocation(&self, commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
-        self.sample(&["salloc", "--quiet", "--nodelist", NODE, "--ntasks=8", JOB_NAME], commands, rounds)
+        self.sample(USER, &SALLOC, commands, rounds)
     }
 
-    fn sample(&self, prefix: &[&str], commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
+    /// The same as root, who can change the node between the samples.
+    ///
+    /// # Errors
+    /// A command failed.
+    pub fn sample_in_allocation_of_root(&self, commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
+        self.sample("root", &SALLOC, commands, rounds)
+    }
+
+    fn sample(&self, user: &str, prefix: &[&str], commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
         let (warm_ups, rounds) = if self.quick { (1, rounds.min(3)) } else { (4, rounds) };
         let plan = serde_json::to_string(&Plan { commands, warm_ups, rounds })?;
         let program = self.on_node();
         let mut command = prefix.to_vec();
         command.extend([program.as_str(), "on-node", "sample", &plan]);
-        let done = self.run(USER, &command).inspect_err(|_| self.abandon())?;
+        let done = self.run(user, &command).inspect_err(|_| self.abandon())?;
         serde_json::from_str(&done.stdout).with_context(|| format!("the node answered {:?}", done.stdout))
     }
 
@@ -111,7 +138,7 @@ impl Session {
     /// Ends jobs that failed or were interrupted half-way.
     fn abandon(&self) {
         let name = JOB_NAME.replace("--job-name", "--name");
-        let cancelled = self.cluster.run("ctl", USER, &["scancel", &name]);
+        let cancelled = self.cluster.run("ctl", "root", &["scancel", &name]);
         if let Err(error) = cancelled.and_then(|_| clean::wait_for_steps(&self.cluster, NODE)) {
             eprintln!("bench: the benchmark's jobs can't be ended: {error:#}");
         }

@@ -22,6 +22,17 @@ impl Summary {
     }
 }
 
+/// Half the width of the 95 % confidence interval of the values' median, from the order statistics that enclose it: with n
+/// values these lie 0.98 √n ranks below and above it, whatever the distribution.
+#[must_use]
+pub fn half_width(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    #[expect(clippy::cast_precision_loss, reason = "nobody takes 2^52 samples")]
+    let reach = (0.98 / (values.len() as f64).sqrt()).min(0.5);
+    (quantile(&sorted, 0.5 + reach) - quantile(&sorted, 0.5 - reach)) / 2.0
+}
+
 /// The value below which the fraction `at` of the sorted values lies; between two of them it is interpolated.
 fn quantile(sorted: &[f64], at: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
@@ -57,6 +68,13 @@ mod tests {
     fn a_single_far_value_changes_nothing() {
         let summary = Summary::of([10.0, 10.0, 10.0, 10.0, 1000.0]);
         assert!(close(summary.median, 10.0) && close(summary.spread, 0.0));
+    }
+
+    #[test]
+    fn a_hundred_values_enclose_their_median_by_ten_ranks_on_either_side() {
+        let values: Vec<f64> = (0..101).map(f64::from).collect();
+        assert!((half_width(&values) - 9.75).abs() < 0.05, "{}", half_width(&values));
+        assert!(close(half_width(&[3.0, 3.0, 3.0]), 0.0));
     }
 
     #[test]
