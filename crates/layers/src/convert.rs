@@ -4,12 +4,16 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::thread;
 
-use crate::decompress::{HashingReader, decompress, digest};
+use crate::content::ContentDigest;
+use crate::decompress::digest;
 use crate::error::ConvertError;
+use crate::limits::Limits;
 use crate::plan::Plan;
 use crate::rewrite::{Seen, Stop, rewrite, rewrite_planned};
 use crate::sqfstar::{Running, Sqfstar, SquashfsOptions};
+use crate::stream::{self, Stream};
 use crate::tar::{Meta, TarReader};
 
 /// A layer to convert.
@@ -19,13 +23,9 @@ pub struct Layer<'a> {
     pub diff_id: &'a str,
     /// The SquashFS file to write. It must not exist; what is left there after an error is rubbish.
     pub file: &'a Path,
-    /// The most that its uncompressed stream, and that its files with their holes filled, may come to in bytes. A few
-    /// kilobytes can claim to be petabytes.
-    pub most_bytes: u64,
+    /// How much the layer may hold.
+    pub limits: Limits,
 }
-
-/// What [`Layer::most_bytes`] is where nobody says otherwise: 1 TiB.
-pub const DEFAULT_MOST_BYTES: u64 = 1 << 40;
 
 /// A layer that has been converted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct Converted {
     pub squashfs_size: u64,
     /// The SHA-256 of the SquashFS file, 64 hexadecimal digits.
     pub squashfs_sha256: String,
+    /// What the SquashFS file holds, whatever it is compressed with: see [`crate::content_digest`].
+    pub content: ContentDigest,
     /// The highest user id in the layer.
     pub max_uid: u32,
     /// The highest group id in the layer.
@@ -51,63 +53,64 @@ pub struct Converted {
 ///
 /// # Errors
 /// [`ConvertError`]. The file is complete and durable only if there was none.
-pub fn convert<R: Read>(
+pub fn convert<R: Read + Send>(
     layer: Layer<'_>,
     tool: Sqfstar,
     options: &SquashfsOptions,
     mut open: impl FnMut() -> io::Result<R>,
 ) -> Result<Converted, ConvertError> {
-    let start = |root: &Meta| tool.start(layer.file, options, root);
-    let first = pass(open().map_err(ConvertError::Read)?, layer, |tar| rewrite(tar, start));
-    let (seen, size) = match first {
+    let Layer { diff_id, file, limits } = layer;
+    let start = |root: &Meta| tool.start(file, options, root);
+    let mut source = || open().map_err(ConvertError::Read);
+    let written = match reading(source()?, diff_id, limits, |tar| rewrite(tar, limits, start)) {
         Err(Stop::NeedsPlan) => {
-            remove_partial(layer.file)?;
-            let (plan, _) = reading(open().map_err(ConvertError::Read)?, layer, |tar| Ok(Plan::make(tar)?))
-                .map_err(without_plan)?;
-            pass(open().map_err(ConvertError::Read)?, layer, |tar| rewrite_planned(tar, plan, start))
+            remove_partial(file)?;
+            let plan = reading(source()?, diff_id, limits, |tar| Ok(Plan::make(tar, limits)?));
+            let (plan, _) = plan.map_err(Stop::into_error)?;
+            reading(source()?, diff_id, limits, |tar| rewrite_planned(tar, plan, start))
         }
         done => done,
-    }
-    .map_err(without_plan)?;
-    let (squashfs_sha256, squashfs_size) = File::open(layer.file).and_then(digest).map_err(ConvertError::Write)?;
-    let Seen { max_uid, max_gid, dropped_xattrs } = seen;
-    Ok(Converted { size, squashfs_size, squashfs_sha256, max_uid, max_gid, dropped_xattrs })
+    };
+    let ((running, seen), size) = written.map_err(Stop::into_error)?;
+    finish(running, file, seen, size)
 }
 
-/// One pass that writes the file.
-fn pass<R: Read>(
-    source: R,
-    layer: Layer<'_>,
-    work: impl FnOnce(&mut TarReader<&mut HashingReader<Box<dyn Read + '_>>>) -> Result<(Running, Seen), Stop>,
-) -> Result<(Seen, u64), Stop> {
-    let ((running, seen), size) = reading(source, layer, work)?;
-    running.finish(layer.file)?;
-    Ok((seen, size))
+/// Waits for the file and takes its digest, which is done while it is made durable.
+pub(crate) fn finish(running: Running, file: &Path, seen: Seen, size: u64) -> Result<Converted, ConvertError> {
+    running.finish()?;
+    let open = || File::open(file);
+    let (synced, hashed) = thread::scope(|scope| {
+        let synced = scope.spawn(|| open()?.sync_all());
+        let hashed = open().and_then(digest);
+        (synced.join(), hashed)
+    });
+    synced.unwrap_or_else(|_| Err(io::Error::other("a thread panicked"))).map_err(ConvertError::Write)?;
+    let (squashfs_sha256, squashfs_size) = hashed.map_err(ConvertError::Write)?;
+    let Seen { max_uid, max_gid, dropped_xattrs, content } = seen;
+    let content = content.finish();
+    Ok(Converted { size, squashfs_size, squashfs_sha256, content, max_uid, max_gid, dropped_xattrs })
 }
 
-/// One pass over the stream, with its digest checked. What `work` returns is dropped if the digest is wrong, which kills
-/// sqfstar.
-fn reading<R: Read, T>(
+/// One pass over the stream, with its digest checked, and the stream's size in bytes. What `work` returns is dropped if the
+/// digest is wrong, which kills mksquashfs.
+pub(crate) fn reading<R: Read + Send, T>(
     source: R,
-    layer: Layer<'_>,
-    work: impl FnOnce(&mut TarReader<&mut HashingReader<Box<dyn Read + '_>>>) -> Result<T, Stop>,
+    diff_id: &str,
+    limits: Limits,
+    work: impl FnOnce(&mut TarReader<Stream>) -> Result<T, Stop>,
 ) -> Result<(T, u64), Stop> {
-    let mut stream = HashingReader::new(decompress(source).map_err(ConvertError::Read)?).limited_to(layer.most_bytes);
-    let result = work(&mut TarReader::new(&mut stream).limited_to(layer.most_bytes))?;
-    let (found, size) = stream.finish();
-    if found != layer.diff_id {
-        return Err(ConvertError::Digest { expected: layer.diff_id.to_owned(), found }.into());
-    }
-    Ok((result, size))
-}
-
-fn without_plan(stop: Stop) -> ConvertError {
-    match stop {
-        Stop::Failed(error) => error,
-        Stop::Sink(error) => error.downcast().unwrap_or_else(ConvertError::Write),
-        // A plan is never asked for twice.
-        Stop::NeedsPlan => ConvertError::Write(io::Error::other("the layer changed while it was read")),
-    }
+    thread::scope(|scope| {
+        let (stream, digest) = stream::start(scope, source, limits.bytes);
+        let mut tar = TarReader::new(stream).limited_to(limits);
+        let result = work(&mut tar)?;
+        drop(tar);
+        let failed = |_| Stop::from(ConvertError::Read(io::Error::other("a thread panicked")));
+        let (found, size) = digest.join().map_err(failed)?;
+        if found != diff_id {
+            return Err(ConvertError::Digest { expected: diff_id.to_owned(), found }.into());
+        }
+        Ok((result, size))
+    })
 }
 
 fn remove_partial(file: &Path) -> Result<(), ConvertError> {

@@ -12,29 +12,66 @@
 //! - PAX records are scanned as C strings: at least one zero byte follows them.
 //! - Sparse files have met several defects up to 4.7.4: holes are written as zeros, which sqfstar finds by itself.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
+use crate::content::{Content, FileId, Hashing, id_of, id_of_root};
 use crate::path::LayerPath;
 use crate::pax;
-use crate::tar::{BLOCK, Kind, Meta, padding};
+use crate::tar::{BLOCK, Kind, MAX_MTIME, Meta, TarError, TarReader, padding};
 
 /// How many bytes a name or a link target may have to fit its header field.
 const FIELD: usize = 100;
-/// The latest time SquashFS can hold.
-const MAX_MTIME: i64 = u32::MAX as i64;
 
 /// Writes entries to sqfstar.
 pub(crate) struct Emitter<W> {
     to: W,
+    content: Content,
 }
 
 impl<W: Write> Emitter<W> {
-    pub(crate) fn new(to: W) -> Self {
-        Self { to }
+    /// Writes to `to`, whose root directory has these attributes.
+    pub(crate) fn new(to: W, root: &Meta) -> Self {
+        let mut content = Content::default();
+        content.add(&LayerPath::root(), id_of_root(root));
+        Self { to, content }
     }
 
-    /// Writes an entry's headers. For a file, exactly its size in data and [`Self::pad`] must follow.
+    /// Writes an entry that has no data.
     pub(crate) fn entry(&mut self, path: &LayerPath, kind: &Kind, meta: &Meta) -> io::Result<()> {
+        self.content.add(path, id_of(kind, meta));
+        self.headers(path, kind, meta)
+    }
+
+    /// Writes a regular file or what else has a name of its own, and returns its hash. A file's data is what comes next in
+    /// `tar`.
+    pub(crate) fn leaf<R: Read>(
+        &mut self,
+        path: &LayerPath,
+        kind: &Kind,
+        meta: &Meta,
+        tar: &mut TarReader<R>,
+    ) -> Result<FileId, TarError> {
+        self.headers(path, kind, meta).map_err(TarError::Write)?;
+        let id = if let Kind::File(_) = kind {
+            let mut hashing = Hashing::new(&mut self.to);
+            let size = tar.copy_data(&mut hashing)?;
+            let id = hashing.id(kind, meta);
+            self.pad(size).map_err(TarError::Write)?;
+            id
+        } else {
+            id_of(kind, meta)
+        };
+        self.content.add(path, id);
+        Ok(id)
+    }
+
+    /// Writes a further name of the file with this hash.
+    pub(crate) fn link(&mut self, path: &LayerPath, target: &[u8], meta: &Meta, id: FileId) -> io::Result<()> {
+        self.content.add_link(path, id);
+        self.headers(path, &Kind::HardLink(target.to_owned()), meta)
+    }
+
+    fn headers(&mut self, path: &LayerPath, kind: &Kind, meta: &Meta) -> io::Result<()> {
         let (flag, size, link, device) = match kind {
             Kind::File(size) => (b'0', *size, &[][..], None),
             Kind::HardLink(target) => (b'1', 0, &target[..], None),
@@ -68,21 +105,16 @@ impl<W: Write> Emitter<W> {
         self.block(header)
     }
 
-    /// Where a file's data goes.
-    pub(crate) fn data(&mut self) -> &mut W {
-        &mut self.to
-    }
-
     /// Fills the last block of a file's data.
-    pub(crate) fn pad(&mut self, size: u64) -> io::Result<()> {
+    fn pad(&mut self, size: u64) -> io::Result<()> {
         self.to.write_all(&[0; BLOCK][..padding(size) as usize])
     }
 
-    /// Ends the archive and gives back what it was written to.
-    pub(crate) fn finish(mut self) -> io::Result<W> {
+    /// Ends the archive and gives back what it was written to, and what it holds.
+    pub(crate) fn finish(mut self) -> io::Result<(W, Content)> {
         self.to.write_all(&[0; 2 * BLOCK])?;
         self.to.flush()?;
-        Ok(self.to)
+        Ok((self.to, self.content))
     }
 
     fn extension(&mut self, flag: u8, content: &[u8]) -> io::Result<()> {

@@ -36,6 +36,12 @@ pub enum ConvertError {
 }
 
 impl ConvertError {
+    /// Whether the layer has more entries than was allowed.
+    #[must_use]
+    pub fn has_too_many_entries(&self) -> bool {
+        matches!(self, Self::Archive(ArchiveError::Entry { error: EntryError::TooMany, .. }))
+    }
+
     /// Whether the layer unpacks to more than was allowed.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
@@ -113,6 +119,9 @@ pub enum EntryError {
     /// A device number that SquashFS cannot hold.
     #[error("has a device number that is out of range")]
     Device,
+    /// With this entry the layer has more of them than was allowed.
+    #[error("is one more than the number of entries that is allowed")]
+    TooMany,
     /// With this entry the layer holds more than was allowed.
     #[error("makes the layer larger than is allowed")]
     TooMuch,

@@ -1,10 +1,12 @@
 //! What a layer holds by name: its directories, its whiteouts, and the names that are taken by anything else.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Write};
 
+use crate::content::FileId;
 use crate::emit::Emitter;
 use crate::error::EntryError;
+use crate::limits::{Allowance, Limits};
 use crate::path::LayerPath;
 use crate::tar::{Kind, Meta};
 
@@ -60,28 +62,42 @@ pub(crate) fn default_directory() -> Meta {
 }
 
 /// The names of a layer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Layout {
     /// The root's own entry, if it has one.
     pub(crate) root: Option<Meta>,
     /// Directories; `None` for those that no entry describes (yet).
     pub(crate) directories: BTreeMap<LayerPath, Option<Meta>>,
-    /// Whatever is no directory.
-    pub(crate) leaves: HashSet<LayerPath>,
+    /// Whatever is no directory, with its hash once it has been written.
+    pub(crate) leaves: HashMap<LayerPath, FileId>,
     pub(crate) whiteouts: BTreeSet<LayerPath>,
     pub(crate) opaque: BTreeSet<LayerPath>,
+    /// How many directories without an entry there may still be.
+    parents_left: Allowance,
 }
 
 impl Layout {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            root: None,
+            directories: BTreeMap::new(),
+            leaves: HashMap::new(),
+            whiteouts: BTreeSet::new(),
+            opaque: BTreeSet::new(),
+            parents_left: Allowance::new(limits),
+        }
+    }
+
     /// Notes the directories above `path` that have no entry yet.
     pub(crate) fn note_parents(&mut self, path: &LayerPath) -> Result<(), EntryError> {
         for directory in path.ancestors() {
             if self.directories.contains_key(&directory) {
                 break;
             }
-            if self.leaves.contains(&directory) {
+            if self.leaves.contains_key(&directory) {
                 return Err(EntryError::ParentNotDirectory(directory.to_string()));
             }
+            self.parents_left.take(directory.as_bytes())?;
             self.directories.insert(directory, None);
         }
         Ok(())
@@ -89,7 +105,7 @@ impl Layout {
 
     /// Notes a directory, which hides all below it in other layers if `opaque`.
     pub(crate) fn note_opaque(&mut self, directory: LayerPath) -> Result<(), EntryError> {
-        if self.leaves.contains(&directory) {
+        if self.leaves.contains_key(&directory) {
             return Err(EntryError::ParentNotDirectory(directory.to_string()));
         }
         self.note_parents(&directory)?;
@@ -101,7 +117,7 @@ impl Layout {
     /// Writes the directories and whiteouts: all that was held back.
     pub(crate) fn write<W: Write>(mut self, to: &mut Emitter<W>) -> io::Result<()> {
         for whiteout in std::mem::take(&mut self.whiteouts) {
-            if self.leaves.contains(&whiteout) {
+            if self.leaves.contains_key(&whiteout) {
                 // What the layer has under this name hides the layers below as it is.
                 continue;
             }

@@ -12,20 +12,27 @@
 //! Directories and whiteouts are held back and written after everything else, because an opaque marker may come after its
 //! directory's own entry. sqfstar takes a directory's header after its children.
 
+mod content;
 mod convert;
 mod decompress;
 mod emit;
 mod error;
+mod flatten;
 mod header;
 mod layout;
+mod limits;
 mod path;
 mod pax;
 mod plan;
 mod rewrite;
 mod sparse;
 mod sqfstar;
+mod stream;
 mod tar;
 
-pub use convert::{Converted, DEFAULT_MOST_BYTES, Layer, convert};
+pub use content::ContentDigest;
+pub use convert::{Converted, Layer, convert};
 pub use error::{ArchiveError, ConvertError, EntryError};
+pub use flatten::{Flattened, flatten};
+pub use limits::Limits;
 pub use sqfstar::{Compression, Sqfstar, SquashfsOptions};

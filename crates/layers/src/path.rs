@@ -51,6 +51,10 @@ impl LayerPath {
         Ok(Self(path.into()))
     }
 
+    pub(crate) fn root() -> Self {
+        Self(Box::default())
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }

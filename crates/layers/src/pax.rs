@@ -2,6 +2,9 @@
 
 use base64::Engine as _;
 
+/// The most extended attributes of one entry: twice as many as Linux lists (64 KiB of names).
+const MOST_XATTRS: usize = 4096;
+
 /// What the extended headers before an entry say about it. Fields that are absent are those of the entry's header.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pax {
@@ -60,24 +63,25 @@ impl Pax {
             b"GNU.sparse.map" => {
                 self.sparse.map = value.split(|&b| b == b',').map(decimal).collect::<Option<_>>()?;
             }
-            _ => self.set_xattr(key, value),
+            _ => return self.set_xattr(key, value),
         }
         Some(())
     }
 
-    fn set_xattr(&mut self, key: &[u8], value: &[u8]) {
+    fn set_xattr(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
         let (name, value) = if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
             (name.to_vec(), value.to_vec())
         } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
             // bsdtar writes both forms; SCHILY's is the exact one.
             let (name, value) = (percent_decoded(name), base64_decoded(value));
-            let (false, Some(value)) = (self.xattrs.iter().any(|(known, _)| *known == name), value) else { return };
+            let (false, Some(value)) = (self.xattrs.iter().any(|(known, _)| *known == name), value) else { return Some(()) };
             (name, value)
         } else {
-            return;
+            return Some(());
         };
         self.xattrs.retain(|(known, _)| *known != name);
         self.xattrs.push((name, value));
+        (self.xattrs.len() <= MOST_XATTRS).then_some(())
     }
 }
 

@@ -8,16 +8,18 @@ use std::io::Read;
 use std::ops::Bound;
 
 use crate::error::EntryError;
+use crate::content::FileId;
+use crate::limits::{Allowance, Limits};
 use crate::layout::{Layout, Role};
 use crate::path::{LayerPath, printable};
 use crate::rewrite::{Seen, next_entry, refuse};
 use crate::tar::{Entry, Kind, Meta, TarError, TarReader};
 
 /// What extraction would leave of a layer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Plan {
     /// The names under which an entry's content is left, by the entry's index.
-    names: HashMap<u64, Vec<LayerPath>>,
+    pub(crate) names: HashMap<u64, Vec<LayerPath>>,
     /// Everything that is written after the files.
     pub(crate) layout: Layout,
 }
@@ -30,8 +32,12 @@ enum Node {
 }
 
 /// The names at one point of the extraction.
-#[derive(Debug, Default)]
-struct Tree(BTreeMap<LayerPath, Node>);
+#[derive(Debug)]
+struct Tree {
+    nodes: BTreeMap<LayerPath, Node>,
+    /// How many directories without an entry there may still be.
+    parents_left: Allowance,
+}
 
 impl Plan {
     /// The first name and the further hard links of what entry `index` brought; `None` if nothing of it is left.
@@ -40,29 +46,29 @@ impl Plan {
     }
 
     /// Reads a layer to its end.
-    pub(crate) fn make<R: Read>(tar: &mut TarReader<R>) -> Result<Self, TarError> {
-        let mut tree = Tree::default();
-        let mut layout = Layout::default();
+    pub(crate) fn make<R: Read>(tar: &mut TarReader<R>, limits: Limits) -> Result<Self, TarError> {
+        let mut tree = Tree { nodes: BTreeMap::new(), parents_left: Allowance::new(limits) };
+        let mut layout = Layout::new(limits);
         while let Some((entry, path, role)) = next_entry(tar, &mut Seen::default())? {
             let name = entry.name.clone();
             tree.apply(entry, path, role, &mut layout).map_err(|error| refuse(&name, error))?;
         }
         tar.drain()?;
         let mut names: HashMap<u64, Vec<LayerPath>> = HashMap::new();
-        for (path, node) in tree.0 {
+        for (path, node) in tree.nodes {
             match node {
                 Node::Directory(meta) => {
                     layout.directories.insert(path, meta);
                 }
                 Node::Leaf(index) => {
-                    layout.leaves.insert(path.clone());
+                    layout.leaves.insert(path.clone(), FileId::default());
                     names.entry(index).or_default().push(path);
                 }
             }
         }
         // Marks inside a directory that was replaced later went with it.
         let mut marks = std::mem::take(&mut layout.whiteouts);
-        marks.retain(|path| !path.ancestors().any(|dir| layout.leaves.contains(&dir)));
+        marks.retain(|path| !path.ancestors().any(|dir| layout.leaves.contains_key(&dir)));
         layout.whiteouts = marks;
         Ok(Self { names, layout })
     }
@@ -79,24 +85,24 @@ impl Tree {
             }
             Role::Opaque(directory) => {
                 self.add_parents(&directory)?;
-                self.0.entry(directory.clone()).or_insert(Node::Directory(None));
+                self.nodes.entry(directory.clone()).or_insert(Node::Directory(None));
                 layout.opaque.insert(directory);
             }
             Role::Directory => {
                 self.add_parents(&path)?;
-                self.0.insert(path, Node::Directory(Some(entry.meta)));
+                self.nodes.insert(path, Node::Directory(Some(entry.meta)));
             }
             Role::Leaf => {
                 self.add_parents(&path)?;
                 let content = match &entry.kind {
-                    Kind::HardLink(target) => match self.0.get(&target[..]) {
+                    Kind::HardLink(target) => match self.nodes.get(&target[..]) {
                         Some(Node::Leaf(content)) => *content,
                         _ => return Err(EntryError::HardLinkTarget(printable(target))),
                     },
                     _ => entry.index,
                 };
                 self.remove_below(&path);
-                self.0.insert(path, Node::Leaf(content));
+                self.nodes.insert(path, Node::Leaf(content));
             }
         }
         Ok(())
@@ -104,10 +110,13 @@ impl Tree {
 
     fn add_parents(&mut self, path: &LayerPath) -> Result<(), EntryError> {
         for directory in path.ancestors() {
-            match self.0.get(&directory) {
+            match self.nodes.get(&directory) {
                 Some(Node::Directory(_)) => break,
                 Some(Node::Leaf(_)) => return Err(EntryError::ParentNotDirectory(directory.to_string())),
-                None => self.0.insert(directory, Node::Directory(None)),
+                None => {
+                    self.parents_left.take(directory.as_bytes())?;
+                    self.nodes.insert(directory, Node::Directory(None))
+                }
             };
         }
         Ok(())
@@ -115,11 +124,11 @@ impl Tree {
 
     fn remove_below(&mut self, path: &LayerPath) {
         let prefix = [path.as_bytes(), b"/"].concat();
-        let below = self.0.range::<[u8], _>((Bound::Included(&prefix[..]), Bound::Unbounded));
+        let below = self.nodes.range::<[u8], _>((Bound::Included(&prefix[..]), Bound::Unbounded));
         let gone: Vec<LayerPath> =
             below.map(|(name, _)| name).take_while(|name| name.as_bytes().starts_with(&prefix)).cloned().collect();
         for name in gone {
-            self.0.remove(&name);
+            self.nodes.remove(&name);
         }
     }
 }

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 
+use crate::content::{Content, FileId};
 use crate::emit::Emitter;
 use crate::error::{ArchiveError, ConvertError, EntryError};
 use crate::layout::{Layout, Role, default_directory};
+use crate::limits::Limits;
 use crate::path::{LayerPath, printable};
 use crate::plan::Plan;
 use crate::tar::{Entry, Kind, Meta, TarError, TarReader};
@@ -49,6 +51,18 @@ impl From<ConvertError> for Stop {
     }
 }
 
+impl Stop {
+    /// The error it comes to where no plan can help.
+    pub(crate) fn into_error(self) -> ConvertError {
+        match self {
+            Self::Failed(error) => error,
+            Self::Sink(error) => error.downcast().unwrap_or_else(ConvertError::Write),
+            // A plan is never asked for twice.
+            Self::NeedsPlan => ConvertError::Write(io::Error::other("the layer changed while it was read")),
+        }
+    }
+}
+
 /// What was learnt on the way.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
@@ -56,12 +70,18 @@ pub(crate) struct Seen {
     pub(crate) max_gid: u32,
     /// Names of attributes that were left out, for people.
     pub(crate) dropped_xattrs: BTreeSet<String>,
+    pub(crate) content: Content,
 }
 
 impl Seen {
-    fn take_in(&mut self, meta: &mut Meta) {
+    /// Counts the owner of something that is written.
+    pub(crate) fn count_owner(&mut self, meta: &Meta) {
         self.max_uid = self.max_uid.max(meta.uid);
         self.max_gid = self.max_gid.max(meta.gid);
+    }
+
+    fn take_in(&mut self, meta: &mut Meta) {
+        self.count_owner(meta);
         meta.xattrs.retain(|(name, _)| {
             let keep = XATTR_NAMESPACES.iter().any(|prefix| name.starts_with(prefix))
                 && !OVERLAY_XATTRS.iter().any(|prefix| name.starts_with(prefix));
@@ -112,10 +132,11 @@ pub(crate) fn refuse(name: &[u8], error: EntryError) -> TarError {
 /// Passes a layer on entry by entry. `start` opens what is written to, given the attributes of the root.
 pub(crate) fn rewrite<R: Read, W: Write>(
     tar: &mut TarReader<R>,
+    limits: Limits,
     start: impl FnOnce(&Meta) -> Result<W, ConvertError>,
 ) -> Result<(W, Seen), Stop> {
     let mut seen = Seen::default();
-    let mut layout = Layout::default();
+    let mut layout = Layout::new(limits);
     let mut start = Some(start);
     let mut emitter = None;
     while let Some((entry, path, role)) = next_entry(tar, &mut seen)? {
@@ -135,11 +156,15 @@ pub(crate) fn rewrite<R: Read, W: Write>(
             Some(to) => to,
             None => emitter.insert(begin(&mut start, layout.root.as_ref())?),
         };
-        to.entry(&path, &entry.kind, &entry.meta)?;
-        if let Kind::File(_) = entry.kind {
-            let size = tar.copy_data(to.data())?;
-            to.pad(size)?;
-        }
+        let id = match &entry.kind {
+            Kind::HardLink(target) => {
+                let id = layout.leaves.get(&target[..]).copied().unwrap_or_default();
+                to.link(&path, target, &entry.meta, id)?;
+                id
+            }
+            kind => to.leaf(&path, kind, &entry.meta, tar)?,
+        };
+        layout.leaves.insert(path, id);
     }
     let mut to = match emitter {
         Some(to) => to,
@@ -147,7 +172,8 @@ pub(crate) fn rewrite<R: Read, W: Write>(
     };
     layout.write(&mut to)?;
     tar.drain()?;
-    Ok((to.finish()?, seen))
+    let (to, content) = to.finish()?;
+    Ok((to, Seen { content, ..seen }))
 }
 
 /// Notes an entry's name and says whether it is to be written now.
@@ -162,7 +188,7 @@ fn place(layout: &mut Layout, entry: &Entry, path: &LayerPath, role: Role) -> Re
         }
         Role::Opaque(directory) => layout.note_opaque(directory).map_err(refused).map(|()| false),
         Role::Directory => {
-            if layout.leaves.contains(path) {
+            if layout.leaves.contains_key(path) {
                 return Err(Stop::NeedsPlan);
             }
             layout.note_parents(path).map_err(refused)?;
@@ -170,17 +196,17 @@ fn place(layout: &mut Layout, entry: &Entry, path: &LayerPath, role: Role) -> Re
             Ok(false)
         }
         Role::Leaf => {
-            if layout.directories.contains_key(path) || layout.leaves.contains(path) {
+            if layout.directories.contains_key(path) || layout.leaves.contains_key(path) {
                 return Err(Stop::NeedsPlan);
             }
             layout.note_parents(path).map_err(refused)?;
             match &entry.kind {
-                Kind::HardLink(target) if !layout.leaves.contains(&target[..]) => {
+                Kind::HardLink(target) if !layout.leaves.contains_key(&target[..]) => {
                     return Err(refused(EntryError::HardLinkTarget(printable(target))));
                 }
                 _ => {}
             }
-            layout.leaves.insert(path.clone());
+            layout.leaves.insert(path.clone(), FileId::default());
             Ok(true)
         }
     }
@@ -195,19 +221,29 @@ pub(crate) fn rewrite_planned<R: Read, W: Write>(
     let mut seen = Seen::default();
     let mut to = begin(&mut Some(start), plan.layout.root.as_ref())?;
     while let Some((entry, _, _)) = next_entry(tar, &mut seen)? {
-        let Some((first, links)) = plan.names(entry.index) else { continue };
-        to.entry(first, &entry.kind, &entry.meta)?;
-        if let Kind::File(_) = entry.kind {
-            let size = tar.copy_data(to.data())?;
-            to.pad(size)?;
-        }
-        for link in links {
-            to.entry(link, &Kind::HardLink(first.as_bytes().to_vec()), &entry.meta)?;
+        if let Some((first, links)) = plan.names(entry.index) {
+            write_names(&mut to, first, links, &entry, tar)?;
         }
     }
     plan.layout.write(&mut to)?;
     tar.drain()?;
-    Ok((to.finish()?, seen))
+    let (to, content) = to.finish()?;
+    Ok((to, Seen { content, ..seen }))
+}
+
+/// Writes an entry under all the names that are left of it.
+pub(crate) fn write_names<R: Read, W: Write>(
+    to: &mut Emitter<W>,
+    first: &LayerPath,
+    links: &[LayerPath],
+    entry: &Entry,
+    tar: &mut TarReader<R>,
+) -> Result<(), Stop> {
+    let id = to.leaf(first, &entry.kind, &entry.meta, tar)?;
+    for link in links {
+        to.link(link, first.as_bytes(), &entry.meta, id)?;
+    }
+    Ok(())
 }
 
 fn begin<W: Write, F: FnOnce(&Meta) -> Result<W, ConvertError>>(
@@ -216,7 +252,8 @@ fn begin<W: Write, F: FnOnce(&Meta) -> Result<W, ConvertError>>(
 ) -> Result<Emitter<W>, Stop> {
     let default = default_directory();
     let Some(start) = start.take() else { return Err(Stop::NeedsPlan) };
-    Ok(Emitter::new(start(root.unwrap_or(&default))?))
+    let root = root.unwrap_or(&default);
+    Ok(Emitter::new(start(root)?, root))
 }
 
 #[cfg(test)]

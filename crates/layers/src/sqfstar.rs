@@ -3,7 +3,6 @@
 //! Not under that name, because sqfstar 4.5.1 cannot take a compression level: it takes the value of
 //! `-Xcompression-level` for the file to write.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -50,7 +49,7 @@ impl Default for SquashfsOptions {
             compression: Compression::Zstd(3),
             block_size: 128 << 10,
             processors: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
-            memory_mib: 512,
+            memory_mib: 128,
         }
     }
 }
@@ -190,10 +189,9 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Waits for its end and makes the file durable.
-    pub(crate) fn finish(mut self, file: &Path) -> Result<(), ConvertError> {
-        self.wait()?;
-        File::open(file).and_then(|file| file.sync_all()).map_err(ConvertError::Write)
+    /// Waits for its end.
+    pub(crate) fn finish(mut self) -> Result<(), ConvertError> {
+        self.wait()
     }
 
     /// Why it stopped reading, given what writing to it said.

@@ -6,14 +6,19 @@ use std::io::{self, Read, Write};
 
 use crate::error::{ArchiveError, EntryError};
 use crate::header::{Header, until_nul};
+use crate::limits::{Allowance, Limits};
 use crate::path::printable;
 use crate::pax::Pax;
 use crate::sparse::{Piece, SparseSource};
 
 pub(crate) const BLOCK: usize = 512;
+/// The latest time SquashFS can hold.
+pub(crate) const MAX_MTIME: i64 = u32::MAX as i64;
 /// The most that a long name or an extended header may hold, in bytes. Go's reader has the same limit, so no image
 /// that Podman can pull has more.
 const MAX_EXTENSION: u64 = 1 << 20;
+/// The most headers that extend one entry. Tools write one of each kind, and global ones now and then.
+const MOST_EXTENSIONS: u32 = 16;
 
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +93,11 @@ pub(crate) struct TarReader<R> {
     entries: u64,
     pub(crate) data: Data,
     /// How many bytes of file contents, holes included, may still come.
-    allowance: u64,
+    bytes_left: u64,
+    /// How many entries may still come.
+    entries_left: Allowance,
+    /// How many bytes of global headers may still come.
+    globals_left: u64,
     ended: bool,
     buffer: Box<[u8]>,
 }
@@ -102,15 +111,18 @@ impl<R: Read> TarReader<R> {
             headers: 0,
             entries: 0,
             data: Data::default(),
-            allowance: u64::MAX,
+            bytes_left: u64::MAX,
+            entries_left: Allowance::new(Limits::default()),
+            globals_left: MAX_EXTENSION,
             ended: false,
             buffer,
         }
     }
 
-    /// Refuses the entry with which the files' sizes, holes included, come to more than this.
-    pub(crate) fn limited_to(mut self, bytes: u64) -> Self {
-        self.allowance = bytes;
+    /// Refuses the entry with which there is more than this, holes included.
+    pub(crate) fn limited_to(mut self, limits: Limits) -> Self {
+        self.bytes_left = limits.bytes;
+        self.entries_left = Allowance::new(limits);
         self
     }
 
@@ -120,9 +132,13 @@ impl<R: Read> TarReader<R> {
         self.skip(left.stored + left.padding)?;
         let mut pax = self.globals.clone();
         let (mut long_name, mut long_link) = (None, None);
+        let mut extensions_left = MOST_EXTENSIONS;
         loop {
             let Some(header) = self.header()? else { return Ok(None) };
             let size = self.field(Header::number(&header.0[124..136]), "has no valid size")?;
+            if matches!(header.0[156], b'x' | b'X' | b'g' | b'L' | b'K') {
+                extensions_left = self.field(extensions_left.checked_sub(1), "is one of too many for one entry")?;
+            }
             match header.0[156] {
                 b'x' | b'X' => {
                     let records = self.extension(size)?;
@@ -130,6 +146,8 @@ impl<R: Read> TarReader<R> {
                 }
                 b'g' => {
                     let records = self.extension(size)?;
+                    let left = self.globals_left.checked_sub(size);
+                    self.globals_left = self.field(left, "claims more than 1 MiB for what holds for all entries")?;
                     let mut globals = std::mem::take(&mut self.globals);
                     self.field(globals.merge(&records), "holds damaged PAX records")?;
                     self.globals = globals;
@@ -179,6 +197,7 @@ impl<R: Read> TarReader<R> {
         let name = pax.sparse.name.unwrap_or_else(|| header_name.clone());
         let refuse = |error| TarError::Archive(ArchiveError::Entry { name: printable(&name), error });
         let number = |from: usize| Header::number(&header.0[from..from + 8]);
+        self.entries_left.take(&name).map_err(refuse)?;
         let id = |pax: Option<u64>, from: usize| {
             // -1 means "no id" to chown and can own nothing.
             let id = pax.or_else(|| number(from)).and_then(|id| u32::try_from(id).ok());
@@ -211,7 +230,7 @@ impl<R: Read> TarReader<R> {
                     SparseSource { real_size: pax.sparse.real_size, major: pax.sparse.major, map: pax.sparse.map };
                 let size = self.holes(header, sparse, &refuse)?;
                 // Before any of it is written: a hole of terabytes costs its builder nothing.
-                self.allowance = self.allowance.checked_sub(size).ok_or_else(|| refuse(EntryError::TooMuch))?;
+                self.bytes_left = self.bytes_left.checked_sub(size).ok_or_else(|| refuse(EntryError::TooMuch))?;
                 Kind::File(size)
             }
             // Whatever size their headers claim, the others have no data in the stream.
@@ -223,6 +242,9 @@ impl<R: Read> TarReader<R> {
             b'6' => Kind::Fifo,
             other => return Err(refuse(EntryError::Type(other))),
         };
+        if kind == Kind::Dir {
+            self.entries_left.take_meta(&meta).map_err(refuse)?;
+        }
         Ok(Entry { index, name, kind, meta })
     }
 

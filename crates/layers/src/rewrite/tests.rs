@@ -1,4 +1,5 @@
 use super::*;
+use crate::limits::Limits;
 use crate::pax;
 use crate::tar::padding;
 
@@ -72,9 +73,9 @@ fn rows(archive: &[u8]) -> Vec<Row> {
 }
 
 fn run(archive: &[u8]) -> Result<Vec<Row>, Stop> {
-    match rewrite(&mut TarReader::new(archive), |_| Ok(Vec::new())) {
+    match rewrite(&mut TarReader::new(archive), Limits::default(), |_| Ok(Vec::new())) {
         Err(Stop::NeedsPlan) => {
-            let plan = Plan::make(&mut TarReader::new(archive))?;
+            let plan = Plan::make(&mut TarReader::new(archive), Limits::default())?;
             let (out, _) = rewrite_planned(&mut TarReader::new(archive), plan, |_| Ok(Vec::new()))?;
             Ok(rows(&out))
         }
@@ -168,8 +169,8 @@ fn the_root_is_known_before_anything_is_written() {
         roots.push((meta.mode, meta.uid));
         Ok(Vec::new())
     };
-    let Err(Stop::NeedsPlan) = rewrite(&mut TarReader::new(&late[..]), &mut start) else { panic!() };
-    let plan = Plan::make(&mut TarReader::new(&late[..])).unwrap();
+    let Err(Stop::NeedsPlan) = rewrite(&mut TarReader::new(&late[..]), Limits::default(), &mut start) else { panic!() };
+    let plan = Plan::make(&mut TarReader::new(&late[..]), Limits::default()).unwrap();
     rewrite_planned(&mut TarReader::new(&late[..]), plan, &mut start).unwrap();
     assert_eq!(roots, [(0o755, 0), (0o644, 5)]);
 }
@@ -191,7 +192,7 @@ fn attributes_ids_and_long_names_survive() {
         .pax(&[(b"linkpath", "../".repeat(50).as_bytes())])
         .link(b'2', "s", "short")
         .end();
-    let (out, seen) = rewrite(&mut TarReader::new(&archive[..]), |_| Ok(Vec::new())).unwrap();
+    let (out, seen) = rewrite(&mut TarReader::new(&archive[..]), Limits::default(), |_| Ok(Vec::new())).unwrap();
     let rows = rows(&out);
     assert_eq!(rows[0].0, long);
     assert_eq!((rows[0].2.uid, rows[0].2.gid, rows[0].2.mtime), (3_000_000, 7, 17));
@@ -258,8 +259,9 @@ fn sizes_that_are_only_claimed_are_bounded() {
         [(b"GNU.sparse.size", b"40000"), (b"GNU.sparse.numblocks", b"1"), (b"GNU.sparse.map", b"0,1")];
     let archive = Archive::default().file("small", &[1; 2000]).pax(&hole).file("hole", b"x").end();
     let run = |most| {
-        let mut tar = TarReader::new(&archive[..]).limited_to(most);
-        rewrite(&mut tar, |_| Ok(Vec::new())).map(drop)
+        let limits = Limits { bytes: most, ..Limits::default() };
+        let mut tar = TarReader::new(&archive[..]).limited_to(limits);
+        rewrite(&mut tar, limits, |_| Ok(Vec::new())).map(drop)
     };
     run(42_000).unwrap();
     let Err(Stop::Failed(error)) = run(41_999) else { panic!("it was let through") };

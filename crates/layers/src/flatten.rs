@@ -1,0 +1,197 @@
+//! All layers of an image as one, without what upper layers hide of lower ones.
+//!
+//! Every layer is read twice: once to learn what is left of it, once to write that. What is kept in memory is the names.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Read, Write};
+use std::ops::Bound;
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::convert::{Converted, finish, reading};
+use crate::decompress::hex;
+use crate::emit::Emitter;
+use crate::error::{ConvertError, EntryError};
+use crate::layout::{Layout, default_directory};
+use crate::limits::{Allowance, Limits};
+use crate::path::LayerPath;
+use crate::plan::Plan;
+use crate::rewrite::{Seen, Stop, next_entry, refuse, write_names};
+use crate::sqfstar::{Sqfstar, SquashfsOptions};
+use crate::tar::Meta;
+
+/// An image that has become one layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flattened {
+    /// The SHA-256 of the layer's tar stream, 64 hexadecimal digits. Nobody keeps that stream; the same layers always make
+    /// the same one.
+    pub diff_id: String,
+    /// The rest.
+    pub converted: Converted,
+}
+
+/// Makes one layer of several, given by their diffIDs (hexadecimal, base first), and writes it to `file`, which must not
+/// exist. `open` gives the stream of the layer at an index, from its start; it is called twice for each.
+///
+/// The limits hold for each layer, and for what is left of all of them.
+///
+/// # Errors
+/// As [`crate::convert`].
+pub fn flatten<R: Read + Send>(
+    diff_ids: &[&str],
+    file: &Path,
+    limits: Limits,
+    tool: Sqfstar,
+    options: &SquashfsOptions,
+    mut open: impl FnMut(usize) -> io::Result<R>,
+) -> Result<Flattened, ConvertError> {
+    let mut merged = Merged::new(limits);
+    for (index, diff_id) in diff_ids.iter().enumerate() {
+        let source = open(index).map_err(ConvertError::Read)?;
+        let plan = reading(source, diff_id, limits, |tar| Ok(Plan::make(tar, limits)?));
+        merged.add(index, plan.map_err(Stop::into_error)?.0).map_err(Stop::into_error)?;
+    }
+    let names = merged.names();
+    let root = merged.root.unwrap_or_else(default_directory);
+    let to = Hashed { to: tool.start(file, options, &root)?, hash: Sha256::new(), size: 0 };
+    let mut to = Emitter::new(to, &root);
+    let mut seen = Seen::default();
+    seen.count_owner(&root);
+    for (index, diff_id) in diff_ids.iter().enumerate() {
+        let source = open(index).map_err(ConvertError::Read)?;
+        let pass = reading(source, diff_id, limits, |tar| {
+            let mut removed = Seen::default();
+            while let Some((entry, _, _)) = next_entry(tar, &mut removed)? {
+                if let Some((first, links)) = names.get(&(index, entry.index)).and_then(|names| names.split_first()) {
+                    seen.count_owner(&entry.meta);
+                    write_names(&mut to, first, links, &entry, tar)?;
+                }
+            }
+            seen.dropped_xattrs.append(&mut removed.dropped_xattrs);
+            Ok(tar.drain()?)
+        });
+        pass.map_err(Stop::into_error)?;
+    }
+    write_directories(merged.nodes, &mut to, &mut seen).map_err(|error| Stop::from(error).into_error())?;
+    let (Hashed { to: running, hash, size }, content) = to.finish().map_err(|error| Stop::from(error).into_error())?;
+    let converted = finish(running, file, Seen { content, ..seen }, size)?;
+    Ok(Flattened { diff_id: hex(&hash.finalize()), converted })
+}
+
+fn write_directories<W: Write>(
+    nodes: BTreeMap<LayerPath, Node>,
+    to: &mut Emitter<W>,
+    seen: &mut Seen,
+) -> io::Result<()> {
+    let mut layout = Layout::new(Limits::default());
+    for (path, node) in nodes {
+        if let Node::Directory(meta) = node {
+            meta.iter().for_each(|meta| seen.count_owner(meta));
+            layout.directories.insert(path, meta);
+        }
+    }
+    layout.write(to)
+}
+
+/// What a path is, as the layers so far have it.
+#[derive(Debug)]
+enum Node {
+    /// Its attributes, if any layer says.
+    Directory(Option<Meta>),
+    /// The layer and the index of the entry that brought the content.
+    Leaf((usize, u64)),
+}
+
+/// The layers so far, one over the other.
+#[derive(Debug)]
+struct Merged {
+    nodes: BTreeMap<LayerPath, Node>,
+    root: Option<Meta>,
+    left: Allowance,
+}
+
+impl Merged {
+    fn new(limits: Limits) -> Self {
+        Self { nodes: BTreeMap::new(), root: None, left: Allowance::new(limits) }
+    }
+
+    /// Lays a layer over the others, as overlayfs does.
+    fn add(&mut self, layer: usize, plan: Plan) -> Result<(), Stop> {
+        let Plan { names, layout } = plan;
+        self.root = layout.root.or(self.root.take());
+        for hidden in &layout.whiteouts {
+            self.nodes.remove(hidden);
+            self.remove_below(hidden);
+        }
+        for directory in &layout.opaque {
+            self.remove_below(directory);
+        }
+        for (path, meta) in layout.directories {
+            self.take(&path, meta.as_ref())?;
+            match self.nodes.get_mut(&path) {
+                // One that no entry describes is only on the way to another: what the layers below say of it holds.
+                Some(Node::Directory(known)) => *known = meta.or(known.take()),
+                _ => drop(self.nodes.insert(path, Node::Directory(meta))),
+            }
+        }
+        for (index, paths) in names {
+            for path in paths {
+                self.take(&path, None)?;
+                self.remove_below(&path);
+                self.nodes.insert(path, Node::Leaf((layer, index)));
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, path: &LayerPath, meta: Option<&Meta>) -> Result<(), Stop> {
+        let refused = |error: EntryError| Stop::from(refuse(path.as_bytes(), error));
+        self.left.take(path.as_bytes()).map_err(refused)?;
+        meta.map_or(Ok(()), |meta| self.left.take_meta(meta)).map_err(refused)
+    }
+
+    /// The names that are left of each entry's content: the one it is written under first.
+    fn names(&self) -> HashMap<(usize, u64), Vec<LayerPath>> {
+        let mut names: HashMap<_, Vec<LayerPath>> = HashMap::new();
+        for (path, node) in &self.nodes {
+            if let Node::Leaf(content) = node {
+                names.entry(*content).or_default().push(path.clone());
+            }
+        }
+        names
+    }
+
+    fn remove_below(&mut self, path: &LayerPath) {
+        let prefix = [path.as_bytes(), b"/"].concat();
+        let below = self.nodes.range::<[u8], _>((Bound::Included(&prefix[..]), Bound::Unbounded));
+        let gone: Vec<LayerPath> =
+            below.map(|(name, _)| name).take_while(|name| name.as_bytes().starts_with(&prefix)).cloned().collect();
+        for name in gone {
+            self.nodes.remove(&name);
+        }
+    }
+}
+
+/// Passes the archive on and takes its digest.
+struct Hashed<W> {
+    to: W,
+    hash: Sha256,
+    size: u64,
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes).map(|()| bytes.len())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hash.update(bytes);
+        self.size += bytes.len() as u64;
+        self.to.write_all(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
