@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -37,12 +38,24 @@ pub struct Global {
     /// Show errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
+    /// How messages and progress are written to standard error: text, or json, an object a line
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text", value_enum)]
+    pub log_format: LogFormat,
+}
+
+/// How messages are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Bring images into the store
-    Migrate(migrate::Options),
+    Migrate(Box<migrate::Options>),
     /// List the images in the store
     #[command(visible_aliases = ["ls", "images"])]
     List(list::Options),
@@ -115,9 +128,21 @@ pub fn run() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("parallax: {error:#}");
+            complain(&format!("{error:#}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Whether messages are JSON, once the command line has been read.
+static JSON: OnceLock<bool> = OnceLock::new();
+
+/// Tells of a failure.
+pub fn complain(text: &str) {
+    if JSON.get() == Some(&true) {
+        tracing::error!("{text}");
+    } else {
+        eprintln!("parallax: {text}");
     }
 }
 
@@ -129,7 +154,15 @@ fn start_logging(global: &Global) {
         (_, 2) => "debug",
         _ => "trace",
     };
+    let json = global.log_format == LogFormat::Json;
+    let _ = JSON.set(json);
+    let progress = if json && !global.quiet { format!(",{}=info", crate::progress::TARGET) } else { String::new() };
     let filter = tracing_subscriber::EnvFilter::try_from_env("PARALLAX_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level.to_owned() + &progress));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        logs.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
+    } else {
+        logs.without_time().init();
+    }
 }

@@ -4,6 +4,8 @@ use anyhow::{Context as _, bail, ensure};
 use parallax_store::containers_storage::sha256_hex;
 use serde::Deserialize;
 
+use crate::source::Platform;
+
 /// What an image has where its configuration does not say when it was built.
 const NO_DATE: &str = "1970-01-01T00:00:00Z";
 
@@ -37,12 +39,20 @@ pub struct Index {
 pub struct IndexEntry {
     /// The digest of its manifest.
     pub digest: String,
+    /// The manifest's size in bytes.
+    #[serde(default)]
+    pub size: u64,
+    /// What it is for.
+    pub platform: Option<Platform>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Configuration {
     created: Option<String>,
     rootfs: Option<RootFs>,
+    os: Option<String>,
+    architecture: Option<String>,
+    variant: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -66,6 +76,8 @@ pub struct Image {
     pub config: String,
     /// When it was built, RFC 3339.
     pub created: String,
+    /// What it is for, if it says so.
+    pub platform: Option<Platform>,
     /// The layers, base first.
     pub layers: Vec<Layer>,
 }
@@ -102,6 +114,10 @@ impl Image {
         check_digest("configuration", &parsed.config.digest, &config)?;
         let configuration: Configuration =
             serde_json::from_slice(&config).context("the image's configuration cannot be read")?;
+        let said = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let platform = said(configuration.os)
+            .zip(said(configuration.architecture))
+            .map(|(os, architecture)| Platform { os, architecture, variant: said(configuration.variant) });
         let diff_ids = configuration.rootfs.map(|rootfs| rootfs.diff_ids).unwrap_or_default();
         ensure!(!diff_ids.is_empty(), "the image has no layers, so nothing in it can be run");
         if diff_ids.len() != parsed.layers.len() {
@@ -119,6 +135,7 @@ impl Image {
             id: sha256_hex(&config),
             layers: layers.collect::<anyhow::Result<_>>()?,
             digest,
+            platform,
             index_digest,
             manifest: String::from_utf8(manifest).context("the manifest is not UTF-8")?,
             config: String::from_utf8(config).context("the configuration is not UTF-8")?,

@@ -22,13 +22,29 @@ pub fn watch() -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals cannot be caught")?;
     std::thread::spawn(move || {
         let Some(signal) = signals.forever().next() else { return };
+        // What is under way may be waiting for another machine. Who is asked twice goes, and leaves the rest to `parallax gc`.
+        std::thread::spawn(move || {
+            if let Some(signal) = signals.forever().next() {
+                std::process::exit(128 + signal);
+            }
+        });
         for directory in lock().drain(..) {
-            let _ = std::fs::remove_dir_all(directory);
+            remove(&directory);
         }
-        eprintln!("parallax: interrupted; the store is as it was");
+        crate::cli::complain("interrupted; the store is as it was");
         std::process::exit(128 + signal);
     });
     Ok(())
+}
+
+/// Removes a directory in which others of this process still write.
+fn remove(directory: &std::path::Path) {
+    const ATTEMPTS: u32 = 100;
+    let is_gone = || match std::fs::remove_dir_all(directory) {
+        Ok(()) => true,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    let _ = (0..ATTEMPTS).any(|_| is_gone());
 }
 
 /// A working directory that is removed when the process is interrupted.
@@ -36,10 +52,16 @@ pub fn watch() -> anyhow::Result<()> {
 pub struct Guarded(WorkDirectory);
 
 impl Guarded {
-    /// Guards `directory` until it is dropped.
-    pub fn new(directory: WorkDirectory) -> Self {
-        lock().push(directory.path().to_owned());
-        Self(directory)
+    /// Makes a directory and guards it until it is dropped.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn new<E>(make: impl FnOnce() -> Result<WorkDirectory, E>) -> Result<Self, E> {
+        // No signal comes between the two.
+        let mut unfinished = lock();
+        let directory = make()?;
+        unfinished.push(directory.path().to_owned());
+        Ok(Self(directory))
     }
 
     /// Its path.

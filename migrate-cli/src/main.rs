@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod image;
 mod interrupt;
+mod migration;
 mod progress;
 mod source;
 mod units;

@@ -1,28 +1,44 @@
-//! What a migration shows while it runs: bars on a terminal, plain lines elsewhere.
+//! What a migration shows while it runs: bars on a terminal, plain lines elsewhere, JSON lines if they are asked for.
 
 use std::io::{self, IsTerminal as _, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde::Serialize;
 
-const STYLE: &str = "{prefix:16} {bar:30} {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12} {eta:>4}";
+use crate::cli::{Global, LogFormat};
+use crate::units;
+
+/// What the bars show: bytes, how many there are, how many a second, and the time left.
+const STYLE: &str =
+    "{prefix:16} {bar:30} {decimal_bytes:>10}/{decimal_total_bytes:10} {decimal_bytes_per_sec:>12} {eta:>4} left";
+/// By this events are known among what is logged.
+pub const TARGET: &str = "progress";
+/// How often a layer tells in JSON how far it is.
+const OFTEN: Duration = Duration::from_secs(1);
 
 /// Where progress is shown.
 #[derive(Debug)]
 pub struct Progress {
     bars: Option<MultiProgress>,
+    json: bool,
     quiet: bool,
 }
 
 impl Progress {
-    /// Progress on standard error.
-    pub fn new(quiet: bool) -> Self {
-        let bars = (!quiet && io::stderr().is_terminal()).then(MultiProgress::new);
-        Self { bars, quiet }
+    /// Progress on standard error; none if `silent` or the user wants to see errors only.
+    pub fn new(global: &Global, silent: bool) -> Self {
+        let (json, quiet) = (global.log_format == LogFormat::Json, global.quiet || silent);
+        let bars = (!quiet && !json && io::stderr().is_terminal()).then(MultiProgress::new);
+        Self { bars, json, quiet }
     }
 
-    /// A line that stays, such as what has been finished.
+    /// A line that stays.
     pub fn line(&self, text: &str) {
         match &self.bars {
+            _ if self.json => tracing::info!(target: TARGET, event = "note", "{text}"),
             _ if self.quiet => {}
             // If the terminal is gone there is nobody to tell.
             Some(bars) => drop(bars.println(text)),
@@ -30,37 +46,76 @@ impl Progress {
         }
     }
 
-    /// A bar for one layer of `size` bytes to fetch. It goes when it is dropped.
+    /// An image is there.
+    pub fn image(&self, text: &str, outcome: &impl Serialize) {
+        if !self.json {
+            return self.line(text);
+        }
+        let outcome = serde_json::to_string(outcome).unwrap_or_default();
+        tracing::info!(target: TARGET, event = "image", outcome, "{text}");
+    }
+
+    /// Shows one layer of `size` bytes to fetch, until it is dropped.
     pub fn layer(&self, diff_id: &str, size: u64) -> LayerProgress {
         let bar = self.bars.as_ref().map(|bars| {
             let bar = bars.add(ProgressBar::new(size));
             if let Ok(style) = ProgressStyle::with_template(STYLE) {
-                bar.set_style(style);
+                bar.set_style(style.progress_chars("=> "));
             }
-            bar.set_prefix(diff_id.get(..12).unwrap_or(diff_id).to_owned());
+            bar.set_prefix(short(diff_id).to_owned());
             bar
         });
-        LayerProgress(bar)
+        if self.json {
+            tracing::info!(target: TARGET, event = "layer-start", layer = diff_id, total = size, "layer {}", short(diff_id));
+        }
+        LayerProgress { bar, json: self.json, layer: diff_id.into(), bytes: Arc::default(), total: size }
     }
+}
+
+fn short(diff_id: &str) -> &str {
+    diff_id.get(..12).unwrap_or(diff_id)
 }
 
 /// The progress of one layer.
 #[derive(Debug)]
-pub struct LayerProgress(Option<ProgressBar>);
+pub struct LayerProgress {
+    bar: Option<ProgressBar>,
+    json: bool,
+    layer: Arc<str>,
+    bytes: Arc<AtomicU64>,
+    total: u64,
+}
 
 impl LayerProgress {
-    /// Counts what is read through the result.
-    pub fn count<R: Read>(&self, source: R) -> Counted<R> {
-        if let Some(bar) = &self.0 {
+    /// Begins again: the layer is read once more.
+    pub fn restart(&self) {
+        self.bytes.store(0, Ordering::Relaxed);
+        if let Some(bar) = &self.bar {
             bar.set_position(0);
         }
-        Counted { source, bar: self.0.clone() }
+    }
+
+    /// Counts what is read through the result.
+    pub fn count<R: Read>(&self, source: R) -> Counted<R> {
+        let Self { bar, json, layer, bytes, total } = self;
+        let (layer, bytes) = (Arc::clone(layer), Arc::clone(bytes));
+        Counted { source, bar: bar.clone(), json: *json, layer, bytes, total: *total, told: Instant::now() }
+    }
+
+    /// Tells that the layer is finished: the size of its tar stream and of its file in bytes.
+    pub fn done(&self, size: u64, stored: u64, progress: &Progress) {
+        let short = short(&self.layer);
+        if self.json {
+            tracing::info!(target: TARGET, event = "layer", layer = &*self.layer, size, stored, "layer {short}");
+        } else {
+            progress.line(&format!("layer {short}: {} in, {} stored", units::bytes(size), units::bytes(stored)));
+        }
     }
 }
 
 impl Drop for LayerProgress {
     fn drop(&mut self) {
-        if let Some(bar) = &self.0 {
+        if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }
@@ -71,6 +126,11 @@ impl Drop for LayerProgress {
 pub struct Counted<R> {
     source: R,
     bar: Option<ProgressBar>,
+    json: bool,
+    layer: Arc<str>,
+    bytes: Arc<AtomicU64>,
+    total: u64,
+    told: Instant,
 }
 
 impl<R: Read> Read for Counted<R> {
@@ -78,6 +138,14 @@ impl<R: Read> Read for Counted<R> {
         let got = self.source.read(buffer)?;
         if let Some(bar) = &self.bar {
             bar.inc(got as u64);
+        }
+        if self.json {
+            let bytes = self.bytes.fetch_add(got as u64, Ordering::Relaxed) + got as u64;
+            if self.told.elapsed() >= OFTEN {
+                self.told = Instant::now();
+                let (layer, total) = (&*self.layer, self.total);
+                tracing::info!(target: TARGET, event = "layer-progress", layer, bytes, total, "layer {}", short(layer));
+            }
         }
         Ok(got)
     }

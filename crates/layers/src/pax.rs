@@ -74,7 +74,9 @@ impl Pax {
         } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
             // bsdtar writes both forms; SCHILY's is the exact one.
             let (name, value) = (percent_decoded(name), base64_decoded(value));
-            let (false, Some(value)) = (self.xattrs.iter().any(|(known, _)| *known == name), value) else { return Some(()) };
+            let (false, Some(value)) = (self.xattrs.iter().any(|(known, _)| *known == name), value) else {
+                return Some(());
+            };
             (name, value)
         } else {
             return Some(());

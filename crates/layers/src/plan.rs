@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::ops::Bound;
 
-use crate::error::EntryError;
 use crate::content::FileId;
-use crate::limits::{Allowance, Limits};
+use crate::error::EntryError;
 use crate::layout::{Layout, Role};
+use crate::limits::{Allowance, Limits};
 use crate::path::{LayerPath, printable};
 use crate::rewrite::{Seen, next_entry, refuse};
 use crate::tar::{Entry, Kind, Meta, TarError, TarReader};

@@ -30,6 +30,19 @@ pub enum Compression {
     None,
 }
 
+impl Compression {
+    /// Its name on the command line, without the level.
+    #[must_use]
+    pub fn method(self) -> &'static str {
+        match self {
+            Self::Zstd(_) => "zstd",
+            Self::Lz4 => "lz4",
+            Self::Gzip => "gzip",
+            Self::None => "none",
+        }
+    }
+}
+
 /// How a SquashFS file is laid out, and what making it may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SquashfsOptions {

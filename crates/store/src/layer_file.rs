@@ -20,6 +20,9 @@ pub struct LayerFile {
     pub max_uid: u32,
     /// The highest group id that owns a file of the layer.
     pub max_gid: u32,
+    /// The digest of what the layer holds, taken when it was converted. Layers that an earlier version brought have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
 }
 
 impl LayerFile {

@@ -41,7 +41,8 @@ impl Store {
         let mut layers = LayerList::read(&self.root().join(LAYERS_JSON))?;
         let mut images = ImageList::read(&self.root().join(IMAGES_JSON))?;
         let digest = image.digest.trim_start_matches("sha256:");
-        let digests: Vec<&str> = [Some(digest), image.index_digest.as_deref()].into_iter().flatten().collect();
+        let digests: Vec<&str> =
+            std::iter::once(digest).chain(image.other_digests.iter().map(String::as_str)).collect();
         self.mark(&image.id, if images.has(&image.id) { Mark::Naming } else { Mark::Adding }, &digests)?;
 
         let chain = self.publish_layers(image, &files, &mut layers)?;

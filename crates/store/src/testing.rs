@@ -34,7 +34,7 @@ pub(crate) fn image(config: &str, name: &str, layers: &[&str]) -> NewImage {
     NewImage {
         id: sha256_hex(config.as_bytes()),
         digest: format!("sha256:{}", sha256_hex(manifest.as_bytes())),
-        index_digest: Some(sha256_hex(format!("index of {config}").as_bytes())),
+        other_digests: vec![sha256_hex(format!("index of {config}").as_bytes())],
         name: ImageName::for_storing(name).unwrap(),
         created: "2026-01-01T00:00:00Z".into(),
         manifest,
@@ -55,7 +55,15 @@ pub(crate) fn publish(store: &Store, image: &NewImage, layers: &[&str]) -> Resul
             let (squashfs_size, squashfs_sha256) = (bytes.len() as u64, sha256_hex(&bytes));
             converted.push((
                 file,
-                LayerFile { diff_id, size: 1000, squashfs_size, squashfs_sha256, max_uid: 1, max_gid: 2 },
+                LayerFile {
+                    diff_id,
+                    size: 1000,
+                    squashfs_size,
+                    squashfs_sha256,
+                    max_uid: 1,
+                    max_gid: 2,
+                    content: None,
+                },
             ));
         }
     }

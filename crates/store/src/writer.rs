@@ -47,8 +47,8 @@ pub struct NewImage {
     pub id: String,
     /// The manifest's digest, `sha256:…`.
     pub digest: String,
-    /// The digest of the multi-platform index it was chosen from, 64 hexadecimal digits.
-    pub index_digest: Option<String>,
+    /// Other digests that mean it, such as that of the multi-platform index it was chosen from, 64 hexadecimal digits each.
+    pub other_digests: Vec<String>,
     /// The name to store it under.
     pub name: ImageName,
     /// When it was built, RFC 3339.

@@ -41,7 +41,7 @@ fn all(items: &[String], done: &str, mut work: impl FnMut(&str) -> anyhow::Resul
     }
     let last = failures.pop();
     for error in failures {
-        eprintln!("parallax: {error:#}");
+        crate::cli::complain(&format!("{error:#}"));
     }
     last.map_or(Ok(()), Err)
 }

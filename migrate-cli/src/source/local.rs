@@ -21,6 +21,22 @@ pub(super) fn open(reference: &Reference, blob: &Descriptor) -> Option<File> {
     File::open(path).ok()
 }
 
+/// The manifest of one image of an index, if the source is a directory that has it.
+pub(super) fn manifest(reference: &Reference, digest: &str) -> Option<Vec<u8>> {
+    /// The limit of registries.
+    const MOST: u64 = 4 << 20;
+    let hex = hex_of(digest)?;
+    let path = match reference.transport {
+        Transport::Dir => Path::new(&reference.rest).join(format!("{hex}.manifest.json")),
+        _ => path(reference, hex)?,
+    };
+    let metadata = path.metadata().ok()?;
+    if !metadata.is_file() || metadata.len() > MOST {
+        return None;
+    }
+    std::fs::read(path).ok()
+}
+
 fn path(reference: &Reference, hex: &str) -> Option<PathBuf> {
     let blobs = |directory: &str| Path::new(directory).join("blobs/sha256").join(hex);
     match reference.transport {
@@ -46,7 +62,7 @@ mod tests {
         fs::write(directory.path().join(&hex), "flat").unwrap();
         let size = |source: String, size| {
             let blob = Descriptor { digest: format!("sha256:{hex}"), size };
-            let file = open(&Reference::parse(&source).unwrap(), &blob);
+            let file = open(&Reference::parse(&source).unwrap().unwrap(), &blob);
             file.map(|file| file.metadata().unwrap().len())
         };
         assert_eq!(size(format!("oci:{root}"), 3), Some(3));

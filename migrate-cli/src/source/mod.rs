@@ -5,32 +5,50 @@
 
 mod blob;
 mod local;
+mod platform;
 mod reference;
+mod registries;
+mod short_name;
+mod skopeo;
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::process::Command;
 use std::str::FromStr as _;
 
 use anyhow::{Context as _, bail, ensure};
 use containers_image_proxy::oci_spec::image::Digest;
-use containers_image_proxy::{ConvertedLayerInfo, Error, ImageProxy, ImageProxyConfig, OpenedImage};
+use containers_image_proxy::{ConvertedLayerInfo, ImageProxy, OpenedImage};
 use parallax_store::containers_storage::sha256_hex;
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use blob::Blob;
+pub use platform::Platform;
 pub use reference::{Reference, Transport};
+use skopeo::{inspect, proxy_config, skopeo_error};
 
-use crate::image::{Descriptor, Image, Index, Layer, Manifest, hex_of};
+use crate::image::{Descriptor, Image, Index, IndexEntry, Layer, Manifest, hex_of};
 
-/// How a registry is reached.
-#[derive(Debug, Clone)]
+/// How a source is reached, and what is wanted of it.
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct Access {
-    /// The file with the user's credentials, if not the usual one.
-    pub authfile: Option<PathBuf>,
-    /// Whether the registry's certificate is checked.
+    /// Whether to check the registry's certificate
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub tls_verify: bool,
+    /// The file with credentials for registries [default: where podman login keeps them]
+    #[arg(long, value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+    /// A directory with certificates for the registry: *.crt of its authority, *.cert and *.key of the client [default:
+    /// those in /etc/containers/certs.d]
+    #[arg(long, value_name = "DIR")]
+    pub cert_dir: Option<PathBuf>,
+    /// The platform to take of an image that is for several: OS/ARCHITECTURE[/VARIANT] [default: this machine's]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<Platform>,
+    /// The Podman storage that containers-storage: means, as in podman --root [default: the user's own]
+    #[arg(long, value_name = "DIR")]
+    pub podman_root: Option<PathBuf>,
 }
 
 /// An open image of a source.
@@ -42,41 +60,77 @@ pub struct Source {
     access: Access,
     /// What Podman's storage has of each layer: it keeps them uncompressed, whatever the manifest says.
     layers: Option<Vec<ConvertedLayerInfo>>,
-    /// Last, because it waits for skopeo's end when it is dropped, and skopeo ends when the proxy is dropped.
+    /// Last but for the directory, because it waits for skopeo's end when it is dropped, and skopeo ends when the proxy is
+    /// dropped.
     runtime: Runtime,
+    /// What Podman's storage keeps while somebody uses it, for a storage other than the user's own.
+    _run_root: Option<TempDir>,
 }
 
-/// A rootless user's storage is mounted in the user namespace that Podman makes. `skopeo copy` enters it by itself, skopeo's
-/// image proxy (1.18) does not.
-fn in_podmans_namespace() -> Command {
-    let mut command = Command::new("podman");
-    command.args(["unshare", "skopeo"]);
-    command
+/// What `text` may stand for, most likely first: one source, or, for a name without a registry, those that Podman would
+/// try.
+///
+/// # Errors
+/// If it can stand for nothing.
+pub fn candidates(text: &str) -> anyhow::Result<Vec<Reference>> {
+    if let Some(reference) = Reference::parse(text)? {
+        return Ok(vec![reference]);
+    }
+    let names = short_name::candidates(text, &registries::Registries::load()?)?;
+    names.iter().map(|name| Ok(Reference::registry(name))).collect()
 }
 
 impl Source {
+    /// Opens the first of these that is there, and tells which it is. `try_next` is told of each that comes after a failure.
+    ///
+    /// # Errors
+    /// If none can be opened: why, of each.
+    pub fn open_first(
+        candidates: Vec<Reference>,
+        access: &Access,
+        mut try_next: impl FnMut(&Reference),
+    ) -> anyhow::Result<(Self, Reference)> {
+        let mut failures = Vec::new();
+        for reference in candidates {
+            if !failures.is_empty() {
+                try_next(&reference);
+            }
+            match Self::open(reference.clone(), access.clone()) {
+                Ok(source) => return Ok((source, reference)),
+                Err(error) => failures.push((reference, error)),
+            }
+        }
+        if failures.len() > 1 {
+            let each: Vec<String> =
+                failures.iter().map(|(reference, error)| format!("{}: {error:#}", reference.text)).collect();
+            bail!("no registry that is searched has it: {}", each.join("; "));
+        }
+        Err(failures.pop().map_or_else(|| anyhow::anyhow!("there is nothing to open"), |(_, error)| error))
+    }
+
     /// Opens an image.
     ///
     /// # Errors
     /// If skopeo is missing, too old, or cannot open it.
-    pub fn open(reference: Reference, access: Access) -> anyhow::Result<Self> {
+    pub fn open(mut reference: Reference, access: Access) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().context("no runtime for skopeo")?;
-        let mut config = ImageProxyConfig::default();
-        config.authfile.clone_from(&access.authfile);
-        config.insecure_skip_tls_verification = Some(!access.tls_verify);
-        if reference.transport == Transport::ContainersStorage && !rustix::process::geteuid().is_root() {
-            config.skopeo_cmd = Some(in_podmans_namespace());
+        let mut run_root = None;
+        if let (Transport::ContainersStorage, Some(root)) = (reference.transport, &access.podman_root) {
+            let directory = TempDir::new().context("no temporary directory can be made")?;
+            reference.move_to_storage(root, directory.path())?;
+            run_root = Some(directory);
         }
-        let (proxy, image, layers) = runtime.block_on(async {
-            let proxy = ImageProxy::new_with_config(config).await.map_err(skopeo_error)?;
+        let opened = runtime.block_on(async {
+            let proxy = ImageProxy::new_with_config(proxy_config(&reference, &access)).await.map_err(skopeo_error)?;
             let image = proxy.open_image(&reference.text).await.map_err(skopeo_error)?;
             let layers = match reference.transport {
                 Transport::ContainersStorage => proxy.get_layer_info(&image).await.map_err(skopeo_error)?,
                 _ => None,
             };
             anyhow::Ok((proxy, image, layers))
-        })?;
-        Ok(Self { proxy, image, reference, access, layers, runtime })
+        });
+        let (proxy, image, layers) = opened.map_err(|error| with_platforms(error, &reference, &access))?;
+        Ok(Self { proxy, image, reference, access, layers, runtime, _run_root: run_root })
     }
 
     /// Reads the image's manifest and configuration.
@@ -89,54 +143,66 @@ impl Source {
         let (manifest, index_digest) = self.original(&digest, manifest)?;
         let config = Manifest::parse(&manifest)?.config;
         let config = self.small_blob(&config).context("the configuration cannot be read")?;
-        Image::new(digest, manifest, index_digest, config)
+        let image = Image::new(digest, manifest, index_digest, config)?;
+        self.check_platform(&image)?;
+        Ok(image)
+    }
+
+    /// An image that is for one platform only is not chosen by it, so it may be for the wrong one.
+    fn check_platform(&self, image: &Image) -> anyhow::Result<()> {
+        let Some(found) = &image.platform else { return Ok(()) };
+        match &self.access.platform {
+            Some(wanted) => {
+                ensure!(wanted.takes(found), "the image is for {found}, not for {wanted}, and for no other")
+            }
+            None if !Platform::of_this_machine().takes(found) => {
+                tracing::warn!("{} is for {found}, not for this machine", self.reference.text);
+            }
+            None => {}
+        }
+        Ok(())
     }
 
     /// The manifest as the source has it, and the digest of the index it was chosen from.
     ///
-    /// The proxy turns Docker's manifests into OCI's and hides indexes, so `skopeo inspect` is asked for what it hides.
+    /// The proxy turns Docker's manifests into OCI's and hides indexes, so they are read where they lie, or `skopeo inspect`
+    /// is asked for them.
     fn original(&self, digest: &str, manifest: Vec<u8>) -> anyhow::Result<(Vec<u8>, Option<String>)> {
         let is_original = hex_of(digest).is_some_and(|hex| hex == sha256_hex(&manifest));
-        let may_have_index = matches!(self.reference.transport, Transport::Registry | Transport::Oci);
+        let may_have_index = self.reference.transport != Transport::DockerArchive;
         if is_original && !may_have_index {
             return Ok((manifest, None));
         }
-        let top = self.inspect(&self.reference.text)?;
+        let top = inspect(&self.reference.text, &self.reference, &self.access)?;
         let top_hex = sha256_hex(&top);
         if hex_of(digest) == Some(&top_hex) {
             return Ok((top, None));
         }
         let index: Option<Index> = serde_json::from_slice(&top).ok();
-        ensure!(
-            index.is_some_and(|index| index.manifests.iter().any(|entry| entry.digest == digest)),
-            "{} changed while it was read; try again",
-            self.reference.text
-        );
-        if is_original {
-            return Ok((manifest, Some(top_hex)));
-        }
-        let Some(one) = self.reference.with_digest(digest) else {
-            bail!("{} holds an index of Docker images, which only a registry can give", self.reference.text);
+        let entry = index.and_then(|index| index.manifests.into_iter().find(|entry| entry.digest == digest));
+        let Some(entry) = entry else {
+            // Podman's storage has another form of the manifest than the one it got: what it gives out counts.
+            ensure!(
+                is_original && self.reference.transport == Transport::ContainersStorage,
+                "{} changed while it was read; try again",
+                self.reference.text
+            );
+            return Ok((manifest, None));
         };
-        Ok((self.inspect(&one)?, Some(top_hex)))
+        let manifest = if is_original { manifest } else { self.manifest_of_index(&entry)? };
+        Ok((manifest, Some(top_hex)))
     }
 
-    fn inspect(&self, reference: &str) -> anyhow::Result<Vec<u8>> {
-        let mut command = Command::new("skopeo");
-        command.args(["inspect", "--raw"]);
-        if let Some(file) = &self.access.authfile {
-            command.arg("--authfile").arg(file);
+    /// The manifest of one image of an index, byte for byte.
+    fn manifest_of_index(&self, entry: &IndexEntry) -> anyhow::Result<Vec<u8>> {
+        if let Some(manifest) = local::manifest(&self.reference, &entry.digest) {
+            return Ok(manifest);
         }
-        if !self.access.tls_verify {
-            command.arg("--tls-verify=false");
+        match self.reference.with_digest(&entry.digest) {
+            Some(one) => inspect(&one, &self.reference, &self.access),
+            // To an OCI layout a manifest is a blob like any other.
+            None => self.small_blob(&Descriptor { digest: entry.digest.clone(), size: entry.size }),
         }
-        let output = command.arg(reference).output().context("skopeo cannot be run")?;
-        ensure!(
-            output.status.success(),
-            "the manifest cannot be read: skopeo inspect: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-        Ok(output.stdout)
     }
 
     fn small_blob(&self, descriptor: &Descriptor) -> anyhow::Result<Vec<u8>> {
@@ -160,8 +226,17 @@ impl Source {
             return self.blob(&layer.blob.digest, Some(layer.blob.size)).map(LayerStream::Proxy);
         }
         // Podman's storage finds layers by their diffID. skopeo before 1.14 does not tell their sizes.
-        let size = self.layers.as_ref().and_then(|layers| layers.get(index)).map(|info| info.size);
+        let size = self.stored_size(index);
         self.blob(&format!("sha256:{}", layer.diff_id), size).map(LayerStream::Proxy)
+    }
+
+    /// How many bytes [`Self::layer`] will give, as far as that is known.
+    pub fn layer_size(&self, index: usize, layer: &Layer) -> u64 {
+        self.stored_size(index).unwrap_or(layer.blob.size)
+    }
+
+    fn stored_size(&self, index: usize) -> Option<u64> {
+        self.layers.as_ref().and_then(|layers| layers.get(index)).map(|info| info.size)
     }
 
     fn blob(&self, digest: &str, size: Option<u64>) -> anyhow::Result<Blob<'_>> {
@@ -190,14 +265,19 @@ impl Read for LayerStream<'_> {
     }
 }
 
-/// What went wrong, without the names of the proxy's methods.
-fn skopeo_error(error: Error) -> anyhow::Error {
-    match error {
-        Error::SkopeoSpawnError(error) => anyhow::anyhow!("skopeo cannot be run: {error}; install skopeo 1.9 or newer"),
-        Error::ProxyTooOld { .. } => anyhow::anyhow!("skopeo is too old; install skopeo 1.9 or newer"),
-        Error::RequestInitiationFailure { error, .. } | Error::RetryableRequestFailure { error, .. } => {
-            anyhow::anyhow!("{error}")
-        }
-        other => other.into(),
+/// Adds what platforms there are to skopeo's error that the right one is missing.
+fn with_platforms(error: anyhow::Error, reference: &Reference, access: &Access) -> anyhow::Error {
+    if !format!("{error:#}").contains("no image found in") {
+        return error;
     }
+    let top = inspect(&reference.text, reference, access).ok();
+    let index: Option<Index> = top.and_then(|top| serde_json::from_slice(&top).ok());
+    let platforms: Vec<String> = index
+        .into_iter()
+        .flat_map(|index| index.manifests)
+        .filter_map(|entry| entry.platform)
+        .map(|platform| platform.to_string())
+        .collect();
+    let wanted = access.platform.clone().unwrap_or_else(Platform::of_this_machine);
+    anyhow::anyhow!("there is no image for {wanted} in it; choose one with --platform: {}", platforms.join(", "))
 }

@@ -1,6 +1,8 @@
 //! Where an image comes from, as it is typed, and the name it gets.
 
-use anyhow::{Context as _, bail};
+use std::path::Path;
+
+use anyhow::{Context as _, bail, ensure};
 use parallax_names::ImageName;
 
 /// What an image can be read from, as skopeo names it.
@@ -41,21 +43,41 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Reads a source.
+    /// An image of a registry, by its name.
+    pub fn registry(name: &str) -> Self {
+        Self { transport: Transport::Registry, text: format!("docker://{name}"), rest: name.to_owned() }
+    }
+
+    /// Reads a source; `None` if the text has none of the known transports, as a mere name has.
     ///
     /// # Errors
-    /// If the text has none of the known transports.
-    pub fn parse(text: &str) -> anyhow::Result<Self> {
+    /// If there is nothing after the transport, or the text is no name either.
+    pub fn parse(text: &str) -> anyhow::Result<Option<Self>> {
         let found = TRANSPORTS.iter().find_map(|(prefix, transport)| Some((*transport, text.strip_prefix(prefix)?)));
         match found {
             Some((_, "")) => bail!("the source \"{}\" names nothing", text.escape_debug()),
-            Some((transport, rest)) => Ok(Self { transport, text: text.to_owned(), rest: rest.to_owned() }),
+            Some((transport, rest)) => Ok(Some(Self { transport, text: text.to_owned(), rest: rest.to_owned() })),
+            None if ImageName::from_registry(text).is_ok() => Ok(None),
             None => bail!(
-                "the source \"{0}\" does not say where the image is: write docker://{0}, containers-storage:{0}, \
-                 oci:DIR, oci-archive:FILE, docker-archive:FILE or dir:DIR",
+                "the source \"{0}\" is no image name and does not say where the image is: write docker://NAME, \
+                 containers-storage:NAME, oci:DIR, oci-archive:FILE, docker-archive:FILE or dir:DIR",
                 text.escape_debug()
             ),
         }
+    }
+
+    /// Makes a name in the user's own storage one in the storage at `root`, whose state is kept in `run_root`.
+    ///
+    /// # Errors
+    /// If the source names a storage itself, or there is none at `root`.
+    pub fn move_to_storage(&mut self, root: &Path, run_root: &Path) -> anyhow::Result<()> {
+        ensure!(!self.rest.starts_with('['), "{} names a storage, and so does --podman-root; give one", self.text);
+        let drivers = ["overlay", "vfs", "btrfs", "zfs"];
+        let driver = drivers.iter().find(|driver| root.join(format!("{driver}-images")).is_dir());
+        let driver = driver.with_context(|| format!("{} is no storage of Podman's", root.display()))?;
+        self.rest = format!("[{driver}@{}+{}]{}", root.display(), run_root.display(), self.rest);
+        self.text = format!("containers-storage:{}", self.rest);
+        Ok(())
     }
 
     /// The name the image gets if none is given.
@@ -92,17 +114,19 @@ impl Reference {
         format!("localhost/{base}:{}", tag.unwrap_or("latest"))
     }
 
-    /// The reference to one image of an index, by digest; only a registry has such.
+    /// The reference to one image of an index, by digest; only registries and Podman's storage have such.
     pub fn with_digest(&self, digest: &str) -> Option<String> {
-        if self.transport != Transport::Registry {
-            return None;
-        }
+        let transport = match self.transport {
+            Transport::Registry => "docker://",
+            Transport::ContainersStorage => "containers-storage:",
+            _ => return None,
+        };
         let bare = self.rest.split('@').next().unwrap_or_default();
         let repository = match bare.rsplit_once(':') {
             Some((repository, tag)) if !tag.contains('/') => repository,
             _ => bare,
         };
-        Some(format!("docker://{repository}@{digest}"))
+        Some(format!("{transport}{repository}@{digest}"))
     }
 }
 
@@ -111,7 +135,7 @@ mod tests {
     use super::*;
 
     fn name(text: &str) -> String {
-        Reference::parse(text).unwrap().default_name().unwrap().to_string()
+        Reference::parse(text).unwrap().unwrap().default_name().unwrap().to_string()
     }
 
     #[test]
@@ -129,15 +153,16 @@ mod tests {
 
     #[test]
     fn a_source_without_a_usable_name_asks_for_one() {
-        let error = Reference::parse("oci:/images/My Image").unwrap().default_name().unwrap_err();
+        let error = Reference::parse("oci:/images/My Image").unwrap().unwrap().default_name().unwrap_err();
         assert!(error.to_string().contains("--name"), "{error}");
-        assert!(Reference::parse("python:3.12").unwrap_err().to_string().contains("docker://python:3.12"));
+        assert_eq!(Reference::parse("python:3.12").unwrap(), None);
+        assert!(Reference::parse("/tmp/app.tar").unwrap_err().to_string().contains("oci-archive:FILE"));
         assert!(Reference::parse("oci:").is_err());
     }
 
     #[test]
     fn one_image_of_an_index() {
-        let digest = |text: &str| Reference::parse(text).unwrap().with_digest("sha256:1");
+        let digest = |text: &str| Reference::parse(text).unwrap().unwrap().with_digest("sha256:1");
         assert_eq!(digest("docker://localhost:5000/a:1").unwrap(), "docker://localhost:5000/a@sha256:1");
         assert_eq!(digest("docker://localhost:5000/a@sha256:2").unwrap(), "docker://localhost:5000/a@sha256:1");
         assert_eq!(digest("oci:/a:1"), None);

@@ -1,0 +1,95 @@
+//! The manifest and configuration of an image whose layers have become one.
+
+use anyhow::Context as _;
+use parallax_store::containers_storage::sha256_hex;
+use serde_json::{Value, json};
+
+use crate::image::Image;
+
+/// Where a flattened image's manifest names the manifest it was made from, `sha256:…`.
+const SOURCE: &str = "org.parallax.flattened-from";
+
+/// The manifest's digest of the image that the one with this manifest was flattened from, if it was.
+pub fn source_of(manifest: &str) -> Option<String> {
+    let manifest: Value = serde_json::from_str(manifest).ok()?;
+    Some(manifest.get("annotations")?.get(SOURCE)?.as_str()?.to_owned())
+}
+
+/// The image with one layer, given by its diffID (hexadecimal) and the size of its tar stream in bytes, in place of its own.
+///
+/// Its history keeps all entries: those of layers are marked as empty but for a last one, so that entries that are not
+/// empty and layers are as many, as the image specification wants it.
+///
+/// # Errors
+/// If the configuration cannot be read.
+pub fn flattened(image: &Image, diff_id: &str, size: u64) -> anyhow::Result<Image> {
+    let mut config: Value = serde_json::from_str(&image.config).context("the image's configuration cannot be read")?;
+    let digest = format!("sha256:{diff_id}");
+    config["rootfs"] = json!({"type": "layers", "diff_ids": [digest]});
+    let fields = config.as_object_mut().context("the image's configuration cannot be read")?;
+    let mut history = match fields.remove("history") {
+        Some(Value::Array(history)) => history,
+        _ => Vec::new(),
+    };
+    for entry in history.iter_mut().filter_map(Value::as_object_mut) {
+        entry.insert("empty_layer".to_owned(), true.into());
+    }
+    let layers = image.layers.len();
+    history.push(json!({
+        "created": image.created,
+        "created_by": "parallax migrate --flatten",
+        "comment": format!("{layers} layers of {} made one", image.digest),
+    }));
+    fields.insert("history".to_owned(), history.into());
+    let config = config.to_string();
+    let id = sha256_hex(config.as_bytes());
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": format!("sha256:{id}"),
+            "size": config.len(),
+        },
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": size}],
+        "annotations": {SOURCE: image.digest},
+    })
+    .to_string();
+    let digest = format!("sha256:{}", sha256_hex(manifest.as_bytes()));
+    Image::new(digest, manifest.into_bytes(), None, config.into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn history_and_layers_agree() {
+        let hex = "a".repeat(64);
+        let config = json!({
+            "created": "2025-01-01T00:00:00Z",
+            "config": {"Env": ["A=b"]},
+            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{hex}"), format!("sha256:{hex}")]},
+            "history": [{"created_by": "one"}, {"created_by": "env", "empty_layer": true}, {"created_by": "two"}],
+        })
+        .to_string();
+        let layer = json!({"digest": format!("sha256:{hex}"), "size": 1});
+        let manifest = json!({
+            "config": {"digest": format!("sha256:{}", sha256_hex(config.as_bytes())), "size": config.len()},
+            "layers": [layer, layer],
+        })
+        .to_string();
+        let digest = format!("sha256:{}", sha256_hex(manifest.as_bytes()));
+        let image = Image::new(digest.clone(), manifest.into_bytes(), None, config.into_bytes()).unwrap();
+        let flat = flattened(&image, &"b".repeat(64), 10).unwrap();
+        assert_eq!((flat.layers.len(), flat.created.as_str()), (1, "2025-01-01T00:00:00Z"));
+        let config: Value = serde_json::from_str(&flat.config).unwrap();
+        let history = config["history"].as_array().unwrap();
+        assert_eq!(history.len(), 4);
+        assert_eq!(history.iter().filter(|entry| entry.get("empty_layer").is_none()).count(), 1);
+        assert_eq!(config["config"]["Env"][0], "A=b");
+        assert_eq!(source_of(&flat.manifest), Some(digest));
+        assert_eq!(source_of(&image.manifest), None);
+        assert_eq!(flattened(&image, &"b".repeat(64), 10).unwrap().id, flat.id);
+    }
+}

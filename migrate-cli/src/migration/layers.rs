@@ -1,0 +1,195 @@
+//! Converts the layers that a store does not have.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use anyhow::bail;
+use parallax_layers::{ConvertError, Converted, Flattened, SquashfsOptions, convert, flatten};
+use parallax_store::LayerFile;
+
+use super::{Finished, Migration};
+use crate::image::{Image, Layer};
+use crate::progress::LayerProgress;
+use crate::source::{LayerStream, Source};
+use crate::units;
+
+impl Migration<'_> {
+    /// Converts the layers that the store does not have, several at once, and notes the sizes of those that are new.
+    pub(super) fn convert_missing(
+        &self,
+        source: &Source,
+        image: &Image,
+        new: &mut BTreeMap<String, u64>,
+    ) -> anyhow::Result<Vec<Finished>> {
+        let missing = self.missing(image)?;
+        let workers = self.settings.jobs.min(missing.len());
+        let queue: Mutex<VecDeque<_>> = Mutex::new(missing.into());
+        let queue = || queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let worker = || {
+            let mut done = Vec::new();
+            loop {
+                let Some((index, layer)) = queue().pop_front() else { return anyhow::Ok(done) };
+                let one = self.made.get(&layer.diff_id, || self.convert_one(source, index, layer));
+                // The first failure is the image's: the others need not begin.
+                done.push(one.inspect_err(|_| queue().clear())?);
+            }
+        };
+        let results: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
+            threads.into_iter().map(thread::ScopedJoinHandle::join).collect()
+        });
+        let mut all = Vec::new();
+        for result in results {
+            let Ok(done) = result else { bail!("a thread of the migration panicked; this is a defect of parallax") };
+            for (finished, is_new) in done? {
+                if is_new {
+                    new.insert(finished.1.diff_id.clone(), finished.1.squashfs_size);
+                }
+                all.push(finished);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The layers the store does not have, each once, with their places in the image; the largest first, so that none is
+    /// left to run alone at the end.
+    fn missing<'a>(&self, image: &'a Image) -> anyhow::Result<Vec<(usize, &'a Layer)>> {
+        let mut missing: BTreeMap<&str, (usize, &Layer)> = BTreeMap::new();
+        for (index, layer) in image.layers.iter().enumerate() {
+            if self.store.layer(&layer.diff_id)?.is_none() {
+                missing.entry(&layer.diff_id).or_insert((index, layer));
+            } else if self.settings.asked {
+                self.say_if_other(layer);
+            }
+        }
+        let mut missing: Vec<_> = missing.into_values().collect();
+        missing.sort_by_key(|(_, layer)| std::cmp::Reverse(layer.blob.size));
+        Ok(missing)
+    }
+
+    /// A layer is shared by images, so one that is there stays as it is, whatever was asked for. That is said.
+    fn say_if_other(&self, layer: &Layer) {
+        let file = self.store.root().join(LayerFile::squashfs_path(&layer.diff_id));
+        let Some(found) = form(&file).filter(|found| *found != wanted(&self.settings.squashfs)) else { return };
+        let short = short(&layer.diff_id);
+        self.progress.line(&format!("layer {short}: already in the store ({found}), which is kept"));
+    }
+
+    fn convert_one(&self, source: &Source, index: usize, layer: &Layer) -> anyhow::Result<Finished> {
+        let file = self.unfinished(&layer.diff_id)?;
+        let _slot = self.slots.take();
+        let shown = self.progress.layer(&layer.diff_id, source.layer_size(index, layer));
+        // A try before, whose layer went with an image that somebody removed, may have left it.
+        remove(&file)?;
+        let what = parallax_layers::Layer { diff_id: &layer.diff_id, file: &file, limits: self.settings.limits };
+        let open = || open(source, index, layer, &shown);
+        let done = convert(what, self.tool()?, &self.settings.squashfs, open)
+            .map_err(|error| self.explain(error, &format!("layer {}", short(&layer.diff_id))))?;
+        let layer = self.finished(&layer.diff_id, done);
+        shown.done(layer.size, layer.squashfs_size, self.progress);
+        Ok((file, layer))
+    }
+
+    /// Converts all layers of an image into one.
+    pub(super) fn flatten(&self, source: &Source, image: &Image) -> anyhow::Result<Finished> {
+        let file = self.unfinished(&format!("flat-{}", image.id))?;
+        let _slot = self.slots.take();
+        remove(&file)?;
+        let ids: Vec<&str> = image.layers.iter().map(|layer| layer.diff_id.as_str()).collect();
+        let size: u64 = image.layers.iter().enumerate().map(|(index, layer)| source.layer_size(index, layer)).sum();
+        // Every layer is read twice.
+        let shown = self.progress.layer(&image.id, 2 * size);
+        let open = |index: usize| open_again(source, index, &image.layers[index], &shown);
+        let done = flatten(&ids, &file, self.settings.limits, self.tool()?, &self.settings.squashfs, open)
+            .map_err(|error| self.explain(error, "the image"))?;
+        let Flattened { diff_id, converted } = done;
+        let layer = self.finished(&diff_id, converted);
+        shown.done(layer.size, layer.squashfs_size, self.progress);
+        Ok((file, layer))
+    }
+
+    fn finished(&self, diff_id: &str, done: Converted) -> LayerFile {
+        let Converted { size, squashfs_size, squashfs_sha256, content, max_uid, max_gid, dropped_xattrs } = done;
+        if !dropped_xattrs.is_empty() {
+            let names: Vec<String> = dropped_xattrs.into_iter().collect();
+            let short = short(diff_id);
+            tracing::warn!("layer {short}: SquashFS cannot keep these extended attributes: {}", names.join(", "));
+        }
+        let (diff_id, content) = (diff_id.to_owned(), Some(content));
+        LayerFile { diff_id, size, squashfs_size, squashfs_sha256, max_uid, max_gid, content }
+    }
+
+    fn explain(&self, error: ConvertError, what: &str) -> anyhow::Error {
+        let limits = self.settings.limits;
+        let context = if error.is_too_large() {
+            let most = units::bytes(limits.bytes);
+            format!("{what} unpacks to more than {most}; if that is right, allow it with --max-layer-size SIZE")
+        } else if error.has_too_many_entries() {
+            let most = limits.entries;
+            format!("{what} has more than {most} files; if that is right, allow them with --max-layer-entries N")
+        } else {
+            format!("{what} cannot be converted")
+        };
+        anyhow::Error::new(error).context(context)
+    }
+}
+
+fn open<'a>(
+    source: &'a Source,
+    index: usize,
+    layer: &Layer,
+    shown: &LayerProgress,
+) -> io::Result<crate::progress::Counted<LayerStream<'a>>> {
+    shown.restart();
+    open_again(source, index, layer, shown)
+}
+
+fn open_again<'a>(
+    source: &'a Source,
+    index: usize,
+    layer: &Layer,
+    shown: &LayerProgress,
+) -> io::Result<crate::progress::Counted<LayerStream<'a>>> {
+    let blob = source.layer(index, layer).map(|blob| shown.count(blob));
+    blob.map_err(|error| io::Error::other(format!("{error:#}")))
+}
+
+fn remove(file: &Path) -> io::Result<()> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn short(diff_id: &str) -> &str {
+    diff_id.get(..12).unwrap_or(diff_id)
+}
+
+/// How a SquashFS file is compressed, in words: method and block size. Levels are not written down in one.
+fn form(file: &Path) -> Option<String> {
+    const UNCOMPRESSED_DATA: u16 = 2;
+    let mut superblock = [0; 96];
+    File::open(file).ok()?.read_exact(&mut superblock).ok()?;
+    let u16_at = |at: usize| u16::from_le_bytes([superblock[at], superblock[at + 1]]);
+    let block = u32::from_le_bytes(superblock[12..16].try_into().ok()?);
+    let method = match u16_at(20) {
+        _ if u16_at(24) & UNCOMPRESSED_DATA != 0 => "none",
+        1 => "gzip",
+        2 => "lzma",
+        3 => "lzo",
+        4 => "xz",
+        5 => "lz4",
+        6 => "zstd",
+        _ => return None,
+    };
+    Some(format!("{method}, blocks of {} KiB", block >> 10))
+}
+
+/// The same of what is to be written.
+fn wanted(options: &SquashfsOptions) -> String {
+    format!("{}, blocks of {} KiB", options.compression.method(), options.block_size >> 10)
+}

@@ -1,0 +1,201 @@
+//! Brings images from sources into a store. All sources of one call share its working directory, its memory, and layers that
+//! several of them have.
+
+mod flat;
+mod layers;
+mod settings;
+mod shared;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use parallax_layers::Sqfstar;
+use parallax_names::ImageName;
+use parallax_store::{LayerFile, NewImage, Store, StoreError};
+use serde::Serialize;
+
+pub use settings::{Settings, SettingsOptions};
+
+use crate::image::{Image, hex_of};
+use crate::interrupt::{self, Guarded};
+use crate::progress::Progress;
+use crate::source::Source;
+use shared::{Once, Slots};
+
+/// How often layers may go while an image is brought, with the images that others remove.
+const ATTEMPTS: u32 = 3;
+
+/// A finished SquashFS file and what is known of it.
+type Finished = (PathBuf, LayerFile);
+
+/// One call of `parallax migrate`.
+#[derive(Debug)]
+pub struct Migration<'a> {
+    store: &'a Store,
+    settings: Settings,
+    progress: &'a Progress,
+    slots: Slots,
+    /// The layers that were converted, by diffID.
+    made: Once<Finished>,
+    /// Made when the first layer needs it: a call that has nothing to do changes nothing.
+    work: Mutex<Option<Guarded>>,
+}
+
+/// What became of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Brought {
+    /// The image id, 64 hexadecimal digits.
+    pub id: String,
+    /// The manifest's digest, `sha256:…`.
+    pub digest: String,
+    /// How many layers the image has.
+    pub layers: usize,
+    /// How many of them the store did not have yet.
+    pub new_layers: usize,
+    /// What these take in the store, in bytes.
+    pub new_stored: u64,
+    /// Whether the store had the image under this name already, so that nothing was done.
+    pub unchanged: bool,
+}
+
+impl<'a> Migration<'a> {
+    /// A call that writes to `store`.
+    pub fn new(store: &'a Store, settings: Settings, progress: &'a Progress) -> Self {
+        let slots = Slots::new(settings.jobs);
+        Self { store, settings, progress, slots, made: Once::new(), work: Mutex::new(None) }
+    }
+
+    /// Brings the image of a source into the store, its layers as they are.
+    ///
+    /// # Errors
+    /// If the source or the store fails. The store has the whole image or nothing of it then.
+    pub fn bring(&self, source: &Source, name: &ImageName) -> anyhow::Result<Brought> {
+        let image = source.image()?;
+        if is_there(self.store, &image, name)? {
+            return Ok(Brought::unchanged(image));
+        }
+        let mut new = BTreeMap::new();
+        let mut attempt = 1;
+        loop {
+            let finished = self.convert_missing(source, &image, &mut new)?;
+            match self.publish(&image, name, Vec::new(), &finished) {
+                Err(StoreError::LayerGone(gone)) if attempt < ATTEMPTS => {
+                    self.made.forget(&gone);
+                    attempt += 1;
+                }
+                done => return Ok(done.map(|()| Brought::new(image, &new))?),
+            }
+        }
+    }
+
+    /// Brings the image of a source into the store with all its layers made one.
+    ///
+    /// # Errors
+    /// As [`Self::bring`].
+    pub fn bring_flat(&self, source: &Source, name: &ImageName) -> anyhow::Result<Brought> {
+        let image = source.image()?;
+        if let Some(id) = self.flattened_before(&image, name)? {
+            let mut brought = Brought::unchanged(image);
+            brought.layers = 1;
+            if self.store.id_of_name(name).as_deref() != Some(&id) {
+                let _uninterrupted = interrupt::hold();
+                self.store.tag(&id, name)?;
+                brought.unchanged = false;
+            }
+            return Ok(Brought { id, ..brought });
+        }
+        let finished = self.flatten(source, &image)?;
+        let (file, layer) = &finished;
+        let flat = flat::flattened(&image, &layer.diff_id, layer.size)?;
+        // The image with all its layers may be there too, and keeps its digests.
+        let digests = [hex_of(&image.digest), image.index_digest.as_deref()];
+        let free = digests.into_iter().flatten().filter(|digest| self.leads_to_no_layers(digest));
+        let free = free.map(str::to_owned).collect();
+        let new = self.store.layer(&layer.diff_id)?.is_none().then_some((layer.diff_id.clone(), layer.squashfs_size));
+        self.publish(&flat, name, free, &[(file.clone(), layer.clone())])?;
+        Ok(Brought::new(flat, &new.into_iter().collect()))
+    }
+
+    /// The id of the image in the store that was flattened from `image`, where its name or digest leads to it.
+    fn flattened_before(&self, image: &Image, name: &ImageName) -> anyhow::Result<Option<String>> {
+        let by_digest = hex_of(&image.digest).and_then(|digest| self.store.id_of_digest(digest));
+        for id in [self.store.id_of_name(name), by_digest].into_iter().flatten() {
+            let record = self.store.image(&id)?;
+            if record.is_some_and(|record| flat::source_of(&record.manifest).as_deref() == Some(&image.digest)) {
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
+    }
+
+    fn leads_to_no_layers(&self, digest: &str) -> bool {
+        let record = self.store.id_of_digest(digest).and_then(|id| self.store.image(&id).ok().flatten());
+        record.is_none_or(|record| flat::source_of(&record.manifest).is_some())
+    }
+
+    /// Moves the new layers into the store and makes the image visible: all of it, even if the process is interrupted.
+    fn publish(
+        &self,
+        image: &Image,
+        name: &ImageName,
+        other_digests: Vec<String>,
+        finished: &[Finished],
+    ) -> Result<(), StoreError> {
+        let _uninterrupted = interrupt::hold();
+        // Those that another source of this call has published are in the store.
+        let finished: Vec<Finished> = finished.iter().filter(|(file, _)| file.exists()).cloned().collect();
+        let image = NewImage {
+            id: image.id.clone(),
+            digest: image.digest.clone(),
+            other_digests: image.index_digest.iter().cloned().chain(other_digests).collect(),
+            name: name.clone(),
+            created: image.created.clone(),
+            manifest: image.manifest.clone(),
+            config: image.config.clone(),
+            diff_ids: image.layers.iter().map(|layer| layer.diff_id.clone()).collect(),
+        };
+        self.store.publish(&image, &finished).map(drop)
+    }
+
+    /// The path of an unfinished file.
+    fn unfinished(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        let work = match &mut *work {
+            Some(work) => work,
+            none => none.insert(Guarded::new(|| self.store.work_directory())?),
+        };
+        Ok(work.path().join(name))
+    }
+
+    fn tool(&self) -> anyhow::Result<Sqfstar> {
+        Ok(Sqfstar::find()?)
+    }
+}
+
+impl Brought {
+    fn new(image: Image, new: &BTreeMap<String, u64>) -> Self {
+        let (new_layers, new_stored) = (new.len(), new.values().sum());
+        Self {
+            id: image.id,
+            digest: image.digest,
+            layers: image.layers.len(),
+            new_layers,
+            new_stored,
+            unchanged: false,
+        }
+    }
+
+    fn unchanged(image: Image) -> Self {
+        Self { unchanged: true, ..Self::new(image, &BTreeMap::new()) }
+    }
+}
+
+/// Whether the store has the image whole, under this name and with these digests.
+fn is_there(store: &Store, image: &Image, name: &ImageName) -> anyhow::Result<bool> {
+    let is_it = |id: Option<String>| id.as_deref() == Some(&*image.id);
+    let digests = [hex_of(&image.digest), image.index_digest.as_deref()];
+    Ok(is_it(store.id_of_name(name))
+        && digests.into_iter().flatten().all(|digest| is_it(store.id_of_digest(digest)))
+        && store.image(&image.id)?.is_some())
+}

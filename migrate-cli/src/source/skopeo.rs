@@ -1,0 +1,74 @@
+//! How skopeo is called.
+
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+use containers_image_proxy::{Error, ImageProxyConfig};
+
+use super::{Access, Reference, Transport};
+
+/// skopeo with what comes before its subcommand.
+///
+/// A rootless user's storage is mounted in the user namespace that Podman makes. `skopeo copy` enters it by itself, skopeo's
+/// image proxy (1.18) does not. Root's skopeo mounts a storage and leaves it mounted, so it gets a mount namespace of its
+/// own. It never outlives this process.
+fn skopeo(reference: &Reference, access: &Access) -> Command {
+    let is_root = rustix::process::geteuid().is_root();
+    let before: &[&str] = match reference.transport {
+        Transport::ContainersStorage if is_root => &["unshare", "--mount", "--propagation", "private", "--"],
+        Transport::ContainersStorage => &["podman", "unshare"],
+        _ => &[],
+    };
+    let mut words = before.iter().copied().chain(["setpriv", "--pdeathsig", "TERM", "--", "skopeo"]);
+    let mut command = Command::new(words.next().unwrap_or("skopeo"));
+    command.args(words);
+    command.args(access.platform.iter().flat_map(super::Platform::arguments));
+    command
+}
+
+/// The proxy for one source.
+pub(super) fn proxy_config(reference: &Reference, access: &Access) -> ImageProxyConfig {
+    let mut config = ImageProxyConfig::default();
+    config.authfile.clone_from(&access.authfile);
+    config.certificate_directory.clone_from(&access.cert_dir);
+    config.insecure_skip_tls_verification = Some(!access.tls_verify);
+    config.skopeo_cmd = Some(skopeo(reference, access));
+    config
+}
+
+/// The manifest or index that `text` leads to, byte for byte.
+///
+/// # Errors
+/// What skopeo said.
+pub(super) fn inspect(text: &str, reference: &Reference, access: &Access) -> anyhow::Result<Vec<u8>> {
+    let mut command = skopeo(reference, access);
+    command.args(["inspect", "--raw"]);
+    if let Some(file) = &access.authfile {
+        command.arg("--authfile").arg(file);
+    }
+    if let Some(directory) = &access.cert_dir {
+        command.arg("--cert-dir").arg(directory);
+    }
+    if !access.tls_verify {
+        command.arg("--tls-verify=false");
+    }
+    let output = command.arg(text).output().context("skopeo cannot be run")?;
+    ensure!(
+        output.status.success(),
+        "the manifest cannot be read: skopeo inspect: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(output.stdout)
+}
+
+/// What went wrong, without the names of the proxy's methods.
+pub(super) fn skopeo_error(error: Error) -> anyhow::Error {
+    match error {
+        Error::SkopeoSpawnError(error) => anyhow::anyhow!("skopeo cannot be run: {error}; install skopeo 1.9 or newer"),
+        Error::ProxyTooOld { .. } => anyhow::anyhow!("skopeo is too old; install skopeo 1.9 or newer"),
+        Error::RequestInitiationFailure { error, .. } | Error::RetryableRequestFailure { error, .. } => {
+            anyhow::anyhow!("{error}")
+        }
+        other => other.into(),
+    }
+}
