@@ -12,7 +12,12 @@ use serde::{Deserialize, Serialize};
 use crate::message::VERSION;
 
 /// The largest message, in bytes.
-pub const MAX_MESSAGE: usize = 256 * 1024;
+pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+
+/// The largest request, in bytes: nobody has more to say to the agent.
+pub const MAX_REQUEST: usize = 16 * 1024;
+/// The length that comes before a message, in bytes.
+const HEADER: usize = 4;
 
 /// Why a message could not be sent or received.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +57,7 @@ struct Outgoing<'a, M> {
 }
 
 #[derive(Deserialize)]
-struct Incoming<M> {
+struct Received<M> {
     message: M,
 }
 
@@ -91,15 +96,66 @@ pub fn send(socket: impl AsFd, message: &impl Serialize, deadline: Instant) -> R
 /// # Errors
 /// [`FrameError`]; after one the connection is of no more use.
 pub fn receive<M: DeserializeOwned>(socket: impl AsFd, deadline: Instant) -> Result<M, FrameError> {
-    let mut length = [0; 4];
-    fill(&socket, &mut length, deadline)?;
-    let length = u32::from_le_bytes(length) as usize;
-    if length > MAX_MESSAGE {
-        return Err(FrameError::TooLong(length));
+    let mut incoming = Incoming::new(MAX_MESSAGE);
+    loop {
+        match incoming.read(&socket)? {
+            Some(body) => return parse(&body),
+            None => wait(&socket, PollFlags::IN, deadline)?,
+        }
     }
-    let mut body = vec![0; length];
-    fill(&socket, &mut body, deadline)?;
-    parse(&body)
+}
+
+/// A message that is on its way in. It takes no more memory than has arrived, whatever length was announced.
+#[derive(Debug)]
+pub struct Incoming {
+    limit: usize,
+    bytes: Vec<u8>,
+}
+
+impl Incoming {
+    /// One of which nothing has arrived yet, and whose body may have `limit` bytes.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self { limit, bytes: Vec::new() }
+    }
+
+    /// Reads what is there on a non-blocking stream socket, and never what comes behind the message. Returns its body once all
+    /// of it is there, and `None` if more has to come.
+    ///
+    /// # Errors
+    /// [`FrameError::Closed`], [`FrameError::TooLong`], or what the system said.
+    pub fn read(&mut self, socket: impl AsFd) -> Result<Option<Vec<u8>>, FrameError> {
+        let mut piece = [0; 4096];
+        loop {
+            let wanted = match self.bytes.split_first_chunk::<HEADER>() {
+                None => HEADER - self.bytes.len(),
+                Some((header, body)) => {
+                    let length = u32::from_le_bytes(*header) as usize;
+                    if length > self.limit {
+                        return Err(FrameError::TooLong(length));
+                    }
+                    if body.len() == length {
+                        return Ok(Some(std::mem::take(&mut self.bytes).split_off(HEADER)));
+                    }
+                    length - body.len()
+                }
+            };
+            let room = wanted.min(piece.len());
+            match rustix::io::read(&socket, &mut piece[..room]) {
+                Ok(0) | Err(Errno::CONNRESET) => return Err(FrameError::Closed),
+                Ok(read) => self.bytes.extend_from_slice(&piece[..read]),
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Whether nothing has arrived yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
 }
 
 /// Parses a message's body.
@@ -111,20 +167,7 @@ pub fn parse<M: DeserializeOwned>(body: &[u8]) -> Result<M, FrameError> {
     if version != VERSION {
         return Err(FrameError::Version(version));
     }
-    Ok(serde_json::from_slice::<Incoming<M>>(body)?.message)
-}
-
-fn fill(socket: &impl AsFd, mut buffer: &mut [u8], deadline: Instant) -> Result<(), FrameError> {
-    while !buffer.is_empty() {
-        match rustix::io::read(socket, &mut *buffer) {
-            Ok(0) | Err(Errno::CONNRESET) => return Err(FrameError::Closed),
-            Ok(read) => buffer = &mut buffer[read..],
-            Err(Errno::AGAIN) => wait(socket, PollFlags::IN, deadline)?,
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
+    Ok(serde_json::from_slice::<Received<M>>(body)?.message)
 }
 
 fn wait(socket: &impl AsFd, events: PollFlags, deadline: Instant) -> Result<(), FrameError> {
@@ -187,6 +230,24 @@ mod tests {
         let (mut a, b) = pair();
         a.write_all(&u32::MAX.to_le_bytes()).unwrap();
         assert!(matches!(receive::<Request>(&b, soon()), Err(FrameError::TooLong(_))));
+    }
+
+    #[test]
+    fn a_message_in_pieces_is_put_together_and_the_next_one_is_left() {
+        let (mut a, b) = pair();
+        let request = Request::Status;
+        send(&a, &request, soon()).unwrap();
+        let mut bytes = vec![0; 128];
+        let length = rustix::io::read(&b, &mut bytes).unwrap();
+        let mut incoming = Incoming::new(MAX_REQUEST);
+        for byte in &bytes[..length - 1] {
+            a.write_all(&[*byte]).unwrap();
+            assert!(incoming.read(&b).unwrap().is_none());
+        }
+        a.write_all(&bytes[length - 1..length]).unwrap();
+        a.write_all(b"next").unwrap();
+        assert_eq!(parse::<Request>(&incoming.read(&b).unwrap().unwrap()).unwrap(), request);
+        assert_eq!(rustix::io::read(&b, &mut bytes).unwrap(), 4);
     }
 
     #[test]

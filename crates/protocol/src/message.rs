@@ -68,6 +68,31 @@ pub const EXTERN_CONT: u32 = 0xffff_fffc;
 /// `SLURM_INTERACTIVE_STEP` of `slurm/slurm.h`: the step of salloc's shell on a node.
 pub const INTERACTIVE_STEP: u32 = 0xffff_fffa;
 
+/// A text that names no step.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" names no step; write it as Slurm does, such as 12.0 or 12.batch")]
+pub struct NoStep(String);
+
+impl StepId {
+    /// The job's and the step's number in a text such as `12.0`, `12.batch` or `12.interactive`.
+    ///
+    /// # Errors
+    /// [`NoStep`] quotes the text.
+    pub fn numbers(text: &str) -> Result<(u32, u32), NoStep> {
+        let parse = || {
+            let (job, step) = text.split_once('.')?;
+            let step = match step {
+                "batch" => BATCH_SCRIPT,
+                "interactive" => INTERACTIVE_STEP,
+                "extern" => EXTERN_CONT,
+                number => number.parse().ok()?,
+            };
+            Some((job.parse().ok()?, step))
+        };
+        parse().ok_or_else(|| NoStep(text.escape_debug().to_string()))
+    }
+}
+
 impl fmt::Display for StepId {
     /// As Slurm shows it: `12.0`, `12.batch`, `12.interactive`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,8 +121,18 @@ pub enum Request {
         /// The step.
         step: StepId,
     },
+    /// Take down what the steps of a job hold, or one step of it, however often the job was requeued: an administrator's
+    /// way, and that of a job's epilog.
+    ReleaseJob {
+        /// The job's number.
+        job: u32,
+        /// The step's number; all of the job's steps without one.
+        step: Option<u32>,
+    },
     /// Say what is held.
     Status,
+    /// Say what was counted, as Prometheus reads it.
+    Metrics,
 }
 
 /// The arguments of [`Request::Lease`].
@@ -118,6 +153,18 @@ pub struct LeaseRequest {
     pub mode: Mode,
 }
 
+/// The id that means no user and no group (`chown(2)`).
+const NO_ID: u32 = u32::MAX;
+
+impl LeaseRequest {
+    /// What is wrong with the numbers; the image's name has a grammar of its own.
+    #[must_use]
+    pub fn fault(&self) -> Option<&'static str> {
+        let no_id = self.uid == NO_ID || self.gid == NO_ID;
+        no_id.then_some("the step's user or group is none")
+    }
+}
+
 /// What the agent answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -129,10 +176,22 @@ pub enum Response {
         /// What could not be taken down, one sentence each.
         problems: Vec<String>,
     },
+    /// Nothing of these steps is left, but for the problems named.
+    ReleasedSteps {
+        /// The steps that held something.
+        steps: Vec<StepId>,
+        /// What could not be taken down, one sentence each.
+        problems: Vec<String>,
+    },
     /// The step's directory is visible.
     Attached,
     /// What is held.
     Status(Status),
+    /// What was counted.
+    Metrics {
+        /// Prometheus' text format.
+        text: String,
+    },
     /// It can't be done.
     Refused {
         /// One sentence for the user: what, why, and what to do.
@@ -202,6 +261,26 @@ mod tests {
     fn steps_are_shown_as_slurm_does() {
         let step = |step| StepId { job: 12, step, restart: 0 }.to_string();
         assert_eq!([step(0), step(BATCH_SCRIPT), step(INTERACTIVE_STEP)], ["12.0", "12.batch", "12.interactive"]);
+    }
+
+    #[test]
+    fn steps_are_read_as_they_are_shown() {
+        for step in [0, 7, BATCH_SCRIPT, INTERACTIVE_STEP, EXTERN_CONT] {
+            let shown = StepId { job: 12, step, restart: 0 }.to_string();
+            assert_eq!(StepId::numbers(&shown), Ok((12, step)));
+        }
+        for text in ["", "12", ".", "12.", ".0", "12.x", "-1.0", "12.0.0", "99999999999.0"] {
+            assert!(StepId::numbers(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ids_that_are_none_are_faults() {
+        let step = StepId { job: 1, step: 0, restart: 0 };
+        let good = LeaseRequest { step, uid: 0, gid: 0, image: "a".into(), image_id: None, mode: Mode::Run };
+        assert!(good.fault().is_none());
+        assert!(LeaseRequest { uid: NO_ID, ..good.clone() }.fault().is_some());
+        assert!(LeaseRequest { gid: NO_ID, ..good }.fault().is_some());
     }
 
     #[test]
