@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::logging::Format;
+
 /// The Parallax node agent: mounts the layers that Slurm steps ask for, and takes down what ended steps leave.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Parser)]
 #[command(name = "parallax-agent", version)]
@@ -12,4 +14,10 @@ pub struct Args {
     /// What to log: error, warn, info, debug or trace, or a filter such as `parallax_agent::lease=debug`.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,
+    /// How to write the log: lines for people, or JSON objects for programs.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub log_format: Format,
+    /// Keep all of root's capabilities and system calls, to find out whether the lack of one is to blame for something.
+    #[arg(long)]
+    pub unrestricted: bool,
 }

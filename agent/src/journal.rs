@@ -35,6 +35,16 @@ impl Owner {
     }
 }
 
+/// What tells a lease from every other one: the job, the step and the restart count, and the name of the step's directory, in
+/// which a random number is. A step that is given a second lease after its first one has another key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LeaseKey {
+    /// The step.
+    pub step: StepId,
+    /// The name of the step's directory.
+    pub directory: String,
+}
+
 /// A lease as it is written down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -55,6 +65,12 @@ impl Entry {
     #[must_use]
     pub fn step(&self) -> StepId {
         self.request.step
+    }
+
+    /// What tells this lease from every other one.
+    #[must_use]
+    pub fn lease_key(&self) -> LeaseKey {
+        LeaseKey { step: self.request.step, directory: self.key.clone() }
     }
 }
 

@@ -1,32 +1,30 @@
 //! What a step's lease is made of, in order, and its end.
 //!
 //! [`Leases::acquire`] reads top-down: who the user is, which image is meant, its layers, the step's directory. Every way in
-//! which a step can end leads to [`Leases::release`], which goes on past errors and may be called any number of times.
+//! which a step can end leads to the one routine in `release.rs`, which goes on past errors and may be called any number of times.
 
 mod acquire;
+mod release;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use parallax_config::Config;
 use parallax_protocol::message::{Status, StepId, StepStatus};
 use parallax_sys::mount::take_down;
 use parallax_sys::process::Process;
 
-use crate::identity::Identity;
+pub use self::release::Cause;
+pub use crate::journal::LeaseKey;
 use crate::journal::{Entry, Journal};
 use crate::layers::{LayerTable, MountedLayer};
+use crate::metrics::Metrics;
 use crate::namespace;
-use crate::processes;
 use crate::step::StepDirectory;
-
-/// How long the end of a step waits for its last processes to go after they were killed.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a lease was not granted: one sentence for the user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,10 +34,15 @@ pub struct Refusal(pub String);
 /// All leases of this node.
 #[derive(Debug)]
 pub struct Leases {
-    config: Config,
+    config: RwLock<Arc<Config>>,
+    /// Where everything is; it stays where it is as long as the agent runs.
+    runtime: PathBuf,
     layers: LayerTable,
     journal: Journal,
     live: Mutex<HashMap<StepId, Arc<Lease>>>,
+    /// The steps whose lease is on its way.
+    beginning: Mutex<HashSet<StepId>>,
+    metrics: Metrics,
 }
 
 /// A lease. What it holds is taken out by the first release.
@@ -62,17 +65,20 @@ impl Leases {
     ///
     /// # Errors
     /// The runtime directory can't be made or read.
-    pub fn open(config: Config) -> io::Result<(Self, Vec<(StepId, Process)>)> {
+    pub fn open(config: Config, metrics: Metrics) -> io::Result<(Self, Vec<(LeaseKey, Process)>)> {
         let root = config.agent.runtime_dir.clone();
         directory(&root, 0o755)?;
         directory(&root.join("steps"), 0o711)?;
         directory(&root.join("layers"), 0o700)?;
         directory(&root.join("leases"), 0o700)?;
         let leases = Self {
-            config,
+            config: RwLock::new(Arc::new(config)),
+            runtime: root.clone(),
             layers: LayerTable::new(root.join("layers")),
             journal: Journal::new(root.join("leases")),
             live: Mutex::default(),
+            beginning: Mutex::default(),
+            metrics,
         };
         let owners = leases.recover()?;
         Ok((leases, owners))
@@ -119,64 +125,65 @@ impl Leases {
         })
     }
 
-    /// Takes down all that a step holds: processes, mounts, loop devices, directories, the journal's entry. Returns what
-    /// could not be, one sentence each. A step that holds nothing is no problem; a release that is under way is waited for.
-    pub fn release(&self, step: StepId) -> Vec<String> {
-        let Some(lease) = self.live().get(&step).cloned() else { return Vec::new() };
-        let mut held = lease.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(held) = held.take() else { return Vec::new() };
-        let started = Instant::now();
-        let mut problems = self.end_processes(&lease.entry);
-        let ended = Instant::now();
-        let path = self.step_path(&lease.entry.key);
-        if let Err(error) = held.directory.take_down() {
-            problems.push(format!("{} can't be taken down: {error}", path.display()));
-        }
-        drop(held.layers);
-        if let Err(error) = self.journal.remove(&lease.entry.key) {
-            problems.push(format!("the journal's entry {} can't be removed: {error}", lease.entry.key));
-        }
-        self.live().remove(&step);
-        for problem in &problems {
-            tracing::error!(step = %step, "{problem}");
-        }
-        let (processes, mounts) = (ended - started, ended.elapsed());
-        tracing::info!(step = %step, uid = lease.entry.request.uid, ?processes, ?mounts, "released");
-        problems
+    /// The configuration that holds now.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn end_processes(&self, entry: &Entry) -> Vec<String> {
-        let path = self.step_path(&entry.key);
-        match Identity::of(entry.request.uid, entry.request.gid) {
-            Ok(identity) => {
-                let (ended, problems) = processes::end(&path, &identity, KILL_PATIENCE);
-                if ended > 0 {
-                    tracing::debug!(step = %entry.step(), ended, "ended processes that outlived the step");
-                }
-                problems
-            }
-            Err(reason) => vec![format!("the step's processes can't be found: {reason}")],
+    /// Takes over another configuration. The runtime directory stays what it is: leases lie there. Says whether another one
+    /// was wanted.
+    pub fn reconfigure(&self, mut config: Config) -> bool {
+        let moved = config.agent.runtime_dir != self.runtime;
+        config.agent.runtime_dir.clone_from(&self.runtime);
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        moved
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Whether the table of leases can be looked at: it is locked for moments only, and by no one who waits for anything.
+    #[must_use]
+    pub fn responds(&self) -> bool {
+        self.live.try_lock().is_ok()
+    }
+
+    /// Brings up to date what is not counted but looked at.
+    pub fn observe(&self) {
+        self.metrics.observe(self.live().len(), self.layers.mounted().len());
+    }
+
+    /// Marks a step as one whose lease is on its way, until the end of the value.
+    fn begin(&self, step: StepId) -> Result<Beginning<'_>, Refusal> {
+        if self.beginning.lock().unwrap_or_else(PoisonError::into_inner).insert(step) {
+            Ok(Beginning { leases: self, step })
+        } else {
+            Err(Refusal(format!("step {step} is being given an image on this node already; tell the administrator")))
         }
     }
 
     /// Adopts the leases of an earlier agent that are alive and takes down all else it left.
-    fn recover(&self) -> io::Result<Vec<(StepId, Process)>> {
+    fn recover(&self) -> io::Result<Vec<(LeaseKey, Process)>> {
         let mut owners = Vec::new();
         let mut keys = Vec::new();
         for entry in self.journal.read()? {
-            let step = entry.step();
+            let key = entry.lease_key();
             let path = self.step_path(&entry.key);
             let layers = entry.layers.iter().cloned().map(|layer| self.layers.adopt(layer)).collect();
             let owner = entry.owner.hold();
             keys.push(path.clone());
             let held = Held { directory: StepDirectory::adopt(&path), layers };
-            self.live().insert(step, Arc::new(Lease { entry, held: Mutex::new(Some(held)) }));
+            self.live().insert(key.step, Arc::new(Lease { entry, held: Mutex::new(Some(held)) }));
             match owner {
                 Some(process) => {
-                    tracing::info!(step = %step, "adopted a lease of an earlier agent");
-                    owners.push((step, process));
+                    tracing::info!(job = key.step.job, step = %key.step, "adopted a lease of an earlier agent");
+                    owners.push((key, process));
                 }
-                None => drop(self.release(step)),
+                None => drop(self.release(&key, Cause::Restart)),
             }
         }
         for entry in fs::read_dir(self.steps())? {
@@ -196,11 +203,23 @@ impl Leases {
     }
 
     fn steps(&self) -> PathBuf {
-        self.config.agent.runtime_dir.join("steps")
+        self.runtime.join("steps")
     }
 
     fn step_path(&self, key: &str) -> PathBuf {
         self.steps().join(key)
+    }
+}
+
+/// A step whose lease is on its way.
+struct Beginning<'a> {
+    leases: &'a Leases,
+    step: StepId,
+}
+
+impl Drop for Beginning<'_> {
+    fn drop(&mut self) {
+        self.leases.beginning.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.step);
     }
 }
 

@@ -11,14 +11,21 @@
 //! - [`namespace`]: mount namespaces that Slurm gives to jobs.
 //! - [`processes`]: the step's processes that Slurm does not know.
 //! - [`journal`]: what an agent that is started anew must know.
+//! - [`daemon`]: the agent's life: its start, reload and stop, and what systemd is told.
+//! - [`restrict`]: the capabilities and system calls that the agent keeps.
+//! - [`metrics`] and [`logging`]: what it says of itself.
 
 pub mod args;
+pub mod daemon;
 pub mod identity;
 pub mod journal;
 pub mod layers;
 pub mod lease;
+pub mod logging;
+pub mod metrics;
 pub mod namespace;
 pub mod processes;
+pub mod restrict;
 pub mod server;
 pub mod step;
 pub mod step_store;

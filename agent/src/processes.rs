@@ -7,10 +7,12 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use parallax_sys::process::Process;
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use crate::identity::{Identity, Ids};
 
@@ -55,29 +57,46 @@ pub fn end(directory: &Path, identity: &Identity, patience: Duration) -> (usize,
 
 /// The processes of the step.
 ///
+/// Of a process of somebody else nothing is looked at but whose it is, which is one system call; so the price of a release hangs
+/// on how many processes the user has, and hardly on what else the node does.
+///
 /// # Errors
 /// `/proc` can't be read.
 pub fn find(directory: &Path, identity: &Identity) -> io::Result<Vec<Process>> {
     let marker = format!("{}/", directory.display());
+    let node = root_device("self");
     let mut table = Table::default();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // Held before it is examined: should it end and its number be used again, the signal goes to nobody.
+        let is_users = || owner(pid).is_some_and(|uid| owns(&identity.users, uid));
+        if !is_users() {
+            continue;
+        }
+        // Held before it is examined: should it end and its number be used again, the signal goes to nobody. Who has the
+        // number now is asked again, as it may be another one since.
         let Ok(process) = Process::open(pid) else { continue };
-        let Some(status) = fs::read_to_string(format!("/proc/{pid}/status")).ok().and_then(|text| Status::parse(&text))
+        if !is_users() {
+            continue;
+        }
+        let Some(stat) = fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|text| Stat::parse(&text))
         else {
             continue;
         };
-        if !owns(&identity.users, status.uid) || status.zombie {
+        if stat.zombie {
             continue;
         }
-        if names(pid, marker.as_bytes()) {
+        if names(pid, marker.as_bytes(), node) {
             table.marked.insert(pid);
         }
-        table.parents.insert(pid, status.parent);
+        table.parents.insert(pid, stat.parent);
         table.processes.push(process);
     }
     Ok(table.members())
+}
+
+/// The effective user of a process: whoever may or may not look into the process, its directory has that owner (`proc(5)`).
+fn owner(pid: i32) -> Option<u32> {
+    fs::metadata(format!("/proc/{pid}")).ok().map(|metadata| metadata.uid())
 }
 
 /// The user's processes.
@@ -108,22 +127,19 @@ impl Table {
     }
 }
 
-/// What is needed of `/proc/PID/status`.
+/// What is needed of `/proc/PID/stat`.
 #[derive(Debug, PartialEq, Eq)]
-struct Status {
-    uid: u32,
+struct Stat {
     parent: i32,
     zombie: bool,
 }
 
-impl Status {
+impl Stat {
     fn parse(text: &str) -> Option<Self> {
-        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        Some(Self {
-            uid: field("Uid:")?.split_whitespace().next()?.parse().ok()?,
-            parent: field("PPid:")?.parse().ok()?,
-            zombie: field("State:")?.starts_with('Z'),
-        })
+        // The name before that is in parentheses, and may have any character in it.
+        let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+        let zombie = fields.next()? == "Z";
+        Some(Self { parent: fields.next()?.parse().ok()?, zombie })
     }
 }
 
@@ -131,10 +147,18 @@ fn owns(ids: &Ids, uid: u32) -> bool {
     uid == ids.own || ids.subordinate.iter().any(|range| uid >= range.start && uid - range.start < range.count)
 }
 
-/// Whether the process names the step's directory.
-fn names(pid: i32, marker: &[u8]) -> bool {
+/// Whether the process names the step's directory. `node` is the device of the node's own root.
+fn names(pid: i32, marker: &[u8], node: Option<u64>) -> bool {
     let holds = |file: &str| fs::read(format!("/proc/{pid}/{file}")).is_ok_and(|bytes| contains(&bytes, marker));
-    holds("environ") || holds("cmdline") || root_is_on(pid, marker)
+    // The mounts of a process whose root is the node's are all of the node's, and no business of ours.
+    holds("environ") || holds("cmdline") || (root_device(&pid.to_string()) != node && root_is_on(pid, marker))
+}
+
+/// The device on which a process's root directory lies. A file system that a user made is not asked: it might not answer.
+fn root_device(process: &str) -> Option<u64> {
+    let flags = AtFlags::STATX_DONT_SYNC;
+    let found = statx(CWD, format!("/proc/{process}/root"), flags, StatxFlags::empty()).ok()?;
+    Some(u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor))
 }
 
 /// Whether the root of the process's mount namespace is an overlay whose writable layer is in the step's directory.
@@ -185,8 +209,18 @@ mod tests {
     }
 
     #[test]
-    fn a_status_is_read() {
-        let text = "Name:\tsleep\nState:\tS (sleeping)\nPid:\t9\nPPid:\t7\nUid:\t1001\t1001\t1001\t1001\n";
-        assert_eq!(Status::parse(text), Some(Status { uid: 1001, parent: 7, zombie: false }));
+    fn a_stat_is_read() {
+        let parsed = |text| Stat::parse(text);
+        assert_eq!(parsed("9 (sleep) S 7 9 9 0"), Some(Stat { parent: 7, zombie: false }));
+        assert_eq!(parsed("9 (a) R 1 (b)) Z 5 9"), Some(Stat { parent: 5, zombie: true }));
+        assert_eq!(parsed("9 (a"), None);
+    }
+
+    #[test]
+    fn a_process_has_an_owner_and_a_root() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(owner(own), Some(rustix::process::geteuid().as_raw()));
+        assert!(root_device("self").is_some());
+        assert_eq!(root_device("self"), root_device(&own.to_string()));
     }
 }

@@ -1,160 +1,399 @@
 //! Accepts connections and answers requests; root only.
 //!
-//! One thread per connection: a node has as many as it has steps, and each of them sleeps. A connection that got a lease is
-//! the lease: when it ends, or the process on its other side does, the lease is released.
+//! One thread, [`Server::turn`], waits for all connections, all leases and all signals at once, and reads requests piece by piece as
+//! they come, so that nobody who is slow, silent or many keeps anybody else waiting. Requests that are complete go to workers
+//! ([`workers`]), one thread each for as long as it takes. A connection that got a lease is the lease: it costs two descriptors and
+//! no thread, and when it ends, or the process on its other side does, the lease is released.
 
+mod answer;
+mod socket;
+mod workers;
+
+use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
-use parallax_protocol::frame::{self, FrameError};
-use parallax_protocol::message::{LeaseRequest, Request, Response, StepId};
+use parallax_protocol::frame::{self, FrameError, Incoming, MAX_REQUEST};
+use parallax_protocol::message::{Request, Response};
 use parallax_sys::process::Process;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
 
-use crate::journal::Owner;
-use crate::lease::Leases;
+pub use self::socket::{listen, signals};
+use self::workers::{Finished, Kind, Outcome, Workers};
+use crate::lease::{Cause, LeaseKey, Leases};
+use crate::metrics::Dropped;
 
 /// How long a request may take to arrive, and a response to be taken.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The most connections that are served at once.
-const MAX_CONNECTIONS: usize = 4096;
-/// The stack of a connection's thread, in bytes.
-const STACK: usize = 512 * 1024;
+/// The most connections whose request has not arrived yet; the oldest makes room for a newer one.
+const MAX_RECEIVING: usize = 1024;
+/// The most connections that are accepted before others are looked after.
+const ACCEPTED_AT_ONCE: usize = 64;
+/// How long no connection is accepted after descriptors have run out.
+const PAUSE: Duration = Duration::from_millis(250);
 
-/// Makes the agent's socket, in place of one that an earlier agent left. Only root can connect to it.
-///
-/// # Errors
-/// What the system said.
-pub fn listen(path: &Path) -> io::Result<UnixListener> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+/// What the numbers of the first events mean; connections come after them, with two numbers each.
+const LISTENER: u64 = 0;
+const SIGNALS: u64 = 1;
+const WORKERS: u64 = 2;
+const FIRST_CONNECTION: u64 = 4;
+
+/// All connections.
+#[derive(Debug)]
+pub struct Server {
+    epoll: OwnedFd,
+    listener: Option<UnixListener>,
+    signals: SignalFd,
+    leases: &'static Leases,
+    workers: Workers,
+    connections: HashMap<u64, Connection>,
+    /// The connections whose request has not arrived, oldest first, and by when it must have; some may be further by now.
+    receiving: VecDeque<(Instant, u64)>,
+    next: u64,
+    /// Until when no connection is accepted.
+    pause: Option<Instant>,
 }
 
-/// Serves for ever.
-///
-/// # Errors
-/// The socket is of no more use.
-pub fn serve(listener: &UnixListener, leases: &Arc<Leases>) -> io::Result<()> {
-    let open = Arc::new(AtomicUsize::new(0));
-    loop {
-        let (stream, _) = match listener.accept() {
-            Ok(accepted) => accepted,
-            // The connection was given up before it was accepted.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-            Err(error) => return Err(error),
+#[derive(Debug)]
+struct Connection {
+    /// None for a lease of an earlier agent.
+    stream: Option<Arc<UnixStream>>,
+    peer: i32,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The request is on its way.
+    Receiving(Incoming),
+    /// A worker has the connection.
+    Working,
+    /// The connection is a lease, for as long as it and the process last.
+    Held(LeaseKey, Process),
+}
+
+/// What came of a turn.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// The signals that arrived.
+    pub signals: Vec<Signal>,
+    /// How many requests or releases came to their end.
+    pub finished: usize,
+}
+
+impl Server {
+    /// A server that watches over the leases that an earlier agent left. The leases live for ever: their end would take down what
+    /// steps use, and the agent's end must not.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn new(
+        listener: UnixListener,
+        signals: SignalFd,
+        leases: &'static Leases,
+        adopted: Vec<(LeaseKey, Process)>,
+    ) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let workers = Workers::new()?;
+        let add = |fd, number| epoll::add(&epoll, fd, epoll::EventData::new_u64(number), epoll::EventFlags::IN);
+        add(listener.as_fd(), LISTENER)?;
+        add(signals.as_fd(), SIGNALS)?;
+        add(workers.as_fd(), WORKERS)?;
+        let mut server = Self {
+            epoll,
+            listener: Some(listener),
+            signals,
+            leases,
+            workers,
+            connections: HashMap::new(),
+            receiving: VecDeque::new(),
+            next: FIRST_CONNECTION,
+            pause: None,
         };
-        if open.load(Ordering::Relaxed) >= MAX_CONNECTIONS {
-            tracing::warn!("too many connections: one is turned away");
-            continue;
+        for (key, process) in adopted {
+            let number = server.number();
+            server.connections.insert(number, Connection { stream: None, peer: 0, state: State::Working });
+            server.hold(number, key, process);
         }
-        let (leases, counter) = (Arc::clone(leases), Arc::clone(&open));
-        counter.fetch_add(1, Ordering::Relaxed);
-        let spawned = thread::Builder::new().name("connection".to_owned()).stack_size(STACK).spawn(move || {
-            if let Err(error) = converse(&stream, &leases) {
-                tracing::warn!("a connection failed: {error}");
-            }
-            counter.fetch_sub(1, Ordering::Relaxed);
+        Ok(server)
+    }
+
+    /// The leases.
+    #[must_use]
+    pub fn leases(&self) -> &'static Leases {
+        self.leases
+    }
+
+    /// Whether there are requests or releases under way.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        let receiving = |connection: &Connection| matches!(connection.state, State::Receiving(_));
+        self.workers.are_busy() || self.connections.values().any(receiving)
+    }
+
+    /// How many leases are held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.connections.values().filter(|connection| matches!(connection.state, State::Held(..))).count()
+    }
+
+    /// Accepts what has been connected so far, and nothing more. Leases that end from now on are the next agent's.
+    pub fn close(&mut self) {
+        if let Some(listener) = self.listener.take() {
+            while let Ok(true) = self.accept(&listener) {}
+            let _ = epoll::delete(&self.epoll, &listener);
+        }
+        let held =
+            |(&number, connection): (&u64, &Connection)| matches!(connection.state, State::Held(..)).then_some(number);
+        for number in self.connections.iter().filter_map(held).collect::<Vec<_>>() {
+            self.forget(number);
+        }
+    }
+
+    /// Has a worker do something.
+    pub fn in_background(&mut self, work: impl FnOnce() + Send + 'static) {
+        self.workers.submit(Kind::Other, 0, move || {
+            work();
+            Outcome::Over
         });
-        if let Err(error) = spawned {
-            open.fetch_sub(1, Ordering::Relaxed);
-            tracing::error!("no thread for a connection: {error}");
-        }
     }
-}
 
-/// Watches over a lease of an earlier agent, whose connection is gone: it ends with its process.
-///
-/// # Errors
-/// No thread could be started.
-pub fn watch(step: StepId, owner: Process, leases: &Arc<Leases>) -> io::Result<()> {
-    let leases = Arc::clone(leases);
-    let body = move || {
-        let _ = poll(&mut [PollFd::new(&owner, PollFlags::IN)], None);
-        leases.release(step);
-    };
-    thread::Builder::new().name("adopted lease".to_owned()).stack_size(STACK).spawn(body).map(drop)
-}
-
-fn converse(stream: &UnixStream, leases: &Leases) -> Result<(), FrameError> {
-    stream.set_nonblocking(true)?;
-    let peer = getsockopt(stream, PeerCredentials).map_err(io::Error::from)?;
-    if peer.uid() != 0 {
-        return Ok(());
-    }
-    let request: Request = match frame::receive(stream, deadline()) {
-        // Whoever only looks whether anybody listens.
-        Err(FrameError::Closed) => return Ok(()),
-        request => request?,
-    };
-    match request {
-        Request::Lease(request) => hold_lease(stream, request, peer.pid(), leases),
-        Request::Release { step } => release(stream, step, leases),
-        Request::Attach { step } => {
-            let response = match leases.attach(step, peer.pid()) {
-                Ok(()) => Response::Attached,
-                Err(refusal) => Response::Refused { reason: refusal.to_string() },
-            };
-            frame::send(stream, &response, deadline())
-        }
-        Request::Status => frame::send(stream, &Response::Status(leases.status()), deadline()),
-    }
-}
-
-/// Grants a lease and keeps it for as long as the connection and the process on its other side last.
-fn hold_lease(stream: &UnixStream, request: LeaseRequest, pid: i32, leases: &Leases) -> Result<(), FrameError> {
-    let step = request.step;
-    let refuse = |reason: String| {
-        tracing::warn!(step = %step, "refused: {reason}");
-        frame::send(stream, &Response::Refused { reason }, deadline())
-    };
-    let (owner, process) = match (Owner::of(pid), Process::open(pid)) {
-        (Ok(owner), Ok(process)) => (owner, process),
-        (Err(error), _) | (_, Err(error)) => return refuse(format!("the step's slurmstepd can't be watched: {error}")),
-    };
-    let grant = match leases.acquire(request, owner) {
-        Ok(grant) => grant,
-        Err(refusal) => return refuse(refusal.to_string()),
-    };
-    let sent = frame::send(stream, &Response::Granted(grant), deadline());
-    if sent.is_ok() {
-        wait_for_end(stream, &process)?;
-    }
-    // Whether the other side asks for the release or is gone, the lease has ended.
-    let asked = frame::receive::<Request>(stream, Instant::now()).is_ok();
-    let problems = leases.release(step);
-    if asked { frame::send(stream, &Response::Released { problems }, deadline()) } else { Ok(()) }
-}
-
-/// Waits until something is to be read, the connection is closed or the process has ended.
-fn wait_for_end(stream: &UnixStream, process: &Process) -> Result<(), FrameError> {
-    let mut events = [PollFd::new(stream, PollFlags::IN), PollFd::new(process, PollFlags::IN)];
-    loop {
-        match poll(&mut events, None) {
-            Err(rustix::io::Errno::INTR) => {}
+    /// Waits until something happens, or until `due`, and sees to it.
+    ///
+    /// # Errors
+    /// What `epoll_wait(2)` said.
+    pub fn turn(&mut self, due: Option<Instant>) -> io::Result<Turn> {
+        let own = [self.receiving.front().map(|&(deadline, _)| deadline), self.pause, self.workers.retry()];
+        let due = own.into_iter().chain([due]).flatten().min();
+        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(64);
+        match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
-            Ok(_) => return Ok(()),
+        }
+        let mut turn = Turn::default();
+        for event in events {
+            match event.data.u64() {
+                LISTENER => self.accept_some(),
+                SIGNALS => turn.signals.extend(self.arrived_signals()),
+                WORKERS => {
+                    for finished in self.workers.collect() {
+                        turn.finished += 1;
+                        self.finish(finished);
+                    }
+                }
+                // Of two numbers the even one is the connection's.
+                number => self.happened(number & !1, number & 1 == 1),
+            }
+        }
+        self.drop_the_slow();
+        self.workers.try_again();
+        if self.pause.is_some_and(|end| Instant::now() >= end) {
+            self.resume();
+        }
+        Ok(turn)
+    }
+
+    fn arrived_signals(&self) -> Vec<Signal> {
+        let mut signals = Vec::new();
+        while let Ok(Some(information)) = self.signals.read_signal() {
+            let number = i32::try_from(information.ssi_signo).unwrap_or_default();
+            signals.extend(Signal::try_from(number).ok());
+        }
+        signals
+    }
+
+    fn accept_some(&mut self) {
+        let Some(listener) = self.listener.take() else { return };
+        for _ in 0..ACCEPTED_AT_ONCE {
+            match self.accept(&listener) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::error!("no connection can be accepted: {error}");
+                    // It would be offered again and again meanwhile.
+                    let _ = epoll::delete(&self.epoll, &listener);
+                    self.pause = Some(Instant::now() + PAUSE);
+                    break;
+                }
+            }
+        }
+        self.listener = Some(listener);
+    }
+
+    /// Accepts one connection; `false` if there is none.
+    fn accept(&mut self, listener: &UnixListener) -> io::Result<bool> {
+        let stream = match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(stream) => UnixStream::from(stream),
+            Err(Errno::AGAIN) => return Ok(false),
+            // The connection was given up before it was accepted.
+            Err(Errno::CONNABORTED | Errno::INTR) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        };
+        self.leases.metrics().connected();
+        let Ok(peer) = getsockopt(&stream, PeerCredentials) else { return Ok(true) };
+        if peer.uid() != 0 {
+            self.leases.metrics().dropped(Dropped::NotRoot);
+            return Ok(true);
+        }
+        let number = self.number();
+        epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(number), epoll::EventFlags::IN)?;
+        let state = State::Receiving(Incoming::new(MAX_REQUEST));
+        self.connections.insert(number, Connection { stream: Some(Arc::new(stream)), peer: peer.pid(), state });
+        self.receiving.push_back((Instant::now() + PATIENCE, number));
+        // Mostly the request is there already.
+        self.receive(number);
+        self.make_room();
+        Ok(true)
+    }
+
+    fn resume(&mut self) {
+        self.pause = None;
+        if let Some(listener) = &self.listener {
+            let data = epoll::EventData::new_u64(LISTENER);
+            if let Err(error) = epoll::add(&self.epoll, listener, data, epoll::EventFlags::IN) {
+                tracing::error!("no connection can be waited for: {error}");
+                self.pause = Some(Instant::now() + PAUSE);
+            }
         }
     }
-}
 
-fn release(stream: &UnixStream, step: StepId, leases: &Leases) -> Result<(), FrameError> {
-    let problems = leases.release(step);
-    frame::send(stream, &Response::Released { problems }, deadline())
-}
+    /// Something is to be read from a connection, it was closed, or the process of a lease has ended.
+    fn happened(&mut self, number: u64, process_ended: bool) {
+        match self.connections.get(&number).map(|connection| &connection.state) {
+            Some(State::Receiving(_)) => self.receive(number),
+            Some(State::Held(..)) => self.end_lease(number, process_ended),
+            _ => {}
+        }
+    }
 
-fn deadline() -> Instant {
-    Instant::now() + PATIENCE
+    /// Reads what there is of a request.
+    fn receive(&mut self, number: u64) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let (Some(stream), State::Receiving(incoming)) = (&connection.stream, &mut connection.state) else { return };
+        let begun = !incoming.is_empty();
+        match incoming.read(stream).and_then(|body| body.map(|body| frame::parse(&body)).transpose()) {
+            Ok(None) => {}
+            Ok(Some(request)) => self.serve(number, request),
+            // Whoever only looks whether anybody listens.
+            Err(FrameError::Closed) if !begun => self.forget(number),
+            Err(error) => {
+                tracing::debug!("a connection was dropped: {error}");
+                self.leases.metrics().dropped(Dropped::Malformed);
+                // A version that does not fit is worth telling.
+                if let (FrameError::Version(_), Some(stream)) = (&error, &self.connections[&number].stream) {
+                    let _ = frame::send(stream, &Response::Refused { reason: error.to_string() }, Instant::now());
+                }
+                self.forget(number);
+            }
+        }
+    }
+
+    /// Hands a request to a worker.
+    fn serve(&mut self, number: u64, request: Request) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let Some(stream) = connection.stream.clone() else { return };
+        let _ = epoll::delete(&self.epoll, &stream);
+        connection.state = State::Working;
+        let kind = if matches!(request, Request::Lease(_)) { Kind::Lease } else { Kind::Other };
+        if kind == Kind::Lease && self.workers.are_full(kind) {
+            let reason = "the Parallax agent of this node is busy with too many steps at once; try again".to_owned();
+            let _ = frame::send(&stream, &Response::Refused { reason }, Instant::now());
+            self.leases.metrics().refused();
+            self.connections.remove(&number);
+            return;
+        }
+        let (leases, peer) = (self.leases, connection.peer);
+        self.workers.submit(kind, number, move || answer::request(&stream, request, peer, leases));
+    }
+
+    /// A worker is done with a connection.
+    fn finish(&mut self, finished: Finished) {
+        match finished.outcome {
+            Outcome::Over => drop(self.connections.remove(&finished.number)),
+            Outcome::Holds(key, process) => self.hold(finished.number, key, process),
+        }
+    }
+
+    /// Watches over a lease.
+    fn hold(&mut self, number: u64, key: LeaseKey, process: Process) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let add = |fd, number| epoll::add(&self.epoll, fd, epoll::EventData::new_u64(number), epoll::EventFlags::IN);
+        let watched = add(process.as_fd(), number | 1)
+            .and_then(|()| connection.stream.as_ref().map_or(Ok(()), |stream| add(stream.as_fd(), number)));
+        connection.state = State::Held(key, process);
+        if let Err(error) = watched {
+            tracing::error!("a lease can't be watched over, so it ends: {error}");
+            self.end_lease(number, false);
+        }
+    }
+
+    fn end_lease(&mut self, number: u64, process_ended: bool) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let State::Held(key, process) = std::mem::replace(&mut connection.state, State::Working) else { return };
+        let _ = epoll::delete(&self.epoll, &process);
+        let stream = connection.stream.clone();
+        if let Some(stream) = &stream {
+            let _ = epoll::delete(&self.epoll, stream);
+        }
+        let cause = if process_ended { Cause::Process } else { Cause::Connection };
+        let leases = self.leases;
+        self.workers.submit(Kind::Other, number, move || answer::end(stream.as_deref(), &key, cause, leases));
+    }
+
+    fn drop_the_slow(&mut self) {
+        let now = Instant::now();
+        while let Some(&(deadline, number)) = self.receiving.front() {
+            if self.is_receiving(number) {
+                if deadline > now {
+                    return;
+                }
+                self.leases.metrics().dropped(Dropped::Slow);
+                self.forget(number);
+            }
+            self.receiving.pop_front();
+        }
+    }
+
+    fn make_room(&mut self) {
+        // Those that are further are many at most as long as it takes to serve them.
+        while self.receiving.len() > MAX_RECEIVING {
+            let Some((_, number)) = self.receiving.pop_front() else { return };
+            if self.is_receiving(number) {
+                self.leases.metrics().dropped(Dropped::Crowded);
+                self.forget(number);
+            }
+        }
+    }
+
+    fn is_receiving(&self, number: u64) -> bool {
+        self.connections.get(&number).is_some_and(|connection| matches!(connection.state, State::Receiving(_)))
+    }
+
+    /// Closes a connection; a lease on it stays.
+    fn forget(&mut self, number: u64) {
+        let Some(Connection { stream, state, .. }) = self.connections.remove(&number) else { return };
+        if let Some(stream) = stream {
+            let _ = epoll::delete(&self.epoll, &stream);
+        }
+        if let State::Held(_, process) = state {
+            let _ = epoll::delete(&self.epoll, &process);
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 2;
+        self.next - 2
+    }
 }

@@ -70,7 +70,7 @@ enum Command {
     Verify(verify::Options),
     /// Remove what interrupted migrations and removals left
     Gc(gc::Options),
-    /// Show what this node's agent holds, and for whom
+    /// Show what this node's agent holds and for whom, or have it let go
     Status(status::Options),
     /// Print what a shell needs to complete this command
     Completions(about::CompletionOptions),

@@ -13,7 +13,7 @@ use parallax_store::open::{OpenError, TrustedStore};
 use parallax_store::record::{ImageRecord, LayerRecord};
 use serde::Deserialize;
 
-use super::{Held, Lease, Leases, Refusal};
+use super::{Cause, Held, Lease, LeaseKey, Leases, Refusal};
 use crate::identity::{Identity, NamespaceKind};
 use crate::journal::{Entry, Owner};
 use crate::layers::{LayerError, MountedLayer};
@@ -46,8 +46,10 @@ impl Leases {
     ///
     /// # Errors
     /// [`Refusal`], one sentence for the user. Nothing is left of what was made before it.
-    pub fn acquire(&self, request: LeaseRequest, owner: Owner) -> Result<Grant, Refusal> {
+    pub fn acquire(&self, request: LeaseRequest, owner: Owner) -> Result<(LeaseKey, Grant), Refusal> {
         let started = Instant::now();
+        let _beginning = self.begin(request.step)?;
+        let config = self.config();
         self.make_room(request.step)?;
         let identity = Identity::of(request.uid, request.gid).map_err(|reason| refused(&reason))?;
         let (store, image) = self.find_image(&request)?;
@@ -67,7 +69,7 @@ impl Leases {
             store: StepStore::new(&image, &identity, kinds),
             layers: &layers,
             step_file: self.step_file(&entry.request.image, &image, &identity)?,
-            scratch_size: &self.config.step.scratch_size,
+            scratch_size: &config.step.scratch_size,
         };
         let path = self.step_path(&entry.key);
         let directory = match StepDirectory::build(&path, &plan) {
@@ -86,10 +88,10 @@ impl Leases {
             step_store: micros(mounted, Instant::now()),
         };
         tracing::info!(step = %entry.step(), uid = entry.request.uid, image = entry.request.image, ?timings, "granted");
-        let step = entry.step();
+        let key = entry.lease_key();
         let lease = Lease { entry, held: Mutex::new(Some(Held { directory, layers })) };
-        self.live().insert(step, Arc::new(lease));
-        Ok(Grant { environment: environment(&StepPaths::new(&path)), directory: path, timings })
+        self.live().insert(key.step, Arc::new(lease));
+        Ok((key, Grant { environment: environment(&StepPaths::new(&path)), directory: path, timings }))
     }
 
     /// A step that has a lease gets no second one, unless the first one's owner is dead.
@@ -99,7 +101,7 @@ impl Leases {
             return Err(refused(&format!("step {step} has an image on this node already")));
         }
         drop(lease);
-        self.release(step);
+        self.release_step(step, Cause::Process);
         Ok(())
     }
 
@@ -114,7 +116,7 @@ impl Leases {
         };
         let mut readable = Vec::new();
         let mut first_problem = None;
-        for path in &self.config.stores {
+        for path in &self.config().stores {
             match TrustedStore::open(path) {
                 Ok(store) => match store.resolve(&reference) {
                     Ok(Some(image)) => return Ok((store, image)),
@@ -135,7 +137,7 @@ impl Leases {
 
     fn unknown(&self, name: &str, stores: &[TrustedStore]) -> Refusal {
         let known: Vec<_> = stores.iter().flat_map(TrustedStore::names).collect();
-        let paths: Vec<String> = self.config.stores.iter().map(|path| path.display().to_string()).collect();
+        let paths: Vec<String> = self.config().stores.iter().map(|path| path.display().to_string()).collect();
         Refusal(parallax_names::unknown_image(name, &paths, &nearest(name, &known)))
     }
 
@@ -165,7 +167,8 @@ impl Leases {
         let parsed: ImageConfig = serde_json::from_str(&image.config)
             .map_err(|error| refused(&format!("the configuration of the image \"{name}\" is malformed: {error}")))?;
         let execution = parsed.config.unwrap_or_default();
-        let run = &self.config.run;
+        let config = self.config();
+        let run = &config.run;
         let mount = |mount: &parallax_config::BindMount| Mount {
             source: mount.source.clone(),
             target: mount.target.clone(),
@@ -182,7 +185,7 @@ impl Leases {
             mount_workdir: run.mount_workdir,
             podman: run.podman.clone(),
             runtime: run.runtime.clone(),
-            start_timeout: self.config.step.start_timeout,
+            start_timeout: config.step.start_timeout,
         })
     }
 }

@@ -41,6 +41,9 @@ pub struct Agent {
     /// Where the agent keeps its socket, mounts and step stores: an absolute path on a tmpfs. Keep it short: it is part
     /// of every lower directory's path, and all of them must fit into one page for the kernel.
     pub runtime_dir: PathBuf,
+    /// Where the agent writes its metrics for the node exporter's textfile collector, an absolute path that ends in `.prom`;
+    /// empty for nowhere.
+    pub metrics_file: PathBuf,
 }
 
 /// The section `[step]`.
@@ -74,7 +77,7 @@ pub struct Run {
 
 impl Default for Agent {
     fn default() -> Self {
-        Self { runtime_dir: PathBuf::from("/run/parallax") }
+        Self { runtime_dir: PathBuf::from("/run/parallax"), metrics_file: PathBuf::new() }
     }
 }
 
@@ -101,6 +104,12 @@ impl Agent {
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.runtime_dir.join("agent.sock")
+    }
+
+    /// Where the agent writes its metrics, if anywhere.
+    #[must_use]
+    pub fn metrics_file(&self) -> Option<&Path> {
+        Some(self.metrics_file.as_path()).filter(|path| !path.as_os_str().is_empty())
     }
 }
 
@@ -169,6 +178,14 @@ impl Config {
             return Err("\"stores\" is empty: name at least one directory".to_owned());
         }
         let absolute = self.stores.iter().chain([&self.agent.runtime_dir, &self.run.podman, &self.run.runtime]);
+        if let Some(path) = self.agent.metrics_file() {
+            if !path.is_absolute() || path.extension().is_none_or(|extension| extension != "prom") {
+                return Err(format!(
+                    "\"agent.metrics_file\" is \"{}\", and must be an absolute path that ends in .prom",
+                    path.display()
+                ));
+            }
+        }
         if let Some(path) = absolute.into_iter().find(|path| !path.is_absolute()) {
             return Err(format!("the path \"{}\" is not absolute", path.display()));
         }
@@ -231,6 +248,8 @@ mod tests {
             "stores = [\"/s\"]\n[step]\nend_timeout = 99999",
             "stores = [\"/s\"]\n[step]\nscratch_size = \"much\"",
             "stores = [\"/s\"]\n[step]\nscratch_size = \"1g,mode=0\"",
+            "stores = [\"/s\"]\n[agent]\nmetrics_file = \"parallax.prom\"",
+            "stores = [\"/s\"]\n[agent]\nmetrics_file = \"/metrics\"",
             "stores = [\"/s\"]\n[run]\npodman = \"podman\"",
             "stores = [\"/s\"]\n[run]\nmounts = [\"data\"]",
             "not toml",

@@ -6,8 +6,14 @@
 //! - [`loop_device`]: a block device over a file, for file systems that need one.
 //! - [`mount`]: mounts as file descriptors, made complete before they are attached.
 //! - [`user_namespace`]: user namespaces that only carry an id map.
+//! - [`activation`]: sockets that systemd has opened.
+//! - [`denied`]: system calls that this process denied itself.
 //! - [`process`]: processes held by a descriptor, so that an id used again can't be mistaken for them.
 
+#[allow(unsafe_code)]
+pub mod activation;
+#[allow(unsafe_code)]
+pub mod denied;
 #[allow(unsafe_code)]
 pub mod loop_device;
 #[allow(unsafe_code)]

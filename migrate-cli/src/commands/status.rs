@@ -6,14 +6,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, bail, ensure};
 use parallax_config::Config;
 use parallax_protocol::client::Client;
-use parallax_protocol::message::{Mode, Request, Response, Status, StepStatus};
+use parallax_protocol::message::{Mode, Request, Response, Status, StepId, StepStatus};
 use serde::Serialize;
 
 use super::{print, print_json};
 use crate::cli::Global;
 
-/// How long the agent may take to answer.
+/// How long the agent may take to answer a question.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to take a step down; that is bounded on its side, and a job may have many steps.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(120);
 
 /// What `parallax status` takes.
 #[derive(Debug, clap::Args)]
@@ -21,6 +23,30 @@ pub struct Options {
     /// Print a JSON object instead
     #[arg(long)]
     json: bool,
+    /// Print what the agent has counted, as Prometheus reads it
+    #[arg(long, conflicts_with = "json")]
+    metrics: bool,
+    /// Take down all that a step (such as 12.0) holds, or with --job all steps of a job: processes, mounts, files
+    #[arg(long, value_name = "STEP", num_args = 0..=1, conflicts_with_all = ["json", "metrics"])]
+    release: Option<Option<String>>,
+    /// The job whose steps are released
+    #[arg(long, value_name = "JOB", requires = "release")]
+    job: Option<u32>,
+}
+
+impl Options {
+    /// What to release, as a job's number and perhaps a step's.
+    fn to_release(&self) -> anyhow::Result<Option<(u32, Option<u32>)>> {
+        match (&self.release, self.job) {
+            (None, _) => Ok(None),
+            (Some(Some(step)), None) => {
+                StepId::numbers(step).map(|(job, step)| Some((job, Some(step)))).map_err(Into::into)
+            }
+            (Some(None), Some(job)) => Ok(Some((job, None))),
+            (Some(None), None) => bail!("--release needs a step, such as --release 12.0, or --job JOB"),
+            (Some(Some(_)), Some(_)) => bail!("--release takes a step or --job JOB, not both"),
+        }
+    }
 }
 
 /// The JSON form. Fields are only ever added.
@@ -64,14 +90,31 @@ impl<'a> From<&'a StepStatus> for Row<'a> {
     }
 }
 
-/// Shows what this node's agent holds, and for whom.
+/// Shows what this node's agent holds, and for whom; or what it has counted; or has it take a step down.
 ///
 /// # Errors
 /// If there is no agent, or it may not be asked.
 pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let config = Config::load(&global.config)?;
     ensure!(rustix::process::geteuid().is_root(), "only root can ask the agent what it holds; run this as root");
-    let status = ask(&config).context("the agent of this node cannot be asked")?;
+    let agent =
+        |request: &Request, patience| ask(&config, request, patience).context("the agent of this node cannot be asked");
+    if let Some((job, step)) = options.to_release()? {
+        return match agent(&Request::ReleaseJob { job, step }, RELEASE_PATIENCE)? {
+            Response::ReleasedSteps { steps, problems } => released(&steps, &problems),
+            other => unexpected(&other),
+        };
+    }
+    if options.metrics {
+        return match agent(&Request::Metrics, PATIENCE)? {
+            Response::Metrics { text } => print(&text),
+            other => unexpected(&other),
+        };
+    }
+    let status = match agent(&Request::Status, PATIENCE)? {
+        Response::Status(status) => status,
+        other => return unexpected(&other),
+    };
     if options.json {
         let steps = status.steps.iter().map(Row::from).collect();
         return print_json(&Report { version: &status.version, steps, layers: &status.layers });
@@ -80,14 +123,28 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     print(&table(&status, now))
 }
 
-fn ask(config: &Config) -> anyhow::Result<Status> {
-    let deadline = Instant::now() + PATIENCE;
+fn ask(config: &Config, request: &Request, patience: Duration) -> anyhow::Result<Response> {
+    let deadline = Instant::now() + patience;
     let client = Client::connect(&config.agent.socket())?;
-    client.send(&Request::Status, deadline)?;
-    match client.receive(deadline)? {
-        Response::Status(status) => Ok(status),
-        _ => bail!("it answered something else than was asked"),
+    client.send(request, deadline)?;
+    Ok(client.receive(deadline)?)
+}
+
+fn unexpected(response: &Response) -> anyhow::Result<()> {
+    match response {
+        Response::Refused { reason } => bail!("the agent refuses: {reason}"),
+        _ => bail!("the agent answered something else than was asked"),
     }
+}
+
+/// Says what was released; what could not be is an error, which names all of it.
+fn released(steps: &[StepId], problems: &[String]) -> anyhow::Result<()> {
+    let names: Vec<String> = steps.iter().map(ToString::to_string).collect();
+    if !names.is_empty() {
+        print(&format!("released {}\n", names.join(", ")))?;
+    }
+    ensure!(problems.is_empty(), "not all could be taken down: {}", problems.join("; "));
+    Ok(())
 }
 
 fn table(status: &Status, now: u64) -> String {
@@ -126,9 +183,22 @@ fn duration(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use parallax_protocol::message::StepId;
-
     use super::*;
+
+    fn release(step: Option<&str>, job: Option<u32>) -> Option<(u32, Option<u32>)> {
+        let options = Options { json: false, metrics: false, release: Some(step.map(ToOwned::to_owned)), job };
+        options.to_release().unwrap_or_default()
+    }
+
+    #[test]
+    fn what_to_release() {
+        assert_eq!(release(Some("12.3"), None), Some((12, Some(3))));
+        assert_eq!(release(None, Some(12)), Some((12, None)));
+        // Never more than was said.
+        assert_eq!(release(None, None), None);
+        assert_eq!(release(Some("12.3"), Some(12)), None);
+        assert_eq!(release(Some("12"), None), None);
+    }
 
     #[test]
     fn a_table_for_people() {

@@ -1,0 +1,256 @@
+//! What the agent counts, in Prometheus' text format.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use parallax_protocol::message::Mode;
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
+
+use crate::lease::Cause;
+
+/// The upper bounds of the histograms, in seconds.
+const SECONDS: [f64; 15] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
+
+/// Why a connection was dropped without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    /// It was not root's.
+    NotRoot,
+    /// Its request did not arrive in time.
+    Slow,
+    /// It made room for a newer one.
+    Crowded,
+    /// What it sent was no request.
+    Malformed,
+}
+
+impl Dropped {
+    const ALL: [Self; 4] = [Self::NotRoot, Self::Slow, Self::Crowded, Self::Malformed];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::NotRoot => "not_root",
+            Self::Slow => "slow",
+            Self::Crowded => "crowded",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+/// All counters, gauges and histograms.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    leases: IntGauge,
+    layers: IntGauge,
+    memory: IntGauge,
+    files: IntGauge,
+    granted: IntCounterVec,
+    refused: IntCounter,
+    released: IntCounterVec,
+    problems: IntCounter,
+    connections: IntCounter,
+    dropped: IntCounterVec,
+    reloads: IntCounterVec,
+    denied: IntCounter,
+    lease_seconds: Histogram,
+    release_seconds: Histogram,
+}
+
+impl Metrics {
+    /// All of them, at nought.
+    ///
+    /// # Errors
+    /// Two have the same name.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let vector = |name, help, label| counters(&registry, name, help, label);
+        let seconds = |name, help| {
+            let options = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+            Histogram::with_opts(options).and_then(|histogram| kept(&registry, histogram))
+        };
+        let gauge = |name, help| IntGauge::new(name, help).and_then(|gauge| kept(&registry, gauge));
+        let counter = |name, help| IntCounter::new(name, help).and_then(|counter| kept(&registry, counter));
+        let metrics = Self {
+            leases: gauge("parallax_leases", "Steps that hold an image on this node.")?,
+            layers: gauge("parallax_layers_mounted", "Image layers that are mounted on this node.")?,
+            memory: gauge("parallax_agent_resident_bytes", "The agent's memory.")?,
+            files: gauge("parallax_agent_open_files", "The agent's open files.")?,
+            granted: vector("parallax_leases_granted_total", "Leases granted, by mode.", "mode")?,
+            refused: counter("parallax_leases_refused_total", "Leases refused.")?,
+            released: vector("parallax_leases_released_total", "Leases that ended, by what led to it.", "cause")?,
+            problems: counter("parallax_release_problems_total", "Things that could not be taken down.")?,
+            connections: counter("parallax_connections_total", "Connections accepted.")?,
+            dropped: vector("parallax_connections_dropped_total", "Connections dropped, by reason.", "reason")?,
+            reloads: vector("parallax_reloads_total", "Times the configuration was read anew, by result.", "result")?,
+            denied: counter("parallax_denied_system_calls_total", "System calls that the agent denied itself.")?,
+            lease_seconds: seconds("parallax_lease_seconds", "How long granting a lease took.")?,
+            release_seconds: seconds("parallax_release_seconds", "How long taking down a lease took.")?,
+            registry: registry.clone(),
+        };
+        let version =
+            Opts::new("parallax_agent_info", "The agent's version.").const_label("version", env!("CARGO_PKG_VERSION"));
+        kept(&registry, IntGauge::with_opts(version)?)?.set(1);
+        metrics.begin();
+        Ok(metrics)
+    }
+
+    /// Makes every label visible at nought, so that a first event is seen as a rise.
+    fn begin(&self) {
+        for mode in [Mode::Run, Mode::Podman] {
+            self.granted.with_label_values(&[mode.as_str()]);
+        }
+        for cause in Cause::ALL {
+            self.released.with_label_values(&[cause.as_str()]);
+        }
+        for reason in Dropped::ALL {
+            self.dropped.with_label_values(&[reason.as_str()]);
+        }
+        for result in ["ok", "failed"] {
+            self.reloads.with_label_values(&[result]);
+        }
+    }
+
+    /// A lease was granted after this time.
+    pub fn granted(&self, mode: Mode, took: Duration) {
+        self.granted.with_label_values(&[mode.as_str()]).inc();
+        self.lease_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A lease was refused.
+    pub fn refused(&self) {
+        self.refused.inc();
+    }
+
+    /// A lease ended; that took this time, and so many things could not be taken down.
+    pub fn released(&self, cause: Cause, took: Duration, problems: usize) {
+        self.released.with_label_values(&[cause.as_str()]).inc();
+        self.release_seconds.observe(took.as_secs_f64());
+        self.problems.inc_by(problems as u64);
+    }
+
+    /// A connection was accepted.
+    pub fn connected(&self) {
+        self.connections.inc();
+    }
+
+    /// A connection was dropped.
+    pub fn dropped(&self, reason: Dropped) {
+        self.dropped.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// The configuration was read anew, and could be used or not.
+    pub fn reloaded(&self, could: bool) {
+        self.reloads.with_label_values(&[if could { "ok" } else { "failed" }]).inc();
+    }
+
+    /// System calls were denied.
+    pub fn denied(&self, count: usize) {
+        self.denied.inc_by(count as u64);
+    }
+
+    /// Takes down what is held now, and what the agent itself takes.
+    pub fn observe(&self, leases: usize, layers: usize) {
+        let set = |gauge: &IntGauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        set(&self.leases, leases);
+        set(&self.layers, layers);
+        if let Some(bytes) = resident_bytes() {
+            set(&self.memory, bytes);
+        }
+        if let Ok(files) = fs::read_dir("/proc/self/fd") {
+            // Without the one that is reading.
+            set(&self.files, files.count().saturating_sub(1));
+        }
+    }
+
+    /// All of it as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = Vec::new();
+        // Writing to memory does not fail.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+/// Writes a text for the node exporter to find: whole or not at all, by write and rename.
+///
+/// # Errors
+/// What the system said.
+pub fn write_file(path: &Path, text: &str) -> io::Result<()> {
+    // The node exporter reads what ends in ".prom".
+    let partial = path.with_extension("new");
+    match fs::remove_file(&partial) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&partial)?;
+    file.write_all(text.as_bytes())?;
+    fs::rename(partial, path)
+}
+
+fn resident_bytes() -> Option<usize> {
+    let pages: usize = fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size())
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, label: &str) -> prometheus::Result<IntCounterVec> {
+    kept(registry, IntCounterVec::new(Opts::new(name, help), &[label])?)
+}
+
+fn kept<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happened_is_in_the_text() {
+        let metrics = Metrics::new().unwrap();
+        metrics.granted(Mode::Run, Duration::from_millis(3));
+        metrics.released(Cause::Process, Duration::from_secs(3), 2);
+        metrics.dropped(Dropped::Slow);
+        metrics.observe(5, 7);
+        let text = metrics.text();
+        for line in [
+            "# TYPE parallax_leases_granted_total counter",
+            "parallax_leases_granted_total{mode=\"run\"} 1",
+            "parallax_leases_granted_total{mode=\"podman\"} 0",
+            "parallax_leases_released_total{cause=\"process\"} 1",
+            "parallax_connections_dropped_total{reason=\"slow\"} 1",
+            "parallax_release_problems_total 2",
+            "parallax_leases 5",
+            "parallax_layers_mounted 7",
+            "# TYPE parallax_lease_seconds histogram",
+            "parallax_lease_seconds_bucket{le=\"0.002\"} 0",
+            "parallax_lease_seconds_bucket{le=\"0.005\"} 1",
+            "parallax_lease_seconds_bucket{le=\"+Inf\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "no {line} in {text}");
+        }
+        let resident = text.lines().find_map(|line| line.strip_prefix("parallax_agent_resident_bytes ")).unwrap();
+        assert!(resident.parse::<u64>().unwrap() > 100_000, "{resident}");
+    }
+
+    #[test]
+    fn a_file_is_written_whole_and_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("parallax.prom");
+        // What somebody put where the new one goes is not written through.
+        std::os::unix::fs::symlink("/nonexistent/elsewhere", path.with_extension("new")).unwrap();
+        for text in ["one", "two"] {
+            write_file(&path, text).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+}

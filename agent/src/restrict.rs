@@ -1,0 +1,241 @@
+//! What the agent keeps of root's power: a few capabilities, and the system calls that it makes.
+//!
+//! The agent restricts itself before it does anything else, so that what holds under systemd holds everywhere, and so that every
+//! test of the agent is one of its restrictions. A call that is not on the list fails with `EPERM` and is logged; nothing is killed for
+//! it. The lists were made by `strace` over the cluster's tests; what the C library's look-ups of users may need (files, sockets of
+//! `nscd` and `sssd`) is on them too.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use parallax_sys::denied;
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capability_is_in_bounding_set, remove_capability_from_bounding_set,
+};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter_all_threads};
+
+/// Why the agent could not restrict itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RestrictError {
+    /// Capabilities can't be given up.
+    #[error("capabilities can't be given up: {0}")]
+    Capabilities(io::Error),
+    /// System calls can't be filtered.
+    #[error("system calls can't be filtered: {0}")]
+    Calls(String),
+}
+
+/// The capabilities that the agent keeps, and what for.
+pub const CAPABILITIES: CapabilitySet = CapabilitySet::SYS_ADMIN // mounts, id maps of mounts, loop devices, setns
+    .union(CapabilitySet::SYS_CHROOT) // setns of a mount namespace
+    .union(CapabilitySet::SYS_PTRACE) // /proc/PID/environ, root and ns of users' processes
+    .union(CapabilitySet::KILL) // ending them
+    .union(CapabilitySet::SETUID) // user namespaces that belong to users, and their maps
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETFCAP) // a map with root in it (Linux 5.12)
+    .union(CapabilitySet::CHOWN) // a step's directory becomes the user's
+    .union(CapabilitySet::DAC_READ_SEARCH); // stores of an account whose files others can't read
+
+/// Gives up all other capabilities and system calls, for this process and what it starts, for good. To be called while there is one
+/// thread only.
+///
+/// # Errors
+/// [`RestrictError`].
+pub fn apply() -> Result<(), RestrictError> {
+    keep_capabilities().map_err(RestrictError::Capabilities)?;
+    denied::make_trapped_calls_fail().map_err(|error| RestrictError::Calls(error.to_string()))?;
+    let program = program().map_err(|error| RestrictError::Calls(error.to_string()))?;
+    // Sets no_new_privs, too.
+    apply_filter_all_threads(&program).map_err(|error| RestrictError::Calls(error.to_string()))
+}
+
+fn keep_capabilities() -> io::Result<()> {
+    for capability in CapabilitySet::all().difference(CAPABILITIES).iter() {
+        // A kernel older than the capability does not know it, and whoever does not have CAP_SETPCAP was restricted before.
+        if capability_is_in_bounding_set(capability).unwrap_or(false) {
+            remove_capability_from_bounding_set(capability)?;
+        }
+    }
+    let has = rustix::thread::capabilities(None)?;
+    let kept = CapabilitySets {
+        effective: has.effective.intersection(CAPABILITIES),
+        permitted: has.permitted.intersection(CAPABILITIES),
+        inheritable: CapabilitySet::empty(),
+    };
+    Ok(rustix::thread::set_capabilities(None, kept)?)
+}
+
+/// The filter as the kernel takes it.
+fn program() -> Result<BpfProgram, seccompiler::BackendError> {
+    let denial = if denied::SUPPORTED { SeccompAction::Trap } else { SeccompAction::Errno(libc::EPERM.unsigned_abs()) };
+    let calls: BTreeMap<i64, Vec<_>> = CALLS.iter().chain(OLD_CALLS).map(|&call| (call, Vec::new())).collect();
+    SeccompFilter::new(calls, denial, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?.try_into()
+}
+
+/// The system calls that the agent makes.
+const CALLS: &[libc::c_long] = &[
+    // Files.
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_lseek,
+    libc::SYS_close,
+    libc::SYS_dup,
+    libc::SYS_dup3,
+    libc::SYS_fcntl,
+    libc::SYS_ioctl,
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_statfs,
+    libc::SYS_fstatfs,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_getdents64,
+    libc::SYS_readlinkat,
+    libc::SYS_getcwd,
+    libc::SYS_umask,
+    libc::SYS_mkdirat,
+    libc::SYS_unlinkat,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_symlinkat,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_ftruncate,
+    libc::SYS_fsync,
+    libc::SYS_fgetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_flock,
+    libc::SYS_pipe2,
+    // Mounts and namespaces.
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_open_tree,
+    libc::SYS_move_mount,
+    libc::SYS_mount_setattr,
+    libc::SYS_setns,
+    libc::SYS_unshare,
+    // Memory.
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_mprotect,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    // Threads and processes.
+    libc::SYS_clone,
+    libc::SYS_clone3,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_wait4,
+    libc::SYS_futex,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_prctl,
+    libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_getuid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getegid,
+    libc::SYS_setresuid,
+    libc::SYS_setresgid,
+    libc::SYS_pidfd_open,
+    libc::SYS_pidfd_send_signal,
+    libc::SYS_kill,
+    libc::SYS_tgkill,
+    libc::SYS_prlimit64,
+    libc::SYS_uname,
+    libc::SYS_sysinfo,
+    libc::SYS_getrandom,
+    libc::SYS_restart_syscall,
+    // Signals, events and time.
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_signalfd4,
+    libc::SYS_eventfd2,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_ppoll,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_gettimeofday,
+    // Sockets: the agent's own, systemd's, and those of the user database.
+    libc::SYS_socket,
+    libc::SYS_socketpair,
+    libc::SYS_bind,
+    libc::SYS_listen,
+    libc::SYS_accept4,
+    libc::SYS_connect,
+    libc::SYS_shutdown,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+];
+
+/// Those that only older architectures have.
+#[cfg(target_arch = "x86_64")]
+const OLD_CALLS: &[libc::c_long] = &[
+    libc::SYS_access,
+    libc::SYS_arch_prctl,
+    libc::SYS_chmod,
+    libc::SYS_dup2,
+    libc::SYS_epoll_wait,
+    libc::SYS_lstat,
+    libc::SYS_mkdir,
+    libc::SYS_open,
+    libc::SYS_pause,
+    libc::SYS_poll,
+    libc::SYS_readlink,
+    libc::SYS_rename,
+    libc::SYS_rmdir,
+    libc::SYS_stat,
+    libc::SYS_symlink,
+    libc::SYS_unlink,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD_CALLS: &[libc::c_long] = &[];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a thread of its own, which alone is restricted.
+    #[test]
+    fn a_call_that_is_not_listed_fails_and_is_remembered() {
+        std::thread::spawn(|| {
+            denied::make_trapped_calls_fail().unwrap();
+            let program = program().unwrap();
+            seccompiler::apply_filter(&program).unwrap();
+            assert!(rustix::thread::current_timer_slack().is_ok());
+            assert_eq!(rustix::process::setpriority_process(None, 1).unwrap_err(), rustix::io::Errno::PERM);
+            assert!(denied::take().contains(&usize::try_from(libc::SYS_setpriority).unwrap()));
+            assert!(denied::take().is_empty());
+        })
+        .join()
+        .unwrap();
+    }
+}

@@ -1,0 +1,237 @@
+//! Threads that do what takes time, each one thing.
+//!
+//! There are two kinds, so that requests for leases, which may hang where a store does, take no thread from what ends them.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parallax_sys::process::Process;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::lease::LeaseKey;
+
+/// The most leases that are granted at once.
+const MOST_LEASES: usize = 256;
+/// The most other things that are done at once; more wait.
+const MOST_OTHERS: usize = 64;
+/// The stack of a thread, in bytes.
+const STACK: usize = 512 * 1024;
+/// How soon a thread that could not be started is tried again.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// What a worker does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Grants a lease.
+    Lease,
+    /// Anything else.
+    Other,
+}
+
+/// What came of it for the connection.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It has served its purpose.
+    Over,
+    /// It is a lease.
+    Holds(LeaseKey, Process),
+}
+
+/// A worker that is done.
+#[derive(Debug)]
+pub struct Finished {
+    kind: Kind,
+    /// The connection's number.
+    pub number: u64,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+type Work = Box<dyn FnOnce() -> Outcome + Send>;
+
+/// The threads of one kind, and what waits for one.
+#[derive(Default)]
+struct Pool {
+    running: usize,
+    waiting: VecDeque<(u64, Work)>,
+}
+
+/// Where workers put what they have done, and a descriptor that is readable when something is there.
+#[derive(Debug)]
+struct Tray {
+    finished: Mutex<Vec<Finished>>,
+    signal: OwnedFd,
+}
+
+/// All workers.
+pub struct Workers {
+    tray: Arc<Tray>,
+    leases: Pool,
+    others: Pool,
+    retry: Option<Instant>,
+}
+
+impl fmt::Debug for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workers").field("leases", &self.leases.running).field("others", &self.others.running).finish()
+    }
+}
+
+impl Workers {
+    /// None yet.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn new() -> io::Result<Self> {
+        let signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let tray = Arc::new(Tray { finished: Mutex::default(), signal });
+        Ok(Self { tray, leases: Pool::default(), others: Pool::default(), retry: None })
+    }
+
+    /// Has something done for a connection, as soon as there is a thread for it.
+    pub fn submit(&mut self, kind: Kind, number: u64, work: impl FnOnce() -> Outcome + Send + 'static) {
+        self.pool(kind).waiting.push_back((number, Box::new(work)));
+        self.start(kind);
+    }
+
+    /// What was done since the last time.
+    pub fn collect(&mut self) -> Vec<Finished> {
+        let _ = rustix::io::read(&self.tray.signal, &mut [0; 8]);
+        let finished = std::mem::take(&mut *self.tray.finished.lock().unwrap_or_else(PoisonError::into_inner));
+        for done in &finished {
+            self.pool(done.kind).running -= 1;
+        }
+        for kind in [Kind::Other, Kind::Lease] {
+            self.start(kind);
+        }
+        finished
+    }
+
+    /// Whether anything is done or waits for it.
+    #[must_use]
+    pub fn are_busy(&self) -> bool {
+        [&self.leases, &self.others].into_iter().any(|pool| pool.running > 0 || !pool.waiting.is_empty())
+    }
+
+    /// Whether something would have to wait.
+    #[must_use]
+    pub fn are_full(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Lease => self.leases.running >= MOST_LEASES,
+            Kind::Other => self.others.running >= MOST_OTHERS,
+        }
+    }
+
+    /// When [`Workers::try_again`] is to be called.
+    #[must_use]
+    pub fn retry(&self) -> Option<Instant> {
+        self.retry
+    }
+
+    /// Starts what could not be started before.
+    pub fn try_again(&mut self) {
+        if self.retry.is_some_and(|due| Instant::now() >= due) {
+            self.retry = None;
+            for kind in [Kind::Other, Kind::Lease] {
+                self.start(kind);
+            }
+        }
+    }
+
+    fn pool(&mut self, kind: Kind) -> &mut Pool {
+        match kind {
+            Kind::Lease => &mut self.leases,
+            Kind::Other => &mut self.others,
+        }
+    }
+
+    fn start(&mut self, kind: Kind) {
+        while !self.are_full(kind) {
+            let Some((number, work)) = self.pool(kind).waiting.pop_front() else { return };
+            // What is to be done must not go with a thread that does not come to be.
+            let place = Arc::new(Mutex::new(Some(work)));
+            match self.spawn(kind, number, Arc::clone(&place)) {
+                Ok(()) => self.pool(kind).running += 1,
+                Err(error) => {
+                    tracing::error!("no thread can be started: {error}");
+                    if let Some(work) = place.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                        self.pool(kind).waiting.push_front((number, work));
+                    }
+                    self.retry = Some(Instant::now() + AGAIN);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn spawn(&self, kind: Kind, number: u64, place: Arc<Mutex<Option<Work>>>) -> io::Result<()> {
+        let tray = Arc::clone(&self.tray);
+        let body = move || {
+            let work = place.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // The hook has told of a panic already.
+            let outcome = work.and_then(|work| catch_unwind(AssertUnwindSafe(work)).ok()).unwrap_or(Outcome::Over);
+            tray.finished.lock().unwrap_or_else(PoisonError::into_inner).push(Finished { kind, number, outcome });
+            // It fails only if the counter is full, and then the descriptor is readable.
+            let _ = rustix::io::write(&tray.signal, &1_u64.to_ne_bytes());
+        };
+        thread::Builder::new().name("worker".to_owned()).stack_size(STACK).spawn(body).map(drop)
+    }
+}
+
+impl AsFd for Workers {
+    /// Readable when [`Workers::collect`] has something.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.tray.signal.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    use super::*;
+
+    fn collect(workers: &mut Workers) -> Vec<Finished> {
+        poll(&mut [PollFd::new(workers, PollFlags::IN)], None).unwrap();
+        workers.collect()
+    }
+
+    #[test]
+    fn what_is_too_much_waits_and_leases_keep_nothing_else_waiting() {
+        let mut workers = Workers::new().unwrap();
+        let (release, wait) = mpsc::channel::<()>();
+        let wait = Arc::new(Mutex::new(wait));
+        for number in 0..MOST_LEASES as u64 + 5 {
+            let wait = Arc::clone(&wait);
+            workers.submit(Kind::Lease, number, move || {
+                let _ = wait.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                Outcome::Over
+            });
+        }
+        assert!(workers.are_full(Kind::Lease) && workers.leases.waiting.len() == 5);
+        workers.submit(Kind::Other, 9999, || Outcome::Over);
+        assert_eq!(collect(&mut workers)[0].number, 9999);
+        drop(release);
+        let mut done = 0;
+        while workers.are_busy() {
+            done += collect(&mut workers).len();
+        }
+        assert_eq!(done, MOST_LEASES + 5);
+    }
+
+    #[test]
+    fn a_panic_ends_a_worker_and_nothing_else() {
+        let mut workers = Workers::new().unwrap();
+        workers.submit(Kind::Other, 1, || panic!("as the test wants it"));
+        assert!(matches!(collect(&mut workers)[0].outcome, Outcome::Over));
+        assert!(!workers.are_busy());
+    }
+}

@@ -1,0 +1,35 @@
+//! Sockets that systemd has opened for this process (`sd_listen_fds(3)`).
+
+use std::io;
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The number of the first descriptor that is passed on.
+const FIRST: RawFd = 3;
+
+/// Whether they were taken already.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// The sockets, in the order of the unit, closed on exec; none if there are none or if they were taken before. To be called
+/// before this process opens anything of its own.
+///
+/// # Errors
+/// `LISTEN_FDS` names descriptors that are not there.
+pub fn take_sockets() -> io::Result<Vec<OwnedFd>> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    if number("LISTEN_PID") != Some(std::process::id()) || TAKEN.swap(true, Ordering::Relaxed) {
+        return Ok(Vec::new());
+    }
+    let count = RawFd::try_from(number("LISTEN_FDS").unwrap_or(0)).unwrap_or(0).min(1024);
+    (FIRST..FIRST + count).map(take).collect()
+}
+
+fn take(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes numbers only, and fails for a descriptor that is not open.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, the environment says that it is meant for this very process, and the flag above sees to it that it
+    // is taken once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
