@@ -24,6 +24,7 @@ fn sound(config: &Config) {
     for path in config.stores.iter().chain([&config.agent.runtime_dir, &config.run.podman, &config.run.runtime]) {
         assert!(path.is_absolute(), "{}", path.display());
     }
+    assert!(config.agent.metrics_file().is_none_or(Path::is_absolute));
     for seconds in [config.step.start_timeout, config.step.end_timeout] {
         assert!((1..=3600).contains(&seconds), "{seconds}");
     }
