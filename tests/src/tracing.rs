@@ -40,7 +40,7 @@ impl Trace {
     /// strace can't be started or can't attach.
     pub fn start(cluster: &Cluster, node: &str) -> anyhow::Result<Self> {
         let script = format!(
-            "exec strace -f -y -e {CALLS} -e signal=none -o /tmp/store-calls -p $(pgrep -x parallax-agent) -p $(pgrep -x slurmd)"
+            "exec strace -f -y -e {CALLS} -e signal=none -o /tmp/store-calls -p $(pidof parallax-agent) -p $(pidof slurmd)"
         );
         let mut command = cluster.command(node, "root", &["sh", "-euc", &script]);
         let mut strace = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
