@@ -122,6 +122,10 @@ impl LayerTable {
     /// # Errors
     /// [`LayerError`].
     pub fn get(&self, store: &TrustedStore, layer: &LayerRecord) -> Result<Arc<MountedLayer>, LayerError> {
+        // Nobody recorded what is in another tool's file, so only the file itself tells.
+        if layer.squashfs_sha256.is_empty() {
+            return self.open(store, layer);
+        }
         let recorded = (store.key(), layer.diff_id.clone(), layer.squashfs_sha256.clone());
         if let Some(mounted) = self.recorded().get(&recorded).and_then(Weak::upgrade) {
             return Ok(mounted);

@@ -98,7 +98,8 @@ impl StepStore {
     }
 
     fn add_image(&mut self, image: &ImageRecord, chains: &[Chain<'_>]) {
-        let config_key = format!("sha256:{}", image.id);
+        // An image's id is this digest too, but for those of the Go tool, which draws ids at random.
+        let config_key = format!("sha256:{}", sha256_hex(image.config.as_bytes()));
         let data = [
             BigData { key: "manifest", bytes: image.manifest.as_bytes() },
             BigData { key: &config_key, bytes: image.config.as_bytes() },
@@ -189,11 +190,13 @@ mod tests {
             squashfs_sha256: format!("{n:064x}"),
             max_uid: 0,
             max_gid: 0,
+            side_car: false,
         };
         ImageRecord {
             version: VERSION,
             id: "ab".repeat(32),
             digest: format!("sha256:{}", "cd".repeat(32)),
+            other_digests: Vec::new(),
             names: vec!["localhost/a:latest".into()],
             created: "2026-01-01T00:00:00Z".into(),
             manifest: "{}".into(),

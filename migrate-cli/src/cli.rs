@@ -98,7 +98,9 @@ impl Global {
     /// If it is not there or no store.
     pub fn existing_store(&self) -> anyhow::Result<PathBuf> {
         let store = self.store()?;
-        let is_store = |path: &Path| path.join("parallax/images").is_dir();
+        // Another tool's store has Podman's lists only.
+        let parts = ["parallax/images", "overlay-images/images.json"];
+        let is_store = |path: &Path| parts.iter().any(|part| path.join(part).exists());
         anyhow::ensure!(
             is_store(&store),
             "{} is no image store; parallax migrate makes one, --store DIR names another",

@@ -1,6 +1,7 @@
-//! Sizes as people read them.
+//! Sizes and times as people read and write them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use parallax_store::record::ImageRecord;
 
@@ -56,9 +57,35 @@ pub fn parse(text: &str) -> Result<u64, String> {
     size.ok_or_else(|| "a size is a whole number and a unit: 200GB, 4TiB".to_owned())
 }
 
+/// Reads a time with a unit: `90s`, `30min`, `24h`, `7d`.
+pub fn parse_time(text: &str) -> Result<Duration, String> {
+    const UNITS: [(&str, u64); 5] = [("s", 1), ("min", 60), ("m", 60), ("h", 3600), ("d", 86_400)];
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = text[digits.len()..].trim();
+    let factor = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
+    let number: Option<u64> = digits.parse().ok();
+    let seconds = match number {
+        Some(0) if unit.is_empty() => Some(0),
+        number => number.zip(factor).and_then(|(number, factor)| number.checked_mul(factor)),
+    };
+    seconds
+        .map(Duration::from_secs)
+        .ok_or_else(|| "a time is a whole number and a unit: 90s, 30min, 24h, 7d".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{bytes, parse};
+    use super::{Duration, bytes, parse, parse_time};
+
+    #[test]
+    fn times_are_read() {
+        for (text, seconds) in [("0", 0), ("0s", 0), ("90s", 90), ("30min", 1800), ("24h", 86_400), ("7 d", 604_800)] {
+            assert_eq!(parse_time(text).unwrap(), Duration::from_secs(seconds), "{text}");
+        }
+        for text in ["", "h", "5", "1.5h", "99999999999999999999d", "3 weeks"] {
+            assert!(parse_time(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_are_read() {

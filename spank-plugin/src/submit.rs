@@ -74,7 +74,8 @@ fn resolve(image: &str, reference: &ImageRef, stores: &[PathBuf]) -> Result<Opti
         }
         all_readable = all_readable && store.is_dir();
     }
-    if !all_readable {
+    // Which of another tool's images is meant is for the nodes to find out.
+    if !all_readable || stores.iter().any(|store| may_be_listed(store, image, reference)) {
         return Ok(None);
     }
     let known: Vec<ImageName> = stores.iter().flat_map(|store| names(store)).collect();
@@ -90,6 +91,22 @@ fn look_up(path: &Path, reference: &ImageRef) -> io::Result<Option<String>> {
         Ok(target) => Ok(target.to_str().and_then(IndexPath::id_from_link).map(ToOwned::to_owned)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// Whether Podman's list has the image, or can't be read: podman-hpc and the Go tool write nothing else. The text is only
+/// searched, which is quick, and only for what is in no index.
+fn may_be_listed(store: &Path, image: &str, reference: &ImageRef) -> bool {
+    let text = match fs::read_to_string(store.join("overlay-images/images.json")) {
+        Ok(text) => text,
+        Err(error) => return error.kind() != io::ErrorKind::NotFound,
+    };
+    match reference {
+        ImageRef::Id(hex) | ImageRef::Digest(hex) => text.contains(hex.as_str()),
+        ImageRef::Name(names) => {
+            let names = names.iter().map(ToString::to_string).chain([image.to_owned()]);
+            names.into_iter().any(|name| text.contains(&format!("\"{name}\"")))
+        }
     }
 }
 

@@ -126,6 +126,14 @@ impl Leases {
                 Err(problem) => first_problem = first_problem.or(Some(problem)),
             }
         }
+        // Another tool's images are in no index: finding one takes longer, so it comes last.
+        for at in 0..readable.len() {
+            match readable[at].resolve_foreign(&reference) {
+                Ok(Some(image)) => return Ok((readable.swap_remove(at), image)),
+                Ok(None) => {}
+                Err(problem) => first_problem = first_problem.or(Some(problem)),
+            }
+        }
         Err(match (first_problem, &request.image_id) {
             (Some(problem), _) => refused(&format!("the image \"{name}\" can't be looked up: {problem}")),
             (None, Some(id)) => Refusal(format!(

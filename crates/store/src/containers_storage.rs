@@ -46,6 +46,12 @@ impl Link {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Where a store keeps the layer's SquashFS file, or a link to it: the convention of podman-hpc and the Go tool.
+    #[must_use]
+    pub fn side_car(&self) -> String {
+        format!("{LINKS}/{}.squash", self.0)
+    }
 }
 
 impl TryFrom<String> for Link {
@@ -192,8 +198,29 @@ pub fn chain_ids<'a>(diff_ids: impl IntoIterator<Item = &'a str>) -> Vec<String>
 /// The SHA-256 of some bytes, as 64 hexadecimal digits.
 #[must_use]
 pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// Takes the SHA-256 of bytes that come in pieces.
+#[derive(Debug, Default, Clone)]
+pub struct Digester(Sha256);
+
+impl Digester {
+    /// Takes in more bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The SHA-256 of all bytes, as 64 hexadecimal digits.
+    #[must_use]
+    pub fn hex(self) -> String {
+        hex(&self.0.finalize())
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
+    bytes.iter().fold(String::with_capacity(64), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
         hex
     })

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 use crate::fault;
+use crate::open::OpenError;
 
 /// Why a store could not be changed or read.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,9 @@ pub enum StoreError {
         /// Why it failed.
         source: io::Error,
     },
+    /// An image that another tool brought can't be used, or what it says can't be read.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// A file of the store holds something else than it must.
     #[error("{} is damaged: {what}", path.display())]
     Damaged {
@@ -39,6 +43,9 @@ pub enum StoreError {
     /// An image that is to go by its id has several names.
     #[error("the image has several names ({}); remove it with --force, or name by name", .0.join(", "))]
     SeveralNames(Vec<String>),
+    /// Nodes hold an image that is to go.
+    #[error("steps use the image on {}; remove it when they have ended, or with --force", .0.join(", "))]
+    InUse(Vec<String>),
     /// An image cannot be stored under this name.
     #[error("the image name {0} is too long to be stored; give the image another one")]
     NameTooLong(String),
@@ -108,6 +115,18 @@ pub(crate) fn ensure_link(path: &Path, target: &str) -> Result<(), StoreError> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error).context("create", path),
         _ => Ok(()),
     }
+}
+
+/// Lets everyone read a file, or enter a directory. Who may enter the store is for its root to say.
+pub(crate) fn share(path: &Path) -> Result<(), StoreError> {
+    let metadata = fs::symlink_metadata(path).context("read", path)?;
+    let missing = if metadata.is_dir() { 0o555 } else { 0o444 };
+    let mode = metadata.permissions().mode();
+    if metadata.is_symlink() || mode & missing == missing {
+        return Ok(());
+    }
+    fault::point();
+    fs::set_permissions(path, Permissions::from_mode(mode & 0o7777 | missing)).context("set the mode of", path)
 }
 
 /// Removes a file or link, if it is there.

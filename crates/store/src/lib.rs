@@ -3,13 +3,17 @@
 //! - [`open`]: reading a store as root.
 //! - [`record`]: what the store knows of one image, in one file.
 //! - [`containers_storage`]: the files by which Podman knows a store, written for the shared store and for step stores.
+//! - [`foreign`]: images that podman-hpc and the Go tool brought.
 //! - [`Store`]: adds and removes images.
 //! - [`reader`]: lists them.
 //! - [`Verifier`]: checks them.
 
+mod adopt;
 pub mod containers_storage;
 mod fault;
 mod files;
+pub mod foreign;
+pub mod holds;
 mod layer_file;
 mod lists;
 mod lock;
@@ -19,6 +23,8 @@ mod publish;
 pub mod reader;
 pub mod record;
 mod remove;
+mod removed;
+mod squashfs;
 #[cfg(test)]
 mod testing;
 mod verify;
@@ -28,7 +34,7 @@ mod writer;
 
 pub use files::StoreError;
 pub use layer_file::LayerFile;
-pub use remove::{Collected, Removed, Target};
+pub use remove::{Collected, Collection, Removed, Target};
 pub use verify::{Problem, Verifier};
 pub use waste::Garbage;
 pub use work::WorkDirectory;

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use parallax_names::{ImageName, ImageRef, IndexPath, name_from_index_entry};
-use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, RawMode, ResolveFlags, Stat, fstat, openat, openat2};
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, RawMode, ResolveFlags, Stat, fstat, openat, openat2, readlinkat};
 use rustix::io::Errno;
 
 use crate::record::{ImageRecord, LayerRecord, MAX_BYTES, RecordError};
@@ -62,6 +62,16 @@ pub enum OpenError {
         /// What is wrong with it.
         source: RecordError,
     },
+    /// An image that another tool brought does not have all it needs.
+    #[error("the image {image} in the store {store}, which another tool brought, can't be used: {reason}")]
+    Foreign {
+        /// The store's root.
+        store: PathBuf,
+        /// The image's id, or what stands for it.
+        image: String,
+        /// What is wrong.
+        reason: String,
+    },
 }
 
 /// What tells one store from another while it is there: the directory itself, and whom it is trusted from. A path would not
@@ -81,6 +91,8 @@ pub struct TrustedStore {
     owner: u32,
     device: u64,
     inode: u64,
+    /// Whether it matters who else may write the files.
+    strict: bool,
 }
 
 impl TrustedStore {
@@ -89,15 +101,36 @@ impl TrustedStore {
     /// # Errors
     /// [`OpenError::Store`], or [`OpenError::NotTrusted`] if others than the owner may write in the root.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let store = Self::open_lenient(path)?;
+        if store.others_may_write()? {
+            return Err(store.not_trusted(".", "others than its owner may write in it"));
+        }
+        Ok(Self { strict: true, ..store })
+    }
+
+    /// Opens a store to show what is in it, whoever may write there. Files are still sought beneath its root only.
+    ///
+    /// # Errors
+    /// [`OpenError::Store`].
+    pub fn open_lenient(path: &Path) -> Result<Self, OpenError> {
         let failed = |errno: Errno| OpenError::Store { path: path.to_owned(), source: errno.into() };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, path, flags, Mode::empty()).map_err(failed)?;
         let stat = fstat(&root).map_err(failed)?;
-        let store = Self { path: path.to_owned(), root, owner: stat.st_uid, device: stat.st_dev, inode: stat.st_ino };
-        if stat.st_mode & OTHERS_MAY_WRITE != 0 {
-            return Err(store.not_trusted(".", "others than its owner may write in it"));
-        }
-        Ok(store)
+        Ok(Self {
+            path: path.to_owned(),
+            root,
+            owner: stat.st_uid,
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            strict: false,
+        })
+    }
+
+    fn others_may_write(&self) -> Result<bool, OpenError> {
+        let stat =
+            fstat(&self.root).map_err(|errno| OpenError::Store { path: self.path.clone(), source: errno.into() })?;
+        Ok(stat.st_mode & OTHERS_MAY_WRITE != 0)
     }
 
     /// The path the store was opened at.
@@ -131,7 +164,9 @@ impl TrustedStore {
     /// [`OpenError`]; a missing file is one.
     pub fn open_layer(&self, layer: &LayerRecord) -> Result<File, OpenError> {
         let path = layer.squashfs_path();
-        self.open_file(&path, ResolveFlags::NO_SYMLINKS)?.ok_or_else(|| self.read_failed(&path, Errno::NOENT.into()))
+        // Another tool's may be a symbolic link, which must not lead out of the store.
+        let links = if layer.side_car { ResolveFlags::empty() } else { ResolveFlags::NO_SYMLINKS };
+        self.open_file(&path, links)?.ok_or_else(|| self.read_failed(&path, Errno::NOENT.into()))
     }
 
     /// The names of the store's images, for telling a user which ones are near; at most 20,000, and none on any error.
@@ -150,16 +185,46 @@ impl TrustedStore {
     }
 
     fn read_record(&self, path: &str, file: File) -> Result<ImageRecord, OpenError> {
-        let mut bytes = Vec::new();
-        let read = file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| self.read_failed(path, error))?;
-        if read as u64 > MAX_BYTES {
-            return Err(self.not_trusted(path, "it is too large for a record"));
-        }
+        let bytes = self.read_all(path, file, MAX_BYTES)?;
         ImageRecord::parse(&bytes).map_err(|source| OpenError::Record {
             store: self.path.clone(),
             path: path.to_owned(),
             source,
         })
+    }
+
+    /// The bytes of a file, at most `most`; `None` if there is none.
+    pub(crate) fn read(&self, path: &str, most: u64) -> Result<Option<Vec<u8>>, OpenError> {
+        let file = self.open_file(path, ResolveFlags::NO_SYMLINKS)?;
+        file.map(|file| self.read_all(path, file, most)).transpose()
+    }
+
+    fn read_all(&self, path: &str, file: File, most: u64) -> Result<Vec<u8>, OpenError> {
+        let mut bytes = Vec::new();
+        let read = file.take(most + 1).read_to_end(&mut bytes).map_err(|error| self.read_failed(path, error))?;
+        if read as u64 > most { Err(self.not_trusted(path, "it is too large for what it is")) } else { Ok(bytes) }
+    }
+
+    /// Where a symbolic link leads, if there is one. Its directories are no links.
+    pub(crate) fn link_target(&self, path: &str) -> Result<Option<String>, OpenError> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let link = match openat2(&self.root, path, flags, Mode::empty(), resolve) {
+            Err(Errno::NOENT) => return Ok(None),
+            link => link.map_err(|error| self.read_failed(path, error.into()))?,
+        };
+        match readlinkat(&link, "", Vec::new()) {
+            Ok(target) => Ok(target.into_string().ok()),
+            // It is something else.
+            Err(Errno::NOENT | Errno::INVAL) => Ok(None),
+            Err(error) => Err(self.read_failed(path, error.into())),
+        }
+    }
+
+    /// Whether something is there, of whatever kind.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        openat2(&self.root, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve).is_ok()
     }
 
     /// Opens a file beneath the root and checks it; `None` if there is none.
@@ -189,6 +254,8 @@ impl TrustedStore {
     fn distrust(&self, stat: &Stat) -> Option<&'static str> {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             Some("it is not a regular file")
+        } else if !self.strict {
+            None
         } else if stat.st_uid != self.owner {
             Some("it does not belong to the store's owner")
         } else if stat.st_mode & OTHERS_MAY_WRITE != 0 {
@@ -231,6 +298,7 @@ mod tests {
             squashfs_sha256: hex,
             max_uid: 0,
             max_gid: 0,
+            side_car: false,
         };
         (directory, layer)
     }

@@ -48,10 +48,19 @@ impl Store {
         let chain = self.publish_layers(image, &files, &mut layers)?;
         self.write_layers(&lock, &layers)?;
         self.publish_big_data(image, &mut images, &chain)?;
+        if let Some(top) = chain.last().filter(|_| !self.root().join(IndexPath::record(&image.id)).exists()) {
+            // podman-hpc's image of the same id has one file for all; this one shares its layers.
+            images.set_top(&image.id, &top.id);
+        }
         let losers = images.move_name(&image.name.to_string(), &image.id);
         self.write_images(&lock, &images)?;
         // The image was there already with a manifest of its own, which stays: compressed otherwise, say.
-        let record = self.image(&image.id)?.unwrap_or_else(|| new_record(image, chain));
+        let mut record = self.image(&image.id)?.unwrap_or_else(|| new_record(image, chain));
+        for hex in &image.other_digests {
+            if !record.other_digests.contains(hex) {
+                record.other_digests.push(hex.clone());
+            }
+        }
         let record = self.write_named(record, &images)?;
         for digest in digests {
             self.point(&IndexPath::digest(digest), &image.id)?;
@@ -85,7 +94,13 @@ impl Store {
     }
 
     /// Points the index entry of a name to an image, and takes the name from the records of others.
-    fn follow(&self, images: &ImageList, name: &ImageName, id: &str, losers: &[String]) -> Result<(), StoreError> {
+    pub(crate) fn follow(
+        &self,
+        images: &ImageList,
+        name: &ImageName,
+        id: &str,
+        losers: &[String],
+    ) -> Result<(), StoreError> {
         self.point(&entry_of(name)?, id)?;
         for loser in losers {
             if let Some(record) = self.image(loser)? {
@@ -163,6 +178,7 @@ impl Store {
                 squashfs_sha256: file.squashfs_sha256.clone(),
                 max_uid: file.max_uid,
                 max_gid: file.max_gid,
+                side_car: false,
             });
         }
         sync_parent(&self.root().join(LINKS).join("x"))?;
@@ -189,7 +205,7 @@ impl Store {
         let links = self.root().join(LINKS);
         ensure_link(&links.join(link.as_str()), &format!("../{id}/diff"))?;
         let squashfs = format!("../../{}", LayerFile::squashfs_path(&file.diff_id));
-        ensure_link(&links.join(format!("{}.squash", link.as_str())), &squashfs)?;
+        ensure_link(&self.root().join(link.side_car()), &squashfs)?;
         Ok(link)
     }
 
@@ -246,6 +262,7 @@ fn new_record(image: &NewImage, layers: Vec<LayerRecord>) -> ImageRecord {
         version: VERSION,
         id: image.id.clone(),
         digest: image.digest.clone(),
+        other_digests: Vec::new(),
         names: Vec::new(),
         created: image.created.clone(),
         manifest: image.manifest.clone(),

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::containers_storage::Link;
+use crate::layer_file::LayerFile;
 
 /// The only version of the record there is yet.
 pub const VERSION: u32 = 1;
@@ -22,6 +23,9 @@ pub struct ImageRecord {
     pub id: String,
     /// The manifest's digest, `sha256:` and 64 hexadecimal digits.
     pub digest: String,
+    /// Other digests that mean the image, such as those of multi-platform indexes, 64 hexadecimal digits each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_digests: Vec<String>,
     /// The fully qualified names of the image. They are kept current: a tag that moves to another image is taken out.
     pub names: Vec<String>,
     /// When the image was built, RFC 3339, as Podman shows it.
@@ -54,14 +58,23 @@ pub struct LayerRecord {
     pub max_uid: u32,
     /// The highest group id that owns a file of the layer.
     pub max_gid: u32,
+    /// Whether another tool made the SquashFS file. It then lies beside the layer's link, and nobody knows a diffID of what
+    /// is in it, which may be a whole image: [`Self::diff_id`] is Podman's id of the layer.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub side_car: bool,
 }
 
 impl LayerRecord {
     /// Where the layer's SquashFS file lies, relative to the store's root.
     #[must_use]
     pub fn squashfs_path(&self) -> String {
-        format!("parallax/layers/{}.squash", self.diff_id)
+        if self.side_car { self.link.side_car() } else { LayerFile::squashfs_path(&self.diff_id) }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Why bytes are not a record that can be used.
@@ -124,6 +137,7 @@ impl ImageRecord {
             self.digest.strip_prefix("sha256:").is_some_and(is_sha256_hex),
         )?;
         check("layers", "a list of at least one layer", !self.layers.is_empty())?;
+        check("other_digests", HEX, self.other_digests.iter().all(|hex| is_sha256_hex(hex)))?;
         for layer in &self.layers {
             check("layers.id", HEX, is_sha256_hex(&layer.id))?;
             check("layers.diff_id", HEX, is_sha256_hex(&layer.diff_id))?;
@@ -137,7 +151,7 @@ fn check(field: &'static str, expected: &'static str, holds: bool) -> Result<(),
     if holds { Ok(()) } else { Err(RecordError::Field { field, expected }) }
 }
 
-fn is_sha256_hex(text: &str) -> bool {
+pub(crate) fn is_sha256_hex(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
@@ -151,6 +165,7 @@ mod tests {
             version: VERSION,
             id: hex.clone(),
             digest: format!("sha256:{hex}"),
+            other_digests: Vec::new(),
             names: vec!["localhost/a:latest".into()],
             created: "2026-01-01T00:00:00Z".into(),
             manifest: "{}".into(),
@@ -164,6 +179,7 @@ mod tests {
                 squashfs_sha256: hex,
                 max_uid: 7,
                 max_gid: 9,
+                side_car: false,
             }],
         }
     }

@@ -1,6 +1,7 @@
 //! Takes names and images away, and tidies up after writers that died.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use parallax_names::{ImageName, IndexPath};
 
@@ -10,7 +11,8 @@ use crate::lists::ImageList;
 use crate::lock::WriteLock;
 use crate::mark::Mark;
 use crate::publish::entry_of;
-use crate::waste::{Contents, Garbage, Waste};
+use crate::record::ImageRecord;
+use crate::waste::{Candidates, Contents, Garbage, Records, Waste};
 use crate::work;
 use crate::writer::{Store, TEMPORARY};
 
@@ -34,6 +36,15 @@ pub struct Removed {
     pub image: Option<Vec<Garbage>>,
 }
 
+/// How to tidy up.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Collection {
+    /// Whether to change nothing.
+    pub dry_run: bool,
+    /// How long SquashFS files are kept after their removal, for steps that have them mounted.
+    pub grace: Duration,
+}
+
 /// What was tidied up.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Collected {
@@ -46,43 +57,68 @@ pub struct Collected {
 }
 
 impl Store {
-    /// Removes a name or an image. An image with several names is removed by its id only if `force`.
+    /// Removes a name or an image. An image with several names is removed by its id only if `force`, and one that a node
+    /// holds only then too. SquashFS files are put aside until [`Store::collect`] finds their grace over.
     ///
     /// # Errors
-    /// [`StoreError::NoImage`], [`StoreError::SeveralNames`], or why the store could not be changed.
+    /// [`StoreError::NoImage`], [`StoreError::SeveralNames`], [`StoreError::InUse`], or why the store could not be changed.
     pub fn remove(&self, target: &Target, force: bool) -> Result<Removed, StoreError> {
+        self.make_directories()?;
         let lock = WriteLock::take(self.root())?;
+        let images = ImageList::read(&self.root().join(IMAGES_JSON))?;
         let (id, name) = match target {
             Target::Image(id) => (id.clone(), None),
             Target::Name(name) => {
-                let id = self.id_of_name(name).ok_or_else(|| StoreError::NoImage(name.to_string()))?;
-                (id, Some(name))
+                let id = self.id_of_name(name).or_else(|| images.id_of_name(name));
+                (id.ok_or_else(|| StoreError::NoImage(name.to_string()))?, Some(name))
             }
         };
-        if !self.root().join(IndexPath::record(&id)).exists() {
+        let record = match self.record(&id) {
+            // Damage is a reason to remove an image.
+            Err(StoreError::Damaged { .. }) => None,
+            record => record?,
+        };
+        if !self.root().join(IndexPath::record(&id)).exists() && !images.has(&id) {
             return Err(StoreError::NoImage(id));
         }
-        let images = ImageList::read(&self.root().join(IMAGES_JSON))?;
         // The union, should a crash have left them apart: an image goes only with its very last name.
         let mut names: BTreeSet<String> = images.names(&id).into_iter().collect();
-        names.extend(self.image(&id)?.into_iter().flat_map(|record| record.names));
+        names.extend(record.iter().flat_map(|record| record.names.clone()));
         let names: Vec<String> = names.into_iter().collect();
+        let is_it = |other: &String| name.is_some_and(|name| ImageName::for_storing(other).is_ok_and(|it| it == *name));
         match name {
-            Some(name) if names.iter().any(|other| *other != name.to_string()) => {
+            Some(name) if names.iter().any(|other| !is_it(other)) => {
                 self.remove_name(&lock, images, &id, name)?;
                 return Ok(Removed { id, names: vec![name.to_string()], image: None });
             }
             None if names.len() > 1 && !force => return Err(StoreError::SeveralNames(names)),
             _ => {}
         }
-        let doomed = BTreeSet::from([id.clone()]);
-        let mut now = Contents::read(self, &doomed)?;
-        let waste = Waste::find(self, &mut now, &doomed)?;
-        self.mark(&id, Mark::Removing, &[])?;
-        let garbage = waste.list(self);
-        waste.remove(self, &lock, &now)?;
-        self.unmark(&id)?;
+        let holders = self.holders(&id)?;
+        if !holders.is_empty() && !force {
+            return Err(StoreError::InUse(holders));
+        }
+        let garbage = self.remove_image(&lock, &id, record.as_ref())?;
         Ok(Removed { id, names, image: Some(garbage) })
+    }
+
+    fn remove_image(
+        &self,
+        lock: &WriteLock,
+        id: &str,
+        record: Option<&ImageRecord>,
+    ) -> Result<Vec<Garbage>, StoreError> {
+        let doomed = BTreeSet::from([id.to_owned()]);
+        let mut now = Contents::read(self, Records::Unlisted, &doomed)?;
+        let candidates = Candidates::of_image(&now, id, record);
+        let foreign: Vec<String> = candidates.foreign.iter().cloned().collect();
+        let waste = Waste::find(self, &mut now, &doomed, candidates)?;
+        // A collector could not tell another tool's layers that are to go from those that are to stay.
+        self.mark(id, Mark::Removing, &foreign.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let garbage = waste.list(self);
+        waste.remove(self, lock, &now)?;
+        self.unmark(id)?;
+        Ok(garbage)
     }
 
     fn remove_name(
@@ -96,7 +132,11 @@ impl Store {
         let entry = self.root().join(entry_of(name)?);
         remove_file(&entry)?;
         sync_parent(&entry)?;
-        images.remove_name(&name.to_string());
+        for spelling in images.names(id) {
+            if ImageName::for_storing(&spelling).is_ok_and(|it| it == *name) {
+                images.remove_name(&spelling);
+            }
+        }
         if let Some(record) = self.image(id)? {
             self.write_named(record, &images)?;
         }
@@ -104,15 +144,20 @@ impl Store {
         self.unmark(id)
     }
 
-    /// Removes what interrupted writers and removed images left, and finishes what the former began. With `dry_run`
-    /// nothing is changed.
+    /// Removes what interrupted writers and removed images left, and finishes what the former began.
     ///
     /// # Errors
     /// [`StoreError`]. A record that cannot be read is one: nobody knows what it needs.
-    pub fn collect(&self, dry_run: bool) -> Result<Collected, StoreError> {
+    pub fn collect(&self, collection: Collection) -> Result<Collected, StoreError> {
+        let Collection { dry_run, grace } = collection;
+        if !dry_run {
+            self.make_directories()?;
+        }
         let lock = WriteLock::take(self.root())?;
         let mut collected = Collected::default();
-        let (mut doomed, mut to_name, mut temporary) = (BTreeSet::new(), Vec::new(), Vec::new());
+        let (mut doomed, mut to_name, mut foreign) = (BTreeSet::new(), Vec::new(), BTreeSet::new());
+        let mut temporary = self.over(grace)?;
+        temporary.extend(self.stale_holds()?);
         for name in entries(&self.temporary())? {
             if name.starts_with(work::PREFIX) && work::is_live(&self.temporary().join(&name)) {
                 collected.live += 1;
@@ -122,7 +167,10 @@ impl Store {
                 let recorded = self.root().join(IndexPath::record(id)).exists();
                 let (mark, digests) = self.marked(id)?;
                 match mark {
-                    Some(Mark::Removing) => drop(doomed.insert(id.to_owned())),
+                    Some(Mark::Removing) => {
+                        doomed.insert(id.to_owned());
+                        foreign.extend(digests);
+                    }
                     Some(Mark::Adding) if !recorded => drop(doomed.insert(id.to_owned())),
                     _ => to_name.extend(recorded.then(|| (id.to_owned(), digests))),
                 }
@@ -130,13 +178,15 @@ impl Store {
             // Everything else there is written under the locks, which are held: its writer is dead.
             temporary.push(format!("{TEMPORARY}/{name}"));
         }
-        let mut now = Contents::read(self, &doomed)?;
+        let mut now = Contents::read(self, Records::All, &doomed)?;
         if !dry_run && !to_name.is_empty() {
             self.finish_naming(&mut now, &to_name)?;
         }
         collected.repaired = to_name.into_iter().map(|(id, _)| id).collect();
-        let mut waste = Waste::find(self, &mut now, &doomed)?;
+        let candidates = Candidates::all(self, &now, foreign)?;
+        let mut waste = Waste::find(self, &mut now, &doomed, candidates)?;
         waste.temporary = temporary;
+        waste.aside = !grace.is_zero();
         collected.garbage = waste.list(self);
         if !dry_run {
             waste.remove(self, &lock, &now)?;

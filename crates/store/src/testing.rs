@@ -1,12 +1,14 @@
-//! A small store and images for it.
+//! A small store and images for it, and images as other tools leave them.
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use parallax_names::ImageName;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::containers_storage::sha256_hex;
+use crate::containers_storage::{BigData, IMAGES_JSON, IMAGES_LOCK, Image, LAYERS_JSON, LAYERS_LOCK, Link, sha256_hex};
 use crate::files::StoreError;
 use crate::layer_file::LayerFile;
 use crate::record::ImageRecord;
@@ -19,7 +21,7 @@ pub(crate) fn store() -> (TempDir, Store) {
 }
 
 /// Something that begins like a SquashFS file.
-fn squashfs(content: &str) -> Vec<u8> {
+pub(crate) fn squashfs(content: &str) -> Vec<u8> {
     let mut bytes = b"hsqs".to_vec();
     bytes.resize(40, 0);
     bytes.extend(((96 + content.len()) as u64).to_le_bytes());
@@ -72,4 +74,77 @@ pub(crate) fn publish(store: &Store, image: &NewImage, layers: &[&str]) -> Resul
 
 pub(crate) fn json(store: &Store, name: &str) -> Value {
     serde_json::from_slice(&fs::read(store.root().join(name)).unwrap()).unwrap()
+}
+
+/// Who brought an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Foreign {
+    GoTool,
+    PodmanHpc,
+}
+
+/// Adds an image to a store as another tool does, and returns its id. The tests of the command and of the mount program
+/// have real ones; this one's parts are of the same shape.
+pub(crate) fn foreign_image(root: &Path, tool: Foreign, name: &str) -> String {
+    for directory in ["overlay/l", "overlay-images", "overlay-layers", "squash"] {
+        fs::create_dir_all(root.join(directory)).unwrap();
+    }
+    for lock in [IMAGES_LOCK, LAYERS_LOCK] {
+        fs::write(root.join(lock), [b'x'; 64]).unwrap();
+    }
+    let config = json!({"architecture": "amd64", "config": {"Env": ["TOOL=1"]}, "name": name}).to_string();
+    let config_digest = format!("sha256:{}", sha256_hex(config.as_bytes()));
+    let manifest = json!({"schemaVersion": 0, "config": {"digest": config_digest}, "layers": []}).to_string();
+    // The Go tool draws ids at random.
+    let id = match tool {
+        Foreign::GoTool => sha256_hex(format!("id of {name}").as_bytes()),
+        Foreign::PodmanHpc => config_digest[7..].to_owned(),
+    };
+    let layers: Vec<String> = match tool {
+        Foreign::GoTool => vec![sha256_hex(format!("marker of {name}").as_bytes())],
+        Foreign::PodmanHpc => {
+            ["base", "middle", "top"].map(|at| sha256_hex(format!("{at} {name}").as_bytes())).to_vec()
+        }
+    };
+    let mut list = entries(root, LAYERS_JSON);
+    for (number, layer) in layers.iter().enumerate() {
+        let link = Link::of_layer(&format!("drawn for {layer}"));
+        fs::create_dir_all(root.join("overlay").join(layer).join("diff")).unwrap();
+        fs::write(root.join("overlay").join(layer).join("link"), link.as_str()).unwrap();
+        symlink(format!("../{layer}/diff"), root.join("overlay/l").join(link.as_str())).unwrap();
+        fs::write(root.join(format!("overlay-layers/{layer}.tar-split.gz")), "x").unwrap();
+        list.push(json!({"id": layer, "parent": number.checked_sub(1).map_or("", |below| &layers[below]),
+            "created": "2026-01-01T00:00:00Z", "diff-digest": format!("sha256:{layer}"), "diff-size": 1000}));
+        if number + 1 == layers.len() {
+            let (file, side_car) = (format!("squash/{}.squash", link.as_str()), root.join(link.side_car()));
+            match tool {
+                Foreign::GoTool => {
+                    fs::write(root.join("overlay").join(layer).join("diff/.migrationv3-x"), "0\n").unwrap();
+                    fs::write(root.join(&file), squashfs(name)).unwrap();
+                    symlink(format!("../../{file}"), side_car).unwrap();
+                }
+                Foreign::PodmanHpc => fs::write(side_car, squashfs(name)).unwrap(),
+            }
+        }
+    }
+    fs::write(root.join(LAYERS_JSON), Value::Array(list).to_string()).unwrap();
+    let data = [
+        BigData { key: "manifest", bytes: manifest.as_bytes() },
+        BigData { key: &config_digest, bytes: config.as_bytes() },
+    ];
+    fs::create_dir_all(root.join("overlay-images").join(&id)).unwrap();
+    for piece in &data {
+        fs::write(root.join("overlay-images").join(&id).join(piece.file_name()), piece.bytes).unwrap();
+    }
+    let digest = format!("sha256:{}", sha256_hex(manifest.as_bytes()));
+    let names = vec![ImageName::for_storing(name).unwrap().to_string()];
+    let top = layers.last().unwrap();
+    let mut list = entries(root, IMAGES_JSON);
+    list.push(json!(Image::new(&id, &digest, names, top, "2026-01-01T00:00:00Z", &data)));
+    fs::write(root.join(IMAGES_JSON), Value::Array(list).to_string()).unwrap();
+    id
+}
+
+fn entries(root: &Path, list: &str) -> Vec<Value> {
+    fs::read(root.join(list)).map_or_else(|_| Vec::new(), |bytes| serde_json::from_slice(&bytes).unwrap())
 }

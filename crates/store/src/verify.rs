@@ -13,13 +13,17 @@ use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, LINKS, lower_
 use crate::files::{StoreError, entries, read_if_there};
 use crate::layer_file::LayerFile;
 use crate::lists::{ImageList, LayerList};
+use crate::open::OpenError;
 use crate::record::{ImageRecord, LayerRecord};
+use crate::squashfs::Superblock;
 use crate::writer::Store;
 
 /// What to do about a SquashFS file that is not what it was.
 const REPLACE_FILE: &str = "remove the file and migrate an image that has the layer again";
 /// What to do where only what is derived from images is wrong.
 const MIGRATE_AGAIN: &str = "remove the image (parallax rm --force) and migrate it again";
+/// What to do about another tool's image.
+const BRING_AGAIN: &str = "remove the image (parallax rm) and migrate it";
 /// What to do about leftovers.
 const COLLECT: &str = "run parallax gc";
 /// What to do about index entries and lists that disagree.
@@ -86,6 +90,30 @@ impl<'a> Verifier<'a> {
         Ok(())
     }
 
+    /// Checks the images that another tool brought, as far as that can be: nobody recorded what is in their files.
+    /// Returns how many there are.
+    ///
+    /// # Errors
+    /// [`StoreError`] if Podman's list can't be read.
+    pub fn foreign(&mut self) -> Result<usize, StoreError> {
+        let images = self.store.foreign_images()?;
+        for image in &images {
+            self.foreign_image(&image.id)?;
+        }
+        Ok(images.len())
+    }
+
+    fn foreign_image(&mut self, id: &str) -> Result<(), StoreError> {
+        match self.store.foreign_image(id) {
+            Ok(_) => self.big_data(id),
+            Err(StoreError::Open(OpenError::Foreign { reason, .. })) => {
+                self.note(Some(id), IMAGES_JSON, &format!("lists an image that can't be used: {reason}"), BRING_AGAIN);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Checks one image.
     ///
     /// # Errors
@@ -100,11 +128,18 @@ impl<'a> Verifier<'a> {
             record => record?,
         };
         let Some(record) = record else {
+            if self.images.has(id) {
+                return self.foreign_image(id);
+            }
             self.note(Some(id), &path, "is not there", "migrate the image");
             return Ok(());
         };
         let manifest = format!("sha256:{}", sha256_hex(record.manifest.as_bytes()));
-        if record.id != id || sha256_hex(record.config.as_bytes()) != id || manifest != record.digest {
+        let config = sha256_hex(record.config.as_bytes());
+        // The Go tool draws an image's id at random.
+        let adopted = record.layers.iter().any(|layer| layer.side_car);
+        let names_config = config == id || adopted && record.manifest.contains(&format!("\"sha256:{config}\""));
+        if record.id != id || !names_config || manifest != record.digest {
             self.note(Some(id), &path, "does not match its digests", MIGRATE_AGAIN);
         }
         for (index, layer) in record.layers.iter().enumerate() {
@@ -130,7 +165,11 @@ impl<'a> Verifier<'a> {
         if let Some(wrong) = wrong {
             self.note(Some(image), &file, &wrong, REPLACE_FILE);
         }
-        if self.store.layer(&layer.diff_id)?.is_none_or(|there| there.squashfs_sha256 != layer.squashfs_sha256) {
+        let described = || -> Result<bool, StoreError> {
+            let there = self.store.layer(&layer.diff_id)?;
+            Ok(there.is_some_and(|there| there.squashfs_sha256 == layer.squashfs_sha256))
+        };
+        if !layer.side_car && !described()? {
             let description = LayerFile::description_path(&layer.diff_id);
             self.note(Some(image), &description, "does not describe the layer's file", REPLACE_FILE);
         }
@@ -161,8 +200,10 @@ impl<'a> Verifier<'a> {
         let entry = self.layers.get(&layer.id);
         let parent = below.last().map(|below| below.id.as_str());
         let right = entry.is_some_and(|entry| {
-            entry["diff-digest"] == format!("sha256:{}", layer.diff_id)
-                && entry.get("parent").and_then(Value::as_str).filter(|id| !id.is_empty()) == parent
+            // What another tool flattened has other layers below in the list than in files.
+            layer.side_car
+                || entry["diff-digest"] == format!("sha256:{}", layer.diff_id)
+                    && entry.get("parent").and_then(Value::as_str).filter(|id| !id.is_empty()) == parent
         });
         if !right {
             self.note(Some(image), LAYERS_JSON, &format!("does not list the layer {}", layer.id), MIGRATE_AGAIN);
@@ -186,7 +227,7 @@ impl<'a> Verifier<'a> {
 
     fn listed_image(&mut self, record: &ImageRecord) -> Result<(), StoreError> {
         let id = record.id.as_str();
-        let Some(entry) = self.images.get(id).cloned() else {
+        let Some(entry) = self.images.get(id) else {
             self.note(Some(id), IMAGES_JSON, "does not list the image, so Podman does not see it", MIGRATE_AGAIN);
             return Ok(());
         };
@@ -201,6 +242,12 @@ impl<'a> Verifier<'a> {
         if entry.get("layer").and_then(Value::as_str) != record.layers.last().map(|top| top.id.as_str()) {
             self.note(Some(id), IMAGES_JSON, "gives the image another top layer than its record", MIGRATE_AGAIN);
         }
+        self.big_data(id)
+    }
+
+    /// Checks the files that Podman keeps of an image.
+    fn big_data(&mut self, id: &str) -> Result<(), StoreError> {
+        let Some(entry) = self.images.get(id) else { return Ok(()) };
         for (key, digest) in entry["big-data-digests"].as_object().into_iter().flatten() {
             let path = format!("overlay-images/{id}/{}", BigData { key, bytes: b"" }.file_name());
             let there = read_if_there(&self.store.root().join(&path))?;
@@ -214,14 +261,12 @@ impl<'a> Verifier<'a> {
 
 /// What is wrong with a SquashFS file, if anything.
 fn check_file(path: &Path, layer: &LayerRecord) -> Result<Option<String>, StoreError> {
-    /// Where the superblock says how many bytes the file system takes.
-    const BYTES_USED: std::ops::Range<usize> = 40..48;
     let failed = |source: io::Error| StoreError::Io { action: "read", path: path.to_owned(), source };
     let mut file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some("is not there".to_owned())),
         file => file.map_err(failed)?,
     };
-    if !fs::symlink_metadata(path).map_err(failed)?.is_file() {
+    if !layer.side_car && !fs::symlink_metadata(path).map_err(failed)?.is_file() {
         return Ok(Some("is not a regular file, so nodes refuse it".to_owned()));
     }
     let size = file.metadata().map_err(failed)?.len();
@@ -229,9 +274,8 @@ fn check_file(path: &Path, layer: &LayerRecord) -> Result<Option<String>, StoreE
         return Ok(Some(format!("has {size} bytes and should have {}", layer.squashfs_size)));
     }
     let mut superblock = Vec::new();
-    file.by_ref().take(96).read_to_end(&mut superblock).map_err(failed)?;
-    let used = superblock.get(BYTES_USED).and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?)));
-    if !superblock.starts_with(b"hsqs") || superblock.len() < 96 || used.is_none_or(|used| used > size) {
+    file.by_ref().take(Superblock::BYTES).read_to_end(&mut superblock).map_err(failed)?;
+    if Superblock::parse(&superblock).is_none_or(|superblock| superblock.bytes_used > size) {
         return Ok(Some("has no SquashFS superblock that fits it".to_owned()));
     }
     let mut hash = Sha256::new_with_prefix(&superblock);
@@ -284,8 +328,7 @@ mod tests {
                 fs::remove_file(store.root().join("overlay").join(&record.layers[1].id).join("link")).unwrap();
             }),
             ("leads to no SquashFS file", |store, record| {
-                let link = format!("{LINKS}/{}.squash", record.layers[1].link.as_str());
-                fs::remove_file(store.root().join(link)).unwrap();
+                fs::remove_file(store.root().join(record.layers[1].link.side_car())).unwrap();
             }),
             ("does not list the layer", |store, _| fs::write(store.root().join(LAYERS_JSON), "[]").unwrap()),
             ("does not list the image", |store, _| fs::write(store.root().join(IMAGES_JSON), "[]").unwrap()),

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use parallax_names::IndexPath;
+use parallax_names::{ImageName, IndexPath};
 
 use crate::containers_storage::{IMAGES_JSON, LAYERS_JSON, LINKS, Link};
 use crate::files::{StoreError, entries, remove_file, remove_tree, sync_parent};
@@ -39,6 +39,29 @@ pub(crate) struct Contents {
     pub(crate) records: Vec<ImageRecord>,
 }
 
+/// Which records are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Records {
+    /// All.
+    All,
+    /// Those of images that Podman's list does not have: what the others need, that list and the list of layers say. A
+    /// record is written after its image is in the list and goes before it, so there is none unless something broke.
+    Unlisted,
+}
+
+/// Where waste is sought.
+#[derive(Debug, Default)]
+pub(crate) struct Candidates {
+    /// Index entries.
+    pub(crate) index: Vec<String>,
+    /// Podman's ids of layers.
+    pub(crate) layers: BTreeSet<String>,
+    /// DiffIDs of SquashFS files.
+    pub(crate) diff_ids: BTreeSet<String>,
+    /// Layers that may go although another tool made them.
+    pub(crate) foreign: BTreeSet<String>,
+}
+
 /// Paths relative to the root, each kind in the order in which it is to go.
 #[derive(Debug, Default)]
 pub(crate) struct Waste {
@@ -51,19 +74,25 @@ pub(crate) struct Waste {
     layer_directories: Vec<String>,
     files: Vec<String>,
     pub(crate) temporary: Vec<String>,
+    /// Whether SquashFS files are only put aside.
+    pub(crate) aside: bool,
 }
 
 impl Contents {
-    /// Reads all of it. `except` names the images whose records need not be readable.
+    /// Reads the lists and records. `except` names the images whose records need not be readable.
     ///
     /// A record that cannot be read, of a later version say, may need any layer: nothing can be removed then.
-    pub(crate) fn read(store: &Store, except: &BTreeSet<String>) -> Result<Self, StoreError> {
+    pub(crate) fn read(store: &Store, which: Records, except: &BTreeSet<String>) -> Result<Self, StoreError> {
         let layers = LayerList::read(&store.root().join(LAYERS_JSON))?;
         let images = ImageList::read(&store.root().join(IMAGES_JSON))?;
+        let listed = images.ids();
         let directory = store.root().join("parallax/images");
         let mut records = Vec::new();
         for name in entries(&directory)? {
             let Some(id) = name.strip_suffix(".json") else { continue };
+            if which == Records::Unlisted && listed.contains(id) {
+                continue;
+            }
             let path = directory.join(&name);
             let bytes =
                 fs::read(&path).map_err(|source| StoreError::Io { action: "read", path: path.clone(), source })?;
@@ -77,19 +106,52 @@ impl Contents {
     }
 }
 
-impl Waste {
-    /// What goes with the images `doomed`, or is there for no image.
-    pub(crate) fn find(store: &Store, now: &mut Contents, doomed: &BTreeSet<String>) -> Result<Self, StoreError> {
-        let mut waste = Self::default();
+impl Candidates {
+    /// Everything in the store.
+    pub(crate) fn all(store: &Store, now: &Contents, foreign: BTreeSet<String>) -> Result<Self, StoreError> {
+        let mut index = Vec::new();
         for directory in [IndexPath::names_directory(), "parallax/digests"] {
-            for name in entries(&store.root().join(directory))? {
-                let entry = format!("{directory}/{name}");
-                let is_waste = |id: String| doomed.contains(&id) || !exists(store, &IndexPath::record(&id));
-                if store.id_at(&entry).is_some_and(is_waste) {
-                    waste.index.push(entry);
-                }
-            }
+            index.extend(entries(&store.root().join(directory))?.iter().map(|name| format!("{directory}/{name}")));
         }
+        let mut layers = now.layers.ids();
+        layers.extend(entries(&store.root().join(OVERLAY))?.into_iter().filter(|name| name.len() == 64));
+        let files = entries(&store.root().join(FILES))?;
+        let diff_ids = files.iter().filter_map(|name| name.split_once('.')).map(|(diff_id, _)| diff_id.to_owned());
+        Ok(Self { index, layers, diff_ids: diff_ids.collect(), foreign })
+    }
+
+    /// What one image has. Its layers of other tools may go with it.
+    pub(crate) fn of_image(now: &Contents, id: &str, record: Option<&ImageRecord>) -> Self {
+        let mut candidates = Self { layers: now.layers.with_parents(now.images.tops_of(id)), ..Self::default() };
+        if record.is_none_or(|record| record.layers.iter().any(|layer| layer.side_car)) {
+            candidates.foreign.clone_from(&candidates.layers);
+        }
+        let mut names = now.images.names(id);
+        if let Some(record) = record {
+            candidates.layers.extend(record.layers.iter().map(|layer| layer.id.clone()));
+            candidates.diff_ids.extend(record.layers.iter().map(|layer| layer.diff_id.clone()));
+            candidates.index.push(IndexPath::digest(record.digest.trim_start_matches("sha256:")));
+            candidates.index.extend(record.other_digests.iter().map(|hex| IndexPath::digest(hex)));
+            names.extend(record.names.iter().cloned());
+        }
+        let names: BTreeSet<ImageName> = names.iter().filter_map(|name| ImageName::for_storing(name).ok()).collect();
+        candidates.index.extend(names.iter().filter_map(IndexPath::name));
+        candidates
+    }
+}
+
+impl Waste {
+    /// What of the candidates goes with the images `doomed`, or is there for no image.
+    pub(crate) fn find(
+        store: &Store,
+        now: &mut Contents,
+        doomed: &BTreeSet<String>,
+        candidates: Candidates,
+    ) -> Result<Self, StoreError> {
+        let mut waste = Self { aside: true, ..Self::default() };
+        let is_waste = |id: String| doomed.contains(&id) || !exists(store, &IndexPath::record(&id));
+        waste.index =
+            candidates.index.iter().filter(|entry| store.id_at(entry).is_some_and(is_waste)).cloned().collect();
         for id in doomed {
             waste.records.extend(Some(IndexPath::record(id)).filter(|path| exists(store, path)));
             waste.image_directories.extend(Some(format!("overlay-images/{id}")).filter(|path| exists(store, path)));
@@ -99,36 +161,42 @@ impl Waste {
         }
         now.images.remove(doomed);
         now.records.retain(|record| !doomed.contains(&record.id));
-        waste.find_layers(store, now)?;
+        waste.find_layers(store, now, &candidates)?;
         Ok(waste)
     }
 
     /// Layers that neither a record nor an image in Podman's list needs.
-    fn find_layers(&mut self, store: &Store, now: &mut Contents) -> Result<(), StoreError> {
+    fn find_layers(&mut self, store: &Store, now: &mut Contents, candidates: &Candidates) -> Result<(), StoreError> {
         let recorded = || now.records.iter().flat_map(|record| &record.layers);
         let mut needed = now.layers.with_parents(now.images.top_layers());
         needed.extend(recorded().map(|layer| layer.id.clone()));
-        for id in now.layers.ids().difference(&needed) {
-            // What another tool wrote is its own, in use or not: it may be about to add the image.
-            if is_ours(store, id)? || !exists(store, &format!("{OVERLAY}/{id}")) {
+        let listed = now.layers.ids();
+        // What another tool wrote is its own, in use or not: it may be about to add the image.
+        let may_go =
+            |id: &str| -> Result<bool, StoreError> { Ok(candidates.foreign.contains(id) || is_ours(store, id)?) };
+        for id in candidates.layers.iter().filter(|id| !needed.contains(*id) && listed.contains(*id)) {
+            if may_go(id)? || !exists(store, &format!("{OVERLAY}/{id}")) {
                 self.layers.insert(id.clone());
             }
         }
         now.layers.remove(&self.layers);
         needed.extend(now.layers.ids());
-        for id in entries(&store.root().join(OVERLAY))?.into_iter().filter(|name| name.len() == 64) {
-            if !needed.contains(&id) && is_ours(store, &id)? {
-                let link = Link::of_layer(&id);
-                let links = [format!("{LINKS}/{}.squash", link.as_str()), format!("{LINKS}/{}", link.as_str())];
-                self.links.extend(links.into_iter().filter(|path| exists(store, path)));
-                self.layer_directories.push(format!("{OVERLAY}/{id}"));
+        for id in candidates.layers.iter().filter(|id| !needed.contains(*id)) {
+            let directory = format!("{OVERLAY}/{id}");
+            if exists(store, &directory) && may_go(id)? {
+                let link = store.link_of(id)?;
+                let squash = link.iter().map(|link| format!("squash/{}.squash", link.as_str()));
+                let links = link.iter().flat_map(|link| [link.side_car(), format!("{LINKS}/{}", link.as_str())]);
+                let tar_split = [format!("overlay-layers/{id}.tar-split.gz")];
+                self.links.extend(links.chain(squash).chain(tar_split).filter(|path| exists(store, path)));
+                self.layer_directories.push(directory);
             }
         }
         let mut diff_ids = now.layers.diff_ids();
         diff_ids.extend(recorded().map(|layer| layer.diff_id.clone()));
-        let unneeded = |name: &String| name.split_once('.').is_some_and(|(diff_id, _)| !diff_ids.contains(diff_id));
-        self.files = entries(&store.root().join(FILES))?.into_iter().filter(unneeded).collect();
-        self.files.iter_mut().for_each(|name| *name = format!("{FILES}/{name}"));
+        let unneeded = candidates.diff_ids.difference(&diff_ids);
+        let files = unneeded.flat_map(|diff_id| ["json", "squash"].map(|kind| format!("{FILES}/{diff_id}.{kind}")));
+        self.files = files.filter(|path| exists(store, path)).collect();
         Ok(())
     }
 
@@ -149,27 +217,33 @@ impl Waste {
 
     /// Removes all of it; `now` are the lists without it.
     pub(crate) fn remove(&self, store: &Store, lock: &WriteLock, now: &Contents) -> Result<(), StoreError> {
-        remove_files(store, &self.index)?;
-        remove_files(store, &self.records)?;
+        self.remove_files(store, &self.index)?;
+        self.remove_files(store, &self.records)?;
         store.write_images(lock, &now.images)?;
         remove_directories(store, &self.image_directories)?;
         store.write_layers(lock, &now.layers)?;
-        remove_files(store, &self.links)?;
+        self.remove_files(store, &self.links)?;
         remove_directories(store, &self.layer_directories)?;
-        remove_files(store, &self.files)?;
+        self.remove_files(store, &self.files)?;
         self.temporary.iter().try_for_each(|path| remove_tree(&store.root().join(path)))
     }
-}
 
-fn remove_files(store: &Store, paths: &[String]) -> Result<(), StoreError> {
-    let mut directories = BTreeSet::new();
-    for path in paths {
-        let path = store.root().join(path);
-        remove_file(&path)?;
-        directories.insert(path.parent().unwrap_or(Path::new("/")).join("x"));
+    fn remove_files(&self, store: &Store, paths: &[String]) -> Result<(), StoreError> {
+        let mut directories = BTreeSet::new();
+        for path in paths {
+            let path = store.root().join(path);
+            let is_squashfs = path.extension().is_some_and(|kind| kind == "squash")
+                && path.symlink_metadata().is_ok_and(|file| file.is_file());
+            if is_squashfs && self.aside {
+                store.put_aside(&path)?
+            } else {
+                remove_file(&path)?
+            }
+            directories.insert(path.parent().unwrap_or(Path::new("/")).join("x"));
+        }
+        // The next kind may go only when these are gone for good.
+        directories.iter().try_for_each(|inside| sync_parent(inside))
     }
-    // The next kind may go only when these are gone for good.
-    directories.iter().try_for_each(|inside| sync_parent(inside))
 }
 
 /// Each goes in one step, by a rename to where unfinished files lie.

@@ -13,15 +13,17 @@ use crate::containers_storage::LINKS;
 use crate::files::{
     IoContext as _, StoreError, ensure_directory, entries, move_into_place, read_if_there, replace_file,
 };
+use crate::holds::HOLDS;
 use crate::layer_file::LayerFile;
 use crate::lock::{self, WriteLock};
 use crate::record::ImageRecord;
+use crate::removed::REMOVED;
 use crate::work::WorkDirectory;
 
 /// Where unfinished files lie, relative to the store.
 pub(crate) const TEMPORARY: &str = "parallax/tmp";
 /// The directories of a store, parents first.
-const DIRECTORIES: [&str; 10] = [
+const DIRECTORIES: [&str; 12] = [
     "overlay",
     LINKS,
     "overlay-images",
@@ -31,6 +33,8 @@ const DIRECTORIES: [&str; 10] = [
     "parallax/images",
     "parallax/names",
     "parallax/digests",
+    HOLDS,
+    REMOVED,
     TEMPORARY,
 ];
 
@@ -71,12 +75,17 @@ impl Store {
             fs::create_dir_all(root).context("create the store", root)?;
             fs::set_permissions(root, Permissions::from_mode(0o755)).context("set the mode of", root)?;
         }
-        let root = root.canonicalize().context("open the store", root)?;
+        let store = Self::open(root)?;
+        store.make_directories()?;
+        Ok(store)
+    }
+
+    /// Makes what is missing of the store's directories and lock files: another tool's store has not all of them.
+    pub(crate) fn make_directories(&self) -> Result<(), StoreError> {
         for name in DIRECTORIES {
-            ensure_directory(&root.join(name))?;
+            ensure_directory(&self.root.join(name))?;
         }
-        lock::create(&root)?;
-        Ok(Self { root })
+        lock::create(&self.root)
     }
 
     /// Opens the store at `root`, which must be one, and changes nothing.

@@ -2,6 +2,7 @@
 
 use anyhow::{bail, ensure};
 use parallax_names::{ImageName, ImageRef, nearest, unknown_image};
+use parallax_store::record::ImageRecord;
 use parallax_store::{Store, reader};
 
 /// The fewest digits by which an id is known: fewer might be a name.
@@ -33,6 +34,28 @@ pub fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
 /// # Errors
 /// If `text` can mean no image, or the start of an id fits several.
 pub fn find_if_there(store: &Store, text: &str) -> anyhow::Result<Option<Found>> {
+    match indexed(store, text)? {
+        None => foreign(store, text),
+        found => Ok(found),
+    }
+}
+
+/// An image that another tool brought: it is in no index.
+fn foreign(store: &Store, text: &str) -> anyhow::Result<Option<Found>> {
+    let reference = ImageRef::parse(text)?;
+    let images = store.foreign_images()?;
+    let best = images.iter().filter_map(|image| Some((image.fits(&reference)?, image))).min_by_key(|(fit, _)| *fit);
+    if let Some((fit, image)) = best {
+        let name = match reference {
+            ImageRef::Name(names) => names.into_iter().nth(fit),
+            _ => None,
+        };
+        return Ok(Some(Found { id: image.id.clone(), name }));
+    }
+    one(text, images.into_iter().map(|image| image.id).filter(|id| is_start(text) && id.starts_with(text)).collect())
+}
+
+fn indexed(store: &Store, text: &str) -> anyhow::Result<Option<Found>> {
     Ok(match ImageRef::parse(text)? {
         ImageRef::Name(names) => {
             let named = |name: ImageName| store.id_of_name(&name).map(|id| Found { id, name: Some(name) });
@@ -50,8 +73,25 @@ pub fn find_if_there(store: &Store, text: &str) -> anyhow::Result<Option<Found>>
 }
 
 fn by_start(store: &Store, text: &str) -> anyhow::Result<Option<Found>> {
-    let is_start = text.len() >= SHORTEST_ID && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    let mut ids = if is_start { store.ids_with(text)? } else { Vec::new() };
+    one(text, if is_start(text) { store.ids_with(text)? } else { Vec::new() })
+}
+
+fn is_start(text: &str) -> bool {
+    text.len() >= SHORTEST_ID && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+fn one(text: &str, mut ids: Vec<String>) -> anyhow::Result<Option<Found>> {
     ensure!(ids.len() < 2, "{text} is the start of {} image ids; give more digits", ids.len());
     Ok(ids.pop().map(|id| Found { id, name: None }))
+}
+
+/// The record of an image; of one that another tool brought, what is known of it.
+///
+/// # Errors
+/// If it is not there, or damaged.
+pub fn record(store: &Store, id: &str) -> anyhow::Result<(ImageRecord, bool)> {
+    match store.record(id)? {
+        Some(record) => Ok((record, false)),
+        None => Ok((store.foreign_image(id)?, true)),
+    }
 }

@@ -1,6 +1,8 @@
 //! `parallax gc`.
 
-use parallax_store::{Collected, Garbage, Store};
+use std::time::Duration;
+
+use parallax_store::{Collected, Collection, Garbage, Store};
 use serde::Serialize;
 
 use super::print_json;
@@ -13,6 +15,9 @@ pub struct Options {
     /// Show what would be removed, and change nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
+    /// How long SquashFS files are kept after their removal, for steps that use them: 90s, 30min, 24h, 7d
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = units::parse_time)]
+    grace: Duration,
     /// Print a JSON object instead
     #[arg(long)]
     json: bool,
@@ -47,7 +52,7 @@ struct Row<'a> {
 /// If the store cannot be read or changed.
 pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let store = Store::open(&global.existing_store()?)?;
-    let collected = store.collect(options.dry_run)?;
+    let collected = store.collect(Collection { dry_run: options.dry_run, grace: options.grace })?;
     let freed = collected.garbage.iter().map(|garbage| garbage.bytes).sum();
     if options.json {
         let row = |garbage: &'_ Garbage| -> (String, u64) { (garbage.path.clone(), garbage.bytes) };

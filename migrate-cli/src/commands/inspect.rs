@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 
 use anyhow::Context as _;
 use parallax_store::record::ImageRecord;
-use parallax_store::{Store, StoreError};
+use parallax_store::{Store, holds};
 use serde::{Deserialize, Serialize};
 
-use super::find::find;
+use super::find::{find, record};
 use super::{print, print_json};
 use crate::cli::Global;
 use crate::units;
@@ -38,6 +38,10 @@ struct Report<'a> {
     size: u64,
     /// What its SquashFS files take in bytes.
     stored: u64,
+    /// Whether another tool brought it and nobody adopted it.
+    foreign: bool,
+    /// The nodes that hold it now, where nodes say so.
+    in_use: Vec<String>,
     /// The layers, base first.
     layers: Vec<LayerRow<'a>>,
     /// How it is run.
@@ -46,7 +50,7 @@ struct Report<'a> {
 
 #[derive(Debug, Serialize)]
 struct LayerRow<'a> {
-    /// `sha256:` and the digest of the uncompressed tar.
+    /// `sha256:` and the digest of the uncompressed tar; for a layer in another tool's file, Podman's id of it.
     diff_id: String,
     /// The size of the uncompressed tar in bytes.
     size: u64,
@@ -54,8 +58,8 @@ struct LayerRow<'a> {
     stored: u64,
     /// The SquashFS file's path.
     file: String,
-    /// The SHA-256 of the SquashFS file.
-    squashfs_sha256: &'a str,
+    /// The SHA-256 of the SquashFS file; null if nobody recorded it.
+    squashfs_sha256: Option<&'a str>,
 }
 
 /// What an image's configuration says of how it is run. In the JSON form as in the configuration, with its names in
@@ -84,10 +88,11 @@ struct Configuration {
 pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let store = Store::open(&global.existing_store()?)?;
     let id = find(&store, &options.image)?.id;
-    let record = store.record(&id)?.ok_or_else(|| StoreError::NoImage(id.clone()))?;
+    let (record, foreign) = record(&store, &id)?;
+    let holders = holds::read(store.root())?.remove(&id).unwrap_or_default();
     let parsed: Configuration =
         serde_json::from_str(&record.config).with_context(|| format!("the configuration of {id} cannot be read"))?;
-    let report = Report::new(&store, &record, parsed.config.unwrap_or_default());
+    let report = Report { foreign, in_use: holders, ..Report::new(&store, &record, parsed.config.unwrap_or_default()) };
     if options.json { print_json(&report) } else { print(&report.text()) }
 }
 
@@ -98,12 +103,12 @@ impl<'a> Report<'a> {
             size: layer.size,
             stored: layer.squashfs_size,
             file: store.root().join(layer.squashfs_path()).display().to_string(),
-            squashfs_sha256: &layer.squashfs_sha256,
+            squashfs_sha256: Some(layer.squashfs_sha256.as_str()).filter(|hex| !hex.is_empty()),
         };
         let (size, stored) = units::sizes(record);
         let layers = record.layers.iter().map(row).collect();
         let ImageRecord { id, digest, names, created, .. } = record;
-        Self { id, digest, names, created, size, stored, layers, config }
+        Self { id, digest, names, created, size, stored, foreign: false, in_use: Vec::new(), layers, config }
     }
 
     fn text(&self) -> String {
@@ -114,6 +119,15 @@ impl<'a> Report<'a> {
             ("Created", self.created.to_owned()),
             ("Size", format!("{}, {} stored", units::bytes(self.size), units::bytes(self.stored))),
         ];
+        if self.foreign {
+            lines.push((
+                "Brought by",
+                "another tool; parallax migrate --adopt brings it up to the full format".to_owned(),
+            ));
+        }
+        if !self.in_use.is_empty() {
+            lines.push(("In use on", self.in_use.join("\n")));
+        }
         let layer = |layer: &LayerRow<'_>| {
             let (size, stored) = (units::bytes(layer.size), units::bytes(layer.stored));
             format!("{} {size}, {stored} stored\n  {}", layer.diff_id, layer.file)

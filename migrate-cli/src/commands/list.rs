@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use parallax_store::holds;
 use parallax_store::reader::{self, Listed};
 use serde::Serialize;
 
@@ -38,10 +39,16 @@ struct Row<'a> {
     shared: u64,
     /// What of that it has alone: what removing it gives back.
     unique: u64,
+    /// Whether another tool brought it and nobody adopted it.
+    foreign: bool,
+    /// The nodes that hold it now, where nodes say so.
+    in_use: Vec<String>,
 }
 
 /// How many images have a SquashFS file, and its size in bytes, by diffID.
 type Files<'a> = BTreeMap<&'a str, (usize, u64)>;
+/// The nodes that hold images, by image id.
+type Holders = BTreeMap<String, Vec<String>>;
 
 fn files(images: &[Listed]) -> Files<'_> {
     let mut files = Files::new();
@@ -56,7 +63,7 @@ fn files(images: &[Listed]) -> Files<'_> {
 }
 
 impl<'a> Row<'a> {
-    fn new(listed: &'a Listed, files: &Files<'_>) -> Self {
+    fn new(listed: &'a Listed, files: &Files<'_>, holders: &Holders) -> Self {
         let record = &listed.record;
         let (size, stored) = units::sizes(record);
         let own: BTreeSet<&str> = record.layers.iter().map(|layer| layer.diff_id.as_str()).collect();
@@ -72,6 +79,8 @@ impl<'a> Row<'a> {
             stored,
             shared: stored - unique,
             unique,
+            foreign: listed.foreign,
+            in_use: holders.get(&record.id).cloned().unwrap_or_default(),
         }
     }
 }
@@ -81,12 +90,17 @@ impl<'a> Row<'a> {
 /// # Errors
 /// If the store cannot be read.
 pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
-    let listing = reader::list(&global.existing_store()?)?;
+    let root = global.existing_store()?;
+    let listing = reader::list(&root)?;
+    let holders = holds::read(&root)?;
     for (path, error) in &listing.damaged {
         tracing::warn!("{} cannot be used: {error}", path.display());
     }
+    for problem in &listing.unusable {
+        tracing::warn!("{problem}");
+    }
     let files = files(&listing.images);
-    let rows: Vec<Row<'_>> = listing.images.iter().map(|listed| Row::new(listed, &files)).collect();
+    let rows: Vec<Row<'_>> = listing.images.iter().map(|listed| Row::new(listed, &files, &holders)).collect();
     if options.json {
         return print_json(&rows);
     }
@@ -106,8 +120,12 @@ fn totals(rows: &[Row<'_>], files: &Files<'_>) -> String {
 }
 
 fn table(images: &[Listed], rows: &[Row<'_>]) -> String {
-    const HEADER: [&str; 7] = ["NAME", "ID", "LAYERS", "CREATED", "SIZE", "STORED", "UNIQUE"];
+    const HEADER: [&str; 8] = ["NAME", "ID", "LAYERS", "CREATED", "SIZE", "STORED", "UNIQUE", "IN USE"];
     let mut lines = vec![HEADER.map(str::to_owned)];
+    // Only where nodes say what they hold.
+    if rows.iter().all(|row| row.in_use.is_empty()) {
+        lines[0][7].clear();
+    }
     for (image, row) in images.iter().zip(rows) {
         let names: Vec<String> = match image.names.as_slice() {
             [] => vec!["<none>".to_owned()],
@@ -122,6 +140,7 @@ fn table(images: &[Listed], rows: &[Row<'_>]) -> String {
                 units::bytes(row.size),
                 units::bytes(row.stored),
                 units::bytes(row.unique),
+                if row.in_use.is_empty() { String::new() } else { units::count(row.in_use.len(), "node") },
             ]
         }));
     }
@@ -152,18 +171,20 @@ mod tests {
             squashfs_sha256: String::new(),
             max_uid: 0,
             max_gid: 0,
+            side_car: false,
         };
         let record = ImageRecord {
             version: VERSION,
             id: id.to_owned(),
             digest: String::new(),
+            other_digests: Vec::new(),
             names: Vec::new(),
             created: "2026-01-01T00:00:00Z".to_owned(),
             manifest: String::new(),
             config: String::new(),
             layers: layers.iter().map(layer).collect(),
         };
-        Listed { record, names: Vec::new() }
+        Listed { record, names: Vec::new(), foreign: false }
     }
 
     #[test]
@@ -171,7 +192,7 @@ mod tests {
         // A layer may be twice in one image: that is no sharing.
         let images = [listed("a", &[("base", 100), ("twice", 7), ("twice", 7)]), listed("b", &[("base", 100)])];
         let files = files(&images);
-        let rows: Vec<_> = images.iter().map(|image| Row::new(image, &files)).collect();
+        let rows: Vec<_> = images.iter().map(|image| Row::new(image, &files, &Holders::new())).collect();
         let sizes: Vec<_> = rows.iter().map(|row| (row.size, row.stored, row.shared, row.unique)).collect();
         assert_eq!(sizes, [(1140, 107, 100, 7), (1000, 100, 100, 0)]);
         assert_eq!(totals(&rows, &files), "2 images, 107 B stored, 100 B saved by sharing\n");

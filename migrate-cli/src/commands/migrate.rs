@@ -9,7 +9,7 @@ use parallax_names::ImageName;
 use parallax_store::Store;
 use serde::Serialize;
 
-use super::{all, print_json};
+use super::{adopt, all, print_json};
 use crate::cli::Global;
 use crate::interrupt;
 use crate::migration::{Brought, Migration, SettingsOptions};
@@ -25,8 +25,12 @@ const MOST_OPEN: usize = 8;
 pub struct Options {
     /// The images: docker://NAME, containers-storage:NAME, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, dir:DIR, or
     /// a NAME, which means what it means to podman pull
-    #[arg(required = true, value_name = "SOURCE")]
+    #[arg(required_unless_present = "adopt", value_name = "SOURCE")]
     sources: Vec<String>,
+    /// Bring images that podman-hpc or the Go tool left in the store up to the full format, without converting them;
+    /// names, digests or ids in place of sources [default: all]
+    #[arg(long, conflicts_with_all = ["name", "authfile"])]
+    adopt: bool,
     /// The name to store the image under [default: that of the source]
     #[arg(long)]
     name: Option<String>,
@@ -65,6 +69,9 @@ struct Order<'a> {
 /// # Errors
 /// If any source could not be migrated; the others have been.
 pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
+    if options.adopt {
+        return adopt::run(global, &options.sources, options.json);
+    }
     ensure!(options.name.is_none() || options.sources.len() == 1, "--name can name only one image; give one source");
     let settings = options.settings.settings()?;
     let mut orders: BTreeMap<&str, anyhow::Result<Order<'_>>> =

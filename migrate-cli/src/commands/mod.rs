@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub mod about;
+mod adopt;
 mod find;
 pub mod gc;
 pub mod inspect;

@@ -15,7 +15,8 @@ pub struct Options {
     /// The images. A name removes that name, and the image with its last one; an id or digest removes the image
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
-    /// Remove an image by its id or digest although it has several names; an image that is not there is no error
+    /// Remove an image although nodes hold it, and by its id or digest although it has several names; an image that is not
+    /// there is no error
     #[arg(short, long)]
     force: bool,
     /// Print a JSON array instead, one object for an image
@@ -43,7 +44,7 @@ struct Outcome {
     untagged: Vec<String>,
     /// Whether the image itself is gone.
     removed: bool,
-    /// What became free on the store's file system, in bytes.
+    /// What becomes free on the store's file system, in bytes: SquashFS files with `parallax gc`, after their grace.
     freed: u64,
 }
 
@@ -84,7 +85,8 @@ impl Outcome {
             println!("untagged {name}");
         }
         if self.removed {
-            println!("removed {}, {} freed", self.id.get(..12).unwrap_or(&self.id), units::bytes(self.freed));
+            let (id, size) = (self.id.get(..12).unwrap_or(&self.id), units::bytes(self.freed));
+            println!("removed {id}, {size} become free with parallax gc");
         }
     }
 }

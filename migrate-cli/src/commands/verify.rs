@@ -40,8 +40,10 @@ struct Row<'a> {
 pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let store = Store::open(&global.existing_store()?)?;
     let mut verifier = Verifier::new(&store)?;
+    let mut foreign = 0;
     let ids: Vec<String> = if options.images.is_empty() {
         verifier.index()?;
+        foreign = verifier.foreign()?;
         store.ids_with("")?
     } else {
         options.images.iter().map(|image| find(&store, image).map(|found| found.id)).collect::<anyhow::Result<_>>()?
@@ -55,7 +57,7 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     } else {
         print(&problems.iter().map(line).collect::<String>())?;
     }
-    let images = units::count(ids.len(), "image");
+    let images = units::count(ids.len() + foreign, "image");
     ensure!(problems.is_empty(), "{} found in {images}", units::count(problems.len(), "problem"));
     if !options.json && !global.quiet {
         print(&format!("{images} verified, no problem found\n"))?;

@@ -11,6 +11,7 @@ mod end;
 mod errors;
 mod faults;
 mod fidelity;
+mod foreign;
 mod migrate;
 mod mount_program;
 mod namespace;
@@ -31,6 +32,7 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         store::TESTS,
         calls::TESTS,
         fidelity::TESTS,
+        foreign::TESTS,
         namespace::TESTS,
     ]
     .into_iter()

@@ -6,9 +6,9 @@ use serde_json::json;
 
 use super::*;
 use crate::containers_storage::LAYERS_JSON;
-use crate::testing::{image, json, publish, store};
+use crate::testing::{Foreign, foreign_image, image, json, publish, store};
 
-/// Every path in the store but locks and unfinished files.
+/// Every path in the store but those of removed files that have their grace.
 fn paths(store: &Store) -> BTreeSet<String> {
     fn walk(directory: &Path, into: &mut BTreeSet<String>) {
         for entry in fs::read_dir(directory).unwrap() {
@@ -21,6 +21,7 @@ fn paths(store: &Store) -> BTreeSet<String> {
     }
     let mut all = BTreeSet::new();
     walk(store.root(), &mut all);
+    all.retain(|path| !path.contains("/parallax/removed/"));
     all
 }
 
@@ -47,6 +48,26 @@ fn what_only_the_removed_image_had_goes_and_nothing_else() {
             .iter()
             .any(|path| path.ends_with(".squash") || path.ends_with(".json") && path.contains("parallax"))
     );
+}
+
+#[test]
+fn a_removed_file_stays_whole_until_its_grace_is_over() {
+    let (_directory, store) = store();
+    publish(&store, &image("config", "app:1", &["base"]), &["base"]).unwrap();
+    let layer = fs::read_dir(store.root().join("parallax/layers")).unwrap().map(|entry| entry.unwrap().path());
+    let file = fs::File::open(layer.into_iter().find(|path| path.extension().unwrap() == "squash").unwrap()).unwrap();
+    for _ in 0..2 {
+        store.remove(&name("app:1"), false).unwrap();
+        publish(&store, &image("config", "app:1", &["base"]), &["base"]).unwrap();
+    }
+    let removed = || fs::read_dir(store.root().join("parallax/removed")).unwrap().count();
+    assert_eq!(removed(), 2);
+    let day = Duration::from_secs(86_400);
+    assert_eq!(store.collect(Collection { grace: day, ..Collection::default() }).unwrap().garbage, []);
+    // Renamed, not removed: NFS lets go of a file that another machine removes.
+    assert_eq!((removed(), std::os::unix::fs::MetadataExt::nlink(&file.metadata().unwrap())), (2, 1));
+    assert_eq!(store.collect(Collection::default()).unwrap().garbage.len(), 2);
+    assert_eq!(removed(), 0);
 }
 
 #[test]
@@ -85,9 +106,9 @@ fn a_live_writers_files_and_another_tools_stay() {
     fs::write(store.root().join(IMAGES_JSON), json!([{"id": "x", "layer": "y"}]).to_string()).unwrap();
 
     let before = paths(&store);
-    let would = store.collect(true).unwrap();
+    let would = store.collect(Collection { dry_run: true, ..Collection::default() }).unwrap();
     assert_eq!(paths(&store), before);
-    let collected = store.collect(false).unwrap();
+    let collected = store.collect(Collection::default()).unwrap();
     assert_eq!(would, collected);
     let removed: Vec<_> = collected.garbage.iter().map(|garbage| garbage.path.as_str()).collect();
     assert_eq!(removed, ["parallax/layers/ab.squash", "parallax/tmp/work-dead"]);
@@ -101,7 +122,7 @@ fn a_record_nobody_can_read_stops_the_collection() {
     let (_directory, store) = store();
     fs::write(store.root().join("parallax/images/x.json"), r#"{"version": 9}"#).unwrap();
     fs::write(store.root().join("parallax/layers/ab.squash"), "x").unwrap();
-    assert!(matches!(store.collect(false), Err(StoreError::Damaged { .. })));
+    assert!(matches!(store.collect(Collection::default()), Err(StoreError::Damaged { .. })));
     assert!(store.root().join("parallax/layers/ab.squash").exists());
 }
 
@@ -120,7 +141,7 @@ fn writers_removers_and_collectors_at_once_lose_nothing() {
                         assert!(matches!(error, StoreError::LayerGone(_)), "{error}");
                     }
                     assert!(store.image(&new.id).unwrap().is_some());
-                    store.collect(false).unwrap();
+                    store.collect(Collection::default()).unwrap();
                     assert!(store.image(&new.id).unwrap().is_some());
                     if round < 3 {
                         store.remove(&Target::Image(new.id.clone()), false).unwrap();
@@ -131,7 +152,7 @@ fn writers_removers_and_collectors_at_once_lose_nothing() {
     });
     check(&store, "all at once");
     assert_eq!(json(&store, IMAGES_JSON).as_array().unwrap().len(), 9);
-    assert_eq!(store.collect(false).unwrap(), Collected::default());
+    assert_eq!(store.collect(Collection::default()).unwrap(), Collected::default());
 }
 
 /// Not a test of its own: what [`killed_anywhere_the_store_works`] runs in a process that dies on the way.
@@ -147,7 +168,14 @@ fn change_the_store_as_told() {
         "tag" => drop(store.tag(&image("kept", "x", &[]).id, &ImageName::for_storing("half:1").unwrap()).unwrap()),
         "untag" => drop(store.remove(&name("kept:2"), false).unwrap()),
         "remove" => drop(store.remove(&name("half:1"), false).unwrap()),
-        "collect" => drop(store.collect(false).unwrap()),
+        "remove-foreign" => drop(store.remove(&name("theirs:1"), false).unwrap()),
+        "adopt" => {
+            let id = store.foreign_images().unwrap()[0].id.clone();
+            let mut record = store.foreign_image(&id).unwrap();
+            record.layers[0].squashfs_sha256 = "ab".repeat(32);
+            drop(store.adopt(&record).unwrap());
+        }
+        "collect" => drop(store.collect(Collection::default()).unwrap()),
         other => panic!("{other}"),
     }
 }
@@ -188,7 +216,7 @@ fn check(store: &Store, what: &str) {
             assert!(store.root().join("overlay-images").join(id).join(file).is_file(), "{what}: {key} of an image");
         }
         let mut layer = &image["layer"];
-        while let Some(id) = layer.as_str() {
+        while let Some(id) = layer.as_str().filter(|id| !id.is_empty()) {
             let entry = layers.as_array().unwrap().iter().find(|entry| entry["id"] == *layer);
             layer = &entry.unwrap_or_else(|| panic!("{what}: {id} is in no list"))["parent"];
             let link = store.link_of(id).unwrap().unwrap_or_else(|| panic!("{what}: {id} has no link"));
@@ -206,12 +234,15 @@ fn killed_anywhere_the_store_works() {
         let kept = image("kept", "kept:1", &["base"]);
         publish(&store, &kept, &["base"]).unwrap();
         store.tag(&kept.id, &ImageName::for_storing("kept:2").unwrap()).unwrap();
+        if matches!(change, "remove-foreign" | "adopt") {
+            foreign_image(store.root(), Foreign::GoTool, "theirs:1");
+        }
         if matches!(change, "remove" | "tag") {
             publish(&store, &image("half", "half:1", &["base", "top"]), &["base", "top"]).unwrap();
         }
         (directory, store)
     };
-    for change in ["add", "move", "tag", "untag", "remove"] {
+    for change in ["add", "move", "tag", "untag", "remove", "remove-foreign", "adopt"] {
         let (_directory, unchanged) = prepared(change);
         let (_other_directory, done) = prepared(change);
         assert!(!killed(&done, change, 0));
@@ -232,11 +263,11 @@ fn killed_anywhere_the_store_works() {
             // A collection that is killed too, somewhere.
             let again = killed(&store, "collect", at % 17 + 1);
             check(&store, &format!("{what}, collection killed: {again}"));
-            store.collect(false).unwrap();
+            store.collect(Collection::default()).unwrap();
             check(&store, &format!("{what}, collected"));
             let now = relative(&store);
             assert!(ends.contains(&now), "{what}: {:?}", now.symmetric_difference(&ends[0]).collect::<Vec<_>>());
-            assert_eq!(store.collect(false).unwrap(), Collected::default(), "{what}");
+            assert_eq!(store.collect(Collection::default()).unwrap(), Collected::default(), "{what}");
         }
         assert!(at > 10, "{change} has {at} points only");
     }

@@ -1,0 +1,346 @@
+//! Images that podman-hpc and the Go tool brought, read as they are.
+//!
+//! Both leave Podman's lists and, beside the link of a layer, a SquashFS file: `overlay/l/<LINK>.squash`, which is a plain
+//! file (podman-hpc) or a symbolic link to `squash/<LINK>.squash` (the Go tool). Both flatten: the file of the top layer
+//! holds the whole image, and that layer has no `lower`. podman-hpc lists the layers below it all the same; their
+//! directories are empty. A layer that has `lower` needs a file for each layer named there.
+//!
+//! There is no record of such an image, so finding one reads Podman's whole list. That is the price of not adopting it
+//! (`parallax migrate --adopt`).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Read as _;
+
+use parallax_names::{ImageName, ImageRef, IndexPath};
+use serde::Deserialize;
+
+use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, LINKS, Link, sha256_hex};
+use crate::open::{OpenError, TrustedStore};
+use crate::record::{ImageRecord, LayerRecord, MAX_BYTES, VERSION, is_sha256_hex};
+use crate::squashfs::Superblock;
+
+/// The largest list that is read: Podman itself is slow long before.
+const MOST_LIST_BYTES: u64 = 1 << 30;
+/// The longest `link` or `lower`: 500 links of 28 bytes are more layers than overlayfs takes.
+const MOST_LINK_BYTES: u64 = 64 << 10;
+/// What an image has where nothing says when it was built.
+const NO_DATE: &str = "1970-01-01T00:00:00Z";
+
+/// An image in Podman's list: what of its entry is used.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Entry {
+    /// The image's id; the Go tool draws it at random.
+    pub id: String,
+    /// The manifest's digest, `sha256:…`.
+    #[serde(default)]
+    digest: String,
+    #[serde(default)]
+    names: Option<Vec<String>>,
+    #[serde(default)]
+    layer: String,
+    #[serde(default)]
+    created: String,
+    #[serde(rename = "big-data-digests", default)]
+    digests: Option<BTreeMap<String, String>>,
+}
+
+/// What of a layer's entry in Podman's list is used.
+#[derive(Debug, Deserialize)]
+struct LayerEntry {
+    id: String,
+    #[serde(default)]
+    parent: String,
+    #[serde(rename = "diff-size", default)]
+    size: i64,
+}
+
+/// What of a manifest is used.
+#[derive(Debug, Deserialize)]
+struct Manifest {
+    config: Descriptor,
+}
+
+#[derive(Debug, Deserialize)]
+struct Descriptor {
+    digest: String,
+}
+
+/// What Podman's list of layers says of their sizes.
+#[derive(Debug, Default)]
+pub struct LayerSizes(HashMap<String, (String, u64)>);
+
+impl Entry {
+    /// The fully qualified names, as a user may type them. Podman also takes names without a registry.
+    #[must_use]
+    pub fn names(&self) -> Vec<ImageName> {
+        self.names.iter().flatten().filter_map(|name| ImageName::for_storing(name).ok()).collect()
+    }
+
+    /// The names as they are in the list.
+    #[must_use]
+    pub fn names_as_listed(&self) -> &[String] {
+        self.names.as_deref().unwrap_or_default()
+    }
+
+    /// Podman's id of the top layer.
+    #[must_use]
+    pub fn top(&self) -> &str {
+        &self.layer
+    }
+
+    /// The digests of the image's manifests, hexadecimal.
+    pub(crate) fn manifest_digests(&self) -> impl Iterator<Item = &str> {
+        let manifests = self.digests.iter().flatten().filter(|(key, _)| key.starts_with("manifest"));
+        let all = manifests.map(|(_, digest)| digest).chain([&self.digest]);
+        all.filter_map(|digest| digest.strip_prefix("sha256:")).filter(|hex| is_sha256_hex(hex))
+    }
+
+    /// How well a reference fits: 0 is best, `None` not at all.
+    #[must_use]
+    pub fn fits(&self, reference: &ImageRef) -> Option<usize> {
+        match reference {
+            ImageRef::Id(id) => (self.id == *id).then_some(0),
+            ImageRef::Digest(hex) => self.has_digest(hex).then_some(0),
+            ImageRef::Name(names) => {
+                let own = self.names();
+                names.iter().position(|name| own.contains(name))
+            }
+        }
+    }
+
+    /// Whether a manifest of the image, or the index it was chosen from, has this digest (hexadecimal).
+    #[must_use]
+    pub fn has_digest(&self, hex: &str) -> bool {
+        self.manifest_digests().any(|digest| digest == hex)
+    }
+}
+
+impl LayerSizes {
+    /// What Podman shows as the size of an image with this top layer, in bytes.
+    fn of_chain(&self, top: &str) -> u64 {
+        let mut sum = 0;
+        let mut next = self.0.get(top);
+        // A circle ends.
+        for _ in 0..=self.0.len() {
+            let Some((parent, size)) = next else { break };
+            sum += size;
+            next = self.0.get(parent);
+        }
+        sum
+    }
+}
+
+impl TrustedStore {
+    /// The image a reference means among those without a record, as a record. `None` if there is none.
+    ///
+    /// This reads Podman's list of images, and so its time grows with their number: ask [`TrustedStore::resolve`] first.
+    ///
+    /// # Errors
+    /// [`OpenError`], for an image that is there and can't be used.
+    pub fn resolve_foreign(&self, reference: &ImageRef) -> Result<Option<ImageRecord>, OpenError> {
+        let fitting = self.listed(|entry| entry.fits(reference).is_some())?;
+        let best = fitting.into_iter().filter(|entry| self.is_foreign(entry));
+        match best.min_by_key(|entry| entry.fits(reference)) {
+            Some(entry) => self.foreign_record(&entry, &LayerSizes::default()).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The images in Podman's list that have no record.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the list can't be read.
+    pub fn foreign_images(&self) -> Result<Vec<Entry>, OpenError> {
+        Ok(self.listed(|_| true)?.into_iter().filter(|entry| self.is_foreign(entry)).collect())
+    }
+
+    /// The images in Podman's list but those with these ids.
+    pub(crate) fn images_but(&self, known: &BTreeSet<String>) -> Result<Vec<Entry>, OpenError> {
+        self.listed(|entry| is_sha256_hex(&entry.id) && !known.contains(&entry.id))
+    }
+
+    /// Whether an entry is of an image without a record.
+    fn is_foreign(&self, entry: &Entry) -> bool {
+        is_sha256_hex(&entry.id) && !self.has(&IndexPath::record(&entry.id))
+    }
+
+    /// The sizes in Podman's list of layers.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the list can't be read.
+    pub fn layer_sizes(&self) -> Result<LayerSizes, OpenError> {
+        let entries: Vec<LayerEntry> = self.list(LAYERS_JSON, |_| true)?;
+        let size = |entry: LayerEntry| (entry.id, (entry.parent, u64::try_from(entry.size).unwrap_or(0)));
+        Ok(LayerSizes(entries.into_iter().map(size).collect()))
+    }
+
+    /// All that a node needs to start the image, as a record, with nothing of it checked but its digests.
+    ///
+    /// The layers' digests are empty and their highest ids 0: nobody recorded them. Their sizes are those in `sizes`,
+    /// or of their files.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is missing.
+    pub fn foreign_record(&self, entry: &Entry, sizes: &LayerSizes) -> Result<ImageRecord, OpenError> {
+        let manifest = self.big_data(entry, "manifest")?;
+        let parsed: Manifest = serde_json::from_slice(&manifest)
+            .map_err(|error| self.unusable(entry, &format!("its manifest is damaged: {error}")))?;
+        let config = self.big_data(entry, &parsed.config.digest)?;
+        if parsed.config.digest.strip_prefix("sha256:") != Some(&sha256_hex(&config)) {
+            return Err(self.unusable(entry, "its configuration does not match its digest"));
+        }
+        let text = |bytes| String::from_utf8(bytes).map_err(|_| self.unusable(entry, "its manifest is no text"));
+        let digest = format!("sha256:{}", sha256_hex(&manifest));
+        let mut layers = self.foreign_layers(entry)?;
+        if let Some(top) = layers.last_mut() {
+            top.size = top.size.max(sizes.of_chain(&entry.layer));
+        }
+        Ok(ImageRecord {
+            version: VERSION,
+            id: entry.id.clone(),
+            digest,
+            other_digests: Vec::new(),
+            names: entry.names().iter().map(ToString::to_string).collect(),
+            created: if entry.created.is_empty() { NO_DATE.to_owned() } else { entry.created.clone() },
+            manifest: text(manifest)?,
+            config: text(config)?,
+            layers,
+        })
+    }
+
+    /// A piece of the image's big data.
+    fn big_data(&self, entry: &Entry, key: &str) -> Result<Vec<u8>, OpenError> {
+        // A key with a slash is written as base64, where a slash may be again; none of a manifest's has one.
+        let file = BigData { key, bytes: b"" }.file_name();
+        if file.contains('/') {
+            return Err(self.unusable(entry, &format!("its manifest names the configuration {key:?}")));
+        }
+        let path = format!("overlay-images/{}/{file}", entry.id);
+        self.read(&path, MAX_BYTES)?.ok_or_else(|| self.unusable(entry, &format!("{path} is missing")))
+    }
+
+    /// The image's layers that have files, base first.
+    fn foreign_layers(&self, entry: &Entry) -> Result<Vec<LayerRecord>, OpenError> {
+        if !is_sha256_hex(&entry.layer) {
+            return Err(self.unusable(entry, "its top layer's id is not 64 hexadecimal digits"));
+        }
+        let directory = format!("overlay/{}", entry.layer);
+        let text = |name: &str| -> Result<Option<String>, OpenError> {
+            let bytes = self.read(&format!("{directory}/{name}"), MOST_LINK_BYTES)?;
+            Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
+        };
+        let link = |text: &str| {
+            Link::try_from(text.to_owned()).map_err(|error| self.unusable(entry, &format!("{directory}: {error}")))
+        };
+        let top = text("link")?.ok_or_else(|| self.unusable(entry, &format!("{directory}/link is missing")))?;
+        let mut layers = vec![self.foreign_layer(entry, entry.layer.clone(), link(&top)?)?];
+        for below in text("lower")?.unwrap_or_default().split(':').filter(|below| !below.is_empty()) {
+            let below = link(below.strip_prefix("l/").unwrap_or(below))?;
+            let path = format!("{LINKS}/{}", below.as_str());
+            let target = self.link_target(&path)?.unwrap_or_default();
+            let id = target.strip_prefix("../").and_then(|rest| rest.strip_suffix("/diff"));
+            let id = id
+                .filter(|id| is_sha256_hex(id))
+                .ok_or_else(|| self.unusable(entry, &format!("{path} leads to no layer")))?;
+            layers.push(self.foreign_layer(entry, id.to_owned(), below)?);
+        }
+        layers.reverse();
+        Ok(layers)
+    }
+
+    fn foreign_layer(&self, entry: &Entry, id: String, link: Link) -> Result<LayerRecord, OpenError> {
+        let mut layer = LayerRecord {
+            diff_id: id.clone(),
+            id,
+            link,
+            size: 0,
+            squashfs_size: 0,
+            squashfs_sha256: String::new(),
+            max_uid: 0,
+            max_gid: 0,
+            side_car: true,
+        };
+        let path = layer.squashfs_path();
+        let mut file = self.open_layer(&layer).map_err(|error| match error {
+            OpenError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                self.unusable(entry, &format!("{path}, its SquashFS file, is missing"))
+            }
+            other => other,
+        })?;
+        let failed = |source| OpenError::Read { store: self.path().to_owned(), path: path.clone(), source };
+        let bytes = file.metadata().map_err(failed)?.len();
+        let mut start = Vec::new();
+        file.by_ref().take(Superblock::BYTES).read_to_end(&mut start).map_err(failed)?;
+        if Superblock::parse(&start).is_none_or(|superblock| superblock.bytes_used > bytes) {
+            return Err(self.unusable(entry, &format!("{path} has no SquashFS superblock that fits it")));
+        }
+        (layer.size, layer.squashfs_size) = (bytes, bytes);
+        Ok(layer)
+    }
+
+    fn listed(&self, wanted: impl Fn(&Entry) -> bool) -> Result<Vec<Entry>, OpenError> {
+        self.list(IMAGES_JSON, wanted)
+    }
+
+    /// The wanted entries of one of Podman's lists. Only they are kept: there may be very many.
+    fn list<T>(&self, path: &str, wanted: impl Fn(&T) -> bool) -> Result<Vec<T>, OpenError>
+    where
+        T: for<'de> Deserialize<'de>,
+    {
+        let bytes = self.read(path, MOST_LIST_BYTES)?.unwrap_or_default();
+        // containers/storage takes an empty file as an empty list.
+        if bytes.is_empty() {
+            return Ok(Vec::new());
+        }
+        entries(&bytes, wanted).map_err(|error| OpenError::Foreign {
+            store: self.path().to_owned(),
+            image: "list".to_owned(),
+            reason: format!("{path} is damaged: {error}"),
+        })
+    }
+
+    fn unusable(&self, entry: &Entry, reason: &str) -> OpenError {
+        let image = entry.names.iter().flatten().next().map_or_else(|| entry.id.clone(), |name| format!("{name:?}"));
+        OpenError::Foreign { store: self.path().to_owned(), image, reason: reason.to_owned() }
+    }
+}
+
+/// The wanted entries of a JSON array, read one by one.
+fn entries<T>(bytes: &[u8], wanted: impl Fn(&T) -> bool) -> serde_json::Result<Vec<T>>
+where
+    T: for<'de> Deserialize<'de>,
+{
+    use serde::de::{Deserializer as _, Error, SeqAccess, Visitor};
+
+    struct Filter<T, F>(F, std::marker::PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>, F: Fn(&T) -> bool> Visitor<'de> for Filter<T, F> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Vec<T>, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<T>, A::Error> {
+            let mut found = Vec::new();
+            while let Some(entry) = sequence.next_element()? {
+                if (self.0)(&entry) {
+                    found.push(entry);
+                }
+            }
+            Ok(found)
+        }
+    }
+
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let found = deserializer.deserialize_any(Filter(wanted, std::marker::PhantomData))?;
+    deserializer.end()?;
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests;
