@@ -63,6 +63,8 @@ install:
 	install -D -m 0644 $(PLUGIN_TARGET)/release/libspank_parallax.so \
 		$(DESTDIR)$(PREFIX)/lib/parallax/spank_parallax.so
 	install -D -m 0644 etc/parallax-agent.service $(DESTDIR)$(UNITDIR)/parallax-agent.service
+	install -D -m 0644 etc/parallax-agent.socket $(DESTDIR)$(UNITDIR)/parallax-agent.socket
+	install -D -m 0755 etc/epilog.sh $(DESTDIR)$(PREFIX)/share/doc/parallax/epilog.sh
 	install -D -m 0644 etc/parallax.toml $(DESTDIR)$(PREFIX)/share/doc/parallax/parallax.toml
 	install -D -m 0644 etc/plugstack.conf $(DESTDIR)$(PREFIX)/share/doc/parallax/plugstack.conf
 	install -D -m 0644 README.md $(DESTDIR)$(PREFIX)/share/doc/parallax/README.md

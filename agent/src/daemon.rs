@@ -104,7 +104,8 @@ impl Daemon {
             }
             let due = [self.next_kick, self.next_metrics, self.stop].into_iter().flatten().min();
             let turn = self.server.turn(due).context("can't wait for connections")?;
-            if turn.finished > 0 && self.next_metrics.is_none() {
+            let written = self.server.leases().config().agent.metrics_file().is_some();
+            if turn.finished > 0 && written && self.next_metrics.is_none() {
                 self.next_metrics = Some(Instant::now() + METRICS_DELAY);
             }
             for signal in turn.signals {

@@ -7,6 +7,7 @@ use integration_tests::cluster::Cluster;
 use crate::OnCluster;
 
 mod calls;
+mod daemon;
 mod end;
 mod errors;
 mod faults;
@@ -15,6 +16,7 @@ mod foreign;
 mod migrate;
 mod mount_program;
 mod namespace;
+mod own_agent;
 mod podman_mode;
 mod run_mode;
 mod store;
@@ -34,6 +36,8 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         fidelity::TESTS,
         foreign::TESTS,
         namespace::TESTS,
+        // Last, for what it says of all that came before.
+        daemon::TESTS,
     ]
     .into_iter()
     .flatten()

@@ -14,6 +14,10 @@ pub const TESTS: &[(&str, OnMachine)] = &[
         the_example_configuration_is_taken_and_says_every_key,
     ),
     ("files::the_unit_and_plugstack_line_name_what_is_installed", the_unit_and_plugstack_line_name_what_is_installed),
+    (
+        "files::the_units_are_taken_by_systemd_and_leave_mounts_alone",
+        the_units_are_taken_by_systemd_and_leave_mounts_alone,
+    ),
     ("files::the_plugin_links_neither_the_store_nor_a_runtime", the_plugin_links_neither_the_store_nor_a_runtime),
 ];
 
@@ -39,6 +43,70 @@ fn the_unit_and_plugstack_line_name_what_is_installed() -> anyhow::Result<()> {
     let line = read("etc/plugstack.conf")?;
     let plugin = line.lines().find(|line| !line.starts_with('#') && !line.is_empty()).unwrap_or_default();
     ensure!(plugin == "required /usr/lib/parallax/spank_parallax.so", "{plugin}");
+    Ok(())
+}
+
+/// Directives that give a service a mount namespace of its own (systemd.exec(5)), whose mounts do not reach others.
+const OWN_NAMESPACE: [&str; 29] = [
+    "MountFlags",
+    "PrivateMounts",
+    "PrivateTmp",
+    "PrivateDevices",
+    "PrivateNetwork",
+    "PrivateIPC",
+    "PrivateUsers",
+    "PrivatePIDs",
+    "ProtectSystem",
+    "ProtectHome",
+    "ProtectProc",
+    "ProcSubset",
+    "ProtectHostname",
+    "ProtectKernelTunables",
+    "ProtectKernelModules",
+    "ProtectKernelLogs",
+    "ProtectControlGroups",
+    "ReadWritePaths",
+    "ReadOnlyPaths",
+    "InaccessiblePaths",
+    "ExecPaths",
+    "NoExecPaths",
+    "TemporaryFileSystem",
+    "BindPaths",
+    "BindReadOnlyPaths",
+    "RootDirectory",
+    "RootImage",
+    "MountImages",
+    "ExtensionImages",
+];
+
+fn the_units_are_taken_by_systemd_and_leave_mounts_alone() -> anyhow::Result<()> {
+    let service = read("etc/parallax-agent.service")?;
+    let directives: Vec<(&str, &str)> =
+        service.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('=')).collect();
+    for (name, _) in &directives {
+        ensure!(!OWN_NAMESPACE.contains(name), "{name}= would keep the agent's mounts from the jobs");
+    }
+    let value = |wanted: &str| directives.iter().find(|(name, _)| *name == wanted).map_or("", |(_, value)| value);
+    ensure!(value("KillMode") == "process" && value("Type") == "notify", "{service}");
+    // What the unit leaves it is what it keeps by itself.
+    let kept: Vec<String> =
+        parallax_agent::restrict::CAPABILITIES.iter_names().map(|(name, _)| format!("CAP_{name}")).collect();
+    let mut bounding: Vec<&str> = value("CapabilityBoundingSet").split(' ').collect();
+    bounding.sort_unstable();
+    let mut kept: Vec<&str> = kept.iter().map(String::as_str).collect();
+    kept.sort_unstable();
+    ensure!(bounding == kept, "the unit has {bounding:?}, the agent keeps {kept:?}");
+    let socket = read("etc/parallax-agent.socket")?;
+    let listens = format!("ListenStream={}", parallax_config::Agent::default().socket().display());
+    ensure!(socket.lines().any(|line| line == listens) && socket.contains("\nSocketMode=0600\n"), "{socket}");
+    // systemd says nothing about units it likes. The program need not be installed here.
+    let directory = tempfile::tempdir()?;
+    let service = service.replace("/usr/sbin/parallax-agent", "/bin/true");
+    fs::write(directory.path().join("parallax-agent.service"), service)?;
+    fs::write(directory.path().join("parallax-agent.socket"), socket)?;
+    let units = ["parallax-agent.service", "parallax-agent.socket"].map(|name| directory.path().join(name));
+    let done = Done::from(Command::new("systemd-analyze").args(["verify", "--man=no"]).args(units).output()?);
+    ensure!(done.code == 0 && done.stderr.is_empty(), "{done:?}");
     Ok(())
 }
 
