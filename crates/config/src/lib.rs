@@ -10,12 +10,17 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+mod ladder;
 mod mount;
 
+pub use ladder::{Mounts, OnMissing, Owner, Verify};
 pub use mount::{BindMount, BindMountError};
 
 /// Where the file lies unless something else is said.
 pub const DEFAULT_PATH: &str = "/etc/parallax/parallax.toml";
+
+/// The most that `agent.keep_warm` may be, in seconds: a week.
+const MOST_WARM: u32 = 604_800;
 
 /// The whole file. Every key but `stores` has a default.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -44,6 +49,16 @@ pub struct Agent {
     /// Where the agent writes its metrics for the node exporter's textfile collector, an absolute path that ends in `.prom`;
     /// empty for nowhere.
     pub metrics_file: PathBuf,
+    /// How the layers of images are mounted.
+    pub mounts: Mounts,
+    /// Whose stores the kernel may read. Those of others are read by FUSE only, as the step's user.
+    pub trusted_owners: Vec<Owner>,
+    /// The mount program, for mounts by FUSE.
+    pub mount_program: PathBuf,
+    /// When SquashFS files are compared with their recorded SHA-256.
+    pub verify: Verify,
+    /// For how long layers that no step uses stay mounted, in seconds (0 to 604800).
+    pub keep_warm: u32,
 }
 
 /// The section `[step]`.
@@ -57,6 +72,8 @@ pub struct Step {
     /// The size of the step's writable layer and of Podman's own files, as `tmpfs(5)` takes it: bytes with `k`, `m` or `g`,
     /// or a percentage of the memory.
     pub scratch_size: String,
+    /// What a step gets whose image is in no store.
+    pub on_missing: OnMissing,
 }
 
 /// The section `[run]`.
@@ -77,13 +94,21 @@ pub struct Run {
 
 impl Default for Agent {
     fn default() -> Self {
-        Self { runtime_dir: PathBuf::from("/run/parallax"), metrics_file: PathBuf::new() }
+        Self {
+            runtime_dir: PathBuf::from("/run/parallax"),
+            metrics_file: PathBuf::new(),
+            mounts: Mounts::default(),
+            trusted_owners: vec![Owner::Name("root".to_owned())],
+            mount_program: PathBuf::from("/usr/libexec/parallax/parallax-mount-program"),
+            verify: Verify::default(),
+            keep_warm: 0,
+        }
     }
 }
 
 impl Default for Step {
     fn default() -> Self {
-        Self { start_timeout: 60, end_timeout: 30, scratch_size: "50%".to_owned() }
+        Self { start_timeout: 60, end_timeout: 30, scratch_size: "50%".to_owned(), on_missing: OnMissing::default() }
     }
 }
 
@@ -110,6 +135,12 @@ impl Agent {
     #[must_use]
     pub fn metrics_file(&self) -> Option<&Path> {
         Some(self.metrics_file.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// [`Agent::keep_warm`] as a duration.
+    #[must_use]
+    pub fn idle_time(&self) -> Duration {
+        Duration::from_secs(self.keep_warm.into())
     }
 }
 
@@ -177,7 +208,6 @@ impl Config {
         if self.stores.is_empty() {
             return Err("\"stores\" is empty: name at least one directory".to_owned());
         }
-        let absolute = self.stores.iter().chain([&self.agent.runtime_dir, &self.run.podman, &self.run.runtime]);
         if let Some(path) = self.agent.metrics_file() {
             if !path.is_absolute() || path.extension().is_none_or(|extension| extension != "prom") {
                 return Err(format!(
@@ -186,6 +216,8 @@ impl Config {
                 ));
             }
         }
+        let programs = [&self.agent.mount_program, &self.run.podman, &self.run.runtime];
+        let absolute = self.stores.iter().chain([&self.agent.runtime_dir]).chain(programs);
         if let Some(path) = absolute.into_iter().find(|path| !path.is_absolute()) {
             return Err(format!("the path \"{}\" is not absolute", path.display()));
         }
@@ -193,6 +225,10 @@ impl Config {
             if !(1..=3600).contains(&seconds) {
                 return Err(format!("\"step.{key}\" is {seconds}, and must be from 1 to 3600 seconds"));
             }
+        }
+        if self.agent.keep_warm > MOST_WARM {
+            let seconds = self.agent.keep_warm;
+            return Err(format!("\"agent.keep_warm\" is {seconds}, and must be from 0 to {MOST_WARM} seconds"));
         }
         if !is_tmpfs_size(&self.step.scratch_size) {
             return Err(format!(
@@ -226,6 +262,17 @@ mod tests {
     }
 
     #[test]
+    fn what_the_ladder_is_told() {
+        let text = "stores = [\"/s\"]\n[agent]\nmounts = \"fuse\"\nverify = \"first\"\nkeep_warm = 90\n\
+                    trusted_owners = [0, \"images\"]\n[step]\non_missing = \"pull\"\n";
+        let config = Config::parse(text).unwrap();
+        let Agent { mounts, verify, trusted_owners, .. } = &config.agent;
+        assert_eq!((*mounts, *verify), (Mounts::Fuse, Verify::First));
+        assert_eq!(*trusted_owners, [Owner::Id(0), Owner::Name("images".to_owned())]);
+        assert_eq!((config.agent.idle_time(), config.step.on_missing), (Duration::from_secs(90), OnMissing::Pull));
+    }
+
+    #[test]
     fn an_unknown_key_is_named_with_its_line() {
         let (line, message) = error("stores = [\"/s\"]\n\n[agent]\nruntme_dir = \"/run/x\"\n");
         assert_eq!(line, Some(4));
@@ -252,6 +299,13 @@ mod tests {
             "stores = [\"/s\"]\n[agent]\nmetrics_file = \"/metrics\"",
             "stores = [\"/s\"]\n[run]\npodman = \"podman\"",
             "stores = [\"/s\"]\n[run]\nmounts = [\"data\"]",
+            "stores = [\"/s\"]\n[agent]\nmounts = \"kernel\"",
+            "stores = [\"/s\"]\n[agent]\nverify = true",
+            "stores = [\"/s\"]\n[agent]\nkeep_warm = 604801",
+            "stores = [\"/s\"]\n[agent]\nkeep_warm = -1",
+            "stores = [\"/s\"]\n[agent]\nmount_program = \"parallax-mount-program\"",
+            "stores = [\"/s\"]\n[agent]\ntrusted_owners = [-1]",
+            "stores = [\"/s\"]\n[step]\non_missing = \"run\"",
             "not toml",
         ] {
             assert!(!error(text).1.contains('\n'), "{text}");

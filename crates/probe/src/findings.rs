@@ -1,0 +1,143 @@
+//! What came of the trials.
+
+use serde::{Deserialize, Serialize};
+
+use crate::image::COMPRESSORS;
+
+/// Something a machine can do or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ability {
+    /// A user other than root gets a user namespace.
+    UserNamespaces,
+    /// A tmpfs keeps attributes of users (`user.…`), by which overlays mark directories (Linux 6.6).
+    TmpfsAttributes,
+    /// The kernel mounts SquashFS from a loop device.
+    Squashfs,
+    /// The kernel's SquashFS reads files compressed so; the number is that of the superblock.
+    Compressor(u16),
+    /// Such a mount takes an id map (Linux 6.2).
+    IdMaps,
+    /// In a user namespace, the kernel mounts a writable overlay over such a mount.
+    Overlay,
+    /// In a user namespace, the mount program puts an overlay over a SquashFS file that is served by FUSE.
+    Fuse,
+    /// The same with other ids shown, for `--userns=keep-id`.
+    FuseIdMaps,
+}
+
+impl Ability {
+    /// A name for tables and JSON, such as `id-maps` or `squashfs-zstd`.
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Self::UserNamespaces => "user-namespaces".to_owned(),
+            Self::TmpfsAttributes => "tmpfs-attributes".to_owned(),
+            Self::Squashfs => "squashfs".to_owned(),
+            Self::Compressor(number) => format!("squashfs-{}", compressor_name(number)),
+            Self::IdMaps => "id-maps".to_owned(),
+            Self::Overlay => "overlay".to_owned(),
+            Self::Fuse => "fuse".to_owned(),
+            Self::FuseIdMaps => "fuse-id-maps".to_owned(),
+        }
+    }
+
+    /// What it is, in words that follow "this machine has no".
+    #[must_use]
+    pub fn words(self) -> String {
+        match self {
+            Self::UserNamespaces => "user namespaces for users".to_owned(),
+            Self::TmpfsAttributes => "user attributes on tmpfs".to_owned(),
+            Self::Squashfs => "kernel SquashFS".to_owned(),
+            Self::Compressor(number) => format!("kernel SquashFS with {}", compressor_name(number)),
+            Self::IdMaps => "id-mapped SquashFS mounts".to_owned(),
+            Self::Overlay => "kernel overlays in user namespaces".to_owned(),
+            Self::Fuse => "SquashFS by FUSE".to_owned(),
+            Self::FuseIdMaps => "SquashFS by FUSE with other ids".to_owned(),
+        }
+    }
+}
+
+fn compressor_name(number: u16) -> String {
+    let known = COMPRESSORS.iter().find(|(known, _)| *known == number);
+    known.map_or_else(|| format!("compression {number}"), |(_, name)| (*name).to_owned())
+}
+
+/// One trial.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    /// What was tried.
+    pub ability: Ability,
+    /// Why it failed; nothing if it worked.
+    pub failure: Option<String>,
+}
+
+/// All trials, in the order in which they were made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Findings {
+    /// The trials.
+    pub trials: Vec<Trial>,
+    /// Why there are not more of them, if the trials did not come to their end.
+    pub cut_short: Option<String>,
+}
+
+impl Findings {
+    /// Whether the machine can do something; the error says why not, or that it was not tried.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn can(&self, ability: Ability) -> Result<(), &str> {
+        match self.trials.iter().find(|trial| trial.ability == ability) {
+            Some(Trial { failure: None, .. }) => Ok(()),
+            Some(Trial { failure: Some(reason), .. }) => Err(reason),
+            None => Err(self.cut_short.as_deref().unwrap_or("it was not tried")),
+        }
+    }
+
+    /// Whether layers can be mounted by the kernel; the error names the first thing that is missing.
+    ///
+    /// # Errors
+    /// What is missing and why.
+    pub fn native(&self) -> Result<(), String> {
+        use Ability::{IdMaps, Overlay, Squashfs, TmpfsAttributes, UserNamespaces};
+        self.all(&[UserNamespaces, Squashfs, IdMaps, TmpfsAttributes, Overlay])
+    }
+
+    /// Whether layers can be mounted by FUSE; the error names the first thing that is missing.
+    ///
+    /// # Errors
+    /// What is missing and why.
+    pub fn fuse(&self) -> Result<(), String> {
+        self.all(&[Ability::UserNamespaces, Ability::Fuse, Ability::FuseIdMaps])
+    }
+
+    fn all(&self, abilities: &[Ability]) -> Result<(), String> {
+        for &ability in abilities {
+            self.can(ability).map_err(|reason| format!("no {}: {reason}", ability.words()))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_thing_that_is_missing_is_named() {
+        let trial = |ability, failure: Option<&str>| Trial { ability, failure: failure.map(ToOwned::to_owned) };
+        let mut findings = Findings {
+            trials: vec![
+                trial(Ability::UserNamespaces, None),
+                trial(Ability::Squashfs, None),
+                trial(Ability::IdMaps, Some("Invalid argument")),
+            ],
+            cut_short: None,
+        };
+        assert_eq!(findings.native().unwrap_err(), "no id-mapped SquashFS mounts: Invalid argument");
+        assert_eq!(findings.fuse().unwrap_err(), "no SquashFS by FUSE: it was not tried");
+        findings.cut_short = Some("it hung".to_owned());
+        assert_eq!(findings.can(Ability::Fuse), Err("it hung"));
+        assert_eq!(findings.can(Ability::Squashfs), Ok(()));
+    }
+}

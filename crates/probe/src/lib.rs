@@ -1,0 +1,18 @@
+//! What this machine can really do of what Parallax needs, found out by trying, never by the kernel's version.
+//!
+//! The trials mount a tiny SquashFS image (module `image`) in the very ways in which steps get their layers. They run in processes
+//! of their own: the program that asks starts itself again ([`run_if_asked`]), that process makes a mount and a PID namespace, and
+//! the process in it that makes the trials is the first there. When it ends, or is ended because it takes too long, every mount,
+//! every loop device and every program that it started goes with it, so nothing can be left.
+//!
+//! Root tries all. Any other user tries what a user can, in a user namespace of their own.
+
+mod findings;
+mod image;
+mod inside;
+mod outside;
+mod trials;
+
+pub use findings::{Ability, Findings, Trial};
+pub use image::COMPRESSORS;
+pub use outside::{probe, run_if_asked};

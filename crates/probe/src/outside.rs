@@ -1,0 +1,131 @@
+//! The program that asks, and the process between it and the trials, which bounds them in time and takes everything down.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, unshare};
+use parallax_sys::process::Process;
+use rustix::process::{getegid, geteuid};
+
+use crate::findings::{Ability, Findings, Trial};
+use crate::inside;
+
+/// The first argument of a program that is started for the trials.
+const SUPERVISE: &str = "--parallax-probe-supervise";
+const TRY_ALL: &str = "--parallax-probe-try-all";
+const TRY_AS_USER: &str = "--parallax-probe-try-as-user";
+/// How long all trials may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How much of what the trials write is read, in bytes: it must fit into a pipe.
+const MOST_OUTPUT: u64 = 32 * 1024;
+/// How much longer the program that asks waits.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Makes the trials; `mount_program` is the one that makes mounts by FUSE. Takes at most some 20 seconds, and leaves nothing.
+///
+/// The program that calls this must call [`run_if_asked`] before anything else.
+#[must_use]
+pub fn probe(mount_program: &Path) -> Findings {
+    match supervised(mount_program) {
+        Ok(findings) => findings,
+        Err(error) => Findings { trials: Vec::new(), cut_short: Some(format!("it can't be tried: {error}")) },
+    }
+}
+
+fn supervised(mount_program: &Path) -> std::io::Result<Findings> {
+    let child = start(SUPERVISE, mount_program)?;
+    let process = Process::open(i32::try_from(child.id()).unwrap_or_default())?;
+    let (output, ended) = finish(child, &process, PATIENCE + GRACE)?;
+    let output = output.unwrap_or_default();
+    let mut findings = Findings::default();
+    for line in output.lines() {
+        match serde_json::from_str::<Trial>(line) {
+            Ok(trial) => findings.trials.push(trial),
+            Err(_) => findings.cut_short = Some(line.to_owned()),
+        }
+    }
+    if !ended {
+        findings.cut_short = Some("the trial did not end".to_owned());
+    }
+    Ok(findings)
+}
+
+/// Does its part and returns how it ended, if this program was started for the trials. To be called first in `main`, while the
+/// program has one thread.
+#[must_use]
+pub fn run_if_asked() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    let verb = arguments.next()?;
+    let part = match verb.to_str()? {
+        SUPERVISE => supervise_trials,
+        TRY_ALL => inside::make_all_trials,
+        TRY_AS_USER => inside::make_a_users_trials,
+        _ => return None,
+    };
+    let mount_program = arguments.next()?;
+    Some(match part(Path::new(&mount_program)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            println!("{message}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// Starts the trials in namespaces of their own and ends them when their time is over: with the first process of a PID
+/// namespace end all others in it.
+fn supervise_trials(mount_program: &Path) -> Result<(), String> {
+    let failed = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
+    let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
+    let verb = if geteuid().is_root() {
+        unshare(namespaces).map_err(|error| failed("it gets no namespaces of its own")(error.into()))?;
+        TRY_ALL
+    } else {
+        let made = make_user_namespace(namespaces);
+        inside::report(Ability::UserNamespaces, made.as_ref().map(drop).map_err(ToString::to_string));
+        if made.is_err() {
+            return Ok(());
+        }
+        TRY_AS_USER
+    };
+    let child = start(verb, mount_program).map_err(failed("it can't be started"))?;
+    // In the new PID namespace it is number 1; here it has another number, which is the one that is returned.
+    let process = Process::open(i32::try_from(child.id()).unwrap_or_default()).map_err(failed("it can't be held"))?;
+    let (output, ended) = finish(child, &process, PATIENCE).map_err(failed("it can't be waited for"))?;
+    print!("{}", output.unwrap_or_default());
+    if ended { Ok(()) } else { Err(format!("the trial did not end within {} s", PATIENCE.as_secs())) }
+}
+
+/// Enters a new user namespace in which the user's own ids are root's (`user_namespaces(7)`).
+fn make_user_namespace(others: CloneFlags) -> std::io::Result<()> {
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    unshare(CloneFlags::CLONE_NEWUSER | others)?;
+    std::fs::write("/proc/self/setgroups", "deny")?;
+    std::fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+    std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
+}
+
+fn start(verb: &str, mount_program: &Path) -> std::io::Result<Child> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(verb).arg(mount_program).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    // Nothing of the caller's environment changes what is tried.
+    command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command.current_dir("/").spawn()
+}
+
+/// Waits for a process, up to a limit at which it is ended. Returns what it wrote, and whether it ended by itself. What it wrote
+/// is not known if it may have left children that have the pipe still: they end with the PID namespace they are in.
+fn finish(mut child: Child, process: &Process, patience: Duration) -> std::io::Result<(Option<String>, bool)> {
+    let ended = process.wait_until_ended(patience)?;
+    if !ended {
+        process.kill()?;
+    }
+    child.wait()?;
+    let is_alone = ended || patience == PATIENCE;
+    let Some(output) = child.stdout.take().filter(|_| is_alone) else { return Ok((None, ended)) };
+    let mut text = String::new();
+    output.take(MOST_OUTPUT).read_to_string(&mut text)?;
+    Ok((Some(text), ended))
+}

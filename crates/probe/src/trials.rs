@@ -1,0 +1,220 @@
+//! The trials, each in the very way in which a step gets it done.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{MetadataExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::{setresgid, setresuid};
+use parallax_sys::loop_device::LoopDevice;
+use parallax_sys::mount::DetachedMount;
+use parallax_sys::user_namespace::{IdRange, UserNamespace};
+use rustix::fs::XattrFlags;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+
+use crate::image::{FILE_CONTENT, FILE_NAME, FILE_OWNER, GZIP, image};
+
+/// Where the tmpfs of the trials is mounted, in their own mount namespace: a directory every system has and no trial needs.
+const PLACE: &str = "/run";
+/// The link of the store's one layer.
+const LINK: &str = "PROBE";
+
+/// The tmpfs in which the trials are made.
+pub struct Place {
+    root: PathBuf,
+}
+
+/// Directories for a writable overlay.
+pub struct Writable {
+    root: PathBuf,
+}
+
+/// Which ids the user namespace has in which mounts by FUSE are tried.
+#[derive(Debug, Clone, Copy)]
+pub enum Ids {
+    /// Many.
+    Many,
+    /// The user's own only.
+    One,
+}
+
+impl Place {
+    /// Makes the mount namespace private and mounts the tmpfs, with a plain directory in it that has what the image has, and a
+    /// store whose one layer lies in the image.
+    pub fn make() -> io::Result<Self> {
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        mount("tmpfs", PLACE, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755")?;
+        let place = Self { root: PLACE.into() };
+        fs::create_dir(place.plain_layer())?;
+        fs::write(place.plain_layer().join(FILE_NAME), FILE_CONTENT)?;
+        let overlay = place.root.join("overlay");
+        fs::create_dir_all(overlay.join("layer/diff"))?;
+        fs::create_dir(overlay.join("l"))?;
+        fs::write(overlay.join("layer/link"), LINK)?;
+        symlink("../layer/diff", place.linked_layer())?;
+        fs::write(place.linked_layer().with_extension("squash"), image(GZIP))?;
+        Ok(place)
+    }
+
+    /// A layer that is a plain directory.
+    pub fn plain_layer(&self) -> PathBuf {
+        self.root.join("plain")
+    }
+
+    /// The layer of the store as Podman names it.
+    fn linked_layer(&self) -> PathBuf {
+        self.root.join("overlay/l").join(LINK)
+    }
+
+    /// New directories for an overlay, which belong to a user.
+    pub fn writable(&self, name: &str, user: u32) -> io::Result<Writable> {
+        let writable = Writable { root: self.root.join(name) };
+        for directory in [&writable.root, &writable.upper(), &writable.work(), &writable.merged()] {
+            fs::create_dir(directory)?;
+            chown(directory, Some(user), Some(user))?;
+        }
+        Ok(writable)
+    }
+
+    /// Writes an image for a compressor; returns its path.
+    fn image(&self, compressor: u16) -> io::Result<PathBuf> {
+        let path = self.root.join(format!("{compressor}.squash"));
+        fs::write(&path, image(compressor))?;
+        Ok(path)
+    }
+}
+
+impl Writable {
+    fn upper(&self) -> PathBuf {
+        self.root.join("diff")
+    }
+
+    fn work(&self) -> PathBuf {
+        self.root.join("work")
+    }
+
+    fn options(&self) -> String {
+        format!("upperdir={},workdir={}", self.upper().display(), self.work().display())
+    }
+
+    fn merged(&self) -> PathBuf {
+        self.root.join("merged")
+    }
+}
+
+/// A `/proc` that shows the processes of this PID namespace.
+pub fn fresh_proc() -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(mount("proc", "/proc", "proc", flags, None)?)
+}
+
+/// An attribute by which overlays mark directories.
+pub fn tmpfs_attributes(place: &Place) -> io::Result<()> {
+    let file = File::open(place.plain_layer())?;
+    Ok(rustix::fs::fsetxattr(&file, c"user.overlay.opaque", b"y", XattrFlags::empty())?)
+}
+
+/// Mounts the image by the kernel, and reads it; returns where it is mounted.
+pub fn squashfs(place: &Place) -> Result<PathBuf, String> {
+    let directory = place.root.join("layer");
+    let mount = kernel_mount(place, GZIP)?;
+    fs::create_dir(&directory).map_err(|error| error.to_string())?;
+    mount.attach_at(&directory).map_err(|error| format!("it can't be attached: {error}"))?;
+    read_back(&directory)?;
+    Ok(directory)
+}
+
+/// Mounts an image that says it is compressed in a certain way.
+pub fn compressor(place: &Place, compressor: u16) -> Result<(), String> {
+    kernel_mount(place, compressor).map(drop)
+}
+
+fn kernel_mount(place: &Place, compressor: u16) -> Result<DetachedMount, String> {
+    let path = place.image(compressor).map_err(|error| format!("no image: {error}"))?;
+    let file = File::open(path).map_err(|error| format!("no image: {error}"))?;
+    let device = LoopDevice::attach(file.as_fd()).map_err(|error| format!("no loop device: {error}"))?;
+    DetachedMount::squashfs(device.path()).map_err(|error| format!("the kernel refuses it: {error}"))
+}
+
+fn read_back(directory: &Path) -> Result<(), String> {
+    match fs::read(directory.join(FILE_NAME)) {
+        Ok(content) if content == FILE_CONTENT => Ok(()),
+        Ok(_) => Err("a file in it has other contents than it should".to_owned()),
+        Err(error) => Err(format!("a file in it can't be read: {error}")),
+    }
+}
+
+/// Mounts the layer once more with an id map, and looks whether the ids are the right ones; returns where.
+pub fn id_map(place: &Place, layer: &Path, namespace: &UserNamespace, map: &[IdRange]) -> Result<PathBuf, String> {
+    let mapped = DetachedMount::clone_of(layer).map_err(|error| format!("no second mount: {error}"))?;
+    mapped.map_ids(namespace.as_fd()).map_err(|error| error.to_string())?;
+    let directory = place.root.join("mapped");
+    fs::create_dir(&directory).map_err(|error| error.to_string())?;
+    mapped.attach_at(&directory).map_err(|error| format!("it can't be attached: {error}"))?;
+    let seen = fs::metadata(directory.join(FILE_NAME)).map_err(|error| error.to_string())?.uid();
+    let range = map.iter().find(|range| range.inside <= FILE_OWNER && FILE_OWNER - range.inside < range.count);
+    let expected = range.map(|range| range.outside + (FILE_OWNER - range.inside));
+    if Some(seen) == expected { Ok(directory) } else { Err(format!("a file has the owner {seen}")) }
+}
+
+/// Becomes root of a user namespace, with a mount namespace of its own, as Podman is started for a step.
+pub fn enter(namespace: &UserNamespace) -> io::Result<()> {
+    setns(namespace.as_fd(), CloneFlags::CLONE_NEWUSER)?;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    setresgid(0.into(), 0.into(), 0.into())?;
+    Ok(setresuid(0.into(), 0.into(), 0.into())?)
+}
+
+/// Mounts a writable overlay by the kernel and changes something in it.
+pub fn overlay(writable: &Writable, lower: &Path) -> Result<(), String> {
+    let options = format!("lowerdir={},{},userxattr", lower.display(), writable.options());
+    let data = std::ffi::CString::new(options).map_err(|error| error.to_string())?;
+    let merged = writable.merged();
+    mount("overlay", &merged, "overlay", MountFlags::empty(), data.as_c_str()).map_err(|error| error.to_string())?;
+    let changed = change(&merged, true);
+    unmount(&merged, UnmountFlags::DETACH).map_err(|error| format!("it can't be unmounted: {error}"))?;
+    changed
+}
+
+/// Reads a file of the layer and writes another, and removes the first if it is whose the namespace has an id for.
+fn change(merged: &Path, remove: bool) -> Result<(), String> {
+    read_back(merged)?;
+    let removed = if remove { fs::remove_file(merged.join(FILE_NAME)) } else { Ok(()) };
+    let changed = removed.and_then(|()| fs::write(merged.join("new"), ""));
+    changed.map_err(|error| format!("nothing can be changed in it: {error}"))
+}
+
+/// Has the mount program put an overlay over the image, with other ids or not, and changes something in it.
+pub fn fuse(
+    place: &Place,
+    writable: &Writable,
+    mount_program: &Path,
+    namespace: Ids,
+    map_ids: bool,
+) -> Result<(), String> {
+    let mapping = match namespace {
+        _ if !map_ids => "",
+        // Podman puts a colon in front.
+        Ids::Many => ",uidmapping=:0:1:5:5:0:1,gidmapping=:0:1:5:5:0:1",
+        Ids::One => ",uidmapping=:5:0:1,gidmapping=:5:0:1",
+    };
+    let options = format!("lowerdir={},{}{mapping}", place.linked_layer().display(), writable.options());
+    let merged = writable.merged();
+    let made = Command::new(mount_program).arg("-o").arg(options).arg(&merged).output();
+    let made = made.map_err(|error| format!("{} can't be started: {error}", mount_program.display()))?;
+    if !made.status.success() {
+        let said = String::from_utf8_lossy(&made.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
+        return Err(if said.is_empty() { made.status.to_string() } else { said });
+    }
+    let changed = match (namespace, map_ids) {
+        // All there is belongs to ids that such a namespace has not.
+        (Ids::One, true) => read_back(&merged),
+        (Ids::Many, false) => change(&merged, true),
+        _ => change(&merged, false),
+    };
+    unmount(&merged, UnmountFlags::DETACH).map_err(|error| format!("it can't be unmounted: {error}"))?;
+    changed
+}
