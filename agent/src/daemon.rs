@@ -15,6 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 
 use crate::args::Args;
+use crate::ladder::Ladder;
 use crate::lease::Leases;
 use crate::metrics::{Metrics, write_file};
 use crate::server::{Server, listen, signals};
@@ -40,6 +41,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     let sockets = activation::take_sockets().context("the sockets that systemd opened can't be used")?;
     raise_file_limit();
+    // By programs, which the agent can't start any more once it has restricted itself.
+    let ladder = Ladder::of_this_node(&config.agent);
     if !args.unrestricted {
         restrict::apply().context("the agent can't restrict itself; --unrestricted makes it go on without")?;
     }
@@ -48,7 +51,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let socket = config.agent.socket();
     let runtime = config.agent.runtime_dir.clone();
     let (leases, adopted) =
-        Leases::open(config, Metrics::new()?).with_context(|| format!("can't use {}", runtime.display()))?;
+        Leases::open(config, ladder, Metrics::new()?).with_context(|| format!("can't use {}", runtime.display()))?;
     let listener = listen(sockets, &socket).with_context(|| format!("can't listen on {}", socket.display()))?;
     let server =
         Server::new(listener, signals, Box::leak(Box::new(leases)), adopted).context("can't wait for connections")?;
@@ -187,6 +190,8 @@ impl Daemon {
         tracing::info!(%signal, "stopping");
         tell(&[NotifyState::Stopping]);
         self.server.close();
+        let leases = self.server.leases();
+        self.server.in_background(move || leases.let_go_of_idle_layers());
         self.stop = Some(Instant::now() + STOP_PATIENCE);
     }
 }

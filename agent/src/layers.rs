@@ -6,19 +6,24 @@
 //! again, so that a step on a node that has the image asks no more of the store than its record.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
+use parallax_config::Agent;
 use parallax_store::open::{OpenError, StoreKey, TrustedStore};
 use parallax_store::record::LayerRecord;
 use parallax_sys::loop_device::LoopDevice;
 use parallax_sys::mount::{DetachedMount, take_down};
 use serde::{Deserialize, Serialize};
+
+use crate::digest::{Checker, DigestError};
+use crate::warm::Warm;
 
 /// Why a layer could not be mounted.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +31,16 @@ pub enum LayerError {
     /// Its file can't be used.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// Its file is not the one that was migrated.
+    #[error(
+        "the layer {path} is not what was migrated: {source}; after \"parallax verify\", the image must be migrated again"
+    )]
+    Digest {
+        /// The SquashFS file, relative to its store.
+        path: String,
+        /// What differs.
+        source: DigestError,
+    },
     /// The kernel would not have it.
     #[error("the layer {path} can't be mounted: {what}: {source}")]
     Mount {
@@ -108,13 +123,67 @@ pub struct LayerTable {
     slots: Mutex<HashMap<FileKey, Slot>>,
     recorded: Mutex<HashMap<Recorded, Weak<MountedLayer>>>,
     next: AtomicU64,
+    checker: Checker,
+    idle: Warm<MountedLayer>,
 }
 
 impl LayerTable {
-    /// A table whose mount points are made in `directory`, which exists and which only root can enter.
+    /// A table whose mount points are made in `directory`, which exists and which only root can enter. It checks no file, and
+    /// keeps no layer that nobody holds.
     #[must_use]
     pub fn new(directory: PathBuf) -> Self {
-        Self { directory, slots: Mutex::default(), recorded: Mutex::default(), next: AtomicU64::new(0) }
+        Self {
+            directory,
+            slots: Mutex::default(),
+            recorded: Mutex::default(),
+            next: AtomicU64::new(0),
+            checker: Checker::default(),
+            idle: Warm::new(Duration::ZERO),
+        }
+    }
+
+    /// The table as an agent's configuration wants it.
+    #[must_use]
+    pub fn configured(self, config: &Agent) -> Self {
+        self.reconfigure(config);
+        self
+    }
+
+    /// Takes over another configuration, for what happens from now on.
+    pub fn reconfigure(&self, config: &Agent) {
+        self.checker.set(config.verify);
+        self.idle.set(config.idle_time());
+    }
+
+    /// Keeps layers that a step is about to let go mounted for as long as is configured.
+    pub fn keep_idle(&self, layers: &[Arc<MountedLayer>]) {
+        self.idle.keep(layers);
+    }
+
+    /// Unmounts the layers that are mounted for no step.
+    pub fn let_go_of_idle(&self) {
+        self.idle.let_go();
+    }
+
+    /// The layer's SquashFS file, open and checked.
+    ///
+    /// # Errors
+    /// [`LayerError`].
+    pub fn file(&self, store: &TrustedStore, layer: &LayerRecord) -> Result<File, LayerError> {
+        let file = store.open_layer(layer)?;
+        self.check(&file, layer)?;
+        Ok(file)
+    }
+
+    fn check(&self, file: &File, layer: &LayerRecord) -> Result<(), LayerError> {
+        let failed = |source| LayerError::Digest { path: layer.squashfs_path(), source };
+        self.checker.check(file, &layer.squashfs_sha256).map_err(failed)
+    }
+
+    /// Whether files are checked before they are mounted.
+    #[must_use]
+    pub fn checks_files(&self) -> bool {
+        self.checker.is_on()
     }
 
     /// The layer, mounted; mounts it if it is not.
@@ -149,6 +218,7 @@ impl LayerTable {
         if let Some(mounted) = place.upgrade() {
             return Ok(mounted);
         }
+        self.check(&file, layer)?;
         let device = LoopDevice::attach(file.as_fd()).map_err(|error| failed("no loop device", error))?;
         let mount = DetachedMount::squashfs(device.path())
             .map_err(|error| failed("the kernel does not take it as SquashFS", error))?;

@@ -4,6 +4,7 @@
 //! which a step can end leads to the one routine in `release.rs`, which goes on past errors and may be called any number of times.
 
 mod acquire;
+mod find;
 mod release;
 
 use std::collections::{HashMap, HashSet};
@@ -21,6 +22,7 @@ use parallax_sys::process::Process;
 pub use self::release::Cause;
 pub use crate::journal::LeaseKey;
 use crate::journal::{Entry, Journal};
+use crate::ladder::Ladder;
 use crate::layers::{LayerTable, MountedLayer};
 use crate::metrics::Metrics;
 use crate::namespace;
@@ -37,6 +39,7 @@ pub struct Leases {
     config: RwLock<Arc<Config>>,
     /// Where everything is; it stays where it is as long as the agent runs.
     runtime: PathBuf,
+    ladder: RwLock<Arc<Ladder>>,
     layers: LayerTable,
     journal: Journal,
     live: Mutex<HashMap<StepId, Arc<Lease>>>,
@@ -65,16 +68,17 @@ impl Leases {
     ///
     /// # Errors
     /// The runtime directory can't be made or read.
-    pub fn open(config: Config, metrics: Metrics) -> io::Result<(Self, Vec<(LeaseKey, Process)>)> {
+    pub fn open(config: Config, ladder: Ladder, metrics: Metrics) -> io::Result<(Self, Vec<(LeaseKey, Process)>)> {
         let root = config.agent.runtime_dir.clone();
         directory(&root, 0o755)?;
         directory(&root.join("steps"), 0o711)?;
         directory(&root.join("layers"), 0o700)?;
         directory(&root.join("leases"), 0o700)?;
         let leases = Self {
+            layers: LayerTable::new(root.join("layers")).configured(&config.agent),
             config: RwLock::new(Arc::new(config)),
             runtime: root.clone(),
-            layers: LayerTable::new(root.join("layers")),
+            ladder: RwLock::new(Arc::new(ladder)),
             journal: Journal::new(root.join("leases")),
             live: Mutex::default(),
             beginning: Mutex::default(),
@@ -102,7 +106,7 @@ impl Leases {
         steps.sort_by_key(|status| status.step);
         let mut layers: Vec<String> = self.layers.mounted().iter().map(|layer| layer.diff_id().to_owned()).collect();
         layers.sort();
-        Status { version: env!("CARGO_PKG_VERSION").to_owned(), steps, layers }
+        Status { version: env!("CARGO_PKG_VERSION").to_owned(), steps, layers, node: self.ladder().status() }
     }
 
     /// Makes a step's directory visible in the mount namespace of a process.
@@ -131,11 +135,24 @@ impl Leases {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Which way layers come to steps now.
+    fn ladder(&self) -> Arc<Ladder> {
+        Arc::clone(&self.ladder.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Unmounts the layers that are mounted for no step.
+    pub fn let_go_of_idle_layers(&self) {
+        self.layers.let_go_of_idle();
+    }
+
     /// Takes over another configuration. The runtime directory stays what it is: leases lie there. Says whether another one
     /// was wanted.
     pub fn reconfigure(&self, mut config: Config) -> bool {
         let moved = config.agent.runtime_dir != self.runtime;
         config.agent.runtime_dir.clone_from(&self.runtime);
+        let ladder = self.ladder().configured(&config.agent);
+        *self.ladder.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ladder);
+        self.layers.reconfigure(&config.agent);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         moved
     }

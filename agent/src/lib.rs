@@ -5,7 +5,10 @@
 //! - [`server`]: accepts connections and answers requests; root only.
 //! - [`lease`]: what a step's lease is made of, in order, and its end.
 //! - [`identity`]: who the user is, and the id maps of their mounts.
+//! - [`ladder`]: which way the layers come to a step: by the kernel or by FUSE.
 //! - [`layers`]: each SquashFS file mounted once on the node.
+//! - [`digest`]: whether a layer's file is still the one that was migrated.
+//! - [`warm`]: layers that stay mounted for no step.
 //! - [`step_store`]: the metadata by which Podman finds the image (pure).
 //! - [`step`]: a step's directory with the mounts in it.
 //! - [`namespace`]: mount namespaces that Slurm gives to jobs.
@@ -17,8 +20,10 @@
 
 pub mod args;
 pub mod daemon;
+pub mod digest;
 pub mod identity;
 pub mod journal;
+pub mod ladder;
 pub mod layers;
 pub mod lease;
 pub mod logging;
@@ -29,3 +34,4 @@ pub mod restrict;
 pub mod server;
 pub mod step;
 pub mod step_store;
+pub mod warm;

@@ -7,6 +7,9 @@ use parallax_agent::args::Args;
 use parallax_agent::daemon;
 
 fn main() -> ExitCode {
+    if let Some(code) = parallax_probe::run_if_asked() {
+        return code;
+    }
     match daemon::run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

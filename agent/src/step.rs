@@ -3,7 +3,8 @@
 //! It is put together where nobody can reach it and given to the user as the last act. From then on root uses no path inside
 //! it: the user owns the directory and may do with it what they like. Its end is one detach of the whole tree.
 
-use std::fs;
+use std::fmt::Write as _;
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -41,12 +42,45 @@ pub struct StepPlan<'a> {
     pub identity: &'a Identity,
     /// The step store.
     pub store: StepStore,
-    /// The image's layers, base first.
-    pub layers: &'a [Arc<MountedLayer>],
+    /// The image's layers.
+    pub layers: &'a StepLayers,
+    /// The mount program that Podman is told, for layers that are files.
+    pub mount_program: &'a Path,
     /// What the launcher needs to know.
     pub step_file: StepFile,
     /// The size of the tmpfs, as `tmpfs(5)` takes it.
     pub scratch_size: &'a str,
+}
+
+/// The layers of a step's image, base first.
+#[derive(Debug)]
+pub enum StepLayers {
+    /// Mounted by the kernel.
+    Mounted(Vec<Arc<MountedLayer>>),
+    /// SquashFS files of a trusted store, open and checked: shown to the user as they are, wherever their paths lead.
+    Files(Vec<File>),
+    /// Paths of SquashFS files, which the user opens with their own rights.
+    Paths(Vec<PathBuf>),
+}
+
+impl Default for StepLayers {
+    fn default() -> Self {
+        Self::Mounted(Vec::new())
+    }
+}
+
+impl StepLayers {
+    /// Those that the kernel has mounted.
+    #[must_use]
+    pub fn mounted(&self) -> &[Arc<MountedLayer>] {
+        if let Self::Mounted(layers) = self { layers } else { &[] }
+    }
+
+    /// Those that the kernel has mounted, for as long as the step lasts.
+    #[must_use]
+    pub fn into_mounted(self) -> Vec<Arc<MountedLayer>> {
+        if let Self::Mounted(layers) = self { layers } else { Vec::new() }
+    }
 }
 
 /// A step's directory that is mounted, until [`StepDirectory::take_down`] or the end of this value.
@@ -73,6 +107,7 @@ impl StepDirectory {
         let namespaces =
             Namespaces::new(plan.identity).map_err(failed("no user namespace can be made for the user"))?;
         attach_layers(&root, plan, &namespaces).map_err(failed("a layer can't be mounted for the step"))?;
+        attach_files(&root, plan).map_err(failed("a layer's file can't be shown to the step"))?;
         pin_namespace(&namespaces.plain, &StepPaths::new(path).user_namespace())
             .map_err(failed("the user namespace can't be kept"))?;
         let (uid, gid) = owner(plan.identity);
@@ -124,10 +159,16 @@ fn write_contents(root: &OwnedFd, path: &Path, plan: &StepPlan<'_>) -> io::Resul
     for (link, target) in &plan.store.links {
         symlinkat(target.as_str(), &store, link.as_str())?;
     }
+    for side_car in &plan.store.side_cars {
+        match plan.layers {
+            StepLayers::Paths(paths) => symlinkat(of_layer(paths, side_car.layer)?, &store, side_car.path.as_str())?,
+            _ => write_file(&store, &side_car.path, b"")?,
+        }
+    }
     let paths = StepPaths::new(path);
     write_file(root, "step.json", &serde_json::to_vec(&plan.step_file)?)?;
     write_file(root, "user-namespace", b"")?;
-    write_file(root, "storage.conf", storage_conf(&paths, plan.identity).as_bytes())?;
+    write_file(root, "storage.conf", storage_conf(&paths, plan).as_bytes())?;
     write_file(root, "containers.conf", CONTAINERS_CONF.as_bytes())?;
     let (uid, gid) = owner(plan.identity);
     for own in [paths.graph_root(), paths.runtime_directory(), paths.launch_directory()] {
@@ -171,33 +212,60 @@ impl Namespaces {
 }
 
 fn attach_layers(root: &OwnedFd, plan: &StepPlan<'_>, namespaces: &Namespaces) -> io::Result<()> {
+    let StepLayers::Mounted(layers) = plan.layers else { return Ok(()) };
     for mount in &plan.store.mounts {
-        let layer = plan.layers.get(mount.layer).ok_or(io::ErrorKind::InvalidInput)?.another_mount()?;
+        let layer = of_layer(layers, mount.layer)?.another_mount()?;
         layer.map_ids(namespaces.of(mount.kind).as_fd())?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        let directory = openat2(root, format!("store/{}", mount.directory), flags, Mode::empty(), resolve)?;
-        layer.attach(&directory, "diff")?;
+        layer.attach(&directory_in_store(root, &mount.directory)?, "diff")?;
     }
     Ok(())
+}
+
+fn attach_files(root: &OwnedFd, plan: &StepPlan<'_>) -> io::Result<()> {
+    let StepLayers::Files(files) = plan.layers else { return Ok(()) };
+    for side_car in &plan.store.side_cars {
+        let (directory, name) = side_car.path.rsplit_once('/').ok_or(io::ErrorKind::InvalidInput)?;
+        let file = DetachedMount::of_file(of_layer(files, side_car.layer)?.as_fd())?;
+        file.attach(&directory_in_store(root, directory)?, name)?;
+    }
+    Ok(())
+}
+
+fn of_layer<T>(layers: &[T], index: usize) -> io::Result<&T> {
+    layers.get(index).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+fn directory_in_store(root: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    Ok(openat2(root, format!("store/{path}"), flags, Mode::empty(), resolve)?)
 }
 
 /// Podman's storage configuration: the step store for images, the step's tmpfs for all that is written.
 ///
 /// Where the graph root is depends on who calls: rootless Podman 5.4 passes over `graphroot`, even in a file that
 /// `CONTAINERS_STORAGE_CONF` names, and 5.8 warns at every call if both keys are there.
-fn storage_conf(paths: &StepPaths, identity: &Identity) -> String {
-    let graph_root_key = if identity.users.own == 0 { "graphroot" } else { "rootless_storage_path" };
-    format!(
-        "[storage]\ndriver = \"overlay\"\n{graph_root_key} = \"{}\"\nrunroot = \"{}\"\n\n\
-         [storage.options]\nadditionalimagestores = [\"{}\"]\n",
+fn storage_conf(paths: &StepPaths, plan: &StepPlan<'_>) -> String {
+    let graph_root_key = if plan.identity.users.own == 0 { "graphroot" } else { "rootless_storage_path" };
+    let mut text = format!(
+        "[storage]\ndriver = \"overlay\"\n{graph_root_key} = \"{}\"\nrunroot = \"{}\"\n",
         paths.graph_root().display(),
         paths.runtime_directory().join("containers").display(),
-        paths.store().display(),
-    )
+    );
+    // An image that is to be pulled is in no store.
+    if !plan.store.files.is_empty() {
+        let store = paths.store();
+        let _ = write!(text, "\n[storage.options]\nadditionalimagestores = [\"{}\"]\n", store.display());
+    }
+    if !plan.store.side_cars.is_empty() {
+        let program = plan.mount_program.display();
+        let _ = write!(text, "\n[storage.options.overlay]\nmount_program = \"{program}\"\n");
+    }
+    text
 }
 
-/// What Podman needs to work in a job: no systemd session to make cgroups, no journal to write to; and what HPC programs
-/// expect, the node's own network.
+/// What Podman needs to work in a job: no systemd session to make cgroups, no journal to write to, and what it pulls in the step's
+/// own storage from the first byte; and what HPC programs expect, the node's own network.
 const CONTAINERS_CONF: &str = "[containers]\nlog_driver = \"k8s-file\"\nnetns = \"host\"\n\n\
-                               [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n";
+                               [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
+                               image_copy_tmp_dir = \"storage\"\n";

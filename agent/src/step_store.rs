@@ -4,6 +4,9 @@
 //! two chains of layers over the same SquashFS files. Podman takes the plain chain for a container whose root is the user. For
 //! `--userns=keep-id` it looks for a chain whose records carry exactly the container's map, and uses it as it is; without one
 //! it would copy the whole image.
+//!
+//! Where the mount program mounts the layers, one chain is enough: Podman gives it the container's map. Beside each layer's link
+//! then lies the layer's SquashFS file, `overlay/l/<LINK>.squash`, which is what the mount program looks for.
 
 use std::collections::HashSet;
 
@@ -26,6 +29,26 @@ pub struct StepStore {
     pub links: Vec<(String, String)>,
     /// Where layers are to be mounted.
     pub mounts: Vec<LayerMount>,
+    /// Where the layers' SquashFS files are to be shown.
+    pub side_cars: Vec<SideCar>,
+}
+
+/// How the layers come into the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form<'a> {
+    /// Mounted, once for each of these kinds of namespace; the first kind is the one Podman sees as the image's own.
+    Mounts(&'a [NamespaceKind]),
+    /// As files, for the mount program.
+    Files,
+}
+
+/// A place where a layer's SquashFS file is to be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SideCar {
+    /// The layer's index in the image's record.
+    pub layer: usize,
+    /// The path.
+    pub path: String,
 }
 
 /// A place where a layer is to be mounted.
@@ -49,10 +72,13 @@ struct Chain<'a> {
 }
 
 impl StepStore {
-    /// Lays out the store of an image, with a chain for each kind of namespace; the first kind is the one Podman sees as
-    /// the image's own.
+    /// Lays out the store of an image.
     #[must_use]
-    pub fn new(image: &ImageRecord, identity: &Identity, kinds: &[NamespaceKind]) -> Self {
+    pub fn new(image: &ImageRecord, identity: &Identity, form: Form<'_>) -> Self {
+        let kinds = match form {
+            Form::Mounts(kinds) => kinds,
+            Form::Files => &[NamespaceKind::Plain],
+        };
         let (uidmap, gidmap) = (identity.users.podman_keep_id_map(), identity.groups.podman_keep_id_map());
         let chains: Vec<Chain<'_>> = kinds.iter().map(|&kind| Chain::new(image, kind, &uidmap, &gidmap)).collect();
         let mut store = Self::default();
@@ -64,7 +90,7 @@ impl StepStore {
             store.file(lock, vec![b'p'; LOCK_TOKEN_BYTES]);
         }
         for chain in &chains {
-            store.add_layers(chain, image);
+            store.add_layers(chain, image, form);
         }
         let mut layers: Vec<Layer> = chains.iter().flat_map(|chain| chain.records(image)).collect();
         // Podman adds up the sizes of all chains; the files are there once.
@@ -80,20 +106,25 @@ impl StepStore {
         self.files.push((path.into(), bytes.into()));
     }
 
-    fn add_layers(&mut self, chain: &Chain<'_>, image: &ImageRecord) {
+    fn add_layers(&mut self, chain: &Chain<'_>, image: &ImageRecord, form: Form<'_>) {
         for (index, id) in chain.ids.iter().enumerate() {
             let directory = format!("overlay/{id}");
             let link = chain.link(index);
             self.directories.push(directory.clone());
             self.directories.push(format!("{directory}/diff"));
             self.links.push((format!("{LINKS}/{link}"), format!("../{id}/diff")));
+            if form == Form::Files {
+                self.side_cars.push(SideCar { layer: index, path: format!("{LINKS}/{link}.squash") });
+            }
             self.file(format!("{directory}/link"), link);
             let below: Vec<String> =
                 below(&image.layers[..=index]).into_iter().map(|below| format!("l/{}", chain.link(below))).collect();
             if !below.is_empty() {
                 self.file(format!("{directory}/lower"), below.join(":"));
             }
-            self.mounts.push(LayerMount { layer: index, kind: chain.kind, directory });
+            if let Form::Mounts(_) = form {
+                self.mounts.push(LayerMount { layer: index, kind: chain.kind, directory });
+            }
         }
     }
 
@@ -217,7 +248,7 @@ mod tests {
 
     #[test]
     fn both_chains_lie_over_the_same_layers() {
-        let store = StepStore::new(&image(), &identity(), &[NamespaceKind::Plain, NamespaceKind::KeepId]);
+        let store = StepStore::new(&image(), &identity(), Form::Mounts(&[NamespaceKind::Plain, NamespaceKind::KeepId]));
         assert_eq!(store.mounts.len(), 6);
         let images: Vec<Image> = serde_json::from_str(text(&store, IMAGES_JSON)).unwrap();
         let layers: Vec<Layer> = serde_json::from_str(text(&store, LAYERS_JSON)).unwrap();
@@ -231,11 +262,21 @@ mod tests {
 
     #[test]
     fn a_layer_names_those_below_it_nearest_first() {
-        let store = StepStore::new(&image(), &identity(), &[NamespaceKind::Plain]);
+        let store = StepStore::new(&image(), &identity(), Form::Mounts(&[NamespaceKind::Plain]));
         let top = &image().layers[2].id;
         assert_eq!(text(&store, &format!("overlay/{top}/lower")), "l/P1:l/P0");
         assert_eq!(text(&store, &format!("overlay/{top}/link")), "P2");
         assert!(store.links.contains(&("overlay/l/P2".into(), format!("../{top}/diff"))));
+    }
+
+    #[test]
+    fn files_lie_beside_the_links_and_nothing_is_mounted() {
+        let store = StepStore::new(&image(), &identity(), Form::Files);
+        assert!(store.mounts.is_empty());
+        let places: Vec<_> = store.side_cars.iter().map(|file| (file.layer, file.path.as_str())).collect();
+        assert_eq!(places, [(0, "overlay/l/P0.squash"), (1, "overlay/l/P1.squash"), (2, "overlay/l/P2.squash")]);
+        let images: Vec<Image> = serde_json::from_str(text(&store, IMAGES_JSON)).unwrap();
+        assert_eq!((images[0].layer.as_str(), images[0].mapped_layers.len()), (image().layers[2].id.as_str(), 0));
     }
 
     #[test]
@@ -245,7 +286,7 @@ mod tests {
         image.layers[2].diff_id = again;
         assert_eq!(below(&image.layers), [1]);
         assert_eq!(below(&image.layers[..2]), [0]);
-        let store = StepStore::new(&image, &identity(), &[NamespaceKind::Plain]);
+        let store = StepStore::new(&image, &identity(), Form::Mounts(&[NamespaceKind::Plain]));
         assert_eq!(text(&store, &format!("overlay/{}/lower", image.layers[2].id)), "l/P1");
         assert_eq!(store.mounts.len(), 3);
     }
@@ -262,7 +303,7 @@ mod tests {
 
     #[test]
     fn one_chain_alone_is_the_images_own() {
-        let store = StepStore::new(&image(), &identity(), &[NamespaceKind::KeepId]);
+        let store = StepStore::new(&image(), &identity(), Form::Mounts(&[NamespaceKind::KeepId]));
         let images: Vec<Image> = serde_json::from_str(text(&store, IMAGES_JSON)).unwrap();
         assert!(images[0].mapped_layers.is_empty());
         assert_eq!(store.mounts.len(), 3);
@@ -271,7 +312,7 @@ mod tests {
 
     #[test]
     fn directories_come_after_their_parents() {
-        let store = StepStore::new(&image(), &identity(), &[NamespaceKind::Plain]);
+        let store = StepStore::new(&image(), &identity(), Form::Mounts(&[NamespaceKind::Plain]));
         for (index, directory) in store.directories.iter().enumerate() {
             if let Some((parent, _)) = directory.rsplit_once('/') {
                 assert!(store.directories[..index].iter().any(|d| d == parent), "{directory}");

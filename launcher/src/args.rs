@@ -28,6 +28,13 @@ pub enum Order {
         /// The arguments for it.
         arguments: Vec<OsString>,
     },
+    /// `tell MESSAGE -- COMMAND…`: say something and run the command, on the node.
+    Tell {
+        /// What to say.
+        message: OsString,
+        /// The command and its arguments, at least one.
+        command: Vec<OsString>,
+    },
     /// `fail MESSAGE -- …`: say why the step has no image, if there is a message, and fail.
     Fail {
         /// What to say; empty in all tasks of a node but one.
@@ -54,6 +61,7 @@ pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Order> {
     match verb.to_str()? {
         "run" => Some(Order::Run { directory: object.into(), command: command()? }),
         "podman" => Some(Order::Podman { directory: object.into(), command: command()? }),
+        "tell" => Some(Order::Tell { message: object, command: command()? }),
         "fail" => Some(Order::Fail { message: object }),
         _ => None,
     }
@@ -71,6 +79,10 @@ mod tests {
     fn orders() {
         let command = vec!["sh".into(), "--".into()];
         assert_eq!(order(&["run", "/d", "--", "sh", "--"]), Some(Order::Run { directory: "/d".into(), command }));
+        assert_eq!(
+            order(&["tell", "this", "--", "sh"]),
+            Some(Order::Tell { message: "this".into(), command: vec!["sh".into()] })
+        );
         assert_eq!(order(&["fail", "why", "--", "sh"]), Some(Order::Fail { message: "why".into() }));
     }
 

@@ -3,6 +3,8 @@
 //! The container is created but never started (see [`crate::runtime`]), so it has all its namespaces and mounts and runs nothing
 //! of the image's. What came of it is written down for the tasks that come later, and a task that dies while it makes the
 //! container leaves a mark, so that the others fail at once.
+//!
+//! An image that is in no store is pulled first ([`crate::pull`]).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -18,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::args::RUNTIME_FLAG;
 use crate::mounts;
 use crate::podman::Podman;
+use crate::pull::{self, Execution};
 
 /// The container's name in the step's own Podman storage.
 const NAME: &str = "step";
@@ -31,11 +34,19 @@ pub enum StartError {
     Here(String),
 }
 
+/// The step's container.
+pub struct Container {
+    /// Its first process.
+    pub process: Process,
+    /// What the image says of the execution of programs, if it was pulled: the agent does not know it.
+    pub pulled: Option<Execution>,
+}
+
 /// What came of making the container, as later tasks read it.
 #[derive(Debug, Serialize, Deserialize)]
 enum Outcome {
-    /// The container's first process.
-    Ready { pid: i32, start_time: u64 },
+    /// The container's first process, and what an image that was pulled says of itself.
+    Ready { pid: i32, start_time: u64, pulled: Option<Execution> },
     /// It could not be made, and the user knows.
     Failed,
 }
@@ -82,17 +93,17 @@ impl Shared {
     }
 }
 
-/// The first process of the step's container; makes the container if no task has yet.
-pub fn obtain(paths: &StepPaths, step: &StepFile) -> Result<Process, StartError> {
+/// The step's container; makes it if no task has yet.
+pub fn obtain(paths: &StepPaths, step: &StepFile) -> Result<Container, StartError> {
     let shared = Shared { directory: paths.launch_directory() };
     let broken = |error: io::Error| StartError::Here(format!("{} is of no use: {error}", shared.directory.display()));
     if let Some(outcome) = shared.read_outcome()? {
-        return outcome.process();
+        return outcome.container();
     }
     let lock = private_file(&shared.lock()).map_err(broken)?;
     flock(&lock, FlockOperation::LockExclusive).map_err(|error| broken(error.into()))?;
     if let Some(outcome) = shared.read_outcome()? {
-        return outcome.process();
+        return outcome.container();
     }
     if shared.under_way().exists() {
         shared.write_outcome(&Outcome::Failed).map_err(broken)?;
@@ -102,32 +113,58 @@ pub fn obtain(paths: &StepPaths, step: &StepFile) -> Result<Process, StartError>
     }
     private_file(&shared.under_way()).map_err(broken)?;
     let made = make(paths, step, &shared);
-    let outcome = match &made {
-        Ok((pid, start_time)) => Outcome::Ready { pid: *pid, start_time: *start_time },
-        Err(_) => Outcome::Failed,
+    let (outcome, failure) = match made {
+        Ok(outcome) => (outcome, None),
+        Err(message) => (Outcome::Failed, Some(message)),
     };
     shared.write_outcome(&outcome).map_err(broken)?;
     drop(lock);
-    made.map_err(StartError::Here)?;
-    outcome.process()
-}
-
-impl Outcome {
-    fn process(self) -> Result<Process, StartError> {
-        let Self::Ready { pid, start_time: started } = self else { return Err(StartError::Reported) };
-        // Held first, compared then: what has the number afterwards can't be taken for it.
-        let process = Process::open(pid).ok().filter(|_| start_time(pid).is_ok_and(|now| now == started));
-        process.ok_or_else(|| StartError::Here("the step's container is gone; start the step again".to_owned()))
+    match failure {
+        Some(message) => Err(StartError::Here(message)),
+        None => outcome.container(),
     }
 }
 
-/// Makes the container; returns the number and the start time of its first process.
-fn make(paths: &StepPaths, step: &StepFile, shared: &Shared) -> Result<(i32, u64), String> {
+impl Outcome {
+    fn container(self) -> Result<Container, StartError> {
+        let Self::Ready { pid, start_time: started, pulled } = self else { return Err(StartError::Reported) };
+        // Held first, compared then: what has the number afterwards can't be taken for it.
+        let process = Process::open(pid).ok().filter(|_| start_time(pid).is_ok_and(|now| now == started));
+        let process =
+            process.ok_or_else(|| StartError::Here("the step's container is gone; start the step again".to_owned()))?;
+        Ok(Container { process, pulled })
+    }
+}
+
+/// Makes the container.
+fn make(paths: &StepPaths, step: &StepFile, shared: &Shared) -> Result<Outcome, String> {
     let deadline = Instant::now() + Duration::from_secs(step.start_timeout.into());
-    let shown = mounts::choose(step, home().as_deref(), std::env::current_dir().ok().as_deref(), Path::exists);
-    let pid_file = shared.pid_file();
     let launcher = std::env::current_exe().map_err(|error| format!("the launcher can't find itself: {error}"))?;
     let podman = Podman::new(paths, step, &launcher);
+    if let Some(notice) = &step.notice {
+        eprintln!("parallax: {notice}");
+    }
+    let (image_id, pulled) = match &step.image_id {
+        Some(id) => (id.clone(), None),
+        None => {
+            let (id, execution) = pull::pull(&podman, &step.image, home().as_deref(), deadline)?;
+            (id, Some(execution))
+        }
+    };
+    let pid_file = shared.pid_file();
+    podman
+        .call(&run_call(step, &launcher, &pid_file, &image_id), deadline)
+        .map_err(|error| format!("the container can't be started: {error}"))?;
+    let pid =
+        fs::read_to_string(&pid_file).map_err(|error| format!("podman made no {}: {error}", pid_file.display()))?;
+    let pid = pid.trim().parse().map_err(|_| format!("{} holds no process number", pid_file.display()))?;
+    let start_time = start_time(pid).map_err(|_| "the container ended as soon as it was made".to_owned())?;
+    Ok(Outcome::Ready { pid, start_time, pulled })
+}
+
+/// The arguments by which Podman makes the container.
+fn run_call(step: &StepFile, launcher: &Path, pid_file: &Path, image_id: &str) -> Vec<String> {
+    let shown = mounts::choose(step, home().as_deref(), std::env::current_dir().ok().as_deref(), Path::exists);
     let mut call = vec![format!("--runtime={}", launcher.display())];
     call.push(format!("--runtime-flag={RUNTIME_FLAG}={}", step.runtime.display()));
     call.extend(["run", "--detach", "--pull=never", "--name", NAME, "--userns=keep-id"].map(str::to_owned));
@@ -139,13 +176,8 @@ fn make(paths: &StepPaths, step: &StepFile, shared: &Shared) -> Result<(i32, u64
     call.extend(passwd_entry(&step.user, home().as_deref()).map(|entry| format!("--passwd-entry={entry}")));
     call.extend(shown.iter().map(mounts::argument));
     // The command is never executed, but runtimes look whether they could. This is there in every container.
-    call.extend(["--entrypoint", "", &step.image_id, "/proc/self/exe"].map(str::to_owned));
-    podman.call(&call, deadline)?;
-    let pid =
-        fs::read_to_string(&pid_file).map_err(|error| format!("podman made no {}: {error}", pid_file.display()))?;
-    let pid = pid.trim().parse().map_err(|_| format!("{} holds no process number", pid_file.display()))?;
-    let started = start_time(pid).map_err(|_| "the container ended as soon as it was made".to_owned())?;
-    Ok((pid, started))
+    call.extend(["--entrypoint", "", image_id, "/proc/self/exe"].map(str::to_owned));
+    call
 }
 
 /// The line for the user in the container's `/etc/passwd`, where the image has none: with their own home. Podman reads the text

@@ -66,6 +66,11 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         if self.errno == Errno::ENOENT { 127 } else { 126 }
     }
+
+    /// What to say of a command that was to be executed outside the image.
+    pub fn on_the_node(&self) -> String {
+        format!("\"{}\" can't be executed: {}", self.command, self.errno.desc())
+    }
 }
 
 impl fmt::Display for Failure {

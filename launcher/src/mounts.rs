@@ -60,7 +60,8 @@ mod tests {
         let mount = |path: &&str| Mount { source: path.into(), target: path.into(), read_only: false };
         StepFile {
             image: "a".into(),
-            image_id: "00".into(),
+            image_id: None,
+            notice: None,
             user: "u1".into(),
             environment: Vec::new(),
             working_directory: None,

@@ -60,14 +60,42 @@ impl Podman {
     /// # Errors
     /// One sentence with the end of what Podman said; a call that takes too long is ended.
     pub fn call(&self, arguments: &[String], deadline: Instant) -> Result<(), String> {
+        self.run(arguments, &[], None, deadline)
+    }
+
+    /// Calls Podman, with further variables, and returns what it wrote to its standard output.
+    ///
+    /// # Errors
+    /// As [`Podman::call`].
+    pub fn ask(
+        &self,
+        arguments: &[String],
+        variables: &[(&str, OsString)],
+        deadline: Instant,
+    ) -> Result<String, String> {
+        let path = self.log.with_extension("answer");
+        self.run(arguments, variables, Some(create(&path)?), deadline)?;
+        fs::read_to_string(&path).map_err(|error| format!("{} can't be read: {error}", path.display()))
+    }
+
+    fn run(
+        &self,
+        arguments: &[String],
+        variables: &[(&str, OsString)],
+        stdout: Option<File>,
+        deadline: Instant,
+    ) -> Result<(), String> {
         let name = self.program.display();
-        let log =
-            File::create(&self.log).map_err(|error| format!("{} can't be written: {error}", self.log.display()))?;
-        let log_too = log.try_clone().map_err(|error| format!("no more files can be opened: {error}"))?;
+        let log = create(&self.log)?;
+        let stdout = match stdout {
+            Some(file) => file,
+            None => log.try_clone().map_err(|error| format!("no more files can be opened: {error}"))?,
+        };
         let mut line = self.prefix.iter().chain([&self.program]);
         let mut command = Command::new(line.next().unwrap_or(&self.program));
-        command.args(line).args(arguments).stdin(Stdio::null()).stdout(log).stderr(log_too).current_dir("/");
+        command.args(line).args(arguments).stdin(Stdio::null()).stdout(stdout).stderr(log).current_dir("/");
         command.env_clear().envs(self.variables.iter().map(|(name, path)| (name, path)));
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
         // Podman and its helpers are found in the system's places, whatever the job's PATH is.
         command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         // The user's own settings for Podman are for their own containers, and their home may be far away and slow.
@@ -87,7 +115,7 @@ impl Podman {
         if status.success() {
             return Ok(());
         }
-        Err(format!("the container can't be started: {name} failed ({status}){}", self.said()))
+        Err(format!("{name} failed ({status}){}", self.said()))
     }
 
     /// The end of what Podman said, on one line.
@@ -98,6 +126,10 @@ impl Podman {
         let tail: String = line.chars().skip(skip).collect();
         if tail.is_empty() { String::new() } else { format!(": {tail}") }
     }
+}
+
+fn create(path: &Path) -> Result<File, String> {
+    File::create(path).map_err(|error| format!("{} can't be written: {error}", path.display()))
 }
 
 /// Enters the step's user namespace, with a mount namespace of its own, and becomes Podman. Returns only if that failed: one

@@ -30,6 +30,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
         Some(Order::Fail { message }) if message.is_empty() => ExitCode::from(NO_CONTAINER),
         Some(Order::Fail { message }) => fail(&message.to_string_lossy()),
+        Some(Order::Tell { message, command }) => tell(&message.to_string_lossy(), &command),
         Some(Order::Podman { directory, command }) => fail(&podman::become_podman(&directory, &command)),
         Some(Order::Runtime { program, arguments }) => runtime::run(&program, &arguments),
         Some(Order::Run { directory, command }) => run_in_container(&directory, &command),
@@ -41,9 +42,18 @@ fn fail(message: &str) -> ExitCode {
     ExitCode::from(NO_CONTAINER)
 }
 
+/// Says something and becomes the command, on the node.
+fn tell(message: &str, command: &[OsString]) -> ExitCode {
+    eprintln!("parallax: {message}");
+    let variables = std::env::vars_os().collect();
+    let failure = join::execute(command, &variables);
+    eprintln!("parallax: {}", failure.on_the_node());
+    ExitCode::from(failure.exit_code())
+}
+
 fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
     let paths = StepPaths::new(directory);
-    let step = match read_step(&paths) {
+    let mut step = match read_step(&paths) {
         Ok(step) => step,
         Err(message) => return fail(&message),
     };
@@ -55,8 +65,12 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
         Err(StartError::Here(message)) => return fail(&message),
     };
     let obtained = Instant::now();
+    if let Some(execution) = container.pulled {
+        step.environment = execution.environment.unwrap_or_default();
+        step.working_directory = execution.working_directory.filter(|path| path.is_absolute());
+    }
     let workdir = std::env::current_dir().ok();
-    if let Err(message) = join::enter(&container, workdir.as_deref(), step.working_directory.as_deref()) {
+    if let Err(message) = join::enter(&container.process, workdir.as_deref(), step.working_directory.as_deref()) {
         return fail(&message);
     }
     if std::env::var_os(TIMINGS).is_some() {

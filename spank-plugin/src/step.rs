@@ -154,6 +154,9 @@ impl Step {
                 let directory = grant.directory.to_str().ok_or("the step's directory is not UTF-8")?;
                 Ok(spank.prepend_task_argv(vec![&self.launcher, "run", directory, "--"])?)
             }
+            Lease::Granted(_, Grant { notice: Some(notice), .. }) if spank.task_id()? == 0 => {
+                Ok(spank.prepend_task_argv(vec![&self.launcher, "tell", notice, "--"])?)
+            }
             Lease::Granted(..) => Ok(()),
             Lease::Failed(message) => self.fail_task(spank, message),
             Lease::Requested(_) => self.fail_task(spank, "Slurm started the task before the image was there"),

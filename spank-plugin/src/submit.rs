@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use parallax_config::{Config, ConfigError};
+use parallax_config::{Config, ConfigError, OnMissing};
 use parallax_names::{ImageName, ImageRef, IndexPath, name_from_index_entry, nearest, unknown_image};
 use parallax_sys::process::exit_now;
 use slurm_spank::{SpankHandle, spank_log_user};
@@ -46,7 +46,17 @@ fn examine(spank: &SpankHandle) -> Result<Option<(Wanted, Option<String>)>, Stri
     };
     let id = match resolved_before(&wanted.image) {
         Some(id) => Some(id),
-        None => resolve(&wanted.image, &reference, &config.stores)?,
+        None => match resolve(&wanted.image, &reference, &config.stores) {
+            Resolved::Id(id) => Some(id),
+            Resolved::NotHere => None,
+            // The nodes pull it; what has only an id they can't.
+            Resolved::Unknown(_)
+                if config.step.on_missing == OnMissing::Pull && !matches!(reference, ImageRef::Id(_)) =>
+            {
+                None
+            }
+            Resolved::Unknown(message) => return Err(message),
+        },
     };
     Ok(Some((wanted, id)))
 }
@@ -61,13 +71,23 @@ pub fn parse_resolved<'a>(value: &'a str, image: &str) -> Option<&'a str> {
     value.split_once(' ').filter(|(name, _)| *name == image).map(|(_, id)| id)
 }
 
-/// The image id of a name, by one `readlink` in each store; `None` if a store can't be read here.
-fn resolve(image: &str, reference: &ImageRef, stores: &[PathBuf]) -> Result<Option<String>, String> {
+/// What a name means on this host.
+enum Resolved {
+    /// This image.
+    Id(String),
+    /// That can't be told here: a store can't be read, or has an image by this name that another tool wrote.
+    NotHere,
+    /// Nothing; one sentence.
+    Unknown(String),
+}
+
+/// The image id of a name, by one `readlink` in each store.
+fn resolve(image: &str, reference: &ImageRef, stores: &[PathBuf]) -> Resolved {
     let mut all_readable = true;
     for store in stores {
         for path in IndexPath::candidates(reference) {
             match look_up(&store.join(&path), reference) {
-                Ok(Some(id)) => return Ok(Some(id)),
+                Ok(Some(id)) => return Resolved::Id(id),
                 Ok(None) => {}
                 Err(_) => all_readable = false,
             }
@@ -76,11 +96,11 @@ fn resolve(image: &str, reference: &ImageRef, stores: &[PathBuf]) -> Result<Opti
     }
     // Which of another tool's images is meant is for the nodes to find out.
     if !all_readable || stores.iter().any(|store| may_be_listed(store, image, reference)) {
-        return Ok(None);
+        return Resolved::NotHere;
     }
     let known: Vec<ImageName> = stores.iter().flat_map(|store| names(store)).collect();
     let paths: Vec<String> = stores.iter().map(|store| store.display().to_string()).collect();
-    Err(unknown_image(image, &paths, &nearest(image, &known)))
+    Resolved::Unknown(unknown_image(image, &paths, &nearest(image, &known)))
 }
 
 fn look_up(path: &Path, reference: &ImageRef) -> io::Result<Option<String>> {

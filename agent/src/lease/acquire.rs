@@ -6,19 +6,20 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use parallax_names::{ImageRef, nearest};
 use parallax_protocol::message::{Grant, LeaseRequest, Mode, StepId, Timings};
 use parallax_protocol::step_file::{Mount, StepFile, StepPaths};
 use parallax_store::open::{OpenError, TrustedStore};
 use parallax_store::record::{ImageRecord, LayerRecord};
 use serde::Deserialize;
 
+use super::find::Found;
 use super::{Cause, Held, Lease, LeaseKey, Leases, Refusal};
 use crate::identity::{Identity, NamespaceKind};
 use crate::journal::{Entry, Owner};
+use crate::ladder::Way;
 use crate::layers::{LayerError, MountedLayer};
-use crate::step::{StepDirectory, StepPlan};
-use crate::step_store::StepStore;
+use crate::step::{StepDirectory, StepLayers, StepPlan};
+use crate::step_store::{Form, StepStore};
 
 /// What a refusal tells the user to do where only the administrator can help.
 const TELL: &str = "tell the administrator";
@@ -41,6 +42,13 @@ struct Execution {
     working_directory: Option<PathBuf>,
 }
 
+/// What a step's directory gets of its image: nothing, if Podman is to pull it.
+#[derive(Debug, Default)]
+struct Contents {
+    store: StepStore,
+    layers: StepLayers,
+}
+
 impl Leases {
     /// Provides an image for a step, held by `owner`.
     ///
@@ -52,23 +60,24 @@ impl Leases {
         let config = self.config();
         self.make_room(request.step)?;
         let identity = Identity::of(request.uid, request.gid).map_err(|reason| refused(&reason))?;
-        let (store, image) = self.find_image(&request)?;
-        let kinds = namespaces(request.mode);
-        check_ids(&request.image, &image, &identity, kinds)?;
+        let found = self.find_image(&request)?;
         let resolved = Instant::now();
-
-        let layers = self.mount_layers(&store, &image)?;
+        let contents = match &found {
+            Found::Image(store, image) => self.provide(store, image, &request, &identity)?,
+            Found::Missing(_) => Contents::default(),
+        };
         let mounted = Instant::now();
 
-        let entry = self.entry(request, owner, &layers)?;
+        let entry = self.entry(request, owner, contents.layers.mounted())?;
         self.journal
             .write(&entry)
             .map_err(|error| refused(&format!("the agent's journal can't be written: {error}")))?;
         let plan = StepPlan {
             identity: &identity,
-            store: StepStore::new(&image, &identity, kinds),
-            layers: &layers,
-            step_file: self.step_file(&entry.request.image, &image, &identity)?,
+            store: contents.store,
+            layers: &contents.layers,
+            mount_program: &config.agent.mount_program,
+            step_file: self.step_file(&entry.request.image, &found, &identity)?,
             scratch_size: &config.step.scratch_size,
         };
         let path = self.step_path(&entry.key);
@@ -89,9 +98,50 @@ impl Leases {
         };
         tracing::info!(step = %entry.step(), uid = entry.request.uid, image = entry.request.image, ?timings, "granted");
         let key = entry.lease_key();
+        let notice = plan.step_file.notice;
+        let layers = contents.layers.into_mounted();
         let lease = Lease { entry, held: Mutex::new(Some(Held { directory, layers })) };
         self.live().insert(key.step, Arc::new(lease));
-        Ok((key, Grant { environment: environment(&StepPaths::new(&path)), directory: path, timings }))
+        Ok((key, Grant { environment: environment(&StepPaths::new(&path)), directory: path, notice, timings }))
+    }
+
+    /// What a step store of the image is made of: its layers are mounted here, if it is the kernel that mounts them.
+    fn provide(
+        &self,
+        store: &TrustedStore,
+        image: &ImageRecord,
+        request: &LeaseRequest,
+        identity: &Identity,
+    ) -> Result<Contents, Refusal> {
+        let kinds = namespaces(request.mode);
+        check_ids(&request.image, image, identity, kinds)?;
+        let ladder = self.ladder();
+        let way = ladder.way(store).map_err(|reason| {
+            refused(&format!("the image \"{}\" can't be mounted on this node: {reason}", request.image))
+        })?;
+        let form = match way {
+            Way::Native => Form::Mounts(kinds),
+            Way::Fuse => Form::Files,
+        };
+        let layers = match way {
+            Way::Native => StepLayers::Mounted(self.mount_layers(store, image)?),
+            Way::Fuse => self.layer_files(store, image, ladder.trusts(store))?,
+        };
+        Ok(Contents { store: StepStore::new(image, identity, form), layers })
+    }
+
+    /// The SquashFS files of an image's layers. Those of a store that the kernel may read are opened and checked here. Those of
+    /// anybody else's store are opened by the user, who may read what their own rights allow.
+    fn layer_files(&self, store: &TrustedStore, image: &ImageRecord, trusted: bool) -> Result<StepLayers, Refusal> {
+        let mut files = Vec::new();
+        let mut paths = Vec::new();
+        for layer in &image.layers {
+            if trusted || self.layers.checks_files() {
+                files.push(self.layers.file(store, layer).map_err(|error| refused(&error.to_string()))?);
+            }
+            paths.push(store.path().join(layer.squashfs_path()));
+        }
+        Ok(if trusted { StepLayers::Files(files) } else { StepLayers::Paths(paths) })
     }
 
     /// A step that has a lease gets no second one, unless the first one's owner is dead.
@@ -103,50 +153,6 @@ impl Leases {
         drop(lease);
         self.release_step(step, Cause::Process);
         Ok(())
-    }
-
-    /// The store and the record of the image that is meant.
-    fn find_image(&self, request: &LeaseRequest) -> Result<(TrustedStore, ImageRecord), Refusal> {
-        let name = &request.image;
-        let typed = ImageRef::parse(name).map_err(|error| Refusal(error.to_string()))?;
-        // The id says what the name meant at submit time. An image removed since then is not replaced by another.
-        let reference = match &request.image_id {
-            Some(id) => ImageRef::parse(id).map_err(|error| Refusal(error.to_string()))?,
-            None => typed,
-        };
-        let mut readable = Vec::new();
-        let mut first_problem = None;
-        for path in &self.config().stores {
-            match TrustedStore::open(path) {
-                Ok(store) => match store.resolve(&reference) {
-                    Ok(Some(image)) => return Ok((store, image)),
-                    Ok(None) => readable.push(store),
-                    Err(problem) => first_problem = first_problem.or(Some(problem)),
-                },
-                Err(problem) => first_problem = first_problem.or(Some(problem)),
-            }
-        }
-        // Another tool's images are in no index: finding one takes longer, so it comes last.
-        for at in 0..readable.len() {
-            match readable[at].resolve_foreign(&reference) {
-                Ok(Some(image)) => return Ok((readable.swap_remove(at), image)),
-                Ok(None) => {}
-                Err(problem) => first_problem = first_problem.or(Some(problem)),
-            }
-        }
-        Err(match (first_problem, &request.image_id) {
-            (Some(problem), _) => refused(&format!("the image \"{name}\" can't be looked up: {problem}")),
-            (None, Some(id)) => Refusal(format!(
-                "the image that \"{name}\" meant at submit time (id {id:.12}) is in no store any more; submit the job again"
-            )),
-            (None, None) => self.unknown(name, &readable),
-        })
-    }
-
-    fn unknown(&self, name: &str, stores: &[TrustedStore]) -> Refusal {
-        let known: Vec<_> = stores.iter().flat_map(TrustedStore::names).collect();
-        let paths: Vec<String> = self.config().stores.iter().map(|path| path.display().to_string()).collect();
-        Refusal(parallax_names::unknown_image(name, &paths, &nearest(name, &known)))
     }
 
     /// Mounts the image's layers; the result is base first. Several at a time: most of it is waiting for the kernel.
@@ -171,10 +177,11 @@ impl Leases {
         Ok(Entry { request, key, owner, layers: layers.iter().map(|layer| layer.entry()).collect(), since })
     }
 
-    fn step_file(&self, name: &str, image: &ImageRecord, identity: &Identity) -> Result<StepFile, Refusal> {
-        let parsed: ImageConfig = serde_json::from_str(&image.config)
-            .map_err(|error| refused(&format!("the configuration of the image \"{name}\" is malformed: {error}")))?;
-        let execution = parsed.config.unwrap_or_default();
+    fn step_file(&self, name: &str, found: &Found, identity: &Identity) -> Result<StepFile, Refusal> {
+        let (image_id, notice, execution) = match found {
+            Found::Image(_, image) => (Some(image.id.clone()), None, execution(name, image)?),
+            Found::Missing(notice) => (None, Some(notice.clone()), Execution::default()),
+        };
         let config = self.config();
         let run = &config.run;
         let mount = |mount: &parallax_config::BindMount| Mount {
@@ -184,7 +191,8 @@ impl Leases {
         };
         Ok(StepFile {
             image: name.to_owned(),
-            image_id: image.id.clone(),
+            image_id,
+            notice,
             user: identity.name.clone(),
             environment: execution.environment.unwrap_or_default(),
             working_directory: execution.working_directory.filter(|path| path.is_absolute()),
@@ -196,6 +204,13 @@ impl Leases {
             start_timeout: config.step.start_timeout,
         })
     }
+}
+
+/// What the image's configuration says of the execution of programs.
+fn execution(name: &str, image: &ImageRecord) -> Result<Execution, Refusal> {
+    let parsed: ImageConfig = serde_json::from_str(&image.config)
+        .map_err(|error| refused(&format!("the configuration of the image \"{name}\" is malformed: {error}")))?;
+    Ok(parsed.config.unwrap_or_default())
 }
 
 /// Which chains of layers a step needs. In `run` mode the launcher starts the one container, always with keep-id.
@@ -241,7 +256,7 @@ fn environment(paths: &StepPaths) -> Vec<(String, String)> {
     .collect()
 }
 
-fn refused(reason: &str) -> Refusal {
+pub(super) fn refused(reason: &str) -> Refusal {
     Refusal(format!("{reason}; {TELL}"))
 }
 

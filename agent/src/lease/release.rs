@@ -103,6 +103,8 @@ impl Leases {
         if let Err(error) = directory.take_down() {
             problems.push(format!("{} can't be taken down: {error}", self.step_path(&entry.key).display()));
         }
+        // Those that are to stay mounted for a while are held once more.
+        self.layers.keep_idle(&layers);
         if within(UNMOUNT_PATIENCE, move || drop(layers)).is_none() {
             problems.push(
                 "layers of the image are still being unmounted: the store does not answer; they go when it does"

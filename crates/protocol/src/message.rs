@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::node::NodeStatus;
+
 /// The version both sides must speak. A node's plugin and agent come from one package, so there is no negotiation.
 pub const VERSION: u32 = 1;
 
@@ -207,6 +209,9 @@ pub struct Grant {
     pub directory: PathBuf,
     /// Variables that make Podman use the step store.
     pub environment: Vec<(String, String)>,
+    /// What the user is to be told, if something is not as they may expect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
     /// How long the agent took for the layers and for the whole, in microseconds.
     pub timings: Timings,
 }
@@ -233,6 +238,8 @@ pub struct Status {
     pub steps: Vec<StepStatus>,
     /// The diffIDs of the layers that are mounted.
     pub layers: Vec<String>,
+    /// What the node can do.
+    pub node: NodeStatus,
 }
 
 /// A step that has a lease.

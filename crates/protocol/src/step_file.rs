@@ -84,8 +84,10 @@ impl StepPaths {
 pub struct StepFile {
     /// The image as the user wrote it.
     pub image: String,
-    /// The image id, 64 hexadecimal digits.
-    pub image_id: String,
+    /// The image id, 64 hexadecimal digits; nothing for an image that is in no store, which Podman is to pull.
+    pub image_id: Option<String>,
+    /// What the user is to be told before the container is made.
+    pub notice: Option<String>,
     /// The user's name.
     pub user: String,
     /// The image's `Env`, `NAME=VALUE` each.

@@ -145,6 +145,12 @@ impl TrustedStore {
         StoreKey { device: self.device, inode: self.inode, owner: self.owner }
     }
 
+    /// The id of the user the store belongs to.
+    #[must_use]
+    pub fn owner(&self) -> u32 {
+        self.owner
+    }
+
     /// The image a reference means here: one open and one read. `None` if the store has none.
     ///
     /// # Errors

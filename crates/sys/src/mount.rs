@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::ptr;
 
 use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::io::Errno;
@@ -19,6 +20,7 @@ const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 
 /// `struct mount_attr` of `linux/mount.h`.
 #[repr(C)]
+#[derive(Default)]
 struct MountAttr {
     set: u64,
     clear: u64,
@@ -80,6 +82,19 @@ impl DetachedMount {
         Ok(Self(open_tree(CWD, path, flags)?))
     }
 
+    /// A mount of one open file, wherever its path leads by now: read-only, no set-user-id programs, no device nodes.
+    ///
+    /// # Errors
+    /// `EPERM` without `CAP_SYS_ADMIN`, `EINVAL` for a file of another mount namespace.
+    pub fn of_file(file: BorrowedFd<'_>) -> io::Result<Self> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        let mount = Self(open_tree(file, "", flags)?);
+        let attributes =
+            MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        mount.set_attributes(&MountAttr { set: attributes.bits().into(), ..MountAttr::default() })?;
+        Ok(mount)
+    }
+
     /// Shows the files' ids through the map of a user namespace: an id inside that namespace is the one on the file system,
     /// the id outside is the one that is seen. SquashFS takes it from Linux 6.2 on.
     ///
@@ -88,11 +103,14 @@ impl DetachedMount {
     pub fn map_ids(&self, user_namespace: BorrowedFd<'_>) -> io::Result<()> {
         let attributes = MountAttr {
             set: MOUNT_ATTR_IDMAP,
-            clear: 0,
-            propagation: 0,
             user_namespace: u64::try_from(user_namespace.as_raw_fd())
                 .map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?,
+            ..MountAttr::default()
         };
+        self.set_attributes(&attributes)
+    }
+
+    fn set_attributes(&self, attributes: &MountAttr) -> io::Result<()> {
         // SAFETY: the path is a C string, the structure has the kernel's layout and its size is given; the call reads
         // both and keeps neither.
         let result = unsafe {
@@ -101,7 +119,7 @@ impl DetachedMount {
                 self.0.as_raw_fd(),
                 c"".as_ptr(),
                 libc::AT_EMPTY_PATH,
-                &raw const attributes,
+                ptr::from_ref(attributes),
                 size_of::<MountAttr>(),
             )
         };

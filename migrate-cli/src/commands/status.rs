@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use parallax_config::Config;
 use parallax_protocol::client::Client;
 use parallax_protocol::message::{Mode, Request, Response, Status, StepId, StepStatus};
+use parallax_protocol::node::NodeStatus;
 use serde::Serialize;
 
 use super::{print, print_json};
@@ -58,6 +59,8 @@ struct Report<'a> {
     steps: Vec<Row<'a>>,
     /// The diffIDs of the layers that are mounted, hexadecimal.
     layers: &'a [String],
+    /// What the node can do; `native` and `fuse` say why layers can't be mounted so, or null.
+    node: &'a NodeStatus,
 }
 
 /// A step in the JSON form.
@@ -117,7 +120,7 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     };
     if options.json {
         let steps = status.steps.iter().map(Row::from).collect();
-        return print_json(&Report { version: &status.version, steps, layers: &status.layers });
+        return print_json(&Report { version: &status.version, steps, layers: &status.layers, node: &status.node });
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     print(&table(&status, now))
@@ -168,6 +171,11 @@ fn table(status: &Status, now: u64) -> String {
         count(status.layers.len(), "layer"),
         status.version
     );
+    let way = |name: &str, obstacle: &Option<String>| match obstacle {
+        None => name.to_owned(),
+        Some(reason) => format!("not {name} ({reason})"),
+    };
+    let _ = writeln!(text, "layers: {}, {}", way("native", &status.node.native), way("fuse", &status.node.fuse));
     text
 }
 
@@ -210,10 +218,13 @@ mod tests {
             directory: "/run/parallax/steps/12.0-0001".into(),
             since: 1000,
         };
-        let status = Status { version: "1.2.3".into(), steps: vec![step], layers: vec!["ab".into(), "cd".into()] };
+        let node = NodeStatus { fuse: Some("no mount program".into()), ..NodeStatus::default() };
+        let status =
+            Status { version: "1.2.3".into(), steps: vec![step], layers: vec!["ab".into(), "cd".into()], node };
         let text = table(&status, 1133);
         assert!(text.contains("12.0             1001     run         2m13s  python:3.13\n"), "{text}");
-        assert!(text.ends_with("1 step with an image, 2 layers mounted, agent 1.2.3\n"), "{text}");
+        assert!(text.contains("\n1 step with an image, 2 layers mounted, agent 1.2.3\n"), "{text}");
+        assert!(text.ends_with("\nlayers: native, not fuse (no mount program)\n"), "{text}");
     }
 
     #[test]

@@ -1,0 +1,150 @@
+//! Whether a layer's SquashFS file is still the one that was migrated: its SHA-256 against the one that was recorded then.
+//!
+//! It is taken through the descriptor that is mounted, so no other file can be put in its place in between. Who may write the file
+//! can change it after the check; what this finds is damage, and files that were exchanged by mistake.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::sync::{Mutex, PoisonError};
+
+use parallax_config::Verify;
+use sha2::{Digest as _, Sha256};
+
+/// How much is read at once, in bytes.
+const CHUNK: usize = 1 << 20;
+
+/// What is wrong with a file.
+#[derive(Debug, thiserror::Error)]
+pub enum DigestError {
+    /// It can't be read to its end.
+    #[error("it can't be read to be checked: {0}")]
+    Read(#[from] io::Error),
+    /// It is another one.
+    #[error("its SHA-256 is {found:.16}…, and {recorded:.16}… was recorded when it was migrated")]
+    Differs {
+        /// Of the file.
+        found: String,
+        /// Of the record.
+        recorded: String,
+    },
+}
+
+/// A file as it was when it was found to be right; any change of it changes this.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Checked {
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+    digest: String,
+}
+
+/// Checks files, as often as it is configured.
+#[derive(Debug, Default)]
+pub struct Checker {
+    when: Mutex<Verify>,
+    right: Mutex<HashMap<(u64, u64), Checked>>,
+}
+
+impl Checker {
+    /// One that checks when this says.
+    #[must_use]
+    pub fn new(when: Verify) -> Self {
+        Self { when: Mutex::new(when), right: Mutex::default() }
+    }
+
+    /// Whether it ever checks a file.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.when() != Verify::Off
+    }
+
+    /// Changes when it checks.
+    pub fn set(&self, when: Verify) {
+        *self.when.lock().unwrap_or_else(PoisonError::into_inner) = when;
+    }
+
+    fn when(&self) -> Verify {
+        *self.when.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Checks a file that is about to be mounted against its recorded SHA-256, 64 hexadecimal digits; nothing if none was
+    /// recorded, as for files of other tools.
+    ///
+    /// # Errors
+    /// [`DigestError`].
+    pub fn check(&self, file: &File, recorded: &str) -> Result<(), DigestError> {
+        if !self.is_on() || recorded.is_empty() {
+            return Ok(());
+        }
+        let metadata = file.metadata()?;
+        let key = (metadata.dev(), metadata.ino());
+        let checked = Checked {
+            device: key.0,
+            inode: key.1,
+            size: metadata.size(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            digest: recorded.to_owned(),
+        };
+        let right = || self.right.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.when() == Verify::First && right().get(&key) == Some(&checked) {
+            return Ok(());
+        }
+        let found = sha256(file)?;
+        if found != recorded {
+            return Err(DigestError::Differs { found, recorded: recorded.to_owned() });
+        }
+        right().insert(key, checked);
+        Ok(())
+    }
+}
+
+fn sha256(file: &File) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; CHUNK];
+    let mut offset = 0;
+    loop {
+        let read = file.read_at(&mut buffer, offset)?;
+        if read == 0 {
+            return Ok(format!("{:x}", hash.finalize()));
+        }
+        hash.update(&buffer[..read]);
+        offset += read as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Of "abc", from FIPS 180-2.
+    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    #[test]
+    fn a_file_that_was_changed_is_found_even_if_it_was_right_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("layer");
+        for when in [Verify::First, Verify::Always] {
+            fs::write(&path, "abc").unwrap();
+            let checker = Checker::new(when);
+            checker.check(&File::open(&path).unwrap(), ABC).unwrap();
+            checker.check(&File::open(&path).unwrap(), ABC).unwrap();
+            fs::write(&path, "abcd").unwrap();
+            let error = checker.check(&File::open(&path).unwrap(), ABC).unwrap_err().to_string();
+            assert!(error.contains("ba7816bf8f01cfea…") && error.contains("was recorded"), "{error}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_read_when_it_is_off_or_nothing_was_recorded() {
+        let checker = Checker::new(Verify::Off);
+        // Reading a directory would fail.
+        checker.check(&File::open("/").unwrap(), ABC).unwrap();
+        Checker::new(Verify::Always).check(&File::open("/").unwrap(), "").unwrap();
+        assert!(Checker::new(Verify::Always).check(&File::open("/").unwrap(), ABC).is_err());
+    }
+}

@@ -1,0 +1,73 @@
+//! The image that is meant, and what is done about one that is in no store.
+
+use parallax_config::OnMissing;
+use parallax_names::{ImageRef, nearest};
+use parallax_protocol::message::LeaseRequest;
+use parallax_store::open::TrustedStore;
+use parallax_store::record::ImageRecord;
+
+use super::acquire::refused;
+use super::{Leases, Refusal};
+
+/// An image that was asked for.
+#[derive(Debug)]
+pub enum Found {
+    /// It is in this store.
+    Image(TrustedStore, Box<ImageRecord>),
+    /// It is in none, and is to be pulled; what the user is to be told.
+    Missing(String),
+}
+
+impl Leases {
+    /// The store and the record of the image that is meant.
+    pub(super) fn find_image(&self, request: &LeaseRequest) -> Result<Found, Refusal> {
+        let name = &request.image;
+        let typed = ImageRef::parse(name).map_err(|error| Refusal(error.to_string()))?;
+        // The id says what the name meant at submit time. An image removed since then is not replaced by another.
+        let reference = match &request.image_id {
+            Some(id) => ImageRef::parse(id).map_err(|error| Refusal(error.to_string()))?,
+            None => typed,
+        };
+        let mut readable = Vec::new();
+        let mut first_problem = None;
+        for path in &self.config().stores {
+            match TrustedStore::open(path) {
+                Ok(store) => match store.resolve(&reference) {
+                    Ok(Some(image)) => return Ok(Found::Image(store, Box::new(image))),
+                    Ok(None) => readable.push(store),
+                    Err(problem) => first_problem = first_problem.or(Some(problem)),
+                },
+                Err(problem) => first_problem = first_problem.or(Some(problem)),
+            }
+        }
+        // Another tool's images are in no index: finding one takes longer, so it comes last.
+        for at in 0..readable.len() {
+            match readable[at].resolve_foreign(&reference) {
+                Ok(Some(image)) => return Ok(Found::Image(readable.swap_remove(at), Box::new(image))),
+                Ok(None) => {}
+                Err(problem) => first_problem = first_problem.or(Some(problem)),
+            }
+        }
+        match (first_problem, &request.image_id) {
+            (Some(problem), _) => Err(refused(&format!("the image \"{name}\" can't be looked up: {problem}"))),
+            (None, Some(id)) => Err(Refusal(format!(
+                "the image that \"{name}\" meant at submit time (id {id:.12}) is in no store any more; submit the job again"
+            ))),
+            (None, None) => self.missing(name, &reference, &readable),
+        }
+    }
+
+    /// An image that is in no store: an error, or to be pulled. What is named by an id can't be pulled from anywhere.
+    fn missing(&self, name: &str, reference: &ImageRef, stores: &[TrustedStore]) -> Result<Found, Refusal> {
+        let config = self.config();
+        let paths: Vec<String> = config.stores.iter().map(|path| path.display().to_string()).collect();
+        if config.step.on_missing == OnMissing::Pull && !matches!(reference, ImageRef::Id(_)) {
+            return Ok(Found::Missing(format!(
+                "the image \"{name}\" is in no store ({}), so Podman pulls it for this step alone",
+                paths.join(", ")
+            )));
+        }
+        let known: Vec<_> = stores.iter().flat_map(TrustedStore::names).collect();
+        Err(Refusal(parallax_names::unknown_image(name, &paths, &nearest(name, &known))))
+    }
+}

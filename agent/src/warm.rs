@@ -1,0 +1,173 @@
+//! Layers that no step uses and that stay mounted for a while (`agent.keep_warm`), because the next step may want them.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Keeps values, mounted layers that is, for a time after their last use. Nothing runs while nothing is kept.
+#[derive(Debug)]
+pub struct Warm<T> {
+    idle_time: Mutex<Duration>,
+    shared: Arc<Shared<T>>,
+}
+
+#[derive(Debug)]
+struct Shared<T> {
+    kept: Mutex<Kept<T>>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Kept<T> {
+    /// Until when, and what.
+    values: Vec<(Instant, Arc<T>)>,
+    /// Whether there is a thread that lets them go in time.
+    watched: bool,
+}
+
+impl<T: Send + Sync + 'static> Warm<T> {
+    /// Keeps values for `idle_time`; for none at all if that is zero.
+    #[must_use]
+    pub fn new(idle_time: Duration) -> Self {
+        let kept = Mutex::new(Kept { values: Vec::new(), watched: false });
+        Self { idle_time: Mutex::new(idle_time), shared: Arc::new(Shared { kept, changed: Condvar::new() }) }
+    }
+
+    /// Changes for how long values are kept from now on; those that are kept go when it was said.
+    pub fn set(&self, idle_time: Duration) {
+        *self.idle_time.lock().unwrap_or_else(PoisonError::into_inner) = idle_time;
+    }
+
+    /// Keeps values that a user of them is about to let go.
+    pub fn keep(&self, values: &[Arc<T>]) {
+        let idle_time = *self.idle_time.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle_time.is_zero() {
+            return;
+        }
+        let until = Instant::now() + idle_time;
+        let mut kept = self.shared.lock();
+        for value in values {
+            match kept.values.iter_mut().find(|(_, known)| Arc::ptr_eq(known, value)) {
+                Some((time, _)) => *time = until,
+                None => kept.values.push((until, Arc::clone(value))),
+            }
+        }
+        if !kept.watched && !kept.values.is_empty() {
+            let shared = Arc::clone(&self.shared);
+            match thread::Builder::new().name("idle layers".to_owned()).spawn(move || shared.watch()) {
+                Ok(_) => kept.watched = true,
+                Err(error) => {
+                    tracing::warn!("no thread to keep idle layers: {error}");
+                    let values = std::mem::take(&mut kept.values);
+                    drop(kept);
+                    drop(values);
+                }
+            }
+        }
+    }
+
+    /// Lets go of all that is kept, at once.
+    pub fn let_go(&self) {
+        let values = std::mem::take(&mut self.shared.lock().values);
+        self.shared.changed.notify_all();
+        // What this does, unmounting, needs no lock.
+        drop(values);
+    }
+}
+
+impl<T> Drop for Warm<T> {
+    fn drop(&mut self) {
+        self.shared.lock().values.clear();
+        self.shared.changed.notify_all();
+    }
+}
+
+impl<T> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, Kept<T>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets values go when their time has come, until none is left.
+    fn watch(&self) {
+        let mut kept = self.lock();
+        loop {
+            let now = Instant::now();
+            let (expired, rest) = std::mem::take(&mut kept.values).into_iter().partition(|(until, _)| *until <= now);
+            kept.values = rest;
+            if !expired.is_empty() {
+                drop(kept);
+                drop::<Vec<(Instant, Arc<T>)>>(expired);
+                kept = self.lock();
+                continue;
+            }
+            let Some(next) = kept.values.iter().map(|(until, _)| *until).min() else {
+                kept.watched = false;
+                return;
+            };
+            let timeout = next.saturating_duration_since(now);
+            kept = self.changed.wait_timeout(kept, timeout).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// Tells when it goes.
+    struct Layer(Sender<()>);
+
+    impl Drop for Layer {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+        }
+    }
+
+    fn layer() -> (Arc<Layer>, Receiver<()>) {
+        let (sender, receiver) = channel();
+        (Arc::new(Layer(sender)), receiver)
+    }
+
+    const LONG: Duration = Duration::from_secs(3600);
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn without_a_time_nothing_is_kept() {
+        let (layer, gone) = layer();
+        Warm::new(Duration::ZERO).keep(&[layer]);
+        gone.try_recv().unwrap();
+    }
+
+    #[test]
+    fn what_is_kept_goes_by_itself_and_the_thread_with_it() {
+        let warm = Warm::new(Duration::from_millis(20));
+        for _ in 0..2 {
+            let (layer, gone) = layer();
+            warm.keep(&[layer]);
+            gone.recv_timeout(PATIENCE).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_used_again_is_kept_from_its_last_use() {
+        let warm = Warm::new(LONG);
+        let (layer, gone) = layer();
+        warm.keep(&[Arc::clone(&layer), Arc::clone(&layer)]);
+        assert_eq!((warm.shared.lock().values.len(), Arc::strong_count(&layer)), (1, 2));
+        drop(layer);
+        assert!(gone.try_recv().is_err());
+        warm.let_go();
+        gone.recv_timeout(PATIENCE).unwrap();
+    }
+
+    #[test]
+    fn all_goes_with_its_keeper() {
+        let warm = Warm::new(LONG);
+        let (layer, gone) = layer();
+        warm.keep(&[layer]);
+        drop(warm);
+        gone.recv_timeout(PATIENCE).unwrap();
+    }
+}
