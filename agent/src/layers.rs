@@ -32,9 +32,7 @@ pub enum LayerError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// Its file is not the one that was migrated.
-    #[error(
-        "the layer {path} is not what was migrated: {source}; after \"parallax verify\", the image must be migrated again"
-    )]
+    #[error("the layer {path} is not what was migrated: {source} (\"parallax verify\" tells more)")]
     Digest {
         /// The SquashFS file, relative to its store.
         path: String,

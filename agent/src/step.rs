@@ -169,7 +169,7 @@ fn write_contents(root: &OwnedFd, path: &Path, plan: &StepPlan<'_>) -> io::Resul
     write_file(root, "step.json", &serde_json::to_vec(&plan.step_file)?)?;
     write_file(root, "user-namespace", b"")?;
     write_file(root, "storage.conf", storage_conf(&paths, plan).as_bytes())?;
-    write_file(root, "containers.conf", CONTAINERS_CONF.as_bytes())?;
+    write_file(root, "containers.conf", containers_conf(&paths).as_bytes())?;
     let (uid, gid) = owner(plan.identity);
     for own in [paths.graph_root(), paths.runtime_directory(), paths.launch_directory()] {
         let name = own.file_name().unwrap_or_default();
@@ -264,8 +264,12 @@ fn storage_conf(paths: &StepPaths, plan: &StepPlan<'_>) -> String {
     text
 }
 
-/// What Podman needs to work in a job: no systemd session to make cgroups, no journal to write to, and what it pulls in the step's
-/// own storage from the first byte; and what HPC programs expect, the node's own network.
-const CONTAINERS_CONF: &str = "[containers]\nlog_driver = \"k8s-file\"\nnetns = \"host\"\n\n\
-                               [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
-                               image_copy_tmp_dir = \"storage\"\n";
+/// What Podman needs to work in a job: no systemd session to make cgroups, no journal to write to, and a place inside the step for
+/// what it has half pulled; and what HPC programs expect, the node's own network.
+fn containers_conf(paths: &StepPaths) -> String {
+    format!(
+        "[containers]\nlog_driver = \"k8s-file\"\nnetns = \"host\"\n\n\
+         [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nimage_copy_tmp_dir = \"{}\"\n",
+        paths.runtime_directory().display()
+    )
+}

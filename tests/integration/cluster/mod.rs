@@ -13,6 +13,7 @@ mod errors;
 mod faults;
 mod fidelity;
 mod foreign;
+mod ladder;
 mod migrate;
 mod mount_program;
 mod namespace;
@@ -35,6 +36,7 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         calls::TESTS,
         fidelity::TESTS,
         foreign::TESTS,
+        ladder::TESTS,
         namespace::TESTS,
         // Last, for what it says of all that came before.
         daemon::TESTS,

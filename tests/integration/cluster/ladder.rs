@@ -1,0 +1,349 @@
+//! The ladder: layers by the kernel, by FUSE where the kernel can't or may not, and images pulled that are in no store.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::process::Stdio;
+
+use anyhow::{Context as _, ensure};
+use integration_tests::clean::wait_for_steps;
+use integration_tests::cluster::{Cluster, Done};
+use integration_tests::held::HeldStep;
+use serde_json::Value;
+
+use crate::OnCluster;
+use crate::cluster::with_file;
+
+pub const TESTS: &[(&str, OnCluster)] = &[
+    ("cluster::ladder::a_node_tells_what_it_can_do", a_node_tells_what_it_can_do),
+    ("cluster::ladder::by_fuse_if_told", by_fuse_if_told),
+    ("cluster::ladder::by_fuse_where_the_kernel_cannot", by_fuse_where_the_kernel_cannot),
+    ("cluster::ladder::a_node_that_can_neither_says_so", a_node_that_can_neither_says_so),
+    ("cluster::ladder::a_users_store_never_reaches_the_kernel", a_users_store_never_reaches_the_kernel),
+    ("cluster::ladder::a_layer_that_was_changed_is_refused", a_layer_that_was_changed_is_refused),
+    ("cluster::ladder::idle_layers_stay_if_told", idle_layers_stay_if_told),
+    ("cluster::ladder::a_missing_image_is_pulled_if_told", a_missing_image_is_pulled_if_told),
+    ("cluster::ladder::what_cannot_be_pulled_is_told", what_cannot_be_pulled_is_told),
+];
+
+const CONFIG: &str = "/etc/parallax/parallax.toml";
+const STORE: &str = "stores = [\"/shared/store\"]\n";
+
+/// Runs `body` while a compute node's agent has another configuration.
+fn with_config(
+    cluster: &Cluster,
+    node: &str,
+    text: &str,
+    body: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let restart = || cluster.service(node, "stop", "agent").and_then(|()| cluster.service(node, "start", "agent"));
+    let result = with_file(cluster, node, CONFIG, Some(text), || restart().and_then(|()| body()));
+    restart()?;
+    result
+}
+
+/// Runs `body` while devices of n1 are not there: what is in their place is no such device.
+fn without_devices(
+    cluster: &Cluster,
+    devices: &[&str],
+    body: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let all = devices.join(" ");
+    cluster.shell("n1", &format!("for device in {all}; do mount --bind /dev/null $device; done"))?;
+    let result = with_config(cluster, "n1", STORE, body);
+    cluster.shell("n1", &format!("umount {all}"))?;
+    cluster.service("n1", "stop", "agent")?;
+    cluster.service("n1", "start", "agent")?;
+    result
+}
+
+fn status(cluster: &Cluster) -> anyhow::Result<Value> {
+    let done = cluster.run("n1", "root", &["parallax", "status", "--json"])?.success()?;
+    Ok(serde_json::from_str(&done.stdout)?)
+}
+
+/// What a step that runs on n1 has of layers: how many SquashFS mounts of the kernel, and how many servers of FUSE are at work.
+fn layers_in_use(cluster: &Cluster) -> anyhow::Result<(usize, usize)> {
+    let text = "grep -c ' - squashfs ' /proc/1/mountinfo || :; pgrep -c squashfuse || :";
+    let counts = cluster.shell("n1", text)?;
+    let mut counts = counts.lines().map(str::parse);
+    Ok((counts.next().context("no count")??, counts.next().context("no count")??))
+}
+
+/// That an image starts in every way by FUSE, and that the kernel mounts nothing of it.
+fn starts_by_fuse(cluster: &Cluster, user: &str, image: &str) -> anyhow::Result<()> {
+    let option = format!("--parallax-image={image}");
+    let arguments = ["-w", "n1", "-n2", option.as_str()];
+    let step = HeldStep::start(cluster, user, &arguments, 2, "stat -c %u:%g /etc/shadow")?;
+    ensure!(step.lines == ["0:42", "0:42"], "{:?}", step.lines);
+    let (mounts, servers) = layers_in_use(cluster)?;
+    ensure!(mounts == 0 && servers > 0, "{mounts} SquashFS mounts, {servers} servers");
+    ensure!(cluster.agent_status("n1")?.layers.is_empty(), "the agent has mounted layers");
+    step.finish()?;
+
+    let script = format!(
+        "podman run --rm --pull=never {image} stat -c %u:%g /etc/shadow && \
+         podman run --rm --userns=keep-id {image} sh -c 'id -u; stat -c %u:%g /etc/shadow' && \
+         podman run --detach {image} sleep 1000 >/dev/null && grep -c ' - squashfs ' /proc/self/mountinfo"
+    );
+    let podman = ["-w", "n1", option.as_str(), "--parallax-mode=podman", "sh", "-c", &script];
+    let done = cluster.srun(user, &podman)?;
+    let own = cluster.run("n1", user, &["id", "-u"])?.stdout;
+    ensure!(done.stdout.lines().eq(["0:42", own.trim(), "0:42", "0"]), "{done:?}");
+    Ok(())
+}
+
+fn a_node_tells_what_it_can_do(cluster: &Cluster) -> anyhow::Result<()> {
+    let node = &status(cluster)?["node"];
+    ensure!(node["native"].is_null() && node["fuse"].is_null(), "{node}");
+    let names: Vec<&str> =
+        node["abilities"].as_array().into_iter().flatten().filter_map(|ability| ability["name"].as_str()).collect();
+    for name in ["user-namespaces", "squashfs", "squashfs-zstd", "id-maps", "tmpfs-attributes", "overlay", "fuse"] {
+        ensure!(names.contains(&name), "no {name} in {names:?}");
+    }
+    let shown = cluster.run("n1", "root", &["parallax", "status"])?.success()?;
+    ensure!(shown.stdout.contains("layers: native, fuse"), "{shown:?}");
+    Ok(())
+}
+
+fn by_fuse_if_told(cluster: &Cluster) -> anyhow::Result<()> {
+    with_config(cluster, "n1", &format!("{STORE}[agent]\nmounts = \"fuse\"\n"), || {
+        starts_by_fuse(cluster, "u1", "debian")?;
+        // One with many layers, by two users at once.
+        let first =
+            HeldStep::start(cluster, "u1", &["-w", "n1", "--parallax-image=layers40"], 1, "ls /usr/bin | wc -l")?;
+        let second =
+            HeldStep::start(cluster, "u2", &["-w", "n1", "--parallax-image=layers40"], 1, "ls /usr/bin | wc -l")?;
+        ensure!(first.lines == second.lines && first.lines[0] != "0", "{first:?} {second:?}");
+        first.finish()?;
+        second.finish()
+    })
+}
+
+fn by_fuse_where_the_kernel_cannot(cluster: &Cluster) -> anyhow::Result<()> {
+    without_devices(cluster, &["/dev/loop-control"], || {
+        let node = &status(cluster)?["node"];
+        let native = node["native"].as_str().unwrap_or_default();
+        ensure!(native.starts_with("no kernel SquashFS: no loop device") && node["fuse"].is_null(), "{node}");
+        starts_by_fuse(cluster, "u1", "debian")
+    })
+}
+
+fn a_node_that_can_neither_says_so(cluster: &Cluster) -> anyhow::Result<()> {
+    let refused = |parts: &[&str]| -> anyhow::Result<()> {
+        let done = cluster.srun("u1", &["-w", "n1", "-n2", "--parallax-image=debian", "true"])?;
+        ensure!(done.code == 125 && done.stderr.matches("parallax: ").count() == 1, "{done:?}");
+        for part in parts {
+            ensure!(done.stderr.contains(part), "no {part:?}: {done:?}");
+        }
+        Ok(())
+    };
+    let native = format!("{STORE}[agent]\nmounts = \"native\"\n");
+    without_devices(cluster, &["/dev/loop-control", "/dev/fuse"], || {
+        refused(&["\"debian\"", "no kernel SquashFS", "no SquashFS by FUSE", "/dev/fuse", "tell the administrator"])?;
+        // A step without an image is not concerned.
+        cluster.srun("u1", &["-w", "n1", "true"])?.success()?;
+        with_config(cluster, "n1", &native, || refused(&["no kernel SquashFS", "mounts = \"native\""]))
+    })
+}
+
+/// A store that is u1's own, with an image that u1 migrated.
+fn a_users_store_never_reaches_the_kernel(cluster: &Cluster) -> anyhow::Result<()> {
+    let store = cluster.shared().join("users-store");
+    let made = "install -d -m 0755 -o u1 -g u1 /shared/users-store";
+    cluster.shell("ctl", made)?;
+    let migrate = ["parallax", "--store", "/shared/users-store", "migrate", "oci:/images/debian", "--name", "own"];
+    cluster.run("ctl", "u1", &migrate)?.success()?;
+    // The only one: the shared store has the same image, under another name.
+    let theirs = "stores = [\"/shared/users-store\"]\n";
+    let tested = with_file(cluster, "ctl", CONFIG, Some(theirs), || {
+        with_config(cluster, "n1", theirs, || {
+            starts_by_fuse(cluster, "u1", "own")?;
+            // For others too, if they may read it.
+            starts_by_fuse(cluster, "u2", "own")?;
+            cluster.shell("ctl", "chmod 0700 /shared/users-store/parallax/layers")?;
+            let denied = cluster.srun("u2", &["-w", "n1", "--parallax-image=own", "true"])?;
+            ensure!(denied.code == 125 && denied.stderr.contains("Permission denied"), "{denied:?}");
+            starts_by_fuse(cluster, "u1", "own")
+        })?;
+        with_config(cluster, "n1", &format!("{theirs}[agent]\nmounts = \"native\"\n"), || {
+            let done = cluster.srun("u1", &["-w", "n1", "--parallax-image=own", "true"])?;
+            let reason = "belongs to the user 1001, who is none of the configuration's trusted_owners";
+            ensure!(done.code == 125 && done.stderr.contains(reason), "{done:?}");
+            Ok(())
+        })?;
+        with_config(cluster, "n1", &format!("{theirs}[agent]\ntrusted_owners = [\"root\", \"u1\"]\n"), || {
+            let step = HeldStep::start(cluster, "u2", &["-w", "n1", "--parallax-image=own"], 1, "echo started")?;
+            let (mounts, servers) = layers_in_use(cluster)?;
+            ensure!(mounts > 0 && servers == 0, "{mounts} SquashFS mounts, {servers} servers");
+            step.finish()
+        })
+    });
+    fs::remove_dir_all(store)?;
+    tested
+}
+
+fn a_layer_that_was_changed_is_refused(cluster: &Cluster) -> anyhow::Result<()> {
+    let layer = cluster.shell(
+        "ctl",
+        "python3 -c \"import json; print(json.load(open('/shared/store/parallax/names/localhost%2Fstatic:latest'))['layers'][0]['diff_id'])\"",
+    )?;
+    let layer = layer.trim();
+    let path = cluster.shared().join(format!("store/parallax/layers/{layer}.squash"));
+    let run = || cluster.srun("u1", &["-w", "n1", "--parallax-image=static", "hello"]);
+    // A byte in the padding: the file is as good a SquashFS as before.
+    let file = fs::OpenOptions::new().read(true).write(true).open(&path)?;
+    let last = file.metadata()?.len() - 1;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, last)?;
+    let refused = |done: Done| -> anyhow::Result<()> {
+        ensure!(done.code == 125 && done.stderr.matches("parallax: ").count() == 1, "{done:?}");
+        for part in [layer, "is not what was migrated", "SHA-256", "parallax verify"] {
+            ensure!(done.stderr.contains(part), "no {part:?}: {done:?}");
+        }
+        Ok(())
+    };
+    let change = |with: u8| file.write_all_at(&[with], last);
+    let tested: anyhow::Result<()> = ["mounts = \"auto\"", "mounts = \"fuse\""].into_iter().try_for_each(|mounts| {
+        for verify in ["first", "always"] {
+            with_config(cluster, "n1", &format!("{STORE}[agent]\n{mounts}\nverify = \"{verify}\"\n"), || {
+                run()?.success()?;
+                change(byte[0] ^ 1)?;
+                refused(run()?)?;
+                change(byte[0])?;
+                run()?.success().map(drop)
+            })
+            .with_context(|| format!("{mounts}, {verify}"))?;
+        }
+        Ok(())
+    });
+    change(byte[0])?;
+    tested?;
+    // Nobody asked, nobody looks.
+    change(byte[0] ^ 1)?;
+    let unchecked = run();
+    change(byte[0])?;
+    unchecked?.success().map(drop)
+}
+
+fn idle_layers_stay_if_told(cluster: &Cluster) -> anyhow::Result<()> {
+    let devices = || cluster.shell("n1", "grep -o '^.* - squashfs .*' /proc/1/mountinfo | sort");
+    with_config(cluster, "n1", &format!("{STORE}[agent]\nkeep_warm = 3600\n"), || {
+        cluster.srun("u1", &["-w", "n1", "--parallax-image=layers40", "true"])?.success()?;
+        wait_for_steps(cluster, "n1")?;
+        let (idle, mounted) = (cluster.agent_status("n1")?, devices()?);
+        ensure!(idle.steps.is_empty() && idle.layers.len() >= 40, "{} layers", idle.layers.len());
+        cluster.srun("u2", &["-w", "n1", "--parallax-image=layers40", "true"])?.success()?;
+        ensure!(devices()? == mounted, "they were mounted anew");
+        Ok(())
+    })?;
+    // An agent that is started anew has no use for them.
+    ensure!(devices()?.is_empty(), "they are still mounted");
+    Ok(())
+}
+
+/// The registry on n1, for as long as this value lives.
+struct Registry {
+    process: std::process::Child,
+}
+
+const REGISTRY: &str = "127.0.0.1:5000";
+
+impl Registry {
+    /// Starts it, with the image `python` as `some/thing:1`.
+    fn start(cluster: &Cluster) -> anyhow::Result<Self> {
+        let script = "
+            rm -rf /tmp/registry; mkdir /tmp/registry; cd /tmp/registry
+            printf 'version: 0.1\\nstorage: { filesystem: { rootdirectory: /tmp/registry } }\\nhttp: { addr: REGISTRY }\\n' >config.yml
+            exec 3< <(exec docker-registry serve config.yml 2>&1)
+            registry=$!
+            trap 'kill $registry; rm -rf /tmp/registry' EXIT
+            sed '/listening on/q' <&3 >/dev/null
+            skopeo copy --quiet --dest-tls-verify=false oci:/images/python docker://REGISTRY/some/thing:1
+            echo ready
+            cat >/dev/null
+        "
+        .replace("REGISTRY", REGISTRY);
+        let mut process = cluster
+            .command("n1", "root", &["bash", "-euc", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        let output = process.stdout.take().context("no output")?;
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line)?;
+        ensure!(line == "ready\n", "the registry did not start");
+        Ok(Self { process })
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        // It goes with the end of its input.
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
+}
+
+/// Runs `body` with a registry on n1, and a configuration on n1 and ctl by which missing images are pulled.
+fn with_pulling(cluster: &Cluster, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let text = format!("{STORE}[step]\non_missing = \"pull\"\n");
+    let trusted = format!("[[registry]]\nlocation = \"{REGISTRY}\"\ninsecure = true\n");
+    let trusted_at = cluster.path_on("n1", "/etc/containers/registries.conf.d/loopback.conf")?;
+    let registry = Registry::start(cluster)?;
+    fs::write(&trusted_at, trusted)?;
+    let result = with_file(cluster, "ctl", CONFIG, Some(&text), || with_config(cluster, "n1", &text, body));
+    fs::remove_file(trusted_at)?;
+    drop(registry);
+    result
+}
+
+fn a_missing_image_is_pulled_if_told(cluster: &Cluster) -> anyhow::Result<()> {
+    let image = format!("{REGISTRY}/some/thing:1");
+    let option = format!("--parallax-image={image}");
+    let notice = format!("parallax: the image \"{image}\" is in no store (/shared/store), so Podman pulls it");
+    with_pulling(cluster, || {
+        let script = "test -e /opt/tool && pwd && id -u && echo $GREETING && stat -c %u:%g /etc/shadow";
+        let run = cluster.srun("u1", &["-w", "n1", "-n3", &option, "sh", "-c", script])?.success()?;
+        let lines: Vec<&str> = run.stdout.lines().collect();
+        ensure!(lines.len() == 12 && lines.iter().filter(|line| **line == "0:42").count() == 3, "{run:?}");
+        ensure!(lines.iter().filter(|line| **line == "1001").count() == 3, "{run:?}");
+        ensure!(run.stderr.matches("parallax: ").count() == 1 && run.stderr.contains(&notice), "{run:?}");
+
+        let podman = ["-w", "n1", "-n2", &option, "--parallax-mode=podman", "podman", "run", "--rm", &image, "tool"];
+        let podman = cluster.srun("u1", &podman)?.success()?;
+        ensure!(podman.stdout.matches("tool: ").count() == 2, "{podman:?}");
+        ensure!(podman.stderr.matches("parallax: ").count() == 1 && podman.stderr.contains(&notice), "{podman:?}");
+
+        let wrap = "hostname; srun test -e /opt/tool && echo in the image";
+        let batch = ["sbatch", "--wait", "-w", "n1", "--output=pulled.out", &option, "--wrap", wrap];
+        let batch = cluster.run("ctl", "u1", &batch)?;
+        let output = cluster.run("ctl", "u1", &["cat", "pulled.out"])?.stdout;
+        ensure!(batch.code == 0 && output.contains("\nin the image\n") && output.contains("\nn1\n"), "{output}");
+        ensure!(output.matches(&notice).count() == 2, "{output}");
+
+        // What a store has comes from there.
+        let stored = cluster.srun("u1", &["-w", "n1", "--parallax-image=static", "hello"])?.success()?;
+        ensure!(!stored.stderr.contains("parallax: "), "{stored:?}");
+        Ok(())
+    })
+}
+
+fn what_cannot_be_pulled_is_told(cluster: &Cluster) -> anyhow::Result<()> {
+    with_pulling(cluster, || {
+        let nothing = format!("--parallax-image={REGISTRY}/no/thing:1");
+        let done = cluster.srun("u1", &["-w", "n1", "-n2", &nothing, "true"])?;
+        ensure!(done.code == 125 && done.stderr.matches("parallax: ").count() == 2, "{done:?}");
+        ensure!(done.stderr.contains("can't be pulled") && done.stderr.contains("manifest unknown"), "{done:?}");
+        // Nobody can pull an image id.
+        let id = format!("--parallax-image={}", "0123456789abcdef".repeat(4));
+        let done = cluster.srun("u1", &["-w", "n1", &id, "true"])?;
+        ensure!(done.code != 0 && done.stderr.contains("is in no store (/shared/store)"), "{done:?}");
+        ensure!(!done.stderr.contains("Podman pulls"), "{done:?}");
+        Ok(())
+    })?;
+    // By default a missing image is an error.
+    let image = format!("--parallax-image={REGISTRY}/some/thing:1");
+    let done = cluster.srun("u1", &["-w", "n1", &image, "true"])?;
+    ensure!(done.code != 0 && done.stderr.contains("is in no store (/shared/store)"), "{done:?}");
+    Ok(())
+}
