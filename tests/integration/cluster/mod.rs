@@ -20,6 +20,7 @@ mod namespace;
 mod own_agent;
 mod podman_mode;
 mod run_mode;
+mod security;
 mod store;
 
 /// All of them, by name.
@@ -38,6 +39,7 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         foreign::TESTS,
         ladder::TESTS,
         namespace::TESTS,
+        security::TESTS,
         // Last, for what it says of all that came before.
         daemon::TESTS,
     ]
