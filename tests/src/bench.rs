@@ -4,6 +4,7 @@
 //! is given run by turns on a node, and makes figures of the samples.
 
 mod interrupt;
+mod leases;
 mod local_podman;
 mod report;
 mod rows;

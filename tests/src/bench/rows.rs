@@ -1,5 +1,6 @@
 //! The rows of the table. A new one is a file with a `ROW` in it, named here.
 
+mod agent_lease;
 mod container_start;
 mod container_start_keep_id;
 mod extra_task;
@@ -29,4 +30,5 @@ pub const ROWS: &[Row] = &[
     plain_step::ROW,
     mount_processes::ROW,
     store_ops::ROW,
+    agent_lease::ROW,
 ];

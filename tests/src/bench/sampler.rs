@@ -13,6 +13,8 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use parallax_sys::process::Process;
 use serde::{Deserialize, Serialize};
 
+use super::leases;
+
 /// What to run, and how often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -103,6 +105,7 @@ pub fn run(order: &[String]) -> anyhow::Result<()> {
             println!("{}", serde_json::to_string(&sample(&plan)?)?);
             Ok(())
         }
+        [verb, rounds] if verb == "leases" => leases::run(rounds.parse().context("not a number of rounds")?),
         [verb, pid_file] if verb == "end" => end(Path::new(pid_file)),
         _ => bail!("there is no such order: {order:?}"),
     }

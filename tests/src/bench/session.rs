@@ -126,6 +126,16 @@ impl Session {
         serde_json::from_str(&done.stdout).with_context(|| format!("the node answered {:?}", done.stdout))
     }
 
+    /// Has the benchmark do something on the node as root, with so many rounds, and returns what it found.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn on_node_as_root<T: serde::de::DeserializeOwned>(&self, order: &str, rounds: usize) -> anyhow::Result<T> {
+        let rounds = if self.quick { rounds.min(3) } else { rounds };
+        let done = self.run("root", &[&self.on_node(), "on-node", order, &rounds.to_string()])?;
+        serde_json::from_str(&done.stdout).with_context(|| format!("the node answered {:?}", done.stdout))
+    }
+
     /// Runs a command on the node to a successful end.
     fn run(&self, user: &str, command: &[&str]) -> anyhow::Result<Done> {
         let mut bounded = vec!["timeout", "--kill-after=10", PATIENCE];
