@@ -7,7 +7,7 @@ use std::io;
 pub enum ConvertError {
     /// The compressed or uncompressed stream could not be read to its end.
     #[error("the layer cannot be read: {0}")]
-    Read(#[source] io::Error),
+    Read(io::Error),
     /// The stream is not the one the image's configuration names.
     #[error("the layer's content has the digest sha256:{found}, the image's configuration says sha256:{expected}")]
     Digest {
@@ -18,7 +18,7 @@ pub enum ConvertError {
     },
     /// The stream is no tar archive that can be used.
     #[error("the layer is not a usable tar archive: {0}")]
-    Archive(#[from] ArchiveError),
+    Archive(ArchiveError),
     /// `sqfstar` is missing or too old.
     #[error("{0}; install squashfs-tools 4.5 or newer")]
     NoTool(String),
@@ -32,7 +32,14 @@ pub enum ConvertError {
     },
     /// The SquashFS file could not be written.
     #[error("the SquashFS file cannot be written: {0}")]
-    Write(#[source] io::Error),
+    Write(io::Error),
+}
+
+// What is printed of these has the cause in it, so it is no source that would be printed once more.
+impl From<ArchiveError> for ConvertError {
+    fn from(error: ArchiveError) -> Self {
+        Self::Archive(error)
+    }
 }
 
 impl ConvertError {
@@ -108,7 +115,9 @@ pub enum EntryError {
     #[error("is a whiteout without a name")]
     EmptyWhiteout,
     /// An opaque marker in the root, which overlayfs ignores.
-    #[error("hides everything of the layers below, which overlayfs cannot do at the root; squash the image's layers")]
+    #[error(
+        "hides everything of the layers below, which overlayfs cannot do at the root; migrate the image with --flatten"
+    )]
     OpaqueRoot,
     /// A user or group id beyond 32 bits, or below zero.
     #[error("has a user or group id that is no 32-bit number")]

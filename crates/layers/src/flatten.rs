@@ -125,6 +125,9 @@ impl Merged {
             self.remove_below(hidden);
         }
         for directory in &layout.opaque {
+            if directory.is_root() {
+                self.nodes.clear();
+            }
             self.remove_below(directory);
         }
         for (path, meta) in layout.directories {
@@ -193,5 +196,56 @@ impl<W: Write> Write for Hashed<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.to.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rewrite::tests::Archive;
+    use crate::tar::TarReader;
+
+    /// The names that are left of these layers, with the layer that they are of; directories end in a slash.
+    fn merged(layers: &[Vec<u8>]) -> Vec<String> {
+        let limits = Limits::default();
+        let mut merged = Merged::new(limits);
+        for (index, layer) in layers.iter().enumerate() {
+            merged.add(index, Plan::make(&mut TarReader::new(&layer[..]), limits).unwrap()).unwrap();
+        }
+        let row = |(path, node): (&LayerPath, &Node)| match node {
+            Node::Leaf((layer, _)) => format!("{path}={layer}"),
+            Node::Directory(_) => format!("{path}/"),
+        };
+        merged.nodes.iter().map(row).collect()
+    }
+
+    fn base() -> Vec<u8> {
+        Archive::default().dir("a").file("a/x", b"1").file("a/y", b"2").file("b", b"3").link(b'1', "c", "b").end()
+    }
+
+    #[test]
+    fn upper_layers_win() {
+        let top = Archive::default().file("a/x", b"new").file("n/m", b"").end();
+        assert_eq!(merged(&[base(), top]), ["a/", "a/x=1", "a/y=0", "b=0", "c=0", "n/", "n/m=1"]);
+    }
+
+    #[test]
+    fn whiteouts_and_opaque_directories_hide_what_is_below_only() {
+        let removed = Archive::default().file("a/.wh.x", b"").file(".wh.b", b"").end();
+        assert_eq!(merged(&[base(), removed]), ["a/", "a/y=0", "c=0"]);
+        let opaque = Archive::default().file("a/new", b"").file("a/.wh..wh..opq", b"").end();
+        assert_eq!(merged(&[base(), opaque.clone()]), ["a/", "a/new=1", "b=0", "c=0"]);
+        let all = Archive::default().file(".wh..wh..opq", b"").file("only", b"").end();
+        assert_eq!(merged(&[base(), all, opaque]), ["a/", "a/new=2", "only=1"]);
+        let again = Archive::default().file(".wh.a", b"").dir("a").file("a/z", b"").end();
+        assert_eq!(merged(&[base(), again]), ["a/", "a/z=1", "b=0", "c=0"]);
+    }
+
+    #[test]
+    fn files_and_directories_replace_each_other() {
+        let file = Archive::default().file("a", b"").end();
+        assert_eq!(merged(&[base(), file]), ["a=1", "b=0", "c=0"]);
+        let directory = Archive::default().dir("b").file("b/x", b"").end();
+        assert_eq!(merged(&[base(), directory]), ["a/", "a/x=0", "a/y=0", "b/", "b/x=1", "c=0"]);
     }
 }

@@ -41,8 +41,7 @@ impl Role {
             return if *kind == Kind::Dir { Ok(Self::Root) } else { Err(EntryError::RootNotDirectory) };
         }
         if name == OPAQUE {
-            let directory = path.parent().filter(|dir| !dir.is_root()).ok_or(EntryError::OpaqueRoot)?;
-            return Ok(Self::Opaque(directory));
+            return Ok(Self::Opaque(path.parent().unwrap_or_else(LayerPath::root)));
         }
         if name.starts_with(AUFS) || path.top().starts_with(AUFS) {
             return Ok(Self::None);
@@ -105,6 +104,9 @@ impl Layout {
 
     /// Notes a directory, which hides all below it in other layers if `opaque`.
     pub(crate) fn note_opaque(&mut self, directory: LayerPath) -> Result<(), EntryError> {
+        if directory.is_root() {
+            return Err(EntryError::OpaqueRoot);
+        }
         if self.leaves.contains_key(&directory) {
             return Err(EntryError::ParentNotDirectory(directory.to_string()));
         }

@@ -83,6 +83,7 @@ impl Tree {
                 self.add_parents(&hidden)?;
                 layout.whiteouts.insert(hidden);
             }
+            Role::Opaque(directory) if directory.is_root() => drop(layout.opaque.insert(directory)),
             Role::Opaque(directory) => {
                 self.add_parents(&directory)?;
                 self.nodes.entry(directory.clone()).or_insert(Node::Directory(None));

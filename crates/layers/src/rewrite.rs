@@ -218,6 +218,9 @@ pub(crate) fn rewrite_planned<R: Read, W: Write>(
     plan: Plan,
     start: impl FnOnce(&Meta) -> Result<W, ConvertError>,
 ) -> Result<(W, Seen), Stop> {
+    if plan.layout.opaque.first().is_some_and(LayerPath::is_root) {
+        return Err(refuse(b".wh..wh..opq", EntryError::OpaqueRoot).into());
+    }
     let mut seen = Seen::default();
     let mut to = begin(&mut Some(start), plan.layout.root.as_ref())?;
     while let Some((entry, _, _)) = next_entry(tar, &mut seen)? {
@@ -257,4 +260,4 @@ fn begin<W: Write, F: FnOnce(&Meta) -> Result<W, ConvertError>>(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

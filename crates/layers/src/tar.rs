@@ -14,6 +14,9 @@ use crate::sparse::{Piece, SparseSource};
 pub(crate) const BLOCK: usize = 512;
 /// The latest time SquashFS can hold.
 pub(crate) const MAX_MTIME: i64 = u32::MAX as i64;
+/// The largest device numbers of Linux, and so of SquashFS.
+const MAX_MAJOR: u32 = (1 << 12) - 1;
+const MAX_MINOR: u32 = (1 << 20) - 1;
 /// The most that a long name or an extended header may hold, in bytes. Go's reader has the same limit, so no image
 /// that Podman can pull has more.
 const MAX_EXTENSION: u64 = 1 << 20;
@@ -204,8 +207,8 @@ impl<R: Read> TarReader<R> {
             id.filter(|&id| id != u32::MAX).ok_or_else(|| refuse(EntryError::Id))
         };
         let device = || {
-            let part = |from| number(from).and_then(|n| u32::try_from(n).ok());
-            part(329).zip(part(337)).ok_or_else(|| refuse(EntryError::Device))
+            let part = |from, most| number(from).and_then(|n| u32::try_from(n).ok()).filter(|&n| n <= most);
+            part(329, MAX_MAJOR).zip(part(337, MAX_MINOR)).ok_or_else(|| refuse(EntryError::Device))
         };
         let link = || pax.link_path.clone().unwrap_or_else(|| until_nul(&header.0[157..257]).to_vec());
         let mode = self.field(number(100), "has no valid mode")?;

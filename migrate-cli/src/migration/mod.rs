@@ -84,7 +84,7 @@ impl<'a> Migration<'a> {
                     self.made.forget(&gone);
                     attempt += 1;
                 }
-                done => return Ok(done.map(|()| Brought::new(image, &new))?),
+                done => return Ok(self.tidied(done).map(|()| Brought::new(image, &new))?),
             }
         }
     }
@@ -113,7 +113,7 @@ impl<'a> Migration<'a> {
         let free = digests.into_iter().flatten().filter(|digest| self.leads_to_no_layers(digest));
         let free = free.map(str::to_owned).collect();
         let new = self.store.layer(&layer.diff_id)?.is_none().then_some((layer.diff_id.clone(), layer.squashfs_size));
-        self.publish(&flat, name, free, &[(file.clone(), layer.clone())])?;
+        self.tidied(self.publish(&flat, name, free, &[(file.clone(), layer.clone())]))?;
         Ok(Brought::new(flat, &new.into_iter().collect()))
     }
 
@@ -156,6 +156,18 @@ impl<'a> Migration<'a> {
             diff_ids: image.layers.iter().map(|layer| layer.diff_id.clone()).collect(),
         };
         self.store.publish(&image, &finished).map(drop)
+    }
+
+    /// Takes back what a publication that failed has changed already, on a full file system say. If that fails too, the
+    /// store works all the same, and `parallax gc` does it later.
+    fn tidied(&self, published: Result<(), StoreError>) -> Result<(), StoreError> {
+        if published.is_err() {
+            let _uninterrupted = interrupt::hold();
+            if let Err(error) = self.store.collect(false) {
+                tracing::debug!(%error, "the store cannot be tidied up");
+            }
+        }
+        published
     }
 
     /// The path of an unfinished file.

@@ -4,10 +4,14 @@ use std::future::poll_fn;
 use std::io::{self, Read};
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use containers_image_proxy::{BlobStream, BlobStreamSource, Error};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::runtime::Runtime;
+
+/// How long no byte may come before skopeo is asked whether any will.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 type Driver<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
 
@@ -16,6 +20,9 @@ type Driver<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
 /// skopeo says whether it read the blob to its end, with the right size and digest, only when it is asked to finish
 /// (the "driver"), and handles no other request until it has. So it is asked when all bytes have come, which the size
 /// tells; where the size is not known it has to be asked at the start.
+///
+/// If its source fails, skopeo leaves the stream open and says nothing until it is asked. So it is asked too when no byte
+/// has come for a while. If the source is only slow, other blobs wait for this one then.
 pub struct Blob<'a> {
     runtime: &'a Runtime,
     reader: Box<dyn AsyncRead + Send + Unpin>,
@@ -24,6 +31,8 @@ pub struct Blob<'a> {
     left: Option<u64>,
     /// Whether the end of the stream comes by itself. If not it comes only after the driver was asked.
     ends_by_itself: bool,
+    /// Whether nothing came for so long that skopeo had to be asked.
+    stalled: bool,
     /// Whether the size is made up, so that skopeo's complaint about it means nothing.
     unsized_blob: bool,
 }
@@ -38,7 +47,15 @@ impl<'a> Blob<'a> {
     pub(super) fn new(runtime: &'a Runtime, stream: BlobStream<'a>, size: Option<u64>) -> Self {
         let ends_by_itself = stream.source() == BlobStreamSource::GetRawBlob;
         let (reader, driver) = stream.into_parts();
-        Self { runtime, reader, driver: Some(driver), left: size, ends_by_itself, unsized_blob: size.is_none() }
+        Self {
+            runtime,
+            reader,
+            driver: Some(driver),
+            left: size,
+            ends_by_itself,
+            stalled: false,
+            unsized_blob: size.is_none(),
+        }
     }
 
     fn poll_reader(&mut self, cx: &mut std::task::Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -60,6 +77,15 @@ impl<'a> Blob<'a> {
             }
             self.poll_reader(cx, buffer)
         }))
+    }
+
+    /// Reads as long as bytes come; `None` if they stopped coming.
+    fn read_unless_stalled(&mut self, buffer: &mut [u8]) -> Option<io::Result<usize>> {
+        let runtime = self.runtime;
+        runtime.block_on(async {
+            let read = poll_fn(|cx| self.poll_reader(cx, buffer));
+            tokio::time::timeout(PATIENCE, read).await.ok()
+        })
     }
 
     fn finish(&mut self) -> io::Result<()> {
@@ -86,7 +112,14 @@ impl Read for Blob<'_> {
             return self.finish().map(|()| 0);
         }
         let drive = self.left.is_none() && !self.ends_by_itself;
-        let got = self.read_some(buffer, drive)?;
+        let read = if drive || self.stalled { None } else { self.read_unless_stalled(buffer) };
+        let got = match read {
+            Some(read) => read?,
+            None => {
+                self.stalled |= !drive;
+                self.read_some(buffer, true)?
+            }
+        };
         self.left = self.left.map(|left| left.saturating_sub(got as u64));
         if got == 0 && !buffer.is_empty() {
             self.finish()?;

@@ -113,7 +113,8 @@ impl Source {
     /// # Errors
     /// If skopeo is missing, too old, or cannot open it.
     pub fn open(mut reference: Reference, access: Access) -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().context("no runtime for skopeo")?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().context("no runtime for skopeo")?;
         let mut run_root = None;
         if let (Transport::ContainersStorage, Some(root)) = (reference.transport, &access.podman_root) {
             let directory = TempDir::new().context("no temporary directory can be made")?;
@@ -139,6 +140,7 @@ impl Source {
     /// If the source fails, or what it has does not match its digests.
     pub fn image(&self) -> anyhow::Result<Image> {
         let fetched = self.runtime.block_on(self.proxy.fetch_manifest_raw_oci(&self.image)).map_err(skopeo_error);
+        let fetched = fetched.map_err(|error| with_platforms(error, &self.reference, &self.access));
         let (digest, manifest) = fetched.context("the manifest cannot be read")?;
         let (manifest, index_digest) = self.original(&digest, manifest)?;
         let config = Manifest::parse(&manifest)?.config;

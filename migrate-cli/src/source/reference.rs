@@ -72,6 +72,7 @@ impl Reference {
     /// If the source names a storage itself, or there is none at `root`.
     pub fn move_to_storage(&mut self, root: &Path, run_root: &Path) -> anyhow::Result<()> {
         ensure!(!self.rest.starts_with('['), "{} names a storage, and so does --podman-root; give one", self.text);
+        let root = root.canonicalize().with_context(|| format!("cannot read {}", root.display()))?;
         let drivers = ["overlay", "vfs", "btrfs", "zfs"];
         let driver = drivers.iter().find(|driver| root.join(format!("{driver}-images")).is_dir());
         let driver = driver.with_context(|| format!("{} is no storage of Podman's", root.display()))?;

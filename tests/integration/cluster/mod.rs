@@ -15,6 +15,9 @@ mod fidelity;
 mod foreign;
 mod ladder;
 mod migrate;
+mod migrate_faults;
+mod migrate_options;
+mod migrate_sources;
 mod mount_program;
 mod namespace;
 mod own_agent;
@@ -32,6 +35,9 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         errors::TESTS,
         faults::TESTS,
         migrate::TESTS,
+        migrate_faults::TESTS,
+        migrate_options::TESTS,
+        migrate_sources::TESTS,
         mount_program::TESTS,
         store::TESTS,
         calls::TESTS,

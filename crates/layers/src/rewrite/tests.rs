@@ -5,10 +5,10 @@ use crate::tar::padding;
 
 /// An archive under construction, in the raw form a builder could have written.
 #[derive(Default)]
-struct Archive(Vec<u8>);
+pub(crate) struct Archive(Vec<u8>);
 
 impl Archive {
-    fn header(mut self, flag: u8, name: &[u8], link: &[u8], size: u64) -> Self {
+    pub(crate) fn header(mut self, flag: u8, name: &[u8], link: &[u8], size: u64) -> Self {
         let mut block = [0_u8; 512];
         block[..name.len()].copy_from_slice(name);
         for (at, text) in [(100, "0000644"), (108, "0000005"), (116, "0000007"), (136, "00000000012")] {
@@ -27,30 +27,30 @@ impl Archive {
         self
     }
 
-    fn data(mut self, data: &[u8]) -> Self {
+    pub(crate) fn data(mut self, data: &[u8]) -> Self {
         self.0.extend(data);
         self.0.extend(vec![0; padding(data.len() as u64) as usize]);
         self
     }
 
-    fn file(self, name: &str, data: &[u8]) -> Self {
+    pub(crate) fn file(self, name: &str, data: &[u8]) -> Self {
         self.header(b'0', name.as_bytes(), b"", data.len() as u64).data(data)
     }
 
-    fn dir(self, name: &str) -> Self {
+    pub(crate) fn dir(self, name: &str) -> Self {
         self.header(b'5', name.as_bytes(), b"", 0)
     }
 
-    fn link(self, flag: u8, name: &str, target: &str) -> Self {
+    pub(crate) fn link(self, flag: u8, name: &str, target: &str) -> Self {
         self.header(flag, name.as_bytes(), target.as_bytes(), 0)
     }
 
-    fn pax(self, records: &[(&[u8], &[u8])]) -> Self {
+    pub(crate) fn pax(self, records: &[(&[u8], &[u8])]) -> Self {
         let records: Vec<u8> = records.iter().flat_map(|(key, value)| pax::record(key, value)).collect();
         self.header(b'x', b"pax", b"", records.len() as u64).data(&records)
     }
 
-    fn end(mut self) -> Vec<u8> {
+    pub(crate) fn end(mut self) -> Vec<u8> {
         self.0.extend([0; 1024]);
         self.0
     }
