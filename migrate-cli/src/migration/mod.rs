@@ -6,13 +6,15 @@ mod layers;
 mod settings;
 mod shared;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use parallax_layers::Sqfstar;
 use parallax_names::ImageName;
-use parallax_store::{LayerFile, NewImage, Store, StoreError};
+use parallax_store::{Collection, LayerFile, NewImage, Store, StoreError};
 use serde::Serialize;
 
 pub use settings::{Settings, SettingsOptions};
@@ -79,12 +81,13 @@ impl<'a> Migration<'a> {
         let mut attempt = 1;
         loop {
             let finished = self.convert_missing(source, &image, &mut new)?;
+            let own = inodes(&finished);
             match self.publish(&image, name, Vec::new(), &finished) {
                 Err(StoreError::LayerGone(gone)) if attempt < ATTEMPTS => {
                     self.made.forget(&gone);
                     attempt += 1;
                 }
-                done => return Ok(self.tidied(done).map(|()| Brought::new(image, &new))?),
+                done => return Ok(self.tidied(done, &own).map(|()| Brought::new(image, &new))?),
             }
         }
     }
@@ -113,7 +116,8 @@ impl<'a> Migration<'a> {
         let free = digests.into_iter().flatten().filter(|digest| self.leads_to_no_layers(digest));
         let free = free.map(str::to_owned).collect();
         let new = self.store.layer(&layer.diff_id)?.is_none().then_some((layer.diff_id.clone(), layer.squashfs_size));
-        self.tidied(self.publish(&flat, name, free, &[(file.clone(), layer.clone())]))?;
+        let own = inodes(std::slice::from_ref(&finished));
+        self.tidied(self.publish(&flat, name, free, &[(file.clone(), layer.clone())]), &own)?;
         Ok(Brought::new(flat, &new.into_iter().collect()))
     }
 
@@ -160,14 +164,27 @@ impl<'a> Migration<'a> {
 
     /// Takes back what a publication that failed has changed already, on a full file system say. If that fails too, the
     /// store works all the same, and `parallax gc` does it later.
-    fn tidied(&self, published: Result<(), StoreError>) -> Result<(), StoreError> {
+    fn tidied(&self, published: Result<(), StoreError>, own: &BTreeSet<u64>) -> Result<(), StoreError> {
         if published.is_err() {
             let _uninterrupted = interrupt::hold();
-            if let Err(error) = self.store.collect(false) {
+            // What others have removed stays for those who have it mounted.
+            let collected = self.store.collect(Collection { dry_run: false, grace: Duration::MAX });
+            if let Err(error) = collected.map_err(anyhow::Error::from).and_then(|_| self.delete_removed(own)) {
                 tracing::debug!(%error, "the store cannot be tidied up");
             }
         }
         published
+    }
+
+    /// Deletes those of the removed SquashFS files that have these inodes.
+    fn delete_removed(&self, own: &BTreeSet<u64>) -> anyhow::Result<()> {
+        for entry in std::fs::read_dir(self.store.root().join("parallax/removed"))? {
+            let entry = entry?;
+            if own.contains(&entry.metadata()?.ino()) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// The path of an unfinished file.
@@ -183,6 +200,11 @@ impl<'a> Migration<'a> {
     fn tool(&self) -> anyhow::Result<Sqfstar> {
         Ok(Sqfstar::find()?)
     }
+}
+
+/// The inodes of finished files, which they keep wherever they are moved.
+fn inodes(finished: &[Finished]) -> BTreeSet<u64> {
+    finished.iter().filter_map(|(file, _)| std::fs::metadata(file).ok()).map(|metadata| metadata.ino()).collect()
 }
 
 impl Brought {
