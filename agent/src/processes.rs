@@ -85,9 +85,11 @@ pub fn find(directory: &Path, identity: &Identity) -> io::Result<Vec<Process>> {
         if stat.zombie {
             continue;
         }
-        if names(pid, marker.as_bytes(), node) {
+        let root = root_device(&pid.to_string()).filter(|root| Some(*root) != node);
+        if names(pid, marker.as_bytes(), root.is_some()) {
             table.marked.insert(pid);
         }
+        table.roots.extend(root.map(|root| (pid, root)));
         table.parents.insert(pid, stat.parent);
         table.processes.push(process);
     }
@@ -104,13 +106,25 @@ fn owner(pid: i32) -> Option<u32> {
 struct Table {
     processes: Vec<Process>,
     parents: HashMap<i32, i32>,
+    /// The devices of root directories that are not the node's.
+    roots: HashMap<i32, u64>,
     marked: HashSet<i32>,
 }
 
 impl Table {
-    /// The marked processes and their descendants.
-    fn members(self) -> Vec<Process> {
-        let Self { processes, parents, marked } = self;
+    /// The marked processes and their descendants, and whoever shares a container's root with one of them: what FUSE shows names
+    /// no directory of the step's.
+    fn members(mut self) -> Vec<Process> {
+        let found = self.marked_and_descendants();
+        let of_members = |(pid, root): (&i32, &u64)| (found.contains(pid) && root_is_container(*pid)).then_some(*root);
+        let containers: HashSet<u64> = self.roots.iter().filter_map(of_members).collect();
+        self.marked.extend(self.roots.iter().filter(|(_, root)| containers.contains(root)).map(|(pid, _)| pid));
+        let all = self.marked_and_descendants();
+        self.processes.into_iter().filter(|process| all.contains(&process.pid())).collect()
+    }
+
+    fn marked_and_descendants(&self) -> HashSet<i32> {
+        let Self { processes, parents, marked, .. } = self;
         let belongs = |pid: i32| {
             let mut ancestor = Some(pid);
             // A table read while processes come and go might hold a cycle.
@@ -123,7 +137,7 @@ impl Table {
             }
             ancestor.is_some_and(|pid| marked.contains(&pid))
         };
-        processes.into_iter().filter(|process| belongs(process.pid())).collect()
+        processes.iter().map(Process::pid).filter(|pid| belongs(*pid)).collect()
     }
 }
 
@@ -147,11 +161,11 @@ fn owns(ids: &Ids, uid: u32) -> bool {
     uid == ids.own || ids.subordinate.iter().any(|range| uid >= range.start && uid - range.start < range.count)
 }
 
-/// Whether the process names the step's directory. `node` is the device of the node's own root.
-fn names(pid: i32, marker: &[u8], node: Option<u64>) -> bool {
+/// Whether the process names the step's directory, or, if its root is not the node's, its root does.
+fn names(pid: i32, marker: &[u8], has_own_root: bool) -> bool {
     let holds = |file: &str| fs::read(format!("/proc/{pid}/{file}")).is_ok_and(|bytes| contains(&bytes, marker));
     // The mounts of a process whose root is the node's are all of the node's, and no business of ours.
-    holds("environ") || holds("cmdline") || (root_device(&pid.to_string()) != node && root_is_on(pid, marker))
+    holds("environ") || holds("cmdline") || (has_own_root && root_is_on(pid, marker))
 }
 
 /// The device on which a process's root directory lies. A file system that a user made is not asked: it might not answer.
@@ -163,10 +177,20 @@ fn root_device(process: &str) -> Option<u64> {
 
 /// Whether the root of the process's mount namespace is an overlay whose writable layer is in the step's directory.
 fn root_is_on(pid: i32, marker: &[u8]) -> bool {
+    root_mount(pid, |mount| mount.starts_with("overlay ") && contains(mount.as_bytes(), marker))
+}
+
+/// Whether it is what containers have: an overlay, the kernel's or one by FUSE.
+fn root_is_container(pid: i32) -> bool {
+    root_mount(pid, |mount| mount.starts_with("overlay ") || mount.starts_with("fuse.fuse-overlayfs "))
+}
+
+/// What `/proc/PID/mountinfo` says of the type, source and options of the root.
+fn root_mount(pid: i32, fits: impl Fn(&str) -> bool) -> bool {
     let Ok(mounts) = fs::read_to_string(format!("/proc/{pid}/mountinfo")) else { return false };
     mounts.lines().any(|line| {
         let Some((place, rest)) = line.split_once(" - ") else { return false };
-        place.split(' ').nth(4) == Some("/") && rest.starts_with("overlay ") && contains(rest.as_bytes(), marker)
+        place.split(' ').nth(4) == Some("/") && fits(rest)
     })
 }
 

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use parallax_config::Config;
 
-use crate::commands::{about, gc, inspect, list, migrate, rm, status, verify};
+use crate::commands::{about, doctor, gc, inspect, list, migrate, rm, status, verify};
 
 /// Container images for Slurm jobs, from one shared store.
 #[derive(Debug, Parser)]
@@ -72,6 +72,8 @@ enum Command {
     Gc(gc::Options),
     /// Show what this node's agent holds and for whom, or have it let go
     Status(status::Options),
+    /// Look at what this machine allows: kernel, Podman, users, Slurm, agent, stores; each with its remedy
+    Doctor(doctor::Options),
     /// Print what a shell needs to complete this command
     Completions(about::CompletionOptions),
     /// Print the manual page, of a command if one is named
@@ -124,6 +126,7 @@ pub fn run() -> ExitCode {
         Command::Verify(options) => verify::run(&cli.global, options),
         Command::Gc(options) => gc::run(&cli.global, options),
         Command::Status(options) => status::run(&cli.global, options),
+        Command::Doctor(options) => doctor::run(&cli.global, options),
         Command::Completions(options) => about::completions(Cli::command(), options),
         Command::Man(options) => about::man(Cli::command(), options),
     };

@@ -12,5 +12,8 @@ mod units;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(code) = parallax_probe::run_if_asked() {
+        return code;
+    }
     cli::run()
 }

@@ -2,6 +2,7 @@
 
 pub mod about;
 mod adopt;
+pub mod doctor;
 mod find;
 pub mod gc;
 pub mod inspect;

@@ -11,6 +11,7 @@ use integration_tests::held::HeldStep;
 use serde_json::Value;
 
 use crate::OnCluster;
+use crate::cluster::foreign::ForeignStore;
 use crate::cluster::with_file;
 
 pub const TESTS: &[(&str, OnCluster)] = &[
@@ -19,6 +20,8 @@ pub const TESTS: &[(&str, OnCluster)] = &[
     ("cluster::ladder::by_fuse_where_the_kernel_cannot", by_fuse_where_the_kernel_cannot),
     ("cluster::ladder::a_node_that_can_neither_says_so", a_node_that_can_neither_says_so),
     ("cluster::ladder::a_users_store_never_reaches_the_kernel", a_users_store_never_reaches_the_kernel),
+    ("cluster::ladder::what_hides_in_a_container_by_fuse_is_ended", what_hides_in_a_container_by_fuse_is_ended),
+    ("cluster::ladder::another_tools_images_by_fuse", another_tools_images_by_fuse),
     ("cluster::ladder::a_layer_that_was_changed_is_refused", a_layer_that_was_changed_is_refused),
     ("cluster::ladder::idle_layers_stay_if_told", idle_layers_stay_if_told),
     ("cluster::ladder::a_missing_image_is_pulled_if_told", a_missing_image_is_pulled_if_told),
@@ -180,6 +183,35 @@ fn a_users_store_never_reaches_the_kernel(cluster: &Cluster) -> anyhow::Result<(
     });
     fs::remove_dir_all(store)?;
     tested
+}
+
+/// A process that has shaken off its parent, its environment and its command line.
+fn what_hides_in_a_container_by_fuse_is_ended(cluster: &Cluster) -> anyhow::Result<()> {
+    with_config(cluster, "n1", &format!("{STORE}[agent]\nmounts = \"fuse\"\n"), || {
+        let script = "setsid env -i sh -c 'sleep 1000 & echo hidden'";
+        let step = HeldStep::start(cluster, "u1", &["-w", "n1", "--parallax-image=debian"], 1, script)?;
+        ensure!(step.lines == ["hidden"], "{:?}", step.lines);
+        step.finish()
+    })
+}
+
+/// Images of other tools, in a store of theirs that is a user's.
+fn another_tools_images_by_fuse(cluster: &Cluster) -> anyhow::Result<()> {
+    let store = ForeignStore::new(cluster, "foreign-of-user")?;
+    let theirs = format!("stores = [\"{}\"]\n", store.path);
+    cluster.shell("ctl", &format!("chown -R u1:u1 {}", store.path))?;
+    with_file(cluster, "ctl", CONFIG, Some(&theirs), || {
+        with_config(cluster, "n1", &format!("{theirs}[agent]\nverify = \"always\"\n"), || {
+            ["go:1", "hpc:1"].into_iter().try_for_each(|image| starts_by_fuse(cluster, "u1", image).context(image))
+        })
+    })?;
+    // An administrator's own, on a node that is told to do without the kernel.
+    cluster.shell("ctl", &format!("chown -R root:root {}", store.path))?;
+    with_file(cluster, "ctl", CONFIG, Some(&theirs), || {
+        with_config(cluster, "n1", &format!("{theirs}[agent]\nmounts = \"fuse\"\n"), || {
+            ["go:1", "hpc:1"].into_iter().try_for_each(|image| starts_by_fuse(cluster, "u2", image).context(image))
+        })
+    })
 }
 
 fn a_layer_that_was_changed_is_refused(cluster: &Cluster) -> anyhow::Result<()> {

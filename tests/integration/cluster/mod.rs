@@ -8,6 +8,7 @@ use crate::OnCluster;
 
 mod calls;
 mod daemon;
+mod doctor;
 mod end;
 mod errors;
 mod faults;
@@ -31,6 +32,7 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
     [
         run_mode::TESTS,
         podman_mode::TESTS,
+        doctor::TESTS,
         end::TESTS,
         errors::TESTS,
         faults::TESTS,

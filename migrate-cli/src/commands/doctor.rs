@@ -1,0 +1,155 @@
+//! `parallax doctor`.
+//!
+//! One file for each thing that is looked at; each gives its findings as [`Check`]s and prints nothing.
+//!
+//! - [`kernel`]: what the kernel and FUSE can do, found out by trying.
+//! - [`programs`]: Podman and its helpers.
+//! - [`users`]: user namespaces and subordinate ids.
+//! - [`slurm`]: the plugin.
+//! - [`agent`]: the node agent.
+//! - [`stores`]: the image stores.
+
+use std::fmt::Write as _;
+
+use anyhow::ensure;
+use parallax_config::{Agent, Config};
+use serde::Serialize;
+
+use super::{print, print_json};
+use crate::cli::Global;
+use crate::units;
+
+mod agent;
+mod kernel;
+mod programs;
+mod slurm;
+mod stores;
+mod users;
+
+/// What `parallax doctor` takes.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The user whose subordinate ids are looked at [default: who calls, but for root]
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Slurm's list of SPANK plugins
+    #[arg(long, value_name = "FILE", default_value = slurm::PLUGSTACK)]
+    plugstack: std::path::PathBuf,
+    /// Print a JSON array instead, one object for a check
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// As it should be.
+    Ok,
+    /// Steps run, but something is worse than it could be, or could not be looked at.
+    Warning,
+    /// Some steps, or all, will fail.
+    Problem,
+}
+
+/// One line of the report, and one object of the JSON form. Fields are only ever added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What was looked at: `kernel`, `store` and such.
+    topic: &'static str,
+    /// How it came out.
+    state: State,
+    /// What was found.
+    finding: String,
+    /// What to do about it; null if it is as it should be.
+    remedy: Option<String>,
+}
+
+impl Check {
+    /// All is well.
+    fn ok(topic: &'static str, finding: impl Into<String>) -> Self {
+        Self { topic, state: State::Ok, finding: finding.into(), remedy: None }
+    }
+
+    /// Steps run all the same.
+    fn warning(topic: &'static str, finding: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { topic, state: State::Warning, finding: finding.into(), remedy: Some(remedy.into()) }
+    }
+
+    /// Steps will fail.
+    fn problem(topic: &'static str, finding: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { topic, state: State::Problem, finding: finding.into(), remedy: Some(remedy.into()) }
+    }
+}
+
+/// Looks at this machine.
+///
+/// # Errors
+/// If there is a problem.
+pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
+    let is_root = rustix::process::geteuid().is_root();
+    let mut checks = Vec::new();
+    let config = match Config::load(&global.config) {
+        Ok(config) => {
+            checks.push(Check::ok("configuration", format!("{} is valid", global.config.display())));
+            Some(config)
+        }
+        Err(error) => {
+            let remedy = format!("put a valid configuration at {}", global.config.display());
+            checks.push(Check::problem("configuration", error.to_string(), remedy));
+            None
+        }
+    };
+    let agent_config = config.as_ref().map_or_else(Agent::default, |config| config.agent.clone());
+    let stores = config.as_ref().map_or(&[][..], |config| &config.stores);
+    checks.extend(kernel::check(&agent_config, &stores::compressors(stores), is_root));
+    checks.extend(programs::check(&config.as_ref().map_or_else(Default::default, |config| config.run.clone())));
+    checks.extend(users::check(options.user.as_deref(), is_root));
+    checks.extend(slurm::check(&options.plugstack));
+    checks.extend(agent::check(&agent_config, is_root));
+    checks.extend(stores::check(stores, &agent_config));
+
+    if options.json {
+        print_json(&checks)?;
+    } else {
+        print(&table(&checks))?;
+    }
+    let count = |state| checks.iter().filter(|check| check.state == state).count();
+    let problems = count(State::Problem);
+    ensure!(problems == 0, "{} found", units::count(problems, "problem"));
+    if !options.json && !global.quiet {
+        let warnings = count(State::Warning);
+        print(&format!("no problem found, {}\n", units::count(warnings, "warning")))?;
+    }
+    Ok(())
+}
+
+fn table(checks: &[Check]) -> String {
+    checks.iter().fold(String::new(), |mut text, check| {
+        let state = match check.state {
+            State::Ok => "ok",
+            State::Warning => "warning",
+            State::Problem => "problem",
+        };
+        let _ = writeln!(text, "{state:<8} {:<14} {}", check.topic, check.finding);
+        if let Some(remedy) = &check.remedy {
+            let _ = writeln!(text, "{:23} -> {remedy}", "");
+        }
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_that_is_not_ok_has_its_remedy_below() {
+        let checks = [Check::ok("podman", "version 5.4.2"), Check::problem("slurm", "no plugin", "install it")];
+        let expected = "ok       podman         version 5.4.2\n\
+                        problem  slurm          no plugin\n                        -> install it\n";
+        assert_eq!(table(&checks), expected);
+        let json = serde_json::to_value(&checks[1]).unwrap();
+        assert_eq!(json["state"], "problem");
+    }
+}

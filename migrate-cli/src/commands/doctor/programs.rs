@@ -1,0 +1,141 @@
+//! Podman and its helpers.
+
+use std::fs::{self, Metadata};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use parallax_config::Run;
+use parallax_sys::process::Process;
+
+use super::Check;
+
+const TOPIC: &str = "podman";
+/// The oldest Podman that works, and the oldest that is tested.
+const OLDEST: [u32; 2] = [4, 3];
+const TESTED: [u32; 2] = [5, 0];
+/// How long a program may take to tell its version.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How much of what it says is read, in bytes.
+const MOST_OUTPUT: u64 = 16 * 1024;
+/// Where programs are sought.
+const DIRECTORIES: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+/// Looks at the programs that the configuration names, and at those that Podman needs.
+pub fn check(config: &Run) -> Vec<Check> {
+    let mut checks = vec![podman(&config.podman, version(&config.podman))];
+    checks.push(match version(&config.runtime) {
+        Ok(said) => Check::ok(TOPIC, format!("OCI runtime {}: {}", config.runtime.display(), first_line(&said))),
+        Err(reason) => Check::problem(TOPIC, reason, "install crun, or set run.runtime in the configuration"),
+    });
+    checks.extend(["newuidmap", "newgidmap"].map(|name| id_mapper(name, find(name).as_deref())));
+    checks
+}
+
+fn podman(path: &Path, said: Result<String, String>) -> Check {
+    let said = match said {
+        Ok(said) => said,
+        Err(reason) => return Check::problem(TOPIC, reason, "install podman, or set run.podman in the configuration"),
+    };
+    let line = first_line(&said);
+    match numbers(line) {
+        Some(version) if version >= TESTED => Check::ok(TOPIC, format!("{}: {line}", path.display())),
+        Some(version) if version >= OLDEST => {
+            Check::warning(TOPIC, format!("{}: {line}", path.display()), "use Podman 5, which is what is tested")
+        }
+        _ => {
+            let finding = format!("{}: \"{line}\" is no version of Podman that works", path.display());
+            Check::problem(TOPIC, finding, "use Podman 5")
+        }
+    }
+}
+
+/// newuidmap and newgidmap write the id maps of users; they need the right to.
+fn id_mapper(name: &str, path: Option<&Path>) -> Check {
+    let remedy = "install uidmap (Debian) or shadow-utils, for Podman in podman mode";
+    let Some(path) = path else { return Check::problem(TOPIC, format!("{name} is not installed"), remedy) };
+    let set_user_id = |metadata: &Metadata| metadata.permissions().mode() & 0o4000 != 0;
+    let mut capability = [0_u8; 64];
+    let is_able = fs::metadata(path).is_ok_and(|metadata| set_user_id(&metadata))
+        || rustix::fs::getxattr(path, c"security.capability", &mut capability).is_ok();
+    if is_able {
+        Check::ok(TOPIC, format!("{} may write id maps", path.display()))
+    } else {
+        let finding = format!("{} is neither set-user-id root nor has capabilities", path.display());
+        Check::problem(TOPIC, finding, "install its package anew")
+    }
+}
+
+/// A program in the system's directories.
+pub fn find(name: &str) -> Option<PathBuf> {
+    DIRECTORIES.iter().map(|directory| Path::new(directory).join(name)).find(|path| path.is_file())
+}
+
+/// What a program says to `--version`.
+///
+/// # Errors
+/// It can't be started, fails or hangs.
+pub fn version(program: &Path) -> Result<String, String> {
+    let name = program.display();
+    let failed = |error: std::io::Error| format!("{name} can't be started: {error}");
+    let mut child = Command::new(program)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    let process = Process::open(i32::try_from(child.id()).unwrap_or_default()).map_err(failed)?;
+    let ended = process.wait_until_ended(PATIENCE).map_err(failed)?;
+    if !ended {
+        child.kill().map_err(failed)?;
+    }
+    let status = child.wait().map_err(failed)?;
+    if !ended {
+        return Err(format!("{name} does not tell its version within {} s", PATIENCE.as_secs()));
+    }
+    let mut said = String::new();
+    if let Some(output) = child.stdout.take() {
+        std::io::Read::read_to_string(&mut std::io::Read::take(output, MOST_OUTPUT), &mut said).map_err(failed)?;
+    }
+    if status.success() { Ok(said) } else { Err(format!("{name} --version fails ({status})")) }
+}
+
+/// The first two numbers of a version somewhere in a text: `podman version 5.4.2` is 5, 4.
+pub fn numbers(text: &str) -> Option<[u32; 2]> {
+    text.split_whitespace().find_map(|word| {
+        let mut parts = word.split('.').map(str::parse);
+        Some([parts.next()?.ok()?, parts.next()?.ok()?])
+    })
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+
+    #[test]
+    fn versions_are_judged() {
+        let state = |said: &str| podman(Path::new("/p"), Ok(said.to_owned())).state;
+        assert_eq!(state("podman version 5.4.2\n"), State::Ok);
+        assert_eq!(state("podman version 4.9.3"), State::Warning);
+        assert_eq!(state("podman version 4.2.0"), State::Problem);
+        assert_eq!(state("something"), State::Problem);
+        assert_eq!(podman(Path::new("/p"), Err("gone".into())).state, State::Problem);
+        assert_eq!(numbers("slurm-wlm 24.11.5"), Some([24, 11]));
+        assert_eq!(numbers("no version"), None);
+    }
+
+    #[test]
+    fn a_program_that_fails_or_is_not_there_is_named() {
+        assert!(version(Path::new("/nonexistent")).unwrap_err().contains("/nonexistent can't be started"));
+        assert!(version(Path::new("/bin/false")).unwrap_err().contains("/bin/false --version fails"));
+        assert_eq!(id_mapper("newuidmap", None).state, State::Problem);
+        assert_eq!(id_mapper("newuidmap", Some(Path::new("/bin/true"))).state, State::Problem);
+    }
+}

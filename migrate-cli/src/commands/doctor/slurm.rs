@@ -1,0 +1,205 @@
+//! Slurm's plugin: whether it is listed, is there, and is of the Slurm that is there.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use object::read::elf::ElfFile64;
+use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _};
+
+use super::{Check, programs};
+
+/// Slurm's list of SPANK plugins, unless its configuration says otherwise (`plugstack.conf(5)`).
+pub const PLUGSTACK: &str = "/etc/slurm/plugstack.conf";
+const TOPIC: &str = "slurm";
+/// The plugin's file name, and where the launcher is unless the plugin's arguments say otherwise.
+const PLUGIN: &str = "spank_parallax.so";
+const LAUNCHER: &str = "/usr/libexec/parallax/parallax-launch";
+/// The largest plugin that is looked into, in bytes.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// A line of plugstack.conf.
+#[derive(Debug, PartialEq, Eq)]
+struct Listed {
+    is_required: bool,
+    plugin: PathBuf,
+    launcher: PathBuf,
+}
+
+/// Looks at the list, the plugin in it and its launcher.
+pub fn check(plugstack: &Path) -> Vec<Check> {
+    let Some(version) = slurm_version() else {
+        return vec![Check::warning(
+            TOPIC,
+            "there is no Slurm here",
+            "nothing to do, if no jobs are submitted or run here",
+        )];
+    };
+    let listed = match read_list(plugstack) {
+        Ok(text) => listed(&text),
+        Err(error) => {
+            let finding = format!("{} can't be read: {error}", plugstack.display());
+            return vec![Check::problem(
+                TOPIC,
+                finding,
+                format!("make it, with the line: required /usr/lib/parallax/{PLUGIN}"),
+            )];
+        }
+    };
+    let Some(listed) = listed else {
+        let finding = format!("{} does not name {PLUGIN}", plugstack.display());
+        return vec![Check::problem(TOPIC, finding, format!("add the line: required /usr/lib/parallax/{PLUGIN}"))];
+    };
+    let mut checks = vec![if listed.is_required {
+        Check::ok(TOPIC, format!("{} requires {}", plugstack.display(), listed.plugin.display()))
+    } else {
+        let finding = format!("{} has {} as optional only", plugstack.display(), listed.plugin.display());
+        Check::warning(TOPIC, finding, "write \"required\": without the plugin, jobs would run without their image")
+    }];
+    checks.push(plugin(&listed.plugin, version));
+    checks.push(launcher(&listed.launcher));
+    checks
+}
+
+/// The version of the Slurm that is here, by what its commands say.
+fn slurm_version() -> Option<[u32; 2]> {
+    let program = ["srun", "slurmd", "sinfo"].into_iter().find_map(programs::find)?;
+    programs::numbers(&programs::version(&program).ok()?)
+}
+
+/// The list with those that it includes, which are not looked through for further ones.
+fn read_list(path: &Path) -> io::Result<String> {
+    let text = fs::read_to_string(path)?;
+    let included =
+        text.lines().filter_map(|line| line.trim().strip_prefix("include ")).flat_map(|name| matching(name.trim()));
+    let included: Vec<String> = included.filter_map(|file| fs::read_to_string(file).ok()).collect();
+    Ok(text.clone() + "\n" + &included.join("\n"))
+}
+
+/// The files of a name in which the last part may have a `*`.
+fn matching(pattern: &str) -> Vec<PathBuf> {
+    let path = Path::new(pattern);
+    let Some((before, after)) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('*'))
+    else {
+        return vec![path.to_owned()];
+    };
+    let Some(Ok(entries)) = path.parent().map(fs::read_dir) else { return Vec::new() };
+    let fits =
+        |name: &str| name.len() >= before.len() + after.len() && name.starts_with(before) && name.ends_with(after);
+    let files = entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(fits));
+    files.map(|entry| entry.path()).collect()
+}
+
+/// The plugin's line: `required|optional PATH ARGUMENT…`.
+fn listed(text: &str) -> Option<Listed> {
+    text.lines().find_map(|line| {
+        let line = line.split('#').next().unwrap_or_default();
+        let mut words = line.split_whitespace();
+        let (flag, path) = (words.next()?, words.next()?);
+        let plugin = PathBuf::from(path);
+        if plugin.file_name().is_none_or(|name| name != PLUGIN) {
+            return None;
+        }
+        let launcher = words.find_map(|word| word.strip_prefix("launcher=")).unwrap_or(LAUNCHER).into();
+        Some(Listed { is_required: flag == "required", plugin, launcher })
+    })
+}
+
+fn plugin(path: &Path, slurm: [u32; 2]) -> Check {
+    let show = |[major, minor]: [u32; 2]| format!("{major}.{minor:02}");
+    let remedy = format!("build it against the headers of Slurm {} and install it there", show(slurm));
+    match built_for(path) {
+        Ok(Some(built)) if built == slurm => {
+            Check::ok(TOPIC, format!("{} is for Slurm {}, which is here", path.display(), show(slurm)))
+        }
+        Ok(Some(built)) => {
+            let finding = format!(
+                "{} is for Slurm {}, and {} is here: Slurm does not load it",
+                path.display(),
+                show(built),
+                show(slurm)
+            );
+            Check::problem(TOPIC, finding, remedy)
+        }
+        Ok(None) => Check::problem(TOPIC, format!("{} is no plugin of Slurm's", path.display()), remedy),
+        Err(error) => Check::problem(TOPIC, format!("{} can't be read: {error}", path.display()), remedy),
+    }
+}
+
+/// The Slurm that a plugin was built for, as it says itself: `plugin_version`, `SLURM_VERSION_NUM` of `slurm/slurm.h`.
+fn built_for(path: &Path) -> io::Result<Option<[u32; 2]>> {
+    if fs::metadata(path)?.len() > MOST_BYTES {
+        return Ok(None);
+    }
+    Ok(plugin_version(&fs::read(path)?).map(|number| [number >> 16, (number >> 8) & 0xff]))
+}
+
+fn plugin_version(bytes: &[u8]) -> Option<u32> {
+    let file = ElfFile64::<Endianness>::parse(bytes).ok()?;
+    let symbol = file.dynamic_symbols().find(|symbol| symbol.name() == Ok("plugin_version"))?;
+    let holds = |address: u64, size: u64| (address..address.saturating_add(size)).contains(&symbol.address());
+    let section = file.sections().find(|section| holds(section.address(), section.size()))?;
+    let number: [u8; 4] = section.data_range(symbol.address(), 4).ok()??.try_into().ok()?;
+    Some(if file.is_little_endian() { u32::from_le_bytes(number) } else { u32::from_be_bytes(number) })
+}
+
+fn launcher(path: &Path) -> Check {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() && metadata.permissions().mode() & 0o005 == 0o005 => {
+            Check::ok(TOPIC, format!("the launcher {} is there", path.display()))
+        }
+        Ok(_) => {
+            let finding = format!("the launcher {} can't be executed by users", path.display());
+            Check::problem(TOPIC, finding, format!("chmod 0755 {}", path.display()))
+        }
+        // Hosts that only submit jobs do not need it.
+        Err(error) if programs::find("slurmd").is_none() => {
+            let finding = format!("the launcher {} is not here: {error}", path.display());
+            Check::warning(TOPIC, finding, "nothing to do, if no jobs run here")
+        }
+        Err(error) => {
+            let finding = format!("the launcher {} is not here: {error}", path.display());
+            Check::problem(TOPIC, finding, "install parallax-launch")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+
+    #[test]
+    fn the_plugins_line_is_found() {
+        let text = "# required /usr/lib/parallax/spank_parallax.so\nrequired other.so\n\
+                    optional\t/opt/spank_parallax.so config=/c launcher=/l # here\n";
+        let expected = Listed { is_required: false, plugin: "/opt/spank_parallax.so".into(), launcher: "/l".into() };
+        assert_eq!(listed(text), Some(expected));
+        assert_eq!(listed("required /usr/lib/parallax/spank_parallax.so").unwrap().launcher, Path::new(LAUNCHER));
+        assert_eq!(listed("include /etc/slurm/plugstack.conf.d/*\n\n"), None);
+    }
+
+    #[test]
+    fn included_lists_are_looked_through() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("conf.d")).unwrap();
+        let main = directory.path().join("plugstack.conf");
+        fs::write(&main, format!("include {}/conf.d/*.conf\n", directory.path().display())).unwrap();
+        assert_eq!(listed(&read_list(&main).unwrap()), None);
+        fs::write(directory.path().join("conf.d/parallax.conf"), "required /p/spank_parallax.so\n").unwrap();
+        fs::write(directory.path().join("conf.d/other.old"), "required /old/spank_parallax.so\n").unwrap();
+        assert_eq!(listed(&read_list(&main).unwrap()).unwrap().plugin, Path::new("/p/spank_parallax.so"));
+        assert_eq!(matching("/a/b"), [PathBuf::from("/a/b")]);
+    }
+
+    #[test]
+    fn what_is_no_plugin_is_told() {
+        assert_eq!(plugin(Path::new("/nonexistent"), [24, 11]).state, State::Problem);
+        assert_eq!(built_for(Path::new("/bin/true")).unwrap(), None);
+        assert_eq!(built_for(Path::new("/etc/passwd")).unwrap(), None);
+        assert_eq!(launcher(Path::new("/bin/true")).state, State::Ok);
+        assert_eq!(launcher(Path::new("/etc/passwd")).state, State::Problem);
+        assert_ne!(launcher(Path::new("/nonexistent")).state, State::Ok);
+    }
+}

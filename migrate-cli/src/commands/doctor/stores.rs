@@ -1,0 +1,167 @@
+//! The image stores.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use parallax_config::{Agent, Owner};
+use parallax_store::open::{OpenError, TrustedStore};
+
+use super::Check;
+use crate::units;
+
+const TOPIC: &str = "store";
+/// Where a SquashFS file's superblock says how it is compressed.
+const COMPRESSOR_OFFSET: u64 = 20;
+/// How many layers are looked at for that.
+const MOST_LAYERS: usize = 1000;
+/// Permissions that let others exchange what is in a directory, and the one that forbids it all the same.
+const OTHERS_MAY_WRITE: u32 = 0o022;
+const STICKY: u32 = 0o1000;
+
+/// Looks at each store.
+pub fn check(stores: &[PathBuf], config: &Agent) -> Vec<Check> {
+    stores.iter().flat_map(|store| one(store, config)).collect()
+}
+
+fn one(path: &Path, config: &Agent) -> Vec<Check> {
+    let store = match TrustedStore::open(path) {
+        Ok(store) => store,
+        Err(error) => return vec![unusable(path, &error)],
+    };
+    let mut checks = Vec::new();
+    match image_count(path) {
+        Ok(count) => checks.push(Check::ok(TOPIC, format!("{} has {}", path.display(), units::count(count, "image")))),
+        Err(error) => {
+            let finding = format!("{} can't be read: {error}", path.display());
+            checks.push(Check::problem(TOPIC, finding, "make the store readable, best for all users"));
+        }
+    }
+    checks.extend(exchangeable(path));
+    checks.push(owner(path, store.owner(), config));
+    checks
+}
+
+fn unusable(path: &Path, error: &OpenError) -> Check {
+    let remedy = match error {
+        OpenError::NotTrusted { .. } => format!("chmod go-w {}", path.display()),
+        _ => "mount its file system here, or correct \"stores\" in the configuration".to_owned(),
+    };
+    Check::problem(TOPIC, error.to_string(), remedy)
+}
+
+/// Ours by their records, or another tool's by Podman's list.
+fn image_count(path: &Path) -> std::io::Result<usize> {
+    match fs::read_dir(path.join("parallax/images")) {
+        Ok(entries) => {
+            Ok(entries.flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "json")).count())
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let list = match fs::read(path.join("overlay-images/images.json")) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+                list => list?,
+            };
+            Ok(serde_json::from_slice::<Vec<serde_json::Value>>(&list)?.len())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A directory above the store in which others may put another in its place.
+fn exchangeable(path: &Path) -> Option<Check> {
+    let real = fs::canonicalize(path).ok()?;
+    let weak = real.ancestors().skip(1).find(|directory| {
+        fs::metadata(directory)
+            .is_ok_and(|metadata| metadata.mode() & OTHERS_MAY_WRITE != 0 && metadata.mode() & STICKY == 0)
+    })?;
+    let finding = format!(
+        "others than its owner may write in {}, and so put another store in the place of {}",
+        weak.display(),
+        path.display()
+    );
+    Some(Check::problem(TOPIC, finding, format!("chmod go-w {}", weak.display())))
+}
+
+fn owner(path: &Path, owner: u32, config: &Agent) -> Check {
+    let name = nix::unistd::User::from_uid(owner.into()).ok().flatten().map(|user| user.name);
+    let is_trusted = config.trusted_owners.iter().any(|trusted| match trusted {
+        Owner::Id(id) => *id == owner,
+        Owner::Name(trusted) => Some(trusted) == name.as_ref(),
+    });
+    let shown = name.unwrap_or_else(|| owner.to_string());
+    let path = path.display();
+    if is_trusted {
+        Check::ok(TOPIC, format!("{path} belongs to {shown}, whom the kernel may trust"))
+    } else {
+        let finding = format!("{path} belongs to {shown}: its images are mounted by FUSE only");
+        Check::warning(TOPIC, finding, "if nobody else writes it, name the owner in agent.trusted_owners")
+    }
+}
+
+/// How the layers of the stores are compressed, as their superblocks number it; of each store the first thousand are looked at.
+pub fn compressors(stores: &[PathBuf]) -> BTreeSet<u16> {
+    let layers = stores.iter().flat_map(|store| {
+        let directories = ["parallax/layers", "squash"].map(|name| fs::read_dir(store.join(name)));
+        let files = directories.into_iter().flatten().flatten().flatten().map(|entry| entry.path());
+        files.filter(|path| path.extension().is_some_and(|end| end == "squash")).take(MOST_LAYERS).collect::<Vec<_>>()
+    });
+    layers.filter_map(|path| compressor(&path)).collect()
+}
+
+fn compressor(path: &Path) -> Option<u16> {
+    let mut number = [0; 2];
+    File::open(path).ok()?.read_exact_at(&mut number, COMPRESSOR_OFFSET).ok()?;
+    Some(u16::from_le_bytes(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::super::State;
+    use super::*;
+
+    fn states(store: &Path) -> Vec<State> {
+        let own = Owner::Id(nix::unistd::getuid().as_raw());
+        let config = Agent { trusted_owners: vec![own], ..Agent::default() };
+        one(store, &config).iter().map(|check| check.state).collect()
+    }
+
+    #[test]
+    fn stores_are_judged() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = directory.path().join("store");
+        assert_eq!(states(&store), [State::Problem]);
+        fs::create_dir_all(store.join("parallax/images")).unwrap();
+        fs::set_permissions(&store, Permissions::from_mode(0o755)).unwrap();
+        fs::write(store.join("parallax/images/a.json"), "{}").unwrap();
+        assert_eq!(states(&store), [State::Ok, State::Ok]);
+        assert!(one(&store, &Agent::default())[0].finding.ends_with("has 1 image"));
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(states(&store), [State::Ok, State::Problem, State::Ok]);
+        fs::set_permissions(&store, Permissions::from_mode(0o775)).unwrap();
+        assert_eq!(states(&store), [State::Problem]);
+    }
+
+    #[test]
+    fn an_owner_who_is_not_trusted_is_told() {
+        let config = Agent { trusted_owners: vec![Owner::Id(7)], ..Agent::default() };
+        assert_eq!(owner(Path::new("/s"), 7, &config).state, State::Ok);
+        assert_eq!(owner(Path::new("/s"), 8, &config).state, State::Warning);
+    }
+
+    #[test]
+    fn compressors_are_read_from_superblocks() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir_all(directory.path().join("parallax/layers")).unwrap();
+        for (name, number) in [("a", 6), ("b", 6), ("c", 4)] {
+            let mut bytes = vec![0; 96];
+            bytes[20] = number;
+            fs::write(directory.path().join(format!("parallax/layers/{name}.squash")), bytes).unwrap();
+        }
+        fs::write(directory.path().join("parallax/layers/short.squash"), "x").unwrap();
+        assert_eq!(compressors(&[directory.path().to_owned(), "/nonexistent".into()]), BTreeSet::from([4, 6]));
+    }
+}

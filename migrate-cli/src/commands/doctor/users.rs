@@ -1,0 +1,158 @@
+//! User namespaces and subordinate ids.
+
+use std::fs;
+use std::path::Path;
+
+use super::Check;
+
+const TOPIC: &str = "users";
+/// How many subordinate ids make room for any image: ids up to that of nobody.
+const ENOUGH: u64 = 65_536;
+/// Fewer user namespaces than this are soon used up: a step takes some for each container.
+const FEW_NAMESPACES: u64 = 100;
+
+/// A limit of the kernel, below `/proc/sys`.
+struct Limit {
+    file: &'static str,
+    /// Whether the value forbids user namespaces.
+    forbids: fn(u64) -> bool,
+    remedy: &'static str,
+}
+
+const LIMITS: [Limit; 3] = [
+    Limit {
+        file: "user/max_user_namespaces",
+        forbids: |value| value == 0,
+        remedy: "sysctl user.max_user_namespaces=65536",
+    },
+    Limit {
+        file: "kernel/unprivileged_userns_clone",
+        forbids: |value| value == 0,
+        remedy: "sysctl kernel.unprivileged_userns_clone=1",
+    },
+    Limit {
+        file: "kernel/apparmor_restrict_unprivileged_userns",
+        forbids: |value| value == 1,
+        remedy: "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or AppArmor profiles that allow userns to podman and crun",
+    },
+];
+
+/// Looks at the kernel's limits, and at the subordinate ids of a user: of `name`, or of who calls but for root.
+pub fn check(name: Option<&str>, is_root: bool) -> Vec<Check> {
+    let mut checks = limits(Path::new("/proc/sys"));
+    let user = match name {
+        Some(name) => nix::unistd::User::from_name(name).ok().flatten().ok_or_else(|| name.to_owned()),
+        None if is_root => return checks,
+        None => {
+            let uid = nix::unistd::getuid();
+            nix::unistd::User::from_uid(uid).ok().flatten().ok_or_else(|| uid.to_string())
+        }
+    };
+    match user {
+        Ok(user) => {
+            for (file, option) in [("/etc/subuid", "--add-subuids"), ("/etc/subgid", "--add-subgids")] {
+                let text = fs::read_to_string(file).unwrap_or_default();
+                checks.push(subordinate(file, option, &text, &user.name, user.uid.as_raw()));
+            }
+        }
+        Err(name) => {
+            let finding = format!("this machine has no user {name}");
+            checks.push(Check::problem(TOPIC, finding, "name another with --user, or look at the user database"));
+        }
+    }
+    checks
+}
+
+fn limits(sys: &Path) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for limit in LIMITS {
+        // What a kernel does not have does not limit anything.
+        let Ok(text) = fs::read_to_string(sys.join(limit.file)) else { continue };
+        let Ok(value) = text.trim().parse::<u64>() else { continue };
+        let name = limit.file.replace('/', ".");
+        let finding = format!("{name} is {value}");
+        checks.push(if (limit.forbids)(value) {
+            Check::problem(TOPIC, format!("{finding}: users get no user namespaces"), limit.remedy)
+        } else if name == "user.max_user_namespaces" && value < FEW_NAMESPACES {
+            Check::warning(TOPIC, format!("{finding}, which is soon used up"), limit.remedy)
+        } else {
+            Check::ok(TOPIC, finding)
+        });
+    }
+    checks
+}
+
+fn subordinate(file: &str, option: &str, text: &str, name: &str, uid: u32) -> Check {
+    let count = count(text, name).max(count(text, &uid.to_string()));
+    let remedy = format!("usermod {option} FIRST-LAST {name}, with {ENOUGH} ids that nobody else has");
+    match count {
+        0 => Check::problem(TOPIC, format!("{file} has no ids for {name}: most images don't start"), remedy),
+        1..ENOUGH => {
+            let finding = format!("{file} has only {count} ids for {name}: some images don't start");
+            Check::warning(TOPIC, finding, remedy)
+        }
+        _ => Check::ok(TOPIC, format!("{file} has {count} ids for {name}")),
+    }
+}
+
+/// How many ids the lines of an owner have (`subuid(5)`).
+fn count(text: &str, owner: &str) -> u64 {
+    let of_line = |line: &str| {
+        let mut parts = line.trim().split(':');
+        let (first, _start, count) = (parts.next()?, parts.next()?, parts.next()?);
+        (first == owner).then(|| count.parse::<u32>().ok()).flatten()
+    };
+    text.lines().filter_map(of_line).map(u64::from).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+
+    #[test]
+    fn subordinate_ids_are_counted() {
+        let state = |text: &str| subordinate("/etc/subuid", "--add-subuids", text, "u1", 1001).state;
+        assert_eq!(state("u1:100000:65536\n"), State::Ok);
+        assert_eq!(state("1001:100000:65536\n"), State::Ok);
+        assert_eq!(state("u1:100000:32768\nu1:200000:32768\n"), State::Ok);
+        assert_eq!(state("u1:100000:1000\n"), State::Warning);
+        assert_eq!(state("u2:100000:65536\nu1:bad:x\n"), State::Problem);
+        assert_eq!(state(""), State::Problem);
+    }
+
+    #[test]
+    fn limits_that_forbid_namespaces_are_problems() {
+        let directory = tempfile::tempdir().unwrap();
+        for sub in ["user", "kernel"] {
+            fs::create_dir(directory.path().join(sub)).unwrap();
+        }
+        let states = |files: &[(&str, &str)]| -> Vec<State> {
+            for (file, value) in files {
+                fs::write(directory.path().join(file), format!("{value}\n")).unwrap();
+            }
+            limits(directory.path()).iter().map(|check| check.state).collect()
+        };
+        assert_eq!(states(&[]), []);
+        assert_eq!(states(&[("user/max_user_namespaces", "96365")]), [State::Ok]);
+        assert_eq!(states(&[("user/max_user_namespaces", "5")]), [State::Warning]);
+        let forbidden = [
+            ("user/max_user_namespaces", "0"),
+            ("kernel/unprivileged_userns_clone", "0"),
+            ("kernel/apparmor_restrict_unprivileged_userns", "1"),
+        ];
+        assert_eq!(states(&forbidden), [State::Problem; 3]);
+        let allowed = [
+            ("user/max_user_namespaces", "1000"),
+            ("kernel/unprivileged_userns_clone", "1"),
+            ("kernel/apparmor_restrict_unprivileged_userns", "0"),
+        ];
+        assert_eq!(states(&allowed), [State::Ok; 3]);
+    }
+
+    #[test]
+    fn a_user_who_is_not_there_is_named() {
+        let checks = check(Some("no-such-user"), true);
+        assert!(checks.last().is_some_and(|check| check.finding.contains("no-such-user")));
+    }
+}
