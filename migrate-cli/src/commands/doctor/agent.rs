@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use parallax_config::Agent;
-use parallax_protocol::client::Client;
+use parallax_protocol::client::{Client, ClientError};
 use parallax_protocol::message::{Request, Response, Status};
 
 use super::{Check, programs};
@@ -35,12 +35,11 @@ pub fn check(config: &Agent, is_root: bool) -> Vec<Check> {
             "it answers something else than it was asked",
             "install agent and command of one version",
         ),
-        Err(error) if socket.exists() => Check::problem(
-            TOPIC,
-            format!("it does not answer: {error}"),
-            "look at its log, and restart it: systemctl restart parallax-agent",
-        ),
-        Err(error) => absent(error.to_string()),
+        Err(ClientError::NotRunning { socket }) => absent(format!("none runs: nobody answers at {}", socket.display())),
+        Err(error) => {
+            let remedy = "look at its log, and restart it: systemctl restart parallax-agent";
+            Check::problem(TOPIC, format!("it does not answer: {error}"), remedy)
+        }
     }]
 }
 
