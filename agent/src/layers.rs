@@ -114,6 +114,10 @@ type Slot = Arc<Mutex<Weak<MountedLayer>>>;
 /// What a store's record says of a layer: the store, the layer's diffID and the SHA-256 of its SquashFS file.
 type Recorded = (StoreKey, String, String);
 
+fn recorded(store: &TrustedStore, layer: &LayerRecord) -> Recorded {
+    (store.key(), layer.diff_id.clone(), layer.squashfs_sha256.clone())
+}
+
 /// All layers that are mounted on this node.
 #[derive(Debug)]
 pub struct LayerTable {
@@ -193,15 +197,20 @@ impl LayerTable {
         if layer.squashfs_sha256.is_empty() {
             return self.open(store, layer);
         }
-        let recorded = (store.key(), layer.diff_id.clone(), layer.squashfs_sha256.clone());
-        if let Some(mounted) = self.recorded().get(&recorded).and_then(Weak::upgrade) {
+        if let Some(mounted) = self.already(store, layer) {
             return Ok(mounted);
         }
         let mounted = self.open(store, layer)?;
         let mut known = self.recorded();
         known.retain(|_, layer| layer.strong_count() > 0);
-        known.insert(recorded, Arc::downgrade(&mounted));
+        known.insert(recorded(store, layer), Arc::downgrade(&mounted));
         Ok(mounted)
+    }
+
+    /// The layer, if it is known to be mounted without a look at the store.
+    #[must_use]
+    pub fn already(&self, store: &TrustedStore, layer: &LayerRecord) -> Option<Arc<MountedLayer>> {
+        self.recorded().get(&recorded(store, layer)).and_then(Weak::upgrade)
     }
 
     /// The layer of a file that is to be opened to know whether it is mounted.

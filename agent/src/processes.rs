@@ -66,16 +66,11 @@ pub fn find(directory: &Path, identity: &Identity) -> io::Result<Vec<Process>> {
     let marker = format!("{}/", directory.display());
     let node = root_device("self");
     let mut table = Table::default();
-    for entry in fs::read_dir("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let is_users = || owner(pid).is_some_and(|uid| owns(&identity.users, uid));
-        if !is_users() {
-            continue;
-        }
+    for pid in of(identity)? {
         // Held before it is examined: should it end and its number be used again, the signal goes to nobody. Who has the
         // number now is asked again, as it may be another one since.
         let Ok(process) = Process::open(pid) else { continue };
-        if !is_users() {
+        if !is_users(pid, identity) {
             continue;
         }
         let Some(stat) = fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|text| Stat::parse(&text))
@@ -94,6 +89,23 @@ pub fn find(directory: &Path, identity: &Identity) -> io::Result<Vec<Process>> {
         table.processes.push(process);
     }
     Ok(table.members())
+}
+
+/// The numbers of the user's processes.
+///
+/// # Errors
+/// `/proc` can't be read.
+pub fn of(identity: &Identity) -> io::Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    found.retain(|&pid| is_users(pid, identity));
+    Ok(found)
+}
+
+fn is_users(pid: i32, identity: &Identity) -> bool {
+    owner(pid).is_some_and(|uid| owns(&identity.users, uid))
 }
 
 /// The effective user of a process: whoever may or may not look into the process, its directory has that owner (`proc(5)`).

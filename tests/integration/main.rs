@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         }
     }
     let shared = Shared::default();
-    let machine = files::TESTS.iter().chain(privileged::TESTS);
+    let machine = files::TESTS.iter().chain(privileged::TESTS).chain(privileged::trust::TESTS);
     let mut trials: Vec<Trial> = machine.map(|&(name, test)| Trial::test(name, move || Ok(test()?))).collect();
     for &(name, test) in cluster::tests() {
         let shared = Arc::clone(&shared);

@@ -157,6 +157,10 @@ impl Leases {
 
     /// Mounts the image's layers; the result is base first. Several at a time: most of it is waiting for the kernel.
     fn mount_layers(&self, store: &TrustedStore, image: &ImageRecord) -> Result<Vec<Arc<MountedLayer>>, Refusal> {
+        // What is mounted already needs no threads.
+        if let Some(mounted) = image.layers.iter().map(|layer| self.layers.already(store, layer)).collect() {
+            return Ok(mounted);
+        }
         let share = image.layers.len().div_ceil(MOUNTERS).max(1);
         let mount = |layers: &[LayerRecord]| -> Result<Vec<_>, LayerError> {
             layers.iter().map(|layer| self.layers.get(store, layer)).collect()

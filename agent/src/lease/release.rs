@@ -16,6 +16,7 @@ use parallax_protocol::message::StepId;
 use super::{Held, Lease, LeaseKey, Leases};
 use crate::identity::Identity;
 use crate::journal::Entry;
+use crate::layers::MountedLayer;
 use crate::processes;
 
 /// How long the end of a step waits for its last processes to go after they were killed.
@@ -105,7 +106,9 @@ impl Leases {
         }
         // Those that are to stay mounted for a while are held once more.
         self.layers.keep_idle(&layers);
-        if within(UNMOUNT_PATIENCE, move || drop(layers)).is_none() {
+        // Only the last holder of a layer unmounts it; without any there is nothing that could take long.
+        let last: Vec<MountedLayer> = layers.into_iter().filter_map(Arc::into_inner).collect();
+        if !last.is_empty() && within(UNMOUNT_PATIENCE, move || drop(last)).is_none() {
             problems.push(
                 "layers of the image are still being unmounted: the store does not answer; they go when it does"
                     .to_owned(),
@@ -127,16 +130,19 @@ impl Leases {
 }
 
 fn end_processes(path: &Path, entry: &Entry) -> Vec<String> {
-    let (step, uid, gid, path) = (entry.step(), entry.request.uid, entry.request.gid, path.to_owned());
-    let search = move || match Identity::of(uid, gid) {
-        Ok(identity) => {
-            let (ended, problems) = processes::end(&path, &identity, KILL_PATIENCE);
-            if ended > 0 {
-                tracing::debug!(job = step.job, step = %step, ended, "ended processes that outlived the step");
-            }
-            problems
+    let (step, path) = (entry.step(), path.to_owned());
+    // Whose a process is can be asked without waiting; looking into it can't.
+    let identity = match Identity::of(entry.request.uid, entry.request.gid) {
+        Ok(identity) if matches!(processes::of(&identity), Ok(found) if found.is_empty()) => return Vec::new(),
+        Ok(identity) => identity,
+        Err(reason) => return vec![format!("the step's processes can't be found: {reason}")],
+    };
+    let search = move || {
+        let (ended, problems) = processes::end(&path, &identity, KILL_PATIENCE);
+        if ended > 0 {
+            tracing::debug!(job = step.job, step = %step, ended, "ended processes that outlived the step");
         }
-        Err(reason) => vec![format!("the step's processes can't be found: {reason}")],
+        problems
     };
     within(SEARCH_PATIENCE, search).unwrap_or_else(|| {
         vec!["the step's processes can't all be looked at: one of them does not let itself".to_owned()]

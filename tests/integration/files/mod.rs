@@ -18,6 +18,7 @@ pub const TESTS: &[(&str, OnMachine)] = &[
         "files::the_units_are_taken_by_systemd_and_leave_mounts_alone",
         the_units_are_taken_by_systemd_and_leave_mounts_alone,
     ),
+    ("files::the_threat_model_names_tests_that_exist", the_threat_model_names_tests_that_exist),
     ("files::the_plugin_links_neither_the_store_nor_a_runtime", the_plugin_links_neither_the_store_nor_a_runtime),
 ];
 
@@ -107,6 +108,24 @@ fn the_units_are_taken_by_systemd_and_leave_mounts_alone() -> anyhow::Result<()>
     let units = ["parallax-agent.service", "parallax-agent.socket"].map(|name| directory.path().join(name));
     let done = Done::from(Command::new("systemd-analyze").args(["verify", "--man=no"]).args(units).output()?);
     ensure!(done.code == 0 && done.stderr.is_empty(), "{done:?}");
+    Ok(())
+}
+
+fn the_threat_model_names_tests_that_exist() -> anyhow::Result<()> {
+    let text = read("docs/security.md")?;
+    let machine = TESTS.iter().chain(crate::privileged::TESTS).chain(crate::privileged::trust::TESTS);
+    let known: Vec<&str> =
+        machine.map(|(name, _)| *name).chain(crate::cluster::tests().map(|(name, _)| *name)).collect();
+    let mut named = 0;
+    for name in text.split('`').filter(|part| part.contains("::") && !part.contains(['\n', ' '])) {
+        let exists = match name.split_once(".rs::") {
+            Some((file, test)) => read(&format!("{file}.rs"))?.contains(&format!("fn {test}()")),
+            None => known.contains(&name),
+        };
+        ensure!(exists, "docs/security.md names {name}, which there is not");
+        named += 1;
+    }
+    ensure!(named > 30, "only {named} tests are named");
     Ok(())
 }
 

@@ -19,6 +19,8 @@ use parallax_sys::user_namespace::{IdRange, UserNamespace};
 
 use crate::OnMachine;
 
+pub mod trust;
+
 pub const TESTS: &[(&str, OnMachine)] = &[
     (
         "privileged::a_layer_is_mounted_once_and_goes_with_its_last_holder",

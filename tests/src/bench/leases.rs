@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use parallax_agent::identity::{Identity, NamespaceKind};
 use parallax_agent::layers::{LayerTable, MountedLayer};
+use parallax_agent::step_store::{Form, StepStore};
 use parallax_config::{Config, DEFAULT_PATH};
 use parallax_names::ImageRef;
 use parallax_protocol::client::Client;
@@ -18,6 +19,7 @@ use parallax_protocol::message::{LeaseRequest, Mode, Request, Response, StepId};
 use parallax_store::open::TrustedStore;
 use parallax_sys::mount::{DetachedMount, pin_namespace, take_down};
 use parallax_sys::user_namespace::UserNamespace;
+use rustix::fs::{CWD, Mode as FileMode, OFlags, mkdirat, openat, symlinkat};
 use serde::{Deserialize, Serialize};
 
 /// The images, and how many layers each has.
@@ -130,6 +132,7 @@ impl Lease {
 /// The image's layers, mounted once as the agent has them.
 struct ByHand {
     identity: Identity,
+    store: StepStore,
     layers: Vec<Arc<MountedLayer>>,
     place: PathBuf,
 }
@@ -144,10 +147,12 @@ impl ByHand {
         let table = LayerTable::new(mounts);
         let layers = record.layers.iter().map(|layer| table.get(&store, layer)).collect::<Result<_, _>>()?;
         let identity = Identity::of(USER, USER).map_err(anyhow::Error::msg)?;
-        Ok(Self { identity, layers, place })
+        let store = StepStore::new(&record, &identity, Form::Mounts(&[NamespaceKind::KeepId]));
+        Ok(Self { identity, store, layers, place })
     }
 
-    /// A tmpfs with the layers in it, id-mapped, and the user's namespace kept there; and all of it taken down again.
+    /// A tmpfs with the step store's files and the layers in it, id-mapped, and the user's namespace kept there; and all of it
+    /// taken down again.
     fn once(&self) -> anyhow::Result<()> {
         let step = self.place.join("step");
         fs::create_dir(&step)?;
@@ -155,12 +160,23 @@ impl ByHand {
         let namespace = |kind| UserNamespace::new(USER, USER, &users.map(kind), &groups.map(kind));
         let (plain, keep_id) = (namespace(NamespaceKind::Plain)?, namespace(NamespaceKind::KeepId)?);
         DetachedMount::tmpfs(&[("size", "50%"), ("mode", "0700")])?.attach_at(&step)?;
-        for (number, layer) in self.layers.iter().enumerate() {
-            let place = step.join(number.to_string());
-            fs::create_dir(&place)?;
-            let mount = layer.another_mount()?;
-            mount.map_ids(keep_id.as_fd())?;
-            mount.attach_at(&place)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(CWD, &step, flags, FileMode::empty())?;
+        for directory in &self.store.directories {
+            mkdirat(&root, directory.as_str(), FileMode::from_raw_mode(0o755))?;
+        }
+        for (name, bytes) in &self.store.files {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let file = openat(&root, name.as_str(), flags, FileMode::from_raw_mode(0o644))?;
+            rustix::io::write(&file, bytes)?;
+        }
+        for (name, target) in &self.store.links {
+            symlinkat(target.as_str(), &root, name.as_str())?;
+        }
+        for mount in &self.store.mounts {
+            let layer = self.layers.get(mount.layer).context("no such layer")?.another_mount()?;
+            layer.map_ids(keep_id.as_fd())?;
+            layer.attach(&openat(&root, mount.directory.as_str(), flags, FileMode::empty())?, "diff")?;
         }
         let kept = step.join("user-namespace");
         fs::write(&kept, "")?;
