@@ -172,7 +172,13 @@ impl TrustedStore {
         let path = layer.squashfs_path();
         // Another tool's may be a symbolic link, which must not lead out of the store.
         let links = if layer.side_car { ResolveFlags::empty() } else { ResolveFlags::NO_SYMLINKS };
-        self.open_file(&path, links)?.ok_or_else(|| self.read_failed(&path, Errno::NOENT.into()))
+        let file = self.open_file(&path, links)?.ok_or_else(|| self.read_failed(&path, Errno::NOENT.into()))?;
+        let size = file.metadata().map_err(|error| self.read_failed(&path, error))?.len();
+        // What another tool wrote may have no size in its record.
+        if layer.squashfs_size != 0 && size != layer.squashfs_size {
+            return Err(self.not_trusted(&path, "it has not the size that it was written with, so it is damaged"));
+        }
+        Ok(file)
     }
 
     /// The names of the store's images, for telling a user which ones are near; at most 20,000, and none on any error.

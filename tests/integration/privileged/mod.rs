@@ -44,12 +44,12 @@ fn store() -> anyhow::Result<(tempfile::TempDir, LayerRecord)> {
         chown(tree.path().join(name), Some(uid), Some(gid))?;
     }
     let hex = "0123456789abcdef".repeat(4);
-    let layer = LayerRecord {
+    let mut layer = LayerRecord {
         id: hex.clone(),
         link: Link::of_layer(&hex),
         diff_id: hex.clone(),
         size: 1,
-        squashfs_size: 1,
+        squashfs_size: 0,
         squashfs_sha256: hex,
         max_uid: 60_000,
         max_gid: 60_001,
@@ -59,6 +59,7 @@ fn store() -> anyhow::Result<(tempfile::TempDir, LayerRecord)> {
     fs::create_dir_all(file.parent().context("no parent")?)?;
     let made = Command::new("mksquashfs").arg(tree.path()).arg(&file).args(["-quiet", "-no-progress"]).output()?;
     Done::from(made).success()?;
+    layer.squashfs_size = file.metadata()?.len();
     Ok((directory, layer))
 }
 
