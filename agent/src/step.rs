@@ -265,11 +265,12 @@ fn storage_conf(paths: &StepPaths, plan: &StepPlan<'_>) -> String {
 }
 
 /// What Podman needs to work in a job: no systemd session to make cgroups, no journal to write to, and a place inside the step for
-/// what it has half pulled; and what HPC programs expect, the node's own network.
+/// what it has half pulled and for its locks (else they stay in `/dev/shm`, a file for each user); and what HPC programs expect, the
+/// node's own network.
 fn containers_conf(paths: &StepPaths) -> String {
     format!(
         "[containers]\nlog_driver = \"k8s-file\"\nnetns = \"host\"\n\n\
-         [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nimage_copy_tmp_dir = \"{}\"\n",
+         [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nlock_type = \"file\"\nimage_copy_tmp_dir = \"{}\"\n",
         paths.runtime_directory().display()
     )
 }
