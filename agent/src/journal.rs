@@ -94,9 +94,14 @@ impl Journal {
     pub fn write(&self, entry: &Entry) -> io::Result<()> {
         let path = self.path(&entry.key);
         let partial = path.with_extension("new");
-        let mut file = fs::File::create(&partial)?;
-        file.write_all(&serde_json::to_vec(entry)?)?;
-        fs::rename(partial, path)
+        let written = fs::File::create(&partial)
+            .and_then(|mut file| file.write_all(&serde_json::to_vec(entry)?))
+            .and_then(|()| fs::rename(&partial, path));
+        if written.is_err() {
+            // Where the node's memory for files is used up there is room for the name at most.
+            let _ = fs::remove_file(&partial);
+        }
+        written
     }
 
     /// Removes an entry; one that is not there is no error.
