@@ -10,7 +10,7 @@ UNITDIR ?= $(PREFIX)/lib/systemd/system
 # The plugin has a target directory of its own: what it is built from depends on Slurm's headers.
 PLUGIN_TARGET = target/plugin
 
-.PHONY: help all products plugin test unit-test bench demo lint install dependencies clean
+.PHONY: help all products plugin test unit-test bench soak demo lint install dependencies clean
 
 help:
 	@echo 'make all        build the products and the plugin (needs Slurm'\''s headers: SLURM_INCLUDE=DIR)'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test       all tests, on a real Slurm cluster of namespaces; as root, installs what it needs by apt'
 	@echo 'make unit-test  the tests that anyone can run'
 	@echo 'make bench      measure, side by side; as root'
+	@echo 'make soak       random steps and faults for ten minutes (SOAK_MINUTES); as root'
 	@echo 'make demo       see it work on a cluster of namespaces; as root, installs what it needs by apt'
 	@echo 'make lint       format and lints'
 
@@ -44,6 +45,10 @@ test: dependencies
 
 bench: dependencies
 	$(CARGO) run --locked --release --quiet --package integration-tests --bin bench -- $(BENCH_ARGS)
+
+# SOAK_MINUTES says how long, SOAK_ARGS='--seed=…' repeats the choices of an earlier one.
+soak: dependencies
+	$(CARGO) run --locked --quiet --package integration-tests --bin soak -- $(SOAK_ARGS)
 
 demo: dependencies
 	tests/demo

@@ -3,12 +3,15 @@
 //! None is ever skipped: who is not root is told so, and everything fails. Name a part of a test's name to run only those.
 
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use integration_tests::clean::assert_clean;
-use integration_tests::cluster::Cluster;
+use integration_tests::clean::{self, Scratch, assert_clean};
+use integration_tests::cluster::{Cluster, repository};
 use integration_tests::images;
+use integration_tests::table::{self, Row};
 use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::cluster::faults::Fault;
 
 mod cluster;
 mod files;
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     let shared = Shared::default();
     let machine = files::TESTS.iter().chain(privileged::TESTS).chain(privileged::trust::TESTS);
     let mut trials: Vec<Trial> = machine.map(|&(name, test)| Trial::test(name, move || Ok(test()?))).collect();
+    trials.extend(fault_trials(&shared));
     for &(name, test) in cluster::tests() {
         let shared = Arc::clone(&shared);
         trials.push(Trial::test(name, move || on_cluster(&shared, test)));
@@ -43,6 +47,35 @@ fn main() -> ExitCode {
     let conclusion = libtest_mimic::run(&arguments, trials);
     drop(shared);
     conclusion.exit_code()
+}
+
+/// The faults, each a test, and at their end the table of those that were tried.
+fn fault_trials(shared: &Shared) -> Vec<Trial> {
+    let rows = Arc::new(Mutex::new(Vec::new()));
+    let mut trials = Vec::new();
+    for &fault in cluster::faults::all() {
+        let (shared, rows) = (Arc::clone(shared), Arc::clone(&rows));
+        trials.push(Trial::test(fault.name, move || try_fault(&shared, &fault, &rows)));
+    }
+    // The name has nothing in common with those of the faults but their group: it is tried whenever the group is.
+    trials.push(Trial::test("cluster::faults::table", move || {
+        let text = table::markdown(&rows.lock().unwrap_or_else(PoisonError::into_inner));
+        println!("\n\n{text}");
+        Ok(std::fs::write(repository().join("target/faults.md"), text)?)
+    }));
+    trials
+}
+
+/// Tries a fault and writes its row of the table.
+fn try_fault(shared: &Shared, fault: &Fault, rows: &Mutex<Vec<Row>>) -> Result<(), Failed> {
+    let cluster = up(shared)?;
+    let before = Scratch::now(cluster)?;
+    let seen = (fault.test)(cluster).map_err(|error| format!("{error:#}"));
+    let verdict = clean::examine(cluster, Some(&before));
+    let (clean, idle) = (verdict.left.is_empty(), verdict.not_idle.is_empty());
+    let row = Row { fault: fault.what, seen: seen.clone(), clean, idle };
+    rows.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+    conclude(seen.map(drop), verdict.into_result())
 }
 
 /// These tests mount and make devices. What they mount stays in a mount namespace of their own.
@@ -60,14 +93,21 @@ fn be_root_in_private() -> Result<(), String> {
 
 /// Runs a test on the cluster and makes sure that it leaves nothing there.
 fn on_cluster(shared: &Shared, test: OnCluster) -> Result<(), Failed> {
+    let cluster = up(shared)?;
+    conclude(test(cluster).map_err(|error| format!("{error:#}")), assert_clean(cluster))
+}
+
+fn up(shared: &Shared) -> Result<&Cluster, Failed> {
     let cluster = shared.get_or_init(|| bring_up().map_err(|error| format!("{error:#}")));
-    let cluster = cluster.as_ref().map_err(|message| Failed::from(message.clone()))?;
-    let tested = test(cluster);
-    let clean = assert_clean(cluster);
+    cluster.as_ref().map_err(|message| Failed::from(message.clone()))
+}
+
+fn conclude(tested: Result<(), String>, clean: anyhow::Result<()>) -> Result<(), Failed> {
     match (tested, clean) {
         (Ok(()), Ok(())) => Ok(()),
-        (Err(error), Ok(())) | (Ok(()), Err(error)) => Err(Failed::from(format!("{error:#}"))),
-        (Err(error), Err(left)) => Err(Failed::from(format!("{error:#}\nand then: {left:#}"))),
+        (Err(error), Ok(())) => Err(Failed::from(error)),
+        (Ok(()), Err(left)) => Err(Failed::from(format!("{left:#}"))),
+        (Err(error), Err(left)) => Err(Failed::from(format!("{error}\nand then: {left:#}"))),
     }
 }
 

@@ -1,19 +1,20 @@
-//! What "clean" means: after a step nothing of it is left on its node.
+//! What "clean" and "idle" mean: after a step nothing of it is left on its node, and Slurm has the node idle.
+
+mod left;
 
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use parallax_sys::process::Process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, netlink, socket_with};
 
 use crate::cluster::{Cluster, Done, PATIENCE};
+use crate::processes;
 
 /// How long the kernel may take to free a loop device after its last user is gone.
 const FREEING: Duration = Duration::from_secs(10);
@@ -21,21 +22,94 @@ const FREEING: Duration = Duration::from_secs(10);
 /// The compute nodes of the cluster.
 pub const NODES: [&str; 2] = ["n1", "n2"];
 
+/// What came of looking at all nodes, a line for each thing that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Verdict {
+    /// What is left: processes, mounts in any namespace, loop devices, control groups, files; or why that can't be told.
+    pub left: Vec<String>,
+    /// Nodes that Slurm does not have idle.
+    pub not_idle: Vec<String>,
+}
+
+impl Verdict {
+    /// Nothing is left and all nodes are idle.
+    ///
+    /// # Errors
+    /// What is not so.
+    pub fn into_result(self) -> anyhow::Result<()> {
+        let lines: Vec<String> = self.left.into_iter().chain(self.not_idle).collect();
+        ensure!(lines.is_empty(), "not clean:\n{}", lines.join("\n"));
+        Ok(())
+    }
+}
+
 /// Waits until the nodes' steps have ended, then makes sure that nothing is left on them and that Slurm has them idle.
 ///
 /// # Errors
 /// What is left, and where.
 pub fn assert_clean(cluster: &Cluster) -> anyhow::Result<()> {
+    examine(cluster, None).into_result()
+}
+
+/// What users have in the nodes' `/tmp`, `/dev/shm` and the like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scratch(Vec<String>);
+
+impl Scratch {
+    /// What is there now. A user's Podman outside of a step leaves things there, and that is theirs; a step's must not.
+    ///
+    /// # Errors
+    /// A node can't be examined.
+    pub fn now(cluster: &Cluster) -> anyhow::Result<Self> {
+        let mut found = Vec::new();
+        for node in NODES {
+            found.extend(left::scratch(cluster, node)?.into_iter().map(|line| format!("{node}: {line}")));
+        }
+        Ok(Self(found))
+    }
+}
+
+/// Waits until the nodes' steps have ended, then looks at what is left on them and what Slurm says of them. With `before`,
+/// what users have got since then in the nodes' scratch directories is left, too.
+#[must_use]
+pub fn examine(cluster: &Cluster, before: Option<&Scratch>) -> Verdict {
+    let mut verdict = Verdict::default();
     for node in NODES {
-        wait_for_steps(cluster, node)?;
-        let left = leftovers(cluster, node)?;
-        ensure!(left.is_empty(), "left on {node}:\n{}", left.join("\n"));
+        match wait_for_steps(cluster, node).and_then(|()| leftovers(cluster, node)) {
+            Ok(left) => verdict.left.extend(left.into_iter().map(|line| format!("{node}: {line}"))),
+            Err(error) => verdict.left.push(format!("{node}: {error:#}")),
+        }
+    }
+    match left::processes_and_mounts(cluster, "ctl") {
+        Ok(left) => verdict.left.extend(left.into_iter().map(|line| format!("ctl: {line}"))),
+        Err(error) => verdict.left.push(format!("ctl: {error:#}")),
+    }
+    verdict.left.extend(left::control_groups());
+    match before.map(|before| (before, Scratch::now(cluster))) {
+        None => {}
+        Some((before, Ok(now))) => verdict.left.extend(now.0.into_iter().filter(|line| !before.0.contains(line))),
+        Some((_, Err(error))) => verdict.left.push(format!("{error:#}")),
     }
     for node in NODES {
+        if let Err(error) = wait_until_idle(cluster, node) {
+            verdict.not_idle.push(format!("{error:#}"));
+        }
+    }
+    verdict
+}
+
+/// Waits until Slurm has a node idle. It tells nobody when a job that has ended is cleared away, so it is asked again
+/// and again.
+fn wait_until_idle(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
         let state = cluster.slurm_state(node)?;
-        ensure!(["idle", "completing", "idle~"].contains(&state.as_str()), "{node} is {state}, not idle");
+        match state.as_str() {
+            "idle" => return Ok(()),
+            "completing" | "allocated" | "mixed" if Instant::now() < deadline => {}
+            _ => bail!("{node} is {state}, not idle"),
+        }
     }
-    Ok(())
 }
 
 /// Waits until every slurmstepd of a node has ended, and the agent has taken down every step.
@@ -44,13 +118,9 @@ pub fn assert_clean(cluster: &Cluster) -> anyhow::Result<()> {
 /// They do not.
 pub fn wait_for_steps(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    for process in processes_of(cluster, node)? {
-        if process.name == "slurmstepd" {
-            if let Ok(process) = Process::open(process.pid) {
-                let left = deadline.saturating_duration_since(Instant::now());
-                ensure!(process.wait_until_ended(left)?, "a slurmstepd of {node} does not end");
-            }
-        }
+    for process in processes::named(cluster, node, "slurmstepd")? {
+        let left = deadline.saturating_duration_since(Instant::now());
+        ensure!(process.wait_until_ended(left)?, "a slurmstepd of {node} does not end");
     }
     wait_for_no_lease(cluster, node)
 }
@@ -66,9 +136,10 @@ pub fn wait_for_no_lease(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
 /// Waits, by inotify, until a directory is empty.
 fn wait_until_empty(directory: &Path, deadline: Instant) -> anyhow::Result<()> {
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    inotify::add_watch(&watch, directory, inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVED_FROM)?;
+    inotify::add_watch(&watch, directory, inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVED_FROM)
+        .with_context(|| format!("{}", directory.display()))?;
     loop {
-        let names = names_in(directory)?;
+        let names = left::entries(directory)?;
         if names.is_empty() {
             return Ok(());
         }
@@ -82,35 +153,17 @@ fn wait_until_empty(directory: &Path, deadline: Instant) -> anyhow::Result<()> {
     }
 }
 
-/// What is left on a node, a line each: mounts in any namespace, loop devices, processes, files.
+/// What is left on a node, a line each: processes, mounts in any namespace, loop devices, files.
 ///
 /// # Errors
 /// The node can't be examined.
 pub fn leftovers(cluster: &Cluster, node: &str) -> anyhow::Result<Vec<String>> {
-    let mut left = Vec::new();
-    for process in processes_of(cluster, node)? {
-        let NodeProcess { pid, ref name, uid } = process;
-        if (1001..=1003).contains(&uid) || uid >= 65_536 {
-            left.push(format!("process {pid} ({name}) of user {uid}"));
-        }
-        let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-        for mount in mounts.lines().filter(|mount| is_ours(mount)) {
-            left.push(format!("mount in the namespace of process {pid} ({name}): {mount}"));
-        }
-    }
-    for directory in ["steps", "layers", "leases"] {
-        let path = cluster.path_on(node, &format!("/run/parallax/{directory}"))?;
-        left.extend(names_in(&path)?.into_iter().map(|name| format!("/run/parallax/{directory}/{name}")));
-    }
+    let mut left = left::processes_and_mounts(cluster, node)?;
+    left.extend(left::files(cluster, node)?);
     left.extend(busy_loop_devices(cluster)?.into_iter().map(|device| format!("loop device {device}")));
     left.sort();
     left.dedup();
     Ok(left)
-}
-
-/// Whether a line of `/proc/PID/mountinfo` is about a mount of a step or a layer.
-fn is_ours(mount: &str) -> bool {
-    mount.contains("/run/parallax/") || mount.contains(" - squashfs ") || mount.contains("fuse.squashfuse")
 }
 
 /// The loop devices of this cluster that stay busy. The kernel frees a device a little after its last user is gone, and tells
@@ -135,50 +188,30 @@ pub fn busy_loop_devices(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
     }
 }
 
+/// Notes the layers that are in the cluster's store now, so that the loop devices over them are known even when they are
+/// removed. [`busy_loop_devices`] does it by itself; who removes a layer that came since then must do it before.
+///
+/// # Errors
+/// The store can't be read.
+pub fn note_layers(cluster: &Cluster) -> anyhow::Result<()> {
+    let layers = cluster.shared().join("store/parallax/layers");
+    for (name, _) in left::entries(&layers)? {
+        if let Ok(metadata) = fs::metadata(layers.join(name)) {
+            cluster.layer_inodes().insert(metadata.ino());
+        }
+    }
+    Ok(())
+}
+
 /// The loop devices over files of this cluster's store. Another checkout's cluster has the same paths, so files are told apart
 /// by their inodes.
 fn loop_devices(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
-    let layers = cluster.shared().join("store/parallax/layers");
-    let mut inodes = Vec::new();
-    for name in names_in(&layers)? {
-        inodes.push(fs::metadata(layers.join(name))?.ino().to_string());
-    }
+    note_layers(cluster)?;
+    let known = cluster.layer_inodes();
     let listed =
         Command::new("losetup").args(["--list", "--noheadings", "--output", "BACK-INO,NAME,BACK-FILE"]).output()?;
     let listed = Done::from(listed).success()?.stdout;
-    let ours =
-        |line: &&str| line.split_whitespace().next().is_some_and(|inode| inodes.iter().any(|known| known == inode));
+    let inode = |line: &str| line.split_whitespace().next().and_then(|inode| inode.parse().ok());
+    let ours = |line: &&str| inode(line).is_some_and(|inode: u64| known.contains(&inode));
     Ok(listed.lines().filter(ours).map(ToOwned::to_owned).collect())
-}
-
-struct NodeProcess {
-    pid: i32,
-    name: String,
-    uid: u32,
-}
-
-/// The processes in a node's PID namespace.
-fn processes_of(cluster: &Cluster, node: &str) -> anyhow::Result<Vec<NodeProcess>> {
-    let namespace = |pid: i32| fs::metadata(format!("/proc/{pid}/ns/pid")).map(|metadata| metadata.ino()).ok();
-    let first = namespace(cluster.first_process(node)?).with_context(|| format!("{node} is gone"))?;
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        if namespace(pid) != Some(first) {
-            continue;
-        }
-        let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
-        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
-        let uid = field("Uid:").split_whitespace().next().unwrap_or_default().parse().unwrap_or_default();
-        found.push(NodeProcess { pid, name: field("Name:").to_owned(), uid });
-    }
-    Ok(found)
-}
-
-fn names_in(directory: &Path) -> anyhow::Result<Vec<String>> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.with_context(|| format!("{}", directory.display()))?,
-    };
-    entries.map(|entry| Ok(PathBuf::from(entry?.file_name()).display().to_string())).collect()
 }

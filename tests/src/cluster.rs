@@ -1,7 +1,9 @@
 //! The test cluster, driven through `tests/cluster/cluster` as people do.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -21,6 +23,7 @@ pub fn repository() -> PathBuf {
 #[derive(Debug)]
 pub struct Cluster {
     ours: bool,
+    layer_inodes: Mutex<BTreeSet<u64>>,
 }
 
 /// A command's result.
@@ -65,7 +68,7 @@ impl Cluster {
     pub fn up() -> anyhow::Result<Self> {
         let was_up = repository().join("target/cluster/state/description").exists();
         let output = script().arg("up").stdin(Stdio::null()).output().context("tests/cluster/cluster")?;
-        let cluster = Self { ours: !was_up };
+        let cluster = Self { ours: !was_up, layer_inodes: Mutex::default() };
         Done::from(output).success().context("the cluster does not come up")?;
         Ok(cluster)
     }
@@ -164,6 +167,20 @@ impl Cluster {
     pub fn slurm_state(&self, node: &str) -> anyhow::Result<String> {
         let done = self.run("ctl", "root", &["sinfo", "--noheader", "--nodes", node, "--format", "%T"])?.success()?;
         Ok(done.stdout.trim().to_owned())
+    }
+
+    /// Takes the power from a compute node ("off") or boots it ("on").
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn power(&self, node: &str, action: &str) -> anyhow::Result<()> {
+        let output = script().args(["power", node, action]).stdin(Stdio::null()).output()?;
+        Done::from(output).success().with_context(|| format!("power {node} {action}")).map(drop)
+    }
+
+    /// The inodes of all layers that were seen in the cluster's store.
+    pub fn layer_inodes(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.layer_inodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the cluster keeps what all nodes share.

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, Stdio};
 
 use anyhow::{Context as _, ensure};
 
-use crate::cluster::{Cluster, Done};
+use crate::cluster::{Cluster, Done, PATIENCE};
 
 /// A step whose tasks have started and wait for the end of their standard input.
 #[derive(Debug)]
@@ -29,7 +29,9 @@ impl HeldStep {
         tasks: usize,
         script: &str,
     ) -> anyhow::Result<Self> {
-        let mut line = vec!["srun", "--input=all", "--unbuffered"];
+        // Whatever happens to the step, no test waits for ever.
+        let patience = format!("{}", PATIENCE.as_secs());
+        let mut line = vec!["timeout", "--kill-after=10", &patience, "srun", "--input=all", "--unbuffered"];
         line.extend(arguments);
         let script = format!("{script}; exec cat");
         line.extend(["sh", "-c", &script]);
@@ -77,11 +79,19 @@ impl HeldStep {
     ///
     /// # Errors
     /// They failed.
-    pub fn finish(mut self) -> anyhow::Result<()> {
-        drop(self.input.take());
-        let done = self.wait()?;
+    pub fn finish(self) -> anyhow::Result<()> {
+        let done = self.end()?;
         ensure!(done.code == 0, "the step failed: {done:?}");
         Ok(())
+    }
+
+    /// Lets the tasks go on with the end of their input, and waits for the step's end.
+    ///
+    /// # Errors
+    /// It can't be waited for.
+    pub fn end(mut self) -> anyhow::Result<Done> {
+        drop(self.input.take());
+        self.wait()
     }
 
     /// Waits for the step's end, however it comes; its tasks still wait for the end of their input.

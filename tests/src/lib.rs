@@ -5,5 +5,7 @@ pub mod clean;
 pub mod cluster;
 pub mod held;
 pub mod images;
-
+pub mod processes;
+pub mod soak;
+pub mod table;
 pub mod tracing;

@@ -141,6 +141,8 @@ cluster_power() {
         off)
             node_pid "$node" >/dev/null || fail "$node has no power"
             cut_power "$node"
+            # Slurm finds out by itself when the node has not answered for SlurmdTimeout, five minutes.
+            on_node ctl scontrol update NodeName="$node" State=DOWN Reason="no power"
             ;;
         on)
             ! node_pid "$node" >/dev/null || fail "$node is up"
@@ -159,7 +161,9 @@ boot_node() {
     start_agent "$node"
     configure_slurm "$node"
     start_munged "$node"
-    start_slurmd "$node"
+    # -b: the kernel has been up for longer, so slurmd has to be told that the node was booted.
+    start_slurmd "$node" -b
+    wait_for_return "$node"
 }
 
 # One `up`, `down` or `power` at a time. Nothing that outlives this process may hold the descriptor, so it is

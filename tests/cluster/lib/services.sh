@@ -60,9 +60,30 @@ wait_for_nodes() {
         done' wait "$count"
 }
 
+# Waits until Slurm takes a node that was down for one that works. It tells nobody, either.
+wait_for_return() {
+    local node=$1
+    # shellcheck disable=SC2016  # The node's shell expands it.
+    on_node ctl sh -euc '
+        deadline=$(($(date +%s) + 60))
+        while state=$(sinfo --noheader --nodes="$1" --format=%T); do
+            case $state in
+                down* | unknown* | *"*") ;;
+                *) exit 0 ;;
+            esac
+            if [ "$(date +%s)" -ge "$deadline" ]; then
+                echo "$1 is still $state after 60 s"
+                exit 1
+            fi
+            sleep 0.05
+        done' wait "$node"
+}
+
+# start_slurmd NODE [ARGUMENT]…
 start_slurmd() {
     local node=$1
-    on_node "$node" slurmd
+    shift
+    on_node "$node" slurmd "$@"
     rm -f "$state/nodes/$node/restart-slurmd"
 }
 

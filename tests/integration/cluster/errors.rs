@@ -1,4 +1,5 @@
-//! What bad input gets: one sentence that names the thing and the next step, an exit code that is not 0, an idle node.
+//! What bad input gets: one sentence that names the thing and the next step, an exit code that is not 0, an idle node. (Faults of the
+//! node and the store are in [`super::faults`].)
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,13 +15,10 @@ pub const TESTS: &[(&str, OnCluster)] = &[
     ("cluster::errors::an_unknown_image_on_the_node_alone", an_unknown_image_on_the_node_alone),
     ("cluster::errors::a_name_with_odd_characters", a_name_with_odd_characters),
     ("cluster::errors::options_that_make_no_sense", options_that_make_no_sense),
-    ("cluster::errors::an_agent_that_is_not_running", an_agent_that_is_not_running),
     ("cluster::errors::an_unreadable_store", an_unreadable_store),
-    ("cluster::errors::a_layer_that_is_missing_or_no_squashfs", a_layer_that_is_missing_or_no_squashfs),
     ("cluster::errors::a_user_without_subordinate_ids", a_user_without_subordinate_ids),
     ("cluster::errors::a_bad_configuration_at_submit_and_on_the_node", a_bad_configuration_at_submit_and_on_the_node),
     ("cluster::errors::a_command_that_is_not_there", a_command_that_is_not_there),
-    ("cluster::errors::podman_is_missing_or_fails", podman_is_missing_or_fails),
     ("cluster::errors::a_batch_job_says_it_in_its_output", a_batch_job_says_it_in_its_output),
 ];
 
@@ -68,18 +66,6 @@ fn options_that_make_no_sense(cluster: &Cluster) -> anyhow::Result<()> {
     one_sentence(&cluster.srun("u1", &["--parallax-mode=run", "true"])?, &["needs an image", "--parallax-image="])
 }
 
-fn an_agent_that_is_not_running(cluster: &Cluster) -> anyhow::Result<()> {
-    cluster.service("n1", "stop", "agent")?;
-    let failed = cluster.srun("u1", &["-w", "n1", "--parallax-image=debian", "true"]);
-    let plain = cluster.srun("u1", &["-w", "n1", "true"]);
-    cluster.service("n1", "start", "agent")?;
-    one_sentence(
-        &failed?,
-        &["agent is not running on this node", "/run/parallax/agent.sock", "tell the administrator"],
-    )?;
-    plain?.success().map(drop)
-}
-
 fn an_unreadable_store(cluster: &Cluster) -> anyhow::Result<()> {
     let store = cluster.shared().join("store");
     let away = cluster.shared().join("store-away");
@@ -92,30 +78,6 @@ fn an_unreadable_store(cluster: &Cluster) -> anyhow::Result<()> {
     let writable = cluster.srun("u1", &["--parallax-image=debian", "true"]);
     fs::set_permissions(&store, Permissions::from_mode(0o755))?;
     one_sentence(&writable?, &["/shared/store", "not trusted", "may write"])
-}
-
-fn a_layer_that_is_missing_or_no_squashfs(cluster: &Cluster) -> anyhow::Result<()> {
-    let layers = cluster.shared().join("store/parallax/layers");
-    let static_layer = cluster.shell(
-        "ctl",
-        "python3 -c \"import json; print(json.load(open('/shared/store/parallax/names/localhost%2Fstatic:latest'))['layers'][0]['diff_id'])\"",
-    )?;
-    let layer = layers.join(format!("{}.squash", static_layer.trim()));
-    let away = layers.join("away");
-    fs::rename(&layer, &away)?;
-    let run = || cluster.srun("u1", &["--parallax-image=static", "hello"]);
-    let missing = run();
-    fs::write(&layer, "this is no SquashFS")?;
-    let damaged = run();
-    fs::remove_file(&layer)?;
-    std::os::unix::fs::symlink("away", &layer)?;
-    let link = run();
-    fs::remove_file(&layer)?;
-    fs::rename(&away, &layer)?;
-    one_sentence(&missing?, &[static_layer.trim(), "No such file"])?;
-    one_sentence(&damaged?, &[static_layer.trim(), "SquashFS"])?;
-    one_sentence(&link?, &[static_layer.trim(), "symbolic link"])?;
-    run()?.success().map(drop)
 }
 
 fn a_user_without_subordinate_ids(cluster: &Cluster) -> anyhow::Result<()> {
@@ -154,20 +116,6 @@ fn a_command_that_is_not_there(cluster: &Cluster) -> anyhow::Result<()> {
     let done = cluster.srun("u1", &["--parallax-image=debian", "/etc/passwd"])?;
     ensure!(done.code == 126, "{done:?}");
     one_sentence(&done, &["/etc/passwd", "Permission denied"])
-}
-
-fn podman_is_missing_or_fails(cluster: &Cluster) -> anyhow::Result<()> {
-    for (podman, part) in [("/nonexistent/podman", "can't be executed"), ("/bin/false", "failed")] {
-        let text = format!("stores = [\"/shared/store\"]\n[run]\npodman = \"{podman}\"\n");
-        with_file(cluster, "n1", CONFIG, Some(&text), || {
-            cluster.service("n1", "stop", "agent")?;
-            cluster.service("n1", "start", "agent")?;
-            let done = cluster.srun("u1", &["-w", "n1", "-n4", "--parallax-image=debian", "true"])?;
-            one_sentence(&done, &[podman, part])
-        })?;
-    }
-    cluster.service("n1", "stop", "agent")?;
-    cluster.service("n1", "start", "agent")
 }
 
 fn a_batch_job_says_it_in_its_output(cluster: &Cluster) -> anyhow::Result<()> {

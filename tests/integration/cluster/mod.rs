@@ -9,9 +9,8 @@ use crate::OnCluster;
 mod calls;
 mod daemon;
 mod doctor;
-mod end;
 mod errors;
-mod faults;
+pub mod faults;
 mod fidelity;
 mod foreign;
 mod ladder;
@@ -33,9 +32,7 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         run_mode::TESTS,
         podman_mode::TESTS,
         doctor::TESTS,
-        end::TESTS,
         errors::TESTS,
-        faults::TESTS,
         migrate::TESTS,
         migrate_faults::TESTS,
         migrate_options::TESTS,

@@ -40,6 +40,11 @@ fn with_namespaces(cluster: &Cluster, body: impl FnOnce() -> anyhow::Result<()>)
         fs::write(slurm, text)?;
     }
     reconfigure(cluster, false)?;
+    // As they were, name included: slurmd that starts itself anew is called as its file, `slurmd-wlm` on Debian.
+    for node in NODES {
+        cluster.service(node, "stop", "slurmd")?;
+        cluster.service(node, "start", "slurmd")?;
+    }
     result
 }
 

@@ -1,0 +1,7 @@
+//! `make soak`: random steps and random faults, for as long as one likes.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    integration_tests::soak::main()
+}
