@@ -19,6 +19,7 @@ pub const TESTS: &[(&str, OnCluster)] = &[
     ("cluster::ladder::by_fuse_if_told", by_fuse_if_told),
     ("cluster::ladder::by_fuse_where_the_kernel_cannot", by_fuse_where_the_kernel_cannot),
     ("cluster::ladder::a_node_that_can_neither_says_so", a_node_that_can_neither_says_so),
+    ("cluster::ladder::a_trial_that_hangs_is_ended", a_trial_that_hangs_is_ended),
     ("cluster::ladder::a_users_store_never_reaches_the_kernel", a_users_store_never_reaches_the_kernel),
     ("cluster::ladder::what_hides_in_a_container_by_fuse_is_ended", what_hides_in_a_container_by_fuse_is_ended),
     ("cluster::ladder::another_tools_images_by_fuse", another_tools_images_by_fuse),
@@ -147,6 +148,24 @@ fn a_node_that_can_neither_says_so(cluster: &Cluster) -> anyhow::Result<()> {
         cluster.srun("u1", &["-w", "n1", "true"])?.success()?;
         with_config(cluster, "n1", &native, || refused(&["no kernel SquashFS", "mounts = \"native\""]))
     })
+}
+
+/// Nothing a node has can keep its agent from starting, and nothing is left of a trial that hung.
+fn a_trial_that_hangs_is_ended(cluster: &Cluster) -> anyhow::Result<()> {
+    let program = cluster.path_on("n1", "/usr/libexec/parallax/hangs")?;
+    fs::write(&program, "#!/bin/sh\nsleep 12345 &\nexec sleep 12345\n")?;
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let text = format!("{STORE}[agent]\nmount_program = \"/usr/libexec/parallax/hangs\"\n");
+    let tested = with_config(cluster, "n1", &text, || {
+        let node = &status(cluster)?["node"];
+        let fuse = node["fuse"].as_str().unwrap_or_default();
+        ensure!(node["native"].is_null() && fuse.contains("did not end within 15 s"), "{node}");
+        let left = cluster.shell("n1", "pgrep -ax 'sleep|exe' || echo nothing")?;
+        ensure!(left == "nothing\n", "left: {left}");
+        cluster.srun("u1", &["-w", "n1", "--parallax-image=debian", "true"])?.success().map(drop)
+    });
+    fs::remove_file(program)?;
+    tested
 }
 
 /// A store that is u1's own, with an image that u1 migrated.
