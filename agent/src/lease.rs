@@ -27,6 +27,7 @@ use crate::layers::{LayerTable, MountedLayer};
 use crate::metrics::Metrics;
 use crate::namespace;
 use crate::step::StepDirectory;
+use crate::user_namespaces::NamespaceTable;
 
 /// Why a lease was not granted: one sentence for the user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +43,7 @@ pub struct Leases {
     ladder: RwLock<Arc<Ladder>>,
     layers: LayerTable,
     journal: Journal,
+    namespaces: NamespaceTable,
     live: Mutex<HashMap<StepId, Arc<Lease>>>,
     /// The steps whose lease is on its way.
     beginning: Mutex<HashSet<StepId>>,
@@ -80,6 +82,7 @@ impl Leases {
             runtime: root.clone(),
             ladder: RwLock::new(Arc::new(ladder)),
             journal: Journal::new(root.join("leases")),
+            namespaces: NamespaceTable::default(),
             live: Mutex::default(),
             beginning: Mutex::default(),
             metrics,

@@ -11,6 +11,7 @@
 //! - [`warm`]: layers that stay mounted for no step.
 //! - [`step_store`]: the metadata by which Podman finds the image (pure).
 //! - [`step`]: a step's directory with the mounts in it.
+//! - [`user_namespaces`]: the user namespaces that steps of a user share.
 //! - [`namespace`]: mount namespaces that Slurm gives to jobs.
 //! - [`processes`]: the step's processes that Slurm does not know.
 //! - [`journal`]: what an agent that is started anew must know.
@@ -34,4 +35,5 @@ pub mod restrict;
 pub mod server;
 pub mod step;
 pub mod step_store;
+pub mod user_namespaces;
 pub mod warm;

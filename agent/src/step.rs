@@ -12,13 +12,13 @@ use std::sync::Arc;
 
 use parallax_protocol::step_file::{StepFile, StepPaths};
 use parallax_sys::mount::{DetachedMount, pin_namespace, take_down};
-use parallax_sys::user_namespace::UserNamespace;
 use rustix::fs::{AtFlags, Gid, Uid};
 use rustix::fs::{Mode, OFlags, ResolveFlags, chownat, fchmod, fchown, mkdirat, openat, openat2, symlinkat};
 
 use crate::identity::{Identity, NamespaceKind};
 use crate::layers::MountedLayer;
 use crate::step_store::StepStore;
+use crate::user_namespaces::{NamespaceTable, Namespaces};
 
 /// Why a step's directory could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +40,8 @@ fn failed<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> StepError {
 pub struct StepPlan<'a> {
     /// The user.
     pub identity: &'a Identity,
+    /// Where the user's namespaces come from.
+    pub namespaces: &'a NamespaceTable,
     /// The step store.
     pub store: StepStore,
     /// The image's layers.
@@ -88,6 +90,8 @@ impl StepLayers {
 pub struct StepDirectory {
     path: PathBuf,
     standing: bool,
+    /// Held so that other steps of the user find them.
+    namespaces: Option<Arc<Namespaces>>,
 }
 
 impl StepDirectory {
@@ -97,7 +101,7 @@ impl StepDirectory {
     /// [`StepError`] says which part failed.
     pub fn build(path: &Path, plan: &StepPlan<'_>) -> Result<Self, StepError> {
         fs::create_dir(path).map_err(failed("the step's directory can't be made"))?;
-        let step = Self { path: path.to_owned(), standing: true };
+        let mut step = Self { path: path.to_owned(), standing: true, namespaces: None };
         let options = [("size", plan.scratch_size), ("mode", "0700")];
         let tmpfs = DetachedMount::tmpfs(&options).map_err(failed("the step's tmpfs can't be made"))?;
         let root = openat(tmpfs.as_fd(), ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
@@ -105,20 +109,21 @@ impl StepDirectory {
         write_contents(&root, path, plan).map_err(failed("the step store can't be written"))?;
         tmpfs.attach_at(path).map_err(failed("the step's tmpfs can't be mounted"))?;
         let namespaces =
-            Namespaces::new(plan.identity).map_err(failed("no user namespace can be made for the user"))?;
+            plan.namespaces.of(plan.identity).map_err(failed("no user namespace can be made for the user"))?;
         attach_layers(&root, plan, &namespaces).map_err(failed("a layer can't be mounted for the step"))?;
         attach_files(&root, plan).map_err(failed("a layer's file can't be shown to the step"))?;
-        pin_namespace(&namespaces.plain, &StepPaths::new(path).user_namespace())
+        pin_namespace(namespaces.of(NamespaceKind::Plain), &StepPaths::new(path).user_namespace())
             .map_err(failed("the user namespace can't be kept"))?;
         let (uid, gid) = owner(plan.identity);
         fchown(&root, Some(uid), Some(gid)).map_err(failed("the step's directory can't be given to its user"))?;
+        step.namespaces = Some(namespaces);
         Ok(step)
     }
 
     /// Takes over a directory that an earlier agent made.
     #[must_use]
     pub fn adopt(path: &Path) -> Self {
-        Self { path: path.to_owned(), standing: true }
+        Self { path: path.to_owned(), standing: true, namespaces: None }
     }
 
     /// Takes the directory down with all its mounts. What is gone already is no error.
@@ -186,29 +191,6 @@ fn write_file(directory: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
     // Whatever the umask is.
     fchmod(&file, mode)?;
     fs::File::from(file).write_all(bytes)
-}
-
-/// The user's namespaces: their maps are those of the layers' mounts, and Podman is run in the plain one.
-struct Namespaces {
-    plain: UserNamespace,
-    keep_id: UserNamespace,
-}
-
-impl Namespaces {
-    fn new(identity: &Identity) -> io::Result<Self> {
-        let make = |kind| {
-            let (users, groups) = (&identity.users, &identity.groups);
-            UserNamespace::new(users.own, groups.own, &users.map(kind), &groups.map(kind))
-        };
-        Ok(Self { plain: make(NamespaceKind::Plain)?, keep_id: make(NamespaceKind::KeepId)? })
-    }
-
-    fn of(&self, kind: NamespaceKind) -> &UserNamespace {
-        match kind {
-            NamespaceKind::Plain => &self.plain,
-            NamespaceKind::KeepId => &self.keep_id,
-        }
-    }
 }
 
 fn attach_layers(root: &OwnedFd, plan: &StepPlan<'_>, namespaces: &Namespaces) -> io::Result<()> {

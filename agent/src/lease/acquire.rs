@@ -74,6 +74,7 @@ impl Leases {
             .map_err(|error| refused(&format!("the agent's journal can't be written: {error}")))?;
         let plan = StepPlan {
             identity: &identity,
+            namespaces: &self.namespaces,
             store: contents.store,
             layers: &contents.layers,
             mount_program: &config.agent.mount_program,

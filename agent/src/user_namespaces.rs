@@ -1,0 +1,66 @@
+//! The user namespaces of each user who has a step: for the id maps of mounts, and for Podman to run in.
+//!
+//! All steps of a user have the same maps, so they share them: each costs a process to make. They are the user's own in any case, and
+//! nothing of one can be changed once its maps are written. With the user's last step they go.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use parallax_sys::user_namespace::UserNamespace;
+
+use crate::identity::{Identity, NamespaceKind};
+
+/// A user's namespaces, one of each kind.
+#[derive(Debug)]
+pub struct Namespaces {
+    plain: UserNamespace,
+    keep_id: UserNamespace,
+}
+
+impl Namespaces {
+    fn new(identity: &Identity) -> io::Result<Self> {
+        let make = |kind| {
+            let (users, groups) = (&identity.users, &identity.groups);
+            UserNamespace::new(users.own, groups.own, &users.map(kind), &groups.map(kind))
+        };
+        Ok(Self { plain: make(NamespaceKind::Plain)?, keep_id: make(NamespaceKind::KeepId)? })
+    }
+
+    /// The one of this kind.
+    #[must_use]
+    pub fn of(&self, kind: NamespaceKind) -> &UserNamespace {
+        match kind {
+            NamespaceKind::Plain => &self.plain,
+            NamespaceKind::KeepId => &self.keep_id,
+        }
+    }
+}
+
+/// The namespaces of all users who have a step. Who has other ids than before is another user.
+#[derive(Debug, Default)]
+pub struct NamespaceTable(Mutex<Vec<(Identity, Weak<Namespaces>)>>);
+
+impl NamespaceTable {
+    /// The user's namespaces, made if no step of theirs has them.
+    ///
+    /// # Errors
+    /// As [`UserNamespace::new`].
+    pub fn of(&self, identity: &Identity) -> io::Result<Arc<Namespaces>> {
+        let known = |table: &[(Identity, Weak<Namespaces>)]| {
+            table.iter().find(|(user, _)| user == identity).and_then(|(_, namespaces)| namespaces.upgrade())
+        };
+        if let Some(namespaces) = known(&self.table()) {
+            return Ok(namespaces);
+        }
+        // Without the lock: others need not wait. Two at once make one too many, which goes with its step.
+        let namespaces = Arc::new(Namespaces::new(identity)?);
+        let mut table = self.table();
+        table.retain(|(user, namespaces)| user != identity && namespaces.strong_count() > 0);
+        table.push((identity.clone(), Arc::downgrade(&namespaces)));
+        Ok(namespaces)
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, Vec<(Identity, Weak<Namespaces>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
