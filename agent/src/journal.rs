@@ -58,6 +58,18 @@ pub struct Entry {
     pub layers: Vec<LayerEntry>,
     /// When it was granted, seconds since 1970.
     pub since: u64,
+    /// The image and the store it is in.
+    #[serde(default)]
+    pub image: Option<HeldImage>,
+}
+
+/// An image of a store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HeldImage {
+    /// The store's path, as it is configured.
+    pub store: PathBuf,
+    /// The image's id.
+    pub id: String,
 }
 
 impl Entry {
@@ -157,7 +169,7 @@ mod tests {
         let step = StepId { job: 1, step: 0, restart: 0 };
         let request = LeaseRequest { step, uid: 1001, gid: 1001, image: "a".into(), image_id: None, mode: Mode::Run };
         let owner = Owner::of(i32::try_from(std::process::id()).unwrap()).unwrap();
-        Entry { request, key: "1.0-0001".into(), owner, layers: Vec::new(), since: 7 }
+        Entry { request, key: "1.0-0001".into(), owner, layers: Vec::new(), since: 7, image: None }
     }
 
     #[test]

@@ -20,8 +20,9 @@ use parallax_sys::mount::take_down;
 use parallax_sys::process::Process;
 
 pub use self::release::Cause;
+use crate::holds::{Holds, ImageHold};
 pub use crate::journal::LeaseKey;
-use crate::journal::{Entry, Journal};
+use crate::journal::{Entry, HeldImage, Journal};
 use crate::ladder::Ladder;
 use crate::layers::{LayerTable, MountedLayer};
 use crate::metrics::Metrics;
@@ -48,6 +49,7 @@ pub struct Leases {
     /// The steps whose lease is on its way.
     beginning: Mutex<HashSet<StepId>>,
     metrics: Metrics,
+    holds: Holds,
 }
 
 /// A lease. What it holds is taken out by the first release.
@@ -62,6 +64,7 @@ struct Lease {
 struct Held {
     directory: StepDirectory,
     layers: Vec<Arc<MountedLayer>>,
+    hold: Option<ImageHold>,
 }
 
 impl Leases {
@@ -86,8 +89,13 @@ impl Leases {
             live: Mutex::default(),
             beginning: Mutex::default(),
             metrics,
+            holds: Holds::start(),
         };
         let owners = leases.recover()?;
+        let config = leases.config();
+        if config.agent.holds {
+            leases.holds.tidy(&config.stores);
+        }
         Ok((leases, owners))
     }
 
@@ -160,6 +168,11 @@ impl Leases {
         moved
     }
 
+    /// Says in the store that this node has the image, if that is wanted.
+    fn hold(&self, image: Option<&HeldImage>) -> Option<ImageHold> {
+        image.filter(|_| self.config().agent.holds).map(|image| self.holds.hold(image.clone()))
+    }
+
     /// What is counted.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
@@ -196,7 +209,8 @@ impl Leases {
             let layers = entry.layers.iter().cloned().map(|layer| self.layers.adopt(layer)).collect();
             let owner = entry.owner.hold();
             keys.push(path.clone());
-            let held = Held { directory: StepDirectory::adopt(&path), layers };
+            let hold = self.hold(entry.image.as_ref());
+            let held = Held { directory: StepDirectory::adopt(&path), layers, hold };
             self.live().insert(key.step, Arc::new(Lease { entry, held: Mutex::new(Some(held)) }));
             match owner {
                 Some(process) => {

@@ -4,6 +4,7 @@
 //!
 //! - [`server`]: accepts connections and answers requests; root only.
 //! - [`lease`]: what a step's lease is made of, in order, and its end.
+//! - [`holds`]: tells those who remove images what this node holds.
 //! - [`identity`]: who the user is, and the id maps of their mounts.
 //! - [`ladder`]: which way the layers come to a step: by the kernel or by FUSE.
 //! - [`layers`]: each SquashFS file mounted once on the node.
@@ -22,6 +23,7 @@
 pub mod args;
 pub mod daemon;
 pub mod digest;
+pub mod holds;
 pub mod identity;
 pub mod journal;
 pub mod ladder;

@@ -12,6 +12,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use parallax_config::Config;
 
 use crate::commands::{about, doctor, gc, inspect, list, migrate, rm, status, verify};
+use crate::compat;
 
 /// Container images for Slurm jobs, from one shared store.
 #[derive(Debug, Parser)]
@@ -81,6 +82,17 @@ enum Command {
 }
 
 impl Global {
+    /// What concerns one store only, with nothing else said.
+    pub fn of_store(store: &Path) -> Self {
+        Self {
+            store: Some(store.to_owned()),
+            config: parallax_config::DEFAULT_PATH.into(),
+            verbose: 0,
+            quiet: false,
+            log_format: LogFormat::Text,
+        }
+    }
+
     /// The store to work on.
     ///
     /// # Errors
@@ -114,6 +126,10 @@ impl Global {
 
 /// Runs the command that was typed.
 pub fn run() -> ExitCode {
+    let typed: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    if compat::is_meant(&typed) {
+        return compat::run(&typed);
+    }
     // Wrong usage ends in here, with code 2.
     let cli = Cli::parse();
     start_logging(&cli.global);

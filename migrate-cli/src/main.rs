@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod compat;
 mod image;
 mod interrupt;
 mod migration;

@@ -7,5 +7,6 @@ pub mod held;
 pub mod images;
 pub mod processes;
 pub mod soak;
+pub mod synthetic;
 pub mod table;
 pub mod tracing;

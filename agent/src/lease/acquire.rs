@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::find::Found;
 use super::{Cause, Held, Lease, LeaseKey, Leases, Refusal};
 use crate::identity::{Identity, NamespaceKind};
-use crate::journal::{Entry, Owner};
+use crate::journal::{Entry, HeldImage, Owner};
 use crate::ladder::Way;
 use crate::layers::{LayerError, MountedLayer};
 use crate::step::{StepDirectory, StepLayers, StepPlan};
@@ -68,7 +68,10 @@ impl Leases {
         };
         let mounted = Instant::now();
 
-        let entry = self.entry(request, owner, contents.layers.mounted())?;
+        let mut entry = self.entry(request, owner, contents.layers.mounted())?;
+        if let Found::Image(store, image) = &found {
+            entry.image = Some(HeldImage { store: store.path().to_owned(), id: image.id.clone() });
+        }
         self.journal
             .write(&entry)
             .map_err(|error| refused(&format!("the agent's journal can't be written: {error}")))?;
@@ -101,7 +104,8 @@ impl Leases {
         let key = entry.lease_key();
         let notice = plan.step_file.notice;
         let layers = contents.layers.into_mounted();
-        let lease = Lease { entry, held: Mutex::new(Some(Held { directory, layers })) };
+        let hold = self.hold(entry.image.as_ref());
+        let lease = Lease { entry, held: Mutex::new(Some(Held { directory, layers, hold })) };
         self.live().insert(key.step, Arc::new(lease));
         Ok((key, Grant { environment: environment(&StepPaths::new(&path)), directory: path, notice, timings }))
     }
@@ -179,7 +183,14 @@ impl Leases {
         rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())
             .map_err(|error| refused(&format!("no random number: {error}")))?;
         let key = format!("{}-{:04x}", request.step, u16::from_le_bytes(nonce));
-        Ok(Entry { request, key, owner, layers: layers.iter().map(|layer| layer.entry()).collect(), since })
+        Ok(Entry {
+            request,
+            key,
+            owner,
+            layers: layers.iter().map(|layer| layer.entry()).collect(),
+            since,
+            image: None,
+        })
     }
 
     fn step_file(&self, name: &str, found: &Found, identity: &Identity) -> Result<StepFile, Refusal> {

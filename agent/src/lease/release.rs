@@ -95,7 +95,7 @@ impl Leases {
 
     fn end(&self, lease: &Lease, cause: Cause) -> Vec<String> {
         let mut place = lease.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Held { directory, layers }) = place.take() else { return Vec::new() };
+        let Some(Held { directory, layers, hold }) = place.take() else { return Vec::new() };
         let entry = &lease.entry;
         let step = entry.step();
         let started = Instant::now();
@@ -114,6 +114,7 @@ impl Leases {
                     .to_owned(),
             );
         }
+        drop(hold);
         if let Err(error) = self.journal.remove(&entry.key) {
             problems.push(format!("the journal's entry {} can't be removed: {error}", entry.key));
         }

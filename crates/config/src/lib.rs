@@ -59,6 +59,8 @@ pub struct Agent {
     pub verify: Verify,
     /// For how long layers that no step uses stay mounted, in seconds (0 to 604800).
     pub keep_warm: u32,
+    /// Whether the agent says in the store which images this node holds, where root may write there.
+    pub holds: bool,
 }
 
 /// The section `[step]`.
@@ -102,6 +104,7 @@ impl Default for Agent {
             mount_program: PathBuf::from("/usr/libexec/parallax/parallax-mount-program"),
             verify: Verify::default(),
             keep_warm: 0,
+            holds: true,
         }
     }
 }

@@ -133,6 +133,10 @@ impl TrustedStore {
         Ok(stat.st_mode & OTHERS_MAY_WRITE != 0)
     }
 
+    pub(crate) fn root(&self) -> &OwnedFd {
+        &self.root
+    }
+
     /// The path the store was opened at.
     #[must_use]
     pub fn path(&self) -> &Path {

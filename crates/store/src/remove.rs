@@ -91,12 +91,14 @@ impl Store {
                 self.remove_name(&lock, images, &id, name)?;
                 return Ok(Removed { id, names: vec![name.to_string()], image: None });
             }
-            None if names.len() > 1 && !force => return Err(StoreError::SeveralNames(names)),
             _ => {}
         }
         let holders = self.holders(&id)?;
         if !holders.is_empty() && !force {
             return Err(StoreError::InUse(holders));
+        }
+        if name.is_none() && names.len() > 1 && !force {
+            return Err(StoreError::SeveralNames(names));
         }
         let garbage = self.remove_image(&lock, &id, record.as_ref())?;
         Ok(Removed { id, names, image: Some(garbage) })

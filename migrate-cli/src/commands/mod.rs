@@ -3,7 +3,7 @@
 pub mod about;
 mod adopt;
 pub mod doctor;
-mod find;
+pub mod find;
 pub mod gc;
 pub mod inspect;
 pub mod list;

@@ -178,7 +178,10 @@ fn jobs_run_them_as_they_are(cluster: &Cluster) -> anyhow::Result<()> {
         ensure!(done.stdout.matches("0:42").count() == 2, "{name}: {done:?}");
         let line = [&*image, "--parallax-mode=podman", "podman", "run", "--rm", name, "cat", "/etc/debian_version"];
         cluster.srun("u1", &line)?.success().context(name)?;
-        ensure!(parallax(cluster, &store.path, &["rm", name])?.success()?.stdout.contains("removed"), "{name}");
+        ensure!(
+            parallax(cluster, &store.path, &["rm", "--force", name])?.success()?.stdout.contains("removed"),
+            "{name}"
+        );
         let done = cluster.srun("u1", &[&image, "true"])?;
         ensure!(done.code != 0 && done.stderr.contains("is in no store"), "{name}: {done:?}");
     }

@@ -7,6 +7,8 @@ use integration_tests::cluster::Cluster;
 use crate::OnCluster;
 
 mod calls;
+mod compat;
+mod concurrent;
 mod daemon;
 mod doctor;
 mod errors;
@@ -43,6 +45,8 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         fidelity::TESTS,
         foreign::TESTS,
         ladder::TESTS,
+        compat::TESTS,
+        concurrent::TESTS,
         namespace::TESTS,
         security::TESTS,
         // Last, for what it says of all that came before.

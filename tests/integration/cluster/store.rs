@@ -1,10 +1,15 @@
 //! Removing, tagging, verifying and tidying up, with Podman reading the store.
 
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
-use integration_tests::cluster::{Cluster, Done, repository};
+use integration_tests::cluster::{Cluster, Done, PATIENCE, repository};
+use integration_tests::held::HeldStep;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify;
 
 use crate::OnCluster;
 
@@ -12,6 +17,7 @@ pub const TESTS: &[(&str, OnCluster)] = &[
     ("cluster::store::a_tag_runs_until_it_is_removed", a_tag_runs_until_it_is_removed),
     ("cluster::store::removing_gives_back_what_no_other_image_has", removing_gives_back_what_no_other_image_has),
     ("cluster::store::damage_is_found_and_the_remedy_helps", damage_is_found_and_the_remedy_helps),
+    ("cluster::store::an_image_that_a_node_holds_is_not_removed", an_image_that_a_node_holds_is_not_removed),
     ("cluster::store::killed_on_the_way_podman_reads_the_store", killed_on_the_way_podman_reads_the_store),
 ];
 
@@ -90,6 +96,45 @@ fn damage_is_found_and_the_remedy_helps(cluster: &Cluster) -> anyhow::Result<()>
     let done = cluster.run("ctl", "root", &["bash", "-euc", script])?.success()?;
     ensure!(done.stdout.contains("code 1\n") && done.stdout.contains("has changed: its SHA-256"), "{done:?}");
     ensure!(done.stdout.contains("1 image verified"), "{done:?}");
+    Ok(())
+}
+
+/// Waits for one thing to happen in a directory.
+struct Watch(OwnedFd);
+
+impl Watch {
+    fn new(directory: &Path) -> anyhow::Result<Self> {
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+        inotify::add_watch(&watch, directory, inotify::WatchFlags::CREATE | inotify::WatchFlags::DELETE)?;
+        Ok(Self(watch))
+    }
+
+    fn wait(&self) -> anyhow::Result<()> {
+        let mut ready = [PollFd::new(&self.0, PollFlags::IN)];
+        let patience = Timespec { tv_sec: i64::try_from(PATIENCE.as_secs())?, tv_nsec: 0 };
+        ensure!(poll(&mut ready, Some(&patience))? == 1, "nothing happened");
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 512];
+        inotify::Reader::new(&self.0, &mut buffer).next()?;
+        Ok(())
+    }
+}
+
+fn an_image_that_a_node_holds_is_not_removed(cluster: &Cluster) -> anyhow::Result<()> {
+    let holds = Watch::new(&cluster.shared().join("store/parallax/holds"))?;
+    let step = HeldStep::start(cluster, "u1", &["-w", "n1", "-n1", "--parallax-image=debian"], 1, "echo started")?;
+    holds.wait()?;
+    let listed = parallax(cluster, &["list", "--json"])?.success()?;
+    let images: serde_json::Value = serde_json::from_str(&listed.stdout)?;
+    let holders = |image: &serde_json::Value| image["in_use"].as_array().map_or(0, Vec::len);
+    let in_use: usize = images.as_array().into_iter().flatten().map(holders).sum();
+    ensure!(in_use == 1, "{images}");
+    let id =
+        images.as_array().into_iter().flatten().find(|image| holders(image) == 1).context("no image")?["id"].clone();
+    let refused = parallax(cluster, &["rm", id.as_str().context("no id")?])?;
+    ensure!(refused.code == 1 && refused.stderr.contains("steps use the image on n1"), "{refused:?}");
+    step.finish()?;
+    holds.wait()?;
+    ensure!(fs::read_dir(cluster.shared().join("store/parallax/holds"))?.count() == 0, "a hold is left");
     Ok(())
 }
 

@@ -4,6 +4,7 @@ mod agent_lease;
 mod container_start;
 mod container_start_keep_id;
 mod extra_task;
+mod image_scaling;
 mod mount_processes;
 mod plain_step;
 mod step_start;
@@ -31,4 +32,5 @@ pub const ROWS: &[Row] = &[
     mount_processes::ROW,
     store_ops::ROW,
     agent_lease::ROW,
+    image_scaling::ROW,
 ];

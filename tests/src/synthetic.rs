@@ -1,0 +1,130 @@
+//! Stores with many images, made quickly: of each image everything is there that a store has, but all share one real layer,
+//! and their own layers are one small file under many names.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+use parallax_names::{ImageName, IndexPath};
+use parallax_store::LayerFile;
+use parallax_store::containers_storage::{
+    BigData, IMAGES_JSON, Image, LAYERS_JSON, LINKS, Layer, chain_ids, lower_file, sha256_hex,
+};
+use parallax_store::record::{ImageRecord, LayerRecord};
+use serde_json::{Value, json};
+
+/// Adds `count` images to a store that has one image, `base`, and nobody else at work. They are called
+/// `localhost/many:NUMBER`, have the layers of `base`, of which the first one must be small enough to be no burden as often
+/// as there are images, and one of their own.
+///
+/// # Errors
+/// A file can't be made.
+pub fn add_images(store: &Path, base: &str, count: usize) -> anyhow::Result<()> {
+    let entry = IndexPath::name(&ImageName::for_storing(base)?).context("the name is too long")?;
+    let base = ImageRecord::parse(&fs::read(store.join(entry))?)?;
+    let file = store.join(base.layers.first().context("no layers")?.squashfs_path());
+    let mut lists = Lists::read(store)?;
+    for number in 0..count {
+        lists.add(store, &base, &file, number)?;
+    }
+    fs::write(store.join(LAYERS_JSON), serde_json::to_vec(&lists.layers)?)?;
+    fs::write(store.join(IMAGES_JSON), serde_json::to_vec(&lists.images)?)?;
+    Ok(())
+}
+
+struct Lists {
+    layers: Vec<Value>,
+    images: Vec<Value>,
+}
+
+impl Lists {
+    fn read(store: &Path) -> anyhow::Result<Self> {
+        let list =
+            |name: &str| -> anyhow::Result<Vec<Value>> { Ok(serde_json::from_slice(&fs::read(store.join(name))?)?) };
+        Ok(Self { layers: list(LAYERS_JSON)?, images: list(IMAGES_JSON)? })
+    }
+
+    fn add(&mut self, store: &Path, base: &ImageRecord, file: &Path, number: usize) -> anyhow::Result<()> {
+        let mut record = base.clone();
+        let layer = own_layer(base, number)?;
+        add_layer(store, base, &layer, file)?;
+        self.layers.push(json!(Layer {
+            id: layer.id.clone(),
+            parent: base.layers.last().map(|below| below.id.clone()),
+            created: base.created.clone(),
+            diff_digest: format!("sha256:{}", layer.diff_id),
+            diff_size: layer.size,
+            uidmap: Vec::new(),
+            gidmap: Vec::new(),
+        }));
+        let mut config: Value = serde_json::from_str(&base.config)?;
+        config["config"]["Env"] = json!([format!("NUMBER={number}"), "PATH=/usr/bin:/bin"]);
+        record.config = config.to_string();
+        record.id = sha256_hex(record.config.as_bytes());
+        record.manifest = base.manifest.replace(&base.id, &record.id);
+        record.digest = format!("sha256:{}", sha256_hex(record.manifest.as_bytes()));
+        record.names = vec![format!("localhost/many:{number}")];
+        record.layers.push(layer);
+        self.images.push(json!(add_image(store, &record)?));
+        Ok(())
+    }
+}
+
+fn own_layer(base: &ImageRecord, number: usize) -> anyhow::Result<LayerRecord> {
+    let below = base.layers.first().context("no layers")?;
+    let diff_id = sha256_hex(format!("layer {number}").as_bytes());
+    let chain = base.layers.iter().map(|layer| layer.diff_id.as_str()).chain([diff_id.as_str()]);
+    let id = chain_ids(chain).pop().context("no layers")?;
+    Ok(LayerRecord { link: parallax_store::containers_storage::Link::of_layer(&id), id, diff_id, ..below.clone() })
+}
+
+fn add_layer(store: &Path, base: &ImageRecord, layer: &LayerRecord, file: &Path) -> anyhow::Result<()> {
+    let directory = store.join("overlay").join(&layer.id);
+    fs::create_dir_all(directory.join("diff"))?;
+    fs::write(directory.join("link"), layer.link.as_str())?;
+    fs::write(
+        directory.join("lower"),
+        lower_file(base.layers.iter().rev().map(|layer| &layer.link)).unwrap_or_default(),
+    )?;
+    symlink(format!("../{}/diff", layer.id), store.join(LINKS).join(layer.link.as_str()))?;
+    let squashfs = LayerFile::squashfs_path(&layer.diff_id);
+    symlink(format!("../../{squashfs}"), store.join(layer.link.side_car()))?;
+    fs::hard_link(file, store.join(squashfs))?;
+    let known = store.join(LayerFile::description_path(&base.layers[0].diff_id));
+    let description = LayerFile { diff_id: layer.diff_id.clone(), ..serde_json::from_slice(&fs::read(known)?)? };
+    Ok(fs::write(store.join(LayerFile::description_path(&layer.diff_id)), serde_json::to_vec(&description)?)?)
+}
+
+fn add_image(store: &Path, record: &ImageRecord) -> anyhow::Result<Image> {
+    let config_key = format!("sha256:{}", record.id);
+    let data = [
+        BigData { key: "manifest", bytes: record.manifest.as_bytes() },
+        BigData { key: &config_key, bytes: record.config.as_bytes() },
+    ];
+    let directory: PathBuf = store.join("overlay-images").join(&record.id);
+    fs::create_dir(&directory)?;
+    for piece in &data {
+        fs::write(directory.join(piece.file_name()), piece.bytes)?;
+    }
+    fs::write(store.join(IndexPath::record(&record.id)), record.to_bytes())?;
+    let hex = record.digest.trim_start_matches("sha256:");
+    let name = IndexPath::name(&ImageName::for_storing(&record.names[0])?).context("the name is too long")?;
+    for entry in [IndexPath::digest(hex), name] {
+        symlink(IndexPath::link_target(&record.id), store.join(entry))?;
+    }
+    let top = record.layers.last().context("no layers")?;
+    Ok(Image::new(&record.id, &record.digest, record.names.clone(), &top.id, &record.created, &data))
+}
+
+/// Makes sure that a store has at least this many images.
+///
+/// # Errors
+/// It has fewer.
+pub fn check(store: &Path, count: usize) -> anyhow::Result<()> {
+    for name in ["parallax/images", "parallax/names", "parallax/digests", "overlay-images", "overlay"] {
+        let there = fs::read_dir(store.join(name))?.count();
+        ensure!(there >= count, "{} has {there} entries in {name}", store.display());
+    }
+    Ok(())
+}
