@@ -43,6 +43,14 @@ pub enum StoreError {
     /// An image that is to go by its id has several names.
     #[error("the image has several names ({}); remove it with --force, or name by name", .0.join(", "))]
     SeveralNames(Vec<String>),
+    /// Another writer has the store, on a file system without locks.
+    #[error("{}: the store is locked by {who}; if that process is gone, run parallax gc --break-lock", path.display())]
+    Locked {
+        /// The lock.
+        path: PathBuf,
+        /// Whose it is.
+        who: String,
+    },
     /// Nodes hold an image that is to go.
     #[error("steps use the image on {}; remove it when they have ended, or with --force", .0.join(", "))]
     InUse(Vec<String>),

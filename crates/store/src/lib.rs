@@ -17,6 +17,7 @@ pub mod holds;
 mod layer_file;
 mod lists;
 mod lock;
+mod lock_file;
 mod mark;
 pub mod open;
 mod publish;

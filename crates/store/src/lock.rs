@@ -7,10 +7,13 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
 
 use crate::containers_storage::{IMAGES_LOCK, LAYERS_LOCK, LOCK_TOKEN_BYTES};
 use crate::fault;
 use crate::files::{IoContext as _, StoreError};
+use crate::lock_file::{LockFile, PATIENCE};
+use crate::writer::TEMPORARY;
 
 /// fcntl locks belong to the process, so its threads are kept apart by this.
 static THREADS: Mutex<()> = Mutex::new(());
@@ -20,6 +23,8 @@ static THREADS: Mutex<()> = Mutex::new(());
 pub(crate) struct WriteLock {
     layers: File,
     images: File,
+    /// Where the file system has no locks.
+    file: Option<LockFile>,
     _threads: MutexGuard<'static, ()>,
 }
 
@@ -28,13 +33,24 @@ impl WriteLock {
     pub(crate) fn take(store: &Path) -> Result<Self, StoreError> {
         // A thread that panicked has left the files as a killed process would: usable.
         let threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = |name| -> Result<File, StoreError> {
+        let open = |name| -> Result<(File, bool), StoreError> {
             let path = store.join(name);
             let file = OpenOptions::new().read(true).write(true).open(&path).context("open", &path)?;
-            fcntl_lock(&file, FlockOperation::LockExclusive).map_err(io::Error::from).context("lock", &path)?;
-            Ok(file)
+            let locked = lock(&file, FlockOperation::LockExclusive).context("lock", &path)?;
+            Ok((file, locked))
         };
-        Ok(Self { layers: open(LAYERS_LOCK)?, images: open(IMAGES_LOCK)?, _threads: threads })
+        let ((layers, layers_locked), (images, images_locked)) = (open(LAYERS_LOCK)?, open(IMAGES_LOCK)?);
+        let file = if layers_locked && images_locked {
+            None
+        } else {
+            Some(LockFile::take(store, &store.join(TEMPORARY), PATIENCE)?)
+        };
+        Ok(Self { layers, images, file, _threads: threads })
+    }
+
+    /// Whether the file system has no locks, so that writers take turns by a file.
+    pub(crate) fn is_file(&self) -> bool {
+        self.file.is_some()
     }
 
     /// Tells readers to read the list of layers again.
@@ -48,6 +64,24 @@ impl WriteLock {
         fault::point();
         write_token(&self.images)
     }
+}
+
+/// Locks a file; `false` if the file system has no locks.
+pub(crate) fn lock(file: &File, how: FlockOperation) -> io::Result<bool> {
+    if has_no_locks_for_tests() {
+        return Ok(false);
+    }
+    match fcntl_lock(file, how) {
+        Ok(()) => Ok(true),
+        // EINVAL is what fcntl(2) says of a file that can't be locked.
+        Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// In builds with debug assertions `PARALLAX_TEST_NO_LOCKS` makes every file system one without locks.
+fn has_no_locks_for_tests() -> bool {
+    cfg!(debug_assertions) && std::env::var_os("PARALLAX_TEST_NO_LOCKS").is_some()
 }
 
 /// Makes the lock files, so that readers never have to: they may not be allowed to.

@@ -9,6 +9,7 @@ use crate::containers_storage::IMAGES_JSON;
 use crate::files::{StoreError, entries, remove_file, sync_parent};
 use crate::lists::ImageList;
 use crate::lock::WriteLock;
+use crate::lock_file::LockFile;
 use crate::mark::Mark;
 use crate::publish::entry_of;
 use crate::record::ImageRecord;
@@ -43,6 +44,8 @@ pub struct Collection {
     pub dry_run: bool,
     /// How long SquashFS files are kept after their removal, for steps that have them mounted.
     pub grace: Duration,
+    /// On a file system without locks: take the store's lock from whoever has it, and take all writers for dead.
+    pub break_lock: bool,
 }
 
 /// What was tidied up.
@@ -54,6 +57,8 @@ pub struct Collected {
     pub repaired: Vec<String>,
     /// Working directories of writers that are still at it: these were left alone.
     pub live: usize,
+    /// Whether the file system has no locks.
+    pub no_locks: bool,
 }
 
 impl Store {
@@ -151,17 +156,23 @@ impl Store {
     /// # Errors
     /// [`StoreError`]. A record that cannot be read is one: nobody knows what it needs.
     pub fn collect(&self, collection: Collection) -> Result<Collected, StoreError> {
-        let Collection { dry_run, grace } = collection;
+        let Collection { dry_run, grace, break_lock } = collection;
+        if break_lock && !dry_run {
+            LockFile::break_it(self.root())?;
+        }
         if !dry_run {
             self.make_directories()?;
         }
         let lock = WriteLock::take(self.root())?;
-        let mut collected = Collected::default();
+        let mut collected = Collected { no_locks: lock.is_file(), ..Collected::default() };
         let (mut doomed, mut to_name, mut foreign) = (BTreeSet::new(), Vec::new(), BTreeSet::new());
         let mut temporary = self.over(grace)?;
         temporary.extend(self.stale_holds()?);
         for name in entries(&self.temporary())? {
-            if name.starts_with(work::PREFIX) && work::is_live(&self.temporary().join(&name)) {
+            if name.starts_with(work::PREFIX)
+                && !(break_lock && lock.is_file())
+                && work::is_live(&self.temporary().join(&name))
+            {
                 collected.live += 1;
                 continue;
             }

@@ -12,11 +12,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::fs::FlockOperation;
 use tempfile::TempDir;
 
 use crate::files::{IoContext as _, StoreError};
-use crate::lock::WriteLock;
+use crate::lock::{WriteLock, lock};
 
 /// How the name of a working directory begins.
 pub(crate) const PREFIX: &str = "work-";
@@ -41,9 +41,8 @@ impl WorkDirectory {
         let directory = directory.context("create files in", temporary)?;
         let path = directory.path().join(MARKER);
         let marker = File::create_new(&path).context("create", &path)?;
-        fcntl_lock(&marker, FlockOperation::NonBlockingLockExclusive)
-            .map_err(io::Error::from)
-            .context("lock", &path)?;
+        // Without locks it can't be known to be a dead writer's, and so is not collected by itself.
+        lock(&marker, FlockOperation::NonBlockingLockExclusive).context("lock", &path)?;
         own().insert(directory.path().to_owned());
         Ok(Self { directory, _marker: marker })
     }
@@ -67,7 +66,7 @@ pub(crate) fn is_live(directory: &Path) -> bool {
         return true;
     }
     match OpenOptions::new().write(true).open(directory.join(MARKER)) {
-        Ok(marker) => fcntl_lock(&marker, FlockOperation::NonBlockingLockExclusive).is_err(),
+        Ok(marker) => !lock(&marker, FlockOperation::NonBlockingLockExclusive).unwrap_or(false),
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }

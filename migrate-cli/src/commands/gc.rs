@@ -18,6 +18,10 @@ pub struct Options {
     /// How long SquashFS files are kept after their removal, for steps that use them: 90s, 30min, 24h, 7d
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = units::parse_time)]
     grace: Duration,
+    /// On a file system without locks: take the store's lock from whoever has it, and remove the files of all writers. Make
+    /// sure first that none is at work, on any machine
+    #[arg(long)]
+    break_lock: bool,
     /// Print a JSON object instead
     #[arg(long)]
     json: bool,
@@ -36,6 +40,8 @@ struct Report<'a> {
     repaired: &'a [String],
     /// How many writers are at work; their files were left alone.
     writers: usize,
+    /// Whether the store's file system has no locks, so that writers take turns by a file.
+    no_locks: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,7 +58,8 @@ struct Row<'a> {
 /// If the store cannot be read or changed.
 pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let store = Store::open(&global.existing_store()?)?;
-    let collected = store.collect(Collection { dry_run: options.dry_run, grace: options.grace })?;
+    let collected =
+        store.collect(Collection { dry_run: options.dry_run, grace: options.grace, break_lock: options.break_lock })?;
     let freed = collected.garbage.iter().map(|garbage| garbage.bytes).sum();
     if options.json {
         let row = |garbage: &'_ Garbage| -> (String, u64) { (garbage.path.clone(), garbage.bytes) };
@@ -63,6 +70,7 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
             freed,
             repaired: &collected.repaired,
             writers: collected.live,
+            no_locks: collected.no_locks,
         });
     }
     if !global.quiet {
@@ -78,6 +86,9 @@ fn print(collected: &Collected, dry_run: bool, freed: u64) {
     }
     for id in &collected.repaired {
         println!("{repairs} the names of {}", id.get(..12).unwrap_or(id));
+    }
+    if collected.no_locks {
+        println!("the file system has no locks: writers take turns by the file parallax/lock");
     }
     if collected.live > 0 {
         println!("{} at work: their files are left alone", units::count(collected.live, "writer"));

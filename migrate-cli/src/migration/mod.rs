@@ -168,7 +168,7 @@ impl<'a> Migration<'a> {
         if published.is_err() {
             let _uninterrupted = interrupt::hold();
             // What others have removed stays for those who have it mounted.
-            let collected = self.store.collect(Collection { dry_run: false, grace: Duration::MAX });
+            let collected = self.store.collect(Collection { grace: Duration::MAX, ..Collection::default() });
             if let Err(error) = collected.map_err(anyhow::Error::from).and_then(|_| self.delete_removed(own)) {
                 tracing::debug!(%error, "the store cannot be tidied up");
             }

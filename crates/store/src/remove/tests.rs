@@ -175,9 +175,36 @@ fn change_the_store_as_told() {
             record.layers[0].squashfs_sha256 = "ab".repeat(32);
             drop(store.adopt(&record).unwrap());
         }
+        add if add.starts_with("add ") => {
+            drop(publish(&store, &image(add, &add.replace(' ', ":"), &["base", add]), &["base", add]).unwrap());
+        }
         "collect" => drop(store.collect(Collection::default()).unwrap()),
         other => panic!("{other}"),
     }
+}
+
+/// Eight processes that have no locks but the file.
+#[test]
+fn processes_take_turns_without_locks() {
+    let (_directory, store) = store();
+    publish(&store, &image("kept", "kept:1", &["base"]), &["base"]).unwrap();
+    let start = |number: usize| {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "remove::tests::change_the_store_as_told"])
+            .env("PARALLAX_TEST_STORE", store.root())
+            .env("PARALLAX_TEST_CHANGE", format!("add {number}"))
+            .env("PARALLAX_TEST_NO_LOCKS", "1")
+            .spawn()
+            .unwrap()
+    };
+    let writers: Vec<_> = (0..8).map(start).collect();
+    for mut writer in writers {
+        assert!(writer.wait().unwrap().success());
+    }
+    check(&store, "without locks");
+    assert_eq!(json(&store, IMAGES_JSON).as_array().unwrap().len(), 9);
+    assert_eq!(json(&store, LAYERS_JSON).as_array().unwrap().len(), 9);
+    assert!(!store.root().join("parallax/lock").exists());
 }
 
 /// Runs a change, killed at its n-th operation. Whether it was.
