@@ -4,7 +4,7 @@
 //! unless its names change. So the fields that podman-hpc and the Go tool need stay, and a change costs little more than
 //! reading and writing the file.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use parallax_names::ImageName;
@@ -166,7 +166,7 @@ impl LayerList {
 
     /// The ids of these layers and of all below them.
     pub(crate) fn with_parents(&self, tops: impl IntoIterator<Item = String>) -> BTreeSet<String> {
-        let parents: BTreeMap<&str, &str> =
+        let parents: HashMap<&str, &str> =
             self.fields().filter_map(|layer| Some((layer.id.as_str(), layer.parent.as_deref()?))).collect();
         let mut all = BTreeSet::new();
         for top in tops {

@@ -105,18 +105,19 @@ impl Store {
         if name.is_none() && names.len() > 1 && !force {
             return Err(StoreError::SeveralNames(names));
         }
-        let garbage = self.remove_image(&lock, &id, record.as_ref())?;
+        let garbage = self.remove_image(&lock, images, &id, record.as_ref())?;
         Ok(Removed { id, names, image: Some(garbage) })
     }
 
     fn remove_image(
         &self,
         lock: &WriteLock,
+        images: ImageList,
         id: &str,
         record: Option<&ImageRecord>,
     ) -> Result<Vec<Garbage>, StoreError> {
         let doomed = BTreeSet::from([id.to_owned()]);
-        let mut now = Contents::read(self, Records::Unlisted, &doomed)?;
+        let mut now = Contents::read(self, images, Records::Unlisted, &doomed)?;
         let candidates = Candidates::of_image(&now, id, record);
         let foreign: Vec<String> = candidates.foreign.iter().cloned().collect();
         let waste = Waste::find(self, &mut now, &doomed, candidates)?;
@@ -191,7 +192,8 @@ impl Store {
             // Everything else there is written under the locks, which are held: its writer is dead.
             temporary.push(format!("{TEMPORARY}/{name}"));
         }
-        let mut now = Contents::read(self, Records::All, &doomed)?;
+        let images = ImageList::read(&self.root().join(IMAGES_JSON))?;
+        let mut now = Contents::read(self, images, Records::All, &doomed)?;
         if !dry_run && !to_name.is_empty() {
             self.finish_naming(&mut now, &to_name)?;
         }

@@ -82,9 +82,13 @@ impl Contents {
     /// Reads the lists and records. `except` names the images whose records need not be readable.
     ///
     /// A record that cannot be read, of a later version say, may need any layer: nothing can be removed then.
-    pub(crate) fn read(store: &Store, which: Records, except: &BTreeSet<String>) -> Result<Self, StoreError> {
+    pub(crate) fn read(
+        store: &Store,
+        images: ImageList,
+        which: Records,
+        except: &BTreeSet<String>,
+    ) -> Result<Self, StoreError> {
         let layers = LayerList::read(&store.root().join(LAYERS_JSON))?;
-        let images = ImageList::read(&store.root().join(IMAGES_JSON))?;
         let listed = images.ids();
         let directory = store.root().join("parallax/images");
         let mut records = Vec::new();
