@@ -284,6 +284,8 @@ fn idle_layers_stay_if_told(cluster: &Cluster) -> anyhow::Result<()> {
         let (idle, mounted) = (cluster.agent_status("n1")?, devices()?);
         ensure!(idle.steps.is_empty() && idle.layers.len() >= 40, "{} layers", idle.layers.len());
         cluster.srun("u2", &["-w", "n1", "--parallax-image=layers40", "true"])?.success()?;
+        // srun may return before the step's own mounts are gone.
+        wait_for_steps(cluster, "n1")?;
         ensure!(devices()? == mounted, "they were mounted anew");
         Ok(())
     })?;
