@@ -39,7 +39,10 @@ fn measure(session: &Session) -> anyhow::Result<Measured> {
         let (agent, hand) = (median(&one.agent), median(&one.by_hand));
         format!("{} layers, {} held: {agent:.2} ms, by hand {hand:.2} ms", one.layers, one.held)
     };
-    let note = format!("agent_lease: {}.", sampled.iter().map(line).collect::<Vec<_>>().join("; "));
+    let note = format!(
+        "agent_lease: {}. By hand every lease makes its user's two namespaces; the agent's leases of one user share them.",
+        sampled.iter().map(line).collect::<Vec<_>>().join("; ")
+    );
     let figures = vec![
         Figure::new(ROW.id, WHAT, ratios, "").at_most(2.0),
         Figure::new("agent_lease_growth", FLAT, growth, "").at_most(1.25),
