@@ -12,9 +12,11 @@ use serde::Deserialize;
 
 mod ladder;
 mod mount;
+mod mount_program;
 
 pub use ladder::{Mounts, OnMissing, Owner, Verify};
 pub use mount::{BindMount, BindMountError};
+pub use mount_program::{LogLevel, MountProgram};
 
 /// Where the file lies unless something else is said.
 pub const DEFAULT_PATH: &str = "/etc/parallax/parallax.toml";
@@ -37,6 +39,9 @@ pub struct Config {
     /// What concerns the containers of `run` mode.
     #[serde(default)]
     pub run: Run,
+    /// What concerns the mount program.
+    #[serde(default)]
+    pub mount_program: MountProgram,
 }
 
 /// The section `[agent]`.
@@ -233,6 +238,7 @@ impl Config {
             let seconds = self.agent.keep_warm;
             return Err(format!("\"agent.keep_warm\" is {seconds}, and must be from 0 to {MOST_WARM} seconds"));
         }
+        self.mount_program.check()?;
         if !is_tmpfs_size(&self.step.scratch_size) {
             return Err(format!(
                 "\"step.scratch_size\" is \"{}\", and must be like \"8g\" or \"50%\"",
