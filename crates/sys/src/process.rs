@@ -1,11 +1,16 @@
 //! Processes held by a descriptor (`pidfd_open(2)`, Linux 5.3).
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// How many may connect to a server's socket before somebody accepts.
+const LISTEN_BACKLOG: libc::c_int = 4096;
 
 /// A process that can't be mistaken for another one that gets its number later.
 #[derive(Debug)]
@@ -65,6 +70,36 @@ impl AsFd for Process {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
     }
+}
+
+/// Starts a program that outlives this process: in a session of its own, so that no terminal's Ctrl-C reaches it.
+///
+/// It gets the descriptors in `inherited` under their numbers, whatever their close-on-exec flags say; no other child does.
+/// It, and not this process, makes `socket` a listening one, so that who connects learns its number (`SO_PEERCRED`).
+///
+/// # Errors
+/// Those of `fork(2)`, `execve(2)`, `setsid(2)`, `fcntl(2)` and `listen(2)`.
+pub fn spawn_server(
+    command: &mut Command,
+    inherited: &[BorrowedFd<'_>],
+    socket: Option<BorrowedFd<'_>>,
+) -> io::Result<Child> {
+    let inherited: Vec<RawFd> = inherited.iter().chain(&socket).map(AsRawFd::as_raw_fd).collect();
+    let socket = socket.map(|socket| socket.as_raw_fd());
+    let prepare = move || {
+        let done = |result: libc::c_int| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+        // SAFETY: these calls take numbers only, and are allowed between fork and exec (signal-safety(7)).
+        unsafe {
+            done(libc::setsid())?;
+            for descriptor in &inherited {
+                done(libc::fcntl(*descriptor, libc::F_SETFD, 0))?;
+            }
+            socket.map_or(Ok(()), |socket| done(libc::listen(socket, LISTEN_BACKLOG)))
+        }
+    };
+    // SAFETY: the closure allocates nothing, takes no lock and only makes the calls above.
+    unsafe { command.pre_exec(prepare) };
+    command.spawn()
 }
 
 /// Ends this process at once: no destructor, no `atexit(3)` function, no thread's end.
