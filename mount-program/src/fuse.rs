@@ -10,21 +10,20 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use parallax_sys::process::Process;
-use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create, open};
-use rustix::io::{FdFlags, fcntl_setfd};
+use parallax_sys::process::{Process, spawn_server};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create, open};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
 };
-use rustix::process::{getegid, geteuid};
+use rustix::process::{Pid, Signal, getegid, geteuid, kill_process_group};
 
-/// How long a program may take to begin.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How much of what a program said is repeated.
-const SAID_BYTES: usize = 2048;
+use crate::fault;
+
+/// How much a program may say; the rest is lost.
+const SAID_BYTES: u16 = 4096;
 
 /// Why a program serves no file system.
 #[derive(Debug, thiserror::Error)]
@@ -52,15 +51,17 @@ pub enum FuseError {
         said: String,
     },
     /// It does nothing.
-    #[error("{program} did not begin within {} s and was ended", PATIENCE.as_secs())]
+    #[error("{program} did not begin within {} s and was ended", patience.as_secs())]
     Hangs {
         /// The program.
         program: String,
+        /// How long it was waited for.
+        patience: Duration,
     },
 }
 
 /// How the mount of a program's file system is made.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct MountOptions {
     /// What `/proc/self/mountinfo` shows behind `fuse.`.
     pub subtype: &'static str,
@@ -68,45 +69,39 @@ pub struct MountOptions {
     pub flags: &'static [&'static str],
     /// The attributes of the mount.
     pub attributes: MountAttrFlags,
+    /// The SELinux context of all files, if they are to have one.
+    pub context: Option<String>,
+}
+
+/// How a program is started.
+#[derive(Debug, Clone, Copy)]
+pub struct Program<'a> {
+    /// The first of these that is there is taken.
+    pub names: &'a [OsString],
+    /// What comes before `/dev/fd/N`, N being the connection's number.
+    pub arguments: &'a [OsString],
+    /// Its current directory; it keeps that file system busy for as long as it serves, unless it leaves it.
+    pub directory: &'a str,
+    /// A socket that its process is to make a listening one.
+    pub socket: Option<BorrowedFd<'a>>,
 }
 
 /// A program that was started to serve a file system.
 #[derive(Debug)]
-pub struct Starting {
+pub struct Server {
     program: String,
-    process: Child,
+    child: Child,
     said: File,
-    mount: OwnedFd,
 }
 
-/// A file system that is served; dropping it before it is attached takes it down.
-#[derive(Debug)]
-pub struct Served(OwnedFd);
-
-impl AsFd for Served {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
+/// A FUSE connection that nobody serves yet.
+pub fn connection() -> Result<OwnedFd, FuseError> {
+    open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|error| FuseError::Mount(error.into()))
 }
 
-/// Starts the first of `programs` that is there, with `arguments` and `/dev/fd/N`.
-pub fn start(programs: &[OsString], arguments: &[OsString], options: MountOptions) -> Result<Starting, FuseError> {
-    for program in programs {
-        let (connection, mount) = mount(options).map_err(FuseError::Mount)?;
-        let name = program.to_string_lossy().into_owned();
-        match spawn(program, arguments, &connection) {
-            Ok((process, said)) => return Ok(Starting { program: name, process, said, mount }),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(source) => return Err(FuseError::Start { program: name, source }),
-        }
-    }
-    let names: Vec<_> = programs.iter().map(|program| program.to_string_lossy()).collect();
-    Err(FuseError::NotInstalled(names.join(" or ")))
-}
-
-/// A connection and the mount that requests on it are for.
-fn mount(options: MountOptions) -> io::Result<(OwnedFd, OwnedFd)> {
-    let connection = open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+/// A mount, attached nowhere, that requests on a connection are for. A connection may have several (Linux 5.16); its end
+/// is the end of all of them, and the end of the last of them is its end.
+pub fn mount(connection: &OwnedFd, options: &MountOptions) -> io::Result<OwnedFd> {
     let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in [
         ("source", options.subtype.to_owned()),
@@ -121,44 +116,93 @@ fn mount(options: MountOptions) -> io::Result<(OwnedFd, OwnedFd)> {
     for flag in options.flags {
         fsconfig_set_flag(&context, *flag)?;
     }
+    if let Some(label) = &options.context {
+        fsconfig_set_string(&context, "context", label.as_str())?;
+    }
+    fault::point();
     fsconfig_create(&context)?;
-    Ok((connection, fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, options.attributes)?))
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, options.attributes)?)
 }
 
-/// Starts a program. It says what it has to say into a file in memory: a pipe would be held open for as long as it serves.
-fn spawn(program: &OsStr, arguments: &[OsString], connection: &OwnedFd) -> io::Result<(Child, File)> {
-    let said = File::from(memfd_create("said", MemfdFlags::CLOEXEC)?);
-    // Only this child may inherit it: a connection ends when the last process that has it does.
-    fcntl_setfd(connection, FdFlags::empty())?;
-    let child = Command::new(program)
-        .args(arguments)
+/// Starts a program that is to serve a connection.
+pub fn start(program: Program<'_>, connection: &OwnedFd) -> Result<Server, FuseError> {
+    for candidate in program.names {
+        let name = candidate.to_string_lossy().into_owned();
+        fault::point();
+        match spawn(candidate, program, connection) {
+            Ok((child, said)) => return Ok(Server { program: name, child, said }),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(source) => return Err(FuseError::Start { program: name, source }),
+        }
+    }
+    let names: Vec<_> = program.names.iter().map(|name| name.to_string_lossy()).collect();
+    Err(FuseError::NotInstalled(names.join(" or ")))
+}
+
+/// The program says what it has to say into a file in memory that can't grow: a pipe would be held open for as long as it
+/// serves.
+fn spawn(name: &OsStr, program: Program<'_>, connection: &OwnedFd) -> io::Result<(Child, File)> {
+    let said = memfd_create("said", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    ftruncate(&said, SAID_BYTES.into())?;
+    fcntl_add_seals(&said, SealFlags::GROW)?;
+    let said = File::from(said);
+    let mut command = Command::new(name);
+    command
+        .args(program.arguments)
         .arg(format!("/dev/fd/{}", connection.as_raw_fd()))
+        .current_dir(program.directory)
         .stdin(Stdio::null())
         .stdout(said.try_clone()?)
-        .stderr(said.try_clone()?)
-        .spawn();
-    fcntl_setfd(connection, FdFlags::CLOEXEC)?;
-    Ok((child?, said))
+        .stderr(said.try_clone()?);
+    Ok((spawn_server(&mut command, &[connection.as_fd()], program.socket)?, said))
 }
 
-impl Starting {
-    /// Waits until the program serves: it goes to the background then.
-    pub fn wait(mut self) -> Result<Served, FuseError> {
-        let program = self.program;
-        let start = |source| FuseError::Start { program: program.clone(), source };
-        let process = Process::open(i32::try_from(self.process.id()).unwrap_or_default()).map_err(start)?;
-        if !process.wait_until_ended(PATIENCE).map_err(start)? {
-            process.kill().map_err(start)?;
-            self.process.wait().map_err(start)?;
-            return Err(FuseError::Hangs { program });
+impl Server {
+    /// Waits until a program that goes to the background when it serves does so.
+    pub fn wait_for_background(mut self, patience: Duration) -> Result<(), FuseError> {
+        match self.end(patience)? {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(self.failure(status)),
+            None => Err(self.give_up(patience)),
         }
-        let status = self.process.wait().map_err(start)?;
-        if status.success() {
-            return Ok(Served(self.mount));
+    }
+
+    /// Why the program does not serve, now that its connection has ended; `None` if it has nothing to say for itself.
+    pub fn why_not(mut self, patience: Duration) -> Option<FuseError> {
+        match self.end(patience) {
+            Ok(Some(status)) if status.success() && self.words().is_empty() => None,
+            Ok(Some(status)) => Some(self.failure(status)),
+            Ok(None) => Some(self.give_up(patience)),
+            Err(error) => Some(error),
         }
-        let mut buffer = [0; SAID_BYTES];
+    }
+
+    /// Ends a program that has not begun, and all that it started.
+    pub fn give_up(mut self, patience: Duration) -> FuseError {
+        // It leads a process group of its own.
+        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = self.child.wait();
+        FuseError::Hangs { program: self.program, patience }
+    }
+
+    fn end(&mut self, patience: Duration) -> Result<Option<ExitStatus>, FuseError> {
+        let ended = Process::open(i32::try_from(self.child.id()).unwrap_or_default())
+            .and_then(|process| process.wait_until_ended(patience));
+        let status = ended.and_then(|ended| if ended { self.child.wait().map(Some) } else { Ok(None) });
+        status.map_err(|source| FuseError::Start { program: self.program.clone(), source })
+    }
+
+    fn failure(self, status: ExitStatus) -> FuseError {
+        let words = self.words();
+        FuseError::Failed { program: self.program, said: if words.is_empty() { status.to_string() } else { words } }
+    }
+
+    fn words(&self) -> String {
+        let mut buffer = [0; SAID_BYTES as usize];
         let length = self.said.read_at(&mut buffer, 0).unwrap_or_default();
-        let said = String::from_utf8_lossy(&buffer[..length]).split_whitespace().collect::<Vec<_>>().join(" ");
-        Err(FuseError::Failed { program, said: if said.is_empty() { status.to_string() } else { said } })
+        let text = buffer[..length].split(|byte| *byte == 0).next().unwrap_or_default();
+        String::from_utf8_lossy(text).split_whitespace().collect::<Vec<_>>().join(" ")
     }
 }

@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
+use crate::shared_file_system;
+
 /// How the name of the one file in a layer's directory begins that the Go tool leaves there.
 const GO_TOOL_MARKER: &str = ".migrationv3-";
 /// How a SquashFS file begins.
@@ -37,7 +39,7 @@ pub struct Layer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// In this SquashFS file.
-    Squashfs(PathBuf),
+    Squashfs(SideCar),
     /// In this directory.
     Directory {
         /// Its path.
@@ -45,6 +47,40 @@ pub enum Source {
         /// The `overlay` directory of the store, if it is a layer of one and has no files.
         hollow_in: Option<PathBuf>,
     },
+}
+
+impl Source {
+    /// The SquashFS file, if it is one.
+    pub fn side_car(&self) -> Option<&SideCar> {
+        match self {
+            Self::Squashfs(side_car) => Some(side_car),
+            Self::Directory { .. } => None,
+        }
+    }
+}
+
+/// A SquashFS file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SideCar {
+    /// Its path, absolute.
+    pub path: PathBuf,
+    /// By what it is known again.
+    pub stamp: Stamp,
+    /// The shared file system on which it lies, if it is one that is known.
+    pub shared_file_system: Option<&'static str>,
+}
+
+/// What changes when a file is written or replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stamp {
+    /// The file system's device.
+    pub device: u64,
+    /// The file in it.
+    pub inode: u64,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was changed last, in nanoseconds since 1970.
+    pub changed: i64,
 }
 
 /// Why a layer can't be used.
@@ -61,6 +97,13 @@ pub enum LayerError {
         /// The lower directory.
         layer: PathBuf,
     },
+    /// Only a copy of its directory can be reached, made by Podman.
+    #[error(
+        "{} is an id-mapped mount that Podman made of the layer's directory; its SquashFS file can't be reached from there: \
+         run the image without an id map, as a user who is not root, or with Podman 5",
+        .0.display()
+    )]
+    MappedByPodman(PathBuf),
     /// It is there and is something else.
     #[error("{} is damaged: {reason}; migrate the image again", side_car.display())]
     Damaged {
@@ -107,6 +150,9 @@ fn layer(lower: &Path) -> Result<Layer, LayerError> {
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     match OpenOptions::new().read(true).custom_flags(flags).open(&side_car) {
         Ok(file) => squashfs(file, side_car),
+        Err(error) if error.kind() == ErrorKind::NotFound && is_mapped_by_podman(lower) => {
+            Err(LayerError::MappedByPodman(lower.to_owned()))
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             // A symbolic link that leads nowhere is a side-car that was lost.
             if side_car.is_symlink() {
@@ -150,6 +196,13 @@ fn place(lower: &Path) -> Result<Option<Place>, LayerError> {
     Ok(Some(Place { overlay: overlay.to_owned(), side_car: overlay.join("l").join(file) }))
 }
 
+/// Whether this is `<container>/mapped/<N>/l/<LINK>`: so rootful Podman 4 names layers to which it gives an id map itself.
+fn is_mapped_by_podman(lower: &Path) -> bool {
+    let mut above = lower.ancestors().skip(2).filter_map(Path::file_name);
+    let is_number = |name: &std::ffi::OsStr| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
+    above.next().is_some_and(is_number) && above.next().is_some_and(|name| name == "mapped")
+}
+
 fn directory(path: &Path, hollow_in: Option<PathBuf>) -> Result<Layer, LayerError> {
     let metadata = fs::metadata(path).map_err(|source| LayerError::Unreadable { path: path.to_owned(), source })?;
     let source = Source::Directory { path: path.to_owned(), hollow_in };
@@ -169,10 +222,20 @@ fn squashfs(file: File, side_car: PathBuf) -> Result<Layer, LayerError> {
         Ok(read) => read,
         Err(source) => return Err(LayerError::Unreadable { path: side_car, source }),
     };
-    match fault(metadata.len(), &superblock) {
-        Some(reason) => Err(LayerError::Damaged { side_car, reason }),
-        None => Ok(Layer { source: Source::Squashfs(side_car), identity: (metadata.dev(), metadata.ino()) }),
+    if let Some(reason) = fault(metadata.len(), &superblock) {
+        return Err(LayerError::Damaged { side_car, reason });
     }
+    let unreadable = |source| LayerError::Unreadable { path: side_car.clone(), source };
+    let stamp = Stamp {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        size: metadata.len(),
+        changed: metadata.ctime().wrapping_mul(1_000_000_000).wrapping_add(metadata.ctime_nsec()),
+    };
+    let shared_file_system = shared_file_system::of(&file).map_err(|error| unreadable(error.into()))?;
+    let path = std::path::absolute(&side_car).map_err(unreadable)?;
+    let identity = (stamp.device, stamp.inode);
+    Ok(Layer { source: Source::Squashfs(SideCar { path, stamp, shared_file_system }), identity })
 }
 
 /// What is wrong with a file of this size that begins like this.
@@ -215,112 +278,4 @@ fn holds_squashfs(overlay: &Path) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::symlink;
-
-    use super::*;
-
-    const LINK: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
-
-    /// A store with one layer and no side-car.
-    fn store() -> tempfile::TempDir {
-        let store = tempfile::tempdir().unwrap();
-        fs::create_dir_all(store.path().join("overlay/l")).unwrap();
-        fs::create_dir_all(store.path().join("overlay/id/diff")).unwrap();
-        fs::write(store.path().join("overlay/id/link"), LINK).unwrap();
-        symlink("../id/diff", store.path().join("overlay/l").join(LINK)).unwrap();
-        store
-    }
-
-    fn superblock(used: u64) -> Vec<u8> {
-        let mut bytes = vec![0; SUPERBLOCK_BYTES];
-        bytes[..4].copy_from_slice(MAGIC);
-        bytes[BYTES_USED..BYTES_USED + 8].copy_from_slice(&used.to_le_bytes());
-        bytes
-    }
-
-    fn both_forms(store: &tempfile::TempDir) -> [PathBuf; 2] {
-        [store.path().join("overlay/l").join(LINK), store.path().join("overlay/id/diff")]
-    }
-
-    fn side_car(store: &tempfile::TempDir) -> PathBuf {
-        store.path().join("overlay/l").join(format!("{LINK}.squash"))
-    }
-
-    #[test]
-    fn a_side_car_is_found_from_both_forms_whether_file_or_link() {
-        let store = store();
-        fs::write(side_car(&store), superblock(96)).unwrap();
-        let found = both_forms(&store).map(|lower| layer(&lower).unwrap());
-        assert_eq!(found[0].source, Source::Squashfs(side_car(&store)));
-        assert_eq!(found[0], found[1]);
-
-        fs::create_dir(store.path().join("squash")).unwrap();
-        fs::rename(side_car(&store), store.path().join("squash/file")).unwrap();
-        symlink("../../squash/file", side_car(&store)).unwrap();
-        assert_eq!(both_forms(&store).map(|lower| layer(&lower).unwrap()), found);
-    }
-
-    #[test]
-    fn a_lost_side_car_is_an_error_in_a_store_of_squashfs_files() {
-        for sign in ["parallax/layers", "squash", "overlay/l/OTHER.squash"] {
-            let store = store();
-            fs::create_dir_all(store.path().join(sign)).unwrap();
-            for lower in both_forms(&store) {
-                assert!(matches!(layer(&lower), Err(LayerError::Missing { .. })), "{sign}");
-            }
-            // A layer with files is a plain one there as well.
-            fs::write(store.path().join("overlay/id/diff/file"), "").unwrap();
-            for lower in both_forms(&store) {
-                assert!(matches!(layer(&lower).unwrap().source, Source::Directory { hollow_in: None, .. }), "{sign}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_marker_or_a_broken_link_tells_of_a_lost_side_car_in_any_store() {
-        let store = store();
-        let [lower, _] = both_forms(&store);
-        let overlay = store.path().join("overlay");
-        assert_eq!(layer(&lower).unwrap().source, Source::Directory { path: lower.clone(), hollow_in: Some(overlay) });
-        symlink("nowhere", side_car(&store)).unwrap();
-        assert!(matches!(layer(&lower), Err(LayerError::Missing { .. })));
-        fs::remove_file(side_car(&store)).unwrap();
-        fs::write(store.path().join("overlay/id/diff/.migrationv3-debian"), "").unwrap();
-        assert!(matches!(layer(&lower), Err(LayerError::Missing { .. })));
-    }
-
-    #[test]
-    fn what_is_no_whole_squashfs_file_is_refused() {
-        let store = store();
-        let [lower, _] = both_forms(&store);
-        for bytes in [&b""[..], b"hsqs", &superblock(97), &[0; 200]] {
-            fs::write(side_car(&store), bytes).unwrap();
-            assert!(matches!(layer(&lower), Err(LayerError::Damaged { .. })), "{bytes:?}");
-        }
-        fs::remove_file(side_car(&store)).unwrap();
-        fs::create_dir(side_car(&store)).unwrap();
-        assert!(layer(&lower).is_err());
-    }
-
-    #[test]
-    fn the_empty_directory_below_a_base_layer_is_no_layer() {
-        let store = store();
-        let filler = store.path().join("overlay/id/empty");
-        assert_eq!(look_up(&filler).unwrap(), None);
-        fs::create_dir(&filler).unwrap();
-        assert_eq!(look_up(&filler).unwrap(), None);
-        fs::write(filler.join("file"), "").unwrap();
-        assert!(look_up(&filler).unwrap().is_some());
-        assert!(look_up(&store.path().join("empty")).is_err());
-    }
-
-    #[test]
-    fn other_directories_are_what_they_are() {
-        let store = store();
-        let plain = store.path().join("some where");
-        fs::create_dir(&plain).unwrap();
-        assert!(matches!(layer(&plain).unwrap().source, Source::Directory { hollow_in: None, .. }));
-        assert!(matches!(layer(&store.path().join("none")), Err(LayerError::Unreadable { .. })));
-    }
-}
+mod tests;

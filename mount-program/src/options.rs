@@ -67,6 +67,17 @@ impl Options {
     }
 }
 
+impl Options {
+    /// Leaves out what says which SELinux context files have: a kernel without SELinux refuses it.
+    pub fn drop_contexts(&mut self) {
+        let is_context = |option: &OsString| {
+            let key = option.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default();
+            [&b"context"[..], b"fscontext", b"defcontext", b"rootcontext"].contains(&key)
+        };
+        self.other.retain(|option| !is_context(option));
+    }
+}
+
 /// Splits at a separator that no backslash stands before and, if quotes count, that is in no quoted value: the commas of an
 /// SELinux `context="…"` are part of it. A quote inside a value is a part of it like any other.
 fn split(text: &[u8], separator: u8, quotes: bool) -> Vec<&[u8]> {
@@ -159,6 +170,13 @@ mod tests {
     fn names_need_not_be_text() {
         let options = Options::parse(OsStr::from_bytes(b"lowerdir=/\xff\xfe:/b")).unwrap();
         assert_eq!(options.lower[0].as_os_str().as_bytes(), b"/\xff\xfe");
+    }
+
+    #[test]
+    fn contexts_can_be_left_out() {
+        let mut options = parse("lowerdir=/a,context=\"x:y,z\",volatile,fscontext=q");
+        options.drop_contexts();
+        assert_eq!(others(&options), ["volatile"]);
     }
 
     #[test]

@@ -10,6 +10,8 @@ use crate::options::{Options, Upper};
 /// Options that only fuse-overlayfs has, for id maps and the like.
 const FUSE_OVERLAYFS_ONLY: [&str; 6] =
     ["uidmapping", "gidmapping", "squash_to_root", "squash_to_uid", "squash_to_gid", "xattr_permissions"];
+/// How the option begins that gives all files an SELinux context.
+const CONTEXT: &[u8] = b"context=";
 /// Options that the kernel's overlay takes as they are.
 const KERNELS: [&str; 10] = [
     "volatile",
@@ -45,7 +47,7 @@ const IGNORED: [&str; 15] = [
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
-    /// Nothing of it lies in SquashFS files: it is left to fuse-overlayfs as it came.
+    /// Nothing of it lies in SquashFS files, and no path is odd: it is left to fuse-overlayfs as it came.
     PassThrough,
     /// An overlay over these layers.
     Overlay(OverlayPlan),
@@ -62,6 +64,8 @@ pub struct OverlayPlan {
     pub kernel: Result<Vec<OsString>, String>,
     /// Further options for fuse-overlayfs.
     pub fuse_overlayfs: Vec<OsString>,
+    /// The SELinux context of all files, for fuse-overlayfs: its mount is made by this program.
+    pub context: Option<String>,
 }
 
 /// Why there is no plan.
@@ -93,15 +97,31 @@ pub fn plan(
     if let Some(store) = hollow_image(&layers, own_home) {
         return Err(PlanError::Hollow(store.to_owned()));
     }
-    if !layers.iter().any(|layer| matches!(layer, Source::Squashfs(_))) {
+    let squashfs = layers.iter().any(|layer| matches!(layer, Source::Squashfs(_)));
+    if !squashfs && !options.lower.iter().any(|path| is_odd(path)) {
         return Ok(Plan::PassThrough);
     }
     Ok(Plan::Overlay(OverlayPlan {
         kernel: for_kernel(&layers, &options.other),
         layers,
         upper: options.upper.clone(),
-        fuse_overlayfs: options.other.clone(),
+        fuse_overlayfs: for_fuse_overlayfs(&options.other),
+        context: options.other.iter().find_map(|option| {
+            let label = option.as_encoded_bytes().strip_prefix(CONTEXT)?;
+            Some(String::from_utf8_lossy(label).trim_matches('"').to_owned())
+        }),
     }))
+}
+
+/// SquashFS files have no ACLs, and older versions of fuse-overlayfs (1.10) make no file in a directory that can't have one.
+fn for_fuse_overlayfs(others: &[OsString]) -> Vec<OsString> {
+    let taken = others.iter().filter(|option| !option.as_encoded_bytes().starts_with(CONTEXT));
+    taken.cloned().chain(["noacl".into()]).collect()
+}
+
+/// Whether fuse-overlayfs would not take the path: it knows Podman's escapes in none of its versions.
+fn is_odd(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().iter().any(|byte| b":,\\".contains(byte))
 }
 
 /// The store whose image has no file at all, if it is not the caller's own.
@@ -147,6 +167,7 @@ mod tests {
     use std::ffi::OsStr;
 
     use super::*;
+    use crate::layer::{SideCar, Stamp};
 
     /// Layers named `s…` lie in SquashFS files, `h…` are hollow, all others are plain; the last letter is the identity.
     fn planned(text: &str) -> Result<Plan, PlanError> {
@@ -154,13 +175,18 @@ mod tests {
         plan(&options, Some(Path::new("/own")), |path| {
             let name = path.to_str().unwrap();
             let source = match name.as_bytes()[0] {
-                b's' => Source::Squashfs(format!("{name}.squash").into()),
+                b's' => side_car(name),
                 b'h' => Source::Directory { path: path.into(), hollow_in: Some("/store/overlay".into()) },
                 b'o' => Source::Directory { path: path.into(), hollow_in: Some("/own".into()) },
                 _ => Source::Directory { path: path.into(), hollow_in: None },
             };
             Ok(Some(Layer { source, identity: (0, u64::from(*name.as_bytes().last().unwrap())) }))
         })
+    }
+
+    fn side_car(name: &str) -> Source {
+        let path = format!("{name}.squash").into();
+        Source::Squashfs(SideCar { path, stamp: Stamp::default(), shared_file_system: None })
     }
 
     fn overlay(text: &str) -> OverlayPlan {
@@ -174,14 +200,15 @@ mod tests {
     fn what_is_not_ours_is_passed_through() {
         assert_eq!(planned("lowerdir=/a:/b,private").unwrap(), Plan::PassThrough);
         assert_eq!(planned("lowerdir=own1").unwrap(), Plan::PassThrough);
+        assert!(overlay("lowerdir=/a\\:b1").kernel.is_err());
     }
 
     #[test]
     fn layers_keep_their_order_and_come_once() {
         let plan = overlay("lowerdir=s1:s2:s1:s3,upperdir=/u,workdir=/w,volatile,,nodev");
-        assert_eq!(plan.layers, ["s1.squash", "s2.squash", "s3.squash"].map(|path| Source::Squashfs(path.into())));
+        assert_eq!(plan.layers, ["s1", "s2", "s3"].map(side_car));
         assert_eq!(plan.kernel, Ok(vec!["volatile".into()]));
-        assert_eq!(plan.fuse_overlayfs, ["volatile", "nodev"]);
+        assert_eq!(plan.fuse_overlayfs, ["volatile", "nodev", "noacl"]);
     }
 
     #[test]
@@ -196,7 +223,16 @@ mod tests {
             let reason = overlay(text).kernel.unwrap_err();
             assert!(reason.contains(word), "{reason}");
         }
-        assert!(overlay("lowerdir=s1,context=\"a,b\"").kernel.is_ok());
+    }
+
+    #[test]
+    fn a_context_is_for_the_kernel_and_for_the_mount_of_fuse_overlayfs() {
+        let plan = overlay("lowerdir=s1,context=\"a,b\",volatile");
+        assert_eq!(plan.kernel, Ok(vec!["context=\"a,b\"".into(), "volatile".into()]));
+        assert_eq!(
+            (plan.context.as_deref(), plan.fuse_overlayfs),
+            (Some("a,b"), vec!["volatile".into(), "noacl".into()])
+        );
     }
 
     #[test]

@@ -1,6 +1,23 @@
-//! The variables a site can set; they are those of the mount script that this program replaces.
+//! What a site sets: `/etc/parallax/parallax.toml`, the environment, and the configuration file of the script that this program
+//! replaces. Each of them goes before the one named before it, as that file went before the environment in the script.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use parallax_config::{Config, ConfigError, LogLevel, MountProgram};
+
+use crate::assignments::{self, Assignment, AssignmentError};
+
+/// Where the script's configuration lies unless `PARALLAX_MP_CONFIG` says something else.
+const SCRIPTS_FILE: &str = "/etc/parallax-mount.conf";
+/// Variables of the script for what this program does without.
+const UNUSED: [&str; 4] = [
+    "PARALLAX_MP_TMPDIR",
+    "PARALLAX_MP_INOTIFYWAIT_CMD",
+    "PARALLAX_MP_UMOUNT_WAIT_RETRIES",
+    "PARALLAX_MP_UMOUNT_WAIT_DELAY",
+];
 
 /// The programs to use, and how much to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,64 +28,246 @@ pub struct Settings {
     pub squashfuse_flags: Vec<OsString>,
     /// The overlay in user space.
     pub fuse_overlayfs: OsString,
-    /// Whether to say what was done and why, not only what went wrong.
-    pub verbose: bool,
+    /// How long each of them may take to begin.
+    pub patience: Duration,
+    /// How much is logged.
+    pub log_level: LogLevel,
+    /// Where to, if not to the journal.
+    pub log_file: Option<PathBuf>,
+}
+
+/// Settings, and what is to be logged about them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What holds.
+    pub settings: Settings,
+    /// What is odd, a sentence each.
+    pub notes: Vec<(LogLevel, String)>,
+}
+
+/// Why there are no settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The configuration file is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The script's configuration file is wrong.
+    #[error(transparent)]
+    Assignments(#[from] AssignmentError),
+    /// A value is.
+    #[error("{name} is \"{value}\", and must be {must}")]
+    Value {
+        /// The variable.
+        name: String,
+        /// Its value.
+        value: String,
+        /// What it can be.
+        must: &'static str,
+    },
+}
+
+/// Reads all there is. `parallax.toml` need not exist, nor need the other file.
+pub fn load(get: impl Fn(&str) -> Option<OsString>) -> Result<Found, SettingsError> {
+    let section = match Config::load(Path::new(parallax_config::DEFAULT_PATH)) {
+        Ok(config) => config.mount_program,
+        Err(ConfigError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            MountProgram::default()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let mut notes = Vec::new();
+    let named = get("PARALLAX_MP_CONFIG").filter(|path| !path.is_empty());
+    let path = named.as_deref().map_or(Path::new(SCRIPTS_FILE), Path::new);
+    let assigned = match std::fs::read(path) {
+        Ok(text) => assignments::read(&text, path, &get, &mut |note| notes.push((LogLevel::Warning, note)))?,
+        Err(error) => {
+            if named.is_some() {
+                notes.push((
+                    LogLevel::Warning,
+                    format!("PARALLAX_MP_CONFIG, {}, can't be read: {error}", path.display()),
+                ));
+            }
+            Vec::new()
+        }
+    };
+    let mut settings = Settings::from_section(&section);
+    let mut values = Variables { get: &get, assigned: &assigned };
+    settings.overlay(&mut values)?;
+    for name in UNUSED {
+        if values.value(name).is_some() {
+            notes.push((LogLevel::Debug, format!("{name} is not needed and not used")));
+        }
+    }
+    Ok(Found { settings, notes })
+}
+
+/// The variables, those that the script's file assigns before those of the environment.
+struct Variables<'a> {
+    get: &'a dyn Fn(&str) -> Option<OsString>,
+    assigned: &'a [Assignment],
+}
+
+impl Variables<'_> {
+    /// A value that is not empty: empty ones mean the default.
+    fn value(&self, name: &str) -> Option<OsString> {
+        let assigned = self.assigned.iter().rev().find(|assignment| assignment.name == name);
+        assigned
+            .map_or_else(|| (self.get)(name), |assignment| Some(assignment.value.clone()))
+            .filter(|value| !value.is_empty())
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        self.value(name).map(|value| value.to_string_lossy().into_owned())
+    }
+
+    /// A value that is a number.
+    fn number(&self, name: &str) -> Result<Option<u32>, SettingsError> {
+        let Some(value) = self.text(name) else { return Ok(None) };
+        let wrong = |_| SettingsError::Value { name: name.to_owned(), value: value.clone(), must: "a number" };
+        value.parse().map(Some).map_err(wrong)
+    }
 }
 
 impl Settings {
-    /// What the environment says; unset and empty variables mean the default.
-    pub fn from_environment(get: impl Fn(&str) -> Option<OsString>) -> Self {
-        let get = |name: &str| get(name).filter(|value| !value.is_empty());
-        let mut flags: Vec<OsString> = Vec::new();
-        if let Some(text) = get("PARALLAX_MP_SQUASHFUSE_FLAG") {
-            flags.extend(text.to_string_lossy().split_whitespace().map(OsString::from));
-        }
-        // All files of one owner, for images whose ids the user has not got. Only both together mean that.
-        if let (Some(uid), Some(gid)) = (get("PARALLAX_MP_UID"), get("PARALLAX_MP_GID")) {
-            let mut option = OsString::from("uid=");
-            option.push(uid);
-            option.push(",gid=");
-            option.push(gid);
-            flags.extend(["-o".into(), option]);
-        }
-        let level = get("PARALLAX_MP_LOGLEVEL").unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    fn from_section(section: &MountProgram) -> Self {
+        let mut flags: Vec<OsString> = section.squashfuse_flags.iter().map(OsString::from).collect();
+        flags.extend(section.uid.zip(section.gid).map(owner).into_iter().flatten());
         Self {
-            squashfuse: get("PARALLAX_MP_SQUASHFUSE_CMD")
-                .map_or_else(|| vec!["squashfuse_ll".into(), "squashfuse".into()], |command| vec![command]),
+            squashfuse: section.squashfuse.as_ref().map_or_else(
+                || vec!["squashfuse_ll".into(), "squashfuse".into()],
+                |program| vec![program.clone().into_os_string()],
+            ),
             squashfuse_flags: flags,
-            fuse_overlayfs: get("PARALLAX_MP_FUSE_OVERLAYFS_CMD").unwrap_or_else(|| "fuse-overlayfs".into()),
-            verbose: ["info", "debug", "trace"].contains(&level.as_str()),
+            fuse_overlayfs: section
+                .fuse_overlayfs
+                .clone()
+                .map_or_else(|| "fuse-overlayfs".into(), PathBuf::into_os_string),
+            patience: section.start_deadline(),
+            log_level: section.log_level.unwrap_or(LogLevel::Info),
+            log_file: section.log_file.clone(),
         }
     }
+
+    /// Puts what variables say over it.
+    fn overlay(&mut self, variables: &mut Variables<'_>) -> Result<(), SettingsError> {
+        if let Some(program) = variables.value("PARALLAX_MP_SQUASHFUSE_CMD") {
+            self.squashfuse = vec![program];
+        }
+        if let Some(program) = variables.value("PARALLAX_MP_FUSE_OVERLAYFS_CMD") {
+            self.fuse_overlayfs = program;
+        }
+        let (uid, gid) = (variables.number("PARALLAX_MP_UID")?, variables.number("PARALLAX_MP_GID")?);
+        let flags = variables.text("PARALLAX_MP_SQUASHFUSE_FLAG");
+        if flags.is_some() || gid.is_some() {
+            self.squashfuse_flags = flags.unwrap_or_default().split_whitespace().map(OsString::from).collect();
+        }
+        // As in the script, whose user id is by default its own in Podman's namespace: there everybody is 0.
+        self.squashfuse_flags.extend(gid.map(|gid| owner((uid.unwrap_or(0), gid))).into_iter().flatten());
+        if let Some(seconds) = variables.number("PARALLAX_MP_START_TIMEOUT")? {
+            if !(1..=3600).contains(&seconds) {
+                return Err(SettingsError::Value {
+                    name: "PARALLAX_MP_START_TIMEOUT".to_owned(),
+                    value: seconds.to_string(),
+                    must: "from 1 to 3600 seconds",
+                });
+            }
+            self.patience = Duration::from_secs(seconds.into());
+        }
+        if let Some(level) = variables.text("PARALLAX_MP_LOGLEVEL") {
+            // The script took any word, and so must this.
+            self.log_level = match level.to_ascii_lowercase().as_str() {
+                "error" | "err" | "fatal" | "critical" | "none" => LogLevel::Error,
+                "warn" | "warning" => LogLevel::Warning,
+                "debug" | "trace" => LogLevel::Debug,
+                _ => LogLevel::Info,
+            };
+        }
+        if let Some(file) = variables.value("PARALLAX_MP_LOGFILE") {
+            self.log_file = Some(file.into());
+        }
+        Ok(())
+    }
+}
+
+/// The arguments for squashfuse that give all files one owner, for images whose ids the user has not got.
+fn owner((uid, gid): (u32, u32)) -> [OsString; 2] {
+    ["-o".into(), format!("uid={uid},gid={gid}").into()]
+}
+
+/// The value of a variable of the environment.
+pub fn environment(name: &str) -> Option<OsString> {
+    std::env::var_os(OsStr::new(name))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn with(values: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+        let get = |name: &str| values.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+        let mut settings = Settings::from_section(&MountProgram::default());
+        settings.overlay(&mut Variables { get: &get, assigned: &[] })?;
+        Ok(settings)
+    }
+
     #[test]
     fn the_defaults() {
-        let settings = Settings::from_environment(|_| None);
+        let settings = with(&[("PARALLAX_MP_SQUASHFUSE_CMD", "")]).unwrap();
         assert_eq!(settings.squashfuse, ["squashfuse_ll", "squashfuse"]);
-        assert!(settings.squashfuse_flags.is_empty() && !settings.verbose);
+        assert_eq!(settings.fuse_overlayfs, "fuse-overlayfs");
+        assert_eq!(settings.patience, Duration::from_secs(30));
+        assert!(settings.squashfuse_flags.is_empty() && settings.log_level == LogLevel::Info);
     }
 
     #[test]
     fn what_a_site_sets() {
-        let settings = Settings::from_environment(|name| {
-            let value = match name {
-                "PARALLAX_MP_SQUASHFUSE_CMD" => "/opt/squashfuse_ll",
-                "PARALLAX_MP_SQUASHFUSE_FLAG" => " -s  -o clone_fd",
-                "PARALLAX_MP_UID" => "1000",
-                "PARALLAX_MP_GID" => "100",
-                "PARALLAX_MP_LOGLEVEL" => "DEBUG",
-                _ => return Some(OsString::new()),
-            };
-            Some(value.into())
-        });
+        let settings = with(&[
+            ("PARALLAX_MP_SQUASHFUSE_CMD", "/opt/squashfuse_ll"),
+            ("PARALLAX_MP_SQUASHFUSE_FLAG", " -s  -o clone_fd"),
+            ("PARALLAX_MP_UID", "1000"),
+            ("PARALLAX_MP_GID", "100"),
+            ("PARALLAX_MP_LOGLEVEL", "DEBUG"),
+            ("PARALLAX_MP_START_TIMEOUT", "2"),
+            ("PARALLAX_MP_LOGFILE", "/log"),
+        ])
+        .unwrap();
         assert_eq!(settings.squashfuse, ["/opt/squashfuse_ll"]);
         assert_eq!(settings.squashfuse_flags, ["-s", "-o", "clone_fd", "-o", "uid=1000,gid=100"]);
-        assert_eq!(settings.fuse_overlayfs, "fuse-overlayfs");
-        assert!(settings.verbose);
+        assert_eq!((settings.log_level, settings.patience), (LogLevel::Debug, Duration::from_secs(2)));
+        assert_eq!(settings.log_file, Some("/log".into()));
+    }
+
+    #[test]
+    fn a_group_alone_is_the_users_own_and_a_user_alone_is_nothing() {
+        assert_eq!(with(&[("PARALLAX_MP_GID", "7")]).unwrap().squashfuse_flags, ["-o", "uid=0,gid=7"]);
+        assert!(with(&[("PARALLAX_MP_UID", "7")]).unwrap().squashfuse_flags.is_empty());
+    }
+
+    #[test]
+    fn wrong_values_are_named() {
+        for (name, value) in
+            [("PARALLAX_MP_UID", "me"), ("PARALLAX_MP_START_TIMEOUT", "0"), ("PARALLAX_MP_START_TIMEOUT", "1 min")]
+        {
+            let message = with(&[(name, value)]).unwrap_err().to_string();
+            assert!(message.contains(name) && message.contains(value), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_scripts_file_goes_before_the_environment() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("parallax-mount.conf");
+        std::fs::write(&file, "PARALLAX_MP_SQUASHFUSE_CMD=/of/file\nPARALLAX_MP_TMPDIR=/tmp/x\nulimit -n 1\n").unwrap();
+        let found = load(|name| match name {
+            "PARALLAX_MP_CONFIG" => Some(file.clone().into()),
+            "PARALLAX_MP_SQUASHFUSE_CMD" => Some("/of/environment".into()),
+            "PARALLAX_MP_FUSE_OVERLAYFS_CMD" => Some("/of/environment".into()),
+            _ => None,
+        })
+        .unwrap();
+        assert_eq!(found.settings.squashfuse, ["/of/file"]);
+        assert_eq!(found.settings.fuse_overlayfs, "/of/environment");
+        let levels: Vec<LogLevel> = found.notes.iter().map(|(level, _)| *level).collect();
+        assert_eq!(levels, [LogLevel::Warning, LogLevel::Debug], "{:?}", found.notes);
     }
 }

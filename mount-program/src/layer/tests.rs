@@ -1,0 +1,117 @@
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+const LINK: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
+/// A store with one layer and no side-car.
+fn store() -> tempfile::TempDir {
+    let store = tempfile::tempdir().unwrap();
+    fs::create_dir_all(store.path().join("overlay/l")).unwrap();
+    fs::create_dir_all(store.path().join("overlay/id/diff")).unwrap();
+    fs::write(store.path().join("overlay/id/link"), LINK).unwrap();
+    symlink("../id/diff", store.path().join("overlay/l").join(LINK)).unwrap();
+    store
+}
+
+fn superblock(used: u64) -> Vec<u8> {
+    let mut bytes = vec![0; SUPERBLOCK_BYTES];
+    bytes[..4].copy_from_slice(MAGIC);
+    bytes[BYTES_USED..BYTES_USED + 8].copy_from_slice(&used.to_le_bytes());
+    bytes
+}
+
+fn both_forms(store: &tempfile::TempDir) -> [PathBuf; 2] {
+    [store.path().join("overlay/l").join(LINK), store.path().join("overlay/id/diff")]
+}
+
+fn side_car(store: &tempfile::TempDir) -> PathBuf {
+    store.path().join("overlay/l").join(format!("{LINK}.squash"))
+}
+
+#[test]
+fn a_side_car_is_found_from_both_forms_whether_file_or_link() {
+    let store = store();
+    fs::write(side_car(&store), superblock(96)).unwrap();
+    let found = both_forms(&store).map(|lower| layer(&lower).unwrap());
+    assert_eq!(found[0].source.side_car().unwrap().path, side_car(&store));
+    assert_eq!(found[0], found[1]);
+
+    fs::create_dir(store.path().join("squash")).unwrap();
+    fs::rename(side_car(&store), store.path().join("squash/file")).unwrap();
+    symlink("../../squash/file", side_car(&store)).unwrap();
+    assert_eq!(both_forms(&store).map(|lower| layer(&lower).unwrap().identity), found.map(|layer| layer.identity));
+}
+
+#[test]
+fn a_lost_side_car_is_an_error_in_a_store_of_squashfs_files() {
+    for sign in ["parallax/layers", "squash", "overlay/l/OTHER.squash"] {
+        let store = store();
+        fs::create_dir_all(store.path().join(sign)).unwrap();
+        for lower in both_forms(&store) {
+            assert!(matches!(layer(&lower), Err(LayerError::Missing { .. })), "{sign}");
+        }
+        // A layer with files is a plain one there as well.
+        fs::write(store.path().join("overlay/id/diff/file"), "").unwrap();
+        for lower in both_forms(&store) {
+            assert!(matches!(layer(&lower).unwrap().source, Source::Directory { hollow_in: None, .. }), "{sign}");
+        }
+    }
+}
+
+#[test]
+fn a_marker_or_a_broken_link_tells_of_a_lost_side_car_in_any_store() {
+    let store = store();
+    let [lower, _] = both_forms(&store);
+    let overlay = store.path().join("overlay");
+    assert_eq!(layer(&lower).unwrap().source, Source::Directory { path: lower.clone(), hollow_in: Some(overlay) });
+    symlink("nowhere", side_car(&store)).unwrap();
+    assert!(matches!(layer(&lower), Err(LayerError::Missing { .. })));
+    fs::remove_file(side_car(&store)).unwrap();
+    fs::write(store.path().join("overlay/id/diff/.migrationv3-debian"), "").unwrap();
+    assert!(matches!(layer(&lower), Err(LayerError::Missing { .. })));
+}
+
+#[test]
+fn what_is_no_whole_squashfs_file_is_refused() {
+    let store = store();
+    let [lower, _] = both_forms(&store);
+    for bytes in [&b""[..], b"hsqs", &superblock(97), &[0; 200]] {
+        fs::write(side_car(&store), bytes).unwrap();
+        assert!(matches!(layer(&lower), Err(LayerError::Damaged { .. })), "{bytes:?}");
+    }
+    fs::remove_file(side_car(&store)).unwrap();
+    fs::create_dir(side_car(&store)).unwrap();
+    assert!(layer(&lower).is_err());
+}
+
+#[test]
+fn the_empty_directory_below_a_base_layer_is_no_layer() {
+    let store = store();
+    let filler = store.path().join("overlay/id/empty");
+    assert_eq!(look_up(&filler).unwrap(), None);
+    fs::create_dir(&filler).unwrap();
+    assert_eq!(look_up(&filler).unwrap(), None);
+    fs::write(filler.join("file"), "").unwrap();
+    assert!(look_up(&filler).unwrap().is_some());
+    assert!(look_up(&store.path().join("empty")).is_err());
+}
+
+#[test]
+fn other_directories_are_what_they_are() {
+    let store = store();
+    let plain = store.path().join("some where");
+    fs::create_dir(&plain).unwrap();
+    assert!(matches!(layer(&plain).unwrap().source, Source::Directory { hollow_in: None, .. }));
+    assert!(matches!(layer(&store.path().join("none")), Err(LayerError::Unreadable { .. })));
+}
+
+#[test]
+fn what_podman_mapped_itself_is_not_called_damaged() {
+    let store = store();
+    let mapped = store.path().join("mapped/0");
+    fs::create_dir(store.path().join("mapped")).unwrap();
+    fs::rename(store.path().join("overlay"), &mapped).unwrap();
+    symlink("../../squash/file", mapped.join("l").join(format!("{LINK}.squash"))).unwrap();
+    assert!(matches!(layer(&mapped.join("l").join(LINK)), Err(LayerError::MappedByPodman(_))));
+}

@@ -1,0 +1,154 @@
+//! Where this program says what it does: the file that is set, else the journal, else standard error.
+//!
+//! Podman shows a mount program's standard error only if the mount fails, so errors go there as well. A log that can't be
+//! written is no reason to have no container.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::time::SystemTime;
+
+use parallax_config::LogLevel;
+use rustix::fs::OFlags;
+
+/// Where systemd's journal takes messages, in its own format.
+const JOURNAL: &str = "/run/systemd/journal/socket";
+const NAME: &str = "parallax-mount-program";
+
+/// The log of this process.
+#[derive(Debug)]
+pub struct Log {
+    level: LogLevel,
+    sink: Sink,
+}
+
+#[derive(Debug)]
+enum Sink {
+    File(File),
+    Journal(UnixDatagram),
+    StandardError,
+}
+
+impl Log {
+    /// Opens the file or finds the journal; what is wrong with the file is said on standard error.
+    pub fn open(level: LogLevel, file: Option<&Path>) -> Self {
+        let file = file.and_then(|path| {
+            open(path).inspect_err(|error| eprintln!("{NAME}: the log {}: {error}", path.display())).ok()
+        });
+        let sink = file.map(Sink::File).or_else(|| journal(Path::new(JOURNAL)).ok().map(Sink::Journal));
+        Self { level, sink: sink.unwrap_or(Sink::StandardError) }
+    }
+
+    /// Says something.
+    pub fn say(&self, level: LogLevel, message: &str) {
+        if level > self.level {
+            return;
+        }
+        let message = message.replace('\n', " ");
+        let done = match &self.sink {
+            Sink::File(file) => line(file, level, &message),
+            Sink::Journal(socket) => socket.send(&entry(level, &message)).map(drop),
+            Sink::StandardError => {
+                eprintln!("{NAME}: {message}");
+                return;
+            }
+        };
+        if done.is_err() || level == LogLevel::Error {
+            eprintln!("{NAME}: {message}");
+        }
+    }
+}
+
+/// Opens a log of the user's own for writing at its end. A directory that all can write to may hold somebody else's file, link
+/// or FIFO of that name: those are refused.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(i32::try_from(flags.bits()).unwrap_or_default())
+        .open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    // Of others only root's is trusted; in Podman's namespace all who have no number there look the same.
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::other("it belongs to somebody else"));
+    }
+    Ok(file)
+}
+
+fn journal(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(path)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn line(mut file: &File, level: LogLevel, message: &str) -> io::Result<()> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let process = std::process::id();
+    // One write, so that lines of several processes do not mix.
+    file.write_all(
+        format!("{}.{:03} {process} {level:?}: {message}\n", since.as_secs(), since.subsec_millis()).as_bytes(),
+    )
+}
+
+/// A message as the journal takes it: a field a line.
+fn entry(level: LogLevel, message: &str) -> Vec<u8> {
+    let priority = match level {
+        LogLevel::Error => 3,
+        LogLevel::Warning => 4,
+        LogLevel::Info => 6,
+        LogLevel::Debug => 7,
+    };
+    format!("PRIORITY={priority}\nSYSLOG_IDENTIFIER={NAME}\nMESSAGE={message}\n").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn the_journal_gets_a_field_a_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let end = UnixDatagram::bind(&path).unwrap();
+        let log = Log { level: LogLevel::Info, sink: Sink::Journal(journal(&path).unwrap()) };
+        log.say(LogLevel::Debug, "not this");
+        log.say(LogLevel::Info, "two\nlines");
+        let mut buffer = [0; 256];
+        let length = end.recv(&mut buffer).unwrap();
+        let expected = b"PRIORITY=6\nSYSLOG_IDENTIFIER=parallax-mount-program\nMESSAGE=two lines\n";
+        assert_eq!(&buffer[..length], expected);
+    }
+
+    #[test]
+    fn a_file_gets_whole_lines() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        for message in ["one", "two"] {
+            Log::open(LogLevel::Info, Some(&path)).say(LogLevel::Info, message);
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.lines().count() == 2 && text.ends_with("Info: two\n"), "{text}");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn links_and_what_is_no_file_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let link = directory.path().join("link");
+        symlink("elsewhere", &link).unwrap();
+        assert!(open(&link).is_err());
+        assert!(open(directory.path()).is_err());
+        assert!(!directory.path().join("elsewhere").exists());
+    }
+}

@@ -1,0 +1,149 @@
+//! The whole program.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use parallax_config::LogLevel;
+
+use crate::layer::{self, Source};
+use crate::log::Log;
+use crate::mount;
+use crate::options::Options;
+use crate::plan::{self, OverlayPlan, Plan};
+use crate::settings::{self, Settings};
+
+const USAGE: &str = "\
+Usage: parallax-mount-program -o OPTIONS TARGET
+       parallax-mount-program --version | --help
+
+Podman starts this program for each mount if storage.conf or --storage-opt names it:
+  podman --storage-opt additionalimagestore=STORE \\
+         --storage-opt mount_program=/usr/libexec/parallax/parallax-mount-program run IMAGE
+
+It is configured by the section [mount_program] of /etc/parallax/parallax.toml and by variables, which go before it:
+  PARALLAX_MP_SQUASHFUSE_CMD      serves SquashFS files (squashfuse_ll, else squashfuse)
+  PARALLAX_MP_SQUASHFUSE_FLAG     further arguments for it, separated by spaces
+  PARALLAX_MP_FUSE_OVERLAYFS_CMD  the overlay where the kernel's can't be used (fuse-overlayfs)
+  PARALLAX_MP_UID, _GID           if both are set, the owner of all files of an image
+  PARALLAX_MP_START_TIMEOUT       how long each of the programs may take to begin, in seconds (30)
+  PARALLAX_MP_LOGLEVEL            error, warning, info or debug (info)
+  PARALLAX_MP_LOGFILE             a file to log to, in place of the journal or standard error
+  PARALLAX_MP_CONFIG              a file that assigns these variables (/etc/parallax-mount.conf)
+";
+
+/// What the arguments ask for.
+enum Order {
+    Mount { options: OsString, target: PathBuf },
+    Version,
+    Help,
+}
+
+/// Does what the arguments ask for.
+pub fn run(arguments: &[OsString]) -> ExitCode {
+    match order(arguments) {
+        Some(Order::Version) => {
+            println!("parallax-mount-program {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Some(Order::Help) => {
+            print!("{USAGE}");
+            ExitCode::SUCCESS
+        }
+        Some(Order::Mount { options, target }) => mount(&options, &target),
+        None => {
+            eprint!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn order(arguments: &[OsString]) -> Option<Order> {
+    match arguments {
+        [one] if one == "--version" || one == "-V" => Some(Order::Version),
+        [one] if one == "--help" || one == "-h" => Some(Order::Help),
+        [flag, options, target] if flag == "-o" => {
+            Some(Order::Mount { options: options.clone(), target: target.into() })
+        }
+        _ => None,
+    }
+}
+
+fn mount(text: &OsStr, target: &Path) -> ExitCode {
+    let found = match settings::load(settings::environment) {
+        Ok(found) => found,
+        Err(error) => {
+            Log::open(LogLevel::Error, None).say(LogLevel::Error, &error.to_string());
+            return ExitCode::FAILURE;
+        }
+    };
+    let log = Log::open(found.settings.log_level, found.settings.log_file.as_deref());
+    for (level, note) in &found.notes {
+        log.say(*level, note);
+    }
+    match carry_out(text, target, &found.settings, &log) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            log.say(LogLevel::Error, &message);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn carry_out(text: &OsStr, target: &Path, settings: &Settings, log: &Log) -> Result<(), String> {
+    let mut options = Options::parse(text).map_err(|error| error.to_string())?;
+    if !has_selinux() {
+        options.drop_contexts();
+    }
+    // Podman's own layers lie beside the container's; without one, Podman is in that directory.
+    let own_home = match &options.upper {
+        Some(upper) => upper.directory.parent().and_then(Path::parent).map(Path::to_owned),
+        None => env::current_dir().ok(),
+    };
+    let plan = match plan::plan(&options, own_home.as_deref(), layer::look_up).map_err(|error| error.to_string())? {
+        Plan::PassThrough => return Err(pass_through(text, target, settings, log)),
+        Plan::Overlay(plan) => plan,
+    };
+    say_where(&plan, log);
+    let note = |note: String| log.say(LogLevel::Info, &note);
+    let mounted = mount::mount_overlay(&plan, target, settings, &note).map_err(|error| error.to_string())?;
+    let (layers, shared) = (mounted.count.layers, mounted.count.shared);
+    let message = format!(
+        "{}: {layers} SquashFS layers, {shared} of them served already, under {}",
+        target.display(),
+        mounted.overlay
+    );
+    log.say(LogLevel::Info, &message);
+    Ok(())
+}
+
+/// Tells on which shared file systems the layers lie, a line each.
+fn say_where(plan: &OverlayPlan, log: &Log) {
+    let mut said = Vec::new();
+    for side_car in plan.layers.iter().filter_map(Source::side_car) {
+        let Some(kind) = side_car.shared_file_system.filter(|kind| !said.contains(kind)) else { continue };
+        said.push(kind);
+        log.say(LogLevel::Info, &format!("{} is on a shared file system, {kind}", side_car.path.display()));
+    }
+}
+
+/// Whether the kernel knows SELinux contexts.
+fn has_selinux() -> bool {
+    fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.contains("selinuxfs"))
+}
+
+/// Becomes fuse-overlayfs; returns only if that fails, and says why.
+fn pass_through(text: &OsStr, target: &Path, settings: &Settings, log: &Log) -> String {
+    let program = settings.fuse_overlayfs.to_string_lossy();
+    log.say(LogLevel::Info, &format!("{}: no SquashFS files, left to {program}", target.display()));
+    let error = Command::new(&settings.fuse_overlayfs).arg("-o").arg(text).arg(target).exec();
+    if error.kind() == ErrorKind::NotFound {
+        format!("{} has no SquashFS files, and {program}, which is to mount it, is not installed", target.display())
+    } else {
+        format!("{program} can't be started: {error}")
+    }
+}

@@ -1,0 +1,119 @@
+//! One squashfuse for each layer and user on a node: finding the one that serves a layer already.
+//!
+//! A squashfuse that is to be found holds a listening socket with a name that says what it serves and in which user
+//! namespace. Who connects learns its number, takes a copy of its FUSE connection (`pidfd_getfd(2)`) and makes one more mount of
+//! it. It is held by the overlays over it alone, as before: when the last of them goes, it ends, and the name with it.
+//! There is no file, no directory and no list that could be wrong. Where the kernel does not allow one of these calls, each container
+//! has processes of its own.
+//!
+//! Names of sockets are free to all users. One that somebody else has taken is left alone: then there is no sharing.
+
+use std::collections::hash_map::DefaultHasher;
+use std::ffi::OsString;
+use std::fs;
+use std::hash::{Hash as _, Hasher as _};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use parallax_sys::process::Process;
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept, bind, connect, getsockname, socket_with,
+};
+use rustix::process::{PidfdGetfdFlags, geteuid, pidfd_getfd};
+
+use crate::layer::SideCar;
+
+/// What is served, as the name of a socket.
+#[derive(Debug)]
+pub struct Name(SocketAddrUnix);
+
+/// Held while squashfuse processes are started, so that of several that want the same layer one starts it.
+#[derive(Debug)]
+pub struct Turn(#[expect(dead_code, reason = "held for what closing it does")] OwnedFd);
+
+impl Name {
+    /// The name for a layer served by a command line. A file that is replaced or written has another name afterwards.
+    pub fn new(side_car: &SideCar, programs: &[OsString], flags: &[OsString]) -> io::Result<Self> {
+        let namespace = fs::metadata("/proc/self/ns/user")?.ino();
+        let mut hasher = DefaultHasher::new();
+        (programs, flags).hash(&mut hasher);
+        let crate::layer::Stamp { device, inode, size, changed } = side_car.stamp;
+        let command = hasher.finish();
+        let text = format!("parallax-mp/{namespace:x}/{device:x}.{inode:x}.{size:x}.{changed:x}/{command:x}");
+        Ok(Self(SocketAddrUnix::new_abstract_name(text.as_bytes())?))
+    }
+
+    /// A copy of the FUSE connection of the process that serves this.
+    ///
+    /// # Errors
+    /// `ECONNREFUSED` if there is none; `EPERM` if the name is another user's; others if the kernel does not allow it.
+    pub fn find(&self) -> io::Result<OwnedFd> {
+        let socket = stream_socket()?;
+        connect(&socket, &self.0)?;
+        let peer = socket_peercred(&socket)?;
+        if peer.uid != geteuid() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let process = Process::open(peer.pid.as_raw_nonzero().get())?;
+        let (mut connection, mut is_it) = (None, false);
+        for entry in fs::read_dir(format!("/proc/{}/fd", process.pid()))? {
+            let entry = entry?;
+            let Some(number) = entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else { continue };
+            let Ok(target) = fs::read_link(entry.path()) else { continue };
+            if target == Path::new("/dev/fuse") {
+                connection = Some(number);
+            } else if target.as_os_str().as_encoded_bytes().starts_with(b"socket:") {
+                is_it |= self.is_held(&pidfd_getfd(&process, number, PidfdGetfdFlags::empty())?);
+            }
+        }
+        // Its number may be another process's by now; that one has not this name.
+        match connection {
+            Some(number) if is_it => Ok(pidfd_getfd(&process, number, PidfdGetfdFlags::empty())?),
+            _ => Err(io::ErrorKind::ConnectionRefused.into()),
+        }
+    }
+
+    /// Whether this socket has the name. If so, takes one connection off its queue: nobody else does, and it must not fill.
+    fn is_held(&self, socket: &OwnedFd) -> bool {
+        let held = getsockname(socket)
+            .is_ok_and(|address| SocketAddrUnix::try_from(address).is_ok_and(|address| address == self.0));
+        if held {
+            let _ = accept(socket);
+        }
+        held
+    }
+
+    /// Takes the name, for a process that is about to be started.
+    ///
+    /// # Errors
+    /// `EADDRINUSE` if somebody has it.
+    pub fn take(&self) -> io::Result<OwnedFd> {
+        let socket = stream_socket()?;
+        bind(&socket, &self.0)?;
+        Ok(socket)
+    }
+}
+
+/// It does not block, and no more does the copy that others get of it.
+fn stream_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
+}
+
+/// Waits until nobody else starts a squashfuse in this user namespace.
+///
+/// The lock is on the user namespace itself, which only its user can open. The first one everybody can, so root's lock is on the
+/// current directory: Podman's own.
+///
+/// # Errors
+/// The kernel does not lock such a file.
+pub fn turn(first_user_namespace: bool) -> io::Result<Turn> {
+    let path = if first_user_namespace { "." } else { "/proc/self/ns/user" };
+    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    flock(file.as_fd(), FlockOperation::LockExclusive)?;
+    Ok(Turn(file))
+}

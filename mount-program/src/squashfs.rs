@@ -1,0 +1,207 @@
+//! Layers that lie in SquashFS files, each a mount that is attached nowhere.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use rustix::fs::{AtFlags, StatxFlags, fstatfs, statx};
+use rustix::mount::MountAttrFlags;
+
+use crate::fault;
+use crate::fuse::{self, FuseError, MountOptions, Program, Server};
+use crate::layer::SideCar;
+use crate::settings::Settings;
+use crate::share::{self, Name};
+
+const OPTIONS: MountOptions = MountOptions {
+    subtype: "squashfuse_ll",
+    flags: &[],
+    attributes: MountAttrFlags::MOUNT_ATTR_RDONLY
+        .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
+        .union(MountAttrFlags::MOUNT_ATTR_NODEV),
+    context: None,
+};
+
+/// Why a layer is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerMountError {
+    /// There is no program that serves it.
+    #[error("{} can't be mounted: {source}", path.display())]
+    Server {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: FuseError,
+    },
+    /// It was mounted and can't be used.
+    #[error("{} was mounted and can't be read ({source}): it is damaged, or the program that serves it has ended", path.display())]
+    Dead {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A layer that is served, or about to be.
+#[derive(Debug)]
+pub struct Layer<'a> {
+    side_car: &'a SideCar,
+    mount: OwnedFd,
+    /// Who serves it, if it was started here.
+    server: Option<Server>,
+}
+
+impl AsFd for Layer<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.mount.as_fd()
+    }
+}
+
+impl Layer<'_> {
+    /// The SquashFS file.
+    pub fn path(&self) -> &Path {
+        &self.side_car.path
+    }
+}
+
+/// How many layers there are, and how many of them were served before; for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Count {
+    /// All.
+    pub layers: usize,
+    /// Those whose squashfuse ran already.
+    pub shared: usize,
+}
+
+/// Has every layer served, by the squashfuse that does so already or by a new one; all are started before the first is
+/// waited for. `note` is told why something is not shared.
+pub fn serve<'a>(
+    side_cars: &[&'a SideCar],
+    settings: &Settings,
+    first_user_namespace: bool,
+    note: &dyn Fn(String),
+) -> Result<(Vec<Layer<'a>>, Count), LayerMountError> {
+    let mut layers: Vec<_> = side_cars.iter().map(|side_car| shared(side_car, settings)).collect();
+    if layers.iter().any(Option::is_none) {
+        let turn = share::turn(first_user_namespace);
+        if let Err(error) = &turn {
+            note(format!("squashfuse processes are not shared: {error}"));
+        }
+        for (layer, side_car) in layers.iter_mut().zip(side_cars) {
+            if layer.is_none() {
+                *layer = match shared(side_car, settings) {
+                    None => Some(started(side_car, settings, turn.is_ok(), note)?),
+                    found => found,
+                };
+            }
+        }
+    }
+    let mut layers: Vec<_> = layers.into_iter().flatten().collect();
+    let count = Count { layers: layers.len(), shared: layers.iter().filter(|layer| layer.server.is_none()).count() };
+    wait(&mut layers, settings, note)?;
+    Ok((layers, count))
+}
+
+/// The layer from a squashfuse that serves it already.
+fn shared<'a>(side_car: &'a SideCar, settings: &Settings) -> Option<Layer<'a>> {
+    let connection = Name::new(side_car, &settings.squashfuse, &settings.squashfuse_flags).ok()?.find().ok()?;
+    // The copy is closed before the first request: it would keep the connection of a process that ends from ending.
+    let mount = fuse::mount(&connection, &OPTIONS).ok()?;
+    Some(Layer { side_car, mount, server: None })
+}
+
+/// The layer from a squashfuse of its own, to be found by others if `found` says so.
+fn started<'a>(
+    side_car: &'a SideCar,
+    settings: &Settings,
+    found: bool,
+    note: &dyn Fn(String),
+) -> Result<Layer<'a>, LayerMountError> {
+    let start = || -> Result<Layer<'a>, FuseError> {
+        let socket = if found {
+            let name = Name::new(side_car, &settings.squashfuse, &settings.squashfuse_flags);
+            name.and_then(|name| name.take())
+                .inspect_err(|error| note(format!("{} is not shared: {error}", side_car.path.display())))
+                .ok()
+        } else {
+            None
+        };
+        let connection = fuse::connection()?;
+        let mount = fuse::mount(&connection, &OPTIONS).map_err(FuseError::Mount)?;
+        let mut arguments = settings.squashfuse_flags.clone();
+        // In the foreground, so that the process is the one that was started; its mount tells when it serves.
+        arguments.extend([OsString::from("-f"), side_car.path.clone().into()]);
+        let program = Program {
+            names: &settings.squashfuse,
+            arguments: &arguments,
+            directory: "/",
+            socket: socket.as_ref().map(AsFd::as_fd),
+        };
+        let server = fuse::start(program, &connection)?;
+        Ok(Layer { side_car, mount, server: Some(server) })
+    };
+    start().map_err(|source| LayerMountError::Server { path: side_car.path.clone(), source })
+}
+
+/// Waits until every layer answers.
+fn wait(layers: &mut [Layer<'_>], settings: &Settings, note: &dyn Fn(String)) -> Result<(), LayerMountError> {
+    fault::point();
+    let patience = settings.patience;
+    let mut answers = ask(layers)?;
+    for number in 0..layers.len() {
+        let answer = answers.recv_timeout(patience);
+        let layer = &mut layers[number];
+        let path = layer.side_car.path.clone();
+        match (answer, layer.server.take()) {
+            (Ok(Ok(())), _) => {}
+            (Ok(Err(source)), Some(server)) => {
+                return Err(match server.why_not(patience) {
+                    Some(source) => LayerMountError::Server { path, source },
+                    None => LayerMountError::Dead { path, source },
+                });
+            }
+            (Err(_), Some(server)) => {
+                return Err(LayerMountError::Server { path, source: server.give_up(patience) });
+            }
+            (trouble, None) => {
+                let silent = || format!("no answer within {} s", patience.as_secs());
+                let trouble =
+                    trouble.map_or_else(|_| silent(), |error| error.map_or_else(|e| e.to_string(), |()| silent()));
+                note(format!("the squashfuse that serves {} already is not used: {trouble}", path.display()));
+                *layer = started(layer.side_car, settings, false, note)?;
+                wait(std::slice::from_mut(layer), settings, note)?;
+                // The thread may still wait for the one that does not answer.
+                answers = ask(&layers[number + 1..])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sends each layer a first request and tells, in their order, what came of it. A request waits for as long as its squashfuse
+/// lives, so this is a thread's work; it ends with this process.
+fn ask(layers: &[Layer<'_>]) -> Result<Receiver<io::Result<()>>, LayerMountError> {
+    let (sender, receiver) = mpsc::channel();
+    let copy = |layer: &Layer<'_>| {
+        let path = layer.path().to_owned();
+        layer.mount.try_clone().map_err(|source| LayerMountError::Dead { path, source })
+    };
+    let mounts = layers.iter().map(copy).collect::<Result<Vec<OwnedFd>, _>>()?;
+    thread::spawn(move || {
+        for mount in mounts {
+            // The first needs what the file holds, unless others asked before; the second is answered by squashfuse each
+            // time, but by some versions not at all if the file is damaged.
+            let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+            let answer =
+                statx(&mount, "", flags, StatxFlags::BASIC_STATS).map(drop).and_then(|()| fstatfs(&mount).map(drop));
+            if sender.send(answer.map_err(io::Error::from)).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
