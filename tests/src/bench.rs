@@ -6,6 +6,7 @@
 mod interrupt;
 mod leases;
 mod local_podman;
+mod overlays;
 mod report;
 mod rows;
 mod sampler;
@@ -13,6 +14,7 @@ mod session;
 mod statistics;
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -33,6 +35,9 @@ struct Arguments {
     /// Measure only these rows
     #[arg(long, value_name = "ID", value_delimiter = ',', value_parser = row)]
     rows: Option<Vec<&'static Row>>,
+    /// Compare with another mount program too
+    #[arg(long, value_name = "PATH")]
+    peer_mount_program: Option<PathBuf>,
     #[command(subcommand)]
     order: Option<Order>,
 }
@@ -53,7 +58,10 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.order {
         Some(Order::OnNode { order }) => sampler::run(&order),
-        None => measure(arguments.quick, &arguments.rows.unwrap_or_else(|| ROWS.iter().collect())),
+        None => {
+            let rows = arguments.rows.unwrap_or_else(|| ROWS.iter().collect());
+            measure(arguments.quick, arguments.peer_mount_program.as_deref(), &rows)
+        }
     };
     match (done, interrupt::signal()) {
         (Ok(()), _) => ExitCode::SUCCESS,
@@ -64,10 +72,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn measure(quick: bool, rows: &[&Row]) -> anyhow::Result<()> {
+fn measure(quick: bool, peer: Option<&Path>, rows: &[&Row]) -> anyhow::Result<()> {
     interrupt::watch()?;
     eprintln!("bench: bringing the cluster up");
-    let session = Session::start(quick)?;
+    let session = Session::start(quick, peer)?;
     let mut measured: Vec<Measured> = Vec::new();
     for row in rows {
         eprintln!("bench: measuring {}", row.id);

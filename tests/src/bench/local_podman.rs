@@ -1,4 +1,5 @@
-//! What the step store is measured against: the same image in a Podman storage on the node itself, as `podman pull` makes it.
+//! Podman on the node without the agent: with the same image in its storage, as `podman pull` makes it, or on the store by way of
+//! a mount program.
 
 use std::fs;
 
@@ -7,6 +8,15 @@ use anyhow::{Context as _, ensure};
 use super::session::{IMAGE, NODE, USER, srun};
 use crate::cluster::Cluster;
 
+/// Where a Podman has the image from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source<'a> {
+    /// It has pulled it.
+    Pulled,
+    /// It is in the store, and this program mounts it.
+    MountProgram(&'a str),
+}
+
 /// A storage on the node's tmpfs, with a runtime directory and so a pause process of its own.
 #[derive(Debug)]
 pub struct LocalPodman {
@@ -14,14 +24,14 @@ pub struct LocalPodman {
 }
 
 impl LocalPodman {
-    /// Makes the storage and pulls the image into it. `program` is the benchmark as the node sees it.
+    /// Makes the storage, and pulls the image into it if it is to be there. `program` is the benchmark as the node sees it.
     ///
     /// # Errors
     /// Podman failed, or does not use the kernel's overlay.
-    pub fn new(cluster: &Cluster, program: &str) -> anyhow::Result<Self> {
+    pub fn new(cluster: &Cluster, program: &str, source: Source<'_>) -> anyhow::Result<Self> {
         let made = cluster.run(NODE, USER, &["mktemp", "--directory", "/tmp/bench-XXXXXX"])?.success()?;
         let local = Self { directory: made.stdout.trim().to_owned() };
-        match local.fill(cluster) {
+        match local.fill(cluster, source) {
             Ok(()) => Ok(local),
             Err(error) => {
                 local.remove(cluster, program);
@@ -41,13 +51,19 @@ impl LocalPodman {
         .map(|(name, file)| (name.to_owned(), format!("{}/{file}", self.directory)))
     }
 
-    fn fill(&self, cluster: &Cluster) -> anyhow::Result<()> {
+    fn fill(&self, cluster: &Cluster, source: Source<'_>) -> anyhow::Result<()> {
         let directory = &self.directory;
         // As in a step, but for the image store.
-        let storage_conf = format!(
+        let mut storage_conf = format!(
             "[storage]\ndriver = \"overlay\"\ngraphroot = \"{directory}/graph\"\n\
              rootless_storage_path = \"{directory}/graph\"\nrunroot = \"{directory}/run/containers\"\n"
         );
+        if let Source::MountProgram(program) = source {
+            storage_conf.push_str(&format!(
+                "[storage.options]\nadditionalimagestores = [\"/shared/store\"]\n\
+                 [storage.options.overlay]\nmount_program = \"{program}\"\n"
+            ));
+        }
         fs::write(cluster.path_on(NODE, &format!("{directory}/storage.conf"))?, storage_conf)?;
         // A step's own, so that the two differ in nothing else.
         let copy = format!("mkdir {directory}/run && cat \"$CONTAINERS_CONF_OVERRIDE\" >{directory}/containers.conf");
@@ -55,10 +71,12 @@ impl LocalPodman {
         step.extend(["sh", "-euc", &copy]);
         cluster.run(NODE, USER, &step)?.success()?;
 
-        let image = self.podman(cluster, &["pull", "--quiet", "oci:/images/debian"])?;
-        self.podman(cluster, &["tag", &image, IMAGE])?;
-        let root = self.podman(cluster, &["run", "--rm", IMAGE, "stat", "--file-system", "--format=%T", "/"])?;
-        ensure!(root == "overlayfs", "its containers are on {root}, not on the kernel's overlayfs");
+        if source == Source::Pulled {
+            let image = self.podman(cluster, &["pull", "--quiet", "oci:/images/debian"])?;
+            self.podman(cluster, &["tag", &image, IMAGE])?;
+            let root = self.podman(cluster, &["run", "--rm", IMAGE, "stat", "--file-system", "--format=%T", "/"])?;
+            ensure!(root == "overlayfs", "its containers are on {root}, not on the kernel's overlayfs");
+        }
         Ok(())
     }
 

@@ -2,10 +2,12 @@
 
 mod agent_lease;
 mod container_start;
+mod container_start_fuse;
 mod container_start_keep_id;
 mod extra_task;
 mod image_scaling;
 mod mount_processes;
+mod mount_program;
 mod plain_step;
 mod step_start;
 mod store_ops;
@@ -30,6 +32,8 @@ pub const ROWS: &[Row] = &[
     extra_task::ROW,
     plain_step::ROW,
     mount_processes::ROW,
+    mount_program::ROW,
+    container_start_fuse::ROW,
     store_ops::ROW,
     agent_lease::ROW,
     image_scaling::ROW,

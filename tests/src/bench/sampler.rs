@@ -13,7 +13,7 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use parallax_sys::process::Process;
 use serde::{Deserialize, Serialize};
 
-use super::leases;
+use super::{leases, overlays};
 
 /// What to run, and how often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +106,11 @@ pub fn run(order: &[String]) -> anyhow::Result<()> {
             Ok(())
         }
         [verb, rounds] if verb == "leases" => leases::run(rounds.parse().context("not a number of rounds")?),
+        [verb, plan] if verb == "overlays" => {
+            let plan = serde_json::from_str(plan).context("the plan is malformed")?;
+            println!("{}", serde_json::to_string(&overlays::sample(&plan)?)?);
+            Ok(())
+        }
         [verb, pid_file] if verb == "end" => end(Path::new(pid_file)),
         _ => bail!("there is no such order: {order:?}"),
     }
@@ -127,7 +132,7 @@ fn sample(plan: &Plan) -> anyhow::Result<Samples> {
 
 /// The order of the commands in a round. Every round starts with another one, so that none always has the same one's
 /// aftermath to bear.
-fn turns(round: usize, count: usize) -> impl Iterator<Item = usize> {
+pub fn turns(round: usize, count: usize) -> impl Iterator<Item = usize> {
     (0..count).map(move |turn| (turn + round) % count)
 }
 

@@ -10,7 +10,8 @@ use anyhow::Context as _;
 use tempfile::TempDir;
 
 use super::interrupt;
-use super::local_podman::LocalPodman;
+use super::local_podman::{LocalPodman, Source};
+use super::overlays::OverlaysPlan;
 use super::sampler::{Candidate, Plan, Samples};
 use crate::clean;
 use crate::cluster::{Cluster, Done, repository};
@@ -28,6 +29,9 @@ pub const IMAGE: &str = "localhost/debian";
 /// How long one order on the node may take, in seconds.
 const PATIENCE: &str = "600";
 
+/// What another mount program is called on the node.
+const PEER: &str = "peer-mount-program";
+
 /// By this the benchmark knows its own jobs in the queue.
 const JOB_NAME: &str = "--job-name=parallax-bench";
 
@@ -42,14 +46,15 @@ pub struct Session {
     directory: TempDir,
     cluster: Cluster,
     quick: bool,
+    peer: bool,
 }
 
 impl Session {
-    /// Brings the cluster up, with the image in its store.
+    /// Brings the cluster up, with the image in its store. `peer` is a mount program to compare with.
     ///
     /// # Errors
     /// What failed.
-    pub fn start(quick: bool) -> anyhow::Result<Self> {
+    pub fn start(quick: bool, peer: Option<&Path>) -> anyhow::Result<Self> {
         let mut build = Command::new(repository().join("tests/images/build"));
         build.arg("debian").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Done::from(interrupt::output(build)?).success().context("tests/images/build debian")?;
@@ -61,7 +66,12 @@ impl Session {
             .tempdir_in(cluster.shared())?;
         let own = std::env::current_exe().context("the benchmark can't find itself")?;
         fs::copy(own, directory.path().join("bench"))?;
-        let session = Self { local: OnceCell::new(), directory, cluster, quick };
+        if let Some(peer) = peer {
+            let copy = directory.path().join(PEER);
+            fs::copy(peer, &copy).with_context(|| format!("{}", peer.display()))?;
+            fs::set_permissions(copy, Permissions::from_mode(0o755))?;
+        }
+        let session = Self { local: OnceCell::new(), directory, cluster, quick, peer: peer.is_some() };
         session.run("root", &["parallax", "migrate", "oci:/images/debian", "--name", IMAGE])?;
         Ok(session)
     }
@@ -87,9 +97,46 @@ impl Session {
     /// It can't be made, or does not use the kernel's overlay.
     pub fn local(&self) -> anyhow::Result<&LocalPodman> {
         if self.local.get().is_none() {
-            let _ = self.local.set(LocalPodman::new(&self.cluster, &self.on_node())?);
+            let _ = self.local.set(LocalPodman::new(&self.cluster, &self.on_node(), Source::Pulled)?);
         }
         self.local.get().context("there is no local Podman")
+    }
+
+    /// Has something done with a Podman on the node that runs the image from the store by way of a mount program.
+    ///
+    /// # Errors
+    /// It can't be made, or `work` failed.
+    pub fn with_mount_program<T>(
+        &self,
+        program: &str,
+        work: impl FnOnce(&LocalPodman) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let podman = LocalPodman::new(&self.cluster, &self.on_node(), Source::MountProgram(program))?;
+        let done = work(&podman);
+        podman.remove(&self.cluster, &self.on_node());
+        done
+    }
+
+    /// The mount program to compare with, as the node sees it.
+    #[must_use]
+    pub fn peer(&self) -> Option<String> {
+        self.peer.then(|| Path::new(&self.on_node()).with_file_name(PEER).display().to_string())
+    }
+
+    /// Compares overlays on the node, in the user namespace of a Podman.
+    ///
+    /// # Errors
+    /// One can't be mounted.
+    pub fn sample_overlays(&self, podman: &LocalPodman, mut plan: OverlaysPlan) -> anyhow::Result<Samples> {
+        (plan.warm_ups, plan.rounds) = if self.quick { (1, plan.rounds.min(3)) } else { (4, plan.rounds) };
+        let plan = serde_json::to_string(&plan)?;
+        let variables = podman.environment().map(|(name, value)| format!("{name}={value}"));
+        let program = self.on_node();
+        let mut command = vec!["env"];
+        command.extend(variables.iter().map(String::as_str));
+        command.extend(["podman", "unshare", &program, "on-node", "overlays", &plan]);
+        let done = self.run(USER, &command)?;
+        serde_json::from_str(&done.stdout).with_context(|| format!("the node answered {:?}", done.stdout))
     }
 
     /// Samples inside one step that has the image in podman mode.
