@@ -44,7 +44,13 @@ fn main() -> ExitCode {
         let shared = Arc::clone(&shared);
         trials.push(Trial::test(name, move || on_cluster(&shared, test)));
     }
+    // These take a minute if they are not there yet.
+    let wanted = arguments.filter.as_ref().is_none_or(|filter| filter.contains("mount_program"));
+    let guests = (wanted && !listing).then(Cluster::build_guests);
     let conclusion = libtest_mimic::run(&arguments, trials);
+    if let Some(Ok(mut guests)) = guests {
+        let _ = guests.wait();
+    }
     drop(shared);
     conclusion.exit_code()
 }

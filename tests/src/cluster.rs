@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -117,6 +117,23 @@ impl Cluster {
         let mut command = vec!["srun"];
         command.extend(arguments);
         self.run("ctl", user, &command)
+    }
+
+    /// Starts a node with Podman of another Debian, or installs what was built anew on it.
+    ///
+    /// # Errors
+    /// What the script said.
+    pub fn start_guest(&self, suite: &str) -> anyhow::Result<()> {
+        let output = script().args(["guest", suite]).stdin(Stdio::null()).output()?;
+        Done::from(output).success().map(drop)
+    }
+
+    /// Starts to make the root file systems of guests, which goes on beside other things; [`Cluster::start_guest`] waits for it.
+    ///
+    /// # Errors
+    /// The script can't be started.
+    pub fn build_guests() -> anyhow::Result<Child> {
+        Ok(script().arg("build-guests").stdin(Stdio::null()).stdout(Stdio::null()).spawn()?)
     }
 
     /// Starts or stops a service of a node.

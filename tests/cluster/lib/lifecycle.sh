@@ -12,6 +12,8 @@ source "$here/lib/products.sh"
 source "$here/lib/nodes.sh"
 # shellcheck source=tests/cluster/lib/services.sh
 source "$here/lib/services.sh"
+# shellcheck source=tests/cluster/lib/guests.sh
+source "$here/lib/guests.sh"
 
 # Runs one stage of `up`: prints what it does and how long it took. What it writes goes to a log
 # file, whose end is shown if it fails: stage WHAT COMMAND…
@@ -178,6 +180,6 @@ cluster_is_up() {
     local node
     [[ -e $state/description ]] || return 1
     for node in "$state"/nodes/*; do
-        node_pid "${node##*/}" >/dev/null || return 1
+        is_guest "${node##*/}" || node_pid "${node##*/}" >/dev/null || return 1
     done
 }

@@ -35,7 +35,7 @@ fn the_example_configuration_is_taken_and_says_every_key() -> anyhow::Result<()>
     let complete = parallax_config::Config::parse(&all).map_err(error)?;
     ensure!(complete.step == example.step && complete.agent == example.agent, "a default is shown wrong");
     let shown = all.lines().filter(|line| !line.starts_with('#') && line.contains(" = ")).count();
-    ensure!(shown == 17, "the example shows {shown} keys");
+    ensure!(shown == 22, "the example shows {shown} keys");
     Ok(())
 }
 
