@@ -14,7 +14,8 @@
 //!   epilog of every job on every node, image or not (tens of milliseconds a job), and clones one more at every task's end.
 //!   [`exported`] exports what is used, by the same parts the macro is made of.
 //! - A panic inside one of its hooks poisons its state and makes every later hook fail, so [`guarded`] catches panics
-//!   before they get there.
+//!   before they get there. Its callback for options would abort on poisoned state, which then there never is.
+//! - Whatever it returns by itself would count: a hook whose failure drains a node returns 0 all the same ([`exported`]).
 
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,6 +31,8 @@ mod submit;
 #[derive(Debug, Default)]
 struct Parallax {
     step: Option<step::Step>,
+    /// Whether Slurm did not take the options.
+    unregistered: bool,
 }
 
 // SAFETY: the trait's condition is that hooks that run in forked task processes must not depend on other threads. This plugin
@@ -37,15 +40,25 @@ struct Parallax {
 #[allow(unsafe_code)]
 unsafe impl Plugin for Parallax {
     fn init(&mut self, spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
-        match spank.context()? {
-            Context::Local | Context::Allocator | Context::Remote => options::register(spank),
-            Context::Slurmd | Context::JobScript => Ok(()),
+        let context = spank.context();
+        let mut register = || guarded(|| options::register(spank)).unwrap_or_else(|| Err("an internal error".into()));
+        match context {
+            Ok(Context::Local | Context::Allocator) => register(),
+            // An error here would drain the node.
+            Ok(Context::Remote) => {
+                self.unregistered = register().is_err();
+                Ok(())
+            }
+            _ => Ok(()),
         }
     }
 
     fn init_post_opt(&mut self, spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
         match spank.context() {
             Ok(Context::Local | Context::Allocator) => drop(guarded(|| submit::check(spank))),
+            Ok(Context::Remote) if self.unregistered => {
+                self.step = guarded(|| step::Step::without_options(spank)).flatten();
+            }
             Ok(Context::Remote) => {
                 self.step = guarded(|| step::Step::begin(spank)).unwrap_or_else(|| step::Step::after_panic(spank));
             }
@@ -107,10 +120,12 @@ mod exported {
         ($($symbol:ident => $hook:ident),+ $(,)?) => {$(
             #[unsafe(no_mangle)]
             pub extern "C" fn $symbol(spank: spank_t, argc: c_int, argv: *const *const c_char) -> c_int {
-                spank_callback_with_globals::<Parallax, _>(|plugin, options, _first| {
+                let result = spank_callback_with_globals::<Parallax, _>(|plugin, options, _first| {
                     let mut handle = init_spank_handle(spank, argc, argv, options);
                     plugin.$hook(&mut handle).inspect_err(|error| spank_log_error!("parallax: {error}"))
-                })
+                });
+                // In srun the first may fail, in the task the second.
+                if matches!(stringify!($hook), "init" | "task_init") { result } else { 0 }
             }
         )+};
     }

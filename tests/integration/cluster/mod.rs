@@ -23,6 +23,7 @@ mod migrate_sources;
 mod mount_program;
 mod namespace;
 mod own_agent;
+mod plugin;
 mod podman_mode;
 mod run_mode;
 mod security;
@@ -32,6 +33,7 @@ mod store;
 pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
     [
         run_mode::TESTS,
+        plugin::TESTS,
         podman_mode::TESTS,
         doctor::TESTS,
         errors::TESTS,
