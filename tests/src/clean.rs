@@ -104,9 +104,10 @@ fn wait_until_idle(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let state = cluster.slurm_state(node)?;
-        match state.as_str() {
-            "idle" => return Ok(()),
-            "completing" | "allocated" | "mixed" if Instant::now() < deadline => {}
+        // What is behind it says what Slurm plans with it ("-"), or that the node has not answered yet ("*").
+        match state.trim_end_matches(['-', '*']) {
+            "idle" if !state.ends_with('*') => return Ok(()),
+            "idle" | "completing" | "allocated" | "mixed" | "planned" if Instant::now() < deadline => {}
             _ => bail!("{node} is {state}, not idle"),
         }
     }
