@@ -76,6 +76,9 @@ impl Round<'_> {
             self.strike_faults(&mut random.fork(), &tally, &weather)
         });
         faults?;
+        // A job whose slurmstepd was killed while Slurm was starting it is Slurm's to the end of its time.
+        let cancel = "squeue --noheader --format=%A | xargs --no-run-if-empty scancel";
+        self.cluster.run("ctl", "root", &["sh", "-c", cancel])?;
         let mut tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Err(left) = examine(self.cluster, Some(&before)).into_result() {
             tally.problems.push(format!("after {:?}: {left:#}", tally.faults));
