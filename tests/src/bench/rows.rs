@@ -1,11 +1,13 @@
 //! The rows of the table. A new one is a file with a `ROW` in it, named here.
 
 mod agent_lease;
+mod compression;
 mod container_start;
 mod container_start_fuse;
 mod container_start_keep_id;
 mod extra_task;
 mod image_scaling;
+mod migrate;
 mod mount_processes;
 mod mount_program;
 mod plain_step;
@@ -35,6 +37,10 @@ pub const ROWS: &[Row] = &[
     mount_program::ROW,
     container_start_fuse::ROW,
     store_ops::ROW,
+    migrate::FIRST,
+    migrate::SHARED,
+    migrate::RSS,
+    compression::ROW,
     agent_lease::ROW,
     image_scaling::ROW,
 ];

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
+use nix::sys::resource::{UsageWho, getrusage};
 use parallax_sys::process::Process;
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +68,8 @@ fn words(line: &str) -> Vec<String> {
 pub struct Samples {
     /// The Slurm job in which it ran.
     pub job: Option<String>,
+    /// The most memory that one of the processes took, in KiB.
+    pub max_rss: Option<u64>,
     /// For each round that counts a sample of each command, in the plan's order.
     pub rounds: Vec<Vec<Sample>>,
 }
@@ -127,7 +130,8 @@ fn sample(plan: &Plan) -> anyhow::Result<Samples> {
             rounds.push(samples.into_iter().flatten().collect());
         }
     }
-    Ok(Samples { job: std::env::var("SLURM_JOB_ID").ok(), rounds })
+    let max_rss = getrusage(UsageWho::RUSAGE_CHILDREN).ok().and_then(|usage| u64::try_from(usage.max_rss()).ok());
+    Ok(Samples { job: std::env::var("SLURM_JOB_ID").ok(), max_rss, rounds })
 }
 
 /// The order of the commands in a round. Every round starts with another one, so that none always has the same one's

@@ -27,7 +27,7 @@ pub const USER: &str = "u1";
 pub const IMAGE: &str = "localhost/debian";
 
 /// How long one order on the node may take, in seconds.
-const PATIENCE: &str = "600";
+const PATIENCE: &str = "1800";
 
 /// What another mount program is called on the node.
 const PEER: &str = "peer-mount-program";
@@ -163,6 +163,24 @@ impl Session {
         self.sample("root", &SALLOC, commands, rounds)
     }
 
+    /// Samples on the node as root, outside of any job. For what takes seconds: one round comes before those that count.
+    ///
+    /// # Errors
+    /// A command failed.
+    pub fn sample_as_root(&self, commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
+        let rounds = if self.quick { 1 } else { rounds };
+        let plan = serde_json::to_string(&Plan { commands, warm_ups: usize::from(!self.quick), rounds })?;
+        let done = self.run("root", &[&self.on_node(), "on-node", "sample", &plan])?;
+        serde_json::from_str(&done.stdout).with_context(|| format!("the node answered {:?}", done.stdout))
+    }
+
+    /// A directory on the shared file system for what rows make, as a node sees it.
+    #[must_use]
+    pub fn directory(&self) -> String {
+        let name = self.directory.path().file_name().unwrap_or_default();
+        Path::new("/shared").join(name).display().to_string()
+    }
+
     fn sample(&self, user: &str, prefix: &[&str], commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
         let (warm_ups, rounds) = if self.quick { (1, rounds.min(3)) } else { (4, rounds) };
         let plan = serde_json::to_string(&Plan { commands, warm_ups, rounds })?;
@@ -184,7 +202,10 @@ impl Session {
     }
 
     /// Runs a command on the node to a successful end.
-    fn run(&self, user: &str, command: &[&str]) -> anyhow::Result<Done> {
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn run(&self, user: &str, command: &[&str]) -> anyhow::Result<Done> {
         let mut bounded = vec!["timeout", "--kill-after=10", PATIENCE];
         bounded.extend(command);
         let mut command = self.cluster.command(NODE, user, &bounded);

@@ -1,0 +1,142 @@
+//! What bringing an image into a store costs beside what mksquashfs alone takes for it.
+
+use anyhow::Context as _;
+
+use super::Row;
+use crate::bench::report::{Figure, Measured};
+use crate::bench::sampler::{Candidate, Samples};
+use crate::bench::session::Session;
+use crate::bench::statistics::Summary;
+
+/// The first image of a store.
+pub const FIRST: Row = Row { id: "migrate_first", measure: first };
+/// A second one on the same base.
+pub const SHARED: Row = Row { id: "migrate_shared", measure: shared };
+/// What memory it takes.
+pub const RSS: Row = Row { id: "migrate_rss", measure: rss };
+
+const UNPACKED: &str = "`parallax migrate` of the big image from unpacked layers / mksquashfs on the same tar streams with the same options";
+const GUNZIP: &str = "the same from layers packed with gzip / `gzip -dc` piped into mksquashfs";
+const GZIP: &str = "the same from layers packed with gzip / mksquashfs on the unpacked tar streams";
+const ONE_MORE: &str = "`parallax migrate` of the big image where its base is already / mksquashfs on its own layer";
+const BYTES: &str = "what the store grows by then, in data / its own layer's file";
+const FLAT: &str = "peak memory of the largest process with `--max-memory 100MB`, for the big image / for one of an eighth of its size";
+const MOST: &str = "the same for the big image, with what a layer gets by default";
+
+/// mksquashfs as parallax calls it.
+const MKSQUASHFS: &str = "mksquashfs - out -tar -comp zstd -Xcompression-level 3 -b 131072 -mem 128M -mkfs-time 0 \
+                          -exit-on-error -no-exports -no-recovery -quiet -no-progress";
+const ROUNDS: usize = 7;
+
+/// Prepares `directory`: `plain`, the big image with unpacked layers, `tars`, these in order, and `gz`, the packed ones.
+fn prepare(session: &Session) -> anyhow::Result<String> {
+    crate::images::build(&["numpy", "python"])?;
+    let directory = session.directory();
+    let script = format!(
+        r#"cd {directory}; [ -d plain ] && exit 0
+        skopeo copy --quiet --dest-decompress oci:/images/numpy dir:plain
+        layers() {{ sed 's/.*"layers"//; s/sha256:/\n/g' "$1" | tail -n +2 | cut -c1-64; }}
+        layers <(tr -d '\n' <plain/manifest.json) | sed 's,^,plain/,' >tars
+        skopeo inspect --raw oci:/images/numpy | tr -d '\n' >manifest
+        layers manifest | sed 's,^,/images/numpy/blobs/sha256/,' >gz
+        [ $(wc -l <tars) = 3 ] && [ $(wc -l <gz) = 3 ]"#
+    );
+    session.run("root", &["bash", "-euc", &script])?;
+    Ok(directory)
+}
+
+fn script(directory: &str, text: &str) -> Candidate {
+    let command = ["sh", "-euc", &format!("cd {directory}; {text}")].map(ToOwned::to_owned).into();
+    let before = ["sh", "-euc", &format!("cd {directory}; rm -rf store out")].map(ToOwned::to_owned).into();
+    Candidate { command, before, ..Candidate::new("") }
+}
+
+/// The ratios of two columns.
+fn ratio(times: &[Vec<f64>], one: usize, other: usize) -> Summary {
+    Summary::of(times.iter().map(|row| row[one] / row[other]))
+}
+
+fn times(samples: &Samples) -> Vec<Vec<f64>> {
+    let seconds = |round: &Vec<_>| {
+        round.iter().map(|sample: &crate::bench::sampler::Sample| sample.elapsed.as_secs_f64()).collect()
+    };
+    samples.rounds.iter().map(seconds).collect()
+}
+
+fn medians(times: &[Vec<f64>], names: &[&str]) -> String {
+    let median = |column: usize| Summary::of(times.iter().map(|row| row[column])).median;
+    names
+        .iter()
+        .enumerate()
+        .map(|(column, name)| format!("{name} {:.2} s", median(column)))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn first(session: &Session) -> anyhow::Result<Measured> {
+    let directory = prepare(session)?;
+    let commands = vec![
+        script(&directory, &format!("while read -r tar; do rm -f out; {MKSQUASHFS} <$tar; done <tars")),
+        script(&directory, &format!("while read -r tar; do rm -f out; gzip -dc $tar | {MKSQUASHFS}; done <gz")),
+        script(&directory, "parallax --quiet --store store migrate dir:plain --name big"),
+        script(&directory, "parallax --quiet --store store migrate oci:/images/numpy --name big"),
+    ];
+    let times = times(&session.sample_as_root(commands, ROUNDS)?);
+    let names = ["mksquashfs", "gzip and mksquashfs", "migrate of unpacked layers", "migrate of packed layers"];
+    Ok(Measured {
+        figures: vec![
+            Figure::new(FIRST.id, UNPACKED, ratio(&times, 2, 0), "").at_most(1.15),
+            Figure::new("migrate_first_gunzip", GUNZIP, ratio(&times, 3, 1), "").at_most(1.15),
+            Figure::new("migrate_first_gzip", GZIP, ratio(&times, 3, 0), ""),
+        ],
+        notes: vec![format!("migrate_first: {}.", medians(&times, &names))],
+    })
+}
+
+fn shared(session: &Session) -> anyhow::Result<Measured> {
+    let directory = prepare(session)?;
+    // Names of files are those of the diffIDs, so plain layers and packed ones are the same to a store.
+    let base =
+        format!("cd {directory}; [ -d base ] || parallax --quiet --store base migrate oci:/images/python --name base");
+    session.run("root", &["sh", "-euc", &base])?;
+    let own = format!("{MKSQUASHFS} <$(tail -1 tars)");
+    let mut more = script(&directory, "parallax --quiet --store store migrate dir:plain --name big");
+    more.before[2].push_str("; cp -al base store");
+    let times = times(&session.sample_as_root(vec![script(&directory, &own), more], ROUNDS)?);
+    let grown = format!(
+        "cd {directory}; rm -rf store; cp -al base store; before=$(find store -type f -printf '%s\\n' | awk '{{s+=$1}} END {{print s}}'); \
+         parallax --quiet --store store migrate dir:plain --name big; \
+         find store -type f -printf '%s\\n' | awk -v before=$before '{{s+=$1}} END {{print s-before}}'; \
+         parallax --store store inspect --json big | tr -d ' ,' | sed -n 's/\"stored\"://p' | tail -1"
+    );
+    let said = session.run("root", &["bash", "-euc", &grown])?.stdout;
+    let numbers: Vec<f64> = said.lines().filter_map(|line| line.trim().parse().ok()).collect();
+    let [grown, own] = numbers[..] else { anyhow::bail!("the node answered {said:?}") };
+    Ok(Measured {
+        figures: vec![
+            Figure::new(SHARED.id, ONE_MORE, ratio(&times, 1, 0), "").at_most(1.15),
+            Figure::new("migrate_shared_bytes", BYTES, Summary::of([grown / own]), "").at_most(1.01),
+        ],
+        notes: vec![format!("migrate_shared: {}.", medians(&times, &["mksquashfs", "migrate"]))],
+    })
+}
+
+fn rss(session: &Session) -> anyhow::Result<Measured> {
+    let directory = prepare(session)?;
+    let peak = |source: &str, options: &str| {
+        let line = format!("parallax --quiet --store store migrate {source} --name it --jobs 1 {options}");
+        let samples = session.sample_as_root(vec![script(&directory, &line)], 1)?;
+        samples.max_rss.map(|kib| kib as f64 / 1024.0).context("the node does not tell how much memory was used")
+    };
+    let bounded = "--max-memory 100MB";
+    let (small, big) = (peak("oci:/images/debian", bounded)?, peak("oci:/images/numpy", bounded)?);
+    let default = peak("oci:/images/numpy", "")?;
+    Ok(Measured {
+        figures: vec![
+            Figure::new(RSS.id, FLAT, Summary::of([big / small]), "").at_most(1.25),
+            // What a migration reckons with for each layer: 128 MiB for mksquashfs and 64 MiB beside.
+            Figure::new("migrate_rss_default", MOST, Summary::of([default]), "MiB").at_most(192.0),
+        ],
+        notes: vec![format!("migrate_rss: {small:.0} MiB for debian (80 MB), {big:.0} MiB for numpy (610 MB).")],
+    })
+}
