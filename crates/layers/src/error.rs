@@ -22,6 +22,9 @@ pub enum ConvertError {
     /// `sqfstar` is missing or too old.
     #[error("{0}; install squashfs-tools 4.5 or newer")]
     NoTool(String),
+    /// `sqfs2tar` is missing.
+    #[error("{0}; install squashfs-tools-ng")]
+    NoReader(String),
     /// `sqfstar` gave up.
     #[error("mksquashfs failed ({status}): {message}")]
     Tool {

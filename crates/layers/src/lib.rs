@@ -29,6 +29,7 @@ mod sparse;
 mod sqfstar;
 mod stream;
 mod tar;
+mod unpacked;
 
 pub use content::ContentDigest;
 pub use convert::{Converted, Layer, convert};
@@ -36,3 +37,4 @@ pub use error::{ArchiveError, ConvertError, EntryError};
 pub use flatten::{Flattened, flatten};
 pub use limits::Limits;
 pub use sqfstar::{Compression, Sqfstar, SquashfsOptions};
+pub use unpacked::content_digest;

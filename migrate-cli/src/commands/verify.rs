@@ -1,7 +1,10 @@
 //! `parallax verify`.
 
+use std::collections::BTreeMap;
+
 use anyhow::ensure;
-use parallax_store::{Problem, Store, Verifier};
+use parallax_layers::{ConvertError, content_digest};
+use parallax_store::{LayerFile, Problem, Store, Verifier};
 use serde::Serialize;
 
 use super::find::find;
@@ -9,12 +12,18 @@ use super::{print, print_json};
 use crate::cli::Global;
 use crate::units;
 
+/// What to do about a file with the wrong content.
+const REPLACE: &str = "remove the file and migrate an image that has the layer again";
+
 /// What `parallax verify` takes.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// The images: names, digests or ids [default: all, and the index]
     #[arg(value_name = "IMAGE")]
     images: Vec<String>,
+    /// Compare what the SquashFS files hold with what the layers held when they were converted, too (needs sqfs2tar)
+    #[arg(long)]
+    deep: bool,
     /// Print a JSON array instead, one object for a problem
     #[arg(long)]
     json: bool,
@@ -51,7 +60,10 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     for id in &ids {
         verifier.image(id)?;
     }
-    let problems = verifier.finish();
+    let mut problems = verifier.finish();
+    if options.deep {
+        deep(&store, &ids, &mut problems)?;
+    }
     if options.json {
         print_json(&problems.iter().map(row).collect::<Vec<_>>())?;
     } else {
@@ -61,6 +73,42 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     ensure!(problems.is_empty(), "{} found in {images}", units::count(problems.len(), "problem"));
     if !options.json && !global.quiet {
         print(&format!("{images} verified, no problem found\n"))?;
+    }
+    Ok(())
+}
+
+/// Compares the content of each layer of these images, once, whose file is as it was written.
+fn deep(store: &Store, ids: &[String], problems: &mut Vec<Problem>) -> anyhow::Result<()> {
+    let mut layers = BTreeMap::new();
+    for id in ids {
+        // Records that cannot be read are problems already.
+        let record = store.record(id).ok().flatten();
+        let diff_ids = record.into_iter().flat_map(|record| record.layers).map(|layer| layer.diff_id);
+        layers.extend(diff_ids.map(|diff_id| (diff_id, id.as_str())));
+    }
+    let mut unknown = 0;
+    for (diff_id, image) in layers {
+        let path = LayerFile::squashfs_path(&diff_id);
+        if problems.iter().any(|problem| problem.path == path) {
+            continue;
+        }
+        let Some(expected) = store.layer(&diff_id)?.and_then(|layer| layer.content) else {
+            unknown += 1;
+            continue;
+        };
+        let what = match content_digest(&store.root().join(&path)) {
+            Ok(found) if found == expected => continue,
+            Ok(_) => "does not hold what the layer held".to_owned(),
+            Err(error @ ConvertError::NoReader(_)) => return Err(error.into()),
+            Err(error) => format!("cannot be unpacked: {error}"),
+        };
+        problems.push(Problem { image: Some(image.to_owned()), path, what, remedy: REPLACE });
+    }
+    if unknown > 0 {
+        let layers = units::count(unknown, "layer");
+        tracing::warn!(
+            "{layers} came without a digest of the content, from an earlier version or another tool: only the files were checked"
+        );
     }
     Ok(())
 }

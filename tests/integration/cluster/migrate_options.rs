@@ -1,7 +1,9 @@
 //! How images are stored: as one layer, otherwise compressed, many at once; and what is said meanwhile.
 
+use std::process::Command;
+
 use anyhow::{Context as _, ensure};
-use integration_tests::cluster::{Cluster, Done};
+use integration_tests::cluster::{Cluster, Done, repository};
 
 use crate::OnCluster;
 
@@ -10,6 +12,7 @@ pub const TESTS: &[(&str, OnCluster)] = &[
     ("cluster::migrate_options::compression_is_what_was_asked_for", compression_is_what_was_asked_for),
     ("cluster::migrate_options::the_same_layer_gives_the_same_bytes", the_same_layer_gives_the_same_bytes),
     ("cluster::migrate_options::many_sources_share_what_they_convert", many_sources_share_what_they_convert),
+    ("cluster::migrate_options::verify_compares_contents", verify_compares_contents),
     ("cluster::migrate_options::progress_for_programs_is_json_and_a_terminal_gets_bars", progress),
 ];
 
@@ -135,6 +138,34 @@ fn many_sources_share_what_they_convert(cluster: &Cluster) -> anyhow::Result<()>
     let files = done.stdout.lines().find_map(|line| number(line, "files: ")).context("no files")?;
     ensure!(new == files && files > 40, "{new} layers were converted, {files} are there: {done:?}");
     ensure!(done.stderr.contains("would both be stored under one name"), "{done:?}");
+    Ok(())
+}
+
+/// On this machine: a file that was packed anew from something else, with a description to match, is as it was written, and
+/// yet not what the layer held.
+fn verify_compares_contents(cluster: &Cluster) -> anyhow::Result<()> {
+    let directory = tempfile::tempdir_in(cluster.shared())?;
+    let program = repository().join("target/release/parallax");
+    let text = r#"
+        cd "$1"
+        parallax() { "$program" --store store "$@"; }
+        program=$2 images=$3
+        parallax migrate oci:$images/python oci:$images/layers40; parallax migrate --flatten oci:$images/python --name flat
+        parallax verify --deep
+        file=$(ls -S store/parallax/layers/*.squash | sed -n 3p); old=$(sha256sum <$file | cut -c1-64); size=$(stat -c %s $file)
+        mkdir tree; echo other >tree/file; rm $file; mksquashfs tree $file -quiet -no-progress >/dev/null
+        new=$(sha256sum <$file | cut -c1-64)
+        sed -i "s/$old/$new/; s/\"squashfs_size\":$size\b/\"squashfs_size\":$(stat -c %s $file)/" store/parallax/layers/*.json store/parallax/images/*.json
+        parallax verify && echo shallow
+        parallax verify --deep || echo deep $?
+    "#;
+    let mut command = Command::new("bash");
+    command.args(["-euc", text, "bash"]).args([directory.path(), &program, &repository().join("target/images")]);
+    let done = Done::from(command.output()?).success()?;
+    let expected = ["3 images verified, no problem found", "shallow", "does not hold what the layer held", "deep 1"];
+    for part in expected {
+        ensure!(done.stdout.contains(part), "no {part:?}: {done:?}");
+    }
     Ok(())
 }
 
