@@ -38,7 +38,7 @@ pub fn content_digest(file: &Path) -> Result<ContentDigest, ConvertError> {
         let _ = io::copy(&mut stderr, &mut io::sink());
         text.trim().replace('\n', "; ")
     });
-    let digest = of_archive(stdout);
+    let digest = of_archive(stdout, Content::default());
     let status = child.wait().map_err(ConvertError::Read)?;
     let message = messages.join().unwrap_or_default();
     if !status.success() {
@@ -47,10 +47,10 @@ pub fn content_digest(file: &Path) -> Result<ContentDigest, ConvertError> {
     digest.map_err(Stop::into_error)
 }
 
-fn of_archive(archive: impl Read) -> Result<ContentDigest, Stop> {
+/// The digest of what an archive in mksquashfs's form holds, on top of what is in `content`.
+pub(crate) fn of_archive(archive: impl Read, mut content: Content) -> Result<ContentDigest, Stop> {
     let mut tar = TarReader::new(io::BufReader::with_capacity(256 << 10, archive));
     tar = tar.limited_to(Limits { bytes: u64::MAX, entries: u64::MAX });
-    let mut content = Content::default();
     let mut files: HashMap<LayerPath, FileId> = HashMap::new();
     while let Some(entry) = tar.next()? {
         let path = LayerPath::of_entry(&entry.name).map_err(|error| refuse(&entry.name, error))?;

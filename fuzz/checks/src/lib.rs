@@ -4,15 +4,24 @@
 //! calls it (`fuzz/fuzz_targets`), and so does the test here, with the inputs of `fuzz/corpus`. `fuzz/README.md` says how to add one.
 
 pub mod config;
+pub mod layer;
+pub mod name;
 pub mod protocol;
+pub mod record;
 pub mod subuid;
 
 /// A check, which panics where a promise is broken.
 pub type Check = fn(&[u8]);
 
 /// All checks, by the name that the target and its directory in `fuzz/corpus` have.
-pub const CHECKS: &[(&str, Check)] =
-    &[("config", config::check), ("protocol", protocol::check), ("subuid", subuid::check)];
+pub const CHECKS: &[(&str, Check)] = &[
+    ("config", config::check),
+    ("layer", layer::check),
+    ("name", name::check),
+    ("protocol", protocol::check),
+    ("record", record::check),
+    ("subuid", subuid::check),
+];
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,45 @@
+//! The archive that mksquashfs gets, by itself, for checks that try any input.
+
+use crate::content::{Content, ContentDigest, id_of_root};
+use crate::error::ConvertError;
+use crate::limits::Limits;
+use crate::path::LayerPath;
+use crate::plan::Plan;
+use crate::rewrite::{Seen, Stop, rewrite, rewrite_planned};
+use crate::tar::{Meta, TarReader};
+use crate::unpacked::of_archive;
+
+/// What becomes of a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewritten {
+    /// What mksquashfs would be given.
+    pub archive: Vec<u8>,
+    /// The digest of the layer's content, as it is recorded.
+    pub content: ContentDigest,
+    /// The digest of what is in `archive`.
+    pub archived: ContentDigest,
+}
+
+/// Rewrites the uncompressed archive of a layer.
+///
+/// # Errors
+/// [`ConvertError`] if it is no layer, or what was made of it cannot be read.
+pub fn rewritten(layer: &[u8], limits: Limits) -> Result<Rewritten, ConvertError> {
+    let tar = || TarReader::new(layer).limited_to(limits);
+    let mut root = Content::default();
+    let mut start = |meta: &Meta| {
+        root = Content::default();
+        root.add(&LayerPath::root(), id_of_root(meta));
+        Ok(Vec::new())
+    };
+    let written = match rewrite(&mut tar(), limits, &mut start) {
+        Err(Stop::NeedsPlan) => {
+            let plan = Plan::make(&mut tar(), limits).map_err(|error| Stop::from(error).into_error())?;
+            rewrite_planned(&mut tar(), plan, &mut start)
+        }
+        done => done,
+    };
+    let (archive, Seen { content, .. }) = written.map_err(Stop::into_error)?;
+    let archived = of_archive(&archive[..], root).map_err(Stop::into_error)?;
+    Ok(Rewritten { archive, content: content.finish(), archived })
+}
