@@ -65,8 +65,10 @@ impl LocalPodman {
             ));
         }
         fs::write(cluster.path_on(NODE, &format!("{directory}/storage.conf"))?, storage_conf)?;
-        // A step's own, so that the two differ in nothing else.
-        let copy = format!("mkdir {directory}/run && cat \"$CONTAINERS_CONF_OVERRIDE\" >{directory}/containers.conf");
+        // A step's own but for its directory, so that the two differ in nothing else.
+        let copy = format!(
+            "mkdir {directory}/run && grep -v ^image_copy_tmp_dir \"$CONTAINERS_CONF_OVERRIDE\" >{directory}/containers.conf"
+        );
         let mut step = srun("--parallax-mode=podman").to_vec();
         step.extend(["sh", "-euc", &copy]);
         cluster.run(NODE, USER, &step)?.success()?;
