@@ -51,7 +51,7 @@ pub fn sample(plan: &OverlaysPlan) -> anyhow::Result<Samples> {
             rounds.push(samples.into_iter().flatten().collect());
         }
     }
-    Ok(Samples { job: None, rounds })
+    Ok(Samples { max_rss: None, job: None, rounds })
 }
 
 fn once(plan: &OverlaysPlan, program: Option<&str>) -> anyhow::Result<Sample> {
