@@ -55,7 +55,8 @@ pub fn sample(plan: &OverlaysPlan) -> anyhow::Result<Samples> {
 }
 
 fn once(plan: &OverlaysPlan, program: Option<&str>) -> anyhow::Result<Sample> {
-    let directory = tempfile::tempdir().context("the temporary directory")?;
+    // Podman sets TMPDIR to a directory on the node's root, which is an overlay itself.
+    let directory = tempfile::tempdir_in("/tmp").context("a directory in /tmp")?;
     std::env::set_current_dir(directory.path())?;
     for name in ["layer", "upper", "work", "merged", "empty"] {
         fs::create_dir(name)?;
