@@ -66,6 +66,9 @@ pub struct SideCar {
     pub path: PathBuf,
     /// By what it is known again.
     pub stamp: Stamp,
+    /// The device of the file system on which the store lies: the file itself may lie elsewhere, and a step store is on a file
+    /// system of its own.
+    pub store_device: u64,
     /// The shared file system on which it lies, if it is one that is known.
     pub shared_file_system: Option<&'static str>,
 }
@@ -234,8 +237,9 @@ fn squashfs(file: File, side_car: PathBuf) -> Result<Layer, LayerError> {
     };
     let shared_file_system = shared_file_system::of(&file).map_err(|error| unreadable(error.into()))?;
     let path = std::path::absolute(&side_car).map_err(unreadable)?;
+    let store_device = path.parent().map(fs::metadata).transpose().map_err(unreadable)?.map_or(0, |links| links.dev());
     let identity = (stamp.device, stamp.inode);
-    Ok(Layer { source: Source::Squashfs(SideCar { path, stamp, shared_file_system }), identity })
+    Ok(Layer { source: Source::Squashfs(SideCar { path, stamp, store_device, shared_file_system }), identity })
 }
 
 /// What is wrong with a file of this size that begins like this.

@@ -186,7 +186,7 @@ mod tests {
 
     fn side_car(name: &str) -> Source {
         let path = format!("{name}.squash").into();
-        Source::Squashfs(SideCar { path, stamp: Stamp::default(), shared_file_system: None })
+        Source::Squashfs(SideCar { path, stamp: Stamp::default(), store_device: 0, shared_file_system: None })
     }
 
     fn overlay(text: &str) -> OverlayPlan {

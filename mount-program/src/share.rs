@@ -36,14 +36,17 @@ pub struct Name(SocketAddrUnix);
 pub struct Turn(#[expect(dead_code, reason = "held for what closing it does")] OwnedFd);
 
 impl Name {
-    /// The name for a layer served by a command line. A file that is replaced or written has another name afterwards.
+    /// The name for a layer of a store served by a command line. A file that is replaced or written has another name afterwards.
+    /// One that two stores lead to has a name for each: the processes of a step end with it, and another step's containers, though
+    /// they may be the same user's in the same user namespace, must not lose their layers by that.
     pub fn new(side_car: &SideCar, programs: &[OsString], flags: &[OsString]) -> io::Result<Self> {
         let namespace = fs::metadata("/proc/self/ns/user")?.ino();
         let mut hasher = DefaultHasher::new();
         (programs, flags).hash(&mut hasher);
         let crate::layer::Stamp { device, inode, size, changed } = side_car.stamp;
         let command = hasher.finish();
-        let text = format!("parallax-mp/{namespace:x}/{device:x}.{inode:x}.{size:x}.{changed:x}/{command:x}");
+        let store = side_car.store_device;
+        let text = format!("parallax-mp/{namespace:x}/{store:x}/{device:x}.{inode:x}.{size:x}.{changed:x}/{command:x}");
         Ok(Self(SocketAddrUnix::new_abstract_name(text.as_bytes())?))
     }
 

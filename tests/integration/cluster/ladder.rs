@@ -118,7 +118,17 @@ fn by_fuse_if_told(cluster: &Cluster) -> anyhow::Result<()> {
         let second =
             HeldStep::start(cluster, "u2", &["-w", "n1", "--parallax-image=layers40"], 1, "ls /usr/bin | wc -l")?;
         ensure!(first.lines == second.lines && first.lines[0] != "0", "{first:?} {second:?}");
+        // And by one user twice: what ends with the one step must not be what the other one's files come from.
+        let script = "echo started; read go; find /usr/share -type f -exec cat {} + | wc -c";
+        let mut third = HeldStep::start(cluster, "u1", &["-w", "n1", "--parallax-image=layers40"], 1, script)?;
+        let ended = cluster.agent_status("n1")?.steps.first().context("no step")?.step;
         first.finish()?;
+        // It returns when nothing of the step is left, whoever began with that.
+        cluster.run("n1", "root", &["parallax", "status", "--release", &ended.to_string()])?;
+        third.write_line("go")?;
+        let read = third.read_line()?;
+        ensure!(read.parse::<u64>().is_ok_and(|bytes| bytes > 100_000), "only {read} bytes could be read");
+        third.finish()?;
         second.finish()
     })
 }
