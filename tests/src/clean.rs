@@ -108,9 +108,14 @@ fn wait_until_idle(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
         match state.trim_end_matches(['-', '*']) {
             "idle" if !state.ends_with('*') => return Ok(()),
             "idle" | "completing" | "allocated" | "mixed" | "planned" if Instant::now() < deadline => {}
-            _ => bail!("{node} is {state}, not idle"),
+            _ => bail!("{node} is {state}, not idle; Slurm says\n{}", jobs(cluster, node)?),
         }
     }
+}
+
+/// What Slurm knows of a node and of the jobs there.
+fn jobs(cluster: &Cluster, node: &str) -> anyhow::Result<String> {
+    cluster.shell("ctl", &format!("scontrol --oneliner show node {node}; squeue --states=all --nodelist={node}"))
 }
 
 /// Waits until every slurmstepd of a node has ended, and the agent has taken down every step.
