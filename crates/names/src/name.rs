@@ -60,8 +60,7 @@ impl ImageName {
         if parts.digest.is_some() {
             return Err(grammar(text, "a name to store an image under has a tag, not a digest"));
         }
-        let domain = parts.domain.unwrap_or(LOCAL_DOMAIN).to_owned();
-        Ok(Self::new(domain, parts.path, parts.tag))
+        Self::new(parts.domain.unwrap_or(LOCAL_DOMAIN), parts.path, parts.tag).ok_or_else(|| too_long(text))
     }
 
     /// Reads a name as a registry client does: a short name means `docker.io`.
@@ -70,17 +69,18 @@ impl ImageName {
     /// [`NameError`] if `text` is no image name. A digest is left out of the result.
     pub fn from_registry(text: &str) -> Result<Self, NameError> {
         let parts = Parts::parse(text)?;
-        let domain = parts.domain.unwrap_or(DEFAULT_DOMAIN).to_owned();
-        Ok(Self::new(domain, parts.path, parts.tag))
+        Self::new(parts.domain.unwrap_or(DEFAULT_DOMAIN), parts.path, parts.tag).ok_or_else(|| too_long(text))
     }
 
-    fn new(domain: String, path: &str, tag: Option<&str>) -> Self {
+    /// The name of these parts; `None` if it is too long with what was left out.
+    fn new(domain: &str, path: &str, tag: Option<&str>) -> Option<Self> {
         let path = if domain == DEFAULT_DOMAIN && !path.contains('/') {
             format!("{DEFAULT_NAMESPACE}/{path}")
         } else {
             path.to_owned()
         };
-        Self { domain, path, tag: tag.unwrap_or(DEFAULT_TAG).to_owned() }
+        let name = Self { domain: domain.to_owned(), path, tag: tag.unwrap_or(DEFAULT_TAG).to_owned() };
+        (name.domain.len() + 1 + name.path.len() <= MAX_REPOSITORY).then_some(name)
     }
 
     /// The short form a user would type: without `localhost/`, `docker.io/library/` or `docker.io/`, and without `:latest`.
@@ -122,8 +122,9 @@ impl ImageRef {
             Some(domain) => vec![domain],
             None => vec![LOCAL_DOMAIN, DEFAULT_DOMAIN],
         };
-        let names = domains.into_iter().map(|domain| ImageName::new(domain.to_owned(), parts.path, parts.tag));
-        Ok(Self::Name(names.collect()))
+        let names = domains.into_iter().filter_map(|domain| ImageName::new(domain, parts.path, parts.tag));
+        let names: Vec<ImageName> = names.collect();
+        if names.is_empty() { Err(too_long(text)) } else { Ok(Self::Name(names)) }
     }
 }
 
@@ -175,6 +176,10 @@ impl<'a> Parts<'a> {
 
 fn grammar(name: &str, what: &'static str) -> NameError {
     NameError::Grammar { name: name.escape_debug().to_string(), what }
+}
+
+fn too_long(name: &str) -> NameError {
+    grammar(name, "a repository has up to 255 characters, its registry included")
 }
 
 fn is_sha256_hex(text: &str) -> bool {
@@ -248,6 +253,16 @@ mod tests {
         assert_eq!(ImageRef::parse(&hex).unwrap(), ImageRef::Id(hex.clone()));
         assert_eq!(ImageRef::parse(&format!("sha256:{hex}")).unwrap(), ImageRef::Id(hex.clone()));
         assert_eq!(ImageRef::parse(&format!("python@sha256:{hex}")).unwrap(), ImageRef::Digest(hex));
+    }
+
+    #[test]
+    fn a_name_must_not_become_too_long_by_what_was_left_out() {
+        // "localhost/" makes 255 of it; "docker.io/library/" would be too much.
+        assert_eq!(names(&"a".repeat(245)).len(), 1);
+        let name = "a".repeat(246);
+        let error = ImageRef::parse(&name).unwrap_err().to_string();
+        assert!(error.contains("255 characters"), "{error}");
+        assert!(ImageName::for_storing(&name).is_err() && ImageName::from_registry(&name).is_err());
     }
 
     #[test]
