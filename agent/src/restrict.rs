@@ -2,8 +2,8 @@
 //!
 //! The agent restricts itself before it does anything else, so that what holds under systemd holds everywhere, and so that every
 //! test of the agent is one of its restrictions. A call that is not on the list fails with `EPERM` and is logged; nothing is killed for
-//! it. The lists were made by `strace` over the cluster's tests; what the C library's look-ups of users may need (files, sockets of
-//! `nscd` and `sssd`) is on them too.
+//! it. The lists were made from the code and tried by the cluster's tests, which fail if a call is denied; what the C library's look-ups
+//! of users may need (files, sockets of `nscd` and `sssd`) is on them too.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -35,7 +35,7 @@ fn the_example_configuration_is_taken_and_says_every_key() -> anyhow::Result<()>
     let complete = parallax_config::Config::parse(&all).map_err(error)?;
     ensure!(complete.step == example.step && complete.agent == example.agent, "a default is shown wrong");
     let shown = all.lines().filter(|line| !line.starts_with('#') && line.contains(" = ")).count();
-    ensure!(shown == 22, "the example shows {shown} keys");
+    ensure!(shown == 23, "the example shows {shown} keys");
     Ok(())
 }
 
@@ -114,8 +114,9 @@ fn the_units_are_taken_by_systemd_and_leave_mounts_alone() -> anyhow::Result<()>
 fn the_threat_model_names_tests_that_exist() -> anyhow::Result<()> {
     let text = read("docs/security.md")?;
     let machine = TESTS.iter().chain(crate::privileged::TESTS).chain(crate::privileged::trust::TESTS);
-    let known: Vec<&str> =
-        machine.map(|(name, _)| *name).chain(crate::cluster::tests().map(|(name, _)| *name)).collect();
+    let on_cluster = crate::cluster::tests().map(|(name, _)| *name);
+    let faults = crate::cluster::faults::all().map(|fault| fault.name);
+    let known: Vec<&str> = machine.map(|(name, _)| *name).chain(on_cluster).chain(faults).collect();
     let mut named = 0;
     for name in text.split('`').filter(|part| part.contains("::") && !part.contains(['\n', ' '])) {
         let exists = match name.split_once(".rs::") {
