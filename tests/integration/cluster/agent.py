@@ -12,8 +12,10 @@ SOCKET = "/run/parallax/agent.sock"
 
 def connect(path=SOCKET):
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    client.settimeout(120)
+    # Python's own limit would make the connect fail at once where the queue of connections is full.
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 120, 0))
     client.connect(path)
+    client.settimeout(120)
     return client
 
 

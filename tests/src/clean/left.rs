@@ -7,12 +7,14 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
+use crate::clean::NODES;
 use crate::cluster::Cluster;
 use crate::processes::{self, NodeProcess};
 
 /// The processes that a node has when nothing runs on it, by name: its first one, and the services.
 const OF_COMPUTE_NODES: [&str; 4] = ["catatonit", "munged", "slurmd", "parallax-agent"];
 const OF_CTL: [&str; 4] = ["catatonit", "munged", "slurmctld", "slurmscriptd"];
+const OF_GUESTS: [&str; 1] = ["catatonit"];
 /// Where programs leave what they need for a while.
 const SCRATCH: [&str; 5] = ["/tmp", "/var/tmp", "/dev/shm", "/run", "/run/user"];
 /// How files and control groups are called that belong to a step or its Podman.
@@ -20,7 +22,11 @@ const OURS: [&str; 5] = ["parallax-", "libpod", "conmon", "crun", "containers-"]
 
 /// The processes of a node that are none of its services, and the mounts that any process of it sees.
 pub fn processes_and_mounts(cluster: &Cluster, node: &str) -> anyhow::Result<Vec<String>> {
-    let known = if node == "ctl" { OF_CTL } else { OF_COMPUTE_NODES };
+    let known: &[&str] = match node {
+        "ctl" => &OF_CTL,
+        _ if NODES.contains(&node) => &OF_COMPUTE_NODES,
+        _ => &OF_GUESTS,
+    };
     let mut left = Vec::new();
     let running = processes::on(cluster, node)?;
     for service in known {
