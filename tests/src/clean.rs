@@ -104,10 +104,14 @@ fn wait_until_idle(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let state = cluster.slurm_state(node)?;
-        // What is behind it says what Slurm plans with it ("-"), or that the node has not answered yet ("*").
-        match state.trim_end_matches(['-', '*']) {
-            "idle" if !state.ends_with('*') => return Ok(()),
-            "idle" | "completing" | "allocated" | "mixed" | "planned" if Instant::now() < deadline => {}
+        // Behind it come what Slurm plans with it or still does there, and "*" if the node has not answered yet.
+        let mut flags = state.trim_end_matches('*').split('+');
+        let base = flags.next().unwrap_or_default();
+        let flags: Vec<&str> = flags.collect();
+        let passing = flags.iter().all(|flag| ["PLANNED", "COMPLETING", "NOT_RESPONDING"].contains(flag));
+        match base {
+            "IDLE" if flags.iter().all(|flag| *flag == "PLANNED") && !state.ends_with('*') => return Ok(()),
+            "IDLE" | "ALLOCATED" | "MIXED" if passing && Instant::now() < deadline => {}
             _ => bail!("{node} is {state}, not idle; Slurm says\n{}", jobs(cluster, node)?),
         }
     }

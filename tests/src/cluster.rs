@@ -177,13 +177,15 @@ impl Cluster {
         }
     }
 
-    /// Slurm's state of a node, such as `idle`.
+    /// Slurm's state of a node, such as `IDLE` or `IDLE+DRAIN`. From scontrol: what sinfo shows is computed from its own list of nodes and
+    /// was seen to say `mixed` for minutes after the last job, while this said that nothing was allocated.
     ///
     /// # Errors
-    /// `sinfo` failed.
+    /// `scontrol` failed.
     pub fn slurm_state(&self, node: &str) -> anyhow::Result<String> {
-        let done = self.run("ctl", "root", &["sinfo", "--noheader", "--nodes", node, "--format", "%T"])?.success()?;
-        Ok(done.stdout.trim().to_owned())
+        let done = self.run("ctl", "root", &["scontrol", "--oneliner", "show", "node", node])?.success()?;
+        let state = done.stdout.split_whitespace().find_map(|field| field.strip_prefix("State="));
+        Ok(state.with_context(|| format!("scontrol says no state: {}", done.stdout))?.to_owned())
     }
 
     /// Takes the power from a compute node ("off") or boots it ("on").

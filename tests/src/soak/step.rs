@@ -39,6 +39,9 @@ pub struct Step {
     seconds: String,
 }
 
+/// The exit code of a command that ended by SIGINT.
+const CTRL_C: i32 = 128 + 2;
+
 impl Step {
     /// A random one.
     pub fn random(random: &mut Rng) -> Self {
@@ -117,6 +120,8 @@ impl Step {
             (true, _) => return None,
             _ if done.code == 124 => format!("it took longer than {PATIENCE} s"),
             (false, true) => "it did not end as it should, and no fault was near".to_owned(),
+            // Ctrl-C before srun has come so far as to catch it: whoever pressed it knows.
+            (false, false) if done.code == CTRL_C => return None,
             (false, false) if done.stderr.trim().is_empty() && done.code != 0 => "the user was told nothing".to_owned(),
             (false, false) => return None,
         };
