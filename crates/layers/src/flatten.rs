@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
-use std::ops::Bound;
 use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
@@ -15,7 +14,7 @@ use crate::emit::Emitter;
 use crate::error::{ConvertError, EntryError};
 use crate::layout::{Layout, default_directory};
 use crate::limits::{Allowance, Limits};
-use crate::path::LayerPath;
+use crate::path::{LayerPath, remove_below};
 use crate::plan::Plan;
 use crate::rewrite::{Seen, Stop, next_entry, refuse, write_names};
 use crate::sqfstar::{Sqfstar, SquashfsOptions};
@@ -122,13 +121,13 @@ impl Merged {
         self.root = layout.root.or(self.root.take());
         for hidden in &layout.whiteouts {
             self.nodes.remove(hidden);
-            self.remove_below(hidden);
+            remove_below(&mut self.nodes, hidden);
         }
         for directory in &layout.opaque {
             if directory.is_root() {
                 self.nodes.clear();
             }
-            self.remove_below(directory);
+            remove_below(&mut self.nodes, directory);
         }
         for (path, meta) in layout.directories {
             self.take(&path, meta.as_ref())?;
@@ -141,7 +140,7 @@ impl Merged {
         for (index, paths) in names {
             for path in paths {
                 self.take(&path, None)?;
-                self.remove_below(&path);
+                remove_below(&mut self.nodes, &path);
                 self.nodes.insert(path, Node::Leaf((layer, index)));
             }
         }
@@ -163,16 +162,6 @@ impl Merged {
             }
         }
         names
-    }
-
-    fn remove_below(&mut self, path: &LayerPath) {
-        let prefix = [path.as_bytes(), b"/"].concat();
-        let below = self.nodes.range::<[u8], _>((Bound::Included(&prefix[..]), Bound::Unbounded));
-        let gone: Vec<LayerPath> =
-            below.map(|(name, _)| name).take_while(|name| name.as_bytes().starts_with(&prefix)).cloned().collect();
-        for name in gone {
-            self.nodes.remove(&name);
-        }
     }
 }
 

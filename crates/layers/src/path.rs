@@ -1,5 +1,8 @@
 //! The names of a layer's entries, cleaned so that none can lead out of the layer.
 
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
 use crate::error::EntryError;
 
 /// The longest path Linux takes in one call, its final NUL not counted (`PATH_MAX`).
@@ -121,6 +124,17 @@ pub(crate) fn printable(bytes: &[u8]) -> String {
         text.push('…');
     }
     text
+}
+
+/// Removes all that lies below a path, and not the path itself.
+pub(crate) fn remove_below<T>(nodes: &mut BTreeMap<LayerPath, T>, path: &LayerPath) {
+    let prefix = [path.as_bytes(), b"/"].concat();
+    let below = nodes.range::<[u8], _>((Bound::Included(&prefix[..]), Bound::Unbounded));
+    let gone: Vec<LayerPath> =
+        below.map(|(name, _)| name).take_while(|name| name.as_bytes().starts_with(&prefix)).cloned().collect();
+    for name in gone {
+        nodes.remove(&name);
+    }
 }
 
 #[cfg(test)]

@@ -5,13 +5,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
-use std::ops::Bound;
 
 use crate::content::FileId;
 use crate::error::EntryError;
 use crate::layout::{Layout, Role};
 use crate::limits::{Allowance, Limits};
-use crate::path::{LayerPath, printable};
+use crate::path::{LayerPath, printable, remove_below};
 use crate::rewrite::{Seen, next_entry, refuse};
 use crate::tar::{Entry, Kind, Meta, TarError, TarReader};
 
@@ -102,7 +101,7 @@ impl Tree {
                     },
                     _ => entry.index,
                 };
-                self.remove_below(&path);
+                remove_below(&mut self.nodes, &path);
                 self.nodes.insert(path, Node::Leaf(content));
             }
         }
@@ -121,15 +120,5 @@ impl Tree {
             };
         }
         Ok(())
-    }
-
-    fn remove_below(&mut self, path: &LayerPath) {
-        let prefix = [path.as_bytes(), b"/"].concat();
-        let below = self.nodes.range::<[u8], _>((Bound::Included(&prefix[..]), Bound::Unbounded));
-        let gone: Vec<LayerPath> =
-            below.map(|(name, _)| name).take_while(|name| name.as_bytes().starts_with(&prefix)).cloned().collect();
-        for name in gone {
-            self.nodes.remove(&name);
-        }
     }
 }
