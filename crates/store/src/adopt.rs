@@ -157,7 +157,7 @@ mod tests {
             verifier.index().unwrap();
             verifier.image(&id).unwrap();
             verifier.foreign().unwrap();
-            assert_eq!(verifier.finish(), []);
+            assert_eq!(verifier.problems(), []);
             assert!(matches!(store.adopt(&record), Err(StoreError::NoImage(_))));
             assert_eq!(store.collect(Collection::default()).unwrap().garbage, []);
 

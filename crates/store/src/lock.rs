@@ -66,6 +66,32 @@ impl WriteLock {
     }
 }
 
+/// Both locks of a store, held for reading: nothing changes meanwhile. Needs no permission to write.
+#[derive(Debug)]
+pub(crate) struct ReadLock {
+    _files: [File; 2],
+    _threads: MutexGuard<'static, ()>,
+}
+
+impl ReadLock {
+    /// Waits for the locks; `None` where the file system has none, or the store no files for them.
+    pub(crate) fn take(store: &Path) -> Result<Option<Self>, StoreError> {
+        let threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = |name| -> Result<Option<File>, StoreError> {
+            let path = store.join(name);
+            let file = match File::open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                file => file.context("open", &path)?,
+            };
+            let locked = lock(&file, FlockOperation::LockShared).context("lock", &path)?;
+            Ok(locked.then_some(file))
+        };
+        let Some(layers) = open(LAYERS_LOCK)? else { return Ok(None) };
+        let Some(images) = open(IMAGES_LOCK)? else { return Ok(None) };
+        Ok(Some(Self { _files: [layers, images], _threads: threads }))
+    }
+}
+
 /// Locks a file; `false` if the file system has no locks.
 pub(crate) fn lock(file: &File, how: FlockOperation) -> io::Result<bool> {
     if has_no_locks_for_tests() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::mem;
 use std::path::Path;
 
 use parallax_names::IndexPath;
@@ -13,6 +14,7 @@ use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, LINKS, lower_
 use crate::files::{StoreError, entries, read_if_there};
 use crate::layer_file::LayerFile;
 use crate::lists::{ImageList, LayerList};
+use crate::lock::ReadLock;
 use crate::open::OpenError;
 use crate::record::{ImageRecord, LayerRecord};
 use crate::squashfs::Superblock;
@@ -51,23 +53,40 @@ pub struct Verifier<'a> {
     /// What was found of SquashFS files that were read already.
     files: BTreeMap<String, Option<String>>,
     problems: Vec<Problem>,
+    /// Held while what was found is looked at again.
+    _lock: Option<ReadLock>,
 }
 
 impl<'a> Verifier<'a> {
-    /// Reads the store's lists. They are read without locks: writers replace them in one step.
+    /// Reads the store's lists. Nothing is locked, since reading all files may take hours: what is found may be a writer
+    /// at work, until it is found [`again`](Self::again).
     ///
     /// # Errors
     /// [`StoreError`] if a list cannot be read; that nothing can be checked then says enough.
     pub fn new(store: &'a Store) -> Result<Self, StoreError> {
         let layers = LayerList::read(&store.root().join(LAYERS_JSON))?;
         let images = ImageList::read(&store.root().join(IMAGES_JSON))?;
-        Ok(Self { store, layers, images, files: BTreeMap::new(), problems: Vec::new() })
+        Ok(Self { store, layers, images, files: BTreeMap::new(), problems: Vec::new(), _lock: None })
     }
 
-    /// All that was found, in the order in which it was.
+    /// Forgets the problems found so far and keeps writers out, so that whoever checks again finds those that are real.
+    /// SquashFS files that were well are not read a second time. Returns whether writers could be kept out; they can't
+    /// where the file system has no locks.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the locks or the lists can't be read.
+    pub fn again(&mut self) -> Result<bool, StoreError> {
+        let lock = ReadLock::take(self.store.root())?;
+        let files = mem::take(&mut self.files).into_iter().filter(|(_, wrong)| wrong.is_none()).collect();
+        let locked = lock.is_some();
+        *self = Self { files, _lock: lock, ..Self::new(self.store)? };
+        Ok(locked)
+    }
+
+    /// All that was found since the beginning or since [`again`](Self::again), in the order in which it was.
     #[must_use]
-    pub fn finish(self) -> Vec<Problem> {
-        self.problems
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
     }
 
     /// Checks what is no single image's: that index entries lead to records.
@@ -299,7 +318,7 @@ mod tests {
         let mut verifier = Verifier::new(store).unwrap();
         verifier.index().unwrap();
         verifier.image(id).unwrap();
-        verifier.finish().into_iter().map(|problem| format!("{} {}", problem.path, problem.what)).collect()
+        verifier.problems().iter().map(|problem| format!("{} {}", problem.path, problem.what)).collect()
     }
 
     #[test]
@@ -344,6 +363,25 @@ mod tests {
             let found = problems(&store, &record.id);
             assert!(found.iter().any(|problem| problem.contains(expected)), "{expected}: {found:?}");
         }
+    }
+
+    #[test]
+    fn what_a_writer_was_at_is_no_problem_when_looked_at_again() {
+        let (_directory, store) = store();
+        let record = publish(&store, &image("config", "app:1", &["base", "top"]), &["base", "top"]).unwrap();
+        let entry = store.root().join("parallax/names/localhost%2Fapp:1");
+        let target = fs::read_link(&entry).unwrap();
+        fs::remove_file(&entry).unwrap();
+        fs::write(store.root().join(record.layers[0].squashfs_path()), "hsqs").unwrap();
+        let mut verifier = Verifier::new(&store).unwrap();
+        verifier.image(&record.id).unwrap();
+        let about = |verifier: &Verifier<'_>, path: &str| verifier.problems().iter().any(|it| it.path.ends_with(path));
+        assert!(about(&verifier, "app:1") && about(&verifier, ".squash"), "{:?}", verifier.problems());
+        std::os::unix::fs::symlink(target, &entry).unwrap();
+        assert!(verifier.again().unwrap());
+        verifier.image(&record.id).unwrap();
+        // The file is read again, since it was not well.
+        assert!(!about(&verifier, "app:1") && about(&verifier, ".squash"), "{:?}", verifier.problems());
     }
 
     #[test]

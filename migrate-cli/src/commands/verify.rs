@@ -49,32 +49,55 @@ struct Row<'a> {
 pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let store = Store::open(&global.existing_store()?)?;
     let mut verifier = Verifier::new(&store)?;
-    let mut foreign = 0;
-    let ids: Vec<String> = if options.images.is_empty() {
-        verifier.index()?;
-        foreign = verifier.foreign()?;
-        store.ids_with("")?
-    } else {
-        options.images.iter().map(|image| find(&store, image).map(|found| found.id)).collect::<anyhow::Result<_>>()?
-    };
-    for id in &ids {
-        verifier.image(id)?;
+    let mut checked = check(&store, &mut verifier, &options.images);
+    let mut problems = verifier.problems().to_vec();
+    if checked.is_err() || !problems.is_empty() {
+        // Writers may have been at work: only what is found while they wait is true.
+        let believed = verifier.again()? || checked.is_err();
+        checked = check(&store, &mut verifier, &options.images);
+        let seen_before = |problem: &Problem| problems.contains(problem);
+        let now = verifier.problems().iter().filter(|problem| believed || seen_before(problem));
+        problems = now.cloned().collect();
     }
-    let mut problems = verifier.finish();
+    let checked = checked?;
+    drop(verifier);
     if options.deep {
-        deep(&store, &ids, &mut problems)?;
+        deep(&store, &checked.ids, &mut problems)?;
     }
     if options.json {
         print_json(&problems.iter().map(row).collect::<Vec<_>>())?;
     } else {
         print(&problems.iter().map(line).collect::<String>())?;
     }
-    let images = units::count(ids.len() + foreign, "image");
+    let images = units::count(checked.ids.len() + checked.foreign, "image");
     ensure!(problems.is_empty(), "{} found in {images}", units::count(problems.len(), "problem"));
     if !options.json && !global.quiet {
         print(&format!("{images} verified, no problem found\n"))?;
     }
     Ok(())
+}
+
+/// What was checked.
+struct Checked {
+    /// The ids of the images that have records.
+    ids: Vec<String>,
+    /// How many other images there are.
+    foreign: usize,
+}
+
+/// Checks some images, or all and the index.
+fn check(store: &Store, verifier: &mut Verifier<'_>, images: &[String]) -> anyhow::Result<Checked> {
+    let checked = if images.is_empty() {
+        verifier.index()?;
+        Checked { foreign: verifier.foreign()?, ids: store.ids_with("")? }
+    } else {
+        let ids = images.iter().map(|image| find(store, image).map(|found| found.id)).collect::<anyhow::Result<_>>()?;
+        Checked { ids, foreign: 0 }
+    };
+    for id in &checked.ids {
+        verifier.image(id)?;
+    }
+    Ok(checked)
 }
 
 /// Compares the content of each layer of these images, once, whose file is as it was written.
@@ -96,7 +119,12 @@ fn deep(store: &Store, ids: &[String], problems: &mut Vec<Problem>) -> anyhow::R
             unknown += 1;
             continue;
         };
-        let what = match content_digest(&store.root().join(&path)) {
+        let found = content_digest(&store.root().join(&path));
+        // A writer may have taken the layer away, and have brought it again.
+        if store.layer(&diff_id)?.and_then(|layer| layer.content).as_ref() != Some(&expected) {
+            continue;
+        }
+        let what = match found {
             Ok(found) if found == expected => continue,
             Ok(_) => "does not hold what the layer held".to_owned(),
             Err(error @ ConvertError::NoReader(_)) => return Err(error.into()),

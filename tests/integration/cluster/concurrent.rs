@@ -29,7 +29,9 @@ const WRITERS: &str = "
             parallax migrate oci:$work/$i --name image$i
         ) || touch /shared/concurrent/failed &
     done
-    for i in $(seq 12); do parallax gc --grace 0; parallax verify; done
+    for i in $(seq 12); do
+        parallax gc --grace 0 && parallax verify || touch /shared/concurrent/failed
+    done
     wait
     [[ ! -e /shared/concurrent/failed ]]
     parallax verify
