@@ -102,7 +102,7 @@ impl Daemon {
         loop {
             self.do_what_is_due();
             if self.stop.is_some_and(|deadline| !self.server.is_busy() || Instant::now() >= deadline) {
-                tracing::info!(held = self.server.held(), "stopped; steps go on");
+                tracing::info!(held = self.server.leases().held(), "stopped; steps go on");
                 return Ok(());
             }
             let due = [self.next_kick, self.next_metrics, self.stop].into_iter().flatten().min();

@@ -185,9 +185,15 @@ impl Leases {
         self.live.try_lock().is_ok()
     }
 
+    /// How many leases are held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.live().len()
+    }
+
     /// Brings up to date what is not counted but looked at.
     pub fn observe(&self) {
-        self.metrics.observe(self.live().len(), self.layers.mounted().len());
+        self.metrics.observe(self.held(), self.layers.mounted().len());
     }
 
     /// Marks a step as one whose lease is on its way, until the end of the value.

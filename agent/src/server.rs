@@ -141,12 +141,6 @@ impl Server {
         self.workers.are_busy() || self.connections.values().any(receiving)
     }
 
-    /// How many leases are held.
-    #[must_use]
-    pub fn held(&self) -> usize {
-        self.connections.values().filter(|connection| matches!(connection.state, State::Held(..))).count()
-    }
-
     /// Accepts what has been connected so far, and nothing more. Leases that end from now on are the next agent's.
     pub fn close(&mut self) {
         if let Some(listener) = self.listener.take() {

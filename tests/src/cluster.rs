@@ -197,6 +197,25 @@ impl Cluster {
         Done::from(output).success().with_context(|| format!("power {node} {action}")).map(drop)
     }
 
+    /// Boots a compute node that has no power by systemd.
+    ///
+    /// # Errors
+    /// It does not come up, or a unit fails.
+    pub fn boot_by_systemd(&self, node: &str) -> anyhow::Result<()> {
+        let output = script().args(["power", node, "on", "--systemd"]).stdin(Stdio::null()).output()?;
+        Done::from(output).success().with_context(|| format!("power {node} on --systemd")).map(drop)
+    }
+
+    /// The control group that has all of a node which systemd booted.
+    ///
+    /// # Errors
+    /// No such node is up.
+    pub fn control_group(&self, node: &str) -> anyhow::Result<PathBuf> {
+        let path = repository().join(format!("target/cluster/state/nodes/{node}/cgroup"));
+        let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+        Ok(PathBuf::from(text.trim_end()))
+    }
+
     /// The inodes of all layers that were seen in the cluster's store.
     pub fn layer_inodes(&self) -> MutexGuard<'_, BTreeSet<u64>> {
         self.layer_inodes.lock().unwrap_or_else(PoisonError::into_inner)

@@ -14,6 +14,8 @@ source "$here/lib/nodes.sh"
 source "$here/lib/services.sh"
 # shellcheck source=tests/cluster/lib/guests.sh
 source "$here/lib/guests.sh"
+# shellcheck source=tests/cluster/lib/systemd.sh
+source "$here/lib/systemd.sh"
 
 # Runs one stage of `up`: prints what it does and how long it took. What it writes goes to a log
 # file, whose end is shown if it fails: stage WHAT COMMAND…
@@ -130,8 +132,9 @@ cluster_service() {
 }
 
 cluster_power() {
-    [[ $# -eq 2 ]] || usage_error "power: needs a node, and off or on"
-    local node=$1 action=$2 suite count description
+    local node=${1:-} action=${2:-} boot=boot_node suite count description
+    [[ $# -ne 3 || $action != on || $3 != --systemd ]] || { boot=boot_systemd_node && set -- "$1" "$2"; }
+    [[ $# -eq 2 ]] || usage_error "power: needs a node, and off or on; on may have --systemd"
     [[ -e $state/description ]] || fail "no cluster is up; start it with: cluster up"
     [[ $node != ctl && -d $state/nodes/$node ]] || fail "there is no compute node \"$node\""
     lock_cluster
@@ -148,7 +151,7 @@ cluster_power() {
             ;;
         on)
             ! node_pid "$node" >/dev/null || fail "$node is up"
-            boot_node "$node"
+            "$boot" "$node"
             ;;
         *) usage_error "power: unknown action \"$action\"" ;;
     esac

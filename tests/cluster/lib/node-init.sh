@@ -1,10 +1,10 @@
 #!/bin/bash
 # The first process of a node: makes the node's root file system, changes into it and becomes an init
-# that reaps. Started by nodes.sh in new mount, PID, UTS, IPC and network namespaces:
-#   node-init.sh NODE ROOTFS STATE IMAGES NETWORK COUNT
+# that reaps, or systemd. Started by nodes.sh in new mount, PID, UTS, IPC and network namespaces:
+#   node-init.sh NODE ROOTFS STATE IMAGES NETWORK COUNT catatonit|systemd
 set -euo pipefail
 
-node=$1 rootfs=$2 state=$3 images=$4 network=$5 count=$6
+node=$1 rootfs=$2 state=$3 images=$4 network=$5 count=$6 init=$7
 
 # /proc is still the machine's, and so are the pid and the start time read there.
 read -r line </proc/self/stat
@@ -27,10 +27,16 @@ cd root
 
 mount -t proc proc proc
 mount -t sysfs sysfs sys
-# The machine's cgroups may be of both versions at once, which neither crun nor Slurm wants. These are
-# the machine's all the same: read-only, because what a node made there would outlive it.
-mount -t cgroup2 cgroup2 sys/fs/cgroup
-mount -o remount,bind,ro sys/fs/cgroup
+# The machine's cgroups may be of both versions at once, which neither crun nor Slurm wants.
+if [[ $init == systemd ]]; then
+    # What is below the group that was made for this node is the node's, and goes with it.
+    echo 0 >"$(<"$state/nodes/$node/cgroup")/cgroup.procs"
+    unshare --cgroup mount -t cgroup2 cgroup2 sys/fs/cgroup
+else
+    # These are the machine's: read-only, because what a node made there would outlive it.
+    mount -t cgroup2 cgroup2 sys/fs/cgroup
+    mount -o remount,bind,ro sys/fs/cgroup
+fi
 mount -t tmpfs -o mode=0755,nosuid,nodev tmpfs run
 mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs tmp
 install --directory --mode=1777 run/lock
@@ -60,15 +66,28 @@ echo "$node" >etc/hostname
     done
 } >etc/hosts
 
+if [[ $init == systemd ]]; then
+    # shellcheck source=tests/cluster/lib/systemd-root.sh
+    source "${BASH_SOURCE[0]%/*}/systemd-root.sh"
+    exec 3<>"$state/nodes/$node/boot"
+fi
+
 # From here on the programs are the node's own. The old root may still be busy with this very shell,
 # so it is detached and goes with it.
 mkdir .machine
 pivot_root . .machine
+# shellcheck disable=SC2016  # The node's shell expands it.
 exec chroot . /bin/sh -euc '
     cd /
     umount --lazy /.machine
     rmdir /.machine
     mount --make-rshared /
     echo ready
-    exec catatonit -P >/dev/null 2>&1
-'
+    [ "$1" = systemd ] || exec catatonit -P >/dev/null 2>&1
+    # Until its units are in place.
+    read -r _ <&3
+    exec 3<&-
+    exec unshare --cgroup env --ignore-environment container=cluster NOTIFY_SOCKET=/run/booted \
+        PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin \
+        /usr/lib/systemd/systemd --log-target=journal --show-status=no >/dev/null 2>&1
+' init "$init"

@@ -35,16 +35,16 @@ prepare_shared_directories() {
     done
 }
 
-# Starts a node and returns when its root file system is complete and its PID 1 runs.
+# Starts a node and returns when its root file system is complete and its PID 1 runs: start_node NODE [systemd]
 start_node() {
-    local node=$1 word ready
+    local node=$1 init=${2:-catatonit} word ready
     mkdir -p "$state/nodes/$node"
     # The node tells that it is ready by a line on its standard output; if it ends before, the line
     # is missing. A session of its own keeps a Ctrl-C meant for `cluster` away from it.
     exec {ready}< <(
         exec {lock}>&- setsid unshare --mount --uts --ipc --net --pid --fork --kill-child -- \
             "$here/lib/node-init.sh" "$node" "$rootfs" "$state" "$repository/target/images" \
-            "$network" "$count" </dev/null 2>"$logs/$node-init.log"
+            "$network" "$count" "$init" </dev/null 2>"$logs/$node-init.log"
     )
     if ! read -r -t 60 -u "$ready" word || [[ $word != ready ]]; then
         cat "$logs/$node-init.log"
@@ -85,6 +85,7 @@ cut_power() {
     local node=$1
     python3 "$here/lib/end-process.py" KILL "$(<"$state/nodes/$node/pid")"
     rm "$state/nodes/$node/pid"
+    remove_cgroup "$node"
 }
 
 # Ends all nodes with everything on them and removes the state, except for the logs.
@@ -96,6 +97,9 @@ remove_cluster() {
     # With its PID 1 ends everything in a node's namespaces: processes, mounts, interfaces.
     [[ ${#records[@]} -eq 0 ]] || python3 "$here/lib/end-process.py" KILL "${records[@]}"
     detach_loop_devices
+    for directory in "$state"/nodes/*/; do
+        remove_cgroup "$(basename "$directory")"
+    done
     for directory in "$state"/*; do
         [[ $directory == "$logs" ]] || rm -rf --one-file-system "$directory"
     done

@@ -28,6 +28,7 @@ mod podman_mode;
 mod run_mode;
 mod security;
 mod store;
+mod systemd;
 
 /// All of them, by name.
 pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
@@ -57,6 +58,7 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         concurrent::TESTS,
         namespace::TESTS,
         security::TESTS,
+        systemd::TESTS,
         // Last, for what it says of all that came before.
         daemon::TESTS,
     ]

@@ -93,6 +93,7 @@ fn the_units_are_taken_by_systemd_and_leave_mounts_alone() -> anyhow::Result<()>
     for name in ["CapabilityBoundingSet", "AmbientCapabilities", "RestrictNamespaces", "SystemCallFilter", "User"] {
         ensure!(value(name).is_empty(), "{name}= would hold for the agent's trials of the node");
     }
+    ensure!(value("RestrictSUIDSGID").is_empty(), "RestrictSUIDSGID= takes openat2(2) from the agent");
     let socket = read("etc/parallax-agent.socket")?;
     let listens = format!("ListenStream={}", parallax_config::Agent::default().socket().display());
     ensure!(socket.lines().any(|line| line == listens) && socket.contains("\nSocketMode=0600\n"), "{socket}");

@@ -13,6 +13,8 @@ use crate::processes::{self, NodeProcess};
 
 /// The processes that a node has when nothing runs on it, by name: its first one, and the services.
 const OF_COMPUTE_NODES: [&str; 4] = ["catatonit", "munged", "slurmd", "parallax-agent"];
+/// The same where systemd is the first one.
+const OF_SYSTEMD_NODES: [&str; 5] = ["systemd", "systemd-journal", "munged", "slurmd", "parallax-agent"];
 const OF_CTL: [&str; 4] = ["catatonit", "munged", "slurmctld", "slurmscriptd"];
 const OF_GUESTS: [&str; 1] = ["catatonit"];
 /// Where programs leave what they need for a while.
@@ -22,13 +24,15 @@ const OURS: [&str; 5] = ["parallax-", "libpod", "conmon", "crun", "containers-"]
 
 /// The processes of a node that are none of its services, and the mounts that any process of it sees.
 pub fn processes_and_mounts(cluster: &Cluster, node: &str) -> anyhow::Result<Vec<String>> {
+    let running = processes::on(cluster, node)?;
+    let by_systemd = running.iter().any(|process| process.node_pid == 1 && process.name == "systemd");
     let known: &[&str] = match node {
         "ctl" => &OF_CTL,
+        _ if by_systemd => &OF_SYSTEMD_NODES,
         _ if NODES.contains(&node) => &OF_COMPUTE_NODES,
         _ => &OF_GUESTS,
     };
     let mut left = Vec::new();
-    let running = processes::on(cluster, node)?;
     for service in known {
         if !running.iter().any(|process| is(process, service) && !process.zombie) {
             left.push(format!("no {service} runs"));
@@ -99,7 +103,8 @@ pub fn scratch(cluster: &Cluster, node: &str) -> anyhow::Result<Vec<String>> {
     Ok(left)
 }
 
-/// The machine's control groups that belong to a step. Nodes have none of their own (they see the machine's, read-only).
+/// The machine's control groups that belong to a step. Nodes that systemd booted have their own below one of the machine's, the others see
+/// the machine's, read-only.
 pub fn control_groups() -> Vec<String> {
     let mut left = Vec::new();
     let mut directories = vec![Path::new("/sys/fs/cgroup").to_owned()];
@@ -107,7 +112,8 @@ pub fn control_groups() -> Vec<String> {
         // One that goes at this moment is not left.
         for (name, is_directory) in entries(&directory).unwrap_or_default() {
             let path = directory.join(&name);
-            if is_directory && OURS.iter().any(|part| name.starts_with(part)) {
+            let service = name.ends_with(".service");
+            if is_directory && !service && OURS.iter().any(|part| name.starts_with(part)) {
                 left.push(format!("control group {}", path.display()));
             }
             if is_directory {
