@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use parallax_config::Config;
-use parallax_sys::{activation, denied};
+use parallax_sys::{activation, allocator, denied};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 
@@ -33,6 +33,7 @@ const SOON: Duration = Duration::from_millis(100);
 /// # Errors
 /// What it can't do without.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    allocator::use_one_arena();
     let filter = args.log.parse().context("--log")?;
     logging::start(filter, args.log_format)?;
     let config = Config::load(&args.config)?;

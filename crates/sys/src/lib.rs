@@ -3,6 +3,7 @@
 //! This is the one crate of the workspace that may use `unsafe`, and only in the modules that say so. What `rustix` offers
 //! safely is used from here as well where the plain call is easy to get wrong.
 //!
+//! - [`allocator`]: how much memory is kept that nobody uses.
 //! - [`loop_device`]: a block device over a file, for file systems that need one.
 //! - [`mount`]: mounts as file descriptors, made complete before they are attached.
 //! - [`user_namespace`]: user namespaces that only carry an id map.
@@ -12,6 +13,8 @@
 
 #[allow(unsafe_code)]
 pub mod activation;
+#[allow(unsafe_code)]
+pub mod allocator;
 #[allow(unsafe_code)]
 pub mod denied;
 #[allow(unsafe_code)]

@@ -309,27 +309,41 @@ fn an_idle_agent_does_not_wake_up(cluster: &Cluster) -> anyhow::Result<()> {
     step.finish()
 }
 
-/// How many leases are taken and given back one after the other, unless `PARALLAX_LEASES` says something else.
-const LEASES: &str = "500";
+/// How many leases are taken and given back, a few at a time, unless `PARALLAX_LEASES` says something else.
+const LEASES: &str = "10000";
 
 fn many_leases_leave_the_agent_as_it_was(cluster: &Cluster) -> anyhow::Result<()> {
     let number: u32 = std::env::var("PARALLAX_LEASES").unwrap_or_else(|_| LEASES.to_owned()).parse()?;
     let script = format!(
         r#"
-def go(first, count):
-    for job in range(first, first + count):
-        client, response = lease(job)
-        assert "granted" in response, response
-        if job % 2:
-            client.sendall(frame({{"release": {{"step": step(job)}}}}))
-            assert receive(client) == {{"released": {{"problems": []}}}}
-        else:
-            client.shutdown(socket.SHUT_WR)
-        # The agent closes it when it is done with it.
-        assert client.recv(1) == b""
+import threading
+def one(job):
+    client, response = lease(job)
+    assert "granted" in response, response
+    if job % 2:
+        client.sendall(frame({{"release": {{"step": step(job)}}}}))
+        assert receive(client) == {{"released": {{"problems": []}}}}
+    else:
+        client.shutdown(socket.SHUT_WR)
+    # The agent closes it when it is done with it.
+    assert client.recv(1) == b""
+    client.close()
+    done.append(job)
+def go(first, count, at_once=8):
+    done.clear()
+    def work(place):
+        for job in range(first + place, first + count, at_once):
+            one(job)
+    threads = [threading.Thread(target=work, args=[place]) for place in range(at_once)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == count, f"{{len(done)}} of {{count}}"
+done = []
 def look():
     return metric("parallax_agent_resident_bytes"), metric("parallax_agent_open_files")
-go(1000, 100)
+go(1000, 200)
 before = look()
 go(100000, {number})
 after = look()
@@ -338,6 +352,10 @@ print(json.dumps([before, after]))
     );
     let said = python_for_long(cluster, &script)?;
     let [before, after]: [(f64, f64); 2] = serde_json::from_str(&said)?;
+    println!(
+        "the agent had {} bytes and {} open files before {number} leases, {} and {} after",
+        before.0, before.1, after.0, after.1
+    );
     ensure!((before.1 - after.1).abs() < f64::EPSILON, "open files were {} and are {}", before.1, after.1);
     // Where pages were last freed makes some difference, whatever the number.
     ensure!(after.0 - before.0 < 256.0 * 1024.0, "{number} leases took {} bytes", after.0 - before.0);

@@ -11,10 +11,10 @@ use crate::processes;
 /// The node whose agent no fault ends, so that it lives through the whole soak.
 pub const WITNESS: &str = "n2";
 
-/// How much an agent's memory may grow after the first round, in kB. glibc keeps what was freed in arenas, up to eight for each
-/// CPU and some hundred kB in each, and how many of them were used in the first round is chance. A leak is another matter:
-/// a minute has some hundred leases, so one of 1 kB for each would be over this after some ten minutes.
-const SLACK: u64 = 4096;
+/// How much an agent's memory may grow after the first round, in kB: what it freed lies in more or fewer pages, and more steps at once
+/// have left more stacks. A leak is another matter: a minute has some hundred leases, so one of 1 kB for each is over this after some
+/// ten minutes.
+const SLACK: u64 = 1024;
 
 /// How many more descriptors and threads an agent may have than after the first round: a worker that has just told the end of a lease
 /// may still be there. A leak is one for every so many leases, and a soak has thousands.
