@@ -1,51 +1,72 @@
 //! Many steps at once.
 
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use integration_tests::clean::NODES;
 use integration_tests::cluster::{Cluster, Done};
 
 use super::faults;
 
 faults! { load:
-    many_steps_at_once = "64 steps of mixed images, users and modes at once on two nodes",
+    many_steps_at_once = "64 steps of mixed images, users and modes at once on two nodes, for minutes",
 }
 
-/// How often all of them are started, unless the variable `PARALLAX_LOAD_ROUNDS` says more. `make soak` does it for longer.
-const ROUNDS: &str = "1";
+/// For how many seconds steps are started, unless the variable `PARALLAX_LOAD_SECONDS` says something else.
+const SECONDS: &str = "120";
+/// How many steps there are at any time: as one ends, the next one starts.
 const STEPS: usize = 64;
 
 const PODMAN: &[&str] =
     &["--parallax-image=layers40", "--parallax-mode=podman", "podman", "run", "--rm", "layers40", "echo", "fine"];
 
+/// What is started, and for whom. Each writes lines with "fine" only.
+const MIX: [(&str, &[&str]); 4] = [
+    ("u1", &["--parallax-image=python", "python3", "-c", "print('fine')"]),
+    ("u2", &["-n2", "--label", "--parallax-image=debian", "echo", "fine"]),
+    ("u1", PODMAN),
+    ("u2", &["--parallax-image=static", "--parallax-mode=podman", "echo", "fine"]),
+];
+
 fn many_steps_at_once(cluster: &Cluster) -> anyhow::Result<String> {
-    let rounds = std::env::var("PARALLAX_LOAD_ROUNDS").unwrap_or_else(|_| ROUNDS.to_owned());
-    let rounds: usize = rounds.parse().context("PARALLAX_LOAD_ROUNDS is no number")?;
-    for _ in 0..rounds {
-        round(cluster)?;
-    }
-    Ok(format!("nothing: {} steps start, run and end well", rounds * STEPS))
+    let seconds = std::env::var("PARALLAX_LOAD_SECONDS").unwrap_or_else(|_| SECONDS.to_owned());
+    let seconds = seconds.parse().context("PARALLAX_LOAD_SECONDS is no number of seconds")?;
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let (count, failed) = (AtomicU64::new(0), AtomicBool::new(false));
+    let start_one_after_the_other = |place: usize| -> anyhow::Result<()> {
+        // Each place begins with another one of the mix, half of them on either node; then all come to all.
+        for number in place.. {
+            run(cluster, number).inspect_err(|_| failed.store(true, Ordering::SeqCst))?;
+            count.fetch_add(1, Ordering::SeqCst);
+            if Instant::now() >= end || failed.load(Ordering::SeqCst) {
+                break;
+            }
+        }
+        Ok(())
+    };
+    let start = &start_one_after_the_other;
+    thread::scope(|scope| {
+        let places: Vec<_> = (0..STEPS).map(|place| scope.spawn(move || start(place))).collect();
+        let ended = places.into_iter().map(|place| place.join().map_err(|_| anyhow!("a place panicked"))?);
+        // All have ended before the first failure is told.
+        ended.collect::<Vec<_>>().into_iter().collect::<anyhow::Result<()>>()
+    })?;
+    let count = count.into_inner();
+    // The table of faults tells it, too; this is for those who look on.
+    println!("{count} steps in {seconds} s");
+    Ok(format!("nothing: {count} steps start, run and end well in {seconds} s"))
 }
 
-fn round(cluster: &Cluster) -> anyhow::Result<()> {
-    let steps: [(&str, &[&str]); 4] = [
-        ("u1", &["--parallax-image=python", "python3", "-c", "print('fine')"]),
-        ("u2", &["-n2", "--label", "--parallax-image=debian", "echo", "fine"]),
-        ("u1", PODMAN),
-        ("u2", &["--parallax-image=static", "--parallax-mode=podman", "echo", "fine"]),
-    ];
-    let mut running = Vec::new();
-    for number in 0..STEPS {
-        let (user, arguments) = steps[number % steps.len()];
-        let mut line = vec!["timeout", "--kill-after=10", "300", "srun", "-w", NODES[(number / 2) % NODES.len()]];
-        line.extend(arguments);
-        running.push(cluster.command("ctl", user, &line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?);
-    }
-    for srun in running {
-        let done = Done::from(srun.wait_with_output()?);
-        let fine = done.stdout.lines().all(|line| line.trim_start_matches(['0', '1', ':', ' ']) == "fine");
-        ensure!(done.code == 0 && fine && !done.stdout.is_empty(), "{done:?}");
-    }
+fn run(cluster: &Cluster, number: usize) -> anyhow::Result<()> {
+    let (user, arguments) = MIX[number % MIX.len()];
+    let mut line = vec!["timeout", "--kill-after=10", "300", "srun", "-w", NODES[(number / 2) % NODES.len()]];
+    line.extend(arguments);
+    let srun = cluster.command("ctl", user, &line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let done = Done::from(srun.wait_with_output()?);
+    let fine = done.stdout.lines().all(|line| line.trim_start_matches(['0', '1', ':', ' ']) == "fine");
+    ensure!(done.code == 0 && fine && !done.stdout.is_empty(), "{done:?}");
     Ok(())
 }
