@@ -45,15 +45,16 @@ start_munged() {
         exec setpriv --reuid munge --regid munge --clear-groups munged'
 }
 
-# Slurm tells nobody when its nodes are ready, so this has to ask again and again.
+# Slurm tells nobody when its nodes are ready, so this has to ask again and again. It asks scontrol: what sinfo shows may be
+# minutes old.
 wait_for_nodes() {
     # shellcheck disable=SC2016  # The node's shell expands it.
     on_node ctl sh -euc '
         deadline=$(($(date +%s) + 60))
-        until [ "$(sinfo --noheader --states=idle --format=%D 2>/dev/null)" = "$1" ]; do
+        until [ "$(scontrol --oneliner show node 2>/dev/null | grep --count " State=IDLE ")" = "$1" ]; do
             if [ "$(date +%s)" -ge "$deadline" ]; then
                 echo "not all of Slurm'\''s nodes are idle after 60 s:"
-                sinfo
+                scontrol --oneliner show node
                 exit 1
             fi
             sleep 0.05
@@ -66,13 +67,16 @@ wait_for_return() {
     # shellcheck disable=SC2016  # The node's shell expands it.
     on_node ctl sh -euc '
         deadline=$(($(date +%s) + 60))
-        while state=$(sinfo --noheader --nodes="$1" --format=%T); do
+        while :; do
+            state=$(scontrol --oneliner show node "$1" 2>/dev/null || true)
+            state=${state#* State=}
+            state=${state%% *}
             case $state in
-                down* | unknown* | *"*") ;;
+                "" | DOWN* | UNKNOWN* | *"*"* | *NOT_RESPONDING*) ;;
                 *) exit 0 ;;
             esac
             if [ "$(date +%s)" -ge "$deadline" ]; then
-                echo "$1 is still $state after 60 s"
+                echo "$1 is still ${state:-unknown to Slurm} after 60 s"
                 exit 1
             fi
             sleep 0.05
