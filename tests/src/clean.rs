@@ -84,7 +84,7 @@ pub fn examine(cluster: &Cluster, before: Option<&Scratch>) -> Verdict {
         Ok(left) => verdict.left.extend(left.into_iter().map(|line| format!("ctl: {line}"))),
         Err(error) => verdict.left.push(format!("ctl: {error:#}")),
     }
-    verdict.left.extend(left::control_groups());
+    verdict.left.extend(left::control_groups(cluster));
     match before.map(|before| (before, Scratch::now(cluster))) {
         None => {}
         Some((before, Ok(now))) => verdict.left.extend(now.0.into_iter().filter(|line| !before.0.contains(line))),

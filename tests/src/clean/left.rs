@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
@@ -103,20 +103,22 @@ pub fn scratch(cluster: &Cluster, node: &str) -> anyhow::Result<Vec<String>> {
     Ok(left)
 }
 
-/// The machine's control groups that belong to a step. Nodes that systemd booted have their own below one of the machine's, the others see
-/// the machine's, read-only.
-pub fn control_groups() -> Vec<String> {
+/// The machine's control groups that belong to a step. Nodes that systemd booted have their own below one of the machine's,
+/// `cluster-NODE.…`, the others see the machine's, read-only. What another checkout's nodes have below theirs is none of this one's.
+pub fn control_groups(cluster: &Cluster) -> Vec<String> {
+    let own: Vec<PathBuf> = NODES.iter().filter_map(|node| cluster.control_group(node).ok()).collect();
     let mut left = Vec::new();
     let mut directories = vec![Path::new("/sys/fs/cgroup").to_owned()];
     while let Some(directory) = directories.pop() {
         // One that goes at this moment is not left.
         for (name, is_directory) in entries(&directory).unwrap_or_default() {
             let path = directory.join(&name);
+            let foreign = name.starts_with("cluster-") && !own.contains(&path);
             let service = name.ends_with(".service");
             if is_directory && !service && OURS.iter().any(|part| name.starts_with(part)) {
                 left.push(format!("control group {}", path.display()));
             }
-            if is_directory {
+            if is_directory && !foreign {
                 directories.push(path);
             }
         }
