@@ -204,7 +204,15 @@ pub fn busy_loop_devices(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
 /// # Errors
 /// The store can't be read.
 pub fn note_layers(cluster: &Cluster) -> anyhow::Result<()> {
-    let layers = cluster.shared().join("store/parallax/layers");
+    note_layers_of(cluster, &cluster.shared().join("store"))
+}
+
+/// The same for another store.
+///
+/// # Errors
+/// The store can't be read.
+pub fn note_layers_of(cluster: &Cluster, store: &Path) -> anyhow::Result<()> {
+    let layers = store.join("parallax/layers");
     for (name, _) in left::entries(&layers)? {
         if let Ok(metadata) = fs::metadata(layers.join(name)) {
             cluster.layer_inodes().insert(metadata.ino());

@@ -5,6 +5,7 @@ pub mod clean;
 pub mod cluster;
 pub mod held;
 pub mod images;
+pub mod many_images;
 pub mod processes;
 pub mod soak;
 pub mod synthetic;

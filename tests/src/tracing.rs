@@ -10,8 +10,8 @@ use anyhow::{Context as _, ensure};
 
 use crate::cluster::Cluster;
 
-/// The store, as the cluster's nodes see it.
-const STORE: &str = "/shared/store";
+/// The cluster's store, as its nodes see it.
+pub const STORE: &str = "/shared/store";
 
 /// The system calls with a path (strace's class `%file`), and those that lock.
 const CALLS: &str = "trace=%file,flock,fcntl";
@@ -22,23 +22,27 @@ pub struct Trace {
     strace: Child,
     said: BufReader<ChildStderr>,
     log: PathBuf,
+    store: &'static str,
 }
 
 /// What was done with the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StoreCalls {
     /// System calls that look up a path in it.
     pub paths: u32,
     /// System calls that lock a file of it.
     pub locks: u32,
+    /// Those calls, as strace wrote them.
+    pub lines: Vec<String>,
 }
 
 impl Trace {
-    /// Attaches to a node's agent and slurmd. Returns when whatever they do is seen.
+    /// Attaches to a node's agent and slurmd, to count what they do with a store, which is named as the node sees it. Returns when
+    /// whatever they do is seen.
     ///
     /// # Errors
     /// strace can't be started or can't attach.
-    pub fn start(cluster: &Cluster, node: &str) -> anyhow::Result<Self> {
+    pub fn start(cluster: &Cluster, node: &str, store: &'static str) -> anyhow::Result<Self> {
         let script = format!(
             "exec strace -f -y -e {CALLS} -e signal=none -o /tmp/store-calls -p $(pidof parallax-agent) -p $(pidof slurmd)"
         );
@@ -46,7 +50,7 @@ impl Trace {
         let mut strace = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let said = BufReader::new(strace.stderr.take().context("strace's messages")?);
         let log = cluster.path_on(node, "/tmp/store-calls")?;
-        let mut trace = Self { strace, said, log };
+        let mut trace = Self { strace, said, log, store };
         // One message for each of the two.
         for _ in 0..2 {
             let mut line = String::new();
@@ -64,7 +68,7 @@ impl Trace {
         self.let_go()?;
         let log = fs::read_to_string(&self.log)?;
         ensure!(log.contains("execve("), "strace saw no step");
-        Ok(count(&log))
+        Ok(count(&log, self.store))
     }
 
     fn let_go(&mut self) -> anyhow::Result<()> {
@@ -84,24 +88,25 @@ impl Drop for Trace {
     }
 }
 
-fn count(log: &str) -> StoreCalls {
+fn count(log: &str, store: &str) -> StoreCalls {
     let mut calls = StoreCalls::default();
     for line in log.lines() {
         // "PID  name(arguments) = result"; the second half of a call that was interrupted has no name.
         let Some((_, call)) = line.split_once(' ') else { continue };
         let Some((name, arguments)) = call.trim_start().split_once('(') else { continue };
         let arguments = arguments.rsplit_once(" = ").map_or(arguments, |(arguments, _)| arguments);
-        if !arguments.contains(STORE) || name.starts_with("<...") {
+        if !arguments.contains(store) || name.starts_with("<...") {
             continue;
         }
         match name {
             "flock" => calls.locks += 1,
             "fcntl" if arguments.contains("SETLK") => calls.locks += 1,
-            "fcntl" => {}
+            "fcntl" => continue,
             // The file is open already: no path is looked up.
-            _ if arguments.contains("AT_EMPTY_PATH") => {}
+            _ if arguments.contains("AT_EMPTY_PATH") => continue,
             _ => calls.paths += 1,
         }
+        calls.lines.push(line.to_owned());
     }
     calls
 }
@@ -121,6 +126,7 @@ mod tests {
 84    openat(AT_FDCWD</home/u1>, "/etc/passwd", O_RDONLY) = 3</etc/passwd>
 84    readlink("/proc/self/fd/3", "/shared/store", 4096) = 13
 "#;
-        assert_eq!(count(log), StoreCalls { paths: 3, locks: 1 });
+        let StoreCalls { paths, locks, lines } = count(log, STORE);
+        assert_eq!((paths, locks, lines.len()), (3, 1, 4));
     }
 }
