@@ -9,7 +9,8 @@ import select
 import signal
 import sys
 
-DEADLINE_SECONDS = 30
+# slurmd waits for its threads before it ends, for up to two minutes (24.11, _wait_for_all_threads).
+DEADLINE_SECONDS = 150
 
 
 def open_process(pid, start_time):
