@@ -208,6 +208,7 @@ impl Leases {
     /// Adopts the leases of an earlier agent that are alive and takes down all else it left.
     fn recover(&self) -> io::Result<Vec<(LeaseKey, Process)>> {
         let mut owners = Vec::new();
+        let mut dead = Vec::new();
         let mut keys = Vec::new();
         for entry in self.journal.read()? {
             let key = entry.lease_key();
@@ -223,8 +224,12 @@ impl Leases {
                     tracing::info!(job = key.step.job, step = %key.step, "adopted a lease of an earlier agent");
                     owners.push((key, process));
                 }
-                None => drop(self.release(&key, Cause::Restart)),
+                None => dead.push(key),
             }
+        }
+        // When all layers are held that are to stay: a lease that ends before would unmount what it shares with a later one.
+        for key in dead {
+            self.release(&key, Cause::Restart);
         }
         for entry in fs::read_dir(self.steps())? {
             let path = entry?.path();

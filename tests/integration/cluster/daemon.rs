@@ -343,7 +343,7 @@ def go(first, count, at_once=8):
 done = []
 def look():
     return metric("parallax_agent_resident_bytes"), metric("parallax_agent_open_files")
-go(1000, 200)
+go(1000, 2000)
 before = look()
 go(100000, {number})
 after = look()
@@ -356,9 +356,11 @@ print(json.dumps([before, after]))
         "the agent had {} bytes and {} open files before {number} leases, {} and {} after",
         before.0, before.1, after.0, after.1
     );
-    ensure!((before.1 - after.1).abs() < f64::EPSILON, "open files were {} and are {}", before.1, after.1);
-    // Where pages were last freed makes some difference, whatever the number.
-    ensure!(after.0 - before.0 < 256.0 * 1024.0, "{number} leases took {} bytes", after.0 - before.0);
+    // A worker that has just told the end of a lease may still be there.
+    ensure!((before.1 - after.1).abs() < 1.5, "open files were {} and are {}", before.1, after.1);
+    // How many were at the same point at once makes some difference, whatever the number; a leak of 52 bytes for each of 10,000 would
+    // make as much.
+    ensure!(after.0 - before.0 < 512.0 * 1024.0, "{number} leases took {} bytes", after.0 - before.0);
     wait_for_no_lease(cluster, "n1")
 }
 

@@ -1,6 +1,6 @@
 //! Faults of the agent.
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use integration_tests::cluster::Cluster;
 use integration_tests::held::HeldStep;
 use integration_tests::processes;
@@ -10,6 +10,7 @@ use super::{CONFIG, failed_saying_once, faults, said, with_file};
 faults! { agent:
     killed_with_steps_running = "kill -9 of the agent with steps running",
     killed_with_slurmstepd = "kill -9 of the agent and of slurmstepd",
+    killed_with_other_slurmstepds = "kill -9 of the agent and of slurmstepds whose steps share layers with one that lives",
     stopped_at_the_start = "agent stopped (SIGSTOP) at a step's start",
     stopped_at_the_end = "agent stopped (SIGSTOP) at a step's end",
     absent_at_the_start = "agent absent at a step's start",
@@ -49,6 +50,32 @@ fn killed_with_slurmstepd(cluster: &Cluster) -> anyhow::Result<String> {
     let done = step.wait()?;
     ensure!(status.steps.is_empty() && status.layers.is_empty(), "not cleared: {status:?}");
     said(&done, &["Job step aborted"])
+}
+
+fn killed_with_other_slurmstepds(cluster: &Cluster) -> anyhow::Result<String> {
+    let start = |image: &str| {
+        let image = format!("--parallax-image={image}");
+        HeldStep::start(cluster, "u1", &["-w", "n1", "--overlap", &image], 1, "echo $SLURM_JOB_ID $PPID")
+    };
+    // All have the layer of debian. In whatever order the next agent finds them, a dead one comes before the one that lives.
+    let (first, living, last) = (start("debian")?, start("python")?, start("debian")?);
+    processes::kill(cluster, "n1", "parallax-agent")?;
+    let dead: Vec<(&str, &str)> = [&first, &last].iter().filter_map(|step| step.lines[0].split_once(' ')).collect();
+    for (_, slurmstepd) in &dead {
+        cluster.shell("n1", &format!("kill -KILL {slurmstepd}"))?;
+    }
+    cluster.service("n1", "start", "agent")?;
+    let status = cluster.agent_status("n1")?;
+    let new = cluster.srun("u1", &["-w", "n1", "--overlap", "--parallax-image=python", "true"]);
+    for (job, _) in &dead {
+        cluster.run("ctl", "root", &["scancel", job])?.success()?;
+    }
+    let seen = said(&first.wait()?, &["Job step aborted"])?;
+    said(&last.wait()?, &["Job step aborted"])?;
+    living.finish()?;
+    ensure!(status.steps.len() == 1 && status.layers.len() == 5, "not adopted: {status:?}");
+    new?.success().context("a new step with the layers that were adopted")?;
+    Ok(format!("the killed steps: {seen}; the other: nothing"))
 }
 
 /// Runs `body` while the agent of n1 is stopped.
