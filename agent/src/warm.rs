@@ -33,9 +33,14 @@ impl<T: Send + Sync + 'static> Warm<T> {
         Self { idle_time: Mutex::new(idle_time), shared: Arc::new(Shared { kept, changed: Condvar::new() }) }
     }
 
-    /// Changes for how long values are kept from now on; those that are kept go when it was said.
+    /// Changes for how long values are kept; those that are kept do not stay for longer than that from now on.
     pub fn set(&self, idle_time: Duration) {
         *self.idle_time.lock().unwrap_or_else(PoisonError::into_inner) = idle_time;
+        let until = Instant::now() + idle_time;
+        for (time, _) in &mut self.shared.lock().values {
+            *time = until.min(*time);
+        }
+        self.shared.changed.notify_all();
     }
 
     /// Keeps values that a user of them is about to let go.
@@ -52,6 +57,8 @@ impl<T: Send + Sync + 'static> Warm<T> {
                 None => kept.values.push((until, Arc::clone(value))),
             }
         }
+        // Their time may come before that of those which are kept already.
+        self.shared.changed.notify_all();
         if !kept.watched && !kept.values.is_empty() {
             let shared = Arc::clone(&self.shared);
             match thread::Builder::new().name("idle layers".to_owned()).spawn(move || shared.watch()) {
@@ -160,6 +167,32 @@ mod tests {
         assert!(gone.try_recv().is_err());
         warm.let_go();
         gone.recv_timeout(PATIENCE).unwrap();
+    }
+
+    #[test]
+    fn a_shorter_time_holds_for_what_is_kept_already() {
+        let warm = Warm::new(LONG);
+        let (first, gone) = layer();
+        let (second, gone_at_once) = layer();
+        warm.keep(&[first]);
+        warm.set(Duration::from_millis(20));
+        gone.recv_timeout(PATIENCE).unwrap();
+        warm.set(LONG);
+        warm.keep(&[second]);
+        warm.set(Duration::ZERO);
+        gone_at_once.recv_timeout(PATIENCE).unwrap();
+    }
+
+    #[test]
+    fn what_comes_later_may_go_sooner() {
+        let warm = Warm::new(LONG);
+        let (first, gone_first) = layer();
+        let (second, gone) = layer();
+        warm.keep(&[first]);
+        *warm.idle_time.lock().unwrap() = Duration::from_millis(20);
+        warm.keep(&[second]);
+        gone.recv_timeout(PATIENCE).unwrap();
+        assert!(gone_first.try_recv().is_err());
     }
 
     #[test]

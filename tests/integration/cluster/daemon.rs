@@ -398,7 +398,7 @@ fn metrics_are_counted_and_written_to_a_file(cluster: &Cluster) -> anyhow::Resul
 }
 
 /// Waits, by inotify, until a file that is written by rename has a line.
-fn wait_for_line(file: &Path, line: &str) -> anyhow::Result<()> {
+pub fn wait_for_line(file: &Path, line: &str) -> anyhow::Result<()> {
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
     inotify::add_watch(&watch, file.parent().context("no directory")?, inotify::WatchFlags::MOVED_TO)?;
     let deadline = Timespec::try_from(PATIENCE)?;

@@ -126,7 +126,7 @@ fn by_fuse_if_told(cluster: &Cluster) -> anyhow::Result<()> {
         // It returns when nothing of the step is left, whoever began with that.
         cluster.run("n1", "root", &["parallax", "status", "--release", &ended.to_string()])?;
         third.write_line("go")?;
-        let read = third.read_line()?;
+        let read = third.read_line().context("the files of a step went with another one")?;
         ensure!(read.parse::<u64>().is_ok_and(|bytes| bytes > 100_000), "only {read} bytes could be read");
         third.finish()?;
         second.finish()

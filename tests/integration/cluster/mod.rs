@@ -25,6 +25,7 @@ mod namespace;
 mod own_agent;
 mod plugin;
 mod podman_mode;
+mod reload;
 mod run_mode;
 mod security;
 mod store;
@@ -58,6 +59,7 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         concurrent::TESTS,
         namespace::TESTS,
         security::TESTS,
+        reload::TESTS,
         systemd::TESTS,
         // Last, for what it says of all that came before.
         daemon::TESTS,

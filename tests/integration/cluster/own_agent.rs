@@ -105,7 +105,22 @@ impl<'a> OwnAgent<'a> {
 /// # Errors
 /// It can't be written.
 pub fn configure(cluster: &Cluster, text: &str) -> anyhow::Result<()> {
-    let text = format!("{text}[agent]\nruntime_dir = \"/run/own-agent\"\n");
+    configure_with(cluster, text, "")
+}
+
+/// Writes its configuration with further keys of the agent, and sections, if any.
+///
+/// # Errors
+/// It can't be written.
+pub fn configure_with(cluster: &Cluster, text: &str, keys: &str) -> anyhow::Result<()> {
+    write(cluster, &format!("{text}[agent]\nruntime_dir = \"/run/own-agent\"\n{keys}\n"))
+}
+
+/// Writes its configuration as it is.
+///
+/// # Errors
+/// It can't be written.
+pub fn write(cluster: &Cluster, text: &str) -> anyhow::Result<()> {
     Ok(fs::write(cluster.path_on(NODE, CONFIG)?, text)?)
 }
 
