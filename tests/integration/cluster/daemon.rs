@@ -1,4 +1,4 @@
-//! The agent as a daemon: what systemd is told, reload and stop, metrics, and what it costs when nothing happens and when much does.
+//! The agent as a daemon: what systemd is told, reload and stop, metrics. What it costs is looked at by [`cost`].
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -7,13 +7,15 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, ensure};
 use integration_tests::clean::{NODES, wait_for_no_lease};
-use integration_tests::cluster::{Cluster, Done, PATIENCE, repository};
+use integration_tests::cluster::{Cluster, PATIENCE, repository};
 use integration_tests::held::HeldStep;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 
 use super::own_agent::{self, OwnAgent};
 use crate::OnCluster;
+
+mod cost;
 
 pub const TESTS: &[(&str, OnCluster)] = &[
     ("cluster::daemon::systemd_is_told_of_start_reload_and_stop", systemd_is_told_of_start_reload_and_stop),
@@ -22,8 +24,8 @@ pub const TESTS: &[(&str, OnCluster)] = &[
     ("cluster::daemon::a_store_that_hangs_keeps_no_lease_from_ending", a_store_that_hangs_keeps_no_lease_from_ending),
     ("cluster::daemon::an_administrator_releases_a_step_and_an_epilog_a_job", an_administrator_releases),
     ("cluster::daemon::a_release_is_of_one_lease_and_not_of_the_next", a_release_is_of_one_lease),
-    ("cluster::daemon::an_idle_agent_does_not_wake_up", an_idle_agent_does_not_wake_up),
-    ("cluster::daemon::many_leases_leave_the_agent_as_it_was", many_leases_leave_the_agent_as_it_was),
+    ("cluster::daemon::an_idle_agent_does_not_wake_up", cost::an_idle_agent_does_not_wake_up),
+    ("cluster::daemon::many_leases_leave_the_agent_as_it_was", cost::many_leases_leave_the_agent_as_it_was),
     ("cluster::daemon::metrics_are_counted_and_written_to_a_file", metrics_are_counted_and_written_to_a_file),
     ("cluster::daemon::the_agent_has_given_up_what_it_does_not_need", the_agent_has_given_up_what_it_does_not_need),
 ];
@@ -274,101 +276,6 @@ print(list(receive(other))[0], len(ask("status")["status"]["steps"]))
     ];
     ensure!(said.lines().eq(expected), "{said}");
     wait_for_no_lease(cluster, "n1")
-}
-
-/// How often the agent's threads have given up the processor, a line each.
-fn switches(cluster: &Cluster) -> anyhow::Result<String> {
-    cluster.shell("n1", "grep -H _ctxt_switches /proc/$(pidof parallax-agent)/task/*/status")
-}
-
-fn an_idle_agent_does_not_wake_up(cluster: &Cluster) -> anyhow::Result<()> {
-    // What a step before this left to be done is done.
-    cluster.service("n1", "stop", "agent")?;
-    cluster.service("n1", "start", "agent")?;
-    cluster.agent_status("n1")?;
-    // With a lease that is held, too.
-    let step = HeldStep::start(cluster, "u1", &["-w", "n1", "--parallax-image=debian"], 1, "echo started")?;
-    let settled = || -> anyhow::Result<String> {
-        // The thread that did the last work may still be on its way out; the next look shows whether it was.
-        let mut before = switches(cluster)?;
-        for _ in 0..100 {
-            let after = switches(cluster)?;
-            if after == before {
-                return Ok(after);
-            }
-            before = after;
-        }
-        anyhow::bail!("the agent does not come to rest:\n{before}")
-    };
-    let before = settled()?;
-    for _ in 0..3 {
-        cluster.srun("u1", &["-w", "n1", "--overlap", "--ntasks=4", "sleep", "1"])?.success()?;
-    }
-    let after = switches(cluster)?;
-    ensure!(before == after, "it woke up while steps ran that are none of its business:\n{before}{after}");
-    step.finish()
-}
-
-/// How many leases are taken and given back, a few at a time, unless `PARALLAX_LEASES` says something else.
-const LEASES: &str = "10000";
-
-fn many_leases_leave_the_agent_as_it_was(cluster: &Cluster) -> anyhow::Result<()> {
-    let number: u32 = std::env::var("PARALLAX_LEASES").unwrap_or_else(|_| LEASES.to_owned()).parse()?;
-    let script = format!(
-        r#"
-import threading
-def one(job):
-    client, response = lease(job)
-    assert "granted" in response, response
-    if job % 2:
-        client.sendall(frame({{"release": {{"step": step(job)}}}}))
-        assert receive(client) == {{"released": {{"problems": []}}}}
-    else:
-        client.shutdown(socket.SHUT_WR)
-    # The agent closes it when it is done with it.
-    assert client.recv(1) == b""
-    client.close()
-    done.append(job)
-def go(first, count, at_once=8):
-    done.clear()
-    def work(place):
-        for job in range(first + place, first + count, at_once):
-            one(job)
-    threads = [threading.Thread(target=work, args=[place]) for place in range(at_once)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(done) == count, f"{{len(done)}} of {{count}}"
-done = []
-def look():
-    return metric("parallax_agent_resident_bytes"), metric("parallax_agent_open_files")
-go(1000, 2000)
-before = look()
-go(100000, {number})
-after = look()
-print(json.dumps([before, after]))
-"#
-    );
-    let said = python_for_long(cluster, &script)?;
-    let [before, after]: [(f64, f64); 2] = serde_json::from_str(&said)?;
-    println!(
-        "the agent had {} bytes and {} open files before {number} leases, {} and {} after",
-        before.0, before.1, after.0, after.1
-    );
-    // A worker that has just told the end of a lease may still be there.
-    ensure!((before.1 - after.1).abs() < 1.5, "open files were {} and are {}", before.1, after.1);
-    // How many were at the same point at once makes some difference, whatever the number; a leak of 52 bytes for each of 10,000 would
-    // make as much.
-    ensure!(after.0 - before.0 < 512.0 * 1024.0, "{number} leases took {} bytes", after.0 - before.0);
-    wait_for_no_lease(cluster, "n1")
-}
-
-/// As [`python`], for what may take longer than anything else.
-fn python_for_long(cluster: &Cluster, script: &str) -> anyhow::Result<String> {
-    let text = format!("{CLIENT}{script}");
-    let output = cluster.command("n1", "root", &["timeout", "1200", "python3", "-c", &text]).output()?;
-    Ok(Done::from(output).success()?.stdout)
 }
 
 fn metrics_are_counted_and_written_to_a_file(cluster: &Cluster) -> anyhow::Result<()> {
