@@ -1,7 +1,9 @@
-//! What a job without Parallax's options pays for the plugin: nothing that can be told from noise.
+//! What a job without Parallax's options pays for the plugin: nothing that can be told from noise, compared with a plugin that
+//! does nothing. What Slurm itself pays for having a plugin at all is told beside it.
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 
@@ -10,79 +12,118 @@ use crate::bench::report::{Figure, Measured};
 use crate::bench::sampler::Candidate;
 use crate::bench::session::{NODE, Session};
 use crate::bench::statistics::{self, Summary};
+use crate::cluster::{Done, repository};
 
 /// The row.
 pub const ROW: Row = Row { id: "plain_step", measure };
 
-const WHAT: &str = "`srun true` with the plugin less the same without: the median of the differences, by the half-width \
-                    of its 95 % confidence interval; up to 1 is noise";
-const DIFFERENCE: &str = "that difference";
+const WHAT: &str = "`srun true` with the plugin less the same with an empty one: the median of the differences, by the \
+                    half-width of its 95 % confidence interval; up to 1 is noise";
+const OURS: &str = "that difference";
+const ANY: &str = "the same with an empty plugin less none, which is what Slurm pays for any";
+const ALL: &str = "the same with the plugin less none";
 const PLUGSTACK: &str = "/etc/slurm/plugstack.conf";
+const EMPTY_PLUGIN: &str = "/usr/lib/parallax/spank_empty.so";
 const ROUNDS: usize = 200;
 
 fn measure(session: &Session) -> anyhow::Result<Measured> {
     let plugstack = Plugstack::keep(session)?;
-    // srun and slurmstepd read the file anew for every step.
-    let with = srun().after("cp /etc/slurm/plugstack.with /etc/slurm/plugstack.conf");
-    let without = srun().after("cp /dev/null /etc/slurm/plugstack.conf");
     plugstack.check_that_it_counts(session)?;
-    let samples = session.sample_in_allocation_of_root(vec![with, without], ROUNDS)?;
+    // srun and slurmstepd read the file anew for every step.
+    let srun = |file: &str| Candidate::new("srun --overlap --ntasks=1 true").after(&format!("cp {file} {PLUGSTACK}"));
+    let candidates = vec![srun("/dev/null"), srun("/etc/slurm/plugstack.empty"), srun("/etc/slurm/plugstack.with")];
+    let samples = session.sample_in_allocation_of_root(candidates, ROUNDS)?;
     drop(plugstack);
 
-    let times = samples.milliseconds::<2>()?;
-    let differences: Vec<f64> = times.iter().map(|[with, without]| with - without).collect();
-    let difference = Summary::of(differences.iter().copied());
-    let half_width = statistics::half_width(&differences);
-    let noise = Summary { median: difference.median.abs() / half_width, spread: 0.0 };
-    let [with, without] = [0, 1].map(|side| Summary::of(times.iter().map(|round| round[side])).median);
+    let times = samples.milliseconds::<3>()?;
+    let [ours, any, all] = [(2, 1), (1, 0), (2, 0)].map(|(more, less)| Difference::of(&times, more, less));
+    let noise = Summary { median: ours.median.median / ours.half_width, spread: 0.0 };
+    let [none, empty, with] = [0, 1, 2].map(|side| Summary::of(times.iter().map(|round| round[side])).median);
     let note = format!(
-        "plain_step: {with:.2} ms with the plugin, {without:.2} ms without; the difference is {:.3} ± {half_width:.3} ms.",
-        difference.median
+        "plain_step: {with:.2} ms with the plugin, {empty:.2} ms with an empty one, {none:.2} ms with none. The plugin less the \
+         empty one: {ours}; the empty one less none: {any}; the plugin less none: {all}."
     );
     let figures = vec![
         Figure::new(ROW.id, WHAT, noise, "").at_most(1.0),
-        Figure::new("plain_step_ms", DIFFERENCE, difference, "ms"),
+        Figure::new("plain_step_ms", OURS, ours.median, "ms"),
+        Figure::new("plain_step_empty_ms", ANY, any.median, "ms"),
+        Figure::new("plain_step_all_ms", ALL, all.median, "ms"),
     ];
     Ok(Measured { figures, notes: vec![note] })
 }
 
-fn srun() -> Candidate {
-    Candidate::new("srun --overlap --ntasks=1 true")
+/// How much more one command took than another of the same round, in milliseconds.
+struct Difference {
+    median: Summary,
+    /// Of the median's 95 % confidence interval.
+    half_width: f64,
 }
 
-/// The node's plugstack.conf, as it was and will be again.
+impl Difference {
+    fn of(times: &[[f64; 3]], more: usize, less: usize) -> Self {
+        let differences: Vec<f64> = times.iter().map(|round| round[more] - round[less]).collect();
+        Self { median: Summary::of(differences.iter().copied()), half_width: statistics::half_width(&differences) }
+    }
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.3} ± {:.3} ms", self.median.median, self.half_width)
+    }
+}
+
+/// The node's plugstack.conf, as it was and will be again, and beside it one with the empty plugin.
 struct Plugstack {
     file: PathBuf,
     copy: PathBuf,
+    empty: PathBuf,
+    empty_plugin: PathBuf,
 }
 
 impl Plugstack {
     fn keep(session: &Session) -> anyhow::Result<Self> {
-        let file = session.cluster().path_on(NODE, PLUGSTACK)?;
-        let copy = session.cluster().path_on(NODE, "/etc/slurm/plugstack.with")?;
-        fs::copy(&file, &copy).with_context(|| format!("{}", file.display()))?;
-        Ok(Self { file, copy })
+        let on_node = |path| session.cluster().path_on(NODE, path);
+        let plugstack = Self {
+            file: on_node(PLUGSTACK)?,
+            copy: on_node("/etc/slurm/plugstack.with")?,
+            empty: on_node("/etc/slurm/plugstack.empty")?,
+            empty_plugin: on_node(EMPTY_PLUGIN)?,
+        };
+        fs::copy(&plugstack.file, &plugstack.copy).with_context(|| format!("{}", plugstack.file.display()))?;
+        fs::write(&plugstack.empty, format!("required {EMPTY_PLUGIN}\n"))?;
+        // Slurm's headers are those of the node, all others are this machine's.
+        let source = repository().join("tests/plugin/empty-plugin.c");
+        let mut compile = Command::new("cc");
+        compile.args(["-shared", "-fPIC", "-O2", "-o"]).args([&plugstack.empty_plugin, &source]);
+        compile.arg("-idirafter").arg(on_node("/usr/include")?);
+        Done::from(compile.output().context("cc")?).success().context("the empty plugin can't be built")?;
+        Ok(plugstack)
     }
 
-    /// Makes sure that the file decides whether a step has the plugin.
+    /// Makes sure that the file decides which plugin a step has.
     fn check_that_it_counts(&self, session: &Session) -> anyhow::Result<()> {
-        let maps = "grep -c spank_parallax /proc/$PPID/maps || true";
-        let in_stepd = || -> anyhow::Result<bool> {
+        let maps = "grep -o 'spank_[a-z]*' /proc/$PPID/maps | uniq";
+        let in_stepd = || -> anyhow::Result<String> {
             let done =
                 session.cluster().run(NODE, "root", &["srun", "--nodelist", NODE, "sh", "-c", maps])?.success()?;
-            Ok(done.stdout.trim() != "0")
+            Ok(done.stdout.trim().to_owned())
         };
-        ensure!(in_stepd()?, "slurmstepd does not have the plugin");
-        fs::write(&self.file, "")?;
-        ensure!(!in_stepd()?, "slurmstepd has the plugin without plugstack.conf");
+        for (file, plugin) in [(Some(&self.copy), "spank_parallax"), (Some(&self.empty), "spank_empty"), (None, "")] {
+            fs::write(&self.file, file.map_or_else(|| Ok(Vec::new()), fs::read)?)?;
+            let loaded = in_stepd()?;
+            ensure!(loaded == plugin, "slurmstepd has the plugin {loaded:?}, not {plugin:?}");
+        }
         Ok(())
     }
 }
 
 impl Drop for Plugstack {
     fn drop(&mut self) {
-        if let Err(error) = fs::rename(&self.copy, &self.file) {
-            eprintln!("bench: {} can't be put back: {error}", self.file.display());
+        let removed = [&self.empty, &self.empty_plugin].map(fs::remove_file);
+        for result in removed.into_iter().chain([fs::rename(&self.copy, &self.file)]) {
+            if let Err(error) = result {
+                eprintln!("bench: {} can't be put back: {error}", self.file.display());
+            }
         }
     }
 }
