@@ -12,7 +12,10 @@ use parallax_sys::denied;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capability_is_in_bounding_set, remove_capability_from_bounding_set,
 };
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter_all_threads};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    apply_filter_all_threads,
+};
 
 /// Why the agent could not restrict itself.
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +47,11 @@ pub const CAPABILITIES: CapabilitySet = CapabilitySet::SYS_ADMIN // mounts, id m
 pub fn apply() -> Result<(), RestrictError> {
     keep_capabilities().map_err(RestrictError::Capabilities)?;
     denied::make_trapped_calls_fail().map_err(|error| RestrictError::Calls(error.to_string()))?;
-    let program = program().map_err(|error| RestrictError::Calls(error.to_string()))?;
-    // Sets no_new_privs, too.
-    apply_filter_all_threads(&program).map_err(|error| RestrictError::Calls(error.to_string()))
+    for program in programs().map_err(|error| RestrictError::Calls(error.to_string()))? {
+        // Sets no_new_privs, too.
+        apply_filter_all_threads(&program).map_err(|error| RestrictError::Calls(error.to_string()))?;
+    }
+    Ok(())
 }
 
 fn keep_capabilities() -> io::Result<()> {
@@ -65,14 +70,67 @@ fn keep_capabilities() -> io::Result<()> {
     Ok(rustix::thread::set_capabilities(None, kept)?)
 }
 
-/// The filter as the kernel takes it.
-fn program() -> Result<BpfProgram, seccompiler::BackendError> {
+/// The filters as the kernel takes them, in the order in which they are applied: after the last one no other can be.
+fn programs() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
+    let filter = |calls, otherwise, action| {
+        SeccompFilter::new(calls, otherwise, action, std::env::consts::ARCH.try_into()?)?.try_into()
+    };
+    // Its arguments are in memory, where no filter sees them. The C library then makes threads by clone(2), as on older kernels. The
+    // other filter has to allow it: of two answers the stricter one counts.
+    let unknown = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    let without_clone3 = filter(unknown, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS.unsigned_abs()))?;
     let denial = if denied::SUPPORTED { SeccompAction::Trap } else { SeccompAction::Errno(libc::EPERM.unsigned_abs()) };
-    let calls: BTreeMap<i64, Vec<_>> = CALLS.iter().chain(OLD_CALLS).map(|&call| (call, Vec::new())).collect();
-    SeccompFilter::new(calls, denial, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?.try_into()
+    let mut calls: BTreeMap<i64, Vec<_>> = CALLS.iter().chain(OLD_CALLS).map(|&call| (call, Vec::new())).collect();
+    calls.extend(with_arguments()?);
+    Ok([without_clone3, filter(calls, denial, SeccompAction::Allow)?])
 }
 
-/// The system calls that the agent makes.
+/// The calls that are allowed with some arguments only: any of a call's rules.
+fn with_arguments() -> Result<[(i64, Vec<SeccompRule>); 7], seccompiler::BackendError> {
+    let rule = |argument, operator, value| {
+        let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?;
+        SeccompRule::new(vec![condition])
+    };
+    let bits = |flags: libc::c_int| u64::from(u32::from_ne_bytes(flags.to_ne_bytes()));
+    let without = |argument, flags| rule(argument, SeccompCmpOp::MaskedEq(bits(flags)), 0);
+    let one_of = |argument, values: &[u64]| {
+        values.iter().map(|&value| rule(argument, SeccompCmpOp::Eq, value)).collect::<Result<Vec<_>, _>>()
+    };
+    let namespaces = libc::CLONE_NEWNS
+        | libc::CLONE_NEWCGROUP
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUSER
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET;
+    Ok([
+        // Who makes a user namespace has all capabilities there; in a network namespace of its own they reach far into the kernel.
+        (libc::SYS_clone, vec![without(0, namespaces)?]),
+        (libc::SYS_unshare, vec![without(0, !(libc::CLONE_NEWUSER | libc::CLONE_FS))?]),
+        (libc::SYS_setns, one_of(1, &[bits(libc::CLONE_NEWNS)])?),
+        // No memory that was written is ever executed; code comes from files only.
+        (libc::SYS_mmap, vec![without(2, libc::PROT_WRITE)?, without(2, libc::PROT_EXEC)?]),
+        (libc::SYS_mprotect, vec![without(2, libc::PROT_EXEC)?]),
+        (libc::SYS_socket, one_of(0, &FAMILIES.map(bits))?),
+        (libc::SYS_ioctl, one_of(1, &IOCTLS)?),
+    ])
+}
+
+/// Families of sockets: the agent's own and systemd's, and those of the user database.
+const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_NETLINK, libc::AF_INET, libc::AF_INET6];
+
+/// What devices and descriptors are asked: for a loop device and to set it up; the rest is the C library's and Rust's.
+#[allow(clippy::unnecessary_cast, trivial_numeric_casts, reason = "their type depends on the C library")]
+const IOCTLS: [u64; 6] = [
+    parallax_sys::loop_device::LOOP_CTL_GET_FREE as u64,
+    parallax_sys::loop_device::LOOP_CONFIGURE as u64,
+    libc::FIONBIO as u64,
+    libc::FIOCLEX as u64,
+    libc::FIONREAD as u64,
+    libc::TCGETS as u64,
+];
+
+/// The system calls that the agent makes, whatever their arguments.
 const CALLS: &[libc::c_long] = &[
     // Files.
     libc::SYS_read,
@@ -86,7 +144,6 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_dup,
     libc::SYS_dup3,
     libc::SYS_fcntl,
-    libc::SYS_ioctl,
     libc::SYS_openat,
     libc::SYS_openat2,
     libc::SYS_fstat,
@@ -124,17 +181,12 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_open_tree,
     libc::SYS_move_mount,
     libc::SYS_mount_setattr,
-    libc::SYS_setns,
-    libc::SYS_unshare,
     // Memory.
-    libc::SYS_mmap,
     libc::SYS_munmap,
     libc::SYS_mremap,
-    libc::SYS_mprotect,
     libc::SYS_madvise,
     libc::SYS_brk,
     // Threads and processes.
-    libc::SYS_clone,
     libc::SYS_clone3,
     libc::SYS_exit,
     libc::SYS_exit_group,
@@ -178,7 +230,6 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_clock_nanosleep,
     libc::SYS_gettimeofday,
     // Sockets: the agent's own, systemd's, and those of the user database.
-    libc::SYS_socket,
     libc::SYS_socketpair,
     libc::SYS_bind,
     libc::SYS_listen,
@@ -223,17 +274,54 @@ const OLD_CALLS: &[libc::c_long] = &[];
 mod tests {
     use super::*;
 
+    /// What was denied is remembered for the whole process.
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
     /// In a thread of its own, which alone is restricted.
     #[test]
     fn a_call_that_is_not_listed_fails_and_is_remembered() {
+        let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         std::thread::spawn(|| {
             denied::make_trapped_calls_fail().unwrap();
-            let program = program().unwrap();
-            seccompiler::apply_filter(&program).unwrap();
+            for program in programs().unwrap() {
+                seccompiler::apply_filter(&program).unwrap();
+            }
             assert!(rustix::thread::current_timer_slack().is_ok());
             assert_eq!(rustix::process::setpriority_process(None, 1).unwrap_err(), rustix::io::Errno::PERM);
             assert!(denied::take().contains(&usize::try_from(libc::SYS_setpriority).unwrap()));
             assert!(denied::take().is_empty());
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn arguments_that_the_agent_does_not_use_are_denied() {
+        use nix::sched::{CloneFlags, setns, unshare};
+        use rustix::net::{AddressFamily, SocketType, socket};
+        let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        std::thread::spawn(|| {
+            denied::make_trapped_calls_fail().unwrap();
+            for program in programs().unwrap() {
+                seccompiler::apply_filter(&program).unwrap();
+            }
+            let denied = Err(nix::Error::EPERM);
+            for namespace in [CloneFlags::CLONE_NEWNET, CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET] {
+                assert_eq!(unshare(namespace), denied);
+            }
+            let own = std::fs::File::open("/proc/self/ns/net").unwrap();
+            assert_eq!(setns(&own, CloneFlags::CLONE_NEWNET), denied);
+            assert_eq!(setns(&own, CloneFlags::empty()), denied);
+            assert_eq!(unshare(CloneFlags::CLONE_FS), Ok(()));
+            let packets = socket(AddressFamily::PACKET, SocketType::DGRAM, None).unwrap_err();
+            assert_eq!(packets, rustix::io::Errno::PERM);
+            socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+            let _ = denied::take();
+            let flags = rustix::fs::ioctl_getflags(std::fs::File::open("/").unwrap()).unwrap_err();
+            assert_eq!(flags, rustix::io::Errno::PERM);
+            assert_eq!(denied::take(), [usize::try_from(libc::SYS_ioctl).unwrap()]);
+            // Without clone3(2).
+            std::thread::spawn(|| {}).join().unwrap();
         })
         .join()
         .unwrap();

@@ -5,9 +5,9 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 /// `LOOP_CTL_GET_FREE` of `linux/loop.h`.
-const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
+pub const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
 /// `LOOP_CONFIGURE` of `linux/loop.h`, Linux 5.8.
-const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
+pub const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 const LO_FLAGS_DIRECT_IO: u32 = 16;
