@@ -20,7 +20,7 @@ const CHUNK: usize = 1 << 20;
 pub enum DigestError {
     /// It can't be read to its end.
     #[error("it can't be read to be checked: {0}")]
-    Read(#[from] io::Error),
+    Read(io::Error),
     /// It is another one.
     #[error("its SHA-256 is {found:.16}…, and {recorded:.16}… was recorded when it was migrated")]
     Differs {
@@ -29,6 +29,13 @@ pub enum DigestError {
         /// Of the record.
         recorded: String,
     },
+}
+
+// What is printed has the cause in it, so it is no source that would be printed once more.
+impl From<io::Error> for DigestError {
+    fn from(error: io::Error) -> Self {
+        Self::Read(error)
+    }
 }
 
 /// A file as it was when it was found to be right; any change of it changes this.

@@ -32,22 +32,22 @@ pub enum LayerError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// Its file is not the one that was migrated.
-    #[error("the layer {path} is not what was migrated: {source} (\"parallax verify\" tells more)")]
+    #[error("the layer {path} is not what was migrated: {cause} (\"parallax verify\" tells more)")]
     Digest {
         /// The SquashFS file, relative to its store.
         path: String,
         /// What differs.
-        source: DigestError,
+        cause: DigestError,
     },
     /// The kernel would not have it.
-    #[error("the layer {path} can't be mounted: {what}: {source}")]
+    #[error("the layer {path} can't be mounted: {what}: {cause}")]
     Mount {
         /// The SquashFS file, relative to its store.
         path: String,
         /// What failed.
         what: &'static str,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -178,7 +178,7 @@ impl LayerTable {
     }
 
     fn check(&self, file: &File, layer: &LayerRecord) -> Result<(), LayerError> {
-        let failed = |source| LayerError::Digest { path: layer.squashfs_path(), source };
+        let failed = |cause| LayerError::Digest { path: layer.squashfs_path(), cause };
         self.checker.check(file, &layer.squashfs_sha256).map_err(failed)
     }
 
@@ -216,7 +216,7 @@ impl LayerTable {
     /// The layer of a file that is to be opened to know whether it is mounted.
     fn open(&self, store: &TrustedStore, layer: &LayerRecord) -> Result<Arc<MountedLayer>, LayerError> {
         let path = layer.squashfs_path();
-        let failed = |what, source| LayerError::Mount { path: path.clone(), what, source };
+        let failed = |what, cause| LayerError::Mount { path: path.clone(), what, cause };
         let file = store.open_layer(layer)?;
         let metadata = file.metadata().map_err(|error| failed("it can't be examined", error))?;
         let key = FileKey { device: metadata.dev(), inode: metadata.ino() };

@@ -22,17 +22,17 @@ use crate::user_namespaces::{NamespaceTable, Namespaces};
 
 /// Why a step's directory could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("{what}: {source}")]
+#[error("{what}: {cause}")]
 pub struct StepError {
     /// What failed.
     what: &'static str,
     /// What the system said.
-    source: io::Error,
+    cause: io::Error,
 }
 
 /// Turns an error of the system into a [`StepError`].
 fn failed<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> StepError {
-    move |error| StepError { what, source: error.into() }
+    move |error| StepError { what, cause: error.into() }
 }
 
 /// Everything a step's directory is made of.

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, bail, ensure};
 use parallax_store::containers_storage::sha256_hex;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::source::Platform;
 
@@ -94,7 +95,7 @@ pub struct Layer {
 impl Manifest {
     /// Reads a manifest.
     pub fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
-        serde_json::from_slice(bytes).context("the source has no manifest of a container image")
+        from_object(bytes).context("the source has no manifest of a container image")
     }
 }
 
@@ -112,8 +113,7 @@ impl Image {
         check_digest("manifest", &digest, &manifest)?;
         let parsed = Manifest::parse(&manifest)?;
         check_digest("configuration", &parsed.config.digest, &config)?;
-        let configuration: Configuration =
-            serde_json::from_slice(&config).context("the image's configuration cannot be read")?;
+        let configuration: Configuration = from_object(&config).context("the image's configuration cannot be read")?;
         let said = |text: Option<String>| text.filter(|text| !text.is_empty());
         let platform = said(configuration.os)
             .zip(said(configuration.architecture))
@@ -142,6 +142,12 @@ impl Image {
             created: configuration.created.filter(|text| is_rfc3339(text)).unwrap_or_else(|| NO_DATE.to_owned()),
         })
     }
+}
+
+/// Reads a JSON object. serde takes an array for a structure too, which nobody else does.
+fn from_object<T: DeserializeOwned>(bytes: &[u8]) -> anyhow::Result<T> {
+    ensure!(bytes.trim_ascii_start().starts_with(b"{"), "it is no JSON object");
+    Ok(serde_json::from_slice(bytes)?)
 }
 
 /// The digits of a `sha256:` digest.

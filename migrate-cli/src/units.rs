@@ -27,11 +27,16 @@ pub fn count(number: usize, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
+/// The sum of sizes that others have written: no larger than fits.
+pub fn total(sizes: impl IntoIterator<Item = u64>) -> u64 {
+    sizes.into_iter().fold(0, u64::saturating_add)
+}
+
 /// The sizes of an image in bytes: of its unpacked layers, and of their SquashFS files, each once.
 pub fn sizes(record: &ImageRecord) -> (u64, u64) {
     let files: BTreeMap<&str, u64> =
         record.layers.iter().map(|layer| (layer.diff_id.as_str(), layer.squashfs_size)).collect();
-    (record.layers.iter().map(|layer| layer.size).sum(), files.values().sum())
+    (total(record.layers.iter().map(|layer| layer.size)), total(files.into_values()))
 }
 
 /// Reads a size in bytes, with a decimal unit (`200GB`), a binary one (`4TiB`) or none.

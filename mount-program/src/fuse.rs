@@ -20,7 +20,7 @@ use rustix::mount::{
 };
 use rustix::process::{Pid, Signal, getegid, geteuid, kill_process_group};
 
-use crate::fault;
+use parallax_sys::fault;
 
 /// How much a program may say; the rest is lost.
 const SAID_BYTES: u16 = 4096;
@@ -30,17 +30,17 @@ const SAID_BYTES: u16 = 4096;
 pub enum FuseError {
     /// The kernel gives no connection.
     #[error("no FUSE mount can be made ({0}): /dev/fuse must be there and open to the user")]
-    Mount(#[source] io::Error),
+    Mount(io::Error),
     /// None of the programs is there.
     #[error("{0} is not installed, or not on the PATH that Podman was started with")]
     NotInstalled(String),
     /// It could not be started.
-    #[error("{program} can't be started: {source}")]
+    #[error("{program} can't be started: {cause}")]
     Start {
         /// The program.
         program: String,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// It refused.
     #[error("{program} failed: {said}")]
@@ -132,7 +132,7 @@ pub fn start(program: Program<'_>, connection: &OwnedFd) -> Result<Server, FuseE
         match spawn(candidate, program, connection) {
             Ok((child, said)) => return Ok(Server { program: name, child, said }),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(source) => return Err(FuseError::Start { program: name, source }),
+            Err(cause) => return Err(FuseError::Start { program: name, cause }),
         }
     }
     let names: Vec<_> = program.names.iter().map(|name| name.to_string_lossy()).collect();
@@ -191,7 +191,7 @@ impl Server {
         let ended = Process::open(i32::try_from(self.child.id()).unwrap_or_default())
             .and_then(|process| process.wait_until_ended(patience));
         let status = ended.and_then(|ended| if ended { self.child.wait().map(Some) } else { Ok(None) });
-        status.map_err(|source| FuseError::Start { program: self.program.clone(), source })
+        status.map_err(|cause| FuseError::Start { program: self.program.clone(), cause })
     }
 
     fn failure(self, status: ExitStatus) -> FuseError {

@@ -116,12 +116,12 @@ pub enum LayerError {
         reason: &'static str,
     },
     /// Something can't be read.
-    #[error("{} can't be read: {source}", path.display())]
+    #[error("{} can't be read: {cause}", path.display())]
     Unreadable {
         /// What.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -170,7 +170,7 @@ fn layer(lower: &Path) -> Result<Layer, LayerError> {
                 Hollowness::Full => directory(lower, None),
             }
         }
-        Err(source) => Err(LayerError::Unreadable { path: side_car, source }),
+        Err(cause) => Err(LayerError::Unreadable { path: side_car, cause }),
     }
 }
 
@@ -185,7 +185,7 @@ fn place(lower: &Path) -> Result<Option<Place>, LayerError> {
         match fs::read_to_string(&path) {
             Ok(link) => link.trim().into(),
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(LayerError::Unreadable { path, source }),
+            Err(cause) => return Err(LayerError::Unreadable { path, cause }),
         }
     } else {
         return Ok(None);
@@ -207,7 +207,7 @@ fn is_mapped_by_podman(lower: &Path) -> bool {
 }
 
 fn directory(path: &Path, hollow_in: Option<PathBuf>) -> Result<Layer, LayerError> {
-    let metadata = fs::metadata(path).map_err(|source| LayerError::Unreadable { path: path.to_owned(), source })?;
+    let metadata = fs::metadata(path).map_err(|cause| LayerError::Unreadable { path: path.to_owned(), cause })?;
     let source = Source::Directory { path: path.to_owned(), hollow_in };
     Ok(Layer { source, identity: (metadata.dev(), metadata.ino()) })
 }
@@ -223,12 +223,12 @@ fn squashfs(file: File, side_car: PathBuf) -> Result<Layer, LayerError> {
     };
     let (metadata, superblock) = match read(&file) {
         Ok(read) => read,
-        Err(source) => return Err(LayerError::Unreadable { path: side_car, source }),
+        Err(cause) => return Err(LayerError::Unreadable { path: side_car, cause }),
     };
     if let Some(reason) = fault(metadata.len(), &superblock) {
         return Err(LayerError::Damaged { side_car, reason });
     }
-    let unreadable = |source| LayerError::Unreadable { path: side_car.clone(), source };
+    let unreadable = |cause| LayerError::Unreadable { path: side_car.clone(), cause };
     let stamp = Stamp {
         device: metadata.dev(),
         inode: metadata.ino(),
@@ -259,7 +259,7 @@ enum Hollowness {
 }
 
 fn hollowness(layer: &Path) -> Result<Hollowness, LayerError> {
-    let unreadable = |source| LayerError::Unreadable { path: layer.to_owned(), source };
+    let unreadable = |cause| LayerError::Unreadable { path: layer.to_owned(), cause };
     let mut found = Hollowness::Empty;
     for entry in fs::read_dir(layer).map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name();

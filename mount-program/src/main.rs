@@ -1,38 +1,8 @@
 //! `parallax-mount-program`: what Podman's `mount_program` names where there is no agent.
-//!
-//! Podman starts it for each mount, in its user and mount namespaces: `parallax-mount-program -o OPTIONS TARGET`. Layers that
-//! lie in SquashFS files are mounted with squashfuse, and an overlay is put on top; all else goes to fuse-overlayfs as it
-//! came. docs/mount-program.md tells the whole of it.
-//!
-//! - [`options`]: the `-o` string taken apart (pure).
-//! - [`layer`]: what a lower directory is; [`shared_file_system`]: on what it lies.
-//! - [`plan`]: what is to be mounted how (pure).
-//! - [`fuse`]: programs that serve a file system.
-//! - [`squashfs`]: layers from SquashFS files; [`share`]: those that are served already.
-//! - [`overlay`]: the overlay over them.
-//! - [`mount`]: carrying the plan out.
-//! - [`settings`]: what a site sets; [`assignments`]: the configuration of the script that this replaces.
-//! - [`log`]: where it says what it does.
-//! - [`run`]: all of it in order.
 
 use std::process::ExitCode;
 
-mod assignments;
-mod fault;
-mod fuse;
-mod layer;
-mod log;
-mod mount;
-mod options;
-mod overlay;
-mod plan;
-mod run;
-mod settings;
-mod share;
-mod shared_file_system;
-mod squashfs;
-
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    run::run(&arguments)
+    parallax_mount_program::run(&arguments)
 }

@@ -21,13 +21,13 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, fchdir, pivot_root};
 
-use crate::fault;
 use crate::fuse::FuseError;
 use crate::layer::Source;
 use crate::overlay::{self, Names};
 use crate::plan::OverlayPlan;
 use crate::settings::Settings;
 use crate::squashfs::{self, Count, Layer, LayerMountError};
+use parallax_sys::fault;
 
 /// Where the tmpfs is mounted in the private namespace: a directory that every node has, that nothing there needs, and whose name
 /// has no characters that mean something to fuse-overlayfs, which takes the whole paths behind the layers' short names.
@@ -40,20 +40,20 @@ pub enum MountError {
     #[error(transparent)]
     Layer(#[from] LayerMountError),
     /// There is neither overlay.
-    #[error("no overlay can be mounted: not the kernel's ({kernel}), and not fuse-overlayfs ({source})")]
+    #[error("no overlay can be mounted: not the kernel's ({kernel}), and not fuse-overlayfs ({cause})")]
     Overlay {
         /// Why not the kernel's.
         kernel: String,
         /// Why not the other.
-        source: FuseError,
+        cause: FuseError,
     },
     /// A step of the work failed.
-    #[error("cannot {what}: {source}")]
+    #[error("cannot {what}: {cause}")]
     Step {
         /// What was tried.
         what: &'static str,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -63,7 +63,7 @@ trait Step<T> {
 
 impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
     fn step(self, what: &'static str) -> Result<T, MountError> {
-        self.map_err(|error| MountError::Step { what, source: error.into() })
+        self.map_err(|error| MountError::Step { what, cause: error.into() })
     }
 }
 
@@ -125,7 +125,7 @@ pub fn mount_overlay(
         Err(reason) => {
             let overlay = match overlay::of_fuse(&names, &plan.fuse_overlayfs, plan.context.clone(), settings) {
                 Ok(overlay) => overlay,
-                Err(source) => return Err(MountError::Overlay { kernel: reason, source }),
+                Err(cause) => return Err(MountError::Overlay { kernel: reason, cause }),
             };
             leave_nothing_but_layers()?;
             outside.attach(overlay)?;

@@ -12,9 +12,9 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen, mount, open_tree,
 };
 
-use crate::fault;
 use crate::fuse::{self, FuseError, MountOptions, Program};
 use crate::settings::Settings;
+use parallax_sys::fault;
 
 /// The overlay in terms of names in the current directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -70,9 +70,7 @@ pub enum SettingsError {
 pub fn load(get: impl Fn(&str) -> Option<OsString>) -> Result<Found, SettingsError> {
     let section = match Config::load(Path::new(parallax_config::DEFAULT_PATH)) {
         Ok(config) => config.mount_program,
-        Err(ConfigError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            MountProgram::default()
-        }
+        Err(ConfigError::Read { cause, .. }) if cause.kind() == std::io::ErrorKind::NotFound => MountProgram::default(),
         Err(error) => return Err(error.into()),
     };
     let mut notes = Vec::new();

@@ -10,11 +10,11 @@ use std::thread;
 use rustix::fs::{AtFlags, StatxFlags, fstatfs, statx};
 use rustix::mount::MountAttrFlags;
 
-use crate::fault;
 use crate::fuse::{self, FuseError, MountOptions, Program, Server};
 use crate::layer::SideCar;
 use crate::settings::Settings;
 use crate::share::{self, Name};
+use parallax_sys::fault;
 
 const OPTIONS: MountOptions = MountOptions {
     subtype: "squashfuse_ll",
@@ -29,20 +29,20 @@ const OPTIONS: MountOptions = MountOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum LayerMountError {
     /// There is no program that serves it.
-    #[error("{} can't be mounted: {source}", path.display())]
+    #[error("{} can't be mounted: {cause}", path.display())]
     Server {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: FuseError,
+        cause: FuseError,
     },
     /// It was mounted and can't be used.
-    #[error("{} was mounted and can't be read ({source}): it is damaged, or the program that serves it has ended", path.display())]
+    #[error("{} was mounted and can't be read ({cause}): it is damaged, or the program that serves it has ended", path.display())]
     Dead {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -144,7 +144,7 @@ fn started<'a>(
         let server = fuse::start(program, &connection)?;
         Ok(Layer { side_car, mount, server: Some(server) })
     };
-    start().map_err(|source| LayerMountError::Server { path: side_car.path.clone(), source })
+    start().map_err(|cause| LayerMountError::Server { path: side_car.path.clone(), cause })
 }
 
 /// Waits until every layer answers.
@@ -158,14 +158,14 @@ fn wait(layers: &mut [Layer<'_>], settings: &Settings, note: &dyn Fn(String)) ->
         let path = layer.side_car.path.clone();
         match (answer, layer.server.take()) {
             (Ok(Ok(())), _) => {}
-            (Ok(Err(source)), Some(server)) => {
+            (Ok(Err(cause)), Some(server)) => {
                 return Err(match server.why_not(patience) {
-                    Some(source) => LayerMountError::Server { path, source },
-                    None => LayerMountError::Dead { path, source },
+                    Some(cause) => LayerMountError::Server { path, cause },
+                    None => LayerMountError::Dead { path, cause },
                 });
             }
             (Err(_), Some(server)) => {
-                return Err(LayerMountError::Server { path, source: server.give_up(patience) });
+                return Err(LayerMountError::Server { path, cause: server.give_up(patience) });
             }
             (trouble, None) => {
                 let silent = || format!("no answer within {} s", patience.as_secs());
@@ -188,7 +188,7 @@ fn ask(layers: &[Layer<'_>]) -> Result<Receiver<io::Result<()>>, LayerMountError
     let (sender, receiver) = mpsc::channel();
     let copy = |layer: &Layer<'_>| {
         let path = layer.path().to_owned();
-        layer.mount.try_clone().map_err(|source| LayerMountError::Dead { path, source })
+        layer.mount.try_clone().map_err(|cause| LayerMountError::Dead { path, cause })
     };
     let mounts = layers.iter().map(copy).collect::<Result<Vec<OwnedFd>, _>>()?;
     thread::spawn(move || {

@@ -39,7 +39,7 @@ fn examine(spank: &SpankHandle) -> Result<Option<(Wanted, Option<String>)>, Stri
     let config = match Config::load(&setting.config) {
         Ok(config) => config,
         // A host that only submits may have no configuration; the nodes check again.
-        Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+        Err(ConfigError::Read { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
             return Ok(Some((wanted, None)));
         }
         Err(error) => return Err(error.to_string()),

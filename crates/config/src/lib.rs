@@ -170,12 +170,12 @@ impl Step {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file can't be read.
-    #[error("can't read {path}: {source}; the administrator must install it (an example comes with Parallax)")]
+    #[error("can't read {path}: {cause}; the administrator must install it (an example comes with Parallax)")]
     Read {
         /// The file.
         path: PathBuf,
         /// Why not.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The file is not what it must be.
     #[error("{path}{line}: {message}; the administrator must correct it", line = line.map(|n| format!(", line {n}")).unwrap_or_default())]
@@ -195,7 +195,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], one sentence that names the file, the line and what is wrong.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text = fs::read_to_string(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
         Self::parse(&text).map_err(|(line, message)| ConfigError::Parse { path: path.to_owned(), line, message })
     }
 

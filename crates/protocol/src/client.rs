@@ -22,16 +22,23 @@ pub enum ClientError {
         socket: PathBuf,
     },
     /// Somebody listens but is too busy, or may not be reached.
-    #[error("can't reach the Parallax agent at {socket}: {source}; tell the administrator")]
+    #[error("can't reach the Parallax agent at {socket}: {cause}; tell the administrator")]
     Connect {
         /// The agent's socket.
         socket: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The connection broke or nothing came in time.
     #[error("the Parallax agent did not do as asked: {0}; tell the administrator")]
-    Exchange(#[from] FrameError),
+    Exchange(FrameError),
+}
+
+// What is printed has the cause in it, so it is no source that would be printed once more.
+impl From<FrameError> for ClientError {
+    fn from(error: FrameError) -> Self {
+        Self::Exchange(error)
+    }
 }
 
 /// A connection to the agent. It is closed on exec.
@@ -49,7 +56,7 @@ impl Client {
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
         let failed = |errno: Errno| match errno {
             Errno::NOENT | Errno::CONNREFUSED => ClientError::NotRunning { socket: path.to_owned() },
-            other => ClientError::Connect { socket: path.to_owned(), source: other.into() },
+            other => ClientError::Connect { socket: path.to_owned(), cause: other.into() },
         };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed)?;

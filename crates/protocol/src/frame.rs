@@ -38,10 +38,17 @@ pub enum FrameError {
     Version(u32),
     /// Not JSON, or not a message of this kind.
     #[error("the message is malformed: {0}")]
-    Malformed(#[from] serde_json::Error),
+    Malformed(serde_json::Error),
     /// A system call failed.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+// What is printed has the cause in it, so it is no source that would be printed once more.
+impl From<serde_json::Error> for FrameError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Malformed(error)
+    }
 }
 
 impl From<Errno> for FrameError {

@@ -7,21 +7,21 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::fault;
 use crate::open::OpenError;
+use parallax_sys::fault;
 
 /// Why a store could not be changed or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A file operation failed.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {cause}", path.display())]
     Io {
         /// What was tried, as a verb.
         action: &'static str,
         /// The file.
         path: PathBuf,
         /// Why it failed.
-        source: io::Error,
+        cause: io::Error,
     },
     /// An image that another tool brought can't be used, or what it says can't be read.
     #[error(transparent)]
@@ -65,7 +65,7 @@ pub(crate) trait IoContext<T> {
 
 impl<T> IoContext<T> for io::Result<T> {
     fn context(self, action: &'static str, path: &Path) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Io { action, path: path.to_owned(), source })
+        self.map_err(|cause| StoreError::Io { action, path: path.to_owned(), cause })
     }
 }
 
@@ -208,5 +208,25 @@ mod tests {
             assert_eq!(fs::read_link(&link).unwrap(), Path::new(target));
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = || io::Error::other("the disk burns");
+        let path = PathBuf::from("/store");
+        let store = path.clone();
+        for error in [
+            StoreError::Io { action: "read", path: path.clone(), cause: cause() },
+            StoreError::Open(OpenError::Store { path: path.clone(), cause: cause() }),
+            StoreError::Open(OpenError::Read { store, path: "a".to_owned(), cause: cause() }),
+        ] {
+            let mut told = error.to_string();
+            let mut next = std::error::Error::source(&error);
+            while let Some(cause) = next {
+                told.push_str(&cause.to_string());
+                next = cause.source();
+            }
+            assert_eq!(told.matches("the disk burns").count(), 1, "{told}");
+        }
     }
 }

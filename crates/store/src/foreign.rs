@@ -70,6 +70,14 @@ struct Descriptor {
 pub struct LayerSizes(HashMap<String, (String, u64)>);
 
 impl Entry {
+    /// Reads Podman's list of images, the bytes of images.json.
+    ///
+    /// # Errors
+    /// They are no list of images.
+    pub fn list(bytes: &[u8]) -> serde_json::Result<Vec<Self>> {
+        entries(bytes, |_| true)
+    }
+
     /// The fully qualified names, as a user may type them. Podman also takes names without a registry.
     #[must_use]
     pub fn names(&self) -> Vec<ImageName> {
@@ -116,14 +124,28 @@ impl Entry {
 }
 
 impl LayerSizes {
+    /// Reads Podman's list of layers, the bytes of layers.json.
+    ///
+    /// # Errors
+    /// They are no list of layers.
+    pub fn parse(bytes: &[u8]) -> serde_json::Result<Self> {
+        Ok(Self::of(entries(bytes, |_| true)?))
+    }
+
+    fn of(entries: Vec<LayerEntry>) -> Self {
+        let size = |entry: LayerEntry| (entry.id, (entry.parent, u64::try_from(entry.size).unwrap_or(0)));
+        Self(entries.into_iter().map(size).collect())
+    }
+
     /// What Podman shows as the size of an image with this top layer, in bytes.
-    fn of_chain(&self, top: &str) -> u64 {
-        let mut sum = 0;
+    #[must_use]
+    pub fn of_chain(&self, top: &str) -> u64 {
+        let mut sum = 0_u64;
         let mut next = self.0.get(top);
         // A circle ends.
         for _ in 0..=self.0.len() {
             let Some((parent, size)) = next else { break };
-            sum += size;
+            sum = size.saturating_add(sum);
             next = self.0.get(parent);
         }
         sum
@@ -169,9 +191,7 @@ impl TrustedStore {
     /// # Errors
     /// [`OpenError`] if the list can't be read.
     pub fn layer_sizes(&self) -> Result<LayerSizes, OpenError> {
-        let entries: Vec<LayerEntry> = self.list(LAYERS_JSON, |_| true)?;
-        let size = |entry: LayerEntry| (entry.id, (entry.parent, u64::try_from(entry.size).unwrap_or(0)));
-        Ok(LayerSizes(entries.into_iter().map(size).collect()))
+        self.list(LAYERS_JSON, |_| true).map(LayerSizes::of)
     }
 
     /// All that a node needs to start the image, as a record, with nothing of it checked but its digests.
@@ -262,12 +282,12 @@ impl TrustedStore {
         };
         let path = layer.squashfs_path();
         let mut file = self.open_layer(&layer).map_err(|error| match error {
-            OpenError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            OpenError::Read { cause, .. } if cause.kind() == std::io::ErrorKind::NotFound => {
                 self.unusable(entry, &format!("{path}, its SquashFS file, is missing"))
             }
             other => other,
         })?;
-        let failed = |source| OpenError::Read { store: self.path().to_owned(), path: path.clone(), source };
+        let failed = |cause| OpenError::Read { store: self.path().to_owned(), path: path.clone(), cause };
         let bytes = file.metadata().map_err(failed)?.len();
         let mut start = Vec::new();
         file.by_ref().take(Superblock::BYTES).read_to_end(&mut start).map_err(failed)?;
@@ -288,10 +308,6 @@ impl TrustedStore {
         T: for<'de> Deserialize<'de>,
     {
         let bytes = self.read(path, MOST_LIST_BYTES)?.unwrap_or_default();
-        // containers/storage takes an empty file as an empty list.
-        if bytes.is_empty() {
-            return Ok(Vec::new());
-        }
         entries(&bytes, wanted).map_err(|error| OpenError::Foreign {
             store: self.path().to_owned(),
             image: "list".to_owned(),
@@ -336,6 +352,10 @@ where
         }
     }
 
+    // containers/storage takes an empty file as an empty list.
+    if bytes.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let found = deserializer.deserialize_any(Filter(wanted, std::marker::PhantomData))?;
     deserializer.end()?;

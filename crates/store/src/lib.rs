@@ -4,18 +4,19 @@
 //! - [`record`]: what the store knows of one image, in one file.
 //! - [`containers_storage`]: the files by which Podman knows a store, written for the shared store and for step stores.
 //! - [`foreign`]: images that podman-hpc and the Go tool brought.
+//! - [`lists`]: Podman's lists, changed without losing what others wrote.
+//! - [`squashfs`]: what is read of SquashFS files.
 //! - [`Store`]: adds and removes images.
 //! - [`reader`]: lists them.
 //! - [`Verifier`]: checks them.
 
 mod adopt;
 pub mod containers_storage;
-mod fault;
 mod files;
 pub mod foreign;
 pub mod holds;
 mod layer_file;
-mod lists;
+pub mod lists;
 mod lock;
 mod lock_file;
 mod mark;
@@ -25,7 +26,7 @@ pub mod reader;
 pub mod record;
 mod remove;
 mod removed;
-mod squashfs;
+pub mod squashfs;
 #[cfg(test)]
 mod testing;
 mod verify;

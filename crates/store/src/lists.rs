@@ -4,8 +4,8 @@
 //! unless its names change. So the fields that podman-hpc and the Go tool need stay, and a change costs little more than
 //! reading and writing the file.
 
-use std::collections::{BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 
 use parallax_names::ImageName;
 use serde::de::DeserializeOwned;
@@ -29,20 +29,15 @@ struct Entry<T> {
 
 #[derive(Debug)]
 struct List<T> {
-    path: PathBuf,
     entries: Vec<Entry<T>>,
     changed: bool,
 }
 
 impl<T: Fields> List<T> {
-    fn read(path: &Path) -> Result<Self, StoreError> {
-        let bytes = read_if_there(path)?.unwrap_or_default();
+    fn parse(bytes: &[u8]) -> serde_json::Result<Self> {
         // containers/storage takes an empty file as an empty list.
-        let texts = if bytes.is_empty() { Ok(None) } else { serde_json::from_slice(&bytes) };
-        let texts: Option<Vec<Box<RawValue>>> =
-            texts.map_err(|error| StoreError::Damaged { path: path.to_owned(), what: error.to_string() })?;
-        let entries = texts.into_iter().flatten().map(Entry::new).collect();
-        Ok(Self { path: path.to_owned(), entries, changed: false })
+        let texts: Option<Vec<Box<RawValue>>> = if bytes.is_empty() { None } else { serde_json::from_slice(bytes)? };
+        Ok(Self { entries: texts.into_iter().flatten().map(Entry::new).collect(), changed: false })
     }
 
     fn find(&self, id: &str) -> Option<&Entry<T>> {
@@ -56,10 +51,8 @@ impl<T: Fields> List<T> {
         self.changed |= self.entries.len() != before;
     }
 
-    fn push(&mut self, entry: &impl Serialize) -> Result<(), StoreError> {
-        let text = to_raw_value(entry)
-            .map_err(|error| StoreError::Damaged { path: self.path.clone(), what: error.to_string() })?;
-        self.entries.push(Entry::new(text));
+    fn push(&mut self, entry: &impl Serialize) -> serde_json::Result<()> {
+        self.entries.push(Entry::new(to_raw_value(entry)?));
         self.changed = true;
         Ok(())
     }
@@ -82,21 +75,26 @@ impl<T: Fields> List<T> {
 impl<T: Fields> Entry<T> {
     /// An entry of another shape than known belongs to nobody here and is kept.
     fn new(text: Box<RawValue>) -> Self {
-        Self { fields: serde_json::from_str(text.get()).unwrap_or_default(), text }
+        // serde takes an array for a structure too.
+        let object = Some(text.get()).filter(|text| text.starts_with('{'));
+        Self { fields: object.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(), text }
     }
 
     fn value(&self) -> Value {
         serde_json::from_str(self.text.get()).unwrap_or_default()
     }
 
-    /// Writes a field anew. The others come out in another order, with the same values.
-    fn set(&mut self, field: &str, to: Value) {
-        let mut value = self.value();
-        if let Some(fields) = value.as_object_mut() {
-            fields.insert(field.to_owned(), to);
-            if let Ok(text) = to_raw_value(&value) {
-                *self = Self::new(text);
-            }
+    /// Writes a field anew. The others come out in another order, with the same texts: their values may be of a depth or
+    /// a size that would not be understood.
+    fn set(&mut self, field: &str, to: &impl Serialize) {
+        let write = || -> serde_json::Result<Box<RawValue>> {
+            let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(self.text.get())?;
+            fields.insert(field.to_owned(), to_raw_value(to)?);
+            to_raw_value(&fields)
+        };
+        // An entry with fields that are understood is an object.
+        if let Ok(text) = write() {
+            *self = Self::new(text);
         }
     }
 }
@@ -118,24 +116,37 @@ impl Fields for LayerFields {
 
 /// layers.json.
 #[derive(Debug)]
-pub(crate) struct LayerList(List<LayerFields>);
+pub struct LayerList(List<LayerFields>);
 
 impl LayerList {
+    /// Reads the bytes of the file.
+    ///
+    /// # Errors
+    /// They are no JSON array.
+    pub fn parse(bytes: &[u8]) -> serde_json::Result<Self> {
+        List::parse(bytes).map(Self)
+    }
+
     pub(crate) fn read(path: &Path) -> Result<Self, StoreError> {
-        List::read(path).map(Self)
+        Self::parse(&read_if_there(path)?.unwrap_or_default()).map_err(|error| damaged(path, &error))
     }
 
     /// Adds a layer unless one with its id is there.
-    pub(crate) fn add(&mut self, layer: &Layer) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// It cannot be written as JSON.
+    pub fn add(&mut self, layer: &Layer) -> serde_json::Result<()> {
         if self.0.find(&layer.id).is_some() { Ok(()) } else { self.0.push(layer) }
     }
 
-    pub(crate) fn remove(&mut self, ids: &BTreeSet<String>) {
+    /// Takes out the entries with these ids.
+    pub fn remove(&mut self, ids: &BTreeSet<String>) {
         self.0.remove(ids);
     }
 
     /// What is written of a layer.
-    pub(crate) fn get(&self, id: &str) -> Option<Value> {
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<Value> {
         self.0.find(id).map(Entry::value)
     }
 
@@ -144,28 +155,31 @@ impl LayerList {
     }
 
     /// Corrects what Podman shows as a layer's size, if the layer stands alone.
-    pub(crate) fn set_size(&mut self, id: &str, size: u64) {
+    pub fn set_size(&mut self, id: &str, size: u64) {
         let Some(entry) = self.0.entries.iter_mut().find(|entry| entry.fields.id == id) else { return };
         let alone = entry.fields.parent.as_deref().unwrap_or_default().is_empty();
         if alone && entry.value().get("diff-size") != Some(&size.into()) {
-            entry.set("diff-size", size.into());
+            entry.set("diff-size", &size);
             self.0.changed = true;
         }
     }
 
     /// The ids of all layers.
-    pub(crate) fn ids(&self) -> BTreeSet<String> {
+    #[must_use]
+    pub fn ids(&self) -> BTreeSet<String> {
         self.fields().map(|layer| layer.id.clone()).filter(|id| !id.is_empty()).collect()
     }
 
     /// The diffIDs of all layers, hexadecimal.
-    pub(crate) fn diff_ids(&self) -> BTreeSet<String> {
+    #[must_use]
+    pub fn diff_ids(&self) -> BTreeSet<String> {
         let digests = self.fields().filter_map(|layer| layer.diff_digest.as_deref());
         digests.filter_map(|digest| digest.strip_prefix("sha256:")).map(str::to_owned).collect()
     }
 
     /// The ids of these layers and of all below them.
-    pub(crate) fn with_parents(&self, tops: impl IntoIterator<Item = String>) -> BTreeSet<String> {
+    #[must_use]
+    pub fn with_parents(&self, tops: impl IntoIterator<Item = String>) -> BTreeSet<String> {
         let parents: HashMap<&str, &str> =
             self.fields().filter_map(|layer| Some((layer.id.as_str(), layer.parent.as_deref()?))).collect();
         let mut all = BTreeSet::new();
@@ -180,11 +194,15 @@ impl LayerList {
         all
     }
 
-    pub(crate) fn changed(&self) -> bool {
+    /// Whether it is not any more what was read.
+    #[must_use]
+    pub fn changed(&self) -> bool {
         self.0.changed
     }
 
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+    /// The bytes of the file.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
         self.0.to_bytes()
     }
 }
@@ -207,27 +225,43 @@ impl Fields for ImageFields {
 
 /// images.json.
 #[derive(Debug)]
-pub(crate) struct ImageList(List<ImageFields>);
+pub struct ImageList(List<ImageFields>);
 
 impl ImageList {
-    pub(crate) fn read(path: &Path) -> Result<Self, StoreError> {
-        List::read(path).map(Self)
+    /// Reads the bytes of the file.
+    ///
+    /// # Errors
+    /// They are no JSON array.
+    pub fn parse(bytes: &[u8]) -> serde_json::Result<Self> {
+        List::parse(bytes).map(Self)
     }
 
-    pub(crate) fn has(&self, id: &str) -> bool {
+    pub(crate) fn read(path: &Path) -> Result<Self, StoreError> {
+        Self::parse(&read_if_there(path)?.unwrap_or_default()).map_err(|error| damaged(path, &error))
+    }
+
+    /// Whether an image with this id is there.
+    #[must_use]
+    pub fn has(&self, id: &str) -> bool {
         self.0.find(id).is_some()
     }
 
-    pub(crate) fn add(&mut self, image: &Image) -> Result<(), StoreError> {
+    /// Adds an image.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON.
+    pub fn add(&mut self, image: &Image) -> serde_json::Result<()> {
         self.0.push(image)
     }
 
-    pub(crate) fn remove(&mut self, ids: &BTreeSet<String>) {
+    /// Takes out the entries with these ids.
+    pub fn remove(&mut self, ids: &BTreeSet<String>) {
         self.0.remove(ids);
     }
 
     /// The id of the image with this name, however it is spelt: other tools write names without a registry too.
-    pub(crate) fn id_of_name(&self, name: &ImageName) -> Option<String> {
+    #[must_use]
+    pub fn id_of_name(&self, name: &ImageName) -> Option<String> {
         let is_it = |spelt: &String| ImageName::for_storing(spelt).is_ok_and(|it| it == *name);
         self.fields().find(|image| image.names.iter().flatten().any(is_it)).map(|image| image.id.clone())
     }
@@ -237,33 +271,37 @@ impl ImageList {
     }
 
     /// The ids of all images.
-    pub(crate) fn ids(&self) -> BTreeSet<&str> {
+    #[must_use]
+    pub fn ids(&self) -> BTreeSet<&str> {
         self.fields().map(|image| image.id.as_str()).collect()
     }
 
     /// The top layers of all images, those with an id map too.
-    pub(crate) fn top_layers(&self) -> Vec<String> {
+    #[must_use]
+    pub fn top_layers(&self) -> Vec<String> {
         self.fields().flat_map(tops).cloned().collect()
     }
 
     /// The top layers of one image.
-    pub(crate) fn tops_of(&self, id: &str) -> Vec<String> {
+    #[must_use]
+    pub fn tops_of(&self, id: &str) -> Vec<String> {
         self.0.find(id).into_iter().flat_map(|entry| tops(&entry.fields)).cloned().collect()
     }
 
     /// What is written of an image.
-    pub(crate) fn get(&self, id: &str) -> Option<Value> {
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<Value> {
         self.0.find(id).map(Entry::value)
     }
 
     /// Takes `name` from all images.
-    pub(crate) fn remove_name(&mut self, name: &str) {
+    pub fn remove_name(&mut self, name: &str) {
         for entry in &mut self.0.entries {
             let names = entry.fields.names.as_deref().unwrap_or_default();
             if names.iter().any(|known| known == name) {
                 let left: Vec<&String> = names.iter().filter(|known| *known != name).collect();
-                let left = serde_json::json!(left);
-                entry.set("names", left);
+                let left: Vec<String> = left.into_iter().cloned().collect();
+                entry.set("names", &left);
                 self.0.changed = true;
             }
         }
@@ -271,7 +309,7 @@ impl ImageList {
 
     /// Gives `name` to the image `id` and takes it from all others: Podman refuses a store in which two have it. Returns
     /// the ids of those that lost it.
-    pub(crate) fn move_name(&mut self, name: &str, id: &str) -> Vec<String> {
+    pub fn move_name(&mut self, name: &str, id: &str) -> Vec<String> {
         let mut losers = Vec::new();
         for entry in &mut self.0.entries {
             let is_new = entry.fields.id == id;
@@ -286,35 +324,45 @@ impl ImageList {
                 names.retain(|known| known != name);
                 losers.push(entry.fields.id.clone());
             }
-            entry.set("names", serde_json::json!(names));
+            entry.set("names", &names);
             self.0.changed = true;
         }
         losers
     }
 
     /// Gives an image another top layer.
-    pub(crate) fn set_top(&mut self, id: &str, top: &str) {
+    pub fn set_top(&mut self, id: &str, top: &str) {
         if let Some(entry) = self.0.entries.iter_mut().find(|entry| entry.fields.id == id) {
             if entry.fields.layer.as_deref() != Some(top) {
-                entry.set("layer", top.into());
+                entry.set("layer", &top);
                 self.0.changed = true;
             }
         }
     }
 
-    pub(crate) fn names(&self, id: &str) -> Vec<String> {
+    /// The names of one image.
+    #[must_use]
+    pub fn names(&self, id: &str) -> Vec<String> {
         self.0.find(id).and_then(|entry| entry.fields.names.clone()).unwrap_or_default()
     }
 
-    pub(crate) fn changed(&self) -> bool {
+    /// Whether it is not any more what was read.
+    #[must_use]
+    pub fn changed(&self) -> bool {
         self.0.changed
     }
 
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+    /// The bytes of the file.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
         self.0.to_bytes()
     }
 }
 
 fn tops(image: &ImageFields) -> impl Iterator<Item = &String> {
     image.mapped_layers.iter().flatten().chain(&image.layer)
+}
+
+fn damaged(path: &Path, error: &serde_json::Error) -> StoreError {
+    StoreError::Damaged { path: path.to_owned(), what: error.to_string() }
 }

@@ -10,10 +10,10 @@ use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 
 use crate::containers_storage::{IMAGES_LOCK, LAYERS_LOCK, LOCK_TOKEN_BYTES};
-use crate::fault;
 use crate::files::{IoContext as _, StoreError};
 use crate::lock_file::{LockFile, PATIENCE};
 use crate::writer::TEMPORARY;
+use parallax_sys::fault;
 
 /// fcntl locks belong to the process, so its threads are kept apart by this.
 static THREADS: Mutex<()> = Mutex::new(());

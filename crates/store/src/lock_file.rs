@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::NamedTempFile;
 
-use crate::fault;
 use crate::files::{IoContext as _, StoreError, remove_file};
+use parallax_sys::fault;
 
 /// Where the lock is, relative to the store.
 pub(crate) const LOCK: &str = "parallax/lock";

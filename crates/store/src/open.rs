@@ -25,22 +25,22 @@ const MOST_NAMES: usize = 20_000;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The store itself can't be opened.
-    #[error("the store {path} can't be read: {source}")]
+    #[error("the store {path} can't be read: {cause}")]
     Store {
         /// The store's root.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file of it can't be read.
-    #[error("{path} in the store {store} can't be read: {source}")]
+    #[error("{path} in the store {store} can't be read: {cause}")]
     Read {
         /// The store's root.
         store: PathBuf,
         /// The file, relative to it.
         path: String,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file is there but not one that may be used.
     #[error("{path} in the store {store} is not trusted: {reason}")]
@@ -53,14 +53,14 @@ pub enum OpenError {
         reason: &'static str,
     },
     /// A record does not hold what it must.
-    #[error("the record {path} in the store {store} is damaged: {source}")]
+    #[error("the record {path} in the store {store} is damaged: {cause}")]
     Record {
         /// The store's root.
         store: PathBuf,
         /// The record, relative to it.
         path: String,
         /// What is wrong with it.
-        source: RecordError,
+        cause: RecordError,
     },
     /// An image that another tool brought does not have all it needs.
     #[error("the image {image} in the store {store}, which another tool brought, can't be used: {reason}")]
@@ -113,7 +113,7 @@ impl TrustedStore {
     /// # Errors
     /// [`OpenError::Store`].
     pub fn open_lenient(path: &Path) -> Result<Self, OpenError> {
-        let failed = |errno: Errno| OpenError::Store { path: path.to_owned(), source: errno.into() };
+        let failed = |errno: Errno| OpenError::Store { path: path.to_owned(), cause: errno.into() };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, path, flags, Mode::empty()).map_err(failed)?;
         let stat = fstat(&root).map_err(failed)?;
@@ -129,7 +129,7 @@ impl TrustedStore {
 
     fn others_may_write(&self) -> Result<bool, OpenError> {
         let stat =
-            fstat(&self.root).map_err(|errno| OpenError::Store { path: self.path.clone(), source: errno.into() })?;
+            fstat(&self.root).map_err(|errno| OpenError::Store { path: self.path.clone(), cause: errno.into() })?;
         Ok(stat.st_mode & OTHERS_MAY_WRITE != 0)
     }
 
@@ -202,10 +202,10 @@ impl TrustedStore {
 
     fn read_record(&self, path: &str, file: File) -> Result<ImageRecord, OpenError> {
         let bytes = self.read_all(path, file, MAX_BYTES)?;
-        ImageRecord::parse(&bytes).map_err(|source| OpenError::Record {
+        ImageRecord::parse(&bytes).map_err(|cause| OpenError::Record {
             store: self.path.clone(),
             path: path.to_owned(),
-            source,
+            cause,
         })
     }
 
@@ -287,8 +287,8 @@ impl TrustedStore {
         OpenError::NotTrusted { store: self.path.clone(), path: path.to_owned(), reason }
     }
 
-    fn read_failed(&self, path: &str, source: io::Error) -> OpenError {
-        OpenError::Read { store: self.path.clone(), path: path.to_owned(), source }
+    fn read_failed(&self, path: &str, cause: io::Error) -> OpenError {
+        OpenError::Read { store: self.path.clone(), path: path.to_owned(), cause }
     }
 }
 

@@ -160,7 +160,7 @@ impl Store {
         let mut chain: Vec<LayerRecord> = Vec::with_capacity(ids.len());
         for (id, file) in ids.into_iter().zip(files) {
             let link = self.layer_directory(&id, file, &chain)?;
-            list.add(&Layer {
+            let entry = Layer {
                 id: id.clone(),
                 parent: chain.last().map(|below| below.id.clone()),
                 created: image.created.clone(),
@@ -168,7 +168,8 @@ impl Store {
                 diff_size: file.size,
                 uidmap: Vec::new(),
                 gidmap: Vec::new(),
-            })?;
+            };
+            list.add(&entry).map_err(|error| self.damaged(LAYERS_JSON, &error))?;
             chain.push(LayerRecord {
                 id,
                 link,
@@ -249,6 +250,7 @@ impl Store {
         }
         sync_parent(&directory)?;
         list.add(&Image::new(&image.id, &image.digest, Vec::new(), &top.id, &image.created, &data))
+            .map_err(|error| self.damaged(IMAGES_JSON, &error))
     }
 }
 

@@ -81,7 +81,7 @@ fn is_false(value: &bool) -> bool {
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// Not JSON, or not of this shape.
-    #[error("{0}")]
+    #[error(transparent)]
     Json(#[from] serde_json::Error),
     /// Written by a later Parallax.
     #[error("it has version {0}, this Parallax knows version {VERSION}")]
@@ -137,6 +137,11 @@ impl ImageRecord {
             self.digest.strip_prefix("sha256:").is_some_and(is_sha256_hex),
         )?;
         check("layers", "a list of at least one layer", !self.layers.is_empty())?;
+        let sizes: [fn(&LayerRecord) -> u64; 2] = [|layer| layer.size, |layer| layer.squashfs_size];
+        for size in sizes {
+            let sum = self.layers.iter().try_fold(0_u64, |sum, layer| sum.checked_add(size(layer)));
+            check("layers.size", "a number of bytes that can be added up", sum.is_some())?;
+        }
         check("other_digests", HEX, self.other_digests.iter().all(|hex| is_sha256_hex(hex)))?;
         for layer in &self.layers {
             check("layers.id", HEX, is_sha256_hex(&layer.id))?;

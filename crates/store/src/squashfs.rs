@@ -2,17 +2,18 @@
 
 /// The part of a file's superblock that tells whether the file is whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Superblock {
+pub struct Superblock {
     /// How many bytes of the file the file system takes.
-    pub(crate) bytes_used: u64,
+    pub bytes_used: u64,
 }
 
 impl Superblock {
     /// How many bytes a superblock has.
-    pub(crate) const BYTES: u64 = 96;
+    pub const BYTES: u64 = 96;
 
     /// Reads the first bytes of a file; `None` if it is no SquashFS.
-    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
         const BYTES_USED: std::ops::Range<usize> = 40..48;
         let whole = bytes.starts_with(b"hsqs") && bytes.len() as u64 >= Self::BYTES;
         let used = bytes.get(BYTES_USED).filter(|_| whole)?;

@@ -280,7 +280,7 @@ impl<'a> Verifier<'a> {
 
 /// What is wrong with a SquashFS file, if anything.
 fn check_file(path: &Path, layer: &LayerRecord) -> Result<Option<String>, StoreError> {
-    let failed = |source: io::Error| StoreError::Io { action: "read", path: path.to_owned(), source };
+    let failed = |cause: io::Error| StoreError::Io { action: "read", path: path.to_owned(), cause };
     let mut file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some("is not there".to_owned())),
         file => file.map_err(failed)?,

@@ -99,7 +99,7 @@ impl Contents {
             }
             let path = directory.join(&name);
             let bytes =
-                fs::read(&path).map_err(|source| StoreError::Io { action: "read", path: path.clone(), source })?;
+                fs::read(&path).map_err(|cause| StoreError::Io { action: "read", path: path.clone(), cause })?;
             match ImageRecord::parse(&bytes) {
                 Ok(record) => records.push(record),
                 Err(_) if except.contains(id) => {}
@@ -255,12 +255,8 @@ fn remove_directories(store: &Store, paths: &[String]) -> Result<(), StoreError>
     for path in paths {
         let (path, scratch) = (store.root().join(path), store.temporary().join("removed"));
         remove_tree(&scratch)?;
-        crate::fault::point();
-        fs::rename(&path, &scratch).map_err(|source| StoreError::Io {
-            action: "remove",
-            path: path.clone(),
-            source,
-        })?;
+        parallax_sys::fault::point();
+        fs::rename(&path, &scratch).map_err(|cause| StoreError::Io { action: "remove", path: path.clone(), cause })?;
         sync_parent(&path)?;
         remove_tree(&scratch)?;
     }

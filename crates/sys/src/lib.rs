@@ -9,6 +9,7 @@
 //! - [`user_namespace`]: user namespaces that only carry an id map.
 //! - [`activation`]: sockets that systemd has opened.
 //! - [`denied`]: system calls that this process denied itself.
+//! - [`fault`]: a process that ends at a chosen step, in tests.
 //! - [`process`]: processes held by a descriptor, so that an id used again can't be mistaken for them.
 
 #[allow(unsafe_code)]
@@ -17,6 +18,7 @@ pub mod activation;
 pub mod allocator;
 #[allow(unsafe_code)]
 pub mod denied;
+pub mod fault;
 #[allow(unsafe_code)]
 pub mod loop_device;
 #[allow(unsafe_code)]

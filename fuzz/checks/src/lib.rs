@@ -3,11 +3,18 @@
 //! Each module is one parser, with a function `check` that takes any bytes and panics where a promise is broken. libFuzzer
 //! calls it (`fuzz/fuzz_targets`), and so does the test here, with the inputs of `fuzz/corpus`. `fuzz/README.md` says how to add one.
 
+pub mod assignments;
 pub mod config;
+pub mod image;
+pub mod images;
+pub mod journal;
 pub mod layer;
+pub mod layers;
 pub mod name;
 pub mod protocol;
 pub mod record;
+pub mod registries;
+pub mod squashfs;
 pub mod subuid;
 
 /// A check, which panics where a promise is broken.
@@ -15,11 +22,18 @@ pub type Check = fn(&[u8]);
 
 /// All checks, by the name that the target and its directory in `fuzz/corpus` have.
 pub const CHECKS: &[(&str, Check)] = &[
+    ("assignments", assignments::check),
     ("config", config::check),
+    ("image", image::check),
+    ("images", images::check),
+    ("journal", journal::check),
     ("layer", layer::check),
+    ("layers", layers::check),
     ("name", name::check),
     ("protocol", protocol::check),
     ("record", record::check),
+    ("registries", registries::check),
+    ("squashfs", squashfs::check),
     ("subuid", subuid::check),
 ];
 

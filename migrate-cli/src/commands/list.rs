@@ -68,7 +68,7 @@ impl<'a> Row<'a> {
         let (size, stored) = units::sizes(record);
         let own: BTreeSet<&str> = record.layers.iter().map(|layer| layer.diff_id.as_str()).collect();
         let unique = own.iter().filter_map(|diff_id| files.get(diff_id)).filter(|(images, _)| *images == 1);
-        let unique = unique.map(|(_, size)| size).sum();
+        let unique = units::total(unique.map(|(_, size)| *size));
         Self {
             id: &record.id,
             digest: &record.digest,
@@ -109,8 +109,8 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
 }
 
 fn totals(rows: &[Row<'_>], files: &Files<'_>) -> String {
-    let stored: u64 = files.values().map(|(_, size)| size).sum();
-    let all: u64 = rows.iter().map(|row| row.stored).sum();
+    let stored: u64 = units::total(files.values().map(|(_, size)| *size));
+    let all: u64 = units::total(rows.iter().map(|row| row.stored));
     format!(
         "{}, {} stored, {} saved by sharing\n",
         units::count(rows.len(), "image"),

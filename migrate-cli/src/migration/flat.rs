@@ -25,8 +25,8 @@ pub fn source_of(manifest: &str) -> Option<String> {
 pub fn flattened(image: &Image, diff_id: &str, size: u64) -> anyhow::Result<Image> {
     let mut config: Value = serde_json::from_str(&image.config).context("the image's configuration cannot be read")?;
     let digest = format!("sha256:{diff_id}");
-    config["rootfs"] = json!({"type": "layers", "diff_ids": [digest]});
     let fields = config.as_object_mut().context("the image's configuration cannot be read")?;
+    fields.insert("rootfs".to_owned(), json!({"type": "layers", "diff_ids": [digest]}));
     let mut history = match fields.remove("history") {
         Some(Value::Array(history)) => history,
         _ => Vec::new(),

@@ -100,7 +100,8 @@ impl Migration<'_> {
         let _slot = self.slots.take();
         remove(&file)?;
         let ids: Vec<&str> = image.layers.iter().map(|layer| layer.diff_id.as_str()).collect();
-        let size: u64 = image.layers.iter().enumerate().map(|(index, layer)| source.layer_size(index, layer)).sum();
+        let sizes = image.layers.iter().enumerate().map(|(index, layer)| source.layer_size(index, layer));
+        let size = units::total(sizes);
         // Every layer is read twice.
         let shown = self.progress.layer(&image.id, 2 * size);
         let open = |index: usize| open_again(source, index, &image.layers[index], &shown);

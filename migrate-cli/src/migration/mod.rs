@@ -1,7 +1,7 @@
 //! Brings images from sources into a store. All sources of one call share its working directory, its memory, and layers that
 //! several of them have.
 
-mod flat;
+pub mod flat;
 mod layers;
 mod settings;
 mod shared;

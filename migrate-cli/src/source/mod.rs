@@ -7,8 +7,8 @@ mod blob;
 mod local;
 mod platform;
 mod reference;
-mod registries;
-mod short_name;
+pub mod registries;
+pub mod short_name;
 mod skopeo;
 
 use std::fs::File;

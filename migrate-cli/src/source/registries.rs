@@ -81,6 +81,14 @@ impl Registries {
         Ok(all)
     }
 
+    /// Reads the text of one file.
+    ///
+    /// # Errors
+    /// It is no TOML, or what is used of it has another shape than it must.
+    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+
     /// Lays the settings of a later file over these. An alias for nothing takes an earlier one back.
     fn add(&mut self, later: Self) {
         let Self { unqualified_search_registries, short_name_mode, aliases } = later;
@@ -106,7 +114,7 @@ fn read(file: &Path) -> anyhow::Result<Option<Registries>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         text => text.with_context(|| format!("cannot read {}", file.display()))?,
     };
-    toml::from_str(&text).map(Some).with_context(|| format!("{} cannot be understood", file.display()))
+    Registries::parse(&text).map(Some).with_context(|| format!("{} cannot be understood", file.display()))
 }
 
 /// The files of a directory that end in `.conf`, in the order of their names.

@@ -1,0 +1,109 @@
+//! Podman's list of images, which other tools write too.
+
+use std::collections::BTreeSet;
+
+use parallax_names::{ImageName, ImageRef};
+use parallax_store::containers_storage::Image;
+use parallax_store::foreign::Entry;
+use parallax_store::lists::ImageList;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+const NAME: &str = "localhost/checked:1";
+
+/// Any bytes are refused, or are a list that comes back with every entry in it; and a change of it does what it is to do to the
+/// image it is for, and nothing to others.
+///
+/// # Panics
+/// If it does not.
+pub fn check(input: &[u8]) {
+    if let Ok(entries) = Entry::list(input) {
+        for entry in &entries {
+            looked_at(entry);
+        }
+        // Whoever reads the list reads what the writers read.
+        let Ok(list) = ImageList::parse(input) else { panic!("a reader takes it, a writer does not") };
+        assert!(entries.iter().all(|entry| list.has(&entry.id)));
+    }
+    let Ok(list) = ImageList::parse(input) else { return };
+    let texts = texts(&list.to_bytes());
+    assert_eq!(texts, self::texts(if input.is_empty() { b"[]" } else { input }));
+    named(input, &texts);
+    removed(input, &texts);
+    added(input, &texts);
+}
+
+fn looked_at(entry: &Entry) {
+    for name in entry.names() {
+        let text = name.to_string();
+        if let Ok(reference) = ImageRef::parse(&text) {
+            assert!(entry.fits(&reference).is_some(), "{text}");
+        }
+    }
+    assert!(!entry.has_digest(""));
+}
+
+fn texts(list: &[u8]) -> Vec<String> {
+    let texts: Option<Vec<Box<RawValue>>> = serde_json::from_slice(list).expect("a list");
+    texts.into_iter().flatten().map(|text| text.get().to_owned()).collect()
+}
+
+fn ids(input: &[u8]) -> Vec<String> {
+    let list = ImageList::parse(input).expect("read before");
+    list.ids().into_iter().filter(|id| !id.is_empty()).take(3).map(str::to_owned).collect()
+}
+
+/// One image has the name afterwards, and all other entries are as they were.
+fn named(input: &[u8], before: &[String]) {
+    for id in ids(input) {
+        let mut list = ImageList::parse(input).expect("read before");
+        let had: BTreeSet<String> = list
+            .ids()
+            .into_iter()
+            .filter(|id| list.names(id).iter().any(|name| name == NAME))
+            .map(str::to_owned)
+            .collect();
+        let losers = list.move_name(NAME, &id);
+        let list = ImageList::parse(&list.to_bytes()).expect("what was written can be read");
+        assert!(list.names(&id).iter().any(|name| name == NAME), "{id}");
+        let now = texts(&list.to_bytes());
+        assert_eq!(now.len(), before.len());
+        for other in list.ids().into_iter().filter(|other| *other != id) {
+            assert!(!list.names(other).iter().any(|name| name == NAME), "{other} has it too");
+        }
+        let changed = before.iter().zip(&now).filter(|(before, now)| before != now).count();
+        let entries = texts_of(before, &id) + losers.len();
+        assert!(changed <= entries, "{changed} entries changed, not {entries}: {had:?}");
+        if let Ok(name) = ImageName::for_storing(NAME) {
+            assert!(list.id_of_name(&name).is_some());
+        }
+    }
+}
+
+/// How many entries have this id.
+fn texts_of(texts: &[String], id: &str) -> usize {
+    texts.iter().filter(|text| ImageList::parse(format!("[{text}]").as_bytes()).is_ok_and(|list| list.has(id))).count()
+}
+
+fn removed(input: &[u8], before: &[String]) {
+    for id in ids(input) {
+        let mut list = ImageList::parse(input).expect("read before");
+        let tops = list.tops_of(&id);
+        assert!(tops.iter().all(|top| list.top_layers().contains(top)));
+        list.remove(&BTreeSet::from([id.clone()]));
+        assert!(list.changed() && !list.has(&id));
+        assert_eq!(texts(&list.to_bytes()).len(), before.len() - texts_of(before, &id));
+    }
+}
+
+fn added(input: &[u8], before: &[String]) {
+    let mut list = ImageList::parse(input).expect("read before");
+    let id = "f".repeat(64);
+    if list.has(&id) {
+        return;
+    }
+    list.add(&Image::new(&id, "sha256:0", Vec::new(), "top", "2026-01-01T00:00:00Z", &[])).expect("an entry");
+    let list = ImageList::parse(&list.to_bytes()).expect("what was written can be read");
+    assert_eq!(list.get(&id).as_ref().and_then(|entry| entry.get("layer")), Some(&Value::from("top")));
+    assert_eq!(texts(&list.to_bytes())[..before.len()], *before);
+}

@@ -1,0 +1,65 @@
+//! Podman's list of layers, which other tools write too.
+
+use std::collections::BTreeSet;
+
+use parallax_store::containers_storage::Layer;
+use parallax_store::foreign::LayerSizes;
+use parallax_store::lists::LayerList;
+
+/// Any bytes are refused, or are a list that comes back as it was; chains of layers end, whatever their parents are, and
+/// nothing of a layer's changes with another one.
+///
+/// # Panics
+/// If it is not so.
+pub fn check(input: &[u8]) {
+    let sizes = LayerSizes::parse(input).ok();
+    let Ok(list) = LayerList::parse(input) else {
+        assert!(sizes.is_none(), "a reader takes it, a writer does not");
+        return;
+    };
+    let again = LayerList::parse(&list.to_bytes()).expect("what was written can be read");
+    assert_eq!((list.ids(), list.diff_ids(), list.to_bytes()), (again.ids(), again.diff_ids(), again.to_bytes()));
+    let ids = list.ids();
+    assert!(list.with_parents(ids.clone()).is_superset(&ids));
+    for id in ids.iter().take(3) {
+        if let Some(sizes) = &sizes {
+            let _ = sizes.of_chain(id);
+        }
+        sized(input, id);
+        removed(input, id);
+    }
+    added(list);
+}
+
+fn sized(input: &[u8], id: &str) {
+    let mut list = LayerList::parse(input).expect("read before");
+    let (before, parents) = (list.ids(), list.with_parents([id.to_owned()]));
+    list.set_size(id, 12_345);
+    let list = LayerList::parse(&list.to_bytes()).expect("what was written can be read");
+    assert_eq!((list.ids(), list.with_parents([id.to_owned()])), (before, parents));
+}
+
+fn removed(input: &[u8], id: &str) {
+    let mut list = LayerList::parse(input).expect("read before");
+    let mut ids = list.ids();
+    list.remove(&BTreeSet::from([id.to_owned()]));
+    ids.remove(id);
+    assert_eq!(LayerList::parse(&list.to_bytes()).expect("what was written can be read").ids(), ids);
+}
+
+fn added(mut list: LayerList) {
+    let id = "f".repeat(64);
+    let layer = Layer {
+        id: id.clone(),
+        parent: list.ids().into_iter().next(),
+        created: "2026-01-01T00:00:00Z".to_owned(),
+        diff_digest: format!("sha256:{}", "e".repeat(64)),
+        diff_size: 1,
+        uidmap: Vec::new(),
+        gidmap: Vec::new(),
+    };
+    let known = list.ids().contains(&id);
+    list.add(&layer).expect("an entry");
+    let list = LayerList::parse(&list.to_bytes()).expect("what was written can be read");
+    assert!(list.get(&id).is_some() && (known || list.diff_ids().contains(&"e".repeat(64))));
+}

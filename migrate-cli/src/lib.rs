@@ -1,0 +1,25 @@
+//! What the command `parallax` is made of: it brings images into a store and shows what is in it.
+//!
+//! - [`run`]: all of it.
+//! - [`image`], [`migration::flat`], [`source::registries`]: readers of what others wrote, open to be tried with any input.
+
+mod cli;
+mod commands;
+mod compat;
+pub mod image;
+mod interrupt;
+pub mod migration;
+mod progress;
+pub mod source;
+mod units;
+
+use std::process::ExitCode;
+
+/// Runs the command that this process was started with.
+#[must_use]
+pub fn run() -> ExitCode {
+    if let Some(code) = parallax_probe::run_if_asked() {
+        return code;
+    }
+    cli::run()
+}
