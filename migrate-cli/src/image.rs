@@ -69,8 +69,8 @@ pub struct Image {
     pub id: String,
     /// The manifest's digest, `sha256:…`.
     pub digest: String,
-    /// The digest of the index the image was chosen from, 64 hexadecimal digits.
-    pub index_digest: Option<String>,
+    /// Other digests that mean it, 64 hexadecimal digits each: that of the index it was chosen from, and what else Podman knows.
+    pub other_digests: Vec<String>,
     /// The manifest as it is.
     pub manifest: String,
     /// The configuration as it is.
@@ -104,12 +104,7 @@ impl Image {
     ///
     /// # Errors
     /// If the digests do not match, or the configuration is not that of a container image.
-    pub fn new(
-        digest: String,
-        manifest: Vec<u8>,
-        index_digest: Option<String>,
-        config: Vec<u8>,
-    ) -> anyhow::Result<Self> {
+    pub fn new(digest: String, manifest: Vec<u8>, other_digests: Vec<String>, config: Vec<u8>) -> anyhow::Result<Self> {
         check_digest("manifest", &digest, &manifest)?;
         let parsed = Manifest::parse(&manifest)?;
         check_digest("configuration", &parsed.config.digest, &config)?;
@@ -136,7 +131,7 @@ impl Image {
             layers: layers.collect::<anyhow::Result<_>>()?,
             digest,
             platform,
-            index_digest,
+            other_digests,
             manifest: String::from_utf8(manifest).context("the manifest is not UTF-8")?,
             config: String::from_utf8(config).context("the configuration is not UTF-8")?,
             created: configuration.created.filter(|text| is_rfc3339(text)).unwrap_or_else(|| NO_DATE.to_owned()),
@@ -227,7 +222,7 @@ mod tests {
             vec![layer; layers].join(",")
         );
         let digest = format!("sha256:{}", sha256_hex(manifest.as_bytes()));
-        Image::new(digest, manifest.into_bytes(), None, config.as_bytes().to_vec())
+        Image::new(digest, manifest.into_bytes(), Vec::new(), config.as_bytes().to_vec())
     }
 
     #[test]
@@ -235,9 +230,9 @@ mod tests {
         let diff_id = "a".repeat(64);
         let good = image(&format!(r#"{{"rootfs":{{"diff_ids":["sha256:{diff_id}"]}}}}"#), 1).unwrap();
         assert_eq!((good.layers[0].diff_id.as_str(), good.created.as_str()), (diff_id.as_str(), NO_DATE));
-        let wrong = Image::new(good.digest.clone(), b"{}".to_vec(), None, Vec::new()).unwrap_err();
+        let wrong = Image::new(good.digest.clone(), b"{}".to_vec(), Vec::new(), Vec::new()).unwrap_err();
         assert!(wrong.to_string().contains("manifest is damaged"), "{wrong}");
-        let wrong = Image::new(good.digest, good.manifest.into_bytes(), None, b"{}".to_vec()).unwrap_err();
+        let wrong = Image::new(good.digest, good.manifest.into_bytes(), Vec::new(), b"{}".to_vec()).unwrap_err();
         assert!(wrong.to_string().contains("configuration is damaged"), "{wrong}");
     }
 

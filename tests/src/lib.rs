@@ -11,3 +11,4 @@ pub mod soak;
 pub mod synthetic;
 pub mod table;
 pub mod tracing;
+pub mod without_locks;

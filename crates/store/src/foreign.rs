@@ -96,8 +96,8 @@ impl Entry {
         &self.layer
     }
 
-    /// The digests of the image's manifests, hexadecimal.
-    pub(crate) fn manifest_digests(&self) -> impl Iterator<Item = &str> {
+    /// The digests of the image's manifests, hexadecimal: those of the index it was chosen from too.
+    pub fn manifest_digests(&self) -> impl Iterator<Item = &str> {
         let manifests = self.digests.iter().flatten().filter(|(key, _)| key.starts_with("manifest"));
         let all = manifests.map(|(_, digest)| digest).chain([&self.digest]);
         all.filter_map(|digest| digest.strip_prefix("sha256:")).filter(|hex| is_sha256_hex(hex))

@@ -36,6 +36,7 @@ mod writer;
 
 pub use files::StoreError;
 pub use layer_file::LayerFile;
+pub use lock::has_locks;
 pub use remove::{Collected, Collection, Removed, Target};
 pub use verify::{Problem, Verifier};
 pub use waste::Garbage;

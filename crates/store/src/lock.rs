@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::containers_storage::{IMAGES_LOCK, LAYERS_LOCK, LOCK_TOKEN_BYTES};
 use crate::files::{IoContext as _, StoreError};
-use crate::lock_file::{LockFile, PATIENCE};
+use crate::lock_file::{LockFile, patience};
 use crate::writer::TEMPORARY;
 use parallax_sys::fault;
 
@@ -43,7 +43,7 @@ impl WriteLock {
         let file = if layers_locked && images_locked {
             None
         } else {
-            Some(LockFile::take(store, &store.join(TEMPORARY), PATIENCE)?)
+            Some(LockFile::take(store, &store.join(TEMPORARY), patience())?)
         };
         Ok(Self { layers, images, file, _threads: threads })
     }
@@ -102,6 +102,20 @@ pub(crate) fn lock(file: &File, how: FlockOperation) -> io::Result<bool> {
         // EINVAL is what fcntl(2) says of a file that can't be locked.
         Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the file system of the store at `root` has locks. Who may only read the store can ask too.
+///
+/// # Errors
+/// The store has no lock file that can be opened.
+pub fn has_locks(root: &Path) -> io::Result<bool> {
+    // An fcntl lock is lost when any descriptor of the file is closed; a writer's must not be, by a look.
+    let _threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
+    match lock(&File::open(root.join(LAYERS_LOCK))?, FlockOperation::NonBlockingLockShared) {
+        // Somebody has it.
+        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::AGAIN | Errno::ACCESS)) => Ok(true),
+        locked => locked,
     }
 }
 

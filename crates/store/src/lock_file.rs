@@ -5,8 +5,8 @@
 //! who waits too long is told whose lock it is, and an administrator can break it (`parallax gc --break-lock`). Waiting is
 //! looking again: such a file system has nothing to wait on.
 
-use std::fs;
-use std::io::{self, Write as _};
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,9 +21,15 @@ pub(crate) const LOCK: &str = "parallax/lock";
 /// Made by whoever breaks a lock, so that one at a time does.
 const BREAKING: &str = "parallax/lock.breaking";
 /// How long a writer waits for another one, which works for seconds.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it looks.
 const OFTEN: Duration = Duration::from_millis(50);
+
+/// How long this writer waits. In builds with debug assertions `PARALLAX_TEST_NO_PATIENCE` makes it none.
+pub(crate) fn patience() -> Duration {
+    let hurried = cfg!(debug_assertions) && std::env::var_os("PARALLAX_TEST_NO_PATIENCE").is_some();
+    if hurried { Duration::ZERO } else { PATIENCE }
+}
 
 /// The lock, held until the end of the value.
 #[derive(Debug)]
@@ -47,15 +53,20 @@ impl LockFile {
         let deadline = Instant::now() + patience;
         let write = || -> io::Result<NamedTempFile> {
             let mut file = NamedTempFile::new_in(temporary)?;
-            file.write_all(Owner::this()?.to_text().as_bytes())?;
+            sign(file.as_file_mut())?;
             file.as_file().sync_all()?;
             Ok(file)
         };
-        let file = write().context("create files in", temporary)?;
+        let mut file = write().context("create files in", temporary)?;
         loop {
             fault::point();
             match fs::hard_link(file.path(), &path) {
                 Ok(()) => return Ok(Self { path }),
+                // Whoever collects garbage takes what lies there for a dead writer's.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !file.path().exists() => {
+                    file = write().context("create files in", temporary)?;
+                    continue;
+                }
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(error).context("create", &path);
                 }
@@ -94,6 +105,18 @@ impl Drop for LockFile {
         // Else the next writer finds that this process is gone.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Writes into a file that it is this process's.
+pub(crate) fn sign(file: &mut File) -> io::Result<()> {
+    file.write_all(Owner::this()?.to_text().as_bytes())
+}
+
+/// Whether it is certain that the process which signed a file is gone.
+pub(crate) fn signer_is_gone(file: File) -> bool {
+    let mut text = String::new();
+    // A signature is short.
+    file.take(4096).read_to_string(&mut text).is_ok() && Owner::parse(&text).is_some_and(|owner| owner.is_gone())
 }
 
 /// Removes the lock of an owner that is gone, unless it is another one by now.

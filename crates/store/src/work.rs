@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::files::{IoContext as _, StoreError};
 use crate::lock::{WriteLock, lock};
+use crate::lock_file;
 
 /// How the name of a working directory begins.
 pub(crate) const PREFIX: &str = "work-";
@@ -40,8 +41,9 @@ impl WorkDirectory {
         let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(temporary);
         let directory = directory.context("create files in", temporary)?;
         let path = directory.path().join(MARKER);
-        let marker = File::create_new(&path).context("create", &path)?;
-        // Without locks it can't be known to be a dead writer's, and so is not collected by itself.
+        let mut marker = File::create_new(&path).context("create", &path)?;
+        // Without locks it is known by this to be a dead writer's, if that was on the collector's machine.
+        lock_file::sign(&mut marker).context("write", &path)?;
         lock(&marker, FlockOperation::NonBlockingLockExclusive).context("lock", &path)?;
         own().insert(directory.path().to_owned());
         Ok(Self { directory, _marker: marker })
@@ -65,8 +67,12 @@ pub(crate) fn is_live(directory: &Path) -> bool {
     if own().contains(directory) {
         return true;
     }
-    match OpenOptions::new().write(true).open(directory.join(MARKER)) {
-        Ok(marker) => !lock(&marker, FlockOperation::NonBlockingLockExclusive).unwrap_or(false),
+    match OpenOptions::new().read(true).write(true).open(directory.join(MARKER)) {
+        Ok(marker) => match lock(&marker, FlockOperation::NonBlockingLockExclusive) {
+            Ok(true) => false,
+            Ok(false) => !lock_file::signer_is_gone(marker),
+            Err(_) => true,
+        },
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }

@@ -30,7 +30,7 @@ fn configured(config: &[u8], layers: usize) {
     let manifest = json!({"config": {"digest": config_digest, "size": config.len()}, "layers": vec![layer; layers]});
     let manifest = manifest.to_string().into_bytes();
     let digest = format!("sha256:{}", sha256_hex(&manifest));
-    let Ok(image) = Image::new(digest, manifest, None, config.to_vec()) else { return };
+    let Ok(image) = Image::new(digest, manifest, Vec::new(), config.to_vec()) else { return };
     assert_eq!(image.layers.len(), layers);
     sound(&image);
     if let Ok(flat) = flat::flattened(&image, &"c".repeat(64), 1) {

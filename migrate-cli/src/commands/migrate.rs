@@ -10,7 +10,7 @@ use parallax_store::Store;
 use serde::Serialize;
 
 use super::{adopt, all, print_json};
-use crate::cli::Global;
+use crate::cli::{Global, LogFormat};
 use crate::interrupt;
 use crate::migration::{Brought, Migration, SettingsOptions};
 use crate::progress::Progress;
@@ -75,11 +75,14 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     ensure!(options.name.is_none() || options.sources.len() == 1, "--name can name only one image; give one source");
     let settings = options.settings.settings()?;
     let mut orders: BTreeMap<&str, anyhow::Result<Order<'_>>> =
-        options.sources.iter().map(|text| (text.as_str(), order(text, options.name.as_deref()))).collect();
+        options.sources.iter().map(|text| (text.as_str(), order(global, text, options.name.as_deref()))).collect();
     refuse_equal_names(&orders)?;
     let store = Store::create_or_open(&global.store()?)?;
     interrupt::watch()?;
     let progress = Progress::new(global, options.json);
+    if parallax_store::has_locks(store.root()).is_ok_and(|has_locks| !has_locks) {
+        progress.line("the store's file system has no locks: writers take turns by the file parallax/lock; parallax doctor says more");
+    }
     let migration = Migration::new(&store, settings, &progress);
     let queue: Vec<Order<'_>> = orders.values_mut().filter_map(take).collect();
     let work = |order: Order<'_>| migrate(&migration, order, options, &progress);
@@ -96,8 +99,8 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     done
 }
 
-fn order<'a>(text: &'a str, name: Option<&str>) -> anyhow::Result<Order<'a>> {
-    let candidates = candidates(text)?;
+fn order<'a>(global: &Global, text: &'a str, name: Option<&str>) -> anyhow::Result<Order<'a>> {
+    let candidates = candidates(text, !global.quiet && global.log_format == LogFormat::Text)?;
     let name = match name {
         Some(name) => Some(ImageName::for_storing(name)?),
         None => candidates.first().filter(|_| candidates.len() == 1).map(Reference::default_name).transpose()?,

@@ -80,9 +80,13 @@ struct Raw {
 }
 
 /// Whether a command line (without the program's name) is one of the Go tool's: it begins with an option, and has one that
-/// only the Go tool knows.
+/// only the Go tool knows. A question for the version is, because scripts read what it is answered; and long names after one
+/// dash are.
 #[must_use]
 pub fn is_meant(arguments: &[String]) -> bool {
+    if matches!(arguments, [only] if ["--version", "-version", "-help"].contains(&only.as_str())) {
+        return true;
+    }
     let known = |argument: &String| {
         let name = option_name(argument).map(|name| name.split('=').next().unwrap_or(name));
         name.is_some_and(|name| {
@@ -224,12 +228,22 @@ mod tests {
             "-rmi -image=a",
             "--podmanRoot /x --roStoragePath /y --migrate --image a",
             "--image a",
+            "--version",
+            "-version",
+            "-help",
         ] {
             assert!(is_meant(&words(line)), "{line}");
         }
-        for line in
-            ["migrate docker://a", "--store /x list", "rmi a", "--version", "--help", "", "migrate --platform x"]
-        {
+        for line in [
+            "migrate docker://a",
+            "--store /x list",
+            "rmi a",
+            "--help",
+            "-V",
+            "list --version",
+            "",
+            "migrate --platform x",
+        ] {
             assert!(!is_meant(&words(line)), "{line}");
         }
     }

@@ -33,7 +33,8 @@ pub fn run(line: &[String]) -> ExitCode {
     let arguments = match parse(line) {
         Ok(Parsed::Work(arguments)) => arguments,
         Ok(Parsed::Version) => {
-            println!("Parallax version: {}", env!("CARGO_PKG_VERSION"));
+            // The Go tool's line first: scripts read the first, or the third word. The other is as of all commands.
+            println!("Parallax version: {0}\nparallax {0}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
         Ok(Parsed::Help) => {
@@ -165,7 +166,7 @@ impl Names {
         let local = (!has_registry).then(|| format!("localhost/{tagged}"));
         let canonical = match has_registry {
             true => Some(tagged.clone()),
-            false => candidates(given).ok().and_then(|all| Some(all.first()?.rest.clone())),
+            false => candidates(given, false).ok().and_then(|all| Some(all.first()?.rest.clone())),
         };
         Self { given: given.to_owned(), tagged, local, canonical }
     }

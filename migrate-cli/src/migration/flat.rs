@@ -56,7 +56,7 @@ pub fn flattened(image: &Image, diff_id: &str, size: u64) -> anyhow::Result<Imag
     })
     .to_string();
     let digest = format!("sha256:{}", sha256_hex(manifest.as_bytes()));
-    Image::new(digest, manifest.into_bytes(), None, config.into_bytes())
+    Image::new(digest, manifest.into_bytes(), Vec::new(), config.into_bytes())
 }
 
 #[cfg(test)]
@@ -80,7 +80,7 @@ mod tests {
         })
         .to_string();
         let digest = format!("sha256:{}", sha256_hex(manifest.as_bytes()));
-        let image = Image::new(digest.clone(), manifest.into_bytes(), None, config.into_bytes()).unwrap();
+        let image = Image::new(digest.clone(), manifest.into_bytes(), Vec::new(), config.into_bytes()).unwrap();
         let flat = flattened(&image, &"b".repeat(64), 10).unwrap();
         assert_eq!((flat.layers.len(), flat.created.as_str()), (1, "2025-01-01T00:00:00Z"));
         let config: Value = serde_json::from_str(&flat.config).unwrap();

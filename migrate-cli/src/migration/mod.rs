@@ -112,8 +112,7 @@ impl<'a> Migration<'a> {
         let (file, layer) = &finished;
         let flat = flat::flattened(&image, &layer.diff_id, layer.size)?;
         // The image with all its layers may be there too, and keeps its digests.
-        let digests = [hex_of(&image.digest), image.index_digest.as_deref()];
-        let free = digests.into_iter().flatten().filter(|digest| self.leads_to_no_layers(digest));
+        let free = digests(&image).filter(|digest| self.leads_to_no_layers(digest));
         let free = free.map(str::to_owned).collect();
         let new = self.store.layer(&layer.diff_id)?.is_none().then_some((layer.diff_id.clone(), layer.squashfs_size));
         let own = inodes(std::slice::from_ref(&finished));
@@ -152,7 +151,7 @@ impl<'a> Migration<'a> {
         let image = NewImage {
             id: image.id.clone(),
             digest: image.digest.clone(),
-            other_digests: image.index_digest.iter().cloned().chain(other_digests).collect(),
+            other_digests: image.other_digests.iter().cloned().chain(other_digests).collect(),
             name: name.clone(),
             created: image.created.clone(),
             manifest: image.manifest.clone(),
@@ -225,11 +224,15 @@ impl Brought {
     }
 }
 
+/// All digests that mean an image, hexadecimal.
+fn digests(image: &Image) -> impl Iterator<Item = &str> {
+    hex_of(&image.digest).into_iter().chain(image.other_digests.iter().map(String::as_str))
+}
+
 /// Whether the store has the image whole, under this name and with these digests.
 fn is_there(store: &Store, image: &Image, name: &ImageName) -> anyhow::Result<bool> {
     let is_it = |id: Option<String>| id.as_deref() == Some(&*image.id);
-    let digests = [hex_of(&image.digest), image.index_digest.as_deref()];
     Ok(is_it(store.id_of_name(name))
-        && digests.into_iter().flatten().all(|digest| is_it(store.id_of_digest(digest)))
+        && digests(image).all(|digest| is_it(store.id_of_digest(digest)))
         && store.image(&image.id)?.is_some())
 }

@@ -10,9 +10,10 @@ mod reference;
 pub mod registries;
 pub mod short_name;
 mod skopeo;
+mod storage;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal as _, Read};
 use std::path::PathBuf;
 use std::str::FromStr as _;
 
@@ -68,15 +69,18 @@ pub struct Source {
 }
 
 /// What `text` may stand for, most likely first: one source, or, for a name without a registry, those that Podman would
-/// try.
+/// try. Where Podman asks, so does this, if standard input and error are a terminal and `may_ask`.
 ///
 /// # Errors
 /// If it can stand for nothing.
-pub fn candidates(text: &str) -> anyhow::Result<Vec<Reference>> {
+pub fn candidates(text: &str, may_ask: bool) -> anyhow::Result<Vec<Reference>> {
     if let Some(reference) = Reference::parse(text)? {
         return Ok(vec![reference]);
     }
-    let names = short_name::candidates(text, &registries::Registries::load()?)?;
+    let ask = |text: &str, names: &[String]| short_name::choose(text, names, io::stderr(), io::stdin().lock());
+    let somebody = may_ask && io::stdin().is_terminal() && io::stderr().is_terminal();
+    let ask: Option<short_name::Ask<'_>> = if somebody { Some(&ask) } else { None };
+    let names = short_name::candidates(text, &registries::Registries::load()?, ask)?;
     names.iter().map(|name| Ok(Reference::registry(name))).collect()
 }
 
@@ -145,7 +149,10 @@ impl Source {
         let (manifest, index_digest) = self.original(&digest, manifest)?;
         let config = Manifest::parse(&manifest)?.config;
         let config = self.small_blob(&config).context("the configuration cannot be read")?;
-        let image = Image::new(digest, manifest, index_digest, config)?;
+        let mut image = Image::new(digest, manifest, index_digest.into_iter().collect(), config)?;
+        if self.reference.transport == Transport::ContainersStorage {
+            image.other_digests.extend(storage::other_digests(&self.reference, &image));
+        }
         self.check_platform(&image)?;
         Ok(image)
     }

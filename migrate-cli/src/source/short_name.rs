@@ -1,15 +1,21 @@
 //! What a name without a registry stands for, as Podman resolves it: by an alias, else in the registries that are searched.
 
+use std::io;
+
 use anyhow::{bail, ensure};
 use parallax_names::ImageName;
 
 use super::registries::{Mode, Registries};
 
-/// The names, with registry, that `text` may stand for, most likely first. Podman pulls the first that is there.
+/// Asks somebody at a terminal which of several names a short one means.
+pub type Ask<'a> = &'a dyn Fn(&str, &[String]) -> anyhow::Result<String>;
+
+/// The names, with registry, that `text` may stand for, most likely first. Podman pulls the first that is there. Where Podman
+/// asks, `ask` does, if somebody is there to answer.
 ///
 /// # Errors
-/// If the text is no image name, or nothing says what it stands for.
-pub fn candidates(text: &str, registries: &Registries) -> anyhow::Result<Vec<String>> {
+/// If the text is no image name, nothing says what it stands for, or nobody can be asked who must be.
+pub fn candidates(text: &str, registries: &Registries, ask: Option<Ask<'_>>) -> anyhow::Result<Vec<String>> {
     ImageName::from_registry(text)?;
     if has_registry(text) {
         return Ok(vec![text.to_owned()]);
@@ -24,14 +30,46 @@ pub fn candidates(text: &str, registries: &Registries) -> anyhow::Result<Vec<Str
         "the short name \"{text}\" is no alias, and no unqualified-search registries are defined in \
          /etc/containers/registries.conf; write the registry too, as in docker://docker.io/library/{text}"
     );
+    let names: Vec<String> = searched.iter().map(|registry| format!("{registry}/{text}")).collect();
     let mode = registries.short_name_mode.unwrap_or(Mode::Permissive);
-    if mode == Mode::Enforcing && searched.len() > 1 {
-        bail!(
+    match ask {
+        _ if names.len() == 1 || mode == Mode::Disabled => Ok(names),
+        Some(ask) => ask(text, &names).map(|chosen| vec![chosen]),
+        None if mode == Mode::Enforcing => bail!(
             "the short name \"{text}\" may mean {}, and short-name-mode is \"enforcing\"; write which",
-            searched.iter().map(|registry| format!("{registry}/{text}")).collect::<Vec<_>>().join(" or ")
-        );
+            names.join(" or ")
+        ),
+        None => Ok(names),
     }
-    Ok(searched.iter().map(|registry| format!("{registry}/{text}")).collect())
+}
+
+/// Shows the names, numbered, and reads which one is meant: its number or itself.
+///
+/// # Errors
+/// The answer ends without one of them, or can't be read.
+pub fn choose(
+    text: &str,
+    names: &[String],
+    mut show: impl io::Write,
+    mut answers: impl io::BufRead,
+) -> anyhow::Result<String> {
+    writeln!(show, "The short name \"{text}\" may mean:")?;
+    for (number, name) in names.iter().enumerate() {
+        writeln!(show, "  {}  {name}", number + 1)?;
+    }
+    loop {
+        write!(show, "Which one? ")?;
+        show.flush()?;
+        let mut answer = String::new();
+        if answers.read_line(&mut answer)? == 0 {
+            bail!("nothing was chosen for the short name \"{text}\"; write one of {}", names.join(", "));
+        }
+        let answer = answer.trim();
+        let numbered = answer.parse::<usize>().ok().and_then(|number| names.get(number.checked_sub(1)?));
+        if let Some(chosen) = numbered.or_else(|| names.iter().find(|name| *name == answer)) {
+            return Ok(chosen.clone());
+        }
+    }
 }
 
 /// Whether the name begins with a registry: a host has a dot or a port, or is `localhost`.
@@ -62,22 +100,54 @@ mod tests {
     #[test]
     fn aliases_come_before_registries() {
         let two = registries(&["one.org", "two.org:5000"], None);
-        assert_eq!(candidates("debian:13", &two).unwrap(), ["docker.io/library/debian:13"]);
-        assert_eq!(candidates("a/b", &two).unwrap(), ["one.org/a/b", "two.org:5000/a/b"]);
-        assert_eq!(candidates("quay.io/a:1", &two).unwrap(), ["quay.io/a:1"]);
-        assert_eq!(candidates("localhost/a", &two).unwrap(), ["localhost/a"]);
+        assert_eq!(candidates("debian:13", &two, None).unwrap(), ["docker.io/library/debian:13"]);
+        assert_eq!(candidates("a/b", &two, None).unwrap(), ["one.org/a/b", "two.org:5000/a/b"]);
+        assert_eq!(candidates("quay.io/a:1", &two, None).unwrap(), ["quay.io/a:1"]);
+        assert_eq!(candidates("localhost/a", &two, None).unwrap(), ["localhost/a"]);
         let digest = format!("debian@sha256:{}", "a".repeat(64));
-        assert_eq!(candidates(&digest, &two).unwrap(), [format!("docker.io/library/{digest}")]);
+        assert_eq!(candidates(&digest, &two, None).unwrap(), [format!("docker.io/library/{digest}")]);
     }
 
     #[test]
     fn podmans_errors_are_errors() {
-        let none = candidates("other", &registries(&[], None)).unwrap_err();
+        let none = candidates("other", &registries(&[], None), None).unwrap_err();
         assert!(none.to_string().contains("no unqualified-search registries"), "{none}");
-        let many = candidates("other", &registries(&["a.org", "b.org"], Some(Mode::Enforcing))).unwrap_err();
+        let many = candidates("other", &registries(&["a.org", "b.org"], Some(Mode::Enforcing)), None).unwrap_err();
         assert!(many.to_string().contains("a.org/other or b.org/other"), "{many}");
-        assert_eq!(candidates("other", &registries(&["a.org"], Some(Mode::Enforcing))).unwrap(), ["a.org/other"]);
-        assert_eq!(candidates("other", &registries(&["a", "b"], Some(Mode::Disabled))).unwrap().len(), 2);
-        assert!(candidates("Not a name", &registries(&["a.org"], None)).is_err());
+        assert_eq!(candidates("other", &registries(&["a.org"], Some(Mode::Enforcing)), None).unwrap(), ["a.org/other"]);
+        assert_eq!(candidates("other", &registries(&["a", "b"], Some(Mode::Disabled)), None).unwrap().len(), 2);
+        assert!(candidates("Not a name", &registries(&["a.org"], None), None).is_err());
+    }
+
+    #[test]
+    fn somebody_at_a_terminal_is_asked_as_podman_asks() {
+        let asked = |mode, searched: &[&str], text: &str| {
+            let ask = |_: &str, names: &[String]| Ok(names[1].clone());
+            candidates(text, &registries(searched, mode), Some(&ask)).unwrap()
+        };
+        let two = ["a.org", "b.org"];
+        for mode in [None, Some(Mode::Permissive), Some(Mode::Enforcing)] {
+            assert_eq!(asked(mode, &two, "other"), ["b.org/other"], "{mode:?}");
+        }
+        assert_eq!(asked(Some(Mode::Disabled), &two, "other").len(), 2);
+        assert_eq!(asked(None, &["a.org"], "other"), ["a.org/other"]);
+        assert_eq!(asked(None, &two, "debian"), ["docker.io/library/debian"]);
+        assert_eq!(asked(None, &two, "quay.io/a"), ["quay.io/a"]);
+    }
+
+    #[test]
+    fn an_answer_is_a_number_or_a_name() {
+        let names = ["a.org/x".to_owned(), "b.org/x".to_owned()];
+        let chosen = |answers: &str| {
+            let mut shown = Vec::new();
+            let chosen = choose("x", &names, &mut shown, answers.as_bytes());
+            (chosen, String::from_utf8(shown).unwrap())
+        };
+        let (second, shown) = chosen("2\n");
+        assert_eq!(second.unwrap(), "b.org/x");
+        assert!(shown.contains("  1  a.org/x\n  2  b.org/x\n"), "{shown}");
+        let (named, shown) = chosen("0\n3\nwhat\n a.org/x \n");
+        assert_eq!((named.unwrap().as_str(), shown.matches("Which one?").count()), ("a.org/x", 4));
+        assert!(chosen("").0.unwrap_err().to_string().contains("write one of a.org/x, b.org/x"));
     }
 }

@@ -113,6 +113,10 @@ fn mistakes_are_told_as_scripts_know_them(cluster: &Cluster) -> anyhow::Result<(
             "Migration failed for image 'none:1': Image not found: ",
         ),
         ("--migrate --version", 0, "Parallax version: "),
+        ("-version", 0, "Parallax version: "),
+        ("--version | head -n 1 | sed -n 's/^Parallax version: [0-9][0-9.]*$/of the Go tool/p'", 0, "of the Go tool"),
+        ("--version | sed -n 's/^parallax [0-9][0-9.]*$/of any command/p'", 0, "of any command"),
+        ("-help", 0, "OCI image migration tool"),
         ("--migrate --help", 0, "--podmanRoot"),
     ] {
         let done = cluster.run(

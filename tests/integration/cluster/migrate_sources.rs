@@ -17,6 +17,7 @@ pub const TESTS: &[(&str, OnCluster)] = &[
     ("cluster::migrate_sources::short_names_as_podman_resolves_them", short_names_as_podman_resolves_them),
     ("cluster::migrate_sources::an_index_gives_the_image_of_the_platform", an_index_gives_the_image_of_the_platform),
     ("cluster::migrate_sources::another_podmans_storage", another_podmans_storage),
+    ("cluster::migrate_sources::podmans_storage_knows_the_index", podmans_storage_knows_the_index),
 ];
 
 /// A directory of its own that goes with whatever was started, a store in it, and `registry NAME`, which starts the one that
@@ -172,4 +173,38 @@ fn another_podmans_storage(cluster: &Cluster) -> anyhow::Result<()> {
                 containers-storage:localhost/own:1; code=$?; podman unshare rm -rf .local store; podman system migrate; \
                 rm -rf .config .local; exit $code";
     cluster.run("ctl", "u1", &["sh", "-c", user])?.success().context("as the user").map(drop)
+}
+
+/// Podman keeps the index that an image was chosen from; what it only claims is not believed.
+fn podmans_storage_knows_the_index(cluster: &Cluster) -> anyhow::Result<()> {
+    let made = cluster.shared().join("platforms");
+    let python = Command::new("python3")
+        .arg(repository().join("tests/integration/layouts.py"))
+        .arg("platforms")
+        .args([images::layout("static"), made.clone()])
+        .output()?;
+    Done::from(python).success()?;
+    let text = r#"
+        trap 'skopeo delete containers-storage:localhost/own:1 || true; cd /; rm -rf "$work"' EXIT
+        there="containers-storage:[overlay@$work/elsewhere+$work/run]localhost/mine:1"
+        unshare --mount skopeo copy --quiet oci:/shared/platforms/oci "$there"
+        index=$(skopeo inspect --raw oci:/shared/platforms/oci | sha256sum | cut -d' ' -f1)
+        forged=$(printf %064d 7)
+        list=elsewhere/overlay-images/images.json
+        sed -i "s/\"big-data-digests\":{/&\"manifest-sha256:$forged\":\"sha256:$forged\",/" $list
+        grep -q $forged $list
+        parallax migrate --podman-root elsewhere containers-storage:localhost/mine:1
+        parallax inspect mine@sha256:$index | head -n 3
+        parallax migrate --podman-root elsewhere containers-storage:localhost/mine:1 | grep 'nothing to do' || true
+        fails "is in no store\|has no image\|no image" parallax inspect mine@sha256:$forged
+        # Root's own, which Podman knows the place of.
+        rm -rf store
+        skopeo copy --quiet oci:/shared/platforms/oci containers-storage:localhost/own:1
+        parallax migrate containers-storage:localhost/own:1
+        parallax inspect own@sha256:$index | head -n 3
+        parallax verify
+    "#;
+    let done = script(cluster, text);
+    fs::remove_dir_all(made)?;
+    done.map(drop)
 }

@@ -30,6 +30,7 @@ mod run_mode;
 mod security;
 mod store;
 mod systemd;
+mod without_locks;
 
 /// All of them, by name.
 pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
@@ -51,6 +52,7 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         mount_program::SETTINGS,
         mount_program::FAILURES,
         store::TESTS,
+        without_locks::TESTS,
         calls::TESTS,
         fidelity::TESTS,
         foreign::TESTS,

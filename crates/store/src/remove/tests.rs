@@ -183,21 +183,22 @@ fn change_the_store_as_told() {
     }
 }
 
-/// Eight processes that have no locks but the file.
+/// Eight processes that have no locks but the file, and four that collect what the waiting ones may have left.
 #[test]
 fn processes_take_turns_without_locks() {
     let (_directory, store) = store();
     publish(&store, &image("kept", "kept:1", &["base"]), &["base"]).unwrap();
-    let start = |number: usize| {
+    let start = |change: String| {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "remove::tests::change_the_store_as_told"])
             .env("PARALLAX_TEST_STORE", store.root())
-            .env("PARALLAX_TEST_CHANGE", format!("add {number}"))
+            .env("PARALLAX_TEST_CHANGE", change)
             .env("PARALLAX_TEST_NO_LOCKS", "1")
             .spawn()
             .unwrap()
     };
-    let writers: Vec<_> = (0..8).map(start).collect();
+    let changes = (0..8).map(|number| format!("add {number}")).chain(vec!["collect".to_owned(); 4]);
+    let writers: Vec<_> = changes.map(start).collect();
     for mut writer in writers {
         assert!(writer.wait().unwrap().success());
     }
@@ -207,16 +208,26 @@ fn processes_take_turns_without_locks() {
     assert!(!store.root().join("parallax/lock").exists());
 }
 
+/// How writers are kept apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Locks,
+    TheFile,
+}
+
 /// Runs a change, killed at its n-th operation. Whether it was.
-fn killed(store: &Store, change: &str, at: u32) -> bool {
+fn killed(store: &Store, by: By, change: &str, at: u32) -> bool {
     use std::os::unix::process::ExitStatusExt as _;
-    let output = Command::new(std::env::current_exe().unwrap())
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
         .args(["--exact", "remove::tests::change_the_store_as_told"])
         .env("PARALLAX_TEST_STORE", store.root())
         .env("PARALLAX_TEST_CHANGE", change)
-        .env("PARALLAX_TEST_KILL_AT", at.to_string())
-        .output()
-        .unwrap();
+        .env("PARALLAX_TEST_KILL_AT", at.to_string());
+    if by == By::TheFile {
+        command.env("PARALLAX_TEST_NO_LOCKS", "1");
+    }
+    let output = command.output().unwrap();
     assert!(output.status.success() || output.status.signal() == Some(9), "{change} {at}: {output:?}");
     !output.status.success()
 }
@@ -256,46 +267,65 @@ fn check(store: &Store, what: &str) {
 
 #[test]
 fn killed_anywhere_the_store_works() {
-    let prepared = |change: &str| {
-        let (directory, store) = store();
-        let kept = image("kept", "kept:1", &["base"]);
-        publish(&store, &kept, &["base"]).unwrap();
-        store.tag(&kept.id, &ImageName::for_storing("kept:2").unwrap()).unwrap();
-        if matches!(change, "remove-foreign" | "adopt") {
-            foreign_image(store.root(), Foreign::GoTool, "theirs:1");
-        }
-        if matches!(change, "remove" | "tag") {
-            publish(&store, &image("half", "half:1", &["base", "top"]), &["base", "top"]).unwrap();
-        }
-        (directory, store)
-    };
     for change in ["add", "move", "tag", "untag", "remove", "remove-foreign", "adopt"] {
-        let (_directory, unchanged) = prepared(change);
-        let (_other_directory, done) = prepared(change);
-        assert!(!killed(&done, change, 0));
-        let relative = |store: &Store| -> BTreeSet<String> {
-            let root = store.root().display().to_string();
-            paths(store).into_iter().map(|path| path.replace(&root, "")).collect()
-        };
-        let ends = [relative(&unchanged), relative(&done)];
-        let mut at = 0;
-        loop {
-            at += 1;
-            let (_directory, store) = prepared(change);
-            if !killed(&store, change, at) {
-                break;
-            }
-            let what = format!("{change} killed at {at}");
-            check(&store, &what);
-            // A collection that is killed too, somewhere.
-            let again = killed(&store, "collect", at % 17 + 1);
-            check(&store, &format!("{what}, collection killed: {again}"));
-            store.collect(Collection::default()).unwrap();
-            check(&store, &format!("{what}, collected"));
-            let now = relative(&store);
-            assert!(ends.contains(&now), "{what}: {:?}", now.symmetric_difference(&ends[0]).collect::<Vec<_>>());
-            assert_eq!(store.collect(Collection::default()).unwrap(), Collected::default(), "{what}");
-        }
-        assert!(at > 10, "{change} has {at} points only");
+        let (points, _) = killed_at_every(change, By::Locks, 1);
+        assert!(points > 10, "{change} has {points} points only");
     }
+}
+
+/// The lock is a file then, which the dead leave: the next writer must see that they are.
+#[test]
+fn killed_with_the_lock_file_the_store_works() {
+    for change in ["add", "untag", "remove"] {
+        let (points, left) = killed_at_every(change, By::TheFile, 3);
+        assert!(points > 10 && left > 3, "{change} has {points} points only, and left {left} locks");
+    }
+}
+
+/// A store to change, and what of it must be there whatever happens.
+fn prepared(change: &str) -> (tempfile::TempDir, Store) {
+    let (directory, store) = store();
+    let kept = image("kept", "kept:1", &["base"]);
+    publish(&store, &kept, &["base"]).unwrap();
+    store.tag(&kept.id, &ImageName::for_storing("kept:2").unwrap()).unwrap();
+    if matches!(change, "remove-foreign" | "adopt") {
+        foreign_image(store.root(), Foreign::GoTool, "theirs:1");
+    }
+    if matches!(change, "remove" | "tag") {
+        publish(&store, &image("half", "half:1", &["base", "top"]), &["base", "top"]).unwrap();
+    }
+    (directory, store)
+}
+
+fn relative(store: &Store) -> BTreeSet<String> {
+    let root = store.root().display().to_string();
+    paths(store).into_iter().map(|path| path.replace(&root, "")).collect()
+}
+
+/// Kills a change at its first operation and then at every `step`-th one. How many operations it has, and how many of the
+/// killed left the lock's file.
+fn killed_at_every(change: &str, by: By, step: usize) -> (u32, u32) {
+    let (_directory, unchanged) = prepared(change);
+    let (_other_directory, done) = prepared(change);
+    assert!(!killed(&done, by, change, 0));
+    let ends = [relative(&unchanged), relative(&done)];
+    let mut left = 0;
+    for at in (1..).step_by(step) {
+        let (_directory, store) = prepared(change);
+        if !killed(&store, by, change, at) {
+            return (at, left);
+        }
+        left += u32::from(store.root().join("parallax/lock").exists());
+        let what = format!("{change} by {by:?} killed at {at}");
+        check(&store, &what);
+        // A collection that is killed too, somewhere, and one that is not.
+        let again = killed(&store, by, "collect", at % 17 + 1);
+        check(&store, &format!("{what}, collection killed: {again}"));
+        assert!(!killed(&store, by, "collect", 0), "{what}");
+        check(&store, &format!("{what}, collected"));
+        let now = relative(&store);
+        assert!(ends.contains(&now), "{what}: {:?}", now.symmetric_difference(&ends[0]).collect::<Vec<_>>());
+        assert_eq!(store.collect(Collection::default()).unwrap(), Collected::default(), "{what}");
+    }
+    unreachable!("there are operations without end")
 }

@@ -39,6 +39,7 @@ fn one(path: &Path, config: &Agent) -> Vec<Check> {
         }
     }
     checks.extend(exchangeable(path));
+    checks.extend(without_locks(path));
     checks.push(owner(path, store.owner(), config));
     checks
 }
@@ -66,6 +67,18 @@ fn image_count(path: &Path) -> std::io::Result<usize> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Podman can't be told to do without.
+fn without_locks(path: &Path) -> Option<Check> {
+    let has_locks = parallax_store::has_locks(path).unwrap_or(true);
+    let finding = format!(
+        "the file system of {} has no locks: writers take turns by the file parallax/lock, jobs do not mind, but a Podman that \
+         reads the store itself waits for ever",
+        path.display()
+    );
+    let remedy = "mount it with locks: Lustre with -o flock, NFS with lockd or as version 4";
+    (!has_locks).then(|| Check::warning(TOPIC, finding, remedy))
 }
 
 /// A directory above the store in which others may put another in its place.

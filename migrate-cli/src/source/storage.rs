@@ -1,0 +1,167 @@
+//! What Podman's storage knows of an image beside what skopeo tells: digests of indexes and of other manifests.
+//!
+//! Podman lists them in `images.json` and keeps what they are digests of. Nothing in the list is believed: the storage may be
+//! any user's, and a digest is what others hold an image to. Only what a digest was taken of can say that it means the image: a
+//! manifest with the image's configuration, or an index with such a manifest.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use parallax_store::containers_storage::{BigData, sha256_hex};
+use parallax_store::foreign::Entry;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use super::Reference;
+use crate::image::{Image, Index, Manifest, hex_of};
+
+/// The largest manifest that registries take.
+const MOST_MANIFEST: u64 = 4 << 20;
+/// The largest list that is read.
+const MOST_LIST: u64 = 1 << 30;
+/// Where root's images are if nobody says otherwise.
+const DEFAULT_ROOT: &str = "/var/lib/containers/storage";
+
+/// The digests of an image in Podman's storage, hexadecimal, but its manifest's own. None if the storage is not found: they are
+/// more ways to find the image, and it can do without.
+pub(super) fn other_digests(reference: &Reference, image: &Image) -> Vec<String> {
+    let images = place(&reference.rest).unwrap_or_else(podmans_own);
+    let found = read(&images.join("images.json"), MOST_LIST).map(|list| {
+        in_list(&list, image, |key| {
+            read(&images.join(&image.id).join(BigData { key, bytes: b"" }.file_name()), MOST_MANIFEST)
+        })
+    });
+    found.unwrap_or_else(|| {
+        tracing::debug!(place = %images.display(), "Podman's list of images is not there");
+        Vec::new()
+    })
+}
+
+/// The directory of a storage's images, if the source names the storage: `[driver@root+…]name`.
+fn place(rest: &str) -> Option<PathBuf> {
+    let (storage, _) = rest.strip_prefix('[')?.split_once(']')?;
+    let (driver, root) = storage.split_once('@')?;
+    let root = root.split(['+', ':']).next()?;
+    Some(Path::new(root).join(format!("{driver}-images")))
+}
+
+/// The same for the user's own storage, which Podman knows.
+fn podmans_own() -> PathBuf {
+    let said = Command::new("podman")
+        .args(["info", "--format", "{{.Store.GraphDriverName}} {{.Store.GraphRoot}}"])
+        .output()
+        .ok()
+        .filter(|output| output.status.success())
+        .and_then(|output| String::from_utf8(output.stdout).ok());
+    let said = said.as_deref().map(str::trim).and_then(|said| said.split_once(' '));
+    let (driver, root) = said.unwrap_or(("overlay", DEFAULT_ROOT));
+    Path::new(root).join(format!("{driver}-images"))
+}
+
+/// The digests that a list, the bytes of images.json, has of an image, as far as `data`, which reads what lies under a key,
+/// bears them out.
+fn in_list(list: &[u8], image: &Image, data: impl Fn(&str) -> Option<Vec<u8>>) -> Vec<String> {
+    let entries = Entry::list(list).unwrap_or_default();
+    let Some(entry) = entries.into_iter().find(|entry| entry.id == image.id) else { return Vec::new() };
+    let claimed: BTreeSet<&str> = entry.manifest_digests().filter(|hex| hex_of(&image.digest) != Some(hex)).collect();
+    let read: Vec<(&str, Vec<u8>)> = claimed
+        .into_iter()
+        .filter_map(|hex| Some((hex, data(&format!("manifest-sha256:{hex}"))?)))
+        .filter(|(hex, bytes)| sha256_hex(bytes) == *hex)
+        .collect();
+    let config = format!("sha256:{}", image.id);
+    let is_manifest = |bytes: &[u8]| Manifest::parse(bytes).is_ok_and(|manifest| manifest.config.digest == config);
+    let manifests: BTreeSet<String> = read
+        .iter()
+        .filter(|(_, bytes)| is_manifest(bytes))
+        .map(|(hex, _)| format!("sha256:{hex}"))
+        .chain([image.digest.clone()])
+        .collect();
+    let is_index = |bytes: &[u8]| {
+        serde_json::from_slice::<Index>(bytes)
+            .is_ok_and(|index| index.manifests.iter().any(|entry| manifests.contains(&entry.digest)))
+    };
+    let means_it = |(hex, bytes): &(&str, Vec<u8>)| manifests.contains(&format!("sha256:{hex}")) || is_index(bytes);
+    read.iter().filter(|found| means_it(found)).map(|(hex, _)| (*hex).to_owned()).collect()
+}
+
+/// The bytes of a plain file of at most this size. In another user's directory may lie anything.
+fn read(path: &Path, most: u64) -> Option<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(openat(CWD, path, flags, Mode::empty()).ok()?);
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes).ok()?;
+    (bytes.len() as u64 <= most).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn manifest(config: &str, note: &str) -> Vec<u8> {
+        let layer = json!({"digest": format!("sha256:{}", "b".repeat(64)), "size": 3});
+        let config = json!({"digest": format!("sha256:{}", sha256_hex(config.as_bytes())), "size": config.len()});
+        json!({"config": config, "layers": [layer], "note": note}).to_string().into_bytes()
+    }
+
+    fn index(manifest: &[u8]) -> Vec<u8> {
+        let digest = format!("sha256:{}", sha256_hex(manifest));
+        json!({"manifests": [{"digest": digest, "size": 1}]}).to_string().into_bytes()
+    }
+
+    #[test]
+    fn only_what_a_digest_was_taken_of_is_believed() {
+        let config = json!({"rootfs": {"diff_ids": [format!("sha256:{}", "a".repeat(64))]}}).to_string();
+        let own = manifest(&config, "own");
+        let digest = format!("sha256:{}", sha256_hex(&own));
+        let image = Image::new(digest, own.clone(), Vec::new(), config.clone().into_bytes()).unwrap();
+        let other = manifest(&config, "compressed otherwise");
+        let strange = manifest("{}", "another image's");
+        let good = [other.clone(), index(&own), index(&other)];
+        let bad = [strange.clone(), index(&strange), b"no json".to_vec()];
+        let key = |bytes: &[u8]| format!("manifest-sha256:{}", sha256_hex(bytes));
+        let mut data: BTreeMap<String, Vec<u8>> =
+            good.iter().chain(&bad).chain([&own]).map(|bytes| (key(bytes), bytes.clone())).collect();
+        // Claimed, but something else, and not there at all.
+        let forged = format!("manifest-sha256:{}", "c".repeat(64));
+        data.insert(forged.clone(), index(&own));
+        let missing = format!("manifest-sha256:{}", "d".repeat(64));
+        let keys = data.keys().chain([&missing]);
+        let digests: BTreeMap<&String, &str> = keys.map(|key| (key, key.trim_start_matches("manifest-"))).collect();
+        let list = json!([{"id": "x"}, {"id": image.id, "digest": image.digest, "big-data-digests": digests}]);
+        let found = in_list(list.to_string().as_bytes(), &image, |key| data.get(key).cloned());
+        let mut expected: Vec<String> = good.iter().map(|bytes| sha256_hex(bytes)).collect();
+        expected.sort();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_storage_is_the_one_that_is_named() {
+        let own = Some(PathBuf::from("/a/b/overlay-images"));
+        assert_eq!(place("[overlay@/a/b+/run/x]localhost/a:1"), own);
+        assert_eq!(place("[overlay@/a/b+/run/x:overlay.mount_program=/x]a"), own);
+        assert_eq!(place("localhost/a:1"), None);
+    }
+
+    #[test]
+    fn what_is_no_plain_file_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        rustix::fs::mknodat(CWD, &path, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        assert_eq!(read(&path, 10), None);
+        std::fs::write(directory.path().join("b"), "12345").unwrap();
+        assert_eq!(read(&directory.path().join("b"), 5), Some(b"12345".to_vec()));
+        assert_eq!(read(&directory.path().join("b"), 4), None);
+        std::os::unix::fs::symlink("b", directory.path().join("c")).unwrap();
+        assert_eq!(read(&directory.path().join("c"), 10), None);
+    }
+}
