@@ -102,7 +102,12 @@ fn short_names_as_podman_resolves_them(cluster: &Cluster) -> anyhow::Result<()> 
         none 'no registry that is searched has it' some/other
         configure 'unqualified-search-registries = ["127.0.0.1:5001", "127.0.0.1:5000"]
 short-name-mode = "enforcing"'
-        none 'short-name-mode is "enforcing"' some/thing:2
+        none 'may mean 127.0.0.1:5001/some/thing:2 or 127.0.0.1:5000/some/thing:2, and short-name-mode is "enforcing"' \
+            some/thing:2
+        # Who is at a terminal is asked.
+        printf '3\n2\n' | script -qec "parallax --store $work/store migrate --name asked some/thing:2" /dev/null >asked
+        [ "$(grep -o 'Which one?' asked | wc -l)" = 2 ]
+        parallax inspect asked >/dev/null
         same nick:2
         configure 'unqualified-search-registries = ["127.0.0.1:5000"]
 short-name-mode = "enforcing"'
