@@ -3,9 +3,11 @@
 //! Each row of the table is one module below `rows`. It measures with a [`session::Session`], which has the commands it
 //! is given run by turns on a node, and makes figures of the samples.
 
+mod big_image;
 mod interrupt;
 mod leases;
 mod local_podman;
+mod memory;
 mod overlays;
 mod report;
 mod rows;
@@ -48,6 +50,7 @@ enum Order {
     #[command(hide = true)]
     OnNode {
         /// The order and what it is about
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         order: Vec<String>,
     },
 }

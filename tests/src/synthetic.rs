@@ -23,11 +23,14 @@ use serde_json::{Value, json};
 pub fn add_images(store: &Path, base: &str, count: usize) -> anyhow::Result<()> {
     let entry = IndexPath::name(&ImageName::for_storing(base)?).context("the name is too long")?;
     let base = ImageRecord::parse(&fs::read(store.join(entry))?)?;
-    let file = store.join(base.layers.first().context("no layers")?.squashfs_path());
+    // Not the base's own file: the kernel takes no overlay of two layers that are one.
+    let file = store.join("parallax/many.squash");
+    fs::copy(store.join(base.layers.first().context("no layers")?.squashfs_path()), &file)?;
     let mut lists = Lists::read(store)?;
     for number in 0..count {
         lists.add(store, &base, &file, number)?;
     }
+    fs::remove_file(file)?;
     fs::write(store.join(LAYERS_JSON), serde_json::to_vec(&lists.layers)?)?;
     fs::write(store.join(IMAGES_JSON), serde_json::to_vec(&lists.images)?)?;
     Ok(())

@@ -38,6 +38,7 @@ pub struct Migration<'a> {
     settings: Settings,
     progress: &'a Progress,
     slots: Slots,
+    tool: Mutex<Option<Sqfstar>>,
     /// The layers that were converted, by diffID.
     made: Once<Finished>,
     /// Made when the first layer needs it: a call that has nothing to do changes nothing.
@@ -65,7 +66,7 @@ impl<'a> Migration<'a> {
     /// A call that writes to `store`.
     pub fn new(store: &'a Store, settings: Settings, progress: &'a Progress) -> Self {
         let slots = Slots::new(settings.jobs);
-        Self { store, settings, progress, slots, made: Once::new(), work: Mutex::new(None) }
+        Self { store, settings, progress, slots, tool: Mutex::new(None), made: Once::new(), work: Mutex::new(None) }
     }
 
     /// Brings the image of a source into the store, its layers as they are.
@@ -196,8 +197,13 @@ impl<'a> Migration<'a> {
         Ok(work.path().join(name))
     }
 
+    /// mksquashfs, looked for when the first layer needs it.
     fn tool(&self) -> anyhow::Result<Sqfstar> {
-        Ok(Sqfstar::find()?)
+        let mut tool = self.tool.lock().unwrap_or_else(PoisonError::into_inner);
+        match *tool {
+            Some(found) => Ok(found),
+            None => Ok(*tool.insert(Sqfstar::find()?)),
+        }
     }
 }
 

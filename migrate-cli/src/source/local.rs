@@ -4,8 +4,12 @@
 //! it checks is checked here anyway: the manifest's digest names the configuration, the configuration the diffID, and
 //! the converter takes the digest of what the layer unpacks to.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+
+use parallax_store::containers_storage::sha256_hex;
+use serde::Deserialize;
 
 use super::{Reference, Transport};
 use crate::image::{Descriptor, hex_of};
@@ -23,13 +27,49 @@ pub(super) fn open(reference: &Reference, blob: &Descriptor) -> Option<File> {
 
 /// The manifest of one image of an index, if the source is a directory that has it.
 pub(super) fn manifest(reference: &Reference, digest: &str) -> Option<Vec<u8>> {
-    /// The limit of registries.
-    const MOST: u64 = 4 << 20;
     let hex = hex_of(digest)?;
     let path = match reference.transport {
         Transport::Dir => Path::new(&reference.rest).join(format!("{hex}.manifest.json")),
         _ => path(reference, hex)?,
     };
+    small(&path)
+}
+
+/// The manifest or index that a directory leads to, byte for byte, as `skopeo inspect --raw` prints it. In doubt there is none,
+/// and skopeo says which it is: an OCI layout may have several images.
+pub(super) fn top(reference: &Reference) -> Option<Vec<u8>> {
+    let (directory, tag) = match reference.transport {
+        Transport::Dir => return small(&Path::new(&reference.rest).join("manifest.json")),
+        Transport::Oci => layout(&reference.rest),
+        _ => return None,
+    };
+    let layout: Layout = serde_json::from_slice(&small(&Path::new(directory).join("index.json"))?).ok()?;
+    let is_meant = |entry: &&LayoutEntry| tag.is_none_or(|tag| entry.annotations.get(TAG).is_some_and(|it| it == tag));
+    let mut meant = layout.manifests.iter().filter(is_meant);
+    let (Some(one), None) = (meant.next(), meant.next()) else { return None };
+    let hex = hex_of(&one.digest)?;
+    small(&path(reference, hex)?).filter(|bytes| sha256_hex(bytes) == hex)
+}
+
+/// Where an OCI layout's index has the tag of an image.
+const TAG: &str = "org.opencontainers.image.ref.name";
+
+#[derive(Debug, Deserialize)]
+struct Layout {
+    manifests: Vec<LayoutEntry>,
+}
+
+#[derive(Debug, Deserialize)]
+struct LayoutEntry {
+    digest: String,
+    #[serde(default)]
+    annotations: HashMap<String, String>,
+}
+
+/// What a file holds, if it is no larger than a manifest may be.
+fn small(path: &Path) -> Option<Vec<u8>> {
+    /// The limit of registries.
+    const MOST: u64 = 4 << 20;
     let metadata = path.metadata().ok()?;
     if !metadata.is_file() || metadata.len() > MOST {
         return None;
@@ -37,11 +77,14 @@ pub(super) fn manifest(reference: &Reference, digest: &str) -> Option<Vec<u8>> {
     std::fs::read(path).ok()
 }
 
+/// The directory of an OCI layout, and the tag in it. skopeo splits at the first colon too.
+fn layout(rest: &str) -> (&str, Option<&str>) {
+    rest.split_once(':').map_or((rest, None), |(path, tag)| (path, Some(tag).filter(|tag| !tag.is_empty())))
+}
+
 fn path(reference: &Reference, hex: &str) -> Option<PathBuf> {
-    let blobs = |directory: &str| Path::new(directory).join("blobs/sha256").join(hex);
     match reference.transport {
-        // skopeo splits at the first colon too.
-        Transport::Oci => Some(blobs(reference.rest.split_once(':').map_or(&*reference.rest, |(path, _)| path))),
+        Transport::Oci => Some(Path::new(layout(&reference.rest).0).join("blobs/sha256").join(hex)),
         Transport::Dir => Some(Path::new(&reference.rest).join(hex)),
         _ => None,
     }
@@ -71,5 +114,37 @@ mod tests {
         assert_eq!(size(format!("oci:{root}"), 4), None);
         assert_eq!(size(format!("oci-archive:{root}"), 3), None);
         assert_eq!(size("docker://localhost/a".to_owned(), 3), None);
+    }
+
+    #[test]
+    fn the_manifest_of_a_directory_is_the_one_that_skopeo_takes_and_in_doubt_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().display();
+        let top = |source: String| top(&Reference::parse(&source).unwrap().unwrap());
+        assert_eq!((top(format!("oci:{root}")), top(format!("dir:{root}"))), (None, None));
+
+        fs::write(directory.path().join("manifest.json"), "flat").unwrap();
+        assert_eq!(top(format!("dir:{root}")).unwrap(), b"flat");
+
+        let blobs = directory.path().join("blobs/sha256");
+        fs::create_dir_all(&blobs).unwrap();
+        let entry = |text: &str, tag: &str| {
+            fs::write(blobs.join(sha256_hex(text.as_bytes())), text).unwrap();
+            format!(r#"{{"digest":"sha256:{}","annotations":{{"{TAG}":"{tag}"}}}}"#, sha256_hex(text.as_bytes()))
+        };
+        let index = |entries: &[String]| {
+            let text = format!(r#"{{"manifests":[{}]}}"#, entries.join(","));
+            fs::write(directory.path().join("index.json"), text).unwrap();
+        };
+        index(&[entry("one", "1")]);
+        assert_eq!(top(format!("oci:{root}")).unwrap(), b"one");
+        assert_eq!(top(format!("oci:{root}:1")).unwrap(), b"one");
+        assert_eq!(top(format!("oci:{root}:2")), None);
+        index(&[entry("one", "1"), entry("two", "2")]);
+        assert_eq!(top(format!("oci:{root}:2")).unwrap(), b"two");
+        assert_eq!(top(format!("oci:{root}")), None);
+        fs::write(blobs.join(sha256_hex(b"two")), "another").unwrap();
+        assert_eq!(top(format!("oci:{root}:2")), None);
+        assert_eq!(top(format!("oci-archive:{root}")), None);
     }
 }

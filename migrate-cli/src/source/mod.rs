@@ -182,7 +182,10 @@ impl Source {
         if is_original && !may_have_index {
             return Ok((manifest, None));
         }
-        let top = inspect(&self.reference.text, &self.reference, &self.access)?;
+        let top = match local::top(&self.reference) {
+            Some(top) => top,
+            None => inspect(&self.reference.text, &self.reference, &self.access)?,
+        };
         let top_hex = sha256_hex(&top);
         if hex_of(digest) == Some(&top_hex) {
             return Ok((top, None));

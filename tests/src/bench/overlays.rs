@@ -51,7 +51,7 @@ pub fn sample(plan: &OverlaysPlan) -> anyhow::Result<Samples> {
             rounds.push(samples.into_iter().flatten().collect());
         }
     }
-    Ok(Samples { max_rss: None, job: None, rounds })
+    Ok(Samples { job: None, rounds })
 }
 
 fn once(plan: &OverlaysPlan, program: Option<&str>) -> anyhow::Result<Sample> {
@@ -83,7 +83,7 @@ fn once(plan: &OverlaysPlan, program: Option<&str>) -> anyhow::Result<Sample> {
     }
     wait_for_servers()?;
     std::env::set_current_dir("/")?;
-    Ok(Sample { elapsed, stderr: String::new() })
+    Ok(Sample { elapsed, processor: None, stderr: String::new() })
 }
 
 fn squashfuse(lower: &str) -> anyhow::Result<()> {

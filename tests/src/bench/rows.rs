@@ -8,6 +8,7 @@ mod container_start_keep_id;
 mod extra_task;
 mod image_scaling;
 mod migrate;
+mod migrate_rss;
 mod mount_processes;
 mod mount_program;
 mod plain_step;
@@ -39,7 +40,7 @@ pub const ROWS: &[Row] = &[
     store_ops::ROW,
     migrate::FIRST,
     migrate::SHARED,
-    migrate::RSS,
+    migrate_rss::ROW,
     compression::ROW,
     agent_lease::ROW,
     image_scaling::ROW,

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike as _;
 use parallax_sys::process::Process;
 use serde::{Deserialize, Serialize};
 
-use super::{leases, overlays};
+use super::{leases, memory, overlays};
 
 /// What to run, and how often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,8 +69,6 @@ fn words(line: &str) -> Vec<String> {
 pub struct Samples {
     /// The Slurm job in which it ran.
     pub job: Option<String>,
-    /// The most memory that one of the processes took, in KiB.
-    pub max_rss: Option<u64>,
     /// For each round that counts a sample of each command, in the plan's order.
     pub rounds: Vec<Vec<Sample>>,
 }
@@ -79,6 +78,9 @@ pub struct Samples {
 pub struct Sample {
     /// How long it took.
     pub elapsed: Duration,
+    /// How long it and what it started and waited for kept processors busy, which others on the machine hardly change;
+    /// where it is a command.
+    pub processor: Option<Duration>,
     /// What it wrote to its standard error.
     pub stderr: String,
 }
@@ -114,6 +116,10 @@ pub fn run(order: &[String]) -> anyhow::Result<()> {
             println!("{}", serde_json::to_string(&overlays::sample(&plan)?)?);
             Ok(())
         }
+        [verb, command @ ..] if verb == "memory" => {
+            println!("{}", serde_json::to_string(&memory::of(command)?)?);
+            Ok(())
+        }
         [verb, pid_file] if verb == "end" => end(Path::new(pid_file)),
         _ => bail!("there is no such order: {order:?}"),
     }
@@ -130,8 +136,7 @@ fn sample(plan: &Plan) -> anyhow::Result<Samples> {
             rounds.push(samples.into_iter().flatten().collect());
         }
     }
-    let max_rss = getrusage(UsageWho::RUSAGE_CHILDREN).ok().and_then(|usage| u64::try_from(usage.max_rss()).ok());
-    Ok(Samples { job: std::env::var("SLURM_JOB_ID").ok(), max_rss, rounds })
+    Ok(Samples { job: std::env::var("SLURM_JOB_ID").ok(), rounds })
 }
 
 /// The order of the commands in a round. Every round starts with another one, so that none always has the same one's
@@ -151,12 +156,21 @@ fn once(candidate: &Candidate) -> anyhow::Result<Sample> {
     let mut command = Command::new(program);
     command.args(arguments).envs(candidate.environment.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.try_clone()?);
+    let processor = processor_time()?;
     let begin = Instant::now();
     let status = command.status().with_context(|| format!("{program} can't be started"))?;
     let elapsed = begin.elapsed();
+    let processor = Some(processor_time()?.saturating_sub(processor));
     let stderr = read(&said)?;
     ensure!(status.success(), "{} failed ({status}): {}", candidate.command.join(" "), stderr.trim());
-    Ok(Sample { elapsed, stderr })
+    Ok(Sample { elapsed, processor, stderr })
+}
+
+/// What all children that have ended took of processors.
+fn processor_time() -> anyhow::Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let micros = [usage.user_time(), usage.system_time()].map(|time| time.num_microseconds());
+    Ok(Duration::from_micros(u64::try_from(micros.iter().sum::<i64>())?))
 }
 
 fn read(file: &File) -> anyhow::Result<String> {
@@ -201,6 +215,17 @@ mod tests {
         for round in samples.rounds {
             let said: Vec<_> = round.iter().map(|sample| sample.stderr.as_str()).collect();
             assert_eq!(said, ["", "", "last\n"]);
+        }
+    }
+
+    #[test]
+    fn what_keeps_a_processor_busy_is_told_from_what_waits() {
+        let mut plan = plan(&["sleep 1", ""]);
+        let busy = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
+        plan.commands[1].command = ["sh", "-c", busy].map(Into::into).into();
+        for round in sample(&plan).unwrap().rounds {
+            let [idle, busy] = [&round[0], &round[1]].map(|sample| sample.processor);
+            assert!(idle < busy && idle < Some(round[0].elapsed), "{round:?}");
         }
     }
 

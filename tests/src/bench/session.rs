@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::interrupt;
 use super::local_podman::{LocalPodman, Source};
+use super::memory::Peak;
 use super::overlays::OverlaysPlan;
 use super::sampler::{Candidate, Plan, Samples};
 use crate::clean;
@@ -163,13 +164,13 @@ impl Session {
         self.sample("root", &SALLOC, commands, rounds)
     }
 
-    /// Samples on the node as root, outside of any job. For what takes seconds: one round comes before those that count.
+    /// Samples on the node as root, outside of any job, for what takes seconds: `warm_ups` rounds come before those that count.
     ///
     /// # Errors
     /// A command failed.
-    pub fn sample_as_root(&self, commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
-        let rounds = if self.quick { 1 } else { rounds };
-        let plan = serde_json::to_string(&Plan { commands, warm_ups: usize::from(!self.quick), rounds })?;
+    pub fn sample_as_root(&self, commands: Vec<Candidate>, warm_ups: usize, rounds: usize) -> anyhow::Result<Samples> {
+        let (warm_ups, rounds) = if self.quick { (0, 1) } else { (warm_ups, rounds) };
+        let plan = serde_json::to_string(&Plan { commands, warm_ups, rounds })?;
         let done = self.run("root", &[&self.on_node(), "on-node", "sample", &plan])?;
         serde_json::from_str(&done.stdout).with_context(|| format!("the node answered {:?}", done.stdout))
     }
@@ -181,6 +182,12 @@ impl Session {
         Path::new("/shared").join(name).display().to_string()
     }
 
+    /// The same directory as this machine sees it.
+    #[must_use]
+    pub fn directory_here(&self) -> &Path {
+        self.directory.path()
+    }
+
     fn sample(&self, user: &str, prefix: &[&str], commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
         let (warm_ups, rounds) = if self.quick { (1, rounds.min(3)) } else { (4, rounds) };
         let plan = serde_json::to_string(&Plan { commands, warm_ups, rounds })?;
@@ -188,6 +195,17 @@ impl Session {
         let mut command = prefix.to_vec();
         command.extend([program.as_str(), "on-node", "sample", &plan]);
         let done = self.run(user, &command).inspect_err(|_| self.abandon())?;
+        serde_json::from_str(&done.stdout).with_context(|| format!("the node answered {:?}", done.stdout))
+    }
+
+    /// What memory a command and all that it starts take on the node, as root.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn peak_memory(&self, command: &str) -> anyhow::Result<Peak> {
+        let mut line = vec![self.on_node(), "on-node".to_owned(), "memory".to_owned()];
+        line.extend(command.split_whitespace().map(ToOwned::to_owned));
+        let done = self.run("root", &line.iter().map(String::as_str).collect::<Vec<_>>())?;
         serde_json::from_str(&done.stdout).with_context(|| format!("the node answered {:?}", done.stdout))
     }
 

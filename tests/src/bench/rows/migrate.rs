@@ -1,6 +1,10 @@
 //! What bringing an image into a store costs beside what mksquashfs alone takes for it.
 
+use std::fs;
+
 use anyhow::Context as _;
+use parallax_store::containers_storage::sha256_hex;
+use serde_json::{Value, json};
 
 use super::Row;
 use crate::bench::report::{Figure, Measured};
@@ -12,16 +16,14 @@ use crate::bench::statistics::Summary;
 pub const FIRST: Row = Row { id: "migrate_first", measure: first };
 /// A second one on the same base.
 pub const SHARED: Row = Row { id: "migrate_shared", measure: shared };
-/// What memory it takes.
-pub const RSS: Row = Row { id: "migrate_rss", measure: rss };
 
 const UNPACKED: &str = "`parallax migrate` of the big image from unpacked layers / mksquashfs on the same tar streams with the same options";
 const GUNZIP: &str = "the same from layers packed with gzip / `gzip -dc` piped into mksquashfs";
 const GZIP: &str = "the same from layers packed with gzip / mksquashfs on the unpacked tar streams";
-const ONE_MORE: &str = "`parallax migrate` of the big image where its base is already / mksquashfs on its own layer";
+const ONE_MORE: &str =
+    "`parallax migrate` of the big image where its base is already / of an image that is nothing but its own layer";
+const OWN: &str = "the same / mksquashfs on its own layer, on this machine's cores alone";
 const BYTES: &str = "what the store grows by then, in data / its own layer's file";
-const FLAT: &str = "peak memory of the largest process with `--max-memory 100MB`, for the big image / for one of an eighth of its size";
-const MOST: &str = "the same for the big image, with what a layer gets by default";
 
 /// mksquashfs as parallax calls it.
 const MKSQUASHFS: &str = "mksquashfs - out -tar -comp zstd -Xcompression-level 3 -b 131072 -mem 128M -mkfs-time 0 \
@@ -81,7 +83,7 @@ fn first(session: &Session) -> anyhow::Result<Measured> {
         script(&directory, "parallax --quiet --store store migrate dir:plain --name big"),
         script(&directory, "parallax --quiet --store store migrate oci:/images/numpy --name big"),
     ];
-    let times = times(&session.sample_as_root(commands, ROUNDS)?);
+    let times = times(&session.sample_as_root(commands, 1, ROUNDS)?);
     let names = ["mksquashfs", "gzip and mksquashfs", "migrate of unpacked layers", "migrate of packed layers"];
     Ok(Measured {
         figures: vec![
@@ -95,14 +97,16 @@ fn first(session: &Session) -> anyhow::Result<Measured> {
 
 fn shared(session: &Session) -> anyhow::Result<Measured> {
     let directory = prepare(session)?;
+    own_layer_alone(session)?;
     // Names of files are those of the diffIDs, so plain layers and packed ones are the same to a store.
     let base =
         format!("cd {directory}; [ -d base ] || parallax --quiet --store base migrate oci:/images/python --name base");
     session.run("root", &["sh", "-euc", &base])?;
-    let own = format!("{MKSQUASHFS} <$(tail -1 tars)");
+    let mksquashfs = script(&directory, &format!("{MKSQUASHFS} <$(tail -1 tars)"));
+    let own = script(&directory, "parallax --quiet --store store migrate dir:own --name big");
     let mut more = script(&directory, "parallax --quiet --store store migrate dir:plain --name big");
     more.before[2].push_str("; cp -al base store");
-    let times = times(&session.sample_as_root(vec![script(&directory, &own), more], ROUNDS)?);
+    let times = times(&session.sample_as_root(vec![mksquashfs, own, more], 1, ROUNDS)?);
     let grown = format!(
         "cd {directory}; rm -rf store; cp -al base store; before=$(find store -type f -printf '%s\\n' | awk '{{s+=$1}} END {{print s}}'); \
          parallax --quiet --store store migrate dir:plain --name big; \
@@ -114,29 +118,37 @@ fn shared(session: &Session) -> anyhow::Result<Measured> {
     let [grown, own] = numbers[..] else { anyhow::bail!("the node answered {said:?}") };
     Ok(Measured {
         figures: vec![
-            Figure::new(SHARED.id, ONE_MORE, ratio(&times, 1, 0), "").at_most(1.15),
+            Figure::new(SHARED.id, ONE_MORE, ratio(&times, 2, 1), "").at_most(1.15),
+            Figure::new("migrate_shared_mksquashfs", OWN, ratio(&times, 2, 0), ""),
             Figure::new("migrate_shared_bytes", BYTES, Summary::of([grown / own]), "").at_most(1.01),
         ],
-        notes: vec![format!("migrate_shared: {}.", medians(&times, &["mksquashfs", "migrate"]))],
+        notes: vec![format!("migrate_shared: {}.", medians(&times, &["mksquashfs", "its own layer", "all of it"]))],
     })
 }
 
-fn rss(session: &Session) -> anyhow::Result<Measured> {
-    let directory = prepare(session)?;
-    let peak = |source: &str, options: &str| {
-        let line = format!("parallax --quiet --store store migrate {source} --name it --jobs 1 {options}");
-        let samples = session.sample_as_root(vec![script(&directory, &line)], 1)?;
-        samples.max_rss.map(|kib| kib as f64 / 1024.0).context("the node does not tell how much memory was used")
-    };
-    let bounded = "--max-memory 100MB";
-    let (small, big) = (peak("oci:/images/debian", bounded)?, peak("oci:/images/numpy", bounded)?);
-    let default = peak("oci:/images/numpy", "")?;
-    Ok(Measured {
-        figures: vec![
-            Figure::new(RSS.id, FLAT, Summary::of([big / small]), "").at_most(1.25),
-            // What a migration reckons with for each layer: 128 MiB for mksquashfs and 64 MiB beside.
-            Figure::new("migrate_rss_default", MOST, Summary::of([default]), "MiB").at_most(192.0),
-        ],
-        notes: vec![format!("migrate_rss: {small:.0} MiB for debian (80 MB), {big:.0} MiB for numpy (610 MB).")],
-    })
+/// Makes `own` beside `plain`: an image with the last layer only.
+fn own_layer_alone(session: &Session) -> anyhow::Result<()> {
+    let plain = session.directory_here().join("plain");
+    let own = plain.with_file_name("own");
+    if own.exists() {
+        return Ok(());
+    }
+    fs::create_dir(&own)?;
+    let hex = |digest: &Value| digest.as_str().and_then(|text| text.strip_prefix("sha256:")).map(ToOwned::to_owned);
+    let mut manifest: Value = serde_json::from_slice(&fs::read(plain.join("manifest.json"))?)?;
+    let layer = manifest["layers"].as_array().and_then(|layers| layers.last()).context("no layers")?.clone();
+    let name = hex(&manifest["config"]["digest"]).context("no configuration")?;
+    let mut config: Value = serde_json::from_slice(&fs::read(plain.join(name))?)?;
+    config["rootfs"]["diff_ids"] = json!([layer["digest"]]);
+    config.as_object_mut().context("an odd configuration")?.remove("history");
+    let config = config.to_string();
+    let id = sha256_hex(config.as_bytes());
+    manifest["config"]["digest"] = json!(format!("sha256:{id}"));
+    manifest["config"]["size"] = json!(config.len());
+    let name = hex(&layer["digest"]).context("no layer")?;
+    manifest["layers"] = json!([layer]);
+    fs::hard_link(plain.join(&name), own.join(&name))?;
+    fs::write(own.join(id), config)?;
+    fs::copy(plain.join("version"), own.join("version"))?;
+    Ok(fs::write(own.join("manifest.json"), manifest.to_string())?)
 }
