@@ -10,8 +10,18 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 const BLOCK: usize = 512;
-/// How large each file of the layer is, in bytes: about what files in images have on average.
-const FILE: usize = 24 << 10;
+/// The largest file of the layer, in bytes.
+const LARGEST: usize = 48 << 10;
+
+/// How large a file of the layer is, in bytes: about what files in images are, and all sizes, because mksquashfs compares files
+/// of one size with each other.
+fn size_of(file: usize) -> usize {
+    file * 7919 % LARGEST
+}
+
+fn padded(size: usize) -> usize {
+    size.next_multiple_of(BLOCK)
+}
 
 /// Writes a `docker-archive` whose layer has about `size` bytes.
 ///
@@ -19,8 +29,11 @@ const FILE: usize = 24 << 10;
 /// It can't be written.
 pub fn write(path: &Path, size: u64) -> anyhow::Result<()> {
     let mut archive = BufWriter::with_capacity(1 << 20, File::create(path)?);
-    let files = size / (FILE + BLOCK) as u64;
-    let layer_size = files * (FILE + BLOCK) as u64 + 2 * BLOCK as u64;
+    let (mut files, mut layer_size) = (0, 2 * BLOCK as u64);
+    while layer_size < size {
+        layer_size += (BLOCK + padded(size_of(files))) as u64;
+        files += 1;
+    }
     archive.write_all(&header("layer.tar", layer_size))?;
     let mut layer = Hashed { to: archive, hash: Sha256::new() };
     write_files(&mut layer, files)?;
@@ -46,14 +59,16 @@ pub fn write(path: &Path, size: u64) -> anyhow::Result<()> {
     archive.flush().with_context(|| format!("{}", path.display()))
 }
 
-fn write_files(to: &mut impl Write, files: u64) -> io::Result<()> {
+fn write_files(to: &mut impl Write, files: usize) -> io::Result<()> {
     let mut random = fastrand::Rng::with_seed(7);
-    let mut content = vec![b'x'; FILE];
+    let mut content = vec![0; LARGEST];
     for number in 0..files {
+        let size = size_of(number);
         // No two are the same: mksquashfs would keep one.
-        random.fill(&mut content[..FILE / 2]);
-        to.write_all(&header(&format!("d{:04}/f{number:07}", number / 100), FILE as u64))?;
-        to.write_all(&content)?;
+        random.fill(&mut content[..size / 2]);
+        content[size / 2..padded(size)].fill(0);
+        to.write_all(&header(&format!("d{:04}/f{number:07}", number / 100), size as u64))?;
+        to.write_all(&content[..padded(size)])?;
     }
     to.write_all(&[0; 2 * BLOCK])
 }
@@ -112,6 +127,7 @@ mod tests {
         };
         assert_eq!(list(&["-tf", "image.tar"]).lines().count(), 3);
         list(&["-xf", "image.tar"]);
-        assert_eq!(list(&["-tf", "layer.tar"]).lines().count(), 3);
+        let files = list(&["-tf", "layer.tar"]).lines().count();
+        assert!((0..files).map(|file| BLOCK + padded(size_of(file))).sum::<usize>() + 2 * BLOCK >= 100_000, "{files}");
     }
 }
