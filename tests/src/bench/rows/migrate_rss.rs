@@ -14,22 +14,26 @@ use crate::bench::statistics::Summary;
 /// The row.
 pub const ROW: Row = Row { id: "migrate_rss", measure };
 
-const FLAT: &str =
-    "peak memory of all processes of `parallax migrate`, for an image of 2 GB / of 500 MB, each one layer from skopeo";
+const FLAT: &str = "peak memory of all processes of `parallax migrate`, for an image of 2 GB / of 500 MB, one layer of 4,000 files each, from skopeo";
 const BOUNDED: &str = "the same with `--max-memory 100MB`, for an image of 2 GB / of 100 MB";
 const MOST: &str = "what a migration reckons with for a layer, that is all processes but skopeo, for 2 GB";
 
-/// Names, and bytes of the layer.
-const IMAGES: [(&str, u64); 3] = [("100 MB", 100_000_000), ("500 MB", 500_000_000), ("2 GB", 2_000_000_000)];
+/// Names, and the number and average size of the layer's files. mksquashfs keeps something of each file until its end.
+const IMAGES: [(&str, usize, usize); 4] = [
+    ("100 MB, 4,000 files", 4_000, 25_000),
+    ("500 MB, 4,000 files", 4_000, 125_000),
+    ("2 GB, 4,000 files", 4_000, 500_000),
+    ("500 MB, 20,000 files", 20_000, 25_000),
+];
 const PROCESSES: [&str; 3] = ["parallax", "skopeo", "mksquashfs"];
 
 fn measure(session: &Session) -> anyhow::Result<Measured> {
     let mut peaks = Vec::new();
     let mut table =
         format!("migrate_rss:\n\n| image | memory | all | {} |\n|---|---|--:|--:|--:|--:|\n", PROCESSES.join(" | "));
-    for (name, size) in IMAGES {
+    for (name, files, average) in IMAGES {
         let archive = session.directory_here().join("image.tar");
-        big_image::write(&archive, size)?;
+        big_image::write(&archive, files, average)?;
         let [default, bounded] = ["", "--max-memory 100MB"].map(|option| peak(session, option));
         for (memory, peak) in [("as by default", &default), ("100 MB", &bounded)] {
             let peak = peak.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
@@ -43,7 +47,7 @@ fn measure(session: &Session) -> anyhow::Result<Measured> {
         peaks.push([default?, bounded?]);
         std::fs::remove_file(archive)?;
     }
-    let [small, middle, big] = &peaks[..] else { anyhow::bail!("there are not three images") };
+    let [small, middle, big, _] = &peaks[..] else { anyhow::bail!("there are not four images") };
     let ratio = |big: &Peak, small: &Peak| Summary::of([mib(big.all) / mib(small.all)]);
     let layer = ["parallax", "mksquashfs"].iter().filter_map(|name| big[0].each.get(*name)).map(|kib| mib(*kib)).sum();
     Ok(Measured {
