@@ -132,7 +132,8 @@ impl<R: Read> TarReader<R> {
     /// The next entry, whatever of the last one's data was not read; `None` at the archive's end.
     pub(crate) fn next(&mut self) -> Result<Option<Entry>, TarError> {
         let left = std::mem::take(&mut self.data);
-        self.skip(left.stored + left.padding)?;
+        self.skip(left.stored)?;
+        self.skip_padding(left.padding)?;
         let mut pax = self.globals.clone();
         let (mut long_name, mut long_link) = (None, None);
         let mut extensions_left = MOST_EXTENSIONS;
@@ -173,7 +174,7 @@ impl<R: Read> TarReader<R> {
         let Data { stored, padding, sparse } = std::mem::take(&mut self.data);
         let Some((size, pieces)) = sparse else {
             self.copy(stored, to)?;
-            self.skip(padding)?;
+            self.skip_padding(padding)?;
             return Ok(stored);
         };
         let mut position = 0;
@@ -183,7 +184,7 @@ impl<R: Read> TarReader<R> {
             position = piece.offset + piece.length;
         }
         copy_zeros(size - position, to)?;
-        self.skip(padding)?;
+        self.skip_padding(padding)?;
         Ok(size)
     }
 
@@ -295,6 +296,18 @@ impl<R: Read> TarReader<R> {
 
     fn skip(&mut self, count: u64) -> Result<(), TarError> {
         self.copy(count, &mut io::sink())
+    }
+
+    /// Skips what fills the last block of a file up. Some writers end without it, and Go's reader, so Podman, takes that for the end.
+    fn skip_padding(&mut self, mut count: u64) -> Result<(), TarError> {
+        while count > 0 && !self.ended {
+            let most = count as usize;
+            match self.source.read(&mut self.buffer[..most]).map_err(TarError::Read)? {
+                0 => self.ended = true,
+                got => count -= got as u64,
+            }
+        }
+        Ok(())
     }
 
     fn copy(&mut self, mut count: u64, to: &mut dyn Write) -> Result<(), TarError> {

@@ -346,6 +346,12 @@ impl ImageList {
         self.0.find(id).and_then(|entry| entry.fields.names.clone()).unwrap_or_default()
     }
 
+    /// The names of all images that have any, by their ids.
+    #[must_use]
+    pub fn all_names(&self) -> HashMap<&str, &[String]> {
+        self.fields().filter_map(|image| Some((image.id.as_str(), image.names.as_deref()?))).collect()
+    }
+
     /// Whether it is not any more what was read.
     #[must_use]
     pub fn changed(&self) -> bool {

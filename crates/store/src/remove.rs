@@ -222,8 +222,9 @@ impl Store {
                 }
             }
         }
+        let listed = now.images.all_names();
         for record in &mut now.records {
-            if record.names != now.images.names(&record.id) {
+            if record.names != listed.get(record.id.as_str()).copied().unwrap_or_default() {
                 *record = self.write_named(record.clone(), &now.images)?;
             }
         }
