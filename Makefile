@@ -25,7 +25,7 @@ help:
 all: products plugin
 
 products:
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --bins
 
 plugin:
 	BINDGEN_EXTRA_CLANG_ARGS="-I$(SLURM_INCLUDE)" $(CARGO) build --release --locked \

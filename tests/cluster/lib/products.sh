@@ -10,7 +10,7 @@ plugin_file() {
 build_products() {
     local suite=$1
     cd "$repository" || return
-    cargo build --release
+    cargo build --release --bins
     BINDGEN_EXTRA_CLANG_ARGS="-I$cluster_cache/rootfs-$suite/usr/include" \
         CARGO_TARGET_DIR=target/plugin-$suite cargo build --release -p spank-parallax
 }
