@@ -28,7 +28,7 @@ products:
 	$(CARGO) build --release --locked --bins
 
 plugin:
-	BINDGEN_EXTRA_CLANG_ARGS="-I$(SLURM_INCLUDE)" $(CARGO) build --release --locked \
+	BINDGEN_EXTRA_CLANG_ARGS="-I$(SLURM_INCLUDE)" $(CARGO) build --profile plugin --locked \
 		--package spank-parallax --target-dir $(PLUGIN_TARGET)
 
 dependencies:
@@ -65,7 +65,7 @@ install:
 	install -D -m 0755 target/release/parallax-launch $(DESTDIR)$(PREFIX)/libexec/parallax/parallax-launch
 	install -D -m 0755 target/release/parallax-mount-program \
 		$(DESTDIR)$(PREFIX)/libexec/parallax/parallax-mount-program
-	install -D -m 0644 $(PLUGIN_TARGET)/release/libspank_parallax.so \
+	install -D -m 0644 $(PLUGIN_TARGET)/plugin/libspank_parallax.so \
 		$(DESTDIR)$(PREFIX)/lib/parallax/spank_parallax.so
 	install -D -m 0644 etc/parallax-agent.service $(DESTDIR)$(UNITDIR)/parallax-agent.service
 	install -D -m 0644 etc/parallax-agent.socket $(DESTDIR)$(UNITDIR)/parallax-agent.socket

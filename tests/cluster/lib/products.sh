@@ -3,7 +3,7 @@
 # shellcheck disable=SC2154  # Paths are set by common.sh, `count` and `suite` by `up`.
 
 plugin_file() {
-    printf '%s\n' "$repository/target/plugin-$1/release/libspank_parallax.so"
+    printf '%s\n' "$repository/target/plugin-$1/plugin/libspank_parallax.so"
 }
 
 # Builds the workspace, and the plugin against the headers of the nodes' Slurm.
@@ -12,7 +12,7 @@ build_products() {
     cd "$repository" || return
     cargo build --release --bins
     BINDGEN_EXTRA_CLANG_ARGS="-I$cluster_cache/rootfs-$suite/usr/include" \
-        CARGO_TARGET_DIR=target/plugin-$suite cargo build --release -p spank-parallax
+        CARGO_TARGET_DIR=target/plugin-$suite cargo build --profile plugin -p spank-parallax
 }
 
 # install_everywhere WITH_PLUGIN: brings the files of Parallax on all nodes up to date and notes in
