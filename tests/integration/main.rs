@@ -81,6 +81,9 @@ fn try_fault(shared: &Shared, fault: &Fault, rows: &Mutex<Vec<Row>>) -> Result<(
     let (clean, idle) = (verdict.left.is_empty(), verdict.not_idle.is_empty());
     let row = Row { fault: fault.what, seen: seen.clone(), clean, idle };
     rows.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+    if !idle {
+        clean::make_good(cluster);
+    }
     conclude(seen.map(drop), verdict.into_result())
 }
 
@@ -100,7 +103,12 @@ fn be_root_in_private() -> Result<(), String> {
 /// Runs a test on the cluster and makes sure that it leaves nothing there.
 fn on_cluster(shared: &Shared, test: OnCluster) -> Result<(), Failed> {
     let cluster = up(shared)?;
-    conclude(test(cluster).map_err(|error| format!("{error:#}")), assert_clean(cluster))
+    let tested = test(cluster).map_err(|error| format!("{error:#}"));
+    let clean = assert_clean(cluster);
+    if clean.is_err() {
+        clean::make_good(cluster);
+    }
+    conclude(tested, clean)
 }
 
 fn up(shared: &Shared) -> Result<&Cluster, Failed> {

@@ -98,6 +98,21 @@ pub fn examine(cluster: &Cluster, before: Option<&Scratch>) -> Verdict {
     verdict
 }
 
+/// Ends all jobs and has Slurm use nodes again that it has drained, so that what one test did does not decide what comes of the
+/// next ones. Does what it can: the test has failed already.
+pub fn make_good(cluster: &Cluster) {
+    let nodes = NODES.join(" ");
+    let script = format!(
+        "squeue --noheader --format=%A | xargs --no-run-if-empty scancel
+        for node in {nodes}; do
+            if scontrol --oneliner show node $node | grep -q DRAIN; then scontrol update nodename=$node state=resume; fi
+        done"
+    );
+    if let Err(error) = cluster.shell("ctl", &script) {
+        eprintln!("the nodes are not made good for the next test: {error:#}");
+    }
+}
+
 /// Waits until Slurm has a node idle. It tells nobody when a job that has ended is cleared away, so it is asked again
 /// and again.
 fn wait_until_idle(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
