@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
@@ -23,11 +24,11 @@ mod answers;
 mod attributes;
 
 /// Serves `directory` at `mount_point` until it is unmounted; says `mounted` when it is there. `errno` is what locks are answered: `ENOLCK`, `ENOSYS` or
-/// `EOPNOTSUPP`.
+/// `EOPNOTSUPP`. With `quota` that many bytes can be written, and no more, whatever is removed.
 ///
 /// # Errors
 /// It cannot be mounted, or `errno` is none of these.
-pub fn serve(directory: &Path, mount_point: &Path, errno: &str) -> anyhow::Result<()> {
+pub fn serve(directory: &Path, mount_point: &Path, errno: &str, quota: Option<u64>) -> anyhow::Result<()> {
     let refusal = match errno {
         "ENOLCK" => Errno::ENOLCK,
         "ENOSYS" => Errno::ENOSYS,
@@ -37,7 +38,8 @@ pub fn serve(directory: &Path, mount_point: &Path, errno: &str) -> anyhow::Resul
     let root = openat(CWD, directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .with_context(|| format!("{} cannot be opened", directory.display()))?;
     let nodes = HashMap::from([(INodeNo::ROOT, Node { fd: root, lookups: u64::MAX })]);
-    let served = WithoutLocks { refusal, nodes: Mutex::new(nodes), files: Mutex::default() };
+    let quota = AtomicU64::new(quota.unwrap_or(u64::MAX));
+    let served = WithoutLocks { refusal, quota, nodes: Mutex::new(nodes), files: Mutex::default() };
     let mut config = Config::default();
     config.mount_options = vec![MountOption::FSName("without-locks".to_owned()), MountOption::DefaultPermissions];
     config.acl = SessionACL::All;
@@ -57,6 +59,8 @@ struct Node {
 #[derive(Debug)]
 struct WithoutLocks {
     refusal: Errno,
+    /// How many bytes can still be written.
+    quota: AtomicU64,
     nodes: Mutex<HashMap<INodeNo, Node>>,
     files: Mutex<(u64, HashMap<u64, File>)>,
 }
@@ -107,6 +111,15 @@ impl WithoutLocks {
     fn with_file<T>(&self, handle: FileHandle, act: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
         let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         act(files.1.get(&handle.0).ok_or(io::ErrorKind::InvalidInput)?)
+    }
+
+    /// Takes bytes that are to be written out of the quota.
+    fn charge(&self, bytes: usize) -> io::Result<()> {
+        let take = |left: u64| left.checked_sub(bytes as u64);
+        match self.quota.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(rustix::io::Errno::DQUOT.into()),
+        }
     }
 
     fn change(&self, ino: INodeNo, change: &Change) -> io::Result<FileAttr> {

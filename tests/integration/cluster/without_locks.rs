@@ -13,9 +13,10 @@ pub const TESTS: &[(&str, OnCluster)] = &[
     ("cluster::without_locks::writers_on_two_machines_take_turns", writers_on_two_machines_take_turns),
     ("cluster::without_locks::who_is_killed_leaves_a_store_that_works", who_is_killed_leaves_a_store_that_works),
     ("cluster::without_locks::the_lock_of_a_machine_that_is_gone", the_lock_of_a_machine_that_is_gone),
+    ("cluster::without_locks::a_quota_leaves_the_store_as_it_was", a_quota_leaves_the_store_as_it_was),
 ];
 
-/// `served ERRNO` mounts the directory that all machines share at `$store`'s parent, and returns when it is there.
+/// `served ERRNO [QUOTA]` mounts the directory that all machines share at `$store`'s parent, and returns when it is there.
 const PRELUDE: &str = r#"
     work=$(mktemp -d) && cd "$work"
     mkdir served; mkfifo says
@@ -24,7 +25,7 @@ const PRELUDE: &str = r#"
     parallax() { /shared/without/parallax --store "$store" "$@"; }
     fails() { local expected=$1 code=0; shift; "$@" >said 2>&1 || code=$?; cat said; [ $code = 1 ] && grep -q "$expected" said; }
     served() {
-        /shared/without/without-locks /shared/without/real served $1 >says &
+        /shared/without/without-locks /shared/without/real served $@ >says &
         grep -m 1 mounted <says
     }
 "#;
@@ -75,6 +76,39 @@ fn every_refusal_is_noticed_and_explained(cluster: &Cluster) -> anyhow::Result<(
             umount served; wait
             rm -r /shared/without/real/store
         done
+    "#;
+    with_programs(cluster, || script(cluster, "ctl", text).map(drop))
+}
+
+/// Quotas of the kernel's own file systems need a kernel that has them. What counts is that a write fails so, at any point.
+fn a_quota_leaves_the_store_as_it_was(cluster: &Cluster) -> anyhow::Result<()> {
+    let text = r#"
+        look() { (cd /shared/without/real/store; find . -printf '%p %y %l\n' | sort; find . -type f -exec sha256sum {} + | sort); }
+        served ENOLCK
+        parallax migrate oci:/shared/without/image --name app
+        umount served; wait
+        look >before
+        for quota in 0 100 4000 40000 400000 4000000; do
+            served ENOLCK $quota
+            fails 'Disk quota exceeded' parallax migrate oci:/images/debian --name more
+            umount served; wait
+            look >after; diff before after
+        done
+        # While the image is made visible: what can't be taken back without writing is left to gc.
+        /shared/without/parallax --store other migrate oci:/images/debian
+        size=$(stat -c %s other/parallax/layers/*.squash)
+        for more in 200 1000 2000 4000; do
+            served ENOLCK $((size + more))
+            fails 'Disk quota exceeded' parallax migrate oci:/images/debian --name more
+            umount served; wait
+            served ENOLCK
+            parallax verify; parallax gc --grace 0; parallax verify
+            [[ $(parallax list | grep -c localhost/) = 1 ]]
+            umount served; wait
+        done
+        served ENOLCK
+        parallax migrate oci:/images/debian --name more
+        parallax verify
     "#;
     with_programs(cluster, || script(cluster, "ctl", text).map(drop))
 }

@@ -231,7 +231,9 @@ impl Filesystem for WithoutLocks {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.with_file(handle, |file| file.write_all_at(data, offset)) {
+        let written =
+            self.charge(data.len()).and_then(|()| self.with_file(handle, |file| file.write_all_at(data, offset)));
+        match written {
             Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
             Err(error) => reply.error(error.into()),
         }
