@@ -1,7 +1,7 @@
 //! The locks by which containers/storage keeps writers of one store apart and tells readers that something changed.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Read as _};
+use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -74,13 +74,15 @@ pub(crate) struct ReadLock {
 }
 
 impl ReadLock {
-    /// Waits for the locks; `None` where the file system has none, or the store no files for them.
+    /// Waits for the locks; `None` where the file system has none, or the store no files for them that may be read.
     pub(crate) fn take(store: &Path) -> Result<Option<Self>, StoreError> {
         let threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
         let open = |name| -> Result<Option<File>, StoreError> {
             let path = store.join(name);
             let file = match File::open(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
+                    return Ok(None);
+                }
                 file => file.context("open", &path)?,
             };
             let locked = lock(&file, FlockOperation::LockShared).context("lock", &path)?;
@@ -135,7 +137,7 @@ pub(crate) fn create(store: &Path) -> Result<(), StoreError> {
                     file.set_permissions(Permissions::from_mode(0o644))?;
                     write_token(&file)
                 }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
                 Err(error) => Err(error),
             }
         };

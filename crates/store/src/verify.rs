@@ -71,7 +71,7 @@ impl<'a> Verifier<'a> {
 
     /// Forgets the problems found so far and keeps writers out, so that whoever checks again finds those that are real.
     /// SquashFS files that were well are not read a second time. Returns whether writers could be kept out; they can't
-    /// where the file system has no locks.
+    /// where the file system has no locks, or another tool's are closed to the user.
     ///
     /// # Errors
     /// [`StoreError`] if the locks or the lists can't be read.

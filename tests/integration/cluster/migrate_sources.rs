@@ -1,6 +1,7 @@
 //! Images from registries with passwords and certificates of their own, by short names, and for several platforms.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
@@ -121,7 +122,8 @@ short-name-mode = "enforcing"'
     Ok(())
 }
 
-fn an_index_gives_the_image_of_the_platform(cluster: &Cluster) -> anyhow::Result<()> {
+/// Makes `/shared/platforms`, indexes in both formats, and returns where it is.
+fn images_of_several_platforms(cluster: &Cluster) -> anyhow::Result<PathBuf> {
     let made = cluster.shared().join("platforms");
     let python = Command::new("python3")
         .arg(repository().join("tests/integration/layouts.py"))
@@ -129,6 +131,11 @@ fn an_index_gives_the_image_of_the_platform(cluster: &Cluster) -> anyhow::Result
         .args([images::layout("static"), made.clone()])
         .output()?;
     Done::from(python).success()?;
+    Ok(made)
+}
+
+fn an_index_gives_the_image_of_the_platform(cluster: &Cluster) -> anyhow::Result<()> {
+    let made = images_of_several_platforms(cluster)?;
     let text = r#"
         printf 'version: 0.1\nstorage: { filesystem: { rootdirectory: %s/open } }\nhttp: { addr: "127.0.0.1:5000" }\n' "$work" >open.yml
         registry open
@@ -182,13 +189,7 @@ fn another_podmans_storage(cluster: &Cluster) -> anyhow::Result<()> {
 
 /// Podman keeps the index that an image was chosen from; what it only claims is not believed.
 fn podmans_storage_knows_the_index(cluster: &Cluster) -> anyhow::Result<()> {
-    let made = cluster.shared().join("platforms");
-    let python = Command::new("python3")
-        .arg(repository().join("tests/integration/layouts.py"))
-        .arg("platforms")
-        .args([images::layout("static"), made.clone()])
-        .output()?;
-    Done::from(python).success()?;
+    let made = images_of_several_platforms(cluster)?;
     let text = r#"
         trap 'skopeo delete containers-storage:localhost/own:1 || true; cd /; rm -rf "$work"' EXIT
         there="containers-storage:[overlay@$work/elsewhere+$work/run]localhost/mine:1"
