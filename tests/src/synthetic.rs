@@ -12,6 +12,7 @@ use parallax_store::containers_storage::{
     BigData, IMAGES_JSON, Image, LAYERS_JSON, LINKS, Layer, chain_ids, lower_file, sha256_hex,
 };
 use parallax_store::record::{ImageRecord, LayerRecord};
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 /// Adds `count` images to a store that has one image, `base`, and nobody else at work. They are called
@@ -37,14 +38,13 @@ pub fn add_images(store: &Path, base: &str, count: usize) -> anyhow::Result<()> 
 }
 
 struct Lists {
-    layers: Vec<Value>,
-    images: Vec<Value>,
+    layers: Vec<Box<RawValue>>,
+    images: Vec<Box<RawValue>>,
 }
 
 impl Lists {
     fn read(store: &Path) -> anyhow::Result<Self> {
-        let list =
-            |name: &str| -> anyhow::Result<Vec<Value>> { Ok(serde_json::from_slice(&fs::read(store.join(name))?)?) };
+        let list = |name: &str| -> anyhow::Result<_> { Ok(serde_json::from_slice(&fs::read(store.join(name))?)?) };
         Ok(Self { layers: list(LAYERS_JSON)?, images: list(IMAGES_JSON)? })
     }
 
@@ -52,7 +52,7 @@ impl Lists {
         let mut record = base.clone();
         let layer = own_layer(base, number)?;
         add_layer(store, base, &layer, file)?;
-        self.layers.push(json!(Layer {
+        self.layers.push(to_raw_value(&Layer {
             id: layer.id.clone(),
             parent: base.layers.last().map(|below| below.id.clone()),
             created: base.created.clone(),
@@ -60,7 +60,7 @@ impl Lists {
             diff_size: layer.size,
             uidmap: Vec::new(),
             gidmap: Vec::new(),
-        }));
+        })?);
         let mut config: Value = serde_json::from_str(&base.config)?;
         config["config"]["Env"] = json!([format!("NUMBER={number}"), "PATH=/usr/bin:/bin"]);
         record.config = config.to_string();
@@ -69,7 +69,7 @@ impl Lists {
         record.digest = format!("sha256:{}", sha256_hex(record.manifest.as_bytes()));
         record.names = vec![format!("localhost/many:{number}")];
         record.layers.push(layer);
-        self.images.push(json!(add_image(store, &record)?));
+        self.images.push(to_raw_value(&add_image(store, &record)?)?);
         Ok(())
     }
 }

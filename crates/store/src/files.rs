@@ -81,12 +81,17 @@ pub(crate) fn ensure_directory(path: &Path) -> Result<(), StoreError> {
 
 /// Puts `bytes` at `path` in one step, through a file in `temporary`, on the same file system.
 pub(crate) fn replace_file(temporary: &Path, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    replace_file_by(temporary, path, &[bytes])
+}
+
+/// The same with bytes that come in pieces.
+pub(crate) fn replace_file_by(temporary: &Path, path: &Path, pieces: &[&[u8]]) -> Result<(), StoreError> {
     let write = || -> io::Result<()> {
         fault::point();
         let mut file = NamedTempFile::new_in(temporary)?;
         file.as_file().set_permissions(Permissions::from_mode(0o644))?;
         fault::point();
-        file.write_all(bytes)?;
+        pieces.iter().try_for_each(|piece| file.write_all(piece))?;
         fault::point();
         file.as_file().sync_all()?;
         fault::point();

@@ -1,102 +1,30 @@
 //! images.json and layers.json, changed without losing what others wrote into them.
 //!
 //! There may be very many entries. Of each only a few fields are understood; its text is kept and written again as it was,
-//! unless its names change. So the fields that podman-hpc and the Go tool need stay, and a change costs little more than
+//! unless what it says changes. So the fields that podman-hpc and the Go tool need stay, and a change costs little more than
 //! reading and writing the file.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use parallax_names::ImageName;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
-use serde_json::value::{RawValue, to_raw_value};
 
-use crate::containers_storage::{Image, Layer};
+use crate::containers_storage::{IMAGES_JSON, Image, LAYERS_JSON, Layer};
 use crate::files::{StoreError, read_if_there};
+use entries::{Fields, List};
 
-/// The fields of an entry that are understood.
-trait Fields: Default + DeserializeOwned {
-    fn id(&self) -> &str;
-}
+mod entries;
 
-#[derive(Debug)]
-struct Entry<T> {
-    fields: T,
-    text: Box<RawValue>,
-}
-
-#[derive(Debug)]
-struct List<T> {
-    entries: Vec<Entry<T>>,
-    changed: bool,
-}
-
-impl<T: Fields> List<T> {
-    fn parse(bytes: &[u8]) -> serde_json::Result<Self> {
-        // containers/storage takes an empty file as an empty list.
-        let texts: Option<Vec<Box<RawValue>>> = if bytes.is_empty() { None } else { serde_json::from_slice(bytes)? };
-        Ok(Self { entries: texts.into_iter().flatten().map(Entry::new).collect(), changed: false })
-    }
-
-    fn find(&self, id: &str) -> Option<&Entry<T>> {
-        self.entries.iter().find(|entry| entry.fields.id() == id)
-    }
-
-    /// Takes out the entries with these ids.
-    fn remove(&mut self, ids: &BTreeSet<String>) {
-        let before = self.entries.len();
-        self.entries.retain(|entry| !ids.contains(entry.fields.id()));
-        self.changed |= self.entries.len() != before;
-    }
-
-    fn push(&mut self, entry: &impl Serialize) -> serde_json::Result<()> {
-        self.entries.push(Entry::new(to_raw_value(entry)?));
-        self.changed = true;
-        Ok(())
-    }
-
-    fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes =
-            Vec::with_capacity(self.entries.iter().map(|entry| entry.text.get().len() + 1).sum::<usize>() + 2);
-        bytes.push(b'[');
-        for (number, entry) in self.entries.iter().enumerate() {
-            if number > 0 {
-                bytes.push(b',');
-            }
-            bytes.extend(entry.text.get().as_bytes());
-        }
-        bytes.push(b']');
-        bytes
-    }
-}
-
-impl<T: Fields> Entry<T> {
-    /// An entry of another shape than known belongs to nobody here and is kept.
-    fn new(text: Box<RawValue>) -> Self {
-        // serde takes an array for a structure too.
-        let object = Some(text.get()).filter(|text| text.starts_with('{'));
-        Self { fields: object.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(), text }
-    }
-
-    fn value(&self) -> Value {
-        serde_json::from_str(self.text.get()).unwrap_or_default()
-    }
-
-    /// Writes a field anew. The others come out in another order, with the same texts: their values may be of a depth or
-    /// a size that would not be understood.
-    fn set(&mut self, field: &str, to: &impl Serialize) {
-        let write = || -> serde_json::Result<Box<RawValue>> {
-            let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(self.text.get())?;
-            fields.insert(field.to_owned(), to_raw_value(to)?);
-            to_raw_value(&fields)
-        };
-        // An entry with fields that are understood is an object.
-        if let Ok(text) = write() {
-            *self = Self::new(text);
-        }
-    }
+/// Reads both lists of the store with this root, at the same time: they are long, and under locks others wait.
+pub(crate) fn read_both(root: &Path) -> Result<(LayerList, ImageList), StoreError> {
+    let (layers, images) = std::thread::scope(|scope| {
+        let layers = scope.spawn(|| LayerList::read(&root.join(LAYERS_JSON)));
+        let images = ImageList::read(&root.join(IMAGES_JSON));
+        (layers.join(), images)
+    });
+    Ok((layers.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?, images?))
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -123,12 +51,12 @@ impl LayerList {
     ///
     /// # Errors
     /// They are no JSON array.
-    pub fn parse(bytes: &[u8]) -> serde_json::Result<Self> {
-        List::parse(bytes).map(Self)
+    pub fn parse(bytes: impl Into<Vec<u8>>) -> serde_json::Result<Self> {
+        List::parse(bytes.into()).map(Self)
     }
 
     pub(crate) fn read(path: &Path) -> Result<Self, StoreError> {
-        Self::parse(&read_if_there(path)?.unwrap_or_default()).map_err(|error| damaged(path, &error))
+        Self::parse(read_if_there(path)?.unwrap_or_default()).map_err(|error| damaged(path, &error))
     }
 
     /// Adds a layer unless one with its id is there.
@@ -136,7 +64,7 @@ impl LayerList {
     /// # Errors
     /// It cannot be written as JSON.
     pub fn add(&mut self, layer: &Layer) -> serde_json::Result<()> {
-        if self.0.find(&layer.id).is_some() { Ok(()) } else { self.0.push(layer) }
+        if self.0.place(&layer.id).is_some() { Ok(()) } else { self.0.push(layer) }
     }
 
     /// Takes out the entries with these ids.
@@ -147,47 +75,42 @@ impl LayerList {
     /// What is written of a layer.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<Value> {
-        self.0.find(id).map(Entry::value)
-    }
-
-    fn fields(&self) -> impl Iterator<Item = &LayerFields> {
-        self.0.entries.iter().map(|entry| &entry.fields)
+        self.0.value(id)
     }
 
     /// Corrects what Podman shows as a layer's size, if the layer stands alone.
     pub fn set_size(&mut self, id: &str, size: u64) {
-        let Some(entry) = self.0.entries.iter_mut().find(|entry| entry.fields.id == id) else { return };
-        let alone = entry.fields.parent.as_deref().unwrap_or_default().is_empty();
-        if alone && entry.value().get("diff-size") != Some(&size.into()) {
-            entry.set("diff-size", &size);
-            self.0.changed = true;
+        let Some(at) = self.0.place(id) else { return };
+        let alone = self.0.fields(at).parent.unwrap_or_default().is_empty();
+        if alone && self.0.value(id).is_some_and(|entry| entry.get("diff-size") != Some(&size.into())) {
+            self.0.set(at, "diff-size", &size);
         }
     }
 
     /// The ids of all layers.
     #[must_use]
     pub fn ids(&self) -> BTreeSet<String> {
-        self.fields().map(|layer| layer.id.clone()).filter(|id| !id.is_empty()).collect()
+        self.0.all().map(|layer| layer.id).filter(|id| !id.is_empty()).collect()
     }
 
     /// The diffIDs of all layers, hexadecimal.
     #[must_use]
     pub fn diff_ids(&self) -> BTreeSet<String> {
-        let digests = self.fields().filter_map(|layer| layer.diff_digest.as_deref());
-        digests.filter_map(|digest| digest.strip_prefix("sha256:")).map(str::to_owned).collect()
+        let digests = self.0.all().filter_map(|layer| layer.diff_digest);
+        digests.filter_map(|digest| digest.strip_prefix("sha256:").map(str::to_owned)).collect()
     }
 
     /// The ids of these layers and of all below them.
     #[must_use]
     pub fn with_parents(&self, tops: impl IntoIterator<Item = String>) -> BTreeSet<String> {
-        let parents: HashMap<&str, &str> =
-            self.fields().filter_map(|layer| Some((layer.id.as_str(), layer.parent.as_deref()?))).collect();
+        let parents: HashMap<String, String> =
+            self.0.all().filter_map(|layer| Some((layer.id, layer.parent?))).collect();
         let mut all = BTreeSet::new();
         for top in tops {
             let mut next = Some(top);
             // Seen before: its parents were too, and a circle ends.
             while let Some(id) = next.filter(|id| !id.is_empty() && !all.contains(id)) {
-                next = parents.get(id.as_str()).map(|parent| (*parent).to_owned());
+                next = parents.get(&id).cloned();
                 all.insert(id);
             }
         }
@@ -197,13 +120,13 @@ impl LayerList {
     /// Whether it is not any more what was read.
     #[must_use]
     pub fn changed(&self) -> bool {
-        self.0.changed
+        self.0.changed()
     }
 
-    /// The bytes of the file.
+    /// The bytes of the file, in pieces to be written one after the other.
     #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        self.0.to_bytes()
+    pub fn pieces(&self) -> Vec<&[u8]> {
+        self.0.pieces()
     }
 }
 
@@ -232,18 +155,18 @@ impl ImageList {
     ///
     /// # Errors
     /// They are no JSON array.
-    pub fn parse(bytes: &[u8]) -> serde_json::Result<Self> {
-        List::parse(bytes).map(Self)
+    pub fn parse(bytes: impl Into<Vec<u8>>) -> serde_json::Result<Self> {
+        List::parse(bytes.into()).map(Self)
     }
 
     pub(crate) fn read(path: &Path) -> Result<Self, StoreError> {
-        Self::parse(&read_if_there(path)?.unwrap_or_default()).map_err(|error| damaged(path, &error))
+        Self::parse(read_if_there(path)?.unwrap_or_default()).map_err(|error| damaged(path, &error))
     }
 
     /// Whether an image with this id is there.
     #[must_use]
     pub fn has(&self, id: &str) -> bool {
-        self.0.find(id).is_some()
+        self.0.place(id).is_some()
     }
 
     /// Adds an image.
@@ -263,110 +186,104 @@ impl ImageList {
     #[must_use]
     pub fn id_of_name(&self, name: &ImageName) -> Option<String> {
         let is_it = |spelt: &String| ImageName::for_storing(spelt).is_ok_and(|it| it == *name);
-        self.fields().find(|image| image.names.iter().flatten().any(is_it)).map(|image| image.id.clone())
-    }
-
-    fn fields(&self) -> impl Iterator<Item = &ImageFields> {
-        self.0.entries.iter().map(|entry| &entry.fields)
+        self.0.all().find(|image| image.names.iter().flatten().any(is_it)).map(|image| image.id)
     }
 
     /// The ids of all images.
     #[must_use]
-    pub fn ids(&self) -> BTreeSet<&str> {
-        self.fields().map(|image| image.id.as_str()).collect()
+    pub fn ids(&self) -> BTreeSet<String> {
+        self.0.all().map(|image| image.id).filter(|id| !id.is_empty()).collect()
     }
 
     /// The top layers of all images, those with an id map too.
     #[must_use]
     pub fn top_layers(&self) -> Vec<String> {
-        self.fields().flat_map(tops).cloned().collect()
+        self.0.all().flat_map(tops).collect()
     }
 
     /// The top layers of one image.
     #[must_use]
     pub fn tops_of(&self, id: &str) -> Vec<String> {
-        self.0.find(id).into_iter().flat_map(|entry| tops(&entry.fields)).cloned().collect()
+        self.0.find(id).into_iter().flat_map(tops).collect()
     }
 
     /// What is written of an image.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<Value> {
-        self.0.find(id).map(Entry::value)
+        self.0.value(id)
     }
 
     /// Takes `name` from all images.
     pub fn remove_name(&mut self, name: &str) {
-        for entry in &mut self.0.entries {
-            let names = entry.fields.names.as_deref().unwrap_or_default();
-            if names.iter().any(|known| known == name) {
-                let left: Vec<&String> = names.iter().filter(|known| *known != name).collect();
-                let left: Vec<String> = left.into_iter().cloned().collect();
-                entry.set("names", &left);
-                self.0.changed = true;
-            }
-        }
+        self.remove_name_but(name, None);
     }
 
     /// Gives `name` to the image `id` and takes it from all others: Podman refuses a store in which two have it. Returns
     /// the ids of those that lost it.
     pub fn move_name(&mut self, name: &str, id: &str) -> Vec<String> {
-        let mut losers = Vec::new();
-        for entry in &mut self.0.entries {
-            let is_new = entry.fields.id == id;
-            let mut names = entry.fields.names.clone().unwrap_or_default();
-            let has = names.iter().any(|known| known == name);
-            if is_new == has {
-                continue;
-            }
-            if is_new {
+        let place = self.0.place(id);
+        let mut losers = self.remove_name_but(name, place);
+        losers.retain(|loser| loser != id);
+        if let Some(at) = place {
+            let mut names = self.0.fields(at).names.unwrap_or_default();
+            if !names.iter().any(|known| known == name) {
                 names.push(name.to_owned());
-            } else {
-                names.retain(|known| known != name);
-                losers.push(entry.fields.id.clone());
+                self.0.set(at, "names", &names);
             }
-            entry.set("names", &names);
-            self.0.changed = true;
+        }
+        losers
+    }
+
+    /// Takes `name` from all images but the one at `keeper`, and returns their ids.
+    fn remove_name_but(&mut self, name: &str, keeper: Option<usize>) -> Vec<String> {
+        let holding: Vec<(usize, ImageFields)> = self.0.holding(name).filter(|(at, _)| Some(*at) != keeper).collect();
+        let mut losers = Vec::new();
+        for (at, ImageFields { id, names, .. }) in holding {
+            let names = names.unwrap_or_default();
+            let left: Vec<&String> = names.iter().filter(|known| *known != name).collect();
+            if left.len() < names.len() {
+                self.0.set(at, "names", &left);
+                losers.push(id);
+            }
         }
         losers
     }
 
     /// Gives an image another top layer.
     pub fn set_top(&mut self, id: &str, top: &str) {
-        if let Some(entry) = self.0.entries.iter_mut().find(|entry| entry.fields.id == id) {
-            if entry.fields.layer.as_deref() != Some(top) {
-                entry.set("layer", &top);
-                self.0.changed = true;
-            }
+        let Some(at) = self.0.place(id) else { return };
+        if self.0.fields(at).layer.as_deref() != Some(top) {
+            self.0.set(at, "layer", &top);
         }
     }
 
     /// The names of one image.
     #[must_use]
     pub fn names(&self, id: &str) -> Vec<String> {
-        self.0.find(id).and_then(|entry| entry.fields.names.clone()).unwrap_or_default()
+        self.0.find(id).and_then(|image| image.names).unwrap_or_default()
     }
 
     /// The names of all images that have any, by their ids.
     #[must_use]
-    pub fn all_names(&self) -> HashMap<&str, &[String]> {
-        self.fields().filter_map(|image| Some((image.id.as_str(), image.names.as_deref()?))).collect()
+    pub fn all_names(&self) -> HashMap<String, Vec<String>> {
+        self.0.all().filter_map(|image| Some((image.id, image.names?))).collect()
     }
 
     /// Whether it is not any more what was read.
     #[must_use]
     pub fn changed(&self) -> bool {
-        self.0.changed
+        self.0.changed()
     }
 
-    /// The bytes of the file.
+    /// The bytes of the file, in pieces to be written one after the other.
     #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        self.0.to_bytes()
+    pub fn pieces(&self) -> Vec<&[u8]> {
+        self.0.pieces()
     }
 }
 
-fn tops(image: &ImageFields) -> impl Iterator<Item = &String> {
-    image.mapped_layers.iter().flatten().chain(&image.layer)
+fn tops(image: ImageFields) -> impl Iterator<Item = String> {
+    image.mapped_layers.into_iter().flatten().chain(image.layer)
 }
 
 fn damaged(path: &Path, error: &serde_json::Error) -> StoreError {

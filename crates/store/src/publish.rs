@@ -13,10 +13,10 @@ use parallax_names::{ImageName, IndexPath};
 use crate::containers_storage::{BigData, IMAGES_JSON, Image, LAYERS_JSON, LINKS, Layer, Link, chain_ids, lower_file};
 use crate::files::{
     IoContext as _, StoreError, ensure_directory, ensure_link, move_into_place, read_if_there, remove_tree,
-    replace_file, replace_link, sync_parent,
+    replace_file, replace_file_by, replace_link, sync_parent,
 };
 use crate::layer_file::LayerFile;
-use crate::lists::{ImageList, LayerList};
+use crate::lists::{self, ImageList, LayerList};
 use crate::lock::WriteLock;
 use crate::mark::Mark;
 use crate::record::{ImageRecord, LayerRecord, VERSION};
@@ -38,8 +38,7 @@ impl Store {
         }
         let file = |id: &String| self.layer(id)?.ok_or_else(|| StoreError::LayerGone(id.clone()));
         let files: Vec<LayerFile> = image.diff_ids.iter().map(file).collect::<Result<_, _>>()?;
-        let mut layers = LayerList::read(&self.root().join(LAYERS_JSON))?;
-        let mut images = ImageList::read(&self.root().join(IMAGES_JSON))?;
+        let (mut layers, mut images) = lists::read_both(self.root())?;
         let digest = image.digest.trim_start_matches("sha256:");
         let digests: Vec<&str> =
             std::iter::once(digest).chain(image.other_digests.iter().map(String::as_str)).collect();
@@ -126,7 +125,7 @@ impl Store {
     pub(crate) fn write_layers(&self, lock: &WriteLock, list: &LayerList) -> Result<(), StoreError> {
         let path = self.root().join(LAYERS_JSON);
         if list.changed() {
-            replace_file(&self.temporary(), &path, &list.to_bytes())?;
+            replace_file_by(&self.temporary(), &path, &list.pieces())?;
             lock.layers_changed().context("write the lock of", &path)?;
         }
         Ok(())
@@ -136,7 +135,7 @@ impl Store {
     pub(crate) fn write_images(&self, lock: &WriteLock, list: &ImageList) -> Result<(), StoreError> {
         let path = self.root().join(IMAGES_JSON);
         if list.changed() {
-            replace_file(&self.temporary(), &path, &list.to_bytes())?;
+            replace_file_by(&self.temporary(), &path, &list.pieces())?;
             lock.images_changed().context("write the lock of", &path)?;
         }
         Ok(())

@@ -224,7 +224,7 @@ impl Store {
         }
         let listed = now.images.all_names();
         for record in &mut now.records {
-            if record.names != listed.get(record.id.as_str()).copied().unwrap_or_default() {
+            if record.names != listed.get(&record.id).map(Vec::as_slice).unwrap_or_default() {
                 *record = self.write_named(record.clone(), &now.images)?;
             }
         }

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, LINKS, lower_file, sha256_hex};
 use crate::files::{StoreError, entries, read_if_there};
 use crate::layer_file::LayerFile;
-use crate::lists::{ImageList, LayerList};
+use crate::lists::{self, ImageList, LayerList};
 use crate::lock::ReadLock;
 use crate::open::OpenError;
 use crate::record::{ImageRecord, LayerRecord};
@@ -64,8 +64,7 @@ impl<'a> Verifier<'a> {
     /// # Errors
     /// [`StoreError`] if a list cannot be read; that nothing can be checked then says enough.
     pub fn new(store: &'a Store) -> Result<Self, StoreError> {
-        let layers = LayerList::read(&store.root().join(LAYERS_JSON))?;
-        let images = ImageList::read(&store.root().join(IMAGES_JSON))?;
+        let (layers, images) = lists::read_both(store.root())?;
         Ok(Self { store, layers, images, files: BTreeMap::new(), problems: Vec::new(), _lock: None })
     }
 

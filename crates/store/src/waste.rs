@@ -89,12 +89,11 @@ impl Contents {
         except: &BTreeSet<String>,
     ) -> Result<Self, StoreError> {
         let layers = LayerList::read(&store.root().join(LAYERS_JSON))?;
-        let listed = images.ids();
         let directory = store.root().join("parallax/images");
         let mut records = Vec::new();
         for name in entries(&directory)? {
             let Some(id) = name.strip_suffix(".json") else { continue };
-            if which == Records::Unlisted && listed.contains(id) {
+            if which == Records::Unlisted && images.has(id) {
                 continue;
             }
             let path = directory.join(&name);
