@@ -21,6 +21,7 @@ mod lock;
 mod lock_file;
 mod mark;
 pub mod open;
+mod parallel;
 mod publish;
 pub mod reader;
 pub mod record;

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use parallax_names::{ImageName, IndexPath, name_from_index_entry};
 
-use crate::files::{IoContext as _, StoreError, entries};
+use crate::files::{StoreError, entries, read_if_there};
 use crate::open::TrustedStore;
+use crate::parallel;
 use crate::record::{ImageRecord, RecordError};
 
 /// The images of a store.
@@ -40,31 +40,29 @@ pub struct Listed {
 pub fn list(root: &Path) -> Result<Listing, StoreError> {
     let mut names = names_by_id(root)?;
     let directory = root.join("parallax/images");
+    let mut files = entries(&directory)?;
+    files.retain(|file| file.ends_with(".json"));
+    let read = |file: &String| -> Result<_, StoreError> {
+        let path = directory.join(file);
+        // It may have been removed since the directory was read.
+        let bytes = read_if_there(&path)?;
+        Ok(bytes.map(|bytes| ImageRecord::parse(&bytes).map_err(|error| (path, error))))
+    };
     let mut listing = Listing::default();
-    let mut known = BTreeSet::new();
-    for name in entries(&directory)? {
-        let Some(id) = name.strip_suffix(".json") else { continue };
-        known.insert(id.to_owned());
-        let path = directory.join(&name);
-        let bytes = match fs::read(&path) {
-            // Removed since the directory was read.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            bytes => bytes.context("read", &path)?,
-        };
-        match ImageRecord::parse(&bytes) {
+    for record in parallel::map(&files, read).into_iter().filter_map(Result::transpose) {
+        match record? {
             Ok(record) => {
                 let names = names.remove(&record.id).unwrap_or_default();
                 listing.images.push(Listed { record, names, foreign: false });
             }
-            Err(error) => listing.damaged.push((path, error)),
+            Err(damaged) => listing.damaged.push(damaged),
         }
     }
+    let known = files.iter().filter_map(|file| file.strip_suffix(".json")).map(str::to_owned).collect();
     add_foreign(root, &known, &mut listing)?;
-    listing.images.sort_by(|a, b| {
-        // Images without a name come last.
-        let key = |listed: &Listed| (listed.names.is_empty(), listed.names.first().cloned(), listed.record.id.clone());
-        key(a).cmp(&key(b))
-    });
+    // Images without a name come last.
+    let key = |listed: &Listed| (listed.names.is_empty(), listed.names.first().cloned(), listed.record.id.clone());
+    listing.images.sort_by_cached_key(key);
     Ok(listing)
 }
 
@@ -92,11 +90,12 @@ fn add_foreign(root: &Path, known: &BTreeSet<String>, listing: &mut Listing) -> 
 
 fn names_by_id(root: &Path) -> Result<BTreeMap<String, Vec<ImageName>>, StoreError> {
     let directory = root.join(IndexPath::names_directory());
+    let entries = entries(&directory)?;
+    let targets = parallel::map(&entries, |entry| fs::read_link(directory.join(entry)).ok());
     let mut names: BTreeMap<String, Vec<ImageName>> = BTreeMap::new();
-    for entry in entries(&directory)? {
-        let target = fs::read_link(directory.join(&entry)).ok();
+    for (entry, target) in entries.iter().zip(targets) {
         let id = target.as_deref().and_then(Path::to_str).and_then(IndexPath::id_from_link);
-        if let (Some(name), Some(id)) = (name_from_index_entry(&entry), id) {
+        if let (Some(name), Some(id)) = (name_from_index_entry(entry), id) {
             names.entry(id.to_owned()).or_default().push(name);
         }
     }

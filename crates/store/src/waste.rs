@@ -15,6 +15,7 @@ use crate::containers_storage::{IMAGES_JSON, LAYERS_JSON, LINKS, Link};
 use crate::files::{StoreError, entries, remove_file, remove_tree, sync_parent};
 use crate::lists::{ImageList, LayerList};
 use crate::lock::WriteLock;
+use crate::parallel;
 use crate::record::ImageRecord;
 use crate::writer::Store;
 
@@ -90,19 +91,14 @@ impl Contents {
     ) -> Result<Self, StoreError> {
         let layers = LayerList::read(&store.root().join(LAYERS_JSON))?;
         let directory = store.root().join("parallax/images");
+        let names = entries(&directory)?;
+        let mut ids: Vec<&str> = names.iter().filter_map(|name| name.strip_suffix(".json")).collect();
+        ids.retain(|id| which == Records::All || !images.has(id));
         let mut records = Vec::new();
-        for name in entries(&directory)? {
-            let Some(id) = name.strip_suffix(".json") else { continue };
-            if which == Records::Unlisted && images.has(id) {
-                continue;
-            }
-            let path = directory.join(&name);
-            let bytes =
-                fs::read(&path).map_err(|cause| StoreError::Io { action: "read", path: path.clone(), cause })?;
-            match ImageRecord::parse(&bytes) {
-                Ok(record) => records.push(record),
-                Err(_) if except.contains(id) => {}
-                Err(error) => return Err(StoreError::Damaged { path, what: error.to_string() }),
+        for (id, record) in ids.iter().zip(parallel::map(&ids, |id| store.record(id))) {
+            match record {
+                Err(StoreError::Damaged { .. }) if except.contains(*id) => {}
+                record => records.extend(record?),
             }
         }
         Ok(Self { layers, images, records })
