@@ -64,7 +64,7 @@ impl LayerList {
     /// # Errors
     /// It cannot be written as JSON.
     pub fn add(&mut self, layer: &Layer) -> serde_json::Result<()> {
-        if self.0.place(&layer.id).is_some() { Ok(()) } else { self.0.push(layer) }
+        if self.has(&layer.id) { Ok(()) } else { self.0.push(layer) }
     }
 
     /// Takes out the entries with these ids.
@@ -103,18 +103,22 @@ impl LayerList {
     /// The ids of these layers and of all below them.
     #[must_use]
     pub fn with_parents(&self, tops: impl IntoIterator<Item = String>) -> BTreeSet<String> {
-        let parents: HashMap<String, String> =
-            self.0.all().filter_map(|layer| Some((layer.id, layer.parent?))).collect();
         let mut all = BTreeSet::new();
         for top in tops {
             let mut next = Some(top);
             // Seen before: its parents were too, and a circle ends.
             while let Some(id) = next.filter(|id| !id.is_empty() && !all.contains(id)) {
-                next = parents.get(&id).cloned();
+                next = self.0.find(&id).and_then(|layer| layer.parent);
                 all.insert(id);
             }
         }
         all
+    }
+
+    /// Whether a layer with this id is there.
+    #[must_use]
+    pub fn has(&self, id: &str) -> bool {
+        self.0.place(id).is_some()
     }
 
     /// Whether it is not any more what was read.

@@ -169,18 +169,16 @@ impl Waste {
         let recorded = || now.records.iter().flat_map(|record| &record.layers);
         let mut needed = now.layers.with_parents(now.images.top_layers());
         needed.extend(recorded().map(|layer| layer.id.clone()));
-        let listed = now.layers.ids();
         // What another tool wrote is its own, in use or not: it may be about to add the image.
         let may_go =
             |id: &str| -> Result<bool, StoreError> { Ok(candidates.foreign.contains(id) || is_ours(store, id)?) };
-        for id in candidates.layers.iter().filter(|id| !needed.contains(*id) && listed.contains(*id)) {
+        for id in candidates.layers.iter().filter(|id| !needed.contains(*id) && now.layers.has(id)) {
             if may_go(id)? || !exists(store, &format!("{OVERLAY}/{id}")) {
                 self.layers.insert(id.clone());
             }
         }
         now.layers.remove(&self.layers);
-        needed.extend(now.layers.ids());
-        for id in candidates.layers.iter().filter(|id| !needed.contains(*id)) {
+        for id in candidates.layers.iter().filter(|id| !needed.contains(*id) && !now.layers.has(id)) {
             let directory = format!("{OVERLAY}/{id}");
             if exists(store, &directory) && may_go(id)? {
                 let link = store.link_of(id)?;
