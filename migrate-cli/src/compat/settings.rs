@@ -25,7 +25,7 @@ pub fn from_mksquashfs(words: &[String]) -> anyhow::Result<(Settings, Vec<String
             "-Xcompression-level" => level = words.next(),
             "-noD" | "-noDataCompression" => compression = Some("none".to_owned()),
             "-b" => line.extend(words.next().map(|size| format!("--block-size={}", with_unit(size)))),
-            "-processors" => line.extend(words.next().map(|number| format!("--jobs={number}"))),
+            "-processors" => line.extend(words.next().map(|number| format!("--processors={number}"))),
             // These are so in any case.
             "-noappend" | "-no-progress" | "-quiet" | "-no-duplicates" => {}
             other => {
@@ -70,6 +70,8 @@ mod tests {
         assert_eq!(ignored, ["-e", "a", "-no-xattrs"]);
         let (known, _) = settings("-comp zstd -Xcompression-level 1 -noD").unwrap();
         assert_eq!(known.squashfs.compression, Compression::None);
+        let (known, _) = settings("-processors 1").unwrap();
+        assert_eq!((known.squashfs.processors.get(), known.jobs), (1, 1));
         assert!(settings("-comp lzma").is_err());
         assert!(settings("-b 3").is_err());
     }

@@ -26,7 +26,10 @@ pub struct SettingsOptions {
     /// The size of a compressed block: a power of two from 4KiB to 1MiB [default: 128KiB]
     #[arg(long, value_name = "SIZE", value_parser = block_size)]
     block_size: Option<u32>,
-    /// How many layers are converted at once [default: as many as the machine has cores, and memory for]
+    /// How many threads compress a layer [default: as many as there are processors]
+    #[arg(long, value_name = "N")]
+    processors: Option<NonZeroUsize>,
+    /// How many layers are converted at once [default: as many as --processors, and as there is memory for]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
     /// The most memory to use for it [default: half of what is free]
@@ -60,10 +63,10 @@ impl SettingsOptions {
     /// # Errors
     /// If the memory is too little for one layer.
     pub fn settings(&self) -> anyhow::Result<Settings> {
-        let cores = available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let processors = self.processors.or(available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
         let memory = self.max_memory.unwrap_or_else(|| free_memory().unwrap_or(UNKNOWN_MEMORY) / 2);
         let default = SquashfsOptions::default();
-        let (jobs, memory_mib) = share(memory, self.jobs.unwrap_or(cores).get(), default.memory_mib);
+        let (jobs, memory_mib) = share(memory, self.jobs.unwrap_or(processors).get(), default.memory_mib);
         ensure!(
             memory_mib >= LEAST >> 20,
             "{} of memory are too little for one layer; --max-memory must be {} or more",
@@ -74,7 +77,7 @@ impl SettingsOptions {
             squashfs: SquashfsOptions {
                 compression: self.compression.unwrap_or(default.compression),
                 block_size: self.block_size.unwrap_or(default.block_size),
-                processors: cores,
+                processors,
                 memory_mib: u32::try_from(memory_mib)?,
             },
             limits: Limits { bytes: self.max_layer_size, entries: self.max_layer_entries },

@@ -115,7 +115,7 @@ fn the_same_layer_gives_the_same_bytes(cluster: &Cluster) -> anyhow::Result<()> 
     let text = r"
         sums() { (cd store/parallax/layers; sha256sum *.squash); }
         parallax migrate oci:/images/python; sums >one; rm -rf store
-        parallax migrate oci:/images/python --jobs 1 --max-memory 100MB; sums >two; rm -rf store
+        parallax migrate oci:/images/python --jobs 1 --processors 1 --max-memory 100MB; sums >two; rm -rf store
         cmp one two
         parallax migrate oci:/images/python --flatten; sums >one; rm -rf store
         parallax migrate oci:/images/python --flatten --max-memory 100MB; sums >two
