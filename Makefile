@@ -27,9 +27,11 @@ all: products plugin
 products:
 	$(CARGO) build --release --locked --bins
 
+# Its part for steps with an image has a profile of its own: see Cargo.toml.
+plugin: export BINDGEN_EXTRA_CLANG_ARGS = -I$(SLURM_INCLUDE)
 plugin:
-	BINDGEN_EXTRA_CLANG_ARGS="-I$(SLURM_INCLUDE)" $(CARGO) build --profile plugin --locked \
-		--package spank-parallax --target-dir $(PLUGIN_TARGET)
+	$(CARGO) build --profile plugin --locked --package spank-parallax --target-dir $(PLUGIN_TARGET)
+	$(CARGO) build --profile plugin-step --locked --package spank-parallax-step --target-dir $(PLUGIN_TARGET)
 
 dependencies:
 	tests/install-dependencies
@@ -53,11 +55,14 @@ soak: dependencies
 demo: dependencies
 	tests/demo
 
+lint: export BINDGEN_EXTRA_CLANG_ARGS = -I$(SLURM_INCLUDE)
 lint:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --exclude spank-parallax --all-targets -- -D warnings
-	BINDGEN_EXTRA_CLANG_ARGS="-I$(SLURM_INCLUDE)" $(CARGO) clippy --locked --package spank-parallax \
-		--target-dir $(PLUGIN_TARGET) -- -D warnings
+	$(CARGO) clippy --locked --workspace --exclude spank-parallax --exclude spank-parallax-step --all-targets \
+		-- -D warnings
+	$(CARGO) clippy --locked --profile plugin --package spank-parallax --target-dir $(PLUGIN_TARGET) -- -D warnings
+	$(CARGO) clippy --locked --profile plugin-step --package spank-parallax-step --target-dir $(PLUGIN_TARGET) \
+		-- -D warnings
 
 install:
 	install -D -m 0755 target/release/parallax $(DESTDIR)$(PREFIX)/bin/parallax
@@ -67,6 +72,8 @@ install:
 		$(DESTDIR)$(PREFIX)/libexec/parallax/parallax-mount-program
 	install -D -m 0644 $(PLUGIN_TARGET)/plugin/libspank_parallax.so \
 		$(DESTDIR)$(PREFIX)/lib/parallax/spank_parallax.so
+	install -D -m 0644 $(PLUGIN_TARGET)/plugin-step/libspank_parallax_step.so \
+		$(DESTDIR)$(PREFIX)/lib/parallax/spank_parallax_step.so
 	install -D -m 0644 etc/parallax-agent.service $(DESTDIR)$(UNITDIR)/parallax-agent.service
 	install -D -m 0644 etc/parallax-agent.socket $(DESTDIR)$(UNITDIR)/parallax-agent.socket
 	install -D -m 0755 etc/epilog.sh $(DESTDIR)$(PREFIX)/share/doc/parallax/epilog.sh

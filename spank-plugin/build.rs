@@ -1,22 +1,25 @@
-//! Links the unwinder into the plugin.
-//!
-//! The standard library wants it from `libgcc_s.so.1`, which neither srun nor slurmstepd has loaded: finding, mapping and relocating
-//! that library took as long as the rest of the plugin's loading, in every job. Taken whole and before the shared one,
-//! the archive leaves nothing for that to resolve, and the linker drops it (`--as-needed`, which rustc says).
+//! Makes Rust of what is needed of C's headers: Slurm's version, so that it takes the plugin for its own, and some functions.
 
 use std::env;
-use std::path::Path;
-use std::process::Command;
+use std::path::PathBuf;
 
-fn main() {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-env-changed=CC");
-    let compiler = env::var("CC").unwrap_or_else(|_| "cc".to_owned());
-    let asked = Command::new(&compiler).arg("-print-file-name=libgcc_eh.a").output();
-    let answer = asked.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
-    // Without the archive (clang without gcc, musl) the shared one does.
-    if let Some(directory) = Path::new(&answer).parent().filter(|directory| directory.is_absolute()) {
-        println!("cargo:rustc-link-search=native={}", directory.display());
-        println!("cargo:rustc-link-lib=static:+whole-archive=gcc_eh");
-    }
+    println!("cargo:rerun-if-env-changed=BINDGEN_EXTRA_CLANG_ARGS");
+    // Nobody else asks for it where there is no standard library.
+    println!("cargo:rustc-link-lib=c");
+    bindgen::Builder::default()
+        .header_contents(
+            "plugin.h",
+            "#include <slurm/spank.h>\n#include <dlfcn.h>\n#include <linux/limits.h>\n#include <stdlib.h>\n",
+        )
+        .clang_arg("-D_GNU_SOURCE")
+        .use_core()
+        .allowlist_var("SLURM_VERSION_NUMBER|RTLD_NOW|RTLD_LOCAL|PATH_MAX")
+        .allowlist_function("spank_context|spank_option_register|spank_getenv|slurm_error")
+        .allowlist_function("dladdr|dlopen|dlsym|dlerror|abort")
+        .layout_tests(false)
+        .generate()?
+        .write_to_file(PathBuf::from(env::var("OUT_DIR")?).join("c.rs"))?;
+    Ok(())
 }

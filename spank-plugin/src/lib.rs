@@ -1,152 +1,162 @@
-//! The Slurm SPANK plugin.
+//! The Slurm SPANK plugin, as far as every job loads it, in srun, sbatch, salloc and slurmstepd.
 //!
-//! - [`options`]: what a user may write, and what they meant.
-//! - [`job`]: facts of the job and of the plugin's own setting, read once.
-//! - [`submit`]: srun, sbatch and salloc, as the user: everything is checked where it is typed.
-//! - [`step`]: slurmstepd, as root: the lease, from asking for it to giving it back.
+//! All that it does for a job without an image is to tell Slurm its options. When Slurm calls back with one of them, the plugin
+//! loads the part that does the work ([`step`]), and hands every hook on to it. So a job that asks for nothing pays for
+//! a few kilobytes, and next to nothing of what could go wrong is in it.
 //!
-//! Rules for every hook here: it never panics into Slurm, never waits without a deadline, starts no thread and no process, and
-//! never returns an error on a node, where some errors drain it. What goes wrong on a node is kept and told by the launcher,
-//! in the task, in the user's words. A step that has no image pays for one look at an option.
-//!
-//! Where `slurm-spank` 0.4.1 stands in the way:
-//! - Its `SPANK_PLUGIN!` exports every hook there is, used or not. Slurm then starts a process for the prolog and one for the
-//!   epilog of every job on every node, image or not (tens of milliseconds a job), and clones one more at every task's end.
-//!   [`exported`] exports what is used, by the same parts the macro is made of.
-//! - A panic inside one of its hooks poisons its state and makes every later hook fail, so [`guarded`] catches panics
-//!   before they get there. Its callback for options would abort on poisoned state, which then there never is.
-//! - Whatever it returns by itself would count: a hook whose failure drains a node returns 0 all the same ([`exported`]).
+//! Nothing here allocates, can panic, waits, or starts anything. There is no standard library, which would be most of what has to be
+//! relocated and paged in, and no `slurm-spank`, the base of the other part, which needs it: what is wanted of Slurm here
+//! are four functions ([`c`]).
 
-use std::error::Error;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+#![no_std]
+#![allow(unsafe_code)]
 
-use slurm_spank::{Context, Plugin, SpankHandle, spank_log_error};
+use core::ffi::{CStr, c_char, c_int, c_uint};
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-mod job;
-mod options;
+use parallax_spank_hooks::{GivenOption, IMAGE, MODE, StepHooks};
+
+mod c;
 mod step;
-mod submit;
 
-/// The plugin's state in one process. slurmstepd's task processes are forks and have copies of it.
-#[derive(Debug, Default)]
-struct Parallax {
-    step: Option<step::Step>,
-    /// Whether Slurm did not take the options.
-    unregistered: bool,
-}
+/// `ESPANK_SUCCESS`.
+const SUCCESS: c::spank_err_t = 0;
+/// What Slurm takes for a failure.
+const FAILED: c_int = -1;
+/// Slurm's own variable for the image of a step, which is there even if Slurm did not take the options.
+const IMAGE_OF_STEP: &CStr = c"_SLURM_SPANK_OPTION_parallax_parallax_image";
 
-// SAFETY: the trait's condition is that hooks that run in forked task processes must not depend on other threads. This plugin
-// starts none, and holds no lock across a hook.
-#[allow(unsafe_code)]
-unsafe impl Plugin for Parallax {
-    fn init(&mut self, spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
-        let context = spank.context();
-        let mut register = || guarded(|| options::register(spank)).unwrap_or_else(|| Err("an internal error".into()));
-        match context {
-            Ok(Context::Local | Context::Allocator) => register(),
-            // An error here would drain the node.
-            Ok(Context::Remote) => {
-                self.unregistered = register().is_err();
-                Ok(())
-            }
-            _ => Ok(()),
+/// Whether Slurm did not take the options.
+static UNREGISTERED: AtomicBool = AtomicBool::new(false);
+
+// SAFETY, here and below, of unmangled names: Slurm looks them up in this file alone (dlsym on its handle), and no other part
+// of the plugin defines them.
+/// What Slurm calls the plugin.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+pub static plugin_name: [u8; 9] = *b"parallax\0";
+/// What kind of a plugin it is.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+pub static plugin_type: [u8; 6] = *b"spank\0";
+/// The Slurm that it is for: others of another major and minor version do not load it.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+pub static plugin_version: c_uint = c::SLURM_VERSION_NUMBER;
+
+/// The options, in memory that stays: Slurm need not copy them.
+struct Options([c::spank_option; 2]);
+
+// SAFETY: the pointers are to constants, and nothing writes through them.
+unsafe impl Sync for Options {}
+
+static OPTIONS: Options = Options([
+    c::spank_option {
+        name: IMAGE.as_ptr().cast_mut(),
+        arginfo: c"IMAGE".as_ptr().cast_mut(),
+        usage: c"run the tasks in the container image IMAGE (\"none\": in no image, though one is inherited)"
+            .as_ptr()
+            .cast_mut(),
+        has_arg: 1,
+        val: GivenOption::Image as c_int,
+        cb: Some(take_option),
+    },
+    c::spank_option {
+        name: MODE.as_ptr().cast_mut(),
+        arginfo: c"run|podman".as_ptr().cast_mut(),
+        usage:
+            c"run: tasks run inside the image (default); podman: tasks run on the node, where podman finds the image"
+                .as_ptr()
+                .cast_mut(),
+        has_arg: 1,
+        val: GivenOption::Mode as c_int,
+        cb: Some(take_option),
+    },
+]);
+
+/// Slurm has met one of the options, or its variable.
+extern "C" fn take_option(option: c_int, value: *const c_char, remote: c_int) -> c_int {
+    match step::load() {
+        Some(hooks) => {
+            (hooks.option)(option, value);
+            0
         }
-    }
-
-    fn init_post_opt(&mut self, spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
-        match spank.context() {
-            Ok(Context::Local | Context::Allocator) => drop(guarded(|| submit::check(spank))),
-            Ok(Context::Remote) if self.unregistered => {
-                self.step = guarded(|| step::Step::without_options(spank)).flatten();
-            }
-            Ok(Context::Remote) => {
-                self.step = guarded(|| step::Step::begin(spank)).unwrap_or_else(|| step::Step::after_panic(spank));
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn user_init(&mut self, spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
-        if let Some(step) = &mut self.step {
-            guarded(|| step.await_lease(spank));
-        }
-        Ok(())
-    }
-
-    fn task_init_privileged(&mut self, _spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
-        if let Some(step) = &mut self.step {
-            guarded(|| step.show_in_task());
-        }
-        Ok(())
-    }
-
-    fn task_init(&mut self, spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
-        match &mut self.step {
-            // Here an error fails the task and nothing else, and the task must not run outside its image.
-            Some(step) => guarded(|| step.prepare_task(spank)).unwrap_or_else(|| Err("an internal error".into())),
-            None => Ok(()),
-        }
-    }
-
-    fn exit(&mut self, spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
-        if let (Ok(Context::Remote), Some(step)) = (spank.context(), self.step.take()) {
-            guarded(|| step.end());
-        }
-        Ok(())
+        // On a node the task fails, later: an error here would be no more than a line in the log.
+        None if remote != 0 => 0,
+        None => FAILED,
     }
 }
 
-/// What Slurm finds in the plugin: three variables that say what it is (`slurm/spank.h`, `SPANK_PLUGIN`), and the hooks.
-#[allow(missing_docs, non_upper_case_globals, unsafe_code)]
-mod exported {
-    use std::ffi::{c_char, c_int, c_uint};
-
-    use slurm_spank::spank_sys::spank_t;
-    use slurm_spank::{SLURM_VERSION_NUMBER, init_spank_handle, spank_callback_with_globals, spank_log_error};
-
-    use super::Parallax;
-
-    // SAFETY, here and below: Slurm looks these names up in this file alone (dlsym on its handle), and no other part of the
-    // plugin defines them.
-    #[unsafe(no_mangle)]
-    pub static plugin_name: [u8; 9] = *b"parallax\0";
-    #[unsafe(no_mangle)]
-    pub static plugin_type: [u8; 6] = *b"spank\0";
-    #[unsafe(no_mangle)]
-    pub static plugin_version: c_uint = SLURM_VERSION_NUMBER;
-
-    macro_rules! hooks {
-        ($($symbol:ident => $hook:ident),+ $(,)?) => {$(
-            #[unsafe(no_mangle)]
-            pub extern "C" fn $symbol(spank: spank_t, argc: c_int, argv: *const *const c_char) -> c_int {
-                let result = spank_callback_with_globals::<Parallax, _>(|plugin, options, _first| {
-                    let mut handle = init_spank_handle(spank, argc, argv, options);
-                    plugin.$hook(&mut handle).inspect_err(|error| spank_log_error!("parallax: {error}"))
-                });
-                // In srun the first may fail, in the task the second.
-                if matches!(stringify!($hook), "init" | "task_init") { result } else { 0 }
-            }
-        )+};
+/// Tells Slurm about the options. In srun, sbatch and salloc an error ends the program; on a node it would drain it.
+#[unsafe(no_mangle)]
+extern "C" fn slurm_spank_init(spank: c::spank_t, _argc: c_int, _argv: *const *const c_char) -> c_int {
+    // SAFETY: it takes and changes nothing.
+    let context = unsafe { c::spank_context() };
+    let is_node = context == c::spank_context_S_CTX_REMOTE;
+    if !is_node && !matches!(context, c::spank_context_S_CTX_LOCAL | c::spank_context_S_CTX_ALLOCATOR) {
+        return 0;
     }
+    let taken = OPTIONS.0.iter().all(|option| {
+        // SAFETY: the handle is Slurm's own, in the hook in which options are registered. Slurm reads the option, and copies it.
+        let result = unsafe { c::spank_option_register(spank, core::ptr::from_ref(option).cast_mut()) };
+        result == SUCCESS
+    });
+    UNREGISTERED.store(!taken, Relaxed);
+    if taken || is_node { 0 } else { FAILED }
+}
 
-    hooks! {
-        slurm_spank_init => init,
-        slurm_spank_init_post_opt => init_post_opt,
-        slurm_spank_user_init => user_init,
-        slurm_spank_task_init_privileged => task_init_privileged,
-        slurm_spank_task_init => task_init,
-        slurm_spank_exit => exit,
+/// Hands the hook on; also if Slurm did not take the options on this node, and the step has an image.
+#[unsafe(no_mangle)]
+extern "C" fn slurm_spank_init_post_opt(spank: c::spank_t, argc: c_int, argv: *const *const c_char) -> c_int {
+    if UNREGISTERED.load(Relaxed) && has_image(spank) {
+        if let Some(hooks) = step::load() {
+            (hooks.unregistered)();
+        }
+    }
+    step::loaded().map_or(0, |hooks| (hooks.init_post_opt)(spank.cast(), argc, argv))
+}
+
+/// Whether the step has an image, by what Slurm says in its environment.
+fn has_image(spank: c::spank_t) -> bool {
+    let mut buffer: [c_char; 8] = [0; 8];
+    // SAFETY: the handle is Slurm's own, and the buffer has as many bytes as is said.
+    let result = unsafe { c::spank_getenv(spank, IMAGE_OF_STEP.as_ptr(), buffer.as_mut_ptr(), buffer.len() as c_int) };
+    // Longer than the buffer, it is there.
+    [SUCCESS, c::slurm_err_t_ESPANK_NOSPACE].contains(&result)
+}
+
+/// Hands the hook on. Where the part for steps with an image can't be loaded, the task fails: it must not run without.
+#[unsafe(no_mangle)]
+extern "C" fn slurm_spank_task_init(spank: c::spank_t, argc: c_int, argv: *const *const c_char) -> c_int {
+    match step::loaded() {
+        Some(hooks) => (hooks.task_init)(spank.cast(), argc, argv),
+        None if step::is_missing() => {
+            step::tell_that_it_is_missing();
+            FAILED
+        }
+        None => 0,
     }
 }
 
-/// Runs a hook's body; a panic in it is logged and ends there. `None` after a panic.
-fn guarded<T>(body: impl FnOnce() -> T) -> Option<T> {
-    match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(value) => Some(value),
-        Err(_) => {
-            spank_log_error!("parallax: an internal error was caught; please report it");
-            None
+/// There is nothing in this file that panics.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: it takes nothing and does not return.
+    unsafe { c::abort() }
+}
+
+macro_rules! hand_on {
+    ($($symbol:ident => $hook:ident),+ $(,)?) => {$(
+        #[doc = concat!("Hands the hook `", stringify!($hook), "` on.")]
+        #[unsafe(no_mangle)]
+        extern "C" fn $symbol(spank: c::spank_t, argc: c_int, argv: *const *const c_char) -> c_int {
+            step::loaded().map_or(0, |hooks: &StepHooks| (hooks.$hook)(spank.cast(), argc, argv))
         }
-    }
+    )+};
+}
+
+hand_on! {
+    slurm_spank_user_init => user_init,
+    slurm_spank_task_init_privileged => task_init_privileged,
+    slurm_spank_exit => exit,
 }

@@ -6,13 +6,17 @@ plugin_file() {
     printf '%s\n' "$repository/target/plugin-$1/plugin/libspank_parallax.so"
 }
 
+# The part of the plugin that steps with an image load.
+step_part_file() {
+    printf '%s\n' "$repository/target/plugin-$1/plugin-step/libspank_parallax_step.so"
+}
+
 # Builds the workspace, and the plugin against the headers of the nodes' Slurm.
 build_products() {
     local suite=$1
     cd "$repository" || return
     cargo build --release --bins
-    BINDGEN_EXTRA_CLANG_ARGS="-I$cluster_cache/rootfs-$suite/usr/include" \
-        CARGO_TARGET_DIR=target/plugin-$suite cargo build --profile plugin -p spank-parallax
+    make --silent plugin SLURM_INCLUDE="$cluster_cache/rootfs-$suite/usr/include" PLUGIN_TARGET="target/plugin-$suite"
 }
 
 # install_everywhere WITH_PLUGIN: brings the files of Parallax on all nodes up to date and notes in
@@ -31,6 +35,7 @@ install_on() {
     install_file "$built/parallax-launch" "$root/usr/libexec/parallax/parallax-launch"
     install_file "$built/parallax-mount-program" "$root/usr/libexec/parallax/parallax-mount-program"
     install_file "$(plugin_file "$suite")" "$root/usr/lib/parallax/spank_parallax.so"
+    install_file "$(step_part_file "$suite")" "$root/usr/lib/parallax/spank_parallax_step.so"
 
     changed=no
     install_file "$built/parallax-agent" "$root/usr/sbin/parallax-agent"

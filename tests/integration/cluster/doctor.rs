@@ -133,7 +133,10 @@ fn a_plugin_that_is_not_loaded(cluster: &Cluster) -> anyhow::Result<()> {
         }
         fs::write(on_node.join("spank_parallax.so"), plugin)?;
         list(&format!("required {directory}/spank_parallax.so\n"))?;
-        told(&["is for Slurm 20.", "Slurm does not load it", "build it against the headers"])
+        told(&["is for Slurm 20.", "Slurm does not load it", "build it against the headers"])?;
+        told(&["spank_parallax_step.so can't be read", "together, from one release"])?;
+        fs::write(on_node.join("spank_parallax_step.so"), "another one")?;
+        told(&["spank_parallax_step.so is of another release than the plugin", "together, from one release"])
     };
     let tested = tests();
     fs::remove_dir_all(on_node)?;

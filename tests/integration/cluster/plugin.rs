@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::ensure;
+use integration_tests::clean::assert_clean;
 use integration_tests::cluster::{Cluster, Done, repository};
 
 use crate::OnCluster;
 
 pub const TESTS: &[(&str, OnCluster)] = &[
     ("cluster::plugin::only_a_few_symbols_are_resolved_at_load", only_a_few_symbols_are_resolved_at_load),
+    ("cluster::plugin::a_plugin_without_its_part_fails_who_wants_an_image", a_plugin_without_its_part),
     ("cluster::plugin::no_failure_of_slurm_drains_a_node", no_failure_of_slurm_drains_a_node),
     ("cluster::plugin::a_step_with_an_image_never_runs_without_it", a_step_with_an_image_never_runs_without_it),
     ("cluster::plugin::an_agent_that_never_answers_is_waited_for_in_vain", an_agent_that_never_answers),
@@ -28,33 +30,96 @@ fn plugin(cluster: &Cluster) -> anyhow::Result<PathBuf> {
     cluster.path_on("n1", "/usr/lib/parallax/spank_parallax.so")
 }
 
+/// Its part for steps with an image, there too.
+fn step_part(cluster: &Cluster) -> anyhow::Result<PathBuf> {
+    cluster.path_on("n1", "/usr/lib/parallax/spank_parallax_step.so")
+}
+
+/// What a shared library says of itself.
+struct Symbols {
+    defined: Vec<String>,
+    undefined: Vec<String>,
+    libraries: Vec<String>,
+}
+
+impl Symbols {
+    fn of(file: &Path) -> anyhow::Result<Self> {
+        let lines = |program: &str, arguments: &[&str]| -> anyhow::Result<Vec<String>> {
+            let listed = Command::new(program).args(arguments).arg(file).output()?;
+            Ok(Done::from(listed).success()?.stdout.lines().map(|line| line.trim().to_owned()).collect())
+        };
+        let symbols = |which: &str| lines("nm", &["--dynamic", "--format=just-symbols", which]);
+        let needed = lines("objdump", &["-p"])?;
+        let libraries = needed.iter().filter_map(|line| line.strip_prefix("NEEDED")).map(|name| name.trim().to_owned());
+        Ok(Self {
+            defined: symbols("--defined-only")?,
+            undefined: symbols("--undefined-only")?,
+            libraries: libraries.collect(),
+        })
+    }
+
+    /// What is neither the system's nor a compiler's.
+    fn of_slurm(&self) -> Vec<&str> {
+        let foreign = |name: &&str| !name.contains("@GLIBC") && !name.starts_with('_');
+        self.undefined.iter().map(String::as_str).filter(foreign).collect()
+    }
+}
+
+/// Every job loads the plugin.
 fn only_a_few_symbols_are_resolved_at_load(cluster: &Cluster) -> anyhow::Result<()> {
-    let symbols = |which: &str| -> anyhow::Result<Vec<String>> {
-        let listed =
-            Command::new("nm").args(["--dynamic", "--format=just-symbols", which]).arg(plugin(cluster)?).output()?;
-        Ok(Done::from(listed).success()?.stdout.lines().map(ToOwned::to_owned).collect())
-    };
-    let mut defined = symbols("--defined-only")?;
-    // slurm-spank's; Slurm is given its address and does not look for it.
-    defined.retain(|name| name != "spank_option_callback");
+    let plugin = plugin(cluster)?;
+    let symbols = Symbols::of(&plugin)?;
     let hooks = ["exit", "init", "init_post_opt", "task_init", "task_init_privileged", "user_init"];
     let mut expected = ["plugin_name", "plugin_type", "plugin_version"].map(str::to_owned).to_vec();
     expected.extend(hooks.iter().map(|hook| format!("slurm_spank_{hook}")));
-    ensure!(defined == expected, "the plugin defines {defined:?}");
-    let undefined = symbols("--undefined-only")?;
-    let foreign = |name: &&String| !name.contains("@GLIBC") && !name.starts_with('_');
-    let of_slurm: Vec<&String> = undefined.iter().filter(foreign).collect();
-    let known = |name: &&String| name.starts_with("spank_") || name.starts_with("slurm_");
-    ensure!(of_slurm.iter().all(known) && of_slurm.len() <= 20, "the plugin needs {of_slurm:?}");
-    ensure!(undefined.len() <= 120, "{} symbols are resolved at load", undefined.len());
-    let needed = Command::new("objdump").arg("-p").arg(plugin(cluster)?).output()?;
-    let needed = Done::from(needed).success()?.stdout;
-    let libraries: Vec<&str> =
-        needed.lines().filter_map(|line| line.trim().strip_prefix("NEEDED")).map(str::trim).collect();
-    let system =
-        |library: &&str| ["libc.so", "ld-linux", "libgcc_s.so", "libm.so"].iter().any(|own| library.starts_with(own));
-    ensure!(libraries.iter().all(system), "the plugin loads {libraries:?}");
+    ensure!(symbols.defined == expected, "the plugin defines {:?}", symbols.defined);
+    let of_slurm = symbols.of_slurm();
+    ensure!(of_slurm == ["slurm_error", "spank_context", "spank_getenv", "spank_option_register"], "{of_slurm:?}");
+    ensure!(symbols.undefined.len() <= 20, "resolved at load: {:?}", symbols.undefined);
+    ensure!(symbols.libraries.iter().all(|library| library.starts_with("libc.so")), "{:?}", symbols.libraries);
+    let bytes = std::fs::metadata(&plugin)?.len();
+    ensure!(bytes < 64 << 10, "the plugin has {bytes} bytes");
+
+    let step = Symbols::of(&step_part(cluster)?)?;
+    // slurm-spank's own is not used.
+    let defined: Vec<&String> = step.defined.iter().filter(|name| *name != "spank_option_callback").collect();
+    ensure!(defined == ["parallax_step_hooks_1"], "the part for steps with an image defines {defined:?}");
+    let of_slurm = step.of_slurm();
+    let known = |name: &&str| name.starts_with("spank_") || name.starts_with("slurm_");
+    ensure!(of_slurm.iter().all(known) && of_slurm.len() <= 20, "it needs {of_slurm:?}");
+    ensure!(step.undefined.len() <= 120, "{} symbols are resolved when it is loaded", step.undefined.len());
+    let system = ["libc.so", "ld-linux", "libgcc_s.so", "libm.so"];
+    let is_known = |library: &String| system.iter().any(|own| library.starts_with(own));
+    ensure!(step.libraries.iter().all(is_known), "it loads {:?}", step.libraries);
     Ok(())
+}
+
+/// A node with half an installation: whoever wants an image is told so and gets none, others do not notice.
+fn a_plugin_without_its_part(cluster: &Cluster) -> anyhow::Result<()> {
+    let step = |node: &str, image: &[&str]| {
+        let line = [&["srun", "--nodelist", "n1"], image, &["echo", "it ran"]].concat();
+        cluster.run(node, "u1", &line)
+    };
+    let image = ["--parallax-image=debian"];
+    let part = step_part(cluster)?;
+    let aside = part.with_extension("aside");
+    std::fs::rename(&part, &aside)?;
+    let tested = || -> anyhow::Result<()> {
+        // Only the node lacks it; then srun does.
+        for from in ["ctl", "n1"] {
+            let done = step(from, &image)?;
+            ensure!(done.code != 0 && !done.stdout.contains("it ran"), "from {from}: {done:?}");
+            ensure!(done.stderr.contains("the plugin is not whole on this machine"), "from {from}: {done:?}");
+            ensure!(done.stderr.contains("spank_parallax_step.so"), "from {from}: {done:?}");
+            ensure!(step(from, &[])?.success()?.stdout == "it ran\n", "from {from}");
+        }
+        Ok(())
+    };
+    let tested = tested();
+    std::fs::rename(&aside, &part)?;
+    tested?;
+    assert_clean(cluster)?;
+    step("ctl", &image)?.success().map(drop)
 }
 
 /// A directory with the program, a configuration, and place for an agent's socket.

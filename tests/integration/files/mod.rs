@@ -128,7 +128,7 @@ fn the_threat_model_names_tests_that_exist() -> anyhow::Result<()> {
 }
 
 fn the_plugin_links_neither_the_store_nor_a_runtime() -> anyhow::Result<()> {
-    let arguments = ["tree", "--package", "spank-parallax", "--edges", "normal", "--prefix", "none", "--offline"];
+    let arguments = ["tree", "--package", "spank-parallax-step", "--edges", "normal", "--prefix", "none", "--offline"];
     let tree = Command::new(env!("CARGO")).args(arguments).current_dir(repository()).output()?;
     let tree = Done::from(tree).success()?.stdout;
     for banned in ["parallax-store", "parallax-agent", "tokio", "sha2 ", "clap "] {

@@ -139,10 +139,14 @@ fn sample(plan: &Plan) -> anyhow::Result<Samples> {
     Ok(Samples { job: std::env::var("SLURM_JOB_ID").ok(), rounds })
 }
 
-/// The order of the commands in a round. Every round starts with another one, so that none always has the same one's
-/// aftermath to bear.
+/// The order of the commands in a round. Every round starts with another one, and when all have been first they go
+/// backwards, so that none always has the same one's aftermath to bear.
 pub fn turns(round: usize, count: usize) -> impl Iterator<Item = usize> {
-    (0..count).map(move |turn| (turn + round) % count)
+    let backwards = round / count.max(1) % 2 == 1;
+    (0..count).map(move |turn| {
+        let place = (turn + round) % count;
+        if backwards { count - 1 - place } else { place }
+    })
 }
 
 fn once(candidate: &Candidate) -> anyhow::Result<Sample> {
@@ -201,7 +205,9 @@ mod tests {
     #[test]
     fn every_command_has_its_turn_in_every_round() {
         assert_eq!(turns(0, 3).collect::<Vec<_>>(), [0, 1, 2]);
-        assert_eq!(turns(4, 3).collect::<Vec<_>>(), [1, 2, 0]);
+        assert_eq!(turns(1, 3).collect::<Vec<_>>(), [1, 2, 0]);
+        assert_eq!(turns(4, 3).collect::<Vec<_>>(), [1, 0, 2]);
+        assert_eq!(turns(7, 3).collect::<Vec<_>>(), [1, 2, 0]);
     }
 
     #[test]

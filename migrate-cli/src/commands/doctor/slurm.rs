@@ -1,7 +1,9 @@
-//! Slurm's plugin: whether it is listed, is there, and is of the Slurm that is there.
+//! Slurm's plugin: whether it is listed, is there as a whole, and is of the Slurm that is there.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -58,6 +60,7 @@ pub fn check(plugstack: &Path) -> Vec<Check> {
         Check::warning(TOPIC, finding, "write \"required\": without the plugin, jobs would run without their image")
     }];
     checks.push(plugin(&listed.plugin, version));
+    checks.push(step_part(&listed.plugin));
     checks.push(launcher(&listed.launcher));
     checks
 }
@@ -127,12 +130,28 @@ fn plugin(path: &Path, slurm: [u32; 2]) -> Check {
     }
 }
 
+/// The part that steps with an image load lies beside the plugin.
+fn step_part(plugin: &Path) -> Check {
+    let path = plugin.with_file_name(OsStr::from_bytes(parallax_spank_hooks::FILE.to_bytes()));
+    let fits = |file: ElfFile64<'_>| {
+        file.dynamic_symbols().any(|symbol| symbol.name_bytes() == Ok(parallax_spank_hooks::SYMBOL.to_bytes()))
+    };
+    let remedy = format!("install it and {PLUGIN} together, from one release");
+    match contents(&path).map(|bytes| ElfFile64::<Endianness>::parse(bytes.as_slice()).is_ok_and(fits)) {
+        Ok(true) => Check::ok(TOPIC, format!("{}, which steps with an image load, fits it", path.display())),
+        Ok(false) => Check::problem(TOPIC, format!("{} is of another release than the plugin", path.display()), remedy),
+        Err(error) => Check::problem(TOPIC, format!("{} can't be read: {error}", path.display()), remedy),
+    }
+}
+
+/// A plugin's bytes; none if there are too many.
+fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    if fs::metadata(path)?.len() > MOST_BYTES { Ok(Vec::new()) } else { fs::read(path) }
+}
+
 /// The Slurm that a plugin was built for, as it says itself: `plugin_version`, `SLURM_VERSION_NUM` of `slurm/slurm.h`.
 fn built_for(path: &Path) -> io::Result<Option<[u32; 2]>> {
-    if fs::metadata(path)?.len() > MOST_BYTES {
-        return Ok(None);
-    }
-    Ok(plugin_version(&fs::read(path)?).map(|number| [number >> 16, (number >> 8) & 0xff]))
+    Ok(plugin_version(&contents(path)?).map(|number| [number >> 16, (number >> 8) & 0xff]))
 }
 
 fn plugin_version(bytes: &[u8]) -> Option<u32> {

@@ -1,10 +1,10 @@
 //! What a user may write, and what they meant.
 
-use std::error::Error;
 use std::str::FromStr as _;
+use std::sync::{Mutex, PoisonError};
 
 use parallax_protocol::message::Mode;
-use slurm_spank::{SpankHandle, SpankOption};
+use parallax_spank_hooks::GivenOption;
 
 /// The option that names the image.
 const IMAGE: &str = "parallax-image";
@@ -38,31 +38,57 @@ impl Wanted {
     }
 }
 
-/// Tells Slurm about the options.
-pub fn register(spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
-    let image = SpankOption::new(IMAGE)
-        .takes_value("IMAGE")
-        .usage("run the tasks in the container image IMAGE (\"none\": in no image, though one is inherited)");
-    let mode = SpankOption::new(MODE).takes_value("run|podman").usage(
-        "run: tasks run inside the image (default); podman: tasks run on the node, where podman finds the image",
-    );
-    spank.register_option(image)?;
-    Ok(spank.register_option(mode)?)
+/// What was given, as the bytes that were written; the last of several. Whether that is all is told by the last field: not
+/// where Slurm did not take the options.
+static GIVEN: Mutex<Given> = Mutex::new(Given { image: None, mode: None, unknown: false });
+
+struct Given {
+    image: Option<Vec<u8>>,
+    mode: Option<Vec<u8>>,
+    unknown: bool,
+}
+
+fn given() -> std::sync::MutexGuard<'static, Given> {
+    GIVEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps the value of an option, a number of [`GivenOption`].
+pub fn take(option: i32, value: &[u8]) {
+    let value = Some(value.to_owned());
+    match option {
+        image if image == GivenOption::Image as i32 => given().image = value,
+        mode if mode == GivenOption::Mode as i32 => given().mode = value,
+        _ => {}
+    }
+}
+
+/// Keeps in mind that Slurm did not take the options.
+pub fn are_unknown_now() {
+    given().unknown = true;
+}
+
+/// Whether Slurm did not take the options.
+pub fn are_unknown() -> bool {
+    given().unknown
 }
 
 /// What the user wants; `None` for a step without an image.
 ///
 /// # Errors
 /// One sentence for the user.
-pub fn wanted(spank: &SpankHandle) -> Result<Option<Wanted>, String> {
-    let value = |name| spank.get_option_value(name).map_err(|_| format!("the value of --{name} is not UTF-8"));
-    let (image, mode) = (value(IMAGE)?, value(MODE)?);
+pub fn wanted() -> Result<Option<Wanted>, String> {
+    let text = |name, value: &Option<Vec<u8>>| {
+        let text = value.clone().map(String::from_utf8).transpose();
+        text.map_err(|_| format!("the value of --{name} is not UTF-8"))
+    };
+    let given = given();
+    let (image, mode) = (text(IMAGE, &given.image)?, text(MODE, &given.mode)?);
     parse(image.as_deref(), mode.as_deref())
 }
 
 /// Whether the user wrote an image, whatever it is.
-pub fn names_image(spank: &SpankHandle) -> bool {
-    spank.is_option_set(IMAGE)
+pub fn names_image() -> bool {
+    given().image.is_some()
 }
 
 fn parse(image: Option<&str>, mode: Option<&str>) -> Result<Option<Wanted>, String> {

@@ -33,7 +33,7 @@ pub fn check(spank: &SpankHandle) {
 }
 
 fn examine(spank: &SpankHandle) -> Result<Option<(Wanted, Option<String>)>, String> {
-    let Some(wanted) = options::wanted(spank)? else { return Ok(None) };
+    let Some(wanted) = options::wanted()? else { return Ok(None) };
     let reference = ImageRef::parse(&wanted.image).map_err(|error| error.to_string())?;
     let setting = Setting::read(spank)?;
     let config = match Config::load(&setting.config) {

@@ -1,0 +1,140 @@
+//! The part of the Slurm SPANK plugin that steps with an image load.
+//!
+//! - [`options`]: what a user may write, and what they meant.
+//! - [`job`]: facts of the job and of the plugin's own setting, read once.
+//! - [`submit`]: srun, sbatch and salloc, as the user: everything is checked where it is typed.
+//! - [`step`]: slurmstepd, as root: the lease, from asking for it to giving it back.
+//!
+//! Rules for every hook here: it never panics into Slurm, never waits without a deadline, starts no thread and no process, and
+//! never returns an error on a node, where some errors drain it. What goes wrong on a node is kept and told by the launcher,
+//! in the task, in the user's words.
+//!
+//! Where `slurm-spank` 0.4.1 stands in the way:
+//! - Its `SPANK_PLUGIN!` exports every hook there is, used or not. Slurm then starts a process for the prolog and one for the
+//!   epilog of every job on every node, image or not (tens of milliseconds a job), and clones one more at every task's end.
+//!   [`exported`] is made of the same parts as the macro, and what Slurm itself calls is in a file of its own (`spank-plugin`),
+//!   which hands on the hooks that are used: every job would have to load all of this otherwise.
+//! - So it can't register options, and its callback for them is not used: [`options`] keeps their values.
+//! - A panic inside one of its hooks poisons its state and makes every later hook fail, so [`guarded`] catches panics
+//!   before they get there.
+//! - Whatever it returns by itself would count: a hook whose failure drains a node returns 0 all the same ([`exported`]).
+
+use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use slurm_spank::{Context, Plugin, SpankHandle, spank_log_error};
+
+mod job;
+mod options;
+mod step;
+mod submit;
+
+/// The plugin's state in one process. slurmstepd's task processes are forks and have copies of it.
+#[derive(Debug, Default)]
+struct Parallax {
+    step: Option<step::Step>,
+}
+
+// SAFETY: the trait's condition is that hooks that run in forked task processes must not depend on other threads. This plugin
+// starts none, and holds no lock across a hook.
+#[allow(unsafe_code)]
+unsafe impl Plugin for Parallax {
+    fn init_post_opt(&mut self, spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
+        match spank.context() {
+            Ok(Context::Local | Context::Allocator) => drop(guarded(|| submit::check(spank))),
+            Ok(Context::Remote) if options::are_unknown() => {
+                self.step = guarded(|| step::Step::without_options(spank)).flatten();
+            }
+            Ok(Context::Remote) => {
+                self.step = guarded(|| step::Step::begin(spank)).unwrap_or_else(step::Step::after_panic);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn user_init(&mut self, spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
+        if let Some(step) = &mut self.step {
+            guarded(|| step.await_lease(spank));
+        }
+        Ok(())
+    }
+
+    fn task_init_privileged(&mut self, _spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
+        if let Some(step) = &mut self.step {
+            guarded(|| step.show_in_task());
+        }
+        Ok(())
+    }
+
+    fn task_init(&mut self, spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
+        match &mut self.step {
+            // Here an error fails the task and nothing else, and the task must not run outside its image.
+            Some(step) => guarded(|| step.prepare_task(spank)).unwrap_or_else(|| Err("an internal error".into())),
+            None => Ok(()),
+        }
+    }
+
+    fn exit(&mut self, spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
+        if let (Ok(Context::Remote), Some(step)) = (spank.context(), self.step.take()) {
+            guarded(|| step.end());
+        }
+        Ok(())
+    }
+}
+
+/// What the plugin that Slurm has loaded finds here.
+#[allow(unsafe_code)]
+mod exported {
+    use std::ffi::{CStr, c_char, c_int, c_void};
+
+    use parallax_spank_hooks::StepHooks;
+    use slurm_spank::{init_spank_handle, spank_callback_with_globals, spank_log_error};
+
+    use super::{Parallax, guarded, options};
+
+    /// The hooks. Its name is `parallax_spank_hooks::SYMBOL`.
+    // SAFETY: the plugin looks this name up in this file alone (dlsym on its handle).
+    #[unsafe(no_mangle)]
+    #[allow(non_upper_case_globals)]
+    pub static parallax_step_hooks_1: StepHooks =
+        StepHooks { option, unregistered, init_post_opt, user_init, task_init_privileged, task_init, exit };
+
+    extern "C" fn option(option: c_int, value: *const c_char) {
+        guarded(|| {
+            // SAFETY: Slurm gives options that take a value a string; the plugin hands it on.
+            let value = if value.is_null() { c"" } else { unsafe { CStr::from_ptr(value) } };
+            options::take(option, value.to_bytes());
+        });
+    }
+
+    extern "C" fn unregistered() {
+        guarded(options::are_unknown_now);
+    }
+
+    macro_rules! hooks {
+        ($($hook:ident),+ $(,)?) => {$(
+            extern "C" fn $hook(spank: *mut c_void, argc: c_int, argv: *const *const c_char) -> c_int {
+                let result = spank_callback_with_globals::<Parallax, _>(|plugin, options, _first| {
+                    let mut handle = init_spank_handle(spank.cast(), argc, argv, options);
+                    plugin.$hook(&mut handle).inspect_err(|error| spank_log_error!("parallax: {error}"))
+                });
+                // The one that may fail.
+                if stringify!($hook) == "task_init" { result } else { 0 }
+            }
+        )+};
+    }
+
+    hooks!(init_post_opt, user_init, task_init_privileged, task_init, exit);
+}
+
+/// Runs a hook's body; a panic in it is logged and ends there. `None` after a panic.
+fn guarded<T>(body: impl FnOnce() -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(value) => Some(value),
+        Err(_) => {
+            spank_log_error!("parallax: an internal error was caught; please report it");
+            None
+        }
+    }
+}
