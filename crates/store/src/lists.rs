@@ -293,3 +293,6 @@ fn tops(image: ImageFields) -> impl Iterator<Item = String> {
 fn damaged(path: &Path, error: &serde_json::Error) -> StoreError {
     StoreError::Damaged { path: path.to_owned(), what: error.to_string() }
 }
+
+#[cfg(test)]
+mod tests;
