@@ -119,6 +119,8 @@ fn writers_on_two_machines_take_turns(cluster: &Cluster) -> anyhow::Result<()> {
         format!(
             r#"
             served ENOLCK
+            # Both make the store; there is none to collect before.
+            parallax migrate --quiet oci:/shared/without/image --name {node}0
             for i in 1 2; do
                 cp -r /shared/without/image $i
                 umoci config --image $i:latest --config.env FROM={node}$i 2>/dev/null ||
@@ -134,6 +136,7 @@ fn writers_on_two_machines_take_turns(cluster: &Cluster) -> anyhow::Result<()> {
                 writers+=($!)
             done
             for round in 1 2 3; do parallax gc --quiet --grace 0; done
+            parallax rm --quiet {node}0
             wait ${{writers[@]}}
             [[ ! -e failed ]]
             "#
