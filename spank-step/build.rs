@@ -1,7 +1,7 @@
 //! Links the unwinder into the plugin.
 //!
 //! The standard library wants it from `libgcc_s.so.1`, which neither srun nor slurmstepd has loaded: finding, mapping and relocating
-//! that library took as long as the rest of the plugin's loading, in every job. Taken whole and before the shared one,
+//! that library took as long as all else that this part's loading takes. Taken whole and before the shared one,
 //! the archive leaves nothing for that to resolve, and the linker drops it (`--as-needed`, which rustc says).
 
 use std::env;

@@ -11,10 +11,10 @@
 #![no_std]
 #![allow(unsafe_code)]
 
-use core::ffi::{CStr, c_char, c_int, c_uint};
+use core::ffi::{c_char, c_int, c_uint};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use parallax_spank_hooks::{GivenOption, IMAGE, MODE, StepHooks};
+use parallax_spank_hooks::{GivenOption, IMAGE, IMAGE_OF_STEP, MODE, StepHooks};
 
 mod c;
 mod step;
@@ -23,8 +23,6 @@ mod step;
 const SUCCESS: c::spank_err_t = 0;
 /// What Slurm takes for a failure.
 const FAILED: c_int = -1;
-/// Slurm's own variable for the image of a step, which is there even if Slurm did not take the options.
-const IMAGE_OF_STEP: &CStr = c"_SLURM_SPANK_OPTION_parallax_parallax_image";
 
 /// Whether Slurm did not take the options.
 static UNREGISTERED: AtomicBool = AtomicBool::new(false);

@@ -78,5 +78,3 @@ fn open(path: *const c_char) -> *mut c_void {
     }
     hooks
 }
-
-const _: () = assert!(size_of::<c_int>() == 4, "options are numbered by an i32");

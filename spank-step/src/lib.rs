@@ -42,9 +42,7 @@ unsafe impl Plugin for Parallax {
     fn init_post_opt(&mut self, spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
         match spank.context() {
             Ok(Context::Local | Context::Allocator) => drop(guarded(|| submit::check(spank))),
-            Ok(Context::Remote) if options::are_unknown() => {
-                self.step = guarded(|| step::Step::without_options(spank)).flatten();
-            }
+            Ok(Context::Remote) if options::are_unknown() => self.step = Some(step::Step::without_options()),
             Ok(Context::Remote) => {
                 self.step = guarded(|| step::Step::begin(spank)).unwrap_or_else(step::Step::after_panic);
             }

@@ -4,12 +4,12 @@ use std::str::FromStr as _;
 use std::sync::{Mutex, PoisonError};
 
 use parallax_protocol::message::Mode;
-use parallax_spank_hooks::GivenOption;
+use parallax_spank_hooks::{self as names, GivenOption};
 
 /// The option that names the image.
-const IMAGE: &str = "parallax-image";
+const IMAGE: &str = names::text(names::IMAGE);
 /// The option that says what the tasks get.
-const MODE: &str = "parallax-mode";
+const MODE: &str = names::text(names::MODE);
 /// The value of `--parallax-image` that stands for no image, to take back one that is inherited.
 const NO_IMAGE: &str = "none";
 /// The variables through which a process hands its options on to every srun it starts: Slurm reads them in srun, sbatch and
@@ -18,8 +18,7 @@ const INHERITED_IMAGE: &str = "SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax
 const INHERITED_MODE: &str = "SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_mode";
 /// Slurm's own variables for the options of a step. It means to take them out of the tasks' environment and passes over every
 /// second one (24.11, `spank_clear_remote_options_env`), and an srun in the step would then take them for its own.
-pub const LEFT_BY_SLURM: [&str; 2] =
-    ["_SLURM_SPANK_OPTION_parallax_parallax_image", "_SLURM_SPANK_OPTION_parallax_parallax_mode"];
+pub const LEFT_BY_SLURM: [&str; 2] = [names::text(names::IMAGE_OF_STEP), names::text(names::MODE_OF_STEP)];
 
 /// An image and what the tasks are to get of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,13 +37,13 @@ impl Wanted {
     }
 }
 
-/// What was given, as the bytes that were written; the last of several. Whether that is all is told by the last field: not
-/// where Slurm did not take the options.
 static GIVEN: Mutex<Given> = Mutex::new(Given { image: None, mode: None, unknown: false });
 
+/// What was given, as the bytes that were written; the last of several.
 struct Given {
     image: Option<Vec<u8>>,
     mode: Option<Vec<u8>>,
+    /// Whether there is an image that is not known, because Slurm did not take the options.
     unknown: bool,
 }
 
@@ -62,12 +61,12 @@ pub fn take(option: i32, value: &[u8]) {
     }
 }
 
-/// Keeps in mind that Slurm did not take the options.
+/// Keeps in mind that there is an image that is not known, because Slurm did not take the options.
 pub fn are_unknown_now() {
     given().unknown = true;
 }
 
-/// Whether Slurm did not take the options.
+/// Whether that is so.
 pub fn are_unknown() -> bool {
     given().unknown
 }

@@ -84,13 +84,9 @@ impl Step {
         Some(Self { launcher: setting.launcher, lease })
     }
 
-    /// The step where Slurm did not take the options, so that it is not known what they are: one that has an image must fail,
-    /// others must not notice. Slurm tells them in the environment, too.
-    pub fn without_options(spank: &SpankHandle) -> Option<Self> {
-        let named = spank.getenv(LEFT_BY_SLURM[0]).ok().flatten().is_some();
-        named.then(|| {
-            Self::failed("Slurm did not take the options of Parallax on this node; tell the administrator".to_owned())
-        })
+    /// The step where Slurm did not take the options, so that it is not known what they are: it must fail.
+    pub fn without_options() -> Self {
+        Self::failed("Slurm did not take the options of Parallax on this node; tell the administrator".to_owned())
     }
 
     /// The step after a panic in [`Step::begin`]: one that has an image must fail, others must not notice.

@@ -16,6 +16,21 @@ pub const SYMBOL: &CStr = c"parallax_step_hooks_1";
 pub const IMAGE: &CStr = c"parallax-image";
 /// The option that says what the tasks get, as Slurm knows it.
 pub const MODE: &CStr = c"parallax-mode";
+/// Slurm's own variable for the image of a step (`spank_set_remote_options_env`), which is there even if Slurm did not take the
+/// options.
+pub const IMAGE_OF_STEP: &CStr = c"_SLURM_SPANK_OPTION_parallax_parallax_image";
+/// The same for what the tasks get.
+pub const MODE_OF_STEP: &CStr = c"_SLURM_SPANK_OPTION_parallax_parallax_mode";
+
+/// One of these names as a text.
+#[must_use]
+pub const fn text(name: &'static CStr) -> &'static str {
+    match name.to_str() {
+        Ok(text) => text,
+        // All are ASCII.
+        Err(_) => "",
+    }
+}
 
 /// A hook as Slurm calls it (`slurm/spank.h`, `spank_f`): the handle, and the plugin's arguments in plugstack.conf. Returns 0, or
 /// what tells Slurm that it failed.
@@ -37,7 +52,7 @@ pub enum GivenOption {
 pub struct StepHooks {
     /// An option was given: a [`GivenOption`], and its value, which may be changed or freed afterwards.
     pub option: extern "C" fn(option: c_int, value: *const c_char),
-    /// Slurm did not take the options, and there may be an image all the same.
+    /// Slurm did not take the options, and the step has an image all the same.
     pub unregistered: extern "C" fn(),
     /// `slurm_spank_init_post_opt`.
     pub init_post_opt: Hook,
