@@ -15,7 +15,8 @@ PLUGIN_TARGET = target/plugin
 help:
 	@echo 'make all        build the products and the plugin (needs Slurm'\''s headers: SLURM_INCLUDE=DIR)'
 	@echo 'make install    install them (DESTDIR, PREFIX, SYSCONFDIR, UNITDIR)'
-	@echo 'make test       all tests, on a real Slurm cluster of namespaces; as root, installs what it needs by apt'
+	@echo 'make test       all tests, on real Slurm clusters of namespaces; as root, installs what it needs by apt;'
+	@echo '                T=PATTERN runs those privileged and cluster tests that have PATTERN in their name'
 	@echo 'make unit-test  the tests that anyone can run'
 	@echo 'make bench      measure, side by side; as root'
 	@echo 'make soak       random steps and faults for ten minutes (SOAK_MINUTES); as root'
@@ -39,11 +40,14 @@ dependencies:
 unit-test:
 	$(CARGO) test --locked --quiet --lib --bins
 
-# Unit tests first, for everyone; then those that need root and say so.
+# Unit tests first, for everyone; then those that need root and say so. With T=PATTERN only the latter, by name.
+T ?=
 test: dependencies
+ifeq ($(T),)
 	$(MAKE) unit-test
 	$(CARGO) test --locked --quiet --package integration-tests --lib
-	$(CARGO) test --locked --package integration-tests --test integration
+endif
+	$(CARGO) test --locked --package integration-tests --test integration -- $(T)
 
 bench: dependencies
 	$(CARGO) run --locked --release --quiet --package integration-tests --bin bench -- $(BENCH_ARGS)

@@ -1,15 +1,15 @@
-//! The tests that need root: `privileged`, in private namespaces of this machine, and `cluster`, on a real Slurm cluster.
+//! The tests that need root: `privileged`, in private namespaces of this machine, and `cluster`, on real Slurm clusters.
 //!
-//! None is ever skipped: who is not root is told so, and everything fails. Name a part of a test's name to run only those.
+//! None is ever skipped: callers other than root are told so, and everything fails. A part of a test's name runs only those.
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use integration_tests::clean::{self, Scratch, assert_clean};
 use integration_tests::cluster::{Cluster, repository};
-use integration_tests::images;
+use integration_tests::runner::{self, Body, Need, Test};
 use integration_tests::table::{self, Row};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Arguments;
 
 use crate::cluster::faults::Fault;
 
@@ -22,60 +22,73 @@ type OnCluster = fn(&Cluster) -> anyhow::Result<()>;
 /// A test on this machine.
 type OnMachine = fn() -> anyhow::Result<()>;
 
-/// The cluster, brought up by the first test that needs it, or why it could not be.
-type Shared = Arc<OnceLock<Result<Cluster, String>>>;
+/// Tests that load the whole machine, by name.
+const ALONE: [&str; 2] =
+    ["cluster::faults::load::many_steps_at_once", "cluster::daemon::many_leases_leave_the_agent_as_it_was"];
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // Every test looks at whole nodes.
-    arguments.test_threads = Some(1);
-    let listing = arguments.list;
-    if !listing {
+    let arguments = Arguments::from_args();
+    if !arguments.list {
         if let Err(message) = be_root_in_private() {
             eprintln!("{message}");
             return ExitCode::FAILURE;
         }
     }
-    let shared = Shared::default();
     let machine = files::TESTS.iter().chain(privileged::TESTS).chain(privileged::trust::TESTS);
-    let mut trials: Vec<Trial> = machine.map(|&(name, test)| Trial::test(name, move || Ok(test()?))).collect();
-    trials.extend(fault_trials(&shared));
-    for &(name, test) in cluster::tests() {
-        let shared = Arc::clone(&shared);
-        trials.push(Trial::test(name, move || on_cluster(&shared, test)));
+    let mut tests: Vec<Test> = machine.map(|&(name, test)| on_machine(name, test)).collect();
+    tests.extend(fault_tests());
+    tests.extend(cluster::tests().map(|&(name, test)| on_cluster(name, test)));
+    runner::run(&arguments, tests)
+}
+
+fn on_machine(name: &str, test: OnMachine) -> Test {
+    let body = move || test().map_err(|error| format!("{error:#}"));
+    Test { name: name.to_owned(), need: Need::Machine, body: Body::Machine(Box::new(body)) }
+}
+
+fn on_cluster(name: &str, test: OnCluster) -> Test {
+    let body = move |cluster: &Cluster| run_on_cluster(cluster, test);
+    Test { name: name.to_owned(), need: need(name), body: Body::Cluster(Box::new(body)) }
+}
+
+/// What a test on a cluster needs.
+fn need(name: &str) -> Need {
+    match name {
+        _ if ALONE.contains(&name) => Need::Alone,
+        _ if name.starts_with("cluster::mount_program::") => Need::Guest,
+        _ => Need::Cluster,
     }
-    // These take a minute if they are not there yet.
-    let wanted = arguments.filter.as_ref().is_none_or(|filter| filter.contains("mount_program"));
-    let guests = (wanted && !listing).then(Cluster::build_guests);
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    if let Some(Ok(mut guests)) = guests {
-        let _ = guests.wait();
-    }
-    drop(shared);
-    conclusion.exit_code()
 }
 
 /// The faults, each a test, and at their end the table of those that were tried.
-fn fault_trials(shared: &Shared) -> Vec<Trial> {
+fn fault_tests() -> Vec<Test> {
     let rows = Arc::new(Mutex::new(Vec::new()));
-    let mut trials = Vec::new();
+    let mut tests = Vec::new();
     for &fault in cluster::faults::all() {
-        let (shared, rows) = (Arc::clone(shared), Arc::clone(&rows));
-        trials.push(Trial::test(fault.name, move || try_fault(&shared, &fault, &rows)));
+        let rows = Arc::clone(&rows);
+        let body = move |cluster: &Cluster| try_fault(cluster, &fault, &rows);
+        tests.push(Test { name: fault.name.to_owned(), need: need(fault.name), body: Body::Cluster(Box::new(body)) });
     }
     // The name has nothing in common with those of the faults but their group: it is tried whenever the group is.
-    trials.push(Trial::test("cluster::faults::table", move || {
-        let text = table::markdown(&rows.lock().unwrap_or_else(PoisonError::into_inner));
+    let body = move || {
+        let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = |row: &Row| cluster::faults::all().position(|fault| fault.what == row.fault);
+        rows.sort_by_key(place);
+        let text = table::markdown(&rows);
         println!("\n\n{text}");
-        Ok(std::fs::write(repository().join("target/faults.md"), text)?)
-    }));
-    trials
+        std::fs::write(repository().join("target/faults.md"), text).map_err(|error| error.to_string())
+    };
+    tests.push(Test {
+        name: "cluster::faults::table".to_owned(),
+        need: Need::Last,
+        body: Body::Machine(Box::new(body)),
+    });
+    tests
 }
 
 /// Tries a fault and writes its row of the table.
-fn try_fault(shared: &Shared, fault: &Fault, rows: &Mutex<Vec<Row>>) -> Result<(), Failed> {
-    let cluster = up(shared)?;
-    let before = Scratch::now(cluster)?;
+fn try_fault(cluster: &Cluster, fault: &Fault, rows: &Mutex<Vec<Row>>) -> Result<(), String> {
+    let before = Scratch::now(cluster).map_err(|error| format!("{error:#}"))?;
     let seen = (fault.test)(cluster).map_err(|error| format!("{error:#}"));
     let verdict = clean::examine(cluster, Some(&before));
     let (clean, idle) = (verdict.left.is_empty(), verdict.not_idle.is_empty());
@@ -87,7 +100,7 @@ fn try_fault(shared: &Shared, fault: &Fault, rows: &Mutex<Vec<Row>>) -> Result<(
     conclude(seen.map(drop), verdict.into_result())
 }
 
-/// These tests mount and make devices. What they mount stays in a mount namespace of their own.
+/// Gives the process a mount namespace of its own, in which what the tests mount stays.
 fn be_root_in_private() -> Result<(), String> {
     if !rustix::process::geteuid().is_root() {
         return Err("these tests mount file systems and run a Slurm cluster in namespaces: run them as root".to_owned());
@@ -100,9 +113,8 @@ fn be_root_in_private() -> Result<(), String> {
     private().map_err(|error| format!("no mount namespace can be made for the tests: {error}"))
 }
 
-/// Runs a test on the cluster and makes sure that it leaves nothing there.
-fn on_cluster(shared: &Shared, test: OnCluster) -> Result<(), Failed> {
-    let cluster = up(shared)?;
+/// Runs a test on a cluster and makes sure that it leaves nothing there.
+fn run_on_cluster(cluster: &Cluster, test: OnCluster) -> Result<(), String> {
     let tested = test(cluster).map_err(|error| format!("{error:#}"));
     let clean = assert_clean(cluster);
     if clean.is_err() {
@@ -111,25 +123,11 @@ fn on_cluster(shared: &Shared, test: OnCluster) -> Result<(), Failed> {
     conclude(tested, clean)
 }
 
-fn up(shared: &Shared) -> Result<&Cluster, Failed> {
-    let cluster = shared.get_or_init(|| bring_up().map_err(|error| format!("{error:#}")));
-    cluster.as_ref().map_err(|message| Failed::from(message.clone()))
-}
-
-fn conclude(tested: Result<(), String>, clean: anyhow::Result<()>) -> Result<(), Failed> {
+fn conclude(tested: Result<(), String>, clean: anyhow::Result<()>) -> Result<(), String> {
     match (tested, clean) {
         (Ok(()), Ok(())) => Ok(()),
-        (Err(error), Ok(())) => Err(Failed::from(error)),
-        (Ok(()), Err(left)) => Err(Failed::from(format!("{left:#}"))),
-        (Err(error), Err(left)) => Err(Failed::from(format!("{error}\nand then: {left:#}"))),
+        (Err(error), Ok(())) => Err(error),
+        (Ok(()), Err(left)) => Err(format!("{left:#}")),
+        (Err(error), Err(left)) => Err(format!("{error}\nand then: {left:#}")),
     }
-}
-
-fn bring_up() -> anyhow::Result<Cluster> {
-    images::build(&images::IMAGES)?;
-    let cluster = Cluster::up()?;
-    for name in images::IMAGES {
-        images::migrate(&cluster, name)?;
-    }
-    Ok(cluster)
 }

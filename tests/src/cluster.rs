@@ -22,6 +22,8 @@ pub fn repository() -> PathBuf {
 /// The cluster, up. What was not up before is taken down with this value.
 #[derive(Debug)]
 pub struct Cluster {
+    /// Name among the clusters of this checkout, empty for the one that people use by hand.
+    name: &'static str,
     ours: bool,
     layer_inodes: Mutex<BTreeSet<u64>>,
 }
@@ -66,17 +68,42 @@ impl Cluster {
     /// # Errors
     /// What `cluster up` said.
     pub fn up() -> anyhow::Result<Self> {
-        let was_up = repository().join("target/cluster/state/description").exists();
-        let output = script().arg("up").stdin(Stdio::null()).output().context("tests/cluster/cluster")?;
-        let cluster = Self { ours: !was_up, layer_inodes: Mutex::default() };
+        Self::up_named("")
+    }
+
+    /// Brings up, or up to date, the cluster of this checkout that has this name (`PARALLAX_CLUSTER`: a-z and 0-9; empty for
+    /// the one that people use by hand). Clusters share what was built and nothing else.
+    ///
+    /// # Errors
+    /// What `cluster up` said.
+    pub fn up_named(name: &'static str) -> anyhow::Result<Self> {
+        let was_up = state_directory(name).join("description").exists();
+        let output = script(name).arg("up").stdin(Stdio::null()).output().context("tests/cluster/cluster")?;
+        let cluster = Self { name, ours: !was_up, layer_inodes: Mutex::default() };
         Done::from(output).success().context("the cluster does not come up")?;
         Ok(cluster)
+    }
+
+    /// Name among the clusters of this checkout; empty for the one that people use by hand.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Directory with all that belongs to this cluster alone.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        state_directory(self.name)
+    }
+
+    fn script(&self) -> Command {
+        script(self.name)
     }
 
     /// A command on a node as a user, to be run or started. Its standard input is empty.
     #[must_use]
     pub fn command(&self, node: &str, user: &str, command: &[&str]) -> Command {
-        let mut on_node = script();
+        let mut on_node = self.script();
         on_node.args(["exec", node, "--user", user, "--"]).args(command).stdin(Stdio::null());
         on_node
     }
@@ -124,7 +151,7 @@ impl Cluster {
     /// # Errors
     /// What the script said.
     pub fn start_guest(&self, suite: &str) -> anyhow::Result<()> {
-        let output = script().args(["guest", suite]).stdin(Stdio::null()).output()?;
+        let output = self.script().args(["guest", suite]).stdin(Stdio::null()).output()?;
         Done::from(output).success().map(drop)
     }
 
@@ -133,7 +160,7 @@ impl Cluster {
     /// # Errors
     /// The script can't be started.
     pub fn build_guests() -> anyhow::Result<Child> {
-        Ok(script().arg("build-guests").stdin(Stdio::null()).stdout(Stdio::null()).spawn()?)
+        Ok(script("").arg("build-guests").stdin(Stdio::null()).stdout(Stdio::null()).spawn()?)
     }
 
     /// Starts or stops a service of a node.
@@ -141,7 +168,7 @@ impl Cluster {
     /// # Errors
     /// It failed.
     pub fn service(&self, node: &str, action: &str, service: &str) -> anyhow::Result<()> {
-        let output = script().args(["service", node, action, service]).output()?;
+        let output = self.script().args(["service", node, action, service]).output()?;
         Done::from(output).success().map(drop)
     }
 
@@ -150,7 +177,7 @@ impl Cluster {
     /// # Errors
     /// The node is not up.
     pub fn first_process(&self, node: &str) -> anyhow::Result<i32> {
-        let path = repository().join(format!("target/cluster/state/nodes/{node}/pid"));
+        let path = self.state().join(format!("nodes/{node}/pid"));
         let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
         Ok(text.split_whitespace().next().unwrap_or_default().parse()?)
     }
@@ -193,7 +220,7 @@ impl Cluster {
     /// # Errors
     /// It failed.
     pub fn power(&self, node: &str, action: &str) -> anyhow::Result<()> {
-        let output = script().args(["power", node, action]).stdin(Stdio::null()).output()?;
+        let output = self.script().args(["power", node, action]).stdin(Stdio::null()).output()?;
         Done::from(output).success().with_context(|| format!("power {node} {action}")).map(drop)
     }
 
@@ -202,7 +229,7 @@ impl Cluster {
     /// # Errors
     /// It does not come up, or a unit fails.
     pub fn boot_by_systemd(&self, node: &str) -> anyhow::Result<()> {
-        let output = script().args(["power", node, "on", "--systemd"]).stdin(Stdio::null()).output()?;
+        let output = self.script().args(["power", node, "on", "--systemd"]).stdin(Stdio::null()).output()?;
         Done::from(output).success().with_context(|| format!("power {node} on --systemd")).map(drop)
     }
 
@@ -211,7 +238,7 @@ impl Cluster {
     /// # Errors
     /// No such node is up.
     pub fn control_group(&self, node: &str) -> anyhow::Result<PathBuf> {
-        let path = repository().join(format!("target/cluster/state/nodes/{node}/cgroup"));
+        let path = self.state().join(format!("nodes/{node}/cgroup"));
         let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
         Ok(PathBuf::from(text.trim_end()))
     }
@@ -221,23 +248,36 @@ impl Cluster {
         self.layer_inodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Home directory of a user on all nodes, as the machine sees it.
+    #[must_use]
+    pub fn home(&self, user: &str) -> PathBuf {
+        self.state().join("home").join(user)
+    }
+
     /// Where the cluster keeps what all nodes share.
     #[must_use]
     pub fn shared(&self) -> PathBuf {
-        repository().join("target/cluster/state/shared")
+        self.state().join("shared")
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.ours {
-            if let Err(error) = script().arg("down").output() {
+            if let Err(error) = self.script().arg("down").output() {
                 eprintln!("the cluster could not be taken down: {error}");
             }
         }
     }
 }
 
-fn script() -> Command {
-    Command::new(repository().join("tests/cluster/cluster"))
+fn state_directory(name: &str) -> PathBuf {
+    let directory = if name.is_empty() { "state".to_owned() } else { format!("state-{name}") };
+    repository().join("target/cluster").join(directory)
+}
+
+fn script(name: &str) -> Command {
+    let mut script = Command::new(repository().join("tests/cluster/cluster"));
+    script.env("PARALLAX_CLUSTER", name);
+    script
 }

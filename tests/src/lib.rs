@@ -7,6 +7,7 @@ pub mod held;
 pub mod images;
 pub mod many_images;
 pub mod processes;
+pub mod runner;
 pub mod soak;
 pub mod synthetic;
 pub mod table;

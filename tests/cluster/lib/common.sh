@@ -3,9 +3,13 @@
 # shellcheck disable=SC2034,SC2154
 
 repository=$(realpath -- "$here/../..")
-# Only `up` makes what is below here; each checkout has its own and so its own cluster.
+# Only `up` makes what is below here; each checkout has its own and so its own clusters.
 cluster_cache=$repository/target/cluster
-state=$cluster_cache/state
+# A checkout can have several clusters, which share what was built and nothing else.
+cluster_name=${PARALLAX_CLUSTER:-}
+[[ $cluster_name =~ ^[a-z0-9]*$ ]] ||
+    { printf 'cluster: invalid PARALLAX_CLUSTER "%s": only a-z and 0-9\n' "$cluster_name" >&2 && exit 2; }
+state=$cluster_cache/state${cluster_name:+-$cluster_name}
 logs=$state/log
 
 fail() {

@@ -175,8 +175,8 @@ boot_node() {
 # closed wherever a node or a service is started.
 lock_cluster() {
     mkdir -p "$cluster_cache"
-    exec {lock}>"$cluster_cache/lock"
-    flock --nonblock "$lock" || fail "another cluster up or down is running in $repository; wait for it"
+    exec {lock}>"$cluster_cache/lock${cluster_name:+-$cluster_name}"
+    flock --nonblock "$lock" || fail "another cluster up or down is running for $state; wait for it"
 }
 
 cluster_is_up() {

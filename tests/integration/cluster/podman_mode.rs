@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::ensure;
-use integration_tests::cluster::{Cluster, repository};
+use integration_tests::cluster::Cluster;
 
 use crate::OnCluster;
 
@@ -50,7 +50,7 @@ fn sizes_are_true_and_nothing_is_copied(cluster: &Cluster) -> anyhow::Result<()>
 }
 
 fn a_batch_script_and_every_srun_in_it_have_the_image(cluster: &Cluster) -> anyhow::Result<()> {
-    let home = repository().join("target/cluster/state/home/u1");
+    let home = cluster.home("u1");
     let script = "#!/bin/bash\n#SBATCH --parallax-image=python -N2 -n2 --output=batch.out\n\
                   test -e /opt/tool && echo in the image\n\
                   podman run --rm --entrypoint '' python tool\n\

@@ -249,7 +249,7 @@ impl Session {
     /// Where the node's agent writes what it does.
     #[must_use]
     pub fn agent_log(&self) -> PathBuf {
-        repository().join(format!("target/cluster/state/log/{NODE}-agent.log"))
+        self.cluster.state().join(format!("log/{NODE}-agent.log"))
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
 use integration_tests::clean::wait_for_steps;
-use integration_tests::cluster::{Cluster, repository};
+use integration_tests::cluster::Cluster;
 use integration_tests::held::HeldStep;
 use integration_tests::processes;
 
@@ -101,7 +101,7 @@ fn slurmd_is_started_anew(cluster: &Cluster) -> anyhow::Result<String> {
 }
 
 fn a_requeued_job(cluster: &Cluster) -> anyhow::Result<String> {
-    let home = repository().join("target/cluster/state/home/u1");
+    let home = cluster.home("u1");
     cluster.run("n1", "u1", &["mkfifo", "requeue"])?.success()?;
     // The step of the first run tells that it runs and then waits for its end; that of the second tells it and ends.
     let script = "#!/bin/bash\n#SBATCH --requeue --parallax-image=debian -w n1 --output=requeued.out --open-mode=append\n\

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use anyhow::Context as _;
-use integration_tests::cluster::{Cluster, Done, repository};
+use integration_tests::cluster::{Cluster, Done};
 
 use super::{failed_saying, failed_saying_once, faults, with_config};
 
@@ -29,7 +29,7 @@ impl HangingPodman {
     const PATH: &str = "/usr/local/bin/hanging-podman";
 
     fn install(cluster: &Cluster) -> anyhow::Result<Self> {
-        let fifo = repository().join("target/cluster/state/home/u1/podman-runs");
+        let fifo = cluster.home("u1").join("podman-runs");
         cluster.run("n1", "u1", &["mkfifo", "podman-runs"])?.success()?;
         let hanging = Self { fifo, program: cluster.path_on("n1", Self::PATH)? };
         fs::write(&hanging.program, "#!/bin/sh\necho > /home/u1/podman-runs\nexec tail -f /dev/null\n")?;
