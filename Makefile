@@ -45,16 +45,16 @@ T ?=
 test: dependencies
 ifeq ($(T),)
 	$(MAKE) unit-test
-	$(CARGO) test --locked --quiet --package integration-tests --lib
+	$(CARGO) test --locked --quiet --package integration-tests --package parallax-bench --package parallax-soak --lib
 endif
 	$(CARGO) test --locked --package integration-tests --test integration -- $(T)
 
 bench: dependencies
-	$(CARGO) run --locked --release --quiet --package integration-tests --bin bench -- $(BENCH_ARGS)
+	$(CARGO) run --locked --release --quiet --package parallax-bench -- $(BENCH_ARGS)
 
 # SOAK_MINUTES says how long, SOAK_ARGS='--seed=…' repeats the choices of an earlier one.
 soak: dependencies
-	$(CARGO) run --locked --quiet --package integration-tests --bin soak -- $(SOAK_ARGS)
+	$(CARGO) run --locked --quiet --package parallax-soak -- $(SOAK_ARGS)
 
 demo: dependencies
 	tests/demo

@@ -1,6 +1,5 @@
 //! What tests, bench and demo have in common: the test cluster, and what "clean" means.
 
-pub mod bench;
 pub mod clean;
 pub mod cluster;
 pub mod held;
@@ -8,7 +7,6 @@ pub mod images;
 pub mod many_images;
 pub mod processes;
 pub mod runner;
-pub mod soak;
 pub mod synthetic;
 pub mod table;
 pub mod tracing;

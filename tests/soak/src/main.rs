@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    integration_tests::soak::main()
+    parallax_soak::main()
 }

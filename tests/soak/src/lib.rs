@@ -21,9 +21,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::agent::Footprint;
 use self::round::{Round, Tally};
-use crate::clean::assert_clean;
-use crate::cluster::Cluster;
-use crate::images;
+use integration_tests::clean::assert_clean;
+use integration_tests::cluster::Cluster;
+use integration_tests::images;
 
 /// Random steps and random faults on a real Slurm cluster, for as long as one likes.
 #[derive(Debug, Parser)]

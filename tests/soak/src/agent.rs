@@ -5,8 +5,8 @@ use std::fs;
 
 use anyhow::{Context as _, ensure};
 
-use crate::cluster::Cluster;
-use crate::processes;
+use integration_tests::cluster::Cluster;
+use integration_tests::processes;
 
 /// The node whose agent no fault ends, so that it lives through the whole soak.
 pub const WITNESS: &str = "n2";

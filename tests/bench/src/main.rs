@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    integration_tests::bench::main()
+    parallax_bench::main()
 }

@@ -2,8 +2,8 @@
 
 use fastrand::Rng;
 
-use crate::clean::NODES;
-use crate::cluster::{Cluster, Done};
+use integration_tests::clean::NODES;
+use integration_tests::cluster::{Cluster, Done};
 
 /// How long a step may take, in seconds, hit by a fault or not: more than the longest deadline a step has (60 s for its image,
 /// 30 s for its end), and what Slurm takes to kill and to boot.

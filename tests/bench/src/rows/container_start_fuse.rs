@@ -1,10 +1,10 @@
 //! How much longer a container takes to start through the mount program than from a local image.
 
 use super::{Row, mount_program};
-use crate::bench::report::{Figure, Measured};
-use crate::bench::sampler::Candidate;
-use crate::bench::session::{IMAGE, Session};
-use crate::bench::statistics::Summary;
+use crate::report::{Figure, Measured};
+use crate::sampler::Candidate;
+use crate::session::{IMAGE, Session};
+use crate::statistics::Summary;
 
 /// The row.
 pub const ROW: Row = Row { id: "container_start_fuse", measure };

@@ -3,10 +3,10 @@
 use anyhow::Context as _;
 
 use super::Row;
-use crate::bench::leases::Sampled;
-use crate::bench::report::{Figure, Measured};
-use crate::bench::session::Session;
-use crate::bench::statistics::Summary;
+use crate::leases::Sampled;
+use crate::report::{Figure, Measured};
+use crate::session::Session;
+use crate::statistics::Summary;
 
 /// The row.
 pub const ROW: Row = Row { id: "agent_lease", measure };

@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 use anyhow::Context as _;
 
 use super::Row;
-use crate::bench::big_image;
-use crate::bench::memory::Peak;
-use crate::bench::report::{Figure, Measured};
-use crate::bench::session::Session;
-use crate::bench::statistics::Summary;
+use crate::big_image;
+use crate::memory::Peak;
+use crate::report::{Figure, Measured};
+use crate::session::Session;
+use crate::statistics::Summary;
 
 /// The row.
 pub const ROW: Row = Row { id: "migrate_rss", measure };

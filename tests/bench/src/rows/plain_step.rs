@@ -8,11 +8,11 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 
 use super::Row;
-use crate::bench::report::{Figure, Measured};
-use crate::bench::sampler::Candidate;
-use crate::bench::session::{NODE, Session};
-use crate::bench::statistics::{self, Summary};
-use crate::cluster::{Done, repository};
+use crate::report::{Figure, Measured};
+use crate::sampler::Candidate;
+use crate::session::{NODE, Session};
+use crate::statistics::{self, Summary};
+use integration_tests::cluster::{Done, repository};
 
 /// The row.
 pub const ROW: Row = Row { id: "plain_step", measure };

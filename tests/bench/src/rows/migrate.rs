@@ -7,10 +7,10 @@ use parallax_store::containers_storage::sha256_hex;
 use serde_json::{Value, json};
 
 use super::Row;
-use crate::bench::report::{Figure, Measured};
-use crate::bench::sampler::{Candidate, Samples};
-use crate::bench::session::Session;
-use crate::bench::statistics::Summary;
+use crate::report::{Figure, Measured};
+use crate::sampler::{Candidate, Samples};
+use crate::session::Session;
+use crate::statistics::Summary;
 
 /// The first image of a store.
 pub const FIRST: Row = Row { id: "migrate_first", measure: first };
@@ -35,7 +35,7 @@ const FEW_ROUNDS: usize = 3;
 
 /// Prepares `directory`: `plain`, the big image with unpacked layers, `tars`, these in order, and `gz`, the packed ones.
 fn prepare(session: &Session) -> anyhow::Result<String> {
-    crate::images::build(&["numpy", "python"])?;
+    integration_tests::images::build(&["numpy", "python"])?;
     let directory = session.directory();
     let script = format!(
         r#"cd {directory}; [ -d plain ] && exit 0
@@ -62,9 +62,8 @@ fn ratio(times: &[Vec<f64>], one: usize, other: usize) -> Summary {
 }
 
 fn times(samples: &Samples) -> Vec<Vec<f64>> {
-    let seconds = |round: &Vec<_>| {
-        round.iter().map(|sample: &crate::bench::sampler::Sample| sample.elapsed.as_secs_f64()).collect()
-    };
+    let seconds =
+        |round: &Vec<_>| round.iter().map(|sample: &crate::sampler::Sample| sample.elapsed.as_secs_f64()).collect();
     samples.rounds.iter().map(seconds).collect()
 }
 

@@ -1,8 +1,8 @@
 //! The same as `container_start` for containers in which the user is themselves.
 
 use super::{Row, container_start};
-use crate::bench::report::{Figure, Measured};
-use crate::bench::session::Session;
+use crate::report::{Figure, Measured};
+use crate::session::Session;
 
 /// The row.
 pub const ROW: Row = Row { id: "container_start_keep_id", measure };

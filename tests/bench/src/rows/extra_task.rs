@@ -1,10 +1,10 @@
 //! What each further task on a node costs beyond what Slurm itself takes to start it.
 
 use super::Row;
-use crate::bench::report::{Figure, Measured};
-use crate::bench::sampler::Candidate;
-use crate::bench::session::Session;
-use crate::bench::statistics::Summary;
+use crate::report::{Figure, Measured};
+use crate::sampler::Candidate;
+use crate::session::Session;
+use crate::statistics::Summary;
 
 /// The row.
 pub const ROW: Row = Row { id: "extra_task", measure };

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::cluster::repository;
+use integration_tests::cluster::repository;
 use report::Measured;
 use rows::{ROWS, Row};
 use session::Session;

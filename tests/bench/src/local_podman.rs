@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context as _, ensure};
 
 use super::session::{IMAGE, NODE, USER, srun};
-use crate::cluster::Cluster;
+use integration_tests::cluster::Cluster;
 
 /// Where a Podman has the image from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,10 +6,10 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use super::Row;
-use crate::bench::overlays::OverlaysPlan;
-use crate::bench::report::{Figure, Measured};
-use crate::bench::session::{IMAGE, Session};
-use crate::bench::statistics::Summary;
+use crate::overlays::OverlaysPlan;
+use crate::report::{Figure, Measured};
+use crate::session::{IMAGE, Session};
+use crate::statistics::Summary;
 
 /// The row.
 pub const ROW: Row = Row { id: "mount_program", measure };

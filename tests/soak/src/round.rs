@@ -11,8 +11,8 @@ use fastrand::Rng;
 
 use super::fault::Fault;
 use super::step::Step;
-use crate::clean::{Scratch, examine};
-use crate::cluster::Cluster;
+use integration_tests::clean::{Scratch, examine};
+use integration_tests::cluster::Cluster;
 
 /// The longest time between two faults, in milliseconds. Without such times no step would ever be left in peace.
 const PEACE: u64 = 6000;

@@ -7,9 +7,9 @@ use fastrand::Rng;
 use parallax_sys::process::Process;
 
 use super::agent::WITNESS;
-use crate::clean::NODES;
-use crate::cluster::Cluster;
-use crate::processes;
+use integration_tests::clean::NODES;
+use integration_tests::cluster::Cluster;
+use integration_tests::processes;
 
 /// The node whose agent and power faults befall.
 const VICTIM: &str = NODES[0];

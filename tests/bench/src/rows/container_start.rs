@@ -1,10 +1,10 @@
 //! How much longer a container takes to start from the step store than from a local image.
 
 use super::Row;
-use crate::bench::report::{Figure, Measured};
-use crate::bench::sampler::Candidate;
-use crate::bench::session::{IMAGE, Session};
-use crate::bench::statistics::Summary;
+use crate::report::{Figure, Measured};
+use crate::sampler::Candidate;
+use crate::session::{IMAGE, Session};
+use crate::statistics::Summary;
 
 /// The row.
 pub const ROW: Row = Row { id: "container_start", measure };

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use anyhow::ensure;
 
 use super::Row;
-use crate::bench::report::{Figure, Measured};
-use crate::bench::sampler::{Candidate, Sample};
-use crate::bench::session::Session;
-use crate::bench::statistics::Summary;
+use crate::report::{Figure, Measured};
+use crate::sampler::{Candidate, Sample};
+use crate::session::Session;
+use crate::statistics::Summary;
 
 /// The row.
 pub const ROW: Row = Row { id: "compression", measure };
@@ -82,7 +82,7 @@ impl Line {
 fn measure(session: &Session) -> anyhow::Result<Measured> {
     let mut measured = Measured::default();
     for subject in &SUBJECTS {
-        crate::images::build(&[subject.image])?;
+        integration_tests::images::build(&[subject.image])?;
         let lines = lines(session, subject)?;
         measured.notes.push(table(subject.image, &lines));
         if measured.figures.is_empty() {

@@ -5,10 +5,10 @@ use std::fs;
 use anyhow::Context as _;
 
 use super::Row;
-use crate::bench::report::{Figure, Measured};
-use crate::bench::sampler::{Candidate, Samples};
-use crate::bench::session::{IMAGE, Session};
-use crate::bench::statistics::Summary;
+use crate::report::{Figure, Measured};
+use crate::sampler::{Candidate, Samples};
+use crate::session::{IMAGE, Session};
+use crate::statistics::Summary;
 
 /// The row.
 pub const ROW: Row = Row { id: "step_start", measure };

@@ -14,9 +14,9 @@ use super::local_podman::{LocalPodman, Source};
 use super::memory::Peak;
 use super::overlays::OverlaysPlan;
 use super::sampler::{Candidate, Plan, Samples};
-use crate::clean;
-use crate::cluster::{Cluster, Done, repository};
-use crate::images;
+use integration_tests::clean;
+use integration_tests::cluster::{Cluster, Done, repository};
+use integration_tests::images;
 
 /// The node on which everything is measured, from beginning to end: the login node has nothing to add but its distance.
 pub const NODE: &str = "n1";

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 
 use super::Row;
-use crate::bench::report::{Figure, Measured};
-use crate::bench::sampler::Candidate;
-use crate::bench::session::{NODE, Session};
-use crate::bench::statistics::Summary;
-use crate::synthetic;
+use crate::report::{Figure, Measured};
+use crate::sampler::Candidate;
+use crate::session::{NODE, Session};
+use crate::statistics::Summary;
+use integration_tests::synthetic;
 
 /// The row.
 pub const ROW: Row = Row { id: "image_scaling", measure };

@@ -1,13 +1,13 @@
 //! What a step asks of the shared store on one node: look-ups of paths, and locks, with few images in the store and with thousands.
 //! These are counted, so the machine's speed has no part in them.
 
-use crate::bench::report::{Figure, Measured};
-use crate::bench::session::{NODE, Session, USER};
-use crate::bench::statistics::Summary;
-use crate::clean::wait_for_steps;
-use crate::held::HeldStep;
-use crate::many_images::{self, ManyImages};
-use crate::tracing::{STORE, StoreCalls, Trace};
+use crate::report::{Figure, Measured};
+use crate::session::{NODE, Session, USER};
+use crate::statistics::Summary;
+use integration_tests::clean::wait_for_steps;
+use integration_tests::held::HeldStep;
+use integration_tests::many_images::{self, ManyImages};
+use integration_tests::tracing::{STORE, StoreCalls, Trace};
 
 use super::Row;
 

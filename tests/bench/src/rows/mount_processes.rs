@@ -7,12 +7,12 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 
 use super::Row;
-use crate::bench::report::{Figure, Measured};
-use crate::bench::session::{IMAGE, NODE, Session, USER};
-use crate::bench::statistics::Summary;
-use crate::clean::wait_for_steps;
-use crate::cluster::Done;
-use crate::held::HeldStep;
+use crate::report::{Figure, Measured};
+use crate::session::{IMAGE, NODE, Session, USER};
+use crate::statistics::Summary;
+use integration_tests::clean::wait_for_steps;
+use integration_tests::cluster::Done;
+use integration_tests::held::HeldStep;
 
 /// The row.
 pub const ROW: Row = Row { id: "mount_processes", measure };
