@@ -19,7 +19,7 @@ help:
 	@echo '                T=PATTERN runs those privileged and cluster tests that have PATTERN in their name'
 	@echo 'make unit-test  the tests that anyone can run'
 	@echo 'make bench      measure, side by side; as root'
-	@echo 'make soak       random steps and faults for ten minutes (SOAK_MINUTES); as root'
+	@echo 'make soak       the large fixed loads, then random steps and faults for ten minutes (SOAK_MINUTES); as root'
 	@echo 'make demo       see it work on a cluster of namespaces; as root, installs what it needs by apt'
 	@echo 'make lint       format and lints'
 
@@ -52,8 +52,14 @@ endif
 bench: dependencies
 	$(CARGO) run --locked --release --quiet --package parallax-bench -- $(BENCH_ARGS)
 
+# The fixed loads of the test suite, at full size.
+LOADS = cluster::faults::load cluster::daemon::many_leases cluster::calls::thousands
+
 # SOAK_MINUTES says how long, SOAK_ARGS='--seed=…' repeats the choices of an earlier one.
 soak: dependencies
+	set -e; for load in $(LOADS); do \
+		PARALLAX_TEST_LOAD=large $(CARGO) test --locked --quiet --package integration-tests --test integration -- "$$load"; \
+	done
 	$(CARGO) run --locked --quiet --package parallax-soak -- $(SOAK_ARGS)
 
 demo: dependencies

@@ -4,6 +4,7 @@ pub mod clean;
 pub mod cluster;
 pub mod held;
 pub mod images;
+pub mod load;
 pub mod many_images;
 pub mod processes;
 pub mod runner;

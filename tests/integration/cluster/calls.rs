@@ -4,6 +4,7 @@ use anyhow::ensure;
 use integration_tests::clean::wait_for_steps;
 use integration_tests::cluster::Cluster;
 use integration_tests::held::HeldStep;
+use integration_tests::load;
 use integration_tests::many_images::{self, ManyImages};
 use integration_tests::tracing::{STORE, StoreCalls, Trace};
 
@@ -17,8 +18,8 @@ pub const TESTS: &[(&str, OnCluster)] = &[
 
 /// The layers of `layers40`.
 const LAYERS: u32 = 40;
-/// How many other images a store has for it to be large.
-const MANY: usize = 3000;
+/// How many other images a store has for it to be large, in small and large runs.
+const MANY: [usize; 2] = [800, 3000];
 
 fn step(cluster: &Cluster, image: &str) -> anyhow::Result<()> {
     let option = format!("--parallax-image={image}");
@@ -35,7 +36,8 @@ fn a_node_with_the_image(cluster: &Cluster) -> anyhow::Result<()> {
 
 fn thousands_of_other_images(cluster: &Cluster) -> anyhow::Result<()> {
     let images = [("debian", "oci:/images/debian"), ("layers40", "oci:/images/layers40")];
-    let many = ManyImages::install(cluster, "n1", &images, MANY)?;
+    let [small, large] = MANY;
+    let many = ManyImages::install(cluster, "n1", &images, load::size(small, large)?)?;
     cold(cluster, many_images::STORE)?;
     warm(cluster, many_images::STORE)?;
     drop(many);

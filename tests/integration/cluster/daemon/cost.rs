@@ -4,6 +4,7 @@ use anyhow::ensure;
 use integration_tests::clean::wait_for_no_lease;
 use integration_tests::cluster::{Cluster, Done};
 use integration_tests::held::HeldStep;
+use integration_tests::load;
 
 use super::CLIENT;
 
@@ -40,14 +41,15 @@ pub fn an_idle_agent_does_not_wake_up(cluster: &Cluster) -> anyhow::Result<()> {
     step.finish()
 }
 
-/// How many leases are taken and given back, a few at a time, unless `PARALLAX_LEASES` says something else.
-const LEASES: &str = "10000";
+/// How many leases are taken and given back, a few at a time, in small and large runs.
+const LEASES: [u32; 2] = [2000, 10_000];
 
 /// How many come before those that count: by then as many were at work at once as ever will be.
-const WARM_UP: u32 = 2000;
+const WARM_UP: u32 = 1000;
 
 pub fn many_leases_leave_the_agent_as_it_was(cluster: &Cluster) -> anyhow::Result<()> {
-    let number: u32 = std::env::var("PARALLAX_LEASES").unwrap_or_else(|_| LEASES.to_owned()).parse()?;
+    let [small, large] = LEASES;
+    let number = load::size(small, large)?;
     let script = format!(
         "{}go({WARM_UP}, 1000)\nbefore = look()\ngo({number}, 100000)\nprint(json.dumps([before, look()]))\n",
         include_str!("leases.py")

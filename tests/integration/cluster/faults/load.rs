@@ -5,18 +5,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{anyhow, ensure};
 use integration_tests::clean::NODES;
 use integration_tests::cluster::{Cluster, Done};
+use integration_tests::load;
 
 use super::faults;
 
 faults! { load:
-    many_steps_at_once = "64 steps of mixed images, users and modes at once on two nodes, for minutes",
+    many_steps_at_once = "64 steps of mixed images, users and modes at once on two nodes, for a while",
 }
 
-/// For how many seconds steps are started, unless the variable `PARALLAX_LOAD_SECONDS` says something else.
-const SECONDS: &str = "120";
+/// For how many seconds steps are started, in small and large runs.
+const SECONDS: [u64; 2] = [20, 120];
 /// How many steps there are at any time: as one ends, the next one starts.
 const STEPS: usize = 64;
 
@@ -43,8 +44,8 @@ const MIX: [(&str, &[&str], i32); 4] = [
 ];
 
 fn many_steps_at_once(cluster: &Cluster) -> anyhow::Result<String> {
-    let seconds = std::env::var("PARALLAX_LOAD_SECONDS").unwrap_or_else(|_| SECONDS.to_owned());
-    let seconds = seconds.parse().context("PARALLAX_LOAD_SECONDS is no number of seconds")?;
+    let [small, large] = SECONDS;
+    let seconds = load::size(small, large)?;
     let end = Instant::now() + Duration::from_secs(seconds);
     let (count, failed) = (AtomicU64::new(0), AtomicBool::new(false));
     let start_one_after_the_other = |place: usize| -> anyhow::Result<()> {
