@@ -13,6 +13,18 @@ use libtest_mimic::Arguments;
 
 use crate::cluster::faults::Fault;
 
+/// Lists tests, each by the path of its function: its one name.
+macro_rules! tests {
+    (cluster: $($test:ident),+ $(,)?) => {
+        pub const TESTS: &[(&str, crate::OnCluster)] =
+            &[$((concat!(module_path!(), "::", stringify!($test)), $test)),+];
+    };
+    (machine: $($test:ident),+ $(,)?) => {
+        pub const TESTS: &[(&str, crate::OnMachine)] =
+            &[$((concat!(module_path!(), "::", stringify!($test)), $test)),+];
+    };
+}
+
 mod cluster;
 mod files;
 mod privileged;
@@ -43,12 +55,18 @@ fn main() -> ExitCode {
 
 fn on_machine(name: &str, test: OnMachine) -> Test {
     let body = move || test().map_err(|error| format!("{error:#}"));
-    Test { name: name.to_owned(), need: Need::Machine, body: Body::Machine(Box::new(body)) }
+    Test { name: shown(name), need: Need::Machine, body: Body::Machine(Box::new(body)) }
 }
 
 fn on_cluster(name: &str, test: OnCluster) -> Test {
     let body = move |cluster: &Cluster| run_on_cluster(cluster, test);
-    Test { name: name.to_owned(), need: need(name), body: Body::Cluster(Box::new(body)) }
+    let name = shown(name);
+    Test { need: need(&name), name, body: Body::Cluster(Box::new(body)) }
+}
+
+/// The path of a test's function without this program's own name.
+fn shown(path: &str) -> String {
+    path.strip_prefix("integration::").unwrap_or(path).to_owned()
 }
 
 /// What a test on a cluster needs.

@@ -43,7 +43,8 @@ impl Verdict {
     }
 }
 
-/// Waits until the nodes' steps have ended, then makes sure that nothing is left on them and that Slurm has them idle.
+/// Waits until the steps of the nodes that were touched have ended, then makes sure that nothing is left on these and that
+/// Slurm has them idle.
 ///
 /// # Errors
 /// What is left, and where.
@@ -69,12 +70,14 @@ impl Scratch {
     }
 }
 
-/// Waits until the nodes' steps have ended, then looks at what is left on them and what Slurm says of them. With `before`,
+/// Waits until the steps of the nodes that were touched have ended, then looks at what is left on these and what Slurm says of
+/// them. With `before`,
 /// what users have got since then in the nodes' scratch directories is left, too.
 #[must_use]
 pub fn examine(cluster: &Cluster, before: Option<&Scratch>) -> Verdict {
     let mut verdict = Verdict::default();
-    for node in NODES {
+    let touched = cluster.touched().take();
+    for &node in &touched {
         match wait_for_steps(cluster, node).and_then(|()| leftovers(cluster, node)) {
             Ok(left) => verdict.left.extend(left.into_iter().map(|line| format!("{node}: {line}"))),
             Err(error) => verdict.left.push(format!("{node}: {error:#}")),
@@ -90,11 +93,13 @@ pub fn examine(cluster: &Cluster, before: Option<&Scratch>) -> Verdict {
         Some((before, Ok(now))) => verdict.left.extend(now.0.into_iter().filter(|line| !before.0.contains(line))),
         Some((_, Err(error))) => verdict.left.push(format!("{error:#}")),
     }
-    for node in NODES {
+    for node in touched {
         if let Err(error) = wait_until_idle(cluster, node) {
             verdict.not_idle.push(format!("{error:#}"));
         }
     }
+    // What this look itself has touched.
+    drop(cluster.touched().take());
     verdict
 }
 

@@ -10,6 +10,8 @@ use anyhow::{Context as _, bail};
 use parallax_protocol::client::Client;
 use parallax_protocol::message::{Request, Response, Status};
 
+use crate::touched::Touched;
+
 /// How long anything on the cluster may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -26,6 +28,7 @@ pub struct Cluster {
     name: &'static str,
     ours: bool,
     layer_inodes: Mutex<BTreeSet<u64>>,
+    touched: Touched,
 }
 
 /// A command's result.
@@ -79,7 +82,7 @@ impl Cluster {
     pub fn up_named(name: &'static str) -> anyhow::Result<Self> {
         let was_up = state_directory(name).join("description").exists();
         let output = script(name).arg("up").stdin(Stdio::null()).output().context("tests/cluster/cluster")?;
-        let cluster = Self { name, ours: !was_up, layer_inodes: Mutex::default() };
+        let cluster = Self { name, ours: !was_up, layer_inodes: Mutex::default(), touched: Touched::default() };
         Done::from(output).success().context("the cluster does not come up")?;
         Ok(cluster)
     }
@@ -103,6 +106,7 @@ impl Cluster {
     /// A command on a node as a user, to be run or started. Its standard input is empty.
     #[must_use]
     pub fn command(&self, node: &str, user: &str, command: &[&str]) -> Command {
+        self.touched.note(node, command);
         let mut on_node = self.script();
         on_node.args(["exec", node, "--user", user, "--"]).args(command).stdin(Stdio::null());
         on_node
@@ -168,6 +172,7 @@ impl Cluster {
     /// # Errors
     /// It failed.
     pub fn service(&self, node: &str, action: &str, service: &str) -> anyhow::Result<()> {
+        self.touched.note(node, &[]);
         let output = self.script().args(["service", node, action, service]).output()?;
         Done::from(output).success().map(drop)
     }
@@ -187,6 +192,7 @@ impl Cluster {
     /// # Errors
     /// The node is not up.
     pub fn path_on(&self, node: &str, path: &str) -> anyhow::Result<PathBuf> {
+        self.touched.note(node, &[]);
         Ok(PathBuf::from(format!("/proc/{}/root{path}", self.first_process(node)?)))
     }
 
@@ -220,6 +226,7 @@ impl Cluster {
     /// # Errors
     /// It failed.
     pub fn power(&self, node: &str, action: &str) -> anyhow::Result<()> {
+        self.touched.note(node, &[]);
         let output = self.script().args(["power", node, action]).stdin(Stdio::null()).output()?;
         Done::from(output).success().with_context(|| format!("power {node} {action}")).map(drop)
     }
@@ -229,6 +236,7 @@ impl Cluster {
     /// # Errors
     /// It does not come up, or a unit fails.
     pub fn boot_by_systemd(&self, node: &str) -> anyhow::Result<()> {
+        self.touched.note(node, &[]);
         let output = self.script().args(["power", node, "on", "--systemd"]).stdin(Stdio::null()).output()?;
         Done::from(output).success().with_context(|| format!("power {node} on --systemd")).map(drop)
     }
@@ -241,6 +249,11 @@ impl Cluster {
         let path = self.state().join(format!("nodes/{node}/cgroup"));
         let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
         Ok(PathBuf::from(text.trim_end()))
+    }
+
+    /// The compute nodes that may have been touched since they were examined last.
+    pub(crate) fn touched(&self) -> &Touched {
+        &self.touched
     }
 
     /// The inodes of all layers that were seen in the cluster's store.

@@ -10,5 +10,6 @@ pub mod processes;
 pub mod runner;
 pub mod synthetic;
 pub mod table;
+pub mod touched;
 pub mod tracing;
 pub mod without_locks;

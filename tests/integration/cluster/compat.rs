@@ -3,13 +3,11 @@
 use anyhow::ensure;
 use integration_tests::cluster::{Cluster, Done};
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::compat::roots_storage", roots_storage),
-    ("cluster::compat::a_users_own_storage", a_users_own_storage),
-    ("cluster::compat::mistakes_are_told_as_scripts_know_them", mistakes_are_told_as_scripts_know_them),
-];
+tests! { cluster:
+    roots_storage,
+    a_users_own_storage,
+    mistakes_are_told_as_scripts_know_them,
+}
 
 /// Makes sure that all these parts come in this order.
 fn in_order(done: &Done, parts: &[&str]) -> anyhow::Result<()> {

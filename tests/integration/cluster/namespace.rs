@@ -9,18 +9,10 @@ use integration_tests::clean::NODES;
 use integration_tests::cluster::{Cluster, PATIENCE};
 use integration_tests::held::HeldStep;
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    (
-        "cluster::namespace::a_step_has_its_image_in_the_jobs_own_namespace",
-        a_step_has_its_image_in_the_jobs_own_namespace,
-    ),
-    (
-        "cluster::namespace::an_ended_step_is_gone_from_jobs_that_began_during_it",
-        an_ended_step_is_gone_from_jobs_that_began_during_it,
-    ),
-];
+tests! { cluster:
+    a_step_has_its_image_in_the_jobs_own_namespace,
+    an_ended_step_is_gone_from_jobs_that_began_during_it,
+}
 
 /// Runs `body` while every job gets a mount namespace with a `/tmp` of its own.
 fn with_namespaces(cluster: &Cluster, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {

@@ -17,22 +17,17 @@ use parallax_sys::loop_device::LoopDevice;
 use parallax_sys::mount::{DetachedMount, take_down};
 use parallax_sys::user_namespace::{IdRange, UserNamespace};
 
-use crate::OnMachine;
-
 pub mod trust;
 
-pub const TESTS: &[(&str, OnMachine)] = &[
-    (
-        "privileged::a_layer_is_mounted_once_and_goes_with_its_last_holder",
-        a_layer_is_mounted_once_and_goes_with_its_last_holder,
-    ),
-    ("privileged::equal_layers_of_two_stores_are_not_mixed_up", equal_layers_of_two_stores_are_not_mixed_up),
-    ("privileged::an_id_map_shows_the_users_ids", an_id_map_shows_the_users_ids),
-    ("privileged::a_namespace_belongs_to_its_user", a_namespace_belongs_to_its_user),
-    ("privileged::maps_that_overlap_are_refused", maps_that_overlap_are_refused),
-    ("privileged::a_file_of_another_owner_is_not_trusted", a_file_of_another_owner_is_not_trusted),
-    ("privileged::a_dropped_mount_leaves_no_loop_device", a_dropped_mount_leaves_no_loop_device),
-];
+tests! { machine:
+    a_layer_is_mounted_once_and_goes_with_its_last_holder,
+    equal_layers_of_two_stores_are_not_mixed_up,
+    an_id_map_shows_the_users_ids,
+    a_namespace_belongs_to_its_user,
+    maps_that_overlap_are_refused,
+    a_file_of_another_owner_is_not_trusted,
+    a_dropped_mount_leaves_no_loop_device,
+}
 
 /// A store with one layer, in which root, 7:8 and 60000:60001 have a file each.
 fn store() -> anyhow::Result<(tempfile::TempDir, LayerRecord)> {

@@ -12,18 +12,11 @@ use parallax_sys::loop_device::LoopDevice;
 use parallax_sys::mount::{DetachedMount, take_down};
 
 use super::store;
-use crate::OnMachine;
 
-pub const TESTS: &[(&str, OnMachine)] = &[
-    (
-        "privileged::trust::a_file_that_is_exchanged_after_the_check_is_not_used",
-        a_file_that_is_exchanged_after_the_check_is_not_used,
-    ),
-    (
-        "privileged::trust::files_that_are_exchanged_all_the_time_are_never_mistaken",
-        files_that_are_exchanged_all_the_time_are_never_mistaken,
-    ),
-];
+tests! { machine:
+    a_file_that_is_exchanged_after_the_check_is_not_used,
+    files_that_are_exchanged_all_the_time_are_never_mistaken,
+}
 
 fn a_file_that_is_exchanged_after_the_check_is_not_used() -> anyhow::Result<()> {
     let (directory, record) = store()?;
