@@ -27,6 +27,9 @@ impl UserNamespace {
     /// Makes a namespace with these maps that belongs to the user `owner`: a process of theirs may enter it and has all
     /// capabilities there. Needs `CAP_SETUID` and `CAP_SETGID`.
     ///
+    /// With no group but the owner's own in the map, `setgroups(2)` is denied in the namespace, as newgidmap(1) does: a user whom
+    /// nobody gave subordinate groups could else drop a group that denies them a file (`user_namespaces(7)`, CVE-2018-7169).
+    ///
     /// # Errors
     /// `EINVAL` for maps that overlap, are empty or too long; `ENOSPC` when the owner's limit of user namespaces is reached;
     /// `EPERM` when the system forbids them.
@@ -37,6 +40,10 @@ impl UserNamespace {
         let holder = Holder::start(owner, group)?;
         let process = format!("/proc/{}", holder.pid);
         fs::write(format!("{process}/uid_map"), map_text(uids))?;
+        if has_own_group_only(gids, group) {
+            // Before the map: the kernel takes it no later.
+            fs::write(format!("{process}/setgroups"), "deny")?;
+        }
         fs::write(format!("{process}/gid_map"), map_text(gids))?;
         let namespace = File::open(format!("{process}/ns/user"))?;
         Ok(Self(namespace.into()))
@@ -47,6 +54,10 @@ impl AsFd for UserNamespace {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+fn has_own_group_only(gids: &[IdRange], group: u32) -> bool {
+    gids.iter().all(|range| range.outside == group && range.count == 1)
 }
 
 fn map_text(ranges: &[IdRange]) -> String {
@@ -125,6 +136,15 @@ impl Drop for Holder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_map_with_the_own_group_alone_is_known() {
+        let own = IdRange { inside: 0, outside: 1001, count: 1 };
+        let more = IdRange { inside: 1, outside: 100_000, count: 1 };
+        assert!(has_own_group_only(&[own], 1001));
+        assert!(!has_own_group_only(&[own, more], 1001) && !has_own_group_only(&[own], 1002));
+        assert!(!has_own_group_only(&[IdRange { count: 2, ..own }], 1001));
+    }
 
     #[test]
     fn a_map_is_written_as_lines() {
