@@ -1,13 +1,15 @@
 //! Who a step's user is, and the id maps of the mounts made for them.
 //!
 //! Rootless Podman's user namespace maps id 0 to the user and 1… to the user's subordinate ids, in the order of their
-//! numbers. `--userns=keep-id` puts a second map on top, in which the user's own id is itself and the ids below and above it
-//! are the others. The maps here are the products of these: from an id on the image's file system to one on the node.
+//! numbers ([`parallax_probe::subordinate`]). `--userns=keep-id` puts a second map on top, in which the user's own id is itself
+//! and the ids below and above it are the others. The maps here are the products of these: from an id on the image's file system to
+//! one on the node.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
+pub use parallax_probe::subordinate::{Subordinate, SubordinateRange};
 use parallax_store::containers_storage::IdMapEntry;
 use parallax_sys::user_namespace::{IdRange, MAX_RANGES};
 
@@ -36,15 +38,6 @@ pub struct Ids {
     pub subordinate: Vec<SubordinateRange>,
 }
 
-/// A range of subordinate ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SubordinateRange {
-    /// The first id.
-    pub start: u32,
-    /// How many.
-    pub count: u32,
-}
-
 /// Which user namespace a container is to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NamespaceKind {
@@ -55,51 +48,49 @@ pub enum NamespaceKind {
 }
 
 impl Identity {
-    /// Looks a user up in the node's databases.
+    /// Looks a user up in the node's databases. Ranges of subordinate ids that cannot be used are left out.
     ///
     /// # Errors
     /// One sentence for the user: who can't be found, or which file can't be read.
     pub fn of(uid: u32, gid: u32) -> Result<Self, String> {
+        Self::look_up(uid, gid).map(|(identity, _)| identity)
+    }
+
+    /// As [`Identity::of`], for a user who is to get containers: these do not start where Podman does not get the map that the files
+    /// give.
+    ///
+    /// # Errors
+    /// As [`Identity::of`], or which line of which file is at fault.
+    pub fn sound(uid: u32, gid: u32) -> Result<Self, String> {
+        match Self::look_up(uid, gid)? {
+            (identity, None) => Ok(identity),
+            (identity, Some(fault)) => {
+                Err(format!("the subordinate ids of the user {} cannot be used: {fault}", identity.name))
+            }
+        }
+    }
+
+    fn look_up(uid: u32, gid: u32) -> Result<(Self, Option<String>), String> {
         let user = nix::unistd::User::from_uid(uid.into())
             .map_err(|error| format!("the user database can't be read: {error}"))?
             .ok_or_else(|| format!("this node has no user with the id {uid}"))?;
-        Self::with_files(&user.name, uid, gid, Path::new(SUBUID), Path::new(SUBGID))
-    }
-
-    fn with_files(name: &str, uid: u32, gid: u32, subuid: &Path, subgid: &Path) -> Result<Self, String> {
-        let ids = |own, path: &Path| -> Result<Ids, String> {
-            let text = match fs::read_to_string(path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-                other => other.map_err(|error| format!("{} can't be read: {error}", path.display()))?,
-            };
-            // subgid(5) too is by user, not by group.
-            Ok(Ids { own, subordinate: parse_subordinate(&text, name, uid) })
-        };
-        Ok(Self { name: name.to_owned(), users: ids(uid, subuid)?, groups: ids(gid, subgid)? })
+        // subgid(5) too is by user, not by group.
+        let (users, user_fault) = read_ids(Path::new(SUBUID), &user.name, uid, uid)?;
+        let (groups, group_fault) = read_ids(Path::new(SUBGID), &user.name, uid, gid)?;
+        Ok((Self { name: user.name, users, groups }, user_fault.or(group_fault)))
     }
 }
 
-/// The ranges of a user in a file like `subuid(5)`, by their first id: those under the user's name, or else those under
-/// the number. Lines that are malformed are passed over, as shadow's tools do.
-#[must_use]
-pub fn parse_subordinate(text: &str, name: &str, uid: u32) -> Vec<SubordinateRange> {
-    let number = uid.to_string();
-    let of = |owner: &str| -> Vec<SubordinateRange> {
-        let mut ranges: Vec<SubordinateRange> = text.lines().filter_map(|line| parse_line(line, owner)).collect();
-        ranges.sort_unstable();
-        ranges
+/// Reads the subordinate ids that go with `own`, and which line is at fault, if one is.
+fn read_ids(path: &Path, name: &str, uid: u32, own: u32) -> Result<(Ids, Option<String>), String> {
+    let text = match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        other => other.map_err(|error| format!("{} can't be read: {error}", path.display()))?,
     };
-    let by_name = of(name);
-    if by_name.is_empty() { of(&number) } else { by_name }
-}
-
-fn parse_line(line: &str, owner: &str) -> Option<SubordinateRange> {
-    let mut parts = line.trim().split(':');
-    let (first, start, count) = (parts.next()?, parts.next()?, parts.next()?);
-    let range = SubordinateRange { start: start.parse().ok()?, count: count.parse().ok()? };
-    let usable =
-        first == owner && parts.next().is_none() && range.count > 0 && range.start.checked_add(range.count).is_some();
-    usable.then_some(range)
+    let Subordinate { ranges, faults } = Subordinate::parse(&text, name, uid, own);
+    let fault = faults.iter().find(|fault| fault.is_fatal());
+    let fault = fault.map(|fault| fault.describe(&path.display().to_string()));
+    Ok((Ids { own, subordinate: ranges }, fault))
 }
 
 impl Ids {
@@ -226,11 +217,18 @@ mod tests {
     }
 
     #[test]
-    fn subordinate_files_are_read_by_name_then_by_number() {
-        let text = "u2:5:5\nu1:300:7\n u1:100:5 \nu1:bad:1\nu1:4294967295:9\n#u1:1:1\n1001:9:9\nu1:1:0\n";
-        let range = |start, count| SubordinateRange { start, count };
-        assert_eq!(parse_subordinate(text, "u1", 1001), [range(100, 5), range(300, 7)]);
-        assert_eq!(parse_subordinate(text, "nobody", 1001), [range(9, 9)]);
-        assert_eq!(parse_subordinate(text, "nobody", 1), []);
+    fn the_line_at_fault_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("subuid");
+        let read = |text: &str| {
+            fs::write(&path, text).unwrap();
+            read_ids(&path, "u1", 1001, 1001).unwrap()
+        };
+        assert_eq!(read("1001:200:9\nu1:bad:1\nu1:100:5\n"), (ids(1001, &[(100, 5), (200, 9)]), None));
+        let (kept, fault) = read("u1:100:5\nu1:102:5\n");
+        assert_eq!(kept, ids(1001, &[(100, 5)]));
+        assert_eq!(fault, Some(format!("line 2 of {} (\"u1:102:5\") overlaps line 1", path.display())));
+        fs::remove_file(&path).unwrap();
+        assert_eq!(read_ids(&path, "u1", 1001, 1001).unwrap(), (ids(1001, &[]), None));
     }
 }

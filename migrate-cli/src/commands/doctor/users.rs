@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use parallax_probe::subordinate::Subordinate;
+
 use super::Check;
 
 const TOPIC: &str = "users";
@@ -50,9 +52,10 @@ pub fn check(name: Option<&str>, is_root: bool) -> Vec<Check> {
     };
     match user {
         Ok(user) => {
-            for (file, option) in [("/etc/subuid", "--add-subuids"), ("/etc/subgid", "--add-subgids")] {
+            let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+            for (file, option, own) in [("/etc/subuid", "--add-subuids", uid), ("/etc/subgid", "--add-subgids", gid)] {
                 let text = fs::read_to_string(file).unwrap_or_default();
-                checks.push(subordinate(file, option, &text, &user.name, user.uid.as_raw()));
+                checks.push(subordinate(file, option, &text, &user.name, uid, own));
             }
         }
         Err(name) => {
@@ -82,8 +85,14 @@ fn limits(sys: &Path) -> Vec<Check> {
     checks
 }
 
-fn subordinate(file: &str, option: &str, text: &str, name: &str, uid: u32) -> Check {
-    let count = count(text, name).max(count(text, &uid.to_string()));
+fn subordinate(file: &str, option: &str, text: &str, name: &str, uid: u32, own: u32) -> Check {
+    let Subordinate { ranges, faults } = Subordinate::parse(text, name, uid, own);
+    if let Some(fault) = faults.iter().find(|fault| fault.is_fatal()).or(faults.first()) {
+        let effect = if fault.is_fatal() { "no container starts" } else { "its ids are not used" };
+        let finding = format!("{}: {effect}", fault.describe(file));
+        return Check::problem(TOPIC, finding, format!("correct the line in {file}"));
+    }
+    let count: u64 = ranges.iter().map(|range| u64::from(range.count)).sum();
     let remedy = format!("usermod {option} FIRST-LAST {name}, with {ENOUGH} ids that nobody else has");
     match count {
         0 => Check::problem(TOPIC, format!("{file} has no ids for {name}: most images don't start"), remedy),
@@ -95,16 +104,6 @@ fn subordinate(file: &str, option: &str, text: &str, name: &str, uid: u32) -> Ch
     }
 }
 
-/// How many ids the lines of an owner have (`subuid(5)`).
-fn count(text: &str, owner: &str) -> u64 {
-    let of_line = |line: &str| {
-        let mut parts = line.trim().split(':');
-        let (first, _start, count) = (parts.next()?, parts.next()?, parts.next()?);
-        (first == owner).then(|| count.parse::<u32>().ok()).flatten()
-    };
-    text.lines().filter_map(of_line).map(u64::from).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::State;
@@ -112,12 +111,29 @@ mod tests {
 
     #[test]
     fn subordinate_ids_are_counted() {
-        let state = |text: &str| subordinate("/etc/subuid", "--add-subuids", text, "u1", 1001).state;
+        let state = |text: &str| subordinate("/etc/subuid", "--add-subuids", text, "u1", 1001, 1001).state;
         assert_eq!(state("u1:100000:65536\n"), State::Ok);
         assert_eq!(state("1001:100000:65536\n"), State::Ok);
         assert_eq!(state("u1:100000:32768\nu1:200000:32768\n"), State::Ok);
+        assert_eq!(state("u1:100000:32768\n1001:200000:32768\n"), State::Ok);
         assert_eq!(state("u1:100000:1000\n"), State::Warning);
-        assert_eq!(state("u2:100000:65536\nu1:bad:x\n"), State::Problem);
+        assert_eq!(state("u2:100000:65536\n"), State::Problem);
+    }
+
+    #[test]
+    fn a_line_at_fault_is_named() {
+        for (text, part) in [
+            ("u1:100000:65536\n1001:100000:65536\n", "line 2 of /etc/subuid (\"1001:100000:65536\") overlaps line 1"),
+            ("u1:100000:65536\nu1:bad:x\n", "line 2 of /etc/subuid (\"u1:bad:x\") is malformed: its ids are not used"),
+        ] {
+            let check = subordinate("/etc/subuid", "--add-subuids", text, "u1", 1001, 1001);
+            assert!(check.state == State::Problem && check.finding.contains(part), "{}", check.finding);
+        }
+    }
+
+    #[test]
+    fn a_user_without_ids_is_a_problem() {
+        let state = |text: &str| subordinate("/etc/subuid", "--add-subuids", text, "u1", 1001, 1001).state;
         assert_eq!(state(""), State::Problem);
     }
 
