@@ -4,13 +4,14 @@
 //! write a file system image can attack the kernel that mounts it, so only those whom the configuration names are trusted so far.
 //! Images of anybody else's are read by FUSE, by a process of the step's user and with their rights.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
-use parallax_config::{Agent, Mounts, Owner};
+use parallax_config::{Agent, Mounts};
 use parallax_probe::{Ability, Findings, probe};
 use parallax_protocol::node::{AbilityStatus, NodeStatus};
 use parallax_store::open::TrustedStore;
+
+use crate::owners::{Trust, TrustedOwners};
 
 /// A way in which layers are mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +26,8 @@ pub enum Way {
 #[derive(Debug)]
 pub struct Ladder {
     mounts: Mounts,
-    /// The ids of the users whose stores the kernel may read.
-    trusted: BTreeSet<u32>,
+    /// The users whose stores the kernel may read.
+    trusted: TrustedOwners,
     findings: Findings,
     native: Result<(), String>,
     fuse: Result<(), String>,
@@ -57,16 +58,7 @@ impl Ladder {
     /// A ladder from what was found.
     #[must_use]
     pub fn new(config: &Agent, findings: Findings) -> Self {
-        let mut trusted = BTreeSet::new();
-        for owner in &config.trusted_owners {
-            match owner {
-                Owner::Id(id) => drop(trusted.insert(*id)),
-                Owner::Name(name) => match nix::unistd::User::from_name(name) {
-                    Ok(Some(user)) => drop(trusted.insert(user.uid.as_raw())),
-                    _ => tracing::warn!(name, "this node has no such user; nobody is trusted by that name"),
-                },
-            }
-        }
+        let trusted = TrustedOwners::new(&config.trusted_owners);
         let (native, fuse) = (findings.native(), findings.fuse());
         Self { mounts: config.mounts, trusted, findings, native, fuse }
     }
@@ -88,19 +80,26 @@ impl Ladder {
     /// Whether the kernel may read what is in a store.
     #[must_use]
     pub fn trusts(&self, store: &TrustedStore) -> bool {
-        self.trusted.contains(&store.owner())
+        self.trusted.trust(store.owner()) == Trust::Yes
     }
 
     fn choose(&self, store: &Path, owner: u32) -> Result<Way, String> {
         let obstacle = if self.mounts == Mounts::Fuse {
             "the configuration has mounts = \"fuse\"".to_owned()
-        } else if !self.trusted.contains(&owner) {
-            let store = store.display();
-            format!("the store {store} belongs to the user {owner}, who is none of the configuration's trusted_owners")
         } else {
-            match &self.native {
-                Ok(()) => return Ok(Way::Native),
-                Err(reason) => format!("this node has {reason}"),
+            match (self.trusted.trust(owner), &self.native) {
+                (Trust::Yes, Ok(())) => return Ok(Way::Native),
+                (Trust::Yes, Err(reason)) => format!("this node has {reason}"),
+                (Trust::No, _) => {
+                    let store = store.display();
+                    format!(
+                        "the store {store} belongs to the user {owner}, who is none of the configuration's trusted_owners"
+                    )
+                }
+                (Trust::Unknown(reason), _) => {
+                    tracing::warn!(store = %store.display(), owner, "{reason}; the kernel does not read the store meanwhile");
+                    format!("the store {} belongs to the user {owner}, and {reason}", store.display())
+                }
             }
         };
         if self.mounts == Mounts::Native {
@@ -132,6 +131,7 @@ impl Ladder {
 
 #[cfg(test)]
 mod tests {
+    use parallax_config::Owner;
     use parallax_probe::Trial;
 
     use super::*;

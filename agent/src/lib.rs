@@ -6,6 +6,7 @@
 //! - [`lease`]: what a step's lease is made of, in order, and its end.
 //! - [`holds`]: tells those who remove images what this node holds.
 //! - [`identity`]: who the user is, and the id maps of their mounts.
+//! - [`owners`]: the owners of stores that the kernel may read.
 //! - [`ladder`]: which way the layers come to a step: by the kernel or by FUSE.
 //! - [`layers`]: each SquashFS file mounted once on the node.
 //! - [`digest`]: whether a layer's file is still the one that was migrated.
@@ -32,6 +33,7 @@ pub mod lease;
 pub mod logging;
 pub mod metrics;
 pub mod namespace;
+pub mod owners;
 pub mod processes;
 pub mod restrict;
 pub mod server;

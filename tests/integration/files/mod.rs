@@ -88,6 +88,8 @@ fn the_units_are_taken_by_systemd_and_leave_mounts_alone() -> anyhow::Result<()>
         ensure!(!OWN_NAMESPACE.contains(name), "{name}= would keep the agent's mounts from the jobs");
     }
     let value = |wanted: &str| directives.iter().find(|(name, _)| *name == wanted).map_or("", |(_, value)| value);
+    // Else the user database may not be there yet when the first steps come.
+    ensure!(value("After").split(' ').any(|unit| unit == "nss-user-lookup.target"), "{service}");
     ensure!(value("KillMode") == "process" && value("Type") == "notify", "{service}");
     // The agent tries the node with all that root has, and restricts itself then.
     for name in ["CapabilityBoundingSet", "AmbientCapabilities", "RestrictNamespaces", "SystemCallFilter", "User"] {
