@@ -6,14 +6,13 @@
 //! the last.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Instant;
 
-use parallax_store::holds::{HEARTBEAT, Hold, HoldsDirectory};
+use parallax_store::holds::{HEARTBEAT, Hold, HoldsDirectory, Node};
 use parallax_store::open::TrustedStore;
 
 use crate::journal::HeldImage;
@@ -45,7 +44,7 @@ impl Holds {
     #[must_use]
     pub fn start() -> Self {
         let (orders, received) = channel();
-        let work = move || Table::default().follow(&received);
+        let work = move || Table::new(Node::this()).follow(&received);
         if let Err(error) = thread::Builder::new().name("holds".to_owned()).stack_size(256 * 1024).spawn(work) {
             tracing::warn!("stores are not told what this node holds: no thread: {error}");
         }
@@ -73,20 +72,22 @@ impl Drop for ImageHold {
 }
 
 /// What is held.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
     /// How many steps hold an image, and its file if there could be one.
     images: HashMap<HeldImage, (usize, Option<Hold>)>,
-    node: String,
+    node: Node,
     directories: HashMap<PathBuf, HoldsDirectory>,
     /// The stores in which nothing can be written, as was logged.
     silent: HashSet<PathBuf>,
 }
 
 impl Table {
+    fn new(node: Node) -> Self {
+        Self { images: HashMap::new(), node, directories: HashMap::new(), silent: HashSet::new() }
+    }
+
     fn follow(mut self, orders: &Receiver<Order>) {
-        let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        name.trim().clone_into(&mut self.node);
         let mut next = Instant::now() + HEARTBEAT;
         loop {
             match orders.recv_timeout(next.saturating_duration_since(Instant::now())) {
@@ -177,6 +178,8 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -185,7 +188,7 @@ mod tests {
         fs::create_dir_all(directory.path().join("parallax/holds")).unwrap();
         let files = || fs::read_dir(directory.path().join("parallax/holds")).unwrap().count();
         let image = || HeldImage { store: directory.path().to_owned(), id: "ab".repeat(32) };
-        let mut table = Table { node: "n1".to_owned(), ..Table::default() };
+        let mut table = Table::new(Node::new("n1", &[]));
         for (order, left) in [
             (Order::Hold(image()), 1),
             (Order::Hold(image()), 1),
@@ -197,7 +200,8 @@ mod tests {
             table.carry_out(order);
             assert_eq!(files(), left);
         }
-        fs::write(directory.path().join(format!("parallax/holds/{}.n1", "cd".repeat(32))), "").unwrap();
+        let left = parallax_store::holds::file_name(&"cd".repeat(32), &Node::new("n1", &[])).unwrap();
+        fs::write(directory.path().join("parallax/holds").join(left), "").unwrap();
         table.carry_out(Order::Tidy(vec![directory.path().to_owned()]));
         assert_eq!(files(), 0);
     }
@@ -206,7 +210,7 @@ mod tests {
     fn a_store_that_cannot_be_written_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let image = || HeldImage { store: directory.path().to_owned(), id: "ab".repeat(32) };
-        let mut table = Table { node: "n1".to_owned(), ..Table::default() };
+        let mut table = Table::new(Node::new("n1", &[]));
         table.carry_out(Order::Hold(image()));
         table.renew();
         table.carry_out(Order::LetGo(image()));
