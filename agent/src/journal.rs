@@ -61,6 +61,9 @@ pub struct Entry {
     /// The image and the store it is in.
     #[serde(default)]
     pub image: Option<HeldImage>,
+    /// The names of that image when the lease was granted. What was asked for need not be among them: it is what the user says.
+    #[serde(default)]
+    pub image_names: Vec<String>,
 }
 
 /// An image of a store.
@@ -167,9 +170,25 @@ mod tests {
 
     fn entry() -> Entry {
         let step = StepId { job: 1, step: 0, restart: 0 };
-        let request = LeaseRequest { step, uid: 1001, gid: 1001, image: "a".into(), image_id: None, mode: Mode::Run };
+        let request = LeaseRequest {
+            step,
+            uid: 1001,
+            gid: 1001,
+            groups: None,
+            image: "a".into(),
+            image_id: None,
+            mode: Mode::Run,
+        };
         let owner = Owner::of(i32::try_from(std::process::id()).unwrap()).unwrap();
-        Entry { request, key: "1.0-0001".into(), owner, layers: Vec::new(), since: 7, image: None }
+        Entry {
+            request,
+            key: "1.0-0001".into(),
+            owner,
+            layers: Vec::new(),
+            since: 7,
+            image: None,
+            image_names: Vec::new(),
+        }
     }
 
     #[test]

@@ -2,8 +2,11 @@
 //!
 //! A mounted layer lives as long as somebody holds it. Files are told apart by device and inode, not by what a record says
 //! of them: two stores may be trusted differently, and a record of one must not get at a mount made from the other. But while a
-//! layer is mounted, records of the same store that have the same SquashFS digest mean that mount: its file is not looked at
-//! again, so that a step on a node that has the image asks no more of the store than its record.
+//! layer is mounted, records of the same store that have the same SquashFS digest mean that mount: its file is not looked up
+//! again, so that a step on a node that has the image asks the store for its record and for one directory.
+//!
+//! Every file is opened with the credentials of the user it is for, and a mounted layer is given to a user only if they may read
+//! its file: the store's access rights are the kernel's to check, for everybody anew.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -18,6 +21,7 @@ use std::time::Duration;
 use parallax_config::Agent;
 use parallax_store::open::{OpenError, StoreKey, TrustedStore};
 use parallax_store::record::LayerRecord;
+use parallax_sys::credentials::{Credentials, reopen};
 use parallax_sys::loop_device::LoopDevice;
 use parallax_sys::mount::{DetachedMount, take_down};
 use serde::{Deserialize, Serialize};
@@ -31,6 +35,9 @@ pub enum LayerError {
     /// Its file can't be used.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The agent cannot take on the user's credentials.
+    #[error("cannot take on the user's credentials: {0}")]
+    Credentials(io::Error),
     /// Its file is not the one that was migrated.
     #[error("the layer {path} is not what was migrated: {cause} (\"parallax verify\" tells more)")]
     Digest {
@@ -64,6 +71,8 @@ pub struct MountedLayer {
     key: FileKey,
     diff_id: String,
     mount_point: PathBuf,
+    /// Its file, by which access is checked; an earlier agent's layer has none.
+    file: Option<File>,
 }
 
 /// What a later agent must know to take over a mounted layer.
@@ -118,6 +127,11 @@ fn recorded(store: &TrustedStore, layer: &LayerRecord) -> Recorded {
     (store.key(), layer.diff_id.clone(), layer.squashfs_sha256.clone())
 }
 
+/// A layer's file, opened with a user's credentials.
+fn opened(store: &TrustedStore, layer: &LayerRecord, user: &Credentials) -> Result<File, LayerError> {
+    Ok(user.run(|| store.open_layer(layer)).map_err(LayerError::Credentials)??)
+}
+
 /// All layers that are mounted on this node.
 #[derive(Debug)]
 pub struct LayerTable {
@@ -167,12 +181,12 @@ impl LayerTable {
         self.idle.let_go();
     }
 
-    /// The layer's SquashFS file, open and checked.
+    /// The layer's SquashFS file, opened with a user's credentials and checked.
     ///
     /// # Errors
     /// [`LayerError`].
-    pub fn file(&self, store: &TrustedStore, layer: &LayerRecord) -> Result<File, LayerError> {
-        let file = store.open_layer(layer)?;
+    pub fn file(&self, store: &TrustedStore, layer: &LayerRecord, user: &Credentials) -> Result<File, LayerError> {
+        let file = opened(store, layer, user)?;
         self.check(&file, layer)?;
         Ok(file)
     }
@@ -188,36 +202,60 @@ impl LayerTable {
         self.checker.is_on()
     }
 
-    /// The layer, mounted; mounts it if it is not.
+    /// The layer, mounted, for a user who may read its file; mounts it if it is not.
     ///
     /// # Errors
     /// [`LayerError`].
-    pub fn get(&self, store: &TrustedStore, layer: &LayerRecord) -> Result<Arc<MountedLayer>, LayerError> {
+    pub fn get(
+        &self,
+        store: &TrustedStore,
+        layer: &LayerRecord,
+        user: &Credentials,
+    ) -> Result<Arc<MountedLayer>, LayerError> {
+        let mounted = self.open(store, layer, user)?;
         // Nobody recorded what is in another tool's file, so only the file itself tells.
-        if layer.squashfs_sha256.is_empty() {
-            return self.open(store, layer);
+        if !layer.squashfs_sha256.is_empty() {
+            let mut known = self.recorded();
+            known.retain(|_, layer| layer.strong_count() > 0);
+            known.insert(recorded(store, layer), Arc::downgrade(&mounted));
         }
-        if let Some(mounted) = self.already(store, layer) {
-            return Ok(mounted);
-        }
-        let mounted = self.open(store, layer)?;
-        let mut known = self.recorded();
-        known.retain(|_, layer| layer.strong_count() > 0);
-        known.insert(recorded(store, layer), Arc::downgrade(&mounted));
         Ok(mounted)
     }
 
-    /// The layer, if it is known to be mounted without a look at the store.
-    #[must_use]
-    pub fn already(&self, store: &TrustedStore, layer: &LayerRecord) -> Option<Arc<MountedLayer>> {
-        self.recorded().get(&recorded(store, layer)).and_then(Weak::upgrade)
+    /// The layers of an image, if all are known to be mounted, for a user who may read their files.
+    ///
+    /// # Errors
+    /// [`LayerError`] if the user may not.
+    pub fn already(
+        &self,
+        store: &TrustedStore,
+        layers: &[LayerRecord],
+        user: &Credentials,
+    ) -> Result<Option<Vec<Arc<MountedLayer>>>, LayerError> {
+        let known = |layer| self.recorded().get(&recorded(store, layer)).and_then(Weak::upgrade);
+        let Some(mounted) = layers.iter().map(known).collect::<Option<Vec<_>>>() else { return Ok(None) };
+        let check = || -> Result<(), OpenError> {
+            if layers.iter().any(|layer| !layer.side_car) {
+                store.check_layers_directory()?;
+            }
+            layers.iter().zip(&mounted).try_for_each(|(layer, mounted)| {
+                store.check_open_layer(layer, mounted.file.as_ref().map(|file| file.as_fd()))
+            })
+        };
+        user.run(check).map_err(LayerError::Credentials)??;
+        Ok(Some(mounted))
     }
 
     /// The layer of a file that is to be opened to know whether it is mounted.
-    fn open(&self, store: &TrustedStore, layer: &LayerRecord) -> Result<Arc<MountedLayer>, LayerError> {
+    fn open(
+        &self,
+        store: &TrustedStore,
+        layer: &LayerRecord,
+        user: &Credentials,
+    ) -> Result<Arc<MountedLayer>, LayerError> {
         let path = layer.squashfs_path();
         let failed = |what, cause| LayerError::Mount { path: path.clone(), what, cause };
-        let file = store.open_layer(layer)?;
+        let file = opened(store, layer, user)?;
         let metadata = file.metadata().map_err(|error| failed("it can't be examined", error))?;
         let key = FileKey { device: metadata.dev(), inode: metadata.ino() };
         let slot = self.slot(key);
@@ -225,12 +263,15 @@ impl LayerTable {
         if let Some(mounted) = place.upgrade() {
             return Ok(mounted);
         }
+        // A network file system reads with the credentials of whoever opened the file. The mount may outlive the user's (a Kerberos
+        // ticket, say), so root's are better, where root may read the file.
+        let file = reopen(file.as_fd()).unwrap_or(file);
         self.check(&file, layer)?;
         let device = LoopDevice::attach(file.as_fd()).map_err(|error| failed("no loop device", error))?;
         let mount = DetachedMount::squashfs(device.path())
             .map_err(|error| failed("the kernel does not take it as SquashFS", error))?;
         let mount_point = self.mount_point(&layer.diff_id).map_err(|error| failed("no mount point", error))?;
-        let mounted = MountedLayer { key, diff_id: layer.diff_id.clone(), mount_point };
+        let mounted = MountedLayer { key, diff_id: layer.diff_id.clone(), mount_point, file: Some(file) };
         mount.attach_at(&mounted.mount_point).map_err(|error| failed("it can't be attached", error))?;
         let mounted = Arc::new(mounted);
         *place = Arc::downgrade(&mounted);
@@ -244,7 +285,7 @@ impl LayerTable {
         let mut place = slot.lock().unwrap_or_else(PoisonError::into_inner);
         place.upgrade().unwrap_or_else(|| {
             let LayerEntry { diff_id, file, mount_point } = entry;
-            let mounted = Arc::new(MountedLayer { key: file, diff_id, mount_point });
+            let mounted = Arc::new(MountedLayer { key: file, diff_id, mount_point, file: None });
             *place = Arc::downgrade(&mounted);
             mounted
         })

@@ -3,6 +3,7 @@
 //! [`Leases::acquire`] reads top-down: who the user is, which image is meant, its layers, the step's directory. Every way in
 //! which a step can end leads to the one routine in `release.rs`, which goes on past errors and may be called any number of times.
 
+mod access;
 mod acquire;
 mod find;
 mod release;
@@ -108,6 +109,8 @@ impl Leases {
                 step: entry.step(),
                 uid: entry.request.uid,
                 image: entry.request.image.clone(),
+                image_id: entry.image.as_ref().map(|image| image.id.clone()),
+                image_names: entry.image_names.clone(),
                 mode: entry.request.mode,
                 directory: self.step_path(&entry.key),
                 since: entry.since,

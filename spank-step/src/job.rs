@@ -50,6 +50,9 @@ impl Setting {
     }
 }
 
+/// The longest list of groups that is sent: with ten digits each it takes less than 12 KiB of a request's 16.
+const MAX_GROUPS: usize = 1024;
+
 /// What slurmstepd knows of the step it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Job {
@@ -71,6 +74,12 @@ impl Job {
             restart: spank.slurm_restart_count().unwrap_or(0),
         };
         Ok(Self { step, uid: spank.job_uid()?, gid: spank.job_gid()? })
+    }
+
+    /// The supplementary groups that Slurm gives the step's tasks. `None` if there is no list, or if it is too long for a request;
+    /// the agent then asks the user database.
+    pub fn groups(spank: &SpankHandle) -> Option<Vec<u32>> {
+        spank.job_supplementary_gids().ok().filter(|groups| (1..=MAX_GROUPS).contains(&groups.len()))
     }
 
     /// Whether this is the step of processes that come from outside the job's own steps.

@@ -77,7 +77,7 @@ impl Step {
         let resolved = spank.getenv(RESOLVED).ok().flatten();
         let image_id =
             resolved.as_deref().and_then(|value| parse_resolved(value, &wanted.image)).map(ToOwned::to_owned);
-        let lease = match ask(&setting.config, wanted, job, image_id) {
+        let lease = match ask(&setting.config, wanted, job, Job::groups(spank), image_id) {
             Ok(held) => Lease::Requested(held),
             Err(message) => Lease::Failed(message),
         };
@@ -201,7 +201,13 @@ impl Step {
 }
 
 /// Connects to the agent and sends the request.
-fn ask(config: &Path, wanted: Wanted, job: Job, image_id: Option<String>) -> Result<Held, String> {
+fn ask(
+    config: &Path,
+    wanted: Wanted,
+    job: Job,
+    groups: Option<Vec<u32>>,
+    image_id: Option<String>,
+) -> Result<Held, String> {
     let config = Config::load(config).map_err(|error| error.to_string())?;
     let deadline = Instant::now() + config.step.start_deadline();
     let client = Client::connect(&config.agent.socket()).map_err(|error| error.to_string())?;
@@ -210,6 +216,7 @@ fn ask(config: &Path, wanted: Wanted, job: Job, image_id: Option<String>) -> Res
         step: job.step,
         uid: job.uid,
         gid: job.gid,
+        groups,
         image: held.wanted.image.clone(),
         image_id,
         mode: held.mode(),

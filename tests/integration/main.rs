@@ -46,7 +46,11 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let machine = files::TESTS.iter().chain(privileged::TESTS).chain(privileged::trust::TESTS);
+    let machine = files::TESTS
+        .iter()
+        .chain(privileged::TESTS)
+        .chain(privileged::credentials::TESTS)
+        .chain(privileged::trust::TESTS);
     let mut tests: Vec<Test> = machine.map(|&(name, test)| on_machine(name, test)).collect();
     tests.extend(fault_tests());
     tests.extend(cluster::tests().map(|&(name, test)| on_cluster(name, test)));

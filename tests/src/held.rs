@@ -29,9 +29,26 @@ impl HeldStep {
         tasks: usize,
         script: &str,
     ) -> anyhow::Result<Self> {
+        Self::start_with(cluster, user, &[], arguments, tasks, script)
+    }
+
+    /// As [`HeldStep::start`], with more variables (`NAME=VALUE`) in srun's environment.
+    ///
+    /// # Errors
+    /// As [`HeldStep::start`].
+    pub fn start_with(
+        cluster: &Cluster,
+        user: &str,
+        variables: &[&str],
+        arguments: &[&str],
+        tasks: usize,
+        script: &str,
+    ) -> anyhow::Result<Self> {
         // Whatever happens to the step, no test waits for ever.
         let patience = format!("{}", PATIENCE.as_secs());
-        let mut line = vec!["timeout", "--kill-after=10", &patience, "srun", "--input=all", "--unbuffered"];
+        let mut line = vec!["env"];
+        line.extend(variables);
+        line.extend(["timeout", "--kill-after=10", &patience, "srun", "--input=all", "--unbuffered"]);
         line.extend(arguments);
         let script = format!("{script}; exec cat");
         line.extend(["sh", "-c", &script]);

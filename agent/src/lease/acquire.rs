@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use parallax_names::ImageRef;
 use parallax_protocol::message::{Grant, LeaseRequest, Mode, StepId, Timings};
 use parallax_protocol::step_file::{Mount, StepFile, StepPaths};
-use parallax_store::open::{OpenError, TrustedStore};
+use parallax_store::open::TrustedStore;
 use parallax_store::record::{ImageRecord, LayerRecord};
+use parallax_sys::credentials::Credentials;
 use serde::Deserialize;
 
+use super::access::{credentials, unusable};
 use super::find::Found;
 use super::{Cause, Held, Lease, LeaseKey, Leases, Refusal};
 use crate::identity::{Identity, NamespaceKind};
@@ -59,11 +62,12 @@ impl Leases {
         let _beginning = self.begin(request.step)?;
         let config = self.config();
         self.make_room(request.step)?;
-        let identity = Identity::of(request.uid, request.gid).map_err(|reason| refused(&reason))?;
-        let found = self.find_image(&request)?;
+        let identity = Identity::sound(request.uid, request.gid).map_err(|reason| refused(&reason))?;
+        let user = credentials(&request, &identity)?;
+        let found = self.find_image(&request, &user)?;
         let resolved = Instant::now();
         let contents = match &found {
-            Found::Image(store, image) => self.provide(store, image, &request, &identity)?,
+            Found::Image(store, image) => self.provide(store, image, &request, &identity, &user)?,
             Found::Missing(_) => Contents::default(),
         };
         let mounted = Instant::now();
@@ -71,6 +75,7 @@ impl Leases {
         let mut entry = self.entry(request, owner, contents.layers.mounted())?;
         if let Found::Image(store, image) = &found {
             entry.image = Some(HeldImage { store: store.path().to_owned(), id: image.id.clone() });
+            entry.image_names.clone_from(&image.names);
         }
         self.journal
             .write(&entry)
@@ -81,7 +86,7 @@ impl Leases {
             store: contents.store,
             layers: &contents.layers,
             mount_program: &config.agent.mount_program,
-            step_file: self.step_file(&entry.request.image, &found, &identity)?,
+            step_file: self.step_file(&entry.request, &found, &identity)?,
             scratch_size: &config.step.scratch_size,
         };
         let path = self.step_path(&entry.key);
@@ -100,7 +105,7 @@ impl Leases {
             layers: micros(resolved, mounted),
             step_store: micros(mounted, Instant::now()),
         };
-        tracing::info!(step = %entry.step(), uid = entry.request.uid, image = entry.request.image, ?timings, "granted");
+        log_grant(&entry, timings);
         let key = entry.lease_key();
         let notice = plan.step_file.notice;
         let layers = contents.layers.into_mounted();
@@ -117,6 +122,7 @@ impl Leases {
         image: &ImageRecord,
         request: &LeaseRequest,
         identity: &Identity,
+        user: &Credentials,
     ) -> Result<Contents, Refusal> {
         let kinds = namespaces(request.mode);
         check_ids(&request.image, image, identity, kinds)?;
@@ -129,20 +135,30 @@ impl Leases {
             Way::Fuse => Form::Files,
         };
         let layers = match way {
-            Way::Native => StepLayers::Mounted(self.mount_layers(store, image)?),
-            Way::Fuse => self.layer_files(store, image, ladder.trusts(store))?,
+            Way::Native => self.mount_layers(store, image, user).map(StepLayers::Mounted),
+            Way::Fuse => self.layer_files(store, image, ladder.trusts(store), user),
         };
+        let layers = layers.map_err(|error| match error {
+            LayerError::Open(error) => unusable(&request.image, &error),
+            other => refused(&other.to_string()),
+        })?;
         Ok(Contents { store: StepStore::new(image, identity, form), layers })
     }
 
     /// The SquashFS files of an image's layers. Those of a store that the kernel may read are opened and checked here. Those of
     /// anybody else's store are opened by the user, who may read what their own rights allow.
-    fn layer_files(&self, store: &TrustedStore, image: &ImageRecord, trusted: bool) -> Result<StepLayers, Refusal> {
+    fn layer_files(
+        &self,
+        store: &TrustedStore,
+        image: &ImageRecord,
+        trusted: bool,
+        user: &Credentials,
+    ) -> Result<StepLayers, LayerError> {
         let mut files = Vec::new();
         let mut paths = Vec::new();
         for layer in &image.layers {
             if trusted || self.layers.checks_files() {
-                files.push(self.layers.file(store, layer).map_err(|error| refused(&error.to_string()))?);
+                files.push(self.layers.file(store, layer, user)?);
             }
             paths.push(store.path().join(layer.squashfs_path()));
         }
@@ -161,20 +177,25 @@ impl Leases {
     }
 
     /// Mounts the image's layers; the result is base first. Several at a time: most of it is waiting for the kernel.
-    fn mount_layers(&self, store: &TrustedStore, image: &ImageRecord) -> Result<Vec<Arc<MountedLayer>>, Refusal> {
+    fn mount_layers(
+        &self,
+        store: &TrustedStore,
+        image: &ImageRecord,
+        user: &Credentials,
+    ) -> Result<Vec<Arc<MountedLayer>>, LayerError> {
         // What is mounted already needs no threads.
-        if let Some(mounted) = image.layers.iter().map(|layer| self.layers.already(store, layer)).collect() {
+        if let Some(mounted) = self.layers.already(store, &image.layers, user)? {
             return Ok(mounted);
         }
         let share = image.layers.len().div_ceil(MOUNTERS).max(1);
         let mount = |layers: &[LayerRecord]| -> Result<Vec<_>, LayerError> {
-            layers.iter().map(|layer| self.layers.get(store, layer)).collect()
+            layers.iter().map(|layer| self.layers.get(store, layer, user)).collect()
         };
         let shares: Result<Vec<_>, LayerError> = thread::scope(|scope| {
             let threads: Vec<_> = image.layers.chunks(share).map(|layers| scope.spawn(move || mount(layers))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
         });
-        shares.map(|shares| shares.into_iter().flatten().collect()).map_err(|error| refused(&error.to_string()))
+        shares.map(|shares| shares.into_iter().flatten().collect())
     }
 
     fn entry(&self, request: LeaseRequest, owner: Owner, layers: &[Arc<MountedLayer>]) -> Result<Entry, Refusal> {
@@ -190,12 +211,14 @@ impl Leases {
             layers: layers.iter().map(|layer| layer.entry()).collect(),
             since,
             image: None,
+            image_names: Vec::new(),
         })
     }
 
-    fn step_file(&self, name: &str, found: &Found, identity: &Identity) -> Result<StepFile, Refusal> {
+    fn step_file(&self, request: &LeaseRequest, found: &Found, identity: &Identity) -> Result<StepFile, Refusal> {
+        let name = &request.image;
         let (image_id, notice, execution) = match found {
-            Found::Image(_, image) => (Some(image.id.clone()), None, execution(name, image)?),
+            Found::Image(_, image) => (Some(image.id.clone()), other_image(request, image), execution(name, image)?),
             Found::Missing(notice) => (None, Some(notice.clone()), Execution::default()),
         };
         let config = self.config();
@@ -206,7 +229,7 @@ impl Leases {
             read_only: mount.read_only,
         };
         Ok(StepFile {
-            image: name.to_owned(),
+            image: name.clone(),
             image_id,
             notice,
             user: identity.name.clone(),
@@ -220,6 +243,35 @@ impl Leases {
             start_timeout: config.step.start_timeout,
         })
     }
+}
+
+/// What the user is told of an image that what they typed does not mean by now. The id comes with the step: it is what the name
+/// meant at submit time, or anything that somebody has put into the environment.
+fn other_image(request: &LeaseRequest, image: &ImageRecord) -> Option<String> {
+    request.image_id.as_ref()?;
+    let typed = ImageRef::parse(&request.image).ok()?;
+    (!image.is_meant_by(&typed)).then(|| {
+        format!(
+            "the step runs the image of submit time, id {:.12} ({}), which \"{}\" does not mean now",
+            image.id,
+            names_of(&image.names),
+            request.image
+        )
+    })
+}
+
+fn names_of(names: &[String]) -> String {
+    if names.is_empty() { "without a name".to_owned() } else { names.join(", ") }
+}
+
+/// Logs what was asked for and what runs.
+fn log_grant(entry: &Entry, timings: Timings) {
+    let request = &entry.request;
+    let id = entry.image.as_ref().map_or("none", |image| &image.id);
+    let names = names_of(&entry.image_names);
+    tracing::info!(
+        step = %entry.step(), uid = request.uid, image = request.image, image_id = id, image_names = names, ?timings, "granted"
+    );
 }
 
 /// What the image's configuration says of the execution of programs.
@@ -278,10 +330,4 @@ pub(super) fn refused(reason: &str) -> Refusal {
 
 fn micros(from: Instant, to: Instant) -> u64 {
     u64::try_from(to.saturating_duration_since(from).as_micros()).unwrap_or(u64::MAX)
-}
-
-impl From<OpenError> for Refusal {
-    fn from(error: OpenError) -> Self {
-        refused(&error.to_string())
-    }
 }

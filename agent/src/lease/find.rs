@@ -5,7 +5,9 @@ use parallax_names::{ImageRef, nearest};
 use parallax_protocol::message::LeaseRequest;
 use parallax_store::open::TrustedStore;
 use parallax_store::record::ImageRecord;
+use parallax_sys::credentials::Credentials;
 
+use super::access::Obstacles;
 use super::acquire::refused;
 use super::{Leases, Refusal};
 
@@ -19,8 +21,14 @@ pub enum Found {
 }
 
 impl Leases {
-    /// The store and the record of the image that is meant.
-    pub(super) fn find_image(&self, request: &LeaseRequest) -> Result<Found, Refusal> {
+    /// The store and the record of the image that is meant, looked up with the user's credentials: nothing of a store that the user
+    /// may not read is read for them.
+    pub(super) fn find_image(&self, request: &LeaseRequest, user: &Credentials) -> Result<Found, Refusal> {
+        user.run(|| self.search_stores(request))
+            .map_err(|error| refused(&format!("cannot take on the user's credentials: {error}")))?
+    }
+
+    fn search_stores(&self, request: &LeaseRequest) -> Result<Found, Refusal> {
         let name = &request.image;
         let typed = ImageRef::parse(name).map_err(|error| Refusal(error.to_string()))?;
         // The id says what the name meant at submit time. An image removed since then is not replaced by another.
@@ -29,15 +37,15 @@ impl Leases {
             None => typed,
         };
         let mut readable = Vec::new();
-        let mut first_problem = None;
+        let mut obstacles = Obstacles::default();
         for path in &self.config().stores {
             match TrustedStore::open(path) {
                 Ok(store) => match store.resolve(&reference) {
                     Ok(Some(image)) => return Ok(Found::Image(store, Box::new(image))),
                     Ok(None) => readable.push(store),
-                    Err(problem) => first_problem = first_problem.or(Some(problem)),
+                    Err(error) => obstacles.add(error),
                 },
-                Err(problem) => first_problem = first_problem.or(Some(problem)),
+                Err(error) => obstacles.add(error),
             }
         }
         // Another tool's images are in no index: finding one takes longer, so it comes last.
@@ -45,20 +53,23 @@ impl Leases {
             match readable[at].resolve_foreign(&reference) {
                 Ok(Some(image)) => return Ok(Found::Image(readable.swap_remove(at), Box::new(image))),
                 Ok(None) => {}
-                Err(problem) => first_problem = first_problem.or(Some(problem)),
+                Err(error) => obstacles.add(error),
             }
         }
-        match (first_problem, &request.image_id) {
-            (Some(problem), _) => Err(refused(&format!("the image \"{name}\" can't be looked up: {problem}"))),
-            (None, Some(id)) => Err(Refusal(format!(
+        let near = || nearest(name, &readable.iter().flat_map(TrustedStore::names).collect::<Vec<_>>());
+        if let Some(refusal) = obstacles.refusal(name, near) {
+            return Err(refusal);
+        }
+        match &request.image_id {
+            Some(id) => Err(Refusal(format!(
                 "the image that \"{name}\" meant at submit time (id {id:.12}) is in no store any more; submit the job again"
             ))),
-            (None, None) => self.missing(name, &reference, &readable),
+            None => self.missing(name, &reference, near),
         }
     }
 
     /// An image that is in no store: an error, or to be pulled. What is named by an id can't be pulled from anywhere.
-    fn missing(&self, name: &str, reference: &ImageRef, stores: &[TrustedStore]) -> Result<Found, Refusal> {
+    fn missing(&self, name: &str, reference: &ImageRef, near: impl FnOnce() -> Vec<String>) -> Result<Found, Refusal> {
         let config = self.config();
         let paths: Vec<String> = config.stores.iter().map(|path| path.display().to_string()).collect();
         if config.step.on_missing == OnMissing::Pull && !matches!(reference, ImageRef::Id(_)) {
@@ -67,7 +78,6 @@ impl Leases {
                 paths.join(", ")
             )));
         }
-        let known: Vec<_> = stores.iter().flat_map(TrustedStore::names).collect();
-        Err(Refusal(parallax_names::unknown_image(name, &paths, &nearest(name, &known))))
+        Err(Refusal(parallax_names::unknown_image(name, &paths, &near())))
     }
 }

@@ -105,6 +105,12 @@ impl fmt::Display for ImageName {
 }
 
 impl ImageRef {
+    /// Whether one of an image's fully qualified names is among those that this may mean. An id and a digest are no names.
+    #[must_use]
+    pub fn names_one_of(&self, names: &[String]) -> bool {
+        matches!(self, Self::Name(meant) if meant.iter().any(|name| names.contains(&name.to_string())))
+    }
+
     /// Reads what a user wrote: a name, a name with a digest, or an image id.
     ///
     /// # Errors

@@ -147,6 +147,9 @@ pub struct LeaseRequest {
     pub uid: u32,
     /// The group the step runs as.
     pub gid: u32,
+    /// The supplementary groups of the step's tasks; without them the agent asks the user database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<u32>>,
     /// The image as the user wrote it.
     pub image: String,
     /// The image id it meant when the job was submitted, where the store could be read there.
@@ -252,6 +255,12 @@ pub struct StepStatus {
     pub uid: u32,
     /// Its image, as the user wrote it.
     pub image: String,
+    /// The id of the image that it got, 64 hexadecimal digits; `None` for one that Podman pulls.
+    #[serde(default)]
+    pub image_id: Option<String>,
+    /// The names of that image when the step got it.
+    #[serde(default)]
+    pub image_names: Vec<String>,
     /// What its tasks get.
     pub mode: Mode,
     /// The step's directory.
@@ -284,7 +293,8 @@ mod tests {
     #[test]
     fn ids_that_are_none_are_faults() {
         let step = StepId { job: 1, step: 0, restart: 0 };
-        let good = LeaseRequest { step, uid: 0, gid: 0, image: "a".into(), image_id: None, mode: Mode::Run };
+        let good =
+            LeaseRequest { step, uid: 0, gid: 0, groups: None, image: "a".into(), image_id: None, mode: Mode::Run };
         assert!(good.fault().is_none());
         assert!(LeaseRequest { uid: NO_ID, ..good.clone() }.fault().is_some());
         assert!(LeaseRequest { gid: NO_ID, ..good }.fault().is_some());

@@ -10,6 +10,7 @@
 //! - [`reader`]: lists them.
 //! - [`Verifier`]: checks them.
 
+mod access;
 mod adopt;
 pub mod containers_storage;
 mod files;

@@ -287,7 +287,7 @@ impl TrustedStore {
         OpenError::NotTrusted { store: self.path.clone(), path: path.to_owned(), reason }
     }
 
-    fn read_failed(&self, path: &str, cause: io::Error) -> OpenError {
+    pub(crate) fn read_failed(&self, path: &str, cause: io::Error) -> OpenError {
         OpenError::Read { store: self.path.clone(), path: path.to_owned(), cause }
     }
 }

@@ -3,6 +3,7 @@
 //! It lies at `parallax/images/<image id>.json` in the store and carries the manifest and the configuration with it, so
 //! that the cost of a start does not grow with the number of images in the store.
 
+use parallax_names::ImageRef;
 use serde::{Deserialize, Serialize};
 
 use crate::containers_storage::Link;
@@ -115,6 +116,18 @@ impl ImageRecord {
         Ok(record)
     }
 
+    /// Whether a reference means this image, by what the record says: its id, its digests, its names of now.
+    #[must_use]
+    pub fn is_meant_by(&self, reference: &ImageRef) -> bool {
+        match reference {
+            ImageRef::Id(id) => self.id == *id,
+            ImageRef::Digest(hex) => {
+                self.digest.strip_prefix("sha256:") == Some(hex) || self.other_digests.contains(hex)
+            }
+            ImageRef::Name(_) => reference.names_one_of(&self.names),
+        }
+    }
+
     /// The record as it is stored.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -193,6 +206,22 @@ mod tests {
     fn a_record_comes_back_as_it_was_written() {
         assert_eq!(ImageRecord::parse(&record().to_bytes()).unwrap(), record());
         assert_eq!(record().max_ids(), (7, 9));
+    }
+
+    #[test]
+    fn references_mean_the_image_by_id_digest_or_name() {
+        let mut record = record();
+        record.other_digests.push("cd".repeat(32));
+        let means = |text: &str| record.is_meant_by(&ImageRef::parse(text).unwrap());
+        let hex = &record.id;
+        for text in
+            ["a", "localhost/a:latest", hex, &format!("x@sha256:{hex}"), &format!("x@sha256:{}", "cd".repeat(32))]
+        {
+            assert!(means(text), "{text}");
+        }
+        for text in ["b", "a:1", &"ef".repeat(32), &format!("a@sha256:{}", "ef".repeat(32))] {
+            assert!(!means(text), "{text}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! - [`loop_device`]: a block device over a file, for file systems that need one.
 //! - [`mount`]: mounts as file descriptors, made complete before they are attached.
 //! - [`user_namespace`]: user namespaces that only carry an id map.
+//! - [`credentials`]: access to files with a user's own rights, in one thread.
 //! - [`activation`]: sockets that systemd has opened.
 //! - [`denied`]: system calls that this process denied itself.
 //! - [`fault`]: a process that ends at a chosen step, in tests.
@@ -16,6 +17,8 @@
 pub mod activation;
 #[allow(unsafe_code)]
 pub mod allocator;
+#[allow(unsafe_code)]
+pub mod credentials;
 #[allow(unsafe_code)]
 pub mod denied;
 pub mod fault;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail, ensure};
 use parallax_config::Config;
+use parallax_names::ImageRef;
 use parallax_protocol::client::Client;
 use parallax_protocol::message::{Mode, Request, Response, Status, StepId, StepStatus};
 use parallax_protocol::node::NodeStatus;
@@ -72,6 +73,10 @@ struct Row<'a> {
     uid: u32,
     /// The image as the user wrote it.
     image: &'a str,
+    /// The id of the image that the step got, or null for one that Podman pulls.
+    image_id: Option<&'a str>,
+    /// The names of that image when the step got it.
+    image_names: &'a [String],
     /// `run` or `podman`.
     mode: Mode,
     /// The step's directory.
@@ -86,6 +91,8 @@ impl<'a> From<&'a StepStatus> for Row<'a> {
             step: step.step.to_string(),
             uid: step.uid,
             image: &step.image,
+            image_id: step.image_id.as_deref(),
+            image_names: &step.image_names,
             mode: step.mode,
             directory: step.directory.display().to_string(),
             since: step.since,
@@ -160,7 +167,7 @@ fn table(status: &Status, now: u64) -> String {
             step.uid,
             step.mode.as_str(),
             duration(now.saturating_sub(step.since)),
-            step.image
+            image(step)
         );
     }
     let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
@@ -177,6 +184,19 @@ fn table(status: &Status, now: u64) -> String {
     };
     let _ = writeln!(text, "layers: {}, {}", way("native", &status.node.native), way("fuse", &status.node.fuse));
     text
+}
+
+/// The image of a step: what the user wrote, and what runs where that is not a name of it.
+fn image(step: &StepStatus) -> String {
+    let written = &step.image;
+    let Some(id) = &step.image_id else { return written.clone() };
+    match ImageRef::parse(written) {
+        Ok(reference @ ImageRef::Name(_)) if !reference.names_one_of(&step.image_names) => {
+            let names = step.image_names.iter().map(|name| format!("{name}, ")).collect::<String>();
+            format!("{written} (runs {names}id {id:.12})")
+        }
+        _ => written.clone(),
+    }
 }
 
 /// Seconds as a person reads them.
@@ -214,16 +234,20 @@ mod tests {
             step: StepId { job: 12, step: 0, restart: 0 },
             uid: 1001,
             image: "python:3.13".into(),
+            image_id: Some("ab".repeat(32)),
+            image_names: vec!["docker.io/library/python:3.13".into()],
             mode: Mode::Run,
             directory: "/run/parallax/steps/12.0-0001".into(),
             since: 1000,
         };
+        let other = StepStatus { image_names: vec!["localhost/other:1".into()], ..step.clone() };
         let node = NodeStatus { fuse: Some("no mount program".into()), ..NodeStatus::default() };
         let status =
-            Status { version: "1.2.3".into(), steps: vec![step], layers: vec!["ab".into(), "cd".into()], node };
+            Status { version: "1.2.3".into(), steps: vec![step, other], layers: vec!["ab".into(), "cd".into()], node };
         let text = table(&status, 1133);
         assert!(text.contains("12.0             1001     run         2m13s  python:3.13\n"), "{text}");
-        assert!(text.contains("\n1 step with an image, 2 layers mounted, agent 1.2.3\n"), "{text}");
+        assert!(text.contains("  python:3.13 (runs localhost/other:1, id abababababab)\n"), "{text}");
+        assert!(text.contains("\n2 steps with an image, 2 layers mounted, agent 1.2.3\n"), "{text}");
         assert!(text.ends_with("\nlayers: native, not fuse (no mount program)\n"), "{text}");
     }
 

@@ -17,6 +17,7 @@ use parallax_names::ImageRef;
 use parallax_protocol::client::Client;
 use parallax_protocol::message::{LeaseRequest, Mode, Request, Response, StepId};
 use parallax_store::open::TrustedStore;
+use parallax_sys::credentials::Credentials;
 use parallax_sys::mount::{DetachedMount, pin_namespace, take_down};
 use parallax_sys::user_namespace::UserNamespace;
 use rustix::fs::{CWD, Mode as FileMode, OFlags, mkdirat, openat, symlinkat};
@@ -109,7 +110,7 @@ impl Steps<'_> {
         let deadline = Instant::now() + PATIENCE;
         let client = Client::connect(self.socket)?;
         let image = self.image.to_owned();
-        let request = LeaseRequest { step, uid: USER, gid: USER, image, image_id: None, mode: Mode::Run };
+        let request = LeaseRequest { step, uid: USER, gid: USER, groups: None, image, image_id: None, mode: Mode::Run };
         client.send(&Request::Lease(request), deadline)?;
         match client.receive(deadline)? {
             Response::Granted(_) => Ok(Lease { client, step }),
@@ -145,7 +146,11 @@ impl ByHand {
         let store = TrustedStore::open(store)?;
         let record = store.resolve(&ImageRef::parse(image)?)?.with_context(|| format!("no image {image}"))?;
         let table = LayerTable::new(mounts);
-        let layers = record.layers.iter().map(|layer| table.get(&store, layer)).collect::<Result<_, _>>()?;
+        let layers = record
+            .layers
+            .iter()
+            .map(|layer| table.get(&store, layer, &Credentials::root()))
+            .collect::<Result<_, _>>()?;
         let identity = Identity::of(USER, USER).map_err(anyhow::Error::msg)?;
         let store = StepStore::new(&record, &identity, Form::Mounts(&[NamespaceKind::KeepId]));
         Ok(Self { identity, store, layers, place })

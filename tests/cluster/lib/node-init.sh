@@ -57,6 +57,9 @@ mount --bind "$state/log" var/log/cluster
 mount --bind -o ro "$images" images
 mount --bind ../containers var/lib/containers
 
+# A supplementary group of u1's. Here and not later: Slurm keeps the groups of users that it has looked up.
+echo "licensed:x:2001:u1" >>etc/group
+
 echo "$node" >etc/hostname
 {
     echo "127.0.0.1 localhost"

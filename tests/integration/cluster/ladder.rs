@@ -33,7 +33,7 @@ const CONFIG: &str = "/etc/parallax/parallax.toml";
 const STORE: &str = "stores = [\"/shared/store\"]\n";
 
 /// Runs `body` while a compute node's agent has another configuration.
-fn with_config(
+pub fn with_config(
     cluster: &Cluster,
     node: &str,
     text: &str,

@@ -6,6 +6,7 @@ use integration_tests::cluster::Cluster;
 
 use crate::OnCluster;
 
+mod access;
 mod calls;
 mod compat;
 mod concurrent;
@@ -15,6 +16,7 @@ mod errors;
 pub mod faults;
 mod fidelity;
 mod foreign;
+mod identity;
 mod ladder;
 mod migrate;
 mod migrate_faults;
@@ -53,9 +55,11 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         mount_program::FAILURES,
         store::TESTS,
         without_locks::TESTS,
+        access::TESTS,
         calls::TESTS,
         fidelity::TESTS,
         foreign::TESTS,
+        identity::TESTS,
         ladder::TESTS,
         compat::TESTS,
         concurrent::TESTS,

@@ -13,10 +13,12 @@ use parallax_agent::layers::LayerTable;
 use parallax_store::containers_storage::Link;
 use parallax_store::open::TrustedStore;
 use parallax_store::record::LayerRecord;
+use parallax_sys::credentials::Credentials;
 use parallax_sys::loop_device::LoopDevice;
 use parallax_sys::mount::{DetachedMount, take_down};
 use parallax_sys::user_namespace::{IdRange, UserNamespace};
 
+pub mod credentials;
 pub mod trust;
 
 tests! { machine:
@@ -74,7 +76,8 @@ fn a_layer_is_mounted_once_and_goes_with_its_last_holder() -> anyhow::Result<()>
     let store = TrustedStore::open(directory.path())?;
     let table = Arc::new(LayerTable::new(mounts.path().to_owned()));
     let holders: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..16).map(|_| scope.spawn(|| table.get(&store, &record))).collect();
+        let threads: Vec<_> =
+            (0..16).map(|_| scope.spawn(|| table.get(&store, &record, &Credentials::root()))).collect();
         threads.into_iter().map(|thread| thread.join()).collect()
     });
     let mut layers = Vec::new();
@@ -95,8 +98,8 @@ fn equal_layers_of_two_stores_are_not_mixed_up() -> anyhow::Result<()> {
     let ((one, record), (two, _)) = (store()?, store()?);
     let mounts = tempfile::tempdir()?;
     let table = LayerTable::new(mounts.path().to_owned());
-    let first = table.get(&TrustedStore::open(one.path())?, &record)?;
-    let second = table.get(&TrustedStore::open(two.path())?, &record)?;
+    let first = table.get(&TrustedStore::open(one.path())?, &record, &Credentials::root())?;
+    let second = table.get(&TrustedStore::open(two.path())?, &record, &Credentials::root())?;
     ensure!(!Arc::ptr_eq(&first, &second), "a layer of one store was taken for another's");
     Ok(())
 }
@@ -105,7 +108,7 @@ fn an_id_map_shows_the_users_ids() -> anyhow::Result<()> {
     let (directory, record) = store()?;
     let mounts = tempfile::tempdir()?;
     let table = LayerTable::new(mounts.path().to_owned());
-    let layer = table.get(&TrustedStore::open(directory.path())?, &record)?;
+    let layer = table.get(&TrustedStore::open(directory.path())?, &record, &Credentials::root())?;
     let map = [IdRange { inside: 0, outside: 1001, count: 1 }, IdRange { inside: 1, outside: 200_000, count: 50_000 }];
     let namespace = UserNamespace::new(1001, 1001, &map, &map)?;
     let mapped = layer.another_mount()?;
