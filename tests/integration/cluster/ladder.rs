@@ -204,6 +204,11 @@ fn a_users_store_never_reaches_the_kernel(cluster: &Cluster) -> anyhow::Result<(
             Ok(())
         })?;
         with_config(cluster, "n1", &format!("{theirs}[agent]\ntrusted_owners = [\"root\", \"u1\"]\n"), || {
+            // Whom the kernel trusts does not matter for who may read it.
+            let denied = cluster.srun("u2", &["-w", "n1", "--parallax-image=own", "true"])?;
+            let reason = "permission denied on the store /shared/users-store";
+            ensure!(denied.code == 125 && denied.stderr.contains(reason), "{denied:?}");
+            cluster.shell("ctl", "chmod 0755 /shared/users-store/parallax/layers")?;
             let step = HeldStep::start(cluster, "u2", &["-w", "n1", "--parallax-image=own"], 1, "echo started")?;
             let (mounts, servers) = layers_in_use(cluster)?;
             ensure!(mounts > 0 && servers == 0, "{mounts} SquashFS mounts, {servers} servers");
