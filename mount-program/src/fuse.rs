@@ -7,7 +7,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -22,6 +22,8 @@ use rustix::process::{Pid, Signal, getegid, geteuid, kill_process_group};
 
 use parallax_sys::fault;
 
+use crate::programs::{Programs, is_missing};
+
 /// How much a program may say; the rest is lost.
 const SAID_BYTES: u16 = 4096;
 
@@ -32,12 +34,12 @@ pub enum FuseError {
     #[error("no FUSE mount can be made ({0}): /dev/fuse must be there and open to the user")]
     Mount(io::Error),
     /// None of the programs is there.
-    #[error("{0} is not installed, or not on the PATH that Podman was started with")]
+    #[error("{0}")]
     NotInstalled(String),
     /// It could not be started.
-    #[error("{program} can't be started: {cause}")]
+    #[error("{program} cannot be started: {cause}")]
     Start {
-        /// The program.
+        /// The program, and the setting that names it.
         program: String,
         /// What the system said.
         cause: io::Error,
@@ -77,7 +79,7 @@ pub struct MountOptions {
 #[derive(Debug, Clone, Copy)]
 pub struct Program<'a> {
     /// The first of these that is there is taken.
-    pub names: &'a [OsString],
+    pub programs: &'a Programs,
     /// What comes before `/dev/fd/N`, N being the connection's number.
     pub arguments: &'a [OsString],
     /// Its current directory; it keeps that file system busy for as long as it serves, unless it leaves it.
@@ -126,17 +128,18 @@ pub fn mount(connection: &OwnedFd, options: &MountOptions) -> io::Result<OwnedFd
 
 /// Starts a program that is to serve a connection.
 pub fn start(program: Program<'_>, connection: &OwnedFd) -> Result<Server, FuseError> {
-    for candidate in program.names {
+    for candidate in &program.programs.names {
         let name = candidate.to_string_lossy().into_owned();
         fault::point();
         match spawn(candidate, program, connection) {
             Ok((child, said)) => return Ok(Server { program: name, child, said }),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(cause) => return Err(FuseError::Start { program: name, cause }),
+            Err(error) if is_missing(candidate, &error) => {}
+            Err(cause) => {
+                return Err(FuseError::Start { program: name + &program.programs.origin(), cause });
+            }
         }
     }
-    let names: Vec<_> = program.names.iter().map(|name| name.to_string_lossy()).collect();
-    Err(FuseError::NotInstalled(names.join(" or ")))
+    Err(FuseError::NotInstalled(program.programs.missing()))
 }
 
 /// The program says what it has to say into a file in memory that can't grow: a pipe would be held open for as long as it

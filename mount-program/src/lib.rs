@@ -4,6 +4,7 @@
 //! lie in SquashFS files are mounted with squashfuse, and an overlay is put on top; all else goes to fuse-overlayfs as it
 //! came. docs/mount-program.md tells the whole of it.
 //!
+//! - [`command_line`]: the arguments taken apart (pure).
 //! - [`options`]: the `-o` string taken apart (pure).
 //! - [`layer`]: what a lower directory is; [`shared_file_system`]: on what it lies.
 //! - [`plan`]: what is to be mounted how (pure).
@@ -11,11 +12,15 @@
 //! - [`squashfs`]: layers from SquashFS files; [`share`]: those that are served already.
 //! - [`overlay`]: the overlay over them.
 //! - [`mount`]: carrying the plan out.
+//! - [`programs`]: the programs that a site may choose.
 //! - [`settings`]: what a site sets; [`assignments`]: the configuration of the script that this replaces.
 //! - [`log`]: where it says what it does.
 //! - [`run`]: all of it in order.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod assignments;
+mod command_line;
 mod fuse;
 mod layer;
 mod log;
@@ -23,6 +28,7 @@ mod mount;
 pub mod options;
 mod overlay;
 mod plan;
+mod programs;
 mod run;
 mod settings;
 mod share;

@@ -35,7 +35,7 @@ impl Log {
     /// Opens the file or finds the journal; what is wrong with the file is said on standard error.
     pub fn open(level: LogLevel, file: Option<&Path>) -> Self {
         let file = file.and_then(|path| {
-            open(path).inspect_err(|error| eprintln!("{NAME}: the log {}: {error}", path.display())).ok()
+            open(path).inspect_err(|error| complain(&format!("the log {}: {error}", path.display()))).ok()
         });
         let sink = file.map(Sink::File).or_else(|| journal(Path::new(JOURNAL)).ok().map(Sink::Journal));
         Self { level, sink: sink.unwrap_or(Sink::StandardError) }
@@ -51,14 +51,19 @@ impl Log {
             Sink::File(file) => line(file, level, &message),
             Sink::Journal(socket) => socket.send(&entry(level, &message)).map(drop),
             Sink::StandardError => {
-                eprintln!("{NAME}: {message}");
+                complain(&message);
                 return;
             }
         };
         if done.is_err() || level == LogLevel::Error {
-            eprintln!("{NAME}: {message}");
+            complain(&message);
         }
     }
+}
+
+/// Writes a line to standard error. `eprintln!` would panic if nobody reads it.
+pub fn complain(message: &str) {
+    let _ = io::stderr().write_all(format!("{NAME}: {message}\n").as_bytes());
 }
 
 /// Opens a log of the user's own for writing at its end. A directory that all can write to may hold somebody else's file, link

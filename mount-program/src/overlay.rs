@@ -146,8 +146,7 @@ pub fn of_fuse(
     let connection = fuse::connection()?;
     let mount = fuse::mount(&connection, &options).map_err(FuseError::Mount)?;
     let arguments = ["-o".into(), text];
-    let names = std::slice::from_ref(&settings.fuse_overlayfs);
-    let program = Program { names, arguments: &arguments, directory: ".", socket: None };
+    let program = Program { programs: &settings.fuse_overlayfs, arguments: &arguments, directory: ".", socket: None };
     let server = fuse::start(program, &connection)?;
     drop(connection);
     server.wait_for_background(settings.patience)?;

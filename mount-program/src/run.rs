@@ -3,18 +3,20 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use parallax_config::LogLevel;
 
+use crate::command_line::Order;
 use crate::layer::{self, Source};
-use crate::log::Log;
+use crate::log::{self, Log};
 use crate::mount;
 use crate::options::Options;
 use crate::plan::{self, OverlayPlan, Plan};
+use crate::programs::is_missing;
 use crate::settings::{self, Settings};
 
 const USAGE: &str = "\
@@ -36,40 +38,25 @@ It is configured by the section [mount_program] of /etc/parallax/parallax.toml a
   PARALLAX_MP_CONFIG              a file that assigns these variables (/etc/parallax-mount.conf)
 ";
 
-/// What the arguments ask for.
-enum Order {
-    Mount { options: OsString, target: PathBuf },
-    Version,
-    Help,
-}
-
 /// Does what the arguments ask for.
 pub fn run(arguments: &[OsString]) -> ExitCode {
-    match order(arguments) {
-        Some(Order::Version) => {
-            println!("parallax-mount-program {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
-        }
-        Some(Order::Help) => {
-            print!("{USAGE}");
-            ExitCode::SUCCESS
-        }
-        Some(Order::Mount { options, target }) => mount(&options, &target),
-        None => {
-            eprint!("{USAGE}");
+    match Order::parse(arguments) {
+        Ok(Order::Version) => print(&format!("parallax-mount-program {}\n", env!("CARGO_PKG_VERSION"))),
+        Ok(Order::Help) => print(USAGE),
+        Ok(Order::Mount { options, target }) => mount(&options, &target),
+        Err(wrong) => {
+            log::complain(&wrong);
+            let _ = io::stderr().write_all(USAGE.as_bytes());
             ExitCode::from(2)
         }
     }
 }
 
-fn order(arguments: &[OsString]) -> Option<Order> {
-    match arguments {
-        [one] if one == "--version" || one == "-V" => Some(Order::Version),
-        [one] if one == "--help" || one == "-h" => Some(Order::Help),
-        [flag, options, target] if flag == "-o" => {
-            Some(Order::Mount { options: options.clone(), target: target.into() })
-        }
-        _ => None,
+/// Prints to standard output. That nobody reads it is no failure.
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
     }
 }
 
@@ -138,12 +125,14 @@ fn has_selinux() -> bool {
 
 /// Becomes fuse-overlayfs; returns only if that fails, and says why.
 fn pass_through(text: &OsStr, target: &Path, settings: &Settings, log: &Log) -> String {
-    let program = settings.fuse_overlayfs.to_string_lossy();
+    let programs = &settings.fuse_overlayfs;
+    let program = programs.shown();
     log.say(LogLevel::Info, &format!("{}: no SquashFS files, left to {program}", target.display()));
-    let error = Command::new(&settings.fuse_overlayfs).arg("-o").arg(text).arg(target).exec();
-    if error.kind() == ErrorKind::NotFound {
-        format!("{} has no SquashFS files, and {program}, which is to mount it, is not installed", target.display())
-    } else {
-        format!("{program} can't be started: {error}")
+    for name in &programs.names {
+        let error = Command::new(name).arg("-o").arg(text).arg(target).exec();
+        if !is_missing(name, &error) {
+            return format!("{program} cannot be started{}: {error}", programs.origin());
+        }
     }
+    format!("{} has no SquashFS files and is left to fuse-overlayfs: {}", target.display(), programs.missing())
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use parallax_config::{Config, ConfigError, LogLevel, MountProgram};
 
 use crate::assignments::{self, Assignment, AssignmentError};
+use crate::programs::Programs;
 
 /// Where the script's configuration lies unless `PARALLAX_MP_CONFIG` says something else.
 const SCRIPTS_FILE: &str = "/etc/parallax-mount.conf";
@@ -22,12 +23,12 @@ const UNUSED: [&str; 4] = [
 /// The programs to use, and how much to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The programs that serve SquashFS, the first that is there is taken.
-    pub squashfuse: Vec<OsString>,
+    /// The programs that serve SquashFS.
+    pub squashfuse: Programs,
     /// Arguments for it, before all others.
     pub squashfuse_flags: Vec<OsString>,
     /// The overlay in user space.
-    pub fuse_overlayfs: OsString,
+    pub fuse_overlayfs: Programs,
     /// How long each of them may take to begin.
     pub patience: Duration,
     /// How much is logged.
@@ -89,7 +90,7 @@ pub fn load(get: impl Fn(&str) -> Option<OsString>) -> Result<Found, SettingsErr
         }
     };
     let mut settings = Settings::from_section(&section);
-    let mut values = Variables { get: &get, assigned: &assigned };
+    let mut values = Variables { get: &get, assigned: &assigned, file: path };
     settings.overlay(&mut values)?;
     for name in UNUSED {
         if values.value(name).is_some() {
@@ -103,6 +104,8 @@ pub fn load(get: impl Fn(&str) -> Option<OsString>) -> Result<Found, SettingsErr
 struct Variables<'a> {
     get: &'a dyn Fn(&str) -> Option<OsString>,
     assigned: &'a [Assignment],
+    /// The script's file.
+    file: &'a Path,
 }
 
 impl Variables<'_> {
@@ -112,6 +115,14 @@ impl Variables<'_> {
         assigned
             .map_or_else(|| (self.get)(name), |assignment| Some(assignment.value.clone()))
             .filter(|value| !value.is_empty())
+    }
+
+    /// The variable, and the file that assigns it.
+    fn origin(&self, name: &str) -> String {
+        match self.assigned.iter().any(|assignment| assignment.name == name) {
+            true => format!("{name} in {}", self.file.display()),
+            false => name.to_owned(),
+        }
     }
 
     fn text(&self, name: &str) -> Option<String> {
@@ -128,18 +139,19 @@ impl Variables<'_> {
 
 impl Settings {
     fn from_section(section: &MountProgram) -> Self {
+        let of_section = |key: &str| format!("mount_program.{key} in {}", parallax_config::DEFAULT_PATH);
         let mut flags: Vec<OsString> = section.squashfuse_flags.iter().map(OsString::from).collect();
         flags.extend(section.uid.zip(section.gid).map(owner).into_iter().flatten());
         Self {
             squashfuse: section.squashfuse.as_ref().map_or_else(
-                || vec!["squashfuse_ll".into(), "squashfuse".into()],
-                |program| vec![program.clone().into_os_string()],
+                || Programs::default_of(&["squashfuse_ll", "squashfuse"]),
+                |program| Programs::named(program, of_section("squashfuse")),
             ),
             squashfuse_flags: flags,
-            fuse_overlayfs: section
-                .fuse_overlayfs
-                .clone()
-                .map_or_else(|| "fuse-overlayfs".into(), PathBuf::into_os_string),
+            fuse_overlayfs: section.fuse_overlayfs.as_ref().map_or_else(
+                || Programs::default_of(&["fuse-overlayfs"]),
+                |program| Programs::named(program, of_section("fuse_overlayfs")),
+            ),
             patience: section.start_deadline(),
             log_level: section.log_level.unwrap_or(LogLevel::Info),
             log_file: section.log_file.clone(),
@@ -149,10 +161,10 @@ impl Settings {
     /// Puts what variables say over it.
     fn overlay(&mut self, variables: &mut Variables<'_>) -> Result<(), SettingsError> {
         if let Some(program) = variables.value("PARALLAX_MP_SQUASHFUSE_CMD") {
-            self.squashfuse = vec![program];
+            self.squashfuse = Programs::named(program, variables.origin("PARALLAX_MP_SQUASHFUSE_CMD"));
         }
         if let Some(program) = variables.value("PARALLAX_MP_FUSE_OVERLAYFS_CMD") {
-            self.fuse_overlayfs = program;
+            self.fuse_overlayfs = Programs::named(program, variables.origin("PARALLAX_MP_FUSE_OVERLAYFS_CMD"));
         }
         let (uid, gid) = (variables.number("PARALLAX_MP_UID")?, variables.number("PARALLAX_MP_GID")?);
         let flags = variables.text("PARALLAX_MP_SQUASHFUSE_FLAG");
@@ -204,15 +216,15 @@ mod tests {
     fn with(values: &[(&str, &str)]) -> Result<Settings, SettingsError> {
         let get = |name: &str| values.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
         let mut settings = Settings::from_section(&MountProgram::default());
-        settings.overlay(&mut Variables { get: &get, assigned: &[] })?;
+        settings.overlay(&mut Variables { get: &get, assigned: &[], file: Path::new(SCRIPTS_FILE) })?;
         Ok(settings)
     }
 
     #[test]
     fn the_defaults() {
         let settings = with(&[("PARALLAX_MP_SQUASHFUSE_CMD", "")]).unwrap();
-        assert_eq!(settings.squashfuse, ["squashfuse_ll", "squashfuse"]);
-        assert_eq!(settings.fuse_overlayfs, "fuse-overlayfs");
+        assert_eq!(settings.squashfuse.names, ["squashfuse_ll", "squashfuse"]);
+        assert_eq!(settings.fuse_overlayfs.names, ["fuse-overlayfs"]);
         assert_eq!(settings.patience, Duration::from_secs(30));
         assert!(settings.squashfuse_flags.is_empty() && settings.log_level == LogLevel::Info);
     }
@@ -229,7 +241,7 @@ mod tests {
             ("PARALLAX_MP_LOGFILE", "/log"),
         ])
         .unwrap();
-        assert_eq!(settings.squashfuse, ["/opt/squashfuse_ll"]);
+        assert_eq!(settings.squashfuse, Programs::named("/opt/squashfuse_ll", "PARALLAX_MP_SQUASHFUSE_CMD"));
         assert_eq!(settings.squashfuse_flags, ["-s", "-o", "clone_fd", "-o", "uid=1000,gid=100"]);
         assert_eq!((settings.log_level, settings.patience), (LogLevel::Debug, Duration::from_secs(2)));
         assert_eq!(settings.log_file, Some("/log".into()));
@@ -263,8 +275,9 @@ mod tests {
             _ => None,
         })
         .unwrap();
-        assert_eq!(found.settings.squashfuse, ["/of/file"]);
-        assert_eq!(found.settings.fuse_overlayfs, "/of/environment");
+        let of_file = format!("PARALLAX_MP_SQUASHFUSE_CMD in {}", file.display());
+        assert_eq!(found.settings.squashfuse, Programs::named("/of/file", of_file));
+        assert_eq!(found.settings.fuse_overlayfs, Programs::named("/of/environment", "PARALLAX_MP_FUSE_OVERLAYFS_CMD"));
         let levels: Vec<LogLevel> = found.notes.iter().map(|(level, _)| *level).collect();
         assert_eq!(levels, [LogLevel::Warning, LogLevel::Debug], "{:?}", found.notes);
     }

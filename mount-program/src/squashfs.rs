@@ -108,7 +108,7 @@ pub fn serve<'a>(
 
 /// The layer from a squashfuse that serves it already.
 fn shared<'a>(side_car: &'a SideCar, settings: &Settings) -> Option<Layer<'a>> {
-    let connection = Name::new(side_car, &settings.squashfuse, &settings.squashfuse_flags).ok()?.find().ok()?;
+    let connection = Name::new(side_car, &settings.squashfuse.names, &settings.squashfuse_flags).ok()?.find().ok()?;
     // The copy is closed before the first request: it would keep the connection of a process that ends from ending.
     let mount = fuse::mount(&connection, &OPTIONS).ok()?;
     Some(Layer { side_car, mount, server: None })
@@ -123,7 +123,7 @@ fn started<'a>(
 ) -> Result<Layer<'a>, LayerMountError> {
     let start = || -> Result<Layer<'a>, FuseError> {
         let socket = if found {
-            let name = Name::new(side_car, &settings.squashfuse, &settings.squashfuse_flags);
+            let name = Name::new(side_car, &settings.squashfuse.names, &settings.squashfuse_flags);
             name.and_then(|name| name.take())
                 .inspect_err(|error| note(format!("{} is not shared: {error}", side_car.path.display())))
                 .ok()
@@ -136,7 +136,7 @@ fn started<'a>(
         // In the foreground, so that the process is the one that was started; its mount tells when it serves.
         arguments.extend([OsString::from("-f"), side_car.path.clone().into()]);
         let program = Program {
-            names: &settings.squashfuse,
+            programs: &settings.squashfuse,
             arguments: &arguments,
             directory: "/",
             socket: socket.as_ref().map(AsFd::as_fd),

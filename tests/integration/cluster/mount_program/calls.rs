@@ -11,6 +11,7 @@ use crate::OnCluster;
 
 pub const TESTS: &[(&str, OnCluster)] = &[
     ("cluster::mount_program::every_form_of_a_call", every_form_of_a_call),
+    ("cluster::mount_program::options_in_one_word", options_in_one_word),
     ("cluster::mount_program::options_that_podman_may_give", options_that_podman_may_give),
     ("cluster::mount_program::many_layers_and_long_paths", many_layers_and_long_paths),
     ("cluster::mount_program::any_bytes_in_paths_and_the_real_root", any_bytes_in_paths_and_the_real_root),
@@ -211,6 +212,34 @@ fn probes_are_answered(cluster: &Cluster) -> anyhow::Result<()> {
     }
     let done = cluster.run("n1", "u1", &[PROGRAM, "-o", "volatile", "/tmp"])?;
     ensure!(done.code == 1 && done.stderr == "parallax-mount-program: the options name no lowerdir\n", "{done:?}");
-    ensure!(cluster.run("n1", "u1", &[PROGRAM])?.code == 2);
+    for (arguments, says) in [
+        (&[][..], "the target is missing"),
+        (&["-f", "-o", "a", "/t"], "unknown option -f"),
+        (&["/t"], "-o is missing"),
+    ] {
+        let mut line = vec![PROGRAM];
+        line.extend(arguments);
+        let done = cluster.run("n1", "u1", &line)?;
+        ensure!(done.code == 2 && done.stderr.contains(says) && done.stderr.contains("Usage: "), "{says}: {done:?}");
+    }
+    Ok(())
+}
+
+/// As scripts call it: `-oOPTIONS`, and `-o OPTIONS` in one word.
+fn options_in_one_word(cluster: &Cluster) -> anyhow::Result<()> {
+    for form in ["\"-o $2\" \"$3\"", "\"-o$2\" \"$3\"", "\"$3\" -o \"$2\""] {
+        let wrapper = cluster.shared().join("rewrites");
+        fs::write(&wrapper, format!("#!/bin/sh\n[ \"$1\" = -o ] || exec {PROGRAM} \"$@\"\nexec {PROGRAM} {form}\n"))?;
+        fs::set_permissions(&wrapper, Permissions::from_mode(0o755))?;
+        let text = "
+            podman() {
+                command podman --root $XDG_RUNTIME_DIR/graph --runroot $XDG_RUNTIME_DIR/run \\
+                    --storage-opt additionalimagestore=/shared/store --storage-opt mount_program=/shared/rewrites \"$@\"
+            }
+            run debian echo runs";
+        let done = PLAIN.script(cluster, text)?.success().with_context(|| form.to_owned())?;
+        expect_lines(&done, &["runs"])?;
+        fs::remove_file(wrapper)?;
+    }
     Ok(())
 }

@@ -31,7 +31,7 @@ fn programs_that_fail_are_told(cluster: &Cluster) -> anyhow::Result<()> {
     let vanishes = wrapper("vanishes", "exit 0")?;
     let hangs = wrapper("hangs", "sleep 1000 & wait")?;
     for (variable, program, how, words) in [
-        ("PARALLAX_MP_SQUASHFUSE_CMD", "/none", "host", "/none is not installed"),
+        ("PARALLAX_MP_SQUASHFUSE_CMD", "/none", "host", "/none is not installed (named by PARALLAX_MP_SQUASHFUSE_CMD)"),
         ("PARALLAX_MP_SQUASHFUSE_CMD", fails.as_str(), "host", "/shared/fails failed: it is broken"),
         ("PARALLAX_MP_SQUASHFUSE_CMD", vanishes.as_str(), "host", "was mounted and can't be read"),
         ("PARALLAX_MP_SQUASHFUSE_CMD", hangs.as_str(), "host", "/shared/hangs did not begin within 1 s and was ended"),
@@ -41,7 +41,12 @@ fn programs_that_fail_are_told(cluster: &Cluster) -> anyhow::Result<()> {
             "keep-id",
             "/shared/hangs did not begin within 1 s and was ended",
         ),
-        ("PARALLAX_MP_FUSE_OVERLAYFS_CMD", "/none", "keep-id", "/none is not installed"),
+        (
+            "PARALLAX_MP_FUSE_OVERLAYFS_CMD",
+            "/none",
+            "keep-id",
+            "/none is not installed (named by PARALLAX_MP_FUSE_OVERLAYFS_CMD)",
+        ),
         ("PARALLAX_MP_FUSE_OVERLAYFS_CMD", fails.as_str(), "keep-id", "/shared/fails failed: it is broken"),
         ("PARALLAX_MP_FUSE_OVERLAYFS_CMD", vanishes.as_str(), "keep-id", ""),
     ] {

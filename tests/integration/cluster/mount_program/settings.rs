@@ -12,6 +12,10 @@ use crate::cluster::with_file;
 pub const TESTS: &[(&str, OnCluster)] = &[
     ("cluster::mount_program::settings_of_the_configuration_file", settings_of_the_configuration_file),
     ("cluster::mount_program::settings_of_the_scripts_file", settings_of_the_scripts_file),
+    (
+        "cluster::mount_program::a_program_that_the_scripts_file_names_is_missing",
+        a_program_that_the_scripts_file_names_is_missing,
+    ),
     ("cluster::mount_program::the_journal_is_told", the_journal_is_told),
     ("cluster::mount_program::what_others_put_in_its_way", what_others_put_in_its_way),
 ];
@@ -28,7 +32,8 @@ fn settings_of_the_configuration_file(cluster: &Cluster) -> anyhow::Result<()> {
         done.context("no result")
     };
     let done = with("squashfuse = \"/none\"", "run debian true")?;
-    ensure!(done.code != 0 && done.stderr.contains("/none is not installed"), "{done:?}");
+    let named = "/none is not installed (named by mount_program.squashfuse in /etc/parallax/parallax.toml)";
+    ensure!(done.code != 0 && done.stderr.contains(named), "{done:?}");
     // A variable goes before it.
     let text = "PARALLAX_MP_SQUASHFUSE_CMD=squashfuse run debian echo runs";
     expect_lines(&with("squashfuse = \"/none\"", text)?.success()?, &["runs"])?;
@@ -43,6 +48,19 @@ fn settings_of_the_configuration_file(cluster: &Cluster) -> anyhow::Result<()> {
         Ok(())
     })?;
     expect_lines(&done.context("no result")?.success()?, &["runs"])
+}
+
+/// The error names the file, not only the variable: it goes before the environment.
+fn a_program_that_the_scripts_file_names_is_missing(cluster: &Cluster) -> anyhow::Result<()> {
+    let text = r#"
+        export PARALLAX_MP_CONFIG=$XDG_RUNTIME_DIR/parallax-mount.conf PARALLAX_MP_FUSE_OVERLAYFS_CMD=fuse-overlayfs
+        echo 'PARALLAX_MP_FUSE_OVERLAYFS_CMD=/none' >$PARALLAX_MP_CONFIG
+        run --userns=keep-id debian true"#;
+    let done = PLAIN.script(cluster, text)?;
+    let named = "/none is not installed (named by PARALLAX_MP_FUSE_OVERLAYFS_CMD in ";
+    ensure!(done.code != 0 && done.stderr.contains(named), "{done:?}");
+    ensure!(done.stderr.contains("/parallax-mount.conf); install it, or correct the name"), "{done:?}");
+    Ok(())
 }
 
 fn settings_of_the_scripts_file(cluster: &Cluster) -> anyhow::Result<()> {
