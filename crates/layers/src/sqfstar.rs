@@ -22,10 +22,15 @@ const PIPE: usize = 1 << 20;
 pub enum Compression {
     /// zstd at a level from 1 to 22.
     Zstd(u8),
-    /// LZ4.
-    Lz4,
-    /// zlib.
-    Gzip,
+    /// LZ4; `high` for its slow high-compression mode.
+    Lz4 {
+        /// The high-compression mode.
+        high: bool,
+    },
+    /// zlib at a level from 1 to 9.
+    Gzip(u8),
+    /// LZMA2.
+    Xz,
     /// Nothing is compressed but metadata.
     None,
 }
@@ -36,8 +41,9 @@ impl Compression {
     pub fn method(self) -> &'static str {
         match self {
             Self::Zstd(_) => "zstd",
-            Self::Lz4 => "lz4",
-            Self::Gzip => "gzip",
+            Self::Lz4 { .. } => "lz4",
+            Self::Gzip(_) => "gzip",
+            Self::Xz => "xz",
             Self::None => "none",
         }
     }
@@ -48,6 +54,10 @@ impl Compression {
 pub struct SquashfsOptions {
     /// The compression.
     pub compression: Compression,
+    /// Whether data blocks are stored uncompressed, whatever the compression.
+    pub raw_data: bool,
+    /// Whether fragments (the ends of files) are stored uncompressed, whatever the compression.
+    pub raw_fragments: bool,
     /// The size of a data block in bytes: a power of two from 4 KiB to 1 MiB.
     pub block_size: u32,
     /// How many threads compress.
@@ -60,6 +70,8 @@ impl Default for SquashfsOptions {
     fn default() -> Self {
         Self {
             compression: Compression::Zstd(3),
+            raw_data: false,
+            raw_fragments: false,
             block_size: 128 << 10,
             processors: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             memory_mib: 128,
@@ -148,14 +160,20 @@ impl Sqfstar {
 }
 
 fn arguments(options: &SquashfsOptions) -> Vec<String> {
-    let mut arguments: Vec<String> = match options.compression {
-        Compression::Zstd(level) => {
-            vec!["-comp".into(), "zstd".into(), "-Xcompression-level".into(), level.to_string()]
+    let SquashfsOptions { compression, raw_data, raw_fragments, .. } = *options;
+    let is_none = compression == Compression::None;
+    // Metadata is compressed all the same.
+    let method = if is_none { "zstd" } else { compression.method() };
+    let mut arguments = vec!["-comp".to_owned(), method.to_owned()];
+    match compression {
+        Compression::Zstd(level) | Compression::Gzip(level) => {
+            arguments.extend(["-Xcompression-level".to_owned(), level.to_string()]);
         }
-        Compression::Lz4 => vec!["-comp".into(), "lz4".into()],
-        Compression::Gzip => vec!["-comp".into(), "gzip".into()],
-        Compression::None => vec!["-comp".into(), "zstd".into(), "-noD".into(), "-noF".into()],
-    };
+        Compression::Lz4 { high: true } => arguments.push("-Xhc".to_owned()),
+        Compression::Lz4 { high: false } | Compression::Xz | Compression::None => {}
+    }
+    arguments.extend((raw_data || is_none).then(|| "-noD".to_owned()));
+    arguments.extend((raw_fragments || is_none).then(|| "-noF".to_owned()));
     let sizes = [
         ("-b", options.block_size.to_string()),
         ("-processors", options.processors.to_string()),
@@ -241,6 +259,19 @@ impl Write for Running {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_stored_as_it_is_keeps_the_compression_of_the_rest() {
+        let words = |compression, raw_data, raw_fragments| {
+            let options = SquashfsOptions { compression, raw_data, raw_fragments, ..SquashfsOptions::default() };
+            arguments(&options).into_iter().take_while(|word| word != "-b").collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(words(Compression::Zstd(3), true, false), "-comp zstd -Xcompression-level 3 -noD");
+        assert_eq!(words(Compression::Gzip(9), false, true), "-comp gzip -Xcompression-level 9 -noF");
+        assert_eq!(words(Compression::Lz4 { high: true }, false, false), "-comp lz4 -Xhc");
+        assert_eq!(words(Compression::Xz, false, false), "-comp xz");
+        assert_eq!(words(Compression::None, false, false), "-comp zstd -noD -noF");
+    }
 
     #[test]
     fn versions_are_read() {

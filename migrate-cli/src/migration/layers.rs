@@ -192,5 +192,6 @@ fn form(file: &Path) -> Option<String> {
 
 /// The same of what is to be written.
 fn wanted(options: &SquashfsOptions) -> String {
-    format!("{}, blocks of {} KiB", options.compression.method(), options.block_size >> 10)
+    let method = if options.raw_data { "none" } else { options.compression.method() };
+    format!("{method}, blocks of {} KiB", options.block_size >> 10)
 }

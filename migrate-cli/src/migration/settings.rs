@@ -20,7 +20,7 @@ const UNKNOWN_MEMORY: u64 = 2 << 30;
 /// What `parallax migrate` takes on this.
 #[derive(Debug, clap::Args)]
 pub struct SettingsOptions {
-    /// How files are compressed: zstd[:1-22], lz4, gzip or none [default: zstd:3]
+    /// How files are compressed: zstd[:1-22], lz4[:hc], gzip[:1-9], xz or none [default: zstd:3]
     #[arg(long, value_name = "METHOD", value_parser = compression)]
     compression: Option<Compression>,
     /// The size of a compressed block: a power of two from 4KiB to 1MiB [default: 128KiB]
@@ -76,6 +76,8 @@ impl SettingsOptions {
         Ok(Settings {
             squashfs: SquashfsOptions {
                 compression: self.compression.unwrap_or(default.compression),
+                raw_data: false,
+                raw_fragments: false,
                 block_size: self.block_size.unwrap_or(default.block_size),
                 processors,
                 memory_mib: u32::try_from(memory_mib)?,
@@ -112,17 +114,24 @@ fn group_memory() -> Option<u64> {
     Some(number("memory.max")?.saturating_sub(number("memory.current")?))
 }
 
-fn compression(text: &str) -> Result<Compression, String> {
+/// Reads a compression as `--compression` takes it.
+pub(crate) fn compression(text: &str) -> Result<Compression, String> {
     match text.split_once(':') {
         None if text == "zstd" => Ok(Compression::Zstd(3)),
-        None if text == "lz4" => Ok(Compression::Lz4),
-        None if text == "gzip" => Ok(Compression::Gzip),
+        None if text == "lz4" => Ok(Compression::Lz4 { high: false }),
+        None if text == "gzip" => Ok(Compression::Gzip(9)),
+        None if text == "xz" => Ok(Compression::Xz),
         None if text == "none" => Ok(Compression::None),
         Some(("zstd", level)) => {
             let level = level.parse().ok().filter(|level| (1..=22).contains(level));
             level.map(Compression::Zstd).ok_or_else(|| "levels of zstd are 1 to 22".to_owned())
         }
-        _ => Err("there are zstd, zstd:LEVEL, lz4, gzip and none".to_owned()),
+        Some(("gzip", level)) => {
+            let level = level.parse().ok().filter(|level| (1..=9).contains(level));
+            level.map(Compression::Gzip).ok_or_else(|| "levels of gzip are 1 to 9".to_owned())
+        }
+        Some(("lz4", "hc")) => Ok(Compression::Lz4 { high: true }),
+        _ => Err("there are zstd[:LEVEL], lz4[:hc], gzip[:LEVEL], xz and none".to_owned()),
     }
 }
 
@@ -140,7 +149,9 @@ mod tests {
     fn what_can_be_asked_for() {
         assert_eq!(compression("zstd:19"), Ok(Compression::Zstd(19)));
         assert_eq!(compression("none"), Ok(Compression::None));
-        for bad in ["zstd:0", "zstd:23", "zstd:", "lz4:1", "xz", ""] {
+        assert_eq!(compression("gzip"), compression("gzip:9"));
+        assert_eq!(compression("lz4:hc"), Ok(Compression::Lz4 { high: true }));
+        for bad in ["zstd:0", "zstd:23", "zstd:", "lz4:1", "gzip:10", "xz:6", "lzo", ""] {
             assert!(compression(bad).is_err(), "{bad}");
         }
         assert_eq!(block_size("1MiB"), Ok(1 << 20));
