@@ -5,6 +5,7 @@ use parallax_store::containers_storage::sha256_hex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::runnable;
 use crate::source::Platform;
 
 /// What an image has where its configuration does not say when it was built.
@@ -81,6 +82,8 @@ pub struct Image {
     pub platform: Option<Platform>,
     /// The layers, base first.
     pub layers: Vec<Layer>,
+    /// Why steps may not be able to use it, a sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// A layer to migrate.
@@ -126,14 +129,16 @@ impl Image {
             let diff_id = hex_of(diff_id).with_context(|| format!("the image has the unusable diffID {diff_id:?}"))?;
             Ok(Layer { diff_id: diff_id.to_owned(), blob })
         });
+        let config = String::from_utf8(config).context("the configuration is not UTF-8")?;
         Ok(Self {
-            id: sha256_hex(&config),
+            id: sha256_hex(config.as_bytes()),
+            warnings: runnable::defects(&config),
             layers: layers.collect::<anyhow::Result<_>>()?,
             digest,
             platform,
             other_digests,
             manifest: String::from_utf8(manifest).context("the manifest is not UTF-8")?,
-            config: String::from_utf8(config).context("the configuration is not UTF-8")?,
+            config,
             created: configuration.created.filter(|text| is_rfc3339(text)).unwrap_or_else(|| NO_DATE.to_owned()),
         })
     }

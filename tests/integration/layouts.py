@@ -2,6 +2,8 @@
 
 layouts.py platforms OCI-LAYOUT DIR    DIR/oci and DIR/docker: an index of the image and of the same for linux/arm64/v8, in which
                                        ARCH is another
+layouts.py unrunnable OCI-LAYOUT DIR   DIR/CASE: the image with a configuration by which no program, or not every one, can be started;
+                                       prints the cases
 layouts.py bad DIR                     DIR/CASE: an image with a layer that must not be let in; prints the cases
 """
 
@@ -75,6 +77,37 @@ def platforms(source, directory):
             entries.append(layout.put(one, kinds["manifest"]) | {"platform": platform})
         index = {"schemaVersion": 2, "mediaType": kinds["index"], "manifests": entries}
         layout.finish(layout.put(index, kinds["index"]))
+
+
+# Members of a configuration, as JSON, by which no program, or not every one, can be started.
+UNRUNNABLE = {
+    "entrypoint": '"config": {"Entrypoint": "/hello"}',
+    "twice": '"config": {"Env": ["A=1"]}, "config": {"Env": ["A=2"]}',
+    "variable": '"config": {"Env": ["LONG=%s"]}' % ("x" * (128 << 10)),
+    "environment": '"config": {"Env": [%s]}' % ", ".join('"V%d=%s"' % (n, "x" * 100_000) for n in range(30)),
+    "directory": '"config": {"WorkingDir": "work"}',
+    "machine": '"config": {}, "architecture": "s390x"',
+}
+
+
+def unrunnable(source, directory):
+    blobs = Path(source) / "blobs" / "sha256"
+    read = lambda digest: (blobs / digest.removeprefix("sha256:")).read_bytes()
+    top = json.loads((Path(source) / "index.json").read_text())["manifests"][0]
+    manifest = json.loads(read(top["digest"]))
+    diff_ids = json.loads(read(manifest["config"]["digest"]))["rootfs"]["diff_ids"]
+    for name, members in UNRUNNABLE.items():
+        layout = Layout(Path(directory) / name)
+        platform = '"os": "linux"' if name == "machine" else '"os": "linux", "architecture": "amd64"'
+        config = '{%s, %s, "rootfs": {"type": "layers", "diff_ids": %s}}' % (platform, members, json.dumps(diff_ids))
+        one = {
+            "schemaVersion": 2,
+            "mediaType": OCI["manifest"],
+            "config": layout.put(config.encode(), OCI["config"]),
+            "layers": [layout.put(read(layer["digest"]), layer["mediaType"]) for layer in manifest["layers"]],
+        }
+        layout.finish(layout.put(one, OCI["manifest"]))
+        print(name)
 
 
 def entry(name, kind=tarfile.REGTYPE, link="", data=b"", **fields):
@@ -152,4 +185,4 @@ def bad(directory):
         print(name)
 
 
-{"platforms": platforms, "bad": bad}[sys.argv[1]](*sys.argv[2:])
+{"platforms": platforms, "unrunnable": unrunnable, "bad": bad}[sys.argv[1]](*sys.argv[2:])

@@ -169,6 +169,12 @@ impl<R: Read> TarReader<R> {
         }
     }
 
+    /// Has `skip` pass over the data of the current entry, its padding included, without reading it.
+    pub(crate) fn skip_data(&mut self, skip: impl FnOnce(&mut R, u64) -> io::Result<()>) -> Result<(), TarError> {
+        let left = std::mem::take(&mut self.data);
+        skip(&mut self.source, left.stored.saturating_add(left.padding)).map_err(TarError::Read)
+    }
+
     /// Writes the current file's data, its holes as zeros, and returns how many bytes it wrote.
     pub(crate) fn copy_data(&mut self, to: &mut dyn Write) -> Result<u64, TarError> {
         let Data { stored, padding, sparse } = std::mem::take(&mut self.data);

@@ -14,7 +14,7 @@ use crate::cli::{Global, LogFormat};
 use crate::interrupt;
 use crate::migration::{Brought, Migration, SettingsOptions};
 use crate::progress::Progress;
-use crate::source::{Access, Reference, Source, candidates};
+use crate::source::{Access, Reference, Source, candidates, look_up_local, own_names, several};
 use crate::units;
 
 /// The most sources that are open at once, whatever the machine has: each takes a skopeo.
@@ -51,17 +51,19 @@ pub struct Options {
 struct Outcome {
     /// The source as given.
     source: String,
-    /// The name the image is stored under.
+    /// The name the image is stored under, the first of several.
     name: String,
+    /// All names the source gave the image.
+    names: Vec<String>,
     #[serde(flatten)]
     brought: Brought,
 }
 
-/// A source, what it may stand for, and the name its image gets if that is known already.
+/// A source, what it may stand for, and the names its image gets if they are known already.
 struct Order<'a> {
     text: &'a str,
     candidates: Vec<Reference>,
-    name: Option<ImageName>,
+    names: Vec<ImageName>,
 }
 
 /// Runs the command.
@@ -72,10 +74,15 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     if options.adopt {
         return adopt::run(global, &options.sources, options.json);
     }
-    ensure!(options.name.is_none() || options.sources.len() == 1, "--name can name only one image; give one source");
+    let sources = sources(&options.sources);
+    ensure!(
+        options.name.is_none() || sources.len() == 1,
+        "--name can name only one image; give one source: {}",
+        sources.join(", ")
+    );
     let settings = options.settings.settings()?;
     let mut orders: BTreeMap<&str, anyhow::Result<Order<'_>>> =
-        options.sources.iter().map(|text| (text.as_str(), order(global, text, options.name.as_deref()))).collect();
+        sources.iter().map(|text| (text.as_str(), order(global, text, options))).collect();
     refuse_equal_names(&orders)?;
     let store = Store::create_or_open(&global.store()?)?;
     interrupt::watch()?;
@@ -89,7 +96,7 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let mut results = in_parallel(queue, settings.jobs.min(MOST_OPEN), work);
 
     let mut outcomes = Vec::new();
-    let done = all(&options.sources, "migrated", |text| match results.remove(text) {
+    let done = all(&sources, "migrated", |text| match results.remove(text) {
         Some(result) => result.map(|outcome| outcomes.push(outcome)),
         None => orders.remove(text).map_or(Ok(()), |order| order.map(drop)),
     });
@@ -99,30 +106,67 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     done
 }
 
-fn order<'a>(global: &Global, text: &'a str, name: Option<&str>) -> anyhow::Result<Order<'a>> {
-    let candidates = candidates(text, !global.quiet && global.log_format == LogFormat::Text)?;
-    let name = match name {
-        Some(name) => Some(ImageName::for_storing(name)?),
-        None => candidates.first().filter(|_| candidates.len() == 1).map(Reference::default_name).transpose()?,
+/// The sources, an archive of several images in pieces. In doubt it stays as it is, and skopeo says what is wrong.
+fn sources(given: &[String]) -> Vec<String> {
+    let pieces = |text: &String| {
+        let reference = Reference::parse(text).ok().flatten();
+        reference.and_then(|reference| several(&reference).ok()).unwrap_or_default()
     };
-    Ok(Order { text, candidates, name })
+    let of_one = |text: &String| {
+        let pieces = pieces(text);
+        if pieces.is_empty() { vec![text.clone()] } else { pieces }
+    };
+    given.iter().flat_map(of_one).collect()
+}
+
+fn order<'a>(global: &Global, text: &'a str, options: &Options) -> anyhow::Result<Order<'a>> {
+    let mut candidates = candidates(text, !global.quiet && global.log_format == LogFormat::Text)?;
+    let mut names = Vec::new();
+    if let [only] = &mut candidates[..] {
+        if let Some(local) = look_up_local(only, &options.access)? {
+            *only = only.with_image(&local.source);
+            names = local.names;
+        }
+    }
+    if let Some(name) = &options.name {
+        names = vec![ImageName::for_storing(name)?];
+    }
+    if let ([only], true) = (&candidates[..], names.is_empty()) {
+        names = names_of(only)?;
+    }
+    Ok(Order { text, candidates, names })
+}
+
+/// The names that a source gives its image: its own, else the one that is derived from the source.
+fn names_of(reference: &Reference) -> anyhow::Result<Vec<ImageName>> {
+    let own = own_names(reference).unwrap_or_else(|error| {
+        tracing::warn!("{}: the names in it cannot be read: {error}", reference.text);
+        Vec::new()
+    });
+    if own.is_empty() { Ok(vec![reference.default_name()?]) } else { Ok(own) }
 }
 
 /// Takes an order that can be carried out, and leaves the error of one that can't.
 fn take<'a>(order: &mut anyhow::Result<Order<'a>>) -> Option<Order<'a>> {
     let order = order.as_mut().ok()?;
-    Some(Order { text: order.text, candidates: std::mem::take(&mut order.candidates), name: order.name.take() })
+    Some(Order {
+        text: order.text,
+        candidates: std::mem::take(&mut order.candidates),
+        names: std::mem::take(&mut order.names),
+    })
 }
 
 /// Which of two sources came last would be a matter of chance.
 fn refuse_equal_names(orders: &BTreeMap<&str, anyhow::Result<Order<'_>>>) -> anyhow::Result<()> {
     let mut names: BTreeMap<&ImageName, &str> = BTreeMap::new();
     for order in orders.values().flatten() {
-        if let Some(other) = order.name.as_ref().and_then(|name| names.insert(name, order.text)) {
-            bail!(
-                "{other} and {} would both be stored under one name; migrate them one by one with --name",
-                order.text
-            );
+        for name in &order.names {
+            if let Some(other) = names.insert(name, order.text) {
+                bail!(
+                    "{other} and {} would both be stored under one name, {name}; migrate them one by one with --name",
+                    order.text
+                );
+            }
         }
     }
     Ok(())
@@ -154,13 +198,19 @@ fn migrate(
     options: &Options,
     progress: &Progress,
 ) -> anyhow::Result<Outcome> {
-    let Order { text, candidates, name } = order;
+    let Order { text, candidates, names } = order;
     let trying = |next: &Reference| progress.line(&format!("{text}: trying {}", next.rest));
     let (source, reference) = Source::open_first(candidates, &options.access, trying)?;
-    let name = name.map_or_else(|| reference.default_name(), Ok)?;
+    let names = if names.is_empty() { names_of(&reference)? } else { names };
+    let [name, others @ ..] = &names[..] else { bail!("the image has no name; give it one with --name NAME") };
     let bring = if options.flatten { Migration::bring_flat } else { Migration::bring };
-    let brought = bring(migration, &source, &name)?;
-    let outcome = Outcome { source: text.to_owned(), name: name.to_string(), brought };
+    let mut brought = bring(migration, &source, name)?;
+    brought.unchanged &= !migration.also_name(&brought.id, others)?;
+    for warning in &brought.warnings {
+        tracing::warn!("{name}: {warning}");
+    }
+    let names = names.iter().map(ToString::to_string).collect();
+    let outcome = Outcome { source: text.to_owned(), name: name.to_string(), names, brought };
     progress.image(&outcome.sentence(), &outcome);
     Ok(outcome)
 }
@@ -168,7 +218,7 @@ fn migrate(
 impl Outcome {
     fn sentence(&self) -> String {
         let Brought { id, layers, new_layers, new_stored, unchanged, .. } = &self.brought;
-        let (name, id) = (&self.name, id.get(..12).unwrap_or(id));
+        let (name, id) = (self.names.join(", "), id.get(..12).unwrap_or(id));
         if *unchanged {
             return format!("{name}: already in the store ({id}), nothing to do");
         }

@@ -13,8 +13,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use parallax_names::ImageName;
-use parallax_store::open::TrustedStore;
+use parallax_names::{ImageName, ImageRef};
 use parallax_store::{Store, Target};
 
 pub use arguments::is_meant;
@@ -25,8 +24,10 @@ use crate::cli::Global;
 use crate::commands::find;
 use crate::interrupt;
 use crate::migration::Migration;
+use crate::output;
 use crate::progress::Progress;
-use crate::source::{Access, Reference, Source, candidates};
+use crate::source::registries::Registries;
+use crate::source::{Access, LocalImage, Reference, Source, look_up_local, qualified_names};
 
 /// Does what the command line (without the program's name) says.
 pub fn run(line: &[String]) -> ExitCode {
@@ -34,15 +35,15 @@ pub fn run(line: &[String]) -> ExitCode {
         Ok(Parsed::Work(arguments)) => arguments,
         Ok(Parsed::Version) => {
             // The Go tool's line first: scripts read the first, or the third word. The other is as of all commands.
-            println!("Parallax version: {0}\nparallax {0}", env!("CARGO_PKG_VERSION"));
+            let _ = output::print(&format!("Parallax version: {0}\nparallax {0}\n", env!("CARGO_PKG_VERSION")));
             return ExitCode::SUCCESS;
         }
         Ok(Parsed::Help) => {
-            eprint!("{USAGE}");
+            output::message(USAGE.trim_end());
             return ExitCode::SUCCESS;
         }
         Err(message) => {
-            eprintln!("{message}\n{USAGE}");
+            output::message(&format!("{message}\n{}", USAGE.trim_end()));
             return ExitCode::from(2);
         }
     };
@@ -52,6 +53,8 @@ pub fn run(line: &[String]) -> ExitCode {
         Operation::Remove => ("rmi", "rmi"),
     };
     let log = Log { level: *level, part };
+    // What layers are warned of; the tool's own lines go to standard output.
+    crate::cli::log_events(if *level >= Level::Warning { "warn" } else { "error" }, false);
     if let Err(error) = check_store(&arguments.store) {
         log.say(Level::Fatal, &format!("Storage validation failed before {before}: {error:#}"));
         return ExitCode::FAILURE;
@@ -92,9 +95,11 @@ fn migrate(arguments: &Arguments, log: Log) -> anyhow::Result<()> {
     if !ignored.is_empty() {
         log.say(Level::Warning, &format!("mksquashfs-opts without effect on layers: {}", ignored.join(" ")));
     }
-    let names = Names::of(name);
+    let names = Names::of(name)?;
     let store = Store::create_or_open(&arguments.store)?;
-    let Some(source_name) = names.find_in(&arguments.podman_root)? else {
+    let access = Access { tls_verify: true, podman_root: Some(arguments.podman_root.clone()), ..Access::default() };
+    let reference = Reference::parse(&format!("containers-storage:{name}"))?.context("no source")?;
+    let Some(found) = look_up_local(&reference, &access)? else {
         if names.find(&store)?.is_some() {
             log.say(Level::Info, "Image already migrated. Nothing to do.");
             return Ok(());
@@ -102,18 +107,20 @@ fn migrate(arguments: &Arguments, log: Log) -> anyhow::Result<()> {
         anyhow::bail!("Image not found: {name:?}");
     };
     interrupt::watch()?;
-    let access = Access { tls_verify: true, podman_root: Some(arguments.podman_root.clone()), ..Access::default() };
-    let reference = Reference::parse(&format!("containers-storage:{source_name}"))?;
-    let source = Source::open(reference.context("no source")?, access)?;
+    let source = Source::open(reference.with_image(&found.source), access)?;
     let progress = Progress::new(&Global::of_store(&arguments.store), true);
     let migration = Migration::new(&store, settings, &progress);
     let mut unchanged = true;
-    let mut id = String::new();
-    for name in names.to_store()? {
+    let (mut id, mut warnings) = (String::new(), Vec::new());
+    for name in names.to_store(&found) {
         let brought = migration.bring(&source, &name)?;
         unchanged &= brought.unchanged;
-        id = brought.id;
+        (id, warnings) = (brought.id, brought.warnings);
     }
+    for warning in warnings {
+        log.say(Level::Warning, &warning);
+    }
+    anyhow::ensure!(!id.is_empty(), "the image has no name");
     if unchanged {
         log.say(Level::Info, "Image already migrated. Nothing to do.");
     } else {
@@ -127,7 +134,7 @@ fn remove(arguments: &Arguments, log: Log) -> anyhow::Result<()> {
     let name = &arguments.image;
     log.say(Level::Info, &format!("Starting removal of image: {name}"));
     let store = Store::open(&arguments.store)?;
-    let id = Names::of(name)
+    let id = Names::of(name)?
         .find(&store)?
         .with_context(|| format!("Could not locate image {name}: Image not found: {name:?}"))?;
     let (record, _) = find::record(&store, &id).with_context(|| format!("Could not locate image {name}"))?;
@@ -142,49 +149,24 @@ fn remove(arguments: &Arguments, log: Log) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a name may be in a storage: it need not have a registry, nor a tag.
+/// What a name may be listed as in a storage: it need not have a registry, nor a tag.
 #[derive(Debug)]
 struct Names {
     given: String,
-    /// With a tag.
-    tagged: String,
-    /// What it is with Podman's name for local images before it; none if it has a registry.
-    local: Option<String>,
-    /// What `podman pull` would take it for first.
-    canonical: Option<String>,
+    /// The fully qualified names that Podman tries for it, most likely first.
+    qualified: Vec<String>,
 }
 
 impl Names {
-    fn of(given: &str) -> Self {
-        let (repository, tag) = match given.rsplit_once(':') {
-            Some((repository, tag)) if !tag.contains('/') => (repository, tag),
-            _ => (given, "latest"),
-        };
-        let first = repository.split_once('/').map_or("", |(first, _)| first);
-        let has_registry = first == "localhost" || first.contains(['.', ':']);
-        let tagged = format!("{repository}:{tag}");
-        let local = (!has_registry).then(|| format!("localhost/{tagged}"));
-        let canonical = match has_registry {
-            true => Some(tagged.clone()),
-            false => candidates(given, false).ok().and_then(|all| Some(all.first()?.rest.clone())),
-        };
-        Self { given: given.to_owned(), tagged, local, canonical }
-    }
-
-    fn all(&self) -> impl Iterator<Item = &String> {
-        [&self.given, &self.tagged].into_iter().chain(&self.local).chain(&self.canonical)
-    }
-
-    /// The name that an image of Podman's storage has, if one fits.
-    fn find_in(&self, root: &Path) -> anyhow::Result<Option<String>> {
-        let images = TrustedStore::open_lenient(root)?.foreign_images()?;
-        let has = |name: &&String| images.iter().any(|image| image.names_as_listed().contains(name));
-        Ok(self.all().find(has).cloned())
+    /// # Errors
+    /// It is no image name, or what short names stand for cannot be read.
+    fn of(given: &str) -> anyhow::Result<Self> {
+        Ok(Self { given: given.to_owned(), qualified: qualified_names(given, &Registries::load()?)? })
     }
 
     /// The id of the store's image with such a name.
     fn find(&self, store: &Store) -> anyhow::Result<Option<String>> {
-        for name in self.all() {
+        for name in std::iter::once(&self.given).chain(&self.qualified) {
             if let Some(found) = find::find_if_there(store, name)?.filter(|found| found.name.is_some()) {
                 return Ok(Some(found.id));
             }
@@ -192,16 +174,15 @@ impl Names {
         Ok(None)
     }
 
-    /// The names to store an image under: the whole one, and the given one if it is another.
-    fn to_store(&self) -> anyhow::Result<Vec<ImageName>> {
-        let mut names = Vec::new();
-        for text in self.canonical.iter().chain([&self.given]) {
-            let name = ImageName::for_storing(text)?;
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
-        Ok(names)
+    /// The names to store an image under: those it was found by, and the given one if it is another.
+    fn to_store(&self, found: &LocalImage) -> Vec<ImageName> {
+        let mut names = found.names.clone();
+        // An id, the start of one, or a digest is no name.
+        let is_id = found.source.strip_prefix('@').is_some_and(|id| id.starts_with(&self.given));
+        let is_name = !is_id && matches!(ImageRef::parse(&self.given), Ok(ImageRef::Name(_)));
+        let given = ImageName::for_storing(&self.given).ok().filter(|name| is_name && !names.contains(name));
+        names.extend(given);
+        names
     }
 }
 
@@ -210,14 +191,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_with_and_without_a_registry() {
-        let names = Names::of("quay.io/a/b");
-        assert!(names.all().all(|name| name.starts_with("quay.io/a/b")));
-        assert_eq!(names.to_store().unwrap(), [ImageName::for_storing("quay.io/a/b:latest").unwrap()]);
-        let names = Names::of("tool:1");
-        assert_eq!(names.local.as_deref(), Some("localhost/tool:1"));
-        assert!(names.to_store().unwrap().contains(&ImageName::for_storing("localhost/tool:1").unwrap()));
-        assert_eq!(Names::of("localhost:5000/a").tagged, "localhost:5000/a:latest");
+    fn an_image_is_stored_under_the_name_it_was_found_by_and_the_given_one() {
+        let names = |given: &str, found: &str| {
+            let names = Names { given: given.to_owned(), qualified: Vec::new() };
+            let found = [ImageName::for_storing(found).unwrap()];
+            let stored = names.to_store(&LocalImage { source: format!("@{}", "a".repeat(64)), names: found.into() });
+            stored.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(names("quay.io/a/b", "quay.io/a/b:latest"), ["quay.io/a/b:latest"]);
+        let alpine = "docker.io/library/alpine:3.22.1";
+        assert_eq!(names("alpine:3.22.1", alpine), [alpine, "localhost/alpine:3.22.1"]);
+        assert_eq!(names(&"a".repeat(64), alpine), [alpine]);
+        assert_eq!(names("aaaa", alpine), [alpine]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use parallax_names::ImageName;
 use parallax_store::{Collection, LayerFile, NewImage, Store, StoreError};
 use serde::Serialize;
 
+pub(crate) use settings::compression;
 pub use settings::{Settings, SettingsOptions};
 
 use crate::image::{Image, hex_of};
@@ -60,6 +61,8 @@ pub struct Brought {
     pub new_stored: u64,
     /// Whether the store had the image under this name already, so that nothing was done.
     pub unchanged: bool,
+    /// Why steps may not be able to use it, a sentence each.
+    pub warnings: Vec<String>,
 }
 
 impl<'a> Migration<'a> {
@@ -118,7 +121,22 @@ impl<'a> Migration<'a> {
         let new = self.store.layer(&layer.diff_id)?.is_none().then_some((layer.diff_id.clone(), layer.squashfs_size));
         let own = inodes(std::slice::from_ref(&finished));
         self.tidied(self.publish(&flat, name, free, &[(file.clone(), layer.clone())]), &own)?;
-        Ok(Brought::new(flat, &new.into_iter().collect()))
+        Ok(Brought { warnings: image.warnings, ..Brought::new(flat, &new.into_iter().collect()) })
+    }
+
+    /// Gives an image of the store further names, and tells whether it did not have them all.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn also_name(&self, id: &str, names: &[ImageName]) -> anyhow::Result<bool> {
+        let _uninterrupted = interrupt::hold();
+        let missing = names.iter().filter(|name| self.store.id_of_name(name).as_deref() != Some(id));
+        let mut changed = false;
+        for name in missing {
+            self.store.tag(id, name)?;
+            changed = true;
+        }
+        Ok(changed)
     }
 
     /// The id of the image in the store that was flattened from `image`, where its name or digest leads to it.
@@ -222,6 +240,7 @@ impl Brought {
             new_layers,
             new_stored,
             unchanged: false,
+            warnings: image.warnings,
         }
     }
 

@@ -67,7 +67,7 @@ struct LayoutEntry {
 }
 
 /// What a file holds, if it is no larger than a manifest may be.
-fn small(path: &Path) -> Option<Vec<u8>> {
+pub(super) fn small(path: &Path) -> Option<Vec<u8>> {
     /// The limit of registries.
     const MOST: u64 = 4 << 20;
     let metadata = path.metadata().ok()?;

@@ -5,6 +5,8 @@
 
 mod blob;
 mod local;
+mod local_name;
+mod own_names;
 mod platform;
 mod reference;
 pub mod registries;
@@ -25,6 +27,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use blob::Blob;
+pub use local_name::{LocalImage, qualified as qualified_names};
+pub use own_names::{own_names, several};
 pub use platform::Platform;
 pub use reference::{Reference, Transport};
 use skopeo::{inspect, proxy_config, skopeo_error};
@@ -82,6 +86,18 @@ pub fn candidates(text: &str, may_ask: bool) -> anyhow::Result<Vec<Reference>> {
     let ask: Option<short_name::Ask<'_>> = if somebody { Some(&ask) } else { None };
     let names = short_name::candidates(text, &registries::Registries::load()?, ask)?;
     names.iter().map(|name| Ok(Reference::registry(name))).collect()
+}
+
+/// The image of a Podman storage that a source means, as Podman looks local images up: short names, ids and digests. A source of
+/// another kind, and an image that is not in the storage's list, is left to skopeo.
+///
+/// # Errors
+/// The source is no image name or id, or what short names stand for cannot be read.
+pub fn look_up_local(reference: &Reference, access: &Access) -> anyhow::Result<Option<LocalImage>> {
+    match reference.transport {
+        Transport::ContainersStorage => storage::look_up(reference, access),
+        _ => Ok(None),
+    }
 }
 
 impl Source {
@@ -153,19 +169,19 @@ impl Source {
         if self.reference.transport == Transport::ContainersStorage {
             image.other_digests.extend(storage::other_digests(&self.reference, &image));
         }
-        self.check_platform(&image)?;
+        self.check_platform(&mut image)?;
         Ok(image)
     }
 
     /// An image that is for one platform only is not chosen by it, so it may be for the wrong one.
-    fn check_platform(&self, image: &Image) -> anyhow::Result<()> {
+    fn check_platform(&self, image: &mut Image) -> anyhow::Result<()> {
         let Some(found) = &image.platform else { return Ok(()) };
         match &self.access.platform {
             Some(wanted) => {
                 ensure!(wanted.takes(found), "the image is for {found}, not for {wanted}, and for no other")
             }
             None if !Platform::of_this_machine().takes(found) => {
-                tracing::warn!("{} is for {found}, not for this machine", self.reference.text);
+                image.warnings.push(format!("the image is for {found}, not for this machine"));
             }
             None => {}
         }

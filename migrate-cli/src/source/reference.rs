@@ -73,27 +73,33 @@ impl Reference {
     pub fn move_to_storage(&mut self, root: &Path, run_root: &Path) -> anyhow::Result<()> {
         ensure!(!self.rest.starts_with('['), "{} names a storage, and so does --podman-root; give one", self.text);
         let root = root.canonicalize().with_context(|| format!("cannot read {}", root.display()))?;
-        let drivers = ["overlay", "vfs", "btrfs", "zfs"];
-        let driver = drivers.iter().find(|driver| root.join(format!("{driver}-images")).is_dir());
-        let driver = driver.with_context(|| format!("{} is no storage of Podman's", root.display()))?;
+        let driver = driver_of(&root).with_context(|| format!("{} is no storage of Podman's", root.display()))?;
         self.rest = format!("[{driver}@{}+{}]{}", root.display(), run_root.display(), self.rest);
         self.text = format!("containers-storage:{}", self.rest);
         Ok(())
     }
 
-    /// The name the image gets if none is given.
+    /// The storage that a source in Podman's storage names itself, `[driver@root]` or nothing, and the image in it.
+    pub fn within_storage(&self) -> (&str, &str) {
+        let end = self.rest.strip_prefix('[').and_then(|rest| rest.find(']')).map_or(0, |at| at + 2);
+        self.rest.split_at(end)
+    }
+
+    /// The same storage's image `name`, a name or `@ID`.
+    #[must_use]
+    pub fn with_image(&self, name: &str) -> Self {
+        let rest = format!("{}{name}", self.within_storage().0);
+        Self { transport: self.transport, text: format!("containers-storage:{rest}"), rest }
+    }
+
+    /// The name the image gets if none is given and it has none of its own.
     ///
     /// # Errors
     /// If the source has no usable name.
     pub fn default_name(&self) -> anyhow::Result<ImageName> {
         let derived = match self.transport {
             Transport::Registry => ImageName::from_registry(&self.rest),
-            // Podman's own choice of a store, `[driver@root]`, may come first.
-            Transport::ContainersStorage => {
-                let name =
-                    self.rest.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(&*self.rest, |p| p.1);
-                ImageName::for_storing(name)
-            }
+            Transport::ContainersStorage => ImageName::for_storing(self.within_storage().1),
             _ => ImageName::for_storing(&self.name_of_path()),
         };
         derived.with_context(|| format!("{} gives the image no name; give it one with --name NAME", self.text))
@@ -117,18 +123,26 @@ impl Reference {
 
     /// The reference to one image of an index, by digest; only registries and Podman's storage have such.
     pub fn with_digest(&self, digest: &str) -> Option<String> {
-        let transport = match self.transport {
-            Transport::Registry => "docker://",
-            Transport::ContainersStorage => "containers-storage:",
+        let (transport, rest) = match self.transport {
+            Transport::Registry => ("docker://".to_owned(), &*self.rest),
+            Transport::ContainersStorage => {
+                let (storage, rest) = self.within_storage();
+                (format!("containers-storage:{storage}"), rest)
+            }
             _ => return None,
         };
-        let bare = self.rest.split('@').next().unwrap_or_default();
+        let bare = rest.split('@').next().unwrap_or_default();
         let repository = match bare.rsplit_once(':') {
             Some((repository, tag)) if !tag.contains('/') => repository,
             _ => bare,
         };
         Some(format!("{transport}{repository}@{digest}"))
     }
+}
+
+/// The driver of the Podman storage at `root`, by the directory of its images.
+pub(super) fn driver_of(root: &Path) -> Option<&'static str> {
+    ["overlay", "vfs", "btrfs", "zfs"].into_iter().find(|driver| root.join(format!("{driver}-images")).is_dir())
 }
 
 #[cfg(test)]
@@ -167,5 +181,7 @@ mod tests {
         assert_eq!(digest("docker://localhost:5000/a:1").unwrap(), "docker://localhost:5000/a@sha256:1");
         assert_eq!(digest("docker://localhost:5000/a@sha256:2").unwrap(), "docker://localhost:5000/a@sha256:1");
         assert_eq!(digest("oci:/a:1"), None);
+        let own = "containers-storage:[overlay@/x+/run/y]quay.io/a:1";
+        assert_eq!(digest(own).unwrap(), "containers-storage:[overlay@/x+/run/y]quay.io/a@sha256:1");
     }
 }

@@ -44,7 +44,8 @@ impl Registries {
         let home = variable("HOME").filter(|_| !is_root);
         let config = variable("XDG_CONFIG_HOME").filter(|_| !is_root);
         let config = config.or_else(|| home.as_ref().map(|home| home.join(".config")));
-        let chosen = variable("CONTAINERS_REGISTRIES_CONF");
+        // Podman reads the second, older, variable only if the first is not set.
+        let chosen = variable("CONTAINERS_REGISTRIES_CONF").or_else(|| variable("REGISTRIES_CONFIG_PATH"));
         let cache = match &home {
             Some(home) => home.join(".cache/containers"),
             None => PathBuf::from("/var/cache/containers"),

@@ -73,13 +73,13 @@ pub fn choose(
 }
 
 /// Whether the name begins with a registry: a host has a dot or a port, or is `localhost`.
-fn has_registry(text: &str) -> bool {
+pub(super) fn has_registry(text: &str) -> bool {
     let first = text.split_once('/').map_or("", |(first, _)| first);
     first.contains(['.', ':']) || first == "localhost"
 }
 
 /// The name, and `:TAG` or `@DIGEST` with what follows.
-fn split(text: &str) -> (&str, &str) {
+pub(super) fn split(text: &str) -> (&str, &str) {
     let name = text.rfind('/').map_or(0, |slash| slash + 1);
     let end = text[name..].find([':', '@']).map_or(text.len(), |at| name + at);
     text.split_at(end)

@@ -14,7 +14,8 @@ use parallax_store::containers_storage::{BigData, sha256_hex};
 use parallax_store::foreign::Entry;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
-use super::Reference;
+use super::registries::Registries;
+use super::{Access, LocalImage, Reference, local_name};
 use crate::image::{Image, Index, Manifest, hex_of};
 
 /// The largest manifest that registries take.
@@ -23,6 +24,25 @@ const MOST_MANIFEST: u64 = 4 << 20;
 const MOST_LIST: u64 = 1 << 30;
 /// Where root's images are if nobody says otherwise.
 const DEFAULT_ROOT: &str = "/var/lib/containers/storage";
+
+/// The image of a Podman storage that a source means, by Podman's rules for local images; none if it is not in the storage's own
+/// list. Podman may have additional stores, so that is no proof that there is none.
+///
+/// # Errors
+/// The source is no image name, or what short names stand for cannot be read.
+pub(super) fn look_up(reference: &Reference, access: &Access) -> anyhow::Result<Option<LocalImage>> {
+    let images = match (place(&reference.rest), &access.podman_root) {
+        (Some(place), _) => place,
+        (None, Some(root)) => match super::reference::driver_of(root) {
+            Some(driver) => root.join(format!("{driver}-images")),
+            None => return Ok(None),
+        },
+        (None, None) => podmans_own(),
+    };
+    let Some(list) = read(&images.join("images.json"), MOST_LIST) else { return Ok(None) };
+    let name = reference.within_storage().1;
+    local_name::find(name, &Entry::list(&list)?, &Registries::load()?)
+}
 
 /// The digests of an image in Podman's storage, hexadecimal, but its manifest's own. None if the storage is not found: they are
 /// more ways to find the image, and it can do without.

@@ -18,8 +18,10 @@ mod fidelity;
 mod foreign;
 mod identity;
 mod ladder;
+mod messages;
 mod migrate;
 mod migrate_faults;
+mod migrate_names;
 mod migrate_options;
 mod migrate_sources;
 mod mount_program;
@@ -30,6 +32,7 @@ mod podman_mode;
 mod reload;
 mod run_mode;
 mod security;
+mod squashed;
 mod store;
 mod systemd;
 mod without_locks;
@@ -42,8 +45,10 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         podman_mode::TESTS,
         doctor::TESTS,
         errors::TESTS,
+        messages::TESTS,
         migrate::TESTS,
         migrate_faults::TESTS,
+        migrate_names::TESTS,
         migrate_options::TESTS,
         migrate_sources::TESTS,
         mount_program::CALLS,
@@ -53,6 +58,7 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         mount_program::STORES,
         mount_program::SETTINGS,
         mount_program::FAILURES,
+        squashed::TESTS,
         store::TESTS,
         without_locks::TESTS,
         access::TESTS,

@@ -1,0 +1,263 @@
+//! Which image of a Podman storage a name means, as Podman looks images up (libimage's `LookupImage`).
+//!
+//! In this order: the fully qualified names that the text may stand for (alias, `localhost/`, the registries that are
+//! searched, `docker.io`); what is listed under the text itself, or an id that begins with it; for a short name at last any
+//! image whose repository ends in it and that has the tag.
+
+use anyhow::ensure;
+use parallax_names::{ImageName, ImageRef};
+use parallax_store::foreign::Entry;
+
+use super::registries::Registries;
+use super::short_name::{has_registry, split};
+
+/// The fewest digits of an id that are taken for one.
+const MIN_ID_DIGITS: usize = 3;
+
+/// An image that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalImage {
+    /// The image as skopeo finds it in the storage: a listed name if that is fully qualified, else `@ID`.
+    pub source: String,
+    /// The names it is meant by: the one that matched; all that are listed, if it was found by its id.
+    pub names: Vec<ImageName>,
+}
+
+/// What comes after the repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Suffix<'a> {
+    Tag(&'a str),
+    /// Hexadecimal.
+    Digest(&'a str),
+}
+
+/// The image that `text` means; none if there is none.
+///
+/// # Errors
+/// `text` is no image name or id, or the start of several ids.
+pub fn find(text: &str, images: &[Entry], registries: &Registries) -> anyhow::Result<Option<LocalImage>> {
+    if let Some(id) = text.strip_prefix('@') {
+        return Ok(by_id(id, images)?.map(of_id));
+    }
+    if let ImageRef::Id(id) = ImageRef::parse(text)? {
+        return Ok(images.iter().find(|image| image.id == id).map(of_id));
+    }
+    let (repository, suffix) = parts(text);
+    for candidate in repositories(repository, registries) {
+        let found = images.iter().find_map(|image| Some((image, listed_as(image, &candidate, &suffix)?)));
+        if let Some((image, name)) = found {
+            return Ok(Some(named(image, name)));
+        }
+    }
+    if let Some(image) = images.iter().find(|image| image.names_as_listed().iter().any(|name| name == text)) {
+        return Ok(Some(named(image, text)));
+    }
+    if let Some(image) = by_id(text, images)? {
+        return Ok(Some(of_id(image)));
+    }
+    if has_registry(text) {
+        return Ok(None);
+    }
+    let ends_in_it = images.iter().find_map(|image| Some((image, listed_below(image, repository, &suffix)?)));
+    Ok(ends_in_it.map(|(image, name)| named(image, name)))
+}
+
+/// The fully qualified names, with tag, that `text` may be listed under, most likely first; none for an id or digest.
+///
+/// # Errors
+/// `text` is no image name.
+pub fn qualified(text: &str, registries: &Registries) -> anyhow::Result<Vec<String>> {
+    let (repository, suffix) = parts(text);
+    match (ImageRef::parse(text)?, suffix) {
+        (ImageRef::Name(_), Suffix::Tag(tag)) => {
+            Ok(repositories(repository, registries).iter().map(|repository| format!("{repository}:{tag}")).collect())
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Repository and tag or digest; of both the digest counts.
+fn parts(text: &str) -> (&str, Suffix<'_>) {
+    let (repository, suffix) = split(text);
+    let suffix = match suffix.split_once("@sha256:") {
+        Some((_, hex)) => Suffix::Digest(hex),
+        None => Suffix::Tag(suffix.strip_prefix(':').unwrap_or("latest")),
+    };
+    (repository, suffix)
+}
+
+/// The fully qualified repositories that one may stand for.
+fn repositories(repository: &str, registries: &Registries) -> Vec<String> {
+    let searched = registries.unqualified_search_registries.iter().flatten();
+    let all: Vec<String> = if has_registry(repository) {
+        vec![repository.to_owned()]
+    } else {
+        let local = ["localhost".to_owned()];
+        let hosts = local.iter().chain(searched).map(String::as_str).chain(["docker.io"]);
+        registries
+            .aliases
+            .get(repository)
+            .cloned()
+            .into_iter()
+            .chain(hosts.map(|host| format!("{host}/{repository}")))
+            .collect()
+    };
+    let normalized = all.iter().filter_map(|repository| ImageName::from_registry(repository).ok());
+    normalized.map(|name| name.to_string().trim_end_matches(":latest").to_owned()).collect()
+}
+
+/// The listed name by which an image is the one of this repository with this tag or digest.
+fn listed_as<'a>(image: &'a Entry, repository: &str, suffix: &Suffix<'_>) -> Option<&'a str> {
+    matching(image, suffix, |listed| listed == repository)
+}
+
+/// The same, if the image's repository only ends in this one.
+fn listed_below<'a>(image: &'a Entry, repository: &str, suffix: &Suffix<'_>) -> Option<&'a str> {
+    let fits =
+        |listed: &str| listed.strip_suffix(repository).is_some_and(|rest| rest.is_empty() || rest.ends_with('/'));
+    matching(image, suffix, fits)
+}
+
+fn matching<'a>(image: &'a Entry, suffix: &Suffix<'_>, fits: impl Fn(&str) -> bool) -> Option<&'a str> {
+    let has_digest = match suffix {
+        Suffix::Tag(_) => true,
+        Suffix::Digest(hex) => image.has_digest(hex),
+    };
+    let is_it = |listed: &&String| {
+        let (repository, rest) = split(listed);
+        let tag_fits = match suffix {
+            Suffix::Tag(tag) => rest.strip_prefix(':').unwrap_or("latest") == *tag && !rest.contains('@'),
+            Suffix::Digest(_) => has_digest,
+        };
+        tag_fits && fits(repository)
+    };
+    image.names_as_listed().iter().find(is_it).map(String::as_str)
+}
+
+/// The image whose id begins with `text`.
+fn by_id<'a>(text: &str, images: &'a [Entry]) -> anyhow::Result<Option<&'a Entry>> {
+    let is_start = text.len() >= MIN_ID_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let fitting: Vec<&Entry> = images.iter().filter(|image| is_start && image.id.starts_with(text)).collect();
+    ensure!(fitting.len() < 2, "{text} is the start of {} image ids; give more digits", fitting.len());
+    Ok(fitting.first().copied())
+}
+
+fn named(image: &Entry, listed: &str) -> LocalImage {
+    let is_whole = ImageName::for_storing(listed).is_ok_and(|name| name.to_string() == listed);
+    let source = if is_whole { listed.to_owned() } else { format!("@{}", image.id) };
+    let by_name = ImageName::for_storing(listed).ok().into_iter().collect::<Vec<_>>();
+    // A name with a digest cannot be stored; those beside it can.
+    let names = if by_name.is_empty() { image.names() } else { by_name };
+    LocalImage { source, names }
+}
+
+fn of_id(image: &Entry) -> LocalImage {
+    LocalImage { source: format!("@{}", image.id), names: image.names() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn images(list: &[(&str, &[&str])]) -> Vec<Entry> {
+        let entry = |(id, names): &(&str, &[&str])| {
+            let hex = id.repeat(64);
+            json!({"id": hex, "names": names, "digest": format!("sha256:{hex}")})
+        };
+        let list: Vec<_> = list.iter().map(entry).collect();
+        Entry::list(json!(list).to_string().as_bytes()).unwrap()
+    }
+
+    fn registries(searched: &[&str]) -> Registries {
+        Registries {
+            unqualified_search_registries: Some(searched.iter().map(|&name| name.to_owned()).collect()),
+            short_name_mode: None,
+            aliases: [("nick".to_owned(), "quay.io/some/thing".to_owned())].into(),
+        }
+    }
+
+    /// What is found, as the name that is given to skopeo.
+    fn found(text: &str, images: &[Entry], searched: &[&str]) -> Option<String> {
+        find(text, images, &registries(searched)).unwrap().map(|found| found.source)
+    }
+
+    #[test]
+    fn an_image_of_docker_hub_has_all_the_forms_that_podman_takes() {
+        let images = images(&[("a", &["docker.io/library/alpine:3.22.1", "docker.io/library/alpine:latest"])]);
+        for searched in [&[][..], &["docker.io"], &["quay.io", "registry.example.org"]] {
+            for (text, name) in [
+                ("alpine", "latest"),
+                ("alpine:latest", "latest"),
+                ("alpine:3.22.1", "3.22.1"),
+                ("library/alpine:3.22.1", "3.22.1"),
+                ("docker.io/alpine", "latest"),
+                ("docker.io/alpine:3.22.1", "3.22.1"),
+                ("docker.io/library/alpine:3.22.1", "3.22.1"),
+            ] {
+                let name = format!("docker.io/library/alpine:{name}");
+                assert_eq!(found(text, &images, searched), Some(name), "{text} {searched:?}");
+            }
+            for text in ["alpine:3", "quay.io/alpine", "pine", "docker.io/other/alpine", "lpine:latest"] {
+                assert_eq!(found(text, &images, searched), None, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn aliases_and_local_images_come_first() {
+        let all = images(&[
+            ("a", &["docker.io/library/nick:latest"]),
+            ("b", &["registry.org/nick:latest"]),
+            ("c", &["localhost/nick:latest"]),
+            ("d", &["quay.io/some/thing:latest"]),
+        ]);
+        let expected = ["quay.io/some/thing", "localhost/nick", "registry.org/nick", "docker.io/library/nick"]
+            .map(|n| format!("{n}:latest"));
+        for (gone, name) in expected.iter().enumerate() {
+            assert_eq!(found("nick", &all[..4 - gone], &["registry.org"]).as_ref(), Some(name));
+        }
+        assert_eq!(qualified("nick", &registries(&["registry.org"])).unwrap(), expected);
+        assert_eq!(qualified("docker.io/a:1", &registries(&[])).unwrap(), ["docker.io/library/a:1"]);
+    }
+
+    #[test]
+    fn a_short_name_may_be_the_end_of_a_longer_one() {
+        let images = images(&[("a", &["registry.org/group/tool:1"]), ("b", &["registry.org/other/retool:1"])]);
+        assert_eq!(found("tool:1", &images, &[]).unwrap(), "registry.org/group/tool:1");
+        assert_eq!(found("group/tool:1", &images, &[]).unwrap(), "registry.org/group/tool:1");
+        assert_eq!(found("tool", &images, &[]), None);
+        assert_eq!(found("registry.org/tool:1", &images, &[]), None);
+    }
+
+    #[test]
+    fn ids_digests_and_names_without_a_registry() {
+        let images = images(&[
+            ("a", &["new-alpine", "docker.io/library/new-alpine:latest"]),
+            ("b", &[]),
+            ("c", &["quay.io/a/b@sha256:1", "quay.io/a/b:1"]),
+        ]);
+        let (a, b, c) = ("a".repeat(64), "b".repeat(64), "c".repeat(64));
+        assert_eq!(found(&b, &images, &[]), Some(format!("@{b}")));
+        assert_eq!(found(&format!("sha256:{b}"), &images, &[]), Some(format!("@{b}")));
+        assert_eq!(found("bbbb", &images, &[]), Some(format!("@{b}")));
+        assert_eq!(found("@bbbb", &images, &[]), Some(format!("@{b}")));
+        assert_eq!(found("bb", &images, &[]), None);
+        assert_eq!(found(&format!("quay.io/a/b@sha256:{c}"), &images, &[]), Some(format!("@{c}")));
+        assert_eq!(found(&format!("quay.io/a/b:9@sha256:{c}"), &images, &[]), Some(format!("@{c}")));
+        assert_eq!(found(&format!("b@sha256:{c}"), &images, &[]), Some(format!("@{c}")));
+        assert_eq!(found(&format!("quay.io/other@sha256:{c}"), &images, &[]), None);
+        assert_eq!(found("new-alpine", &images[..1], &[]).unwrap(), "docker.io/library/new-alpine:latest");
+        let names = find(&a, &images, &registries(&[])).unwrap().unwrap().names;
+        assert_eq!(names.len(), 2);
+        assert!(find("Not A Name", &images, &registries(&[])).is_err());
+    }
+
+    #[test]
+    fn the_start_of_several_ids_is_none() {
+        let list = json!([{"id": format!("{}a", "1".repeat(63))}, {"id": format!("{}b", "1".repeat(63))}]).to_string();
+        let images = Entry::list(list.as_bytes()).unwrap();
+        assert!(find("1111", &images, &registries(&[])).unwrap_err().to_string().contains("2 image ids"));
+    }
+}
