@@ -20,7 +20,13 @@ pub enum Format {
 /// # Errors
 /// There is one already.
 pub fn start(filter: EnvFilter, format: Format) -> Result<(), tracing_subscriber::util::TryInitError> {
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
+    // A line that cannot be written, to a journal that was restarted say, is lost. Complaining of it would be by eprintln!, which
+    // panics.
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .log_internal_errors(false);
     match format {
         Format::Text => lines.finish().try_init(),
         Format::Json => lines.json().flatten_event(true).with_span_list(false).finish().try_init(),

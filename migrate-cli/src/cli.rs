@@ -10,9 +10,11 @@ use std::sync::OnceLock;
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use parallax_config::Config;
+use parallax_store::StoreError;
+use rustix::io::Errno;
 
 use crate::commands::{about, doctor, gc, inspect, list, migrate, rm, status, verify};
-use crate::compat;
+use crate::{compat, output};
 
 /// Container images for Slurm jobs, from one shared store.
 #[derive(Debug, Parser)]
@@ -149,10 +151,24 @@ pub fn run() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format!("{error:#}"));
+            complain(&explained(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error in words, with all its causes. Root is refused in a store by nobody but a file server that does not trust it.
+pub fn explained(error: &anyhow::Error) -> String {
+    let is_refused = |error: &StoreError| match error {
+        StoreError::Io { cause, .. } => cause.raw_os_error() == Some(Errno::ACCESS.raw_os_error()),
+        _ => false,
+    };
+    let is_refused = error.chain().filter_map(|cause| cause.downcast_ref()).any(is_refused);
+    let advice = match is_refused && rustix::process::geteuid().is_root() {
+        true => "; root has no rights of its own there (root_squash): run this as the store's owner",
+        false => "",
+    };
+    format!("{error:#}{advice}")
 }
 
 /// Whether messages are JSON, once the command line has been read.
@@ -163,7 +179,7 @@ pub fn complain(text: &str) {
     if JSON.get() == Some(&true) {
         tracing::error!("{text}");
     } else {
-        eprintln!("parallax: {text}");
+        output::message(&format!("parallax: {text}"));
     }
 }
 
@@ -178,12 +194,19 @@ fn start_logging(global: &Global) {
     let json = global.log_format == LogFormat::Json;
     let _ = JSON.set(json);
     let progress = if json && !global.quiet { format!(",{}=info", crate::progress::TARGET) } else { String::new() };
+    log_events(&(level.to_owned() + &progress), json);
+}
+
+/// Writes log events to standard error: those that `PARALLAX_LOG` chooses, else `filter`.
+pub fn log_events(filter: &str, json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PARALLAX_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level.to_owned() + &progress));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(filter));
+    // What cannot be written is not complained of: that would be by eprintln!, which panics.
+    let logs =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| output::Stderr).log_internal_errors(false);
     if json {
         logs.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
     } else {
-        logs.without_time().init();
+        logs.with_ansi(output::has_colours()).event_format(output::Lines).init();
     }
 }

@@ -31,7 +31,7 @@ pub fn watch() -> anyhow::Result<()> {
         for directory in lock().drain(..) {
             remove(&directory);
         }
-        crate::cli::complain("interrupted; the store is as it was");
+        crate::cli::complain("interrupted; no unfinished image is left in the store");
         std::process::exit(128 + signal);
     });
     Ok(())

@@ -3,13 +3,17 @@
 //! - [`run`]: all of it.
 //! - [`image`], [`migration::flat`], [`source::registries`]: readers of what others wrote, open to be tried with any input.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod cli;
 mod commands;
 mod compat;
 pub mod image;
 mod interrupt;
 pub mod migration;
+mod output;
 mod progress;
+mod runnable;
 pub mod source;
 mod units;
 

@@ -1,6 +1,6 @@
 //! What a migration shows while it runs: bars on a terminal, plain lines elsewhere, JSON lines if they are asked for.
 
-use std::io::{self, IsTerminal as _, Read};
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::cli::{Global, LogFormat};
-use crate::units;
+use crate::{output, units};
 
 /// What the bars show: bytes, how many there are, how many a second, and the time left.
 const STYLE: &str =
@@ -31,7 +31,7 @@ impl Progress {
     /// Progress on standard error; none if `silent` or the user wants to see errors only.
     pub fn new(global: &Global, silent: bool) -> Self {
         let (json, quiet) = (global.log_format == LogFormat::Json, global.quiet || silent);
-        let bars = (!quiet && !json && io::stderr().is_terminal()).then(MultiProgress::new);
+        let bars = (!quiet && !json && output::draws_bars()).then(output::bars);
         Self { bars, json, quiet }
     }
 
@@ -41,8 +41,8 @@ impl Progress {
             _ if self.json => tracing::info!(target: TARGET, event = "note", "{text}"),
             _ if self.quiet => {}
             // If the terminal is gone there is nobody to tell.
-            Some(bars) => drop(bars.println(text)),
-            None => eprintln!("{text}"),
+            Some(bars) => drop(bars.println(output::printable(text))),
+            None => output::message(text),
         }
     }
 

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use clap::Command;
 use clap_complete::Shell;
 
-use super::print_bytes;
+use crate::output::print_bytes;
 
 /// What `parallax completions` takes.
 #[derive(Debug, clap::Args)]

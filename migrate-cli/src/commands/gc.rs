@@ -5,7 +5,7 @@ use std::time::Duration;
 use parallax_store::{Collected, Collection, Garbage, Store};
 use serde::Serialize;
 
-use super::print_json;
+use super::{print, print_json};
 use crate::cli::Global;
 use crate::units;
 
@@ -74,24 +74,26 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
         });
     }
     if !global.quiet {
-        print(&collected, options.dry_run, freed);
+        print(&text(&collected, options.dry_run, freed))?;
     }
     Ok(())
 }
 
-fn print(collected: &Collected, dry_run: bool, freed: u64) {
+fn text(collected: &Collected, dry_run: bool, freed: u64) -> String {
     let (removes, repairs) = if dry_run { ("would remove", "would repair") } else { ("removed", "repaired") };
+    let mut lines = Vec::new();
     for Garbage { path, bytes } in &collected.garbage {
-        println!("{removes} {path} ({})", units::bytes(*bytes));
+        lines.push(format!("{removes} {path} ({})", units::bytes(*bytes)));
     }
     for id in &collected.repaired {
-        println!("{repairs} the names of {}", id.get(..12).unwrap_or(id));
+        lines.push(format!("{repairs} the names of {}", id.get(..12).unwrap_or(id)));
     }
     if collected.no_locks {
-        println!("the file system has no locks: writers take turns by the file parallax/lock");
+        lines.push("the file system has no locks: writers take turns by the file parallax/lock".to_owned());
     }
     if collected.live > 0 {
-        println!("{} at work: their files are left alone", units::count(collected.live, "writer"));
+        lines.push(format!("{} at work: their files are left alone", units::count(collected.live, "writer")));
     }
-    println!("{} {}, {}", removes, units::count(collected.garbage.len(), "thing"), units::bytes(freed));
+    lines.push(format!("{} {}, {}", removes, units::count(collected.garbage.len(), "thing"), units::bytes(freed)));
+    lines.join("\n") + "\n"
 }

@@ -12,22 +12,9 @@ pub mod rm;
 pub mod status;
 pub mod verify;
 
-use std::io::{self, Write as _};
+use crate::output::print;
 
-use anyhow::Context as _;
-
-/// Prints text to standard output. If nobody reads on, as in `parallax list | head`, that is no failure.
-fn print(text: &str) -> anyhow::Result<()> {
-    print_bytes(text.as_bytes())
-}
-
-fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
-    match io::stdout().write_all(bytes) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("the result cannot be printed"),
-        _ => Ok(()),
-    }
-}
-
+/// Prints a value as JSON to standard output.
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     print(&(serde_json::to_string_pretty(value)? + "\n"))
 }
@@ -43,7 +30,7 @@ fn all(items: &[String], done: &str, mut work: impl FnMut(&str) -> anyhow::Resul
     }
     let last = failures.pop();
     for error in failures {
-        crate::cli::complain(&format!("{error:#}"));
+        crate::cli::complain(&crate::cli::explained(&error));
     }
     last.map_or(Ok(()), Err)
 }

@@ -5,7 +5,7 @@ use parallax_store::{Removed, Store, Target};
 use serde::Serialize;
 
 use super::find::{find, find_if_there};
-use super::{all, print_json};
+use super::{all, print, print_json};
 use crate::cli::Global;
 use crate::units;
 
@@ -58,7 +58,7 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let done = all(&options.images, "removed", |image| {
         let Some(outcome) = remove(&store, image, options.force)? else { return Ok(()) };
         if !global.quiet && !options.json {
-            outcome.print();
+            print(&outcome.text())?;
         }
         outcomes.push(outcome);
         Ok(())
@@ -80,14 +80,13 @@ fn remove(store: &Store, image: &str, force: bool) -> anyhow::Result<Option<Outc
 }
 
 impl Outcome {
-    fn print(&self) {
-        for name in &self.untagged {
-            println!("untagged {name}");
-        }
+    fn text(&self) -> String {
+        let mut text: String = self.untagged.iter().map(|name| format!("untagged {name}\n")).collect();
         if self.removed {
             let (id, size) = (self.id.get(..12).unwrap_or(&self.id), units::bytes(self.freed));
-            println!("removed {id}, {size} become free with parallax gc");
+            text.push_str(&format!("removed {id}, {size} become free with parallax gc\n"));
         }
+        text
     }
 }
 
@@ -101,7 +100,7 @@ pub fn tag(global: &Global, options: &TagOptions) -> anyhow::Result<()> {
     let found = find(&store, &options.image)?;
     store.tag(&found.id, &name)?;
     if !global.quiet {
-        println!("{name}: now names {}", found.id.get(..12).unwrap_or(&found.id));
+        print(&format!("{name}: now names {}\n", found.id.get(..12).unwrap_or(&found.id)))?;
     }
     Ok(())
 }

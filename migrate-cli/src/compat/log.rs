@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use crate::output;
+
 /// How much is printed, the least first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -62,7 +64,7 @@ impl Log {
     /// Prints a line.
     pub fn say(self, level: Level, message: &str) {
         if level <= self.level {
-            println!("{}", line(level, message, self.part, &now()));
+            let _ = output::print(&(line(level, message, self.part, &now()) + "\n"));
         }
     }
 }

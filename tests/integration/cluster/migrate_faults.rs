@@ -177,7 +177,7 @@ fn an_interruption_leaves_the_store_as_it_was(cluster: &Cluster) -> anyhow::Resu
     "#;
     let done = script(cluster, text)?;
     for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
-        let line = format!("{signal}: {code} parallax: interrupted; the store is as it was\n");
+        let line = format!("{signal}: {code} parallax: interrupted; no unfinished image is left in the store\n");
         ensure!(done.stdout.matches(&line).count() == 2, "no {line:?}: {done:?}");
     }
     Ok(())

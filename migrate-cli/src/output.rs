@@ -1,0 +1,171 @@
+//! Standard output and standard error of the command.
+//!
+//! A reader that goes away, as in `parallax list | head`, is no failure: `println!` would panic. Messages and progress
+//! bars share standard error; a message is written above the bars.
+
+use std::fmt;
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::OnceLock;
+
+use anyhow::Context as _;
+use indicatif::MultiProgress;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// Progress bars of this process, once there are any.
+static BARS: OnceLock<MultiProgress> = OnceLock::new();
+
+/// Prints text to standard output.
+///
+/// # Errors
+/// The text cannot be written, and not because its reader has ended.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    print_bytes(text.as_bytes())
+}
+
+/// Prints bytes to standard output.
+///
+/// # Errors
+/// As [`print`].
+pub fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut stdout = io::stdout();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("the result cannot be printed"),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a line to standard error. If nobody can read it, nobody can be told.
+pub fn message(text: &str) {
+    let _ = writeln!(Stderr, "{}", printable(text));
+}
+
+/// The text with its control characters escaped, but for line breaks and tabs: registries and archives have their say in errors, and
+/// are not to steer the terminal.
+pub fn printable(text: &str) -> String {
+    let escaped = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    text.chars().flat_map(|c| if escaped(c) { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+/// Whether standard error can show bars that are drawn again and again.
+pub fn draws_bars() -> bool {
+    io::stderr().is_terminal() && !is_dumb(std::env::var("TERM").ok().as_deref())
+}
+
+/// Whether standard error gets colours: a terminal that can show them, and nobody objects (<https://no-color.org>).
+pub fn has_colours() -> bool {
+    draws_bars() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Whether `TERM` says that the terminal knows no control sequences.
+fn is_dumb(term: Option<&str>) -> bool {
+    term == Some("dumb")
+}
+
+/// The bars that messages are written above.
+pub fn bars() -> MultiProgress {
+    BARS.get_or_init(MultiProgress::new).clone()
+}
+
+/// Standard error, above the bars where there are any.
+#[derive(Debug, Clone, Copy)]
+pub struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes).map(|()| bytes.len())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match BARS.get() {
+            Some(bars) => bars.suspend(|| io::stderr().write_all(bytes)),
+            None => io::stderr().write_all(bytes),
+        }
+    }
+
+    fn write_fmt(&mut self, arguments: fmt::Arguments<'_>) -> io::Result<()> {
+        // One write, so that lines of several threads do not mix.
+        self.write_all(arguments.to_string().as_bytes())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The text form of log events: `parallax: warning: MESSAGE`, as failures are told.
+#[derive(Debug, Clone, Copy)]
+pub struct Lines;
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let (word, colour) = match *event.metadata().level() {
+            Level::ERROR => ("error", 31),
+            Level::WARN => ("warning", 33),
+            Level::INFO => ("info", 32),
+            Level::DEBUG => ("debug", 34),
+            Level::TRACE => ("trace", 35),
+        };
+        if writer.has_ansi_escapes() {
+            write!(writer, "parallax: \x1b[{colour}m{word}:\x1b[0m ")?;
+        } else {
+            write!(writer, "parallax: {word}: ")?;
+        }
+        context.field_format().format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// What a warning looks like, with colours or without.
+    fn line(colours: bool) -> String {
+        #[derive(Clone)]
+        struct Memory(Arc<Mutex<Vec<u8>>>);
+        impl Write for Memory {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let memory = Memory(Arc::default());
+        let written = memory.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(colours)
+            .event_format(Lines)
+            .with_writer(move || memory.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || tracing::warn!(layer = "ab", "a\x1b[31mb"));
+        let bytes = written.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_pipe_gets_neither_colours_nor_module_paths() {
+        assert_eq!(line(false), "parallax: warning: a\\x1b[31mb layer=\"ab\"\n");
+        assert!(line(true).starts_with("parallax: \x1b[33mwarning:\x1b[0m "), "{:?}", line(true));
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(printable("a\x1b]0;b\x07\nc\té"), "a\\u{1b}]0;b\\u{7}\nc\té");
+    }
+
+    #[test]
+    fn a_dumb_terminal_gets_no_control_sequences() {
+        assert!(is_dumb(Some("dumb")));
+        assert!(!is_dumb(Some("xterm")) && !is_dumb(None));
+    }
+}
