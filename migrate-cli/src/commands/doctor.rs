@@ -7,7 +7,7 @@
 //! - [`users`]: user namespaces and subordinate ids.
 //! - [`slurm`]: the plugin.
 //! - [`agent`]: the node agent.
-//! - [`stores`]: the image stores.
+//! - [`stores`]: the image stores; [`squashed`]: those in which root has no rights.
 
 use std::fmt::Write as _;
 
@@ -23,6 +23,7 @@ mod agent;
 mod kernel;
 mod programs;
 mod slurm;
+mod squashed;
 mod stores;
 mod users;
 
@@ -107,7 +108,7 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     checks.extend(users::check(options.user.as_deref(), is_root));
     checks.extend(slurm::check(&options.plugstack));
     checks.extend(agent::check(&agent_config, is_root));
-    checks.extend(stores::check(stores, &agent_config));
+    checks.extend(stores::check(stores, &agent_config, is_root));
 
     if options.json {
         print_json(&checks)?;

@@ -3,12 +3,10 @@
 use anyhow::ensure;
 use integration_tests::cluster::{Cluster, Done};
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::messages::pipes_and_plain_terminals_get_plain_text", pipes_and_plain_terminals_get_plain_text),
-    ("cluster::messages::nobody_reads_them", nobody_reads_them),
-];
+tests! { cluster:
+    pipes_and_plain_terminals_get_plain_text,
+    nobody_reads_them,
+}
 
 const PRELUDE: &str = r#"
     work=$(mktemp -d) && cd "$work"

@@ -7,12 +7,10 @@ use anyhow::ensure;
 use integration_tests::cluster::{Cluster, Done, repository};
 use integration_tests::images;
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::migrate_names::archives_give_the_names_that_podman_load_gives", archives_give_their_names),
-    ("cluster::migrate_names::images_that_cannot_run_are_warned_of", images_that_cannot_run_are_warned_of),
-];
+tests! { cluster:
+    archives_give_the_names_that_podman_load_gives,
+    images_that_cannot_run_are_warned_of,
+}
 
 /// A directory of its own with a store in it, and a Podman with a storage in it.
 const PRELUDE: &str = r#"
@@ -27,7 +25,7 @@ fn script(cluster: &Cluster, text: &str) -> anyhow::Result<Done> {
     cluster.run("ctl", "root", &["bash", "-euc", &format!("{PRELUDE}\n{text}")])?.success()
 }
 
-fn archives_give_their_names(cluster: &Cluster) -> anyhow::Result<()> {
+fn archives_give_the_names_that_podman_load_gives(cluster: &Cluster) -> anyhow::Result<()> {
     let text = r#"
         # Podman and parallax give the images of an archive the same names.
         same() {

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use parallax_config::{Agent, Owner};
 use parallax_store::open::{OpenError, TrustedStore};
 
-use super::Check;
+use super::{Check, squashed};
 use crate::units;
 
-const TOPIC: &str = "store";
+pub(super) const TOPIC: &str = "store";
 /// Where a SquashFS file's superblock says how it is compressed.
 const COMPRESSOR_OFFSET: u64 = 20;
 /// How many layers are looked at for that.
@@ -21,17 +21,22 @@ const OTHERS_MAY_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
 /// Looks at each store.
-pub fn check(stores: &[PathBuf], config: &Agent) -> Vec<Check> {
-    stores.iter().flat_map(|store| one(store, config)).collect()
+pub fn check(stores: &[PathBuf], config: &Agent, is_root: bool) -> Vec<Check> {
+    stores.iter().flat_map(|store| one(store, config, is_root)).collect()
 }
 
-fn one(path: &Path, config: &Agent) -> Vec<Check> {
+fn one(path: &Path, config: &Agent, is_root: bool) -> Vec<Check> {
     let store = match TrustedStore::open(path) {
         Ok(store) => store,
-        Err(error) => return vec![unusable(path, &error)],
+        Err(error) => return vec![unusable(path, &error, is_root)],
     };
     let mut checks = Vec::new();
+    if is_root {
+        checks.extend(squashed::check(path, &owner_name(store.owner()), config));
+    }
     match image_count(path) {
+        // That has been said, with its reason.
+        Err(error) if is_root && error.kind() == std::io::ErrorKind::PermissionDenied => {}
         Ok(count) => checks.push(Check::ok(TOPIC, format!("{} has {}", path.display(), units::count(count, "image")))),
         Err(error) => {
             let finding = format!("{} can't be read: {error}", path.display());
@@ -44,8 +49,11 @@ fn one(path: &Path, config: &Agent) -> Vec<Check> {
     checks
 }
 
-fn unusable(path: &Path, error: &OpenError) -> Check {
+fn unusable(path: &Path, error: &OpenError, is_root: bool) -> Check {
     let remedy = match error {
+        OpenError::Store { cause, .. } if is_root && cause.kind() == std::io::ErrorKind::PermissionDenied => {
+            return squashed::no_reading(path, path, "its owner");
+        }
         OpenError::NotTrusted { .. } => format!("chmod go-w {}", path.display()),
         _ => "mount its file system here, or correct \"stores\" in the configuration".to_owned(),
     };
@@ -96,18 +104,22 @@ fn exchangeable(path: &Path) -> Option<Check> {
     Some(Check::problem(TOPIC, finding, format!("chmod go-w {}", weak.display())))
 }
 
+/// The name of a user, or the number of an unknown one.
+fn owner_name(uid: u32) -> String {
+    nix::unistd::User::from_uid(uid.into()).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
+}
+
 fn owner(path: &Path, owner: u32, config: &Agent) -> Check {
-    let name = nix::unistd::User::from_uid(owner.into()).ok().flatten().map(|user| user.name);
+    let name = owner_name(owner);
     let is_trusted = config.trusted_owners.iter().any(|trusted| match trusted {
         Owner::Id(id) => *id == owner,
-        Owner::Name(trusted) => Some(trusted) == name.as_ref(),
+        Owner::Name(trusted) => *trusted == name,
     });
-    let shown = name.unwrap_or_else(|| owner.to_string());
     let path = path.display();
     if is_trusted {
-        Check::ok(TOPIC, format!("{path} belongs to {shown}, whom the kernel may trust"))
+        Check::ok(TOPIC, format!("{path} belongs to {name}, whom the kernel may trust"))
     } else {
-        let finding = format!("{path} belongs to {shown}: its images are mounted by FUSE only");
+        let finding = format!("{path} belongs to {name}: its images are mounted by FUSE only");
         Check::warning(TOPIC, finding, "if nobody else writes it, name the owner in agent.trusted_owners")
     }
 }
@@ -139,7 +151,7 @@ mod tests {
     fn states(store: &Path) -> Vec<State> {
         let own = Owner::Id(nix::unistd::getuid().as_raw());
         let config = Agent { trusted_owners: vec![own], ..Agent::default() };
-        one(store, &config).iter().map(|check| check.state).collect()
+        one(store, &config, false).iter().map(|check| check.state).collect()
     }
 
     #[test]
@@ -151,7 +163,7 @@ mod tests {
         fs::set_permissions(&store, Permissions::from_mode(0o755)).unwrap();
         fs::write(store.join("parallax/images/a.json"), "{}").unwrap();
         assert_eq!(states(&store), [State::Ok, State::Ok]);
-        assert!(one(&store, &Agent::default())[0].finding.ends_with("has 1 image"));
+        assert!(one(&store, &Agent::default(), false)[0].finding.ends_with("has 1 image"));
         fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
         assert_eq!(states(&store), [State::Ok, State::Problem, State::Ok]);
         fs::set_permissions(&store, Permissions::from_mode(0o775)).unwrap();

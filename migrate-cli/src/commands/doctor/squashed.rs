@@ -1,0 +1,98 @@
+//! Stores in which root has no rights of its own: file servers map it to an account without any (`root_squash` of NFS, and
+//! the like of Lustre and others).
+//!
+//! A local file system never refuses root. So a refusal is such a mapping, whatever the file system.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use parallax_config::Agent;
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
+
+use super::Check;
+use super::stores::TOPIC;
+
+/// Directories of a store that steps need, and the ends of the files in them.
+const READ: [(&str, &str); 4] =
+    [("parallax/images", "json"), ("parallax/layers", "squash"), ("overlay-images", "json"), ("squash", "squash")];
+
+/// What a caller that is root finds out about its own rights in a store; nothing if it has them all.
+pub fn check(store: &Path, owner: &str, config: &Agent) -> Option<Check> {
+    if let Some(path) = unreadable(store) {
+        return Some(no_reading(&path, store, owner));
+    }
+    if !refuses_writing(store) {
+        return None;
+    }
+    let holds = store.join("parallax/holds");
+    let finding = format!(
+        "root has no rights of its own in {} (root_squash): {owner} must run parallax migrate, rm and gc",
+        store.display()
+    );
+    if !config.holds || !refuses_writing(&holds) {
+        return Some(Check::ok(TOPIC, finding));
+    }
+    let finding = format!("{finding}; the agent cannot mark images as in use");
+    let remedy = "set agent.holds = false: rm then relies on its grace period alone".to_owned();
+    Some(Check::warning(TOPIC, finding, remedy))
+}
+
+/// The finding where root may not read `path`.
+pub fn no_reading(path: &Path, store: &Path, owner: &str) -> Check {
+    let finding = format!(
+        "root cannot read {}: permission denied; the file server maps root to an account without rights (root_squash), so only \
+         users who may read it can say whether the store is whole",
+        path.display()
+    );
+    let remedy = format!(
+        "run parallax doctor as a user of the store; if that is refused, as {owner}: chmod -R a+rX {}",
+        store.display()
+    );
+    Check::warning(TOPIC, finding, remedy)
+}
+
+/// The first of what steps need that is refused. Of each kind of files one is tried.
+fn unreadable(store: &Path) -> Option<PathBuf> {
+    let is_refused = |error: &io::Error| error.kind() == ErrorKind::PermissionDenied;
+    for (directory, end) in READ {
+        let directory = store.join(directory);
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if is_refused(&error) => return Some(directory),
+            Err(_) => continue,
+        };
+        let first = entries.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == end));
+        if let Some(file) = first.filter(|file| File::open(file).is_err_and(|error| is_refused(&error))) {
+            return Some(file);
+        }
+    }
+    None
+}
+
+/// Whether writing is refused for want of rights. A read-only file system does not count, nor what is not there.
+fn refuses_writing(path: &Path) -> bool {
+    access(path, Access::WRITE_OK) == Err(Errno::ACCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_can_be_read_and_written_is_not_spoken_of() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir_all(directory.path().join("parallax/images")).unwrap();
+        fs::write(directory.path().join("parallax/images/a.json"), "{}").unwrap();
+        assert_eq!(check(directory.path(), "u1", &Agent::default()), None);
+        assert_eq!(check(Path::new("/nonexistent"), "u1", &Agent::default()), None);
+    }
+
+    #[test]
+    fn the_remedy_names_owner_and_store() {
+        let check = no_reading(Path::new("/s/parallax/images"), Path::new("/s"), "images");
+        assert!(check.finding.contains("root_squash") && check.finding.contains("/s/parallax/images"));
+        assert!(check.remedy.is_some_and(|remedy| remedy.contains("as images: chmod -R a+rX /s")));
+    }
+}
