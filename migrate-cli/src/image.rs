@@ -97,6 +97,9 @@ pub struct Layer {
 
 impl Manifest {
     /// Reads a manifest.
+    ///
+    /// # Errors
+    /// If it is no manifest of a container image.
     pub fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
         from_object(bytes).context("the source has no manifest of a container image")
     }
@@ -139,7 +142,7 @@ impl Image {
             other_digests,
             manifest: String::from_utf8(manifest).context("the manifest is not UTF-8")?,
             config,
-            created: configuration.created.filter(|text| is_rfc3339(text)).unwrap_or_else(|| NO_DATE.to_owned()),
+            created: configuration.created.and_then(|text| canonical_time(&text)).unwrap_or_else(|| NO_DATE.to_owned()),
         })
     }
 }
@@ -164,54 +167,11 @@ fn check_digest(what: &str, digest: &str, bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether Go, and so Podman, reads this as a time: a store with another text in it is refused as a whole.
-fn is_rfc3339(text: &str) -> bool {
-    let digits = |from: usize, to: usize| {
-        text.get(from..to)
-            .and_then(|part| part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<u32>().ok())?)
-    };
-    let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
-    let bytes = text.as_bytes();
-    if text.len() < 20 || !separators.iter().all(|&(at, byte)| bytes[at] == byte) {
-        return false;
-    }
-    let in_range = |from, to, low, high| digits(from, to).is_some_and(|n| (low..=high).contains(&n));
-    let (Some(year), Some(month), Some(day)) = (digits(0, 4), digits(5, 7), digits(8, 10)) else { return false };
-    let leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
-    let days = match month {
-        2 if leap => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        1..=12 => 31,
-        _ => return false,
-    };
-    let rest = &text[19..];
-    let zone = match rest.strip_prefix('.') {
-        Some(fraction) => {
-            let zone = fraction.trim_start_matches(|c: char| c.is_ascii_digit());
-            if zone.len() == fraction.len() {
-                return false;
-            }
-            zone
-        }
-        None => rest,
-    };
-    let zone_holds = zone == "Z" || is_offset(zone);
-    (1..=days).contains(&day)
-        && in_range(11, 13, 0, 23)
-        && in_range(14, 16, 0, 59)
-        && in_range(17, 19, 0, 59)
-        && zone_holds
-}
-
-fn is_offset(zone: &str) -> bool {
-    let bytes = zone.as_bytes();
-    let number = |from: usize| zone.get(from..from + 2).and_then(|part| part.parse::<u8>().ok());
-    bytes.len() == 6
-        && matches!(bytes[0], b'+' | b'-')
-        && bytes[3] == b':'
-        && number(1).is_some_and(|hours| hours < 24)
-        && number(4).is_some_and(|minutes| minutes < 60)
+/// A time as Go, and so Podman, reads it: RFC 3339, in UTC. A store with another text in it is refused as a whole. `None` if the
+/// text is no time, or one before year 0, which RFC 3339 cannot say.
+fn canonical_time(text: &str) -> Option<String> {
+    let time: jiff::Timestamp = text.parse().ok()?;
+    Some(time.to_string()).filter(|text| !text.starts_with('-'))
 }
 
 #[cfg(test)]
@@ -251,14 +211,26 @@ mod tests {
     }
 
     #[test]
-    fn dates_podman_would_choke_on_are_found() {
-        for good in ["2024-02-29T00:00:00Z", "2024-01-01T00:00:00.123456789Z", "2024-01-01T23:59:59+02:00"] {
-            assert!(is_rfc3339(good), "{good}");
+    fn times_are_written_as_podman_reads_them() {
+        for (text, written) in [
+            ("2024-02-29T00:00:00Z", "2024-02-29T00:00:00Z"),
+            ("2024-01-01T00:00:00.123456789Z", "2024-01-01T00:00:00.123456789Z"),
+            ("2024-01-01T23:59:59+02:00", "2024-01-01T21:59:59Z"),
+            ("2024-01-01t00:00:00z", "2024-01-01T00:00:00Z"),
+            ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
+        ] {
+            assert_eq!(canonical_time(text).as_deref(), Some(written), "{text}");
         }
-        for bad in
-            ["", "now", "2023-02-29T00:00:00Z", "2024-13-01T00:00:00Z", "2024-01-01T00:00:00", "2024-01-01T00:00:00.Z"]
-        {
-            assert!(!is_rfc3339(bad), "{bad}");
+        for bad in [
+            "",
+            "now",
+            "2023-02-29T00:00:00Z",
+            "2024-13-01T00:00:00Z",
+            "2024-01-01T00:00:00",
+            "2024-01-01T00:00:00.Z",
+            "-000001-01-01T00:00:00Z",
+        ] {
+            assert_eq!(canonical_time(bad), None, "{bad}");
         }
     }
 }

@@ -1,4 +1,6 @@
 //! The grammar of image names, after the OCI distribution spec's `<name>` and `<tag>` and Podman's short names.
+//!
+//! No crate serves: `oci-spec`'s references know no short names, and bring regex and derive_builder into the Slurm plugin.
 
 use std::fmt;
 
