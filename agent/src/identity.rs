@@ -4,6 +4,8 @@
 //! numbers ([`parallax_probe::subordinate`]). `--userns=keep-id` puts a second map on top, in which the user's own id is itself
 //! and the ids below and above it are the others. The maps here are the products of these: from an id on the image's file system to
 //! one on the node.
+//!
+//! No crate serves: the maps have to be Podman's own, entry by entry, because Podman compares them.
 
 use std::fs;
 use std::io;

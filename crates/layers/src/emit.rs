@@ -11,6 +11,8 @@
 //! - The prefix field is used whatever the header's form: it stays empty, long names are GNU's `L` headers.
 //! - PAX records are scanned as C strings: at least one zero byte follows them.
 //! - Sparse files have met several defects up to 4.7.4: holes are written as zeros, which sqfstar finds by itself.
+//!
+//! No crate serves: the writer of `tar` chooses among these forms by itself.
 
 use std::io::{self, Read, Write};
 

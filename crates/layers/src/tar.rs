@@ -1,6 +1,6 @@
 //! Reads a tar archive entry by entry: ustar, PAX, GNU and the old V7 form.
 //!
-//! Not with the crate `tar`, which does not know the sparse files of PAX archives.
+//! No crate serves: `tar` 0.4 does not expand the sparse files of PAX archives, and `tar-core` 0.1 needs a newer Rust than ours.
 
 use std::io::{self, Read, Write};
 

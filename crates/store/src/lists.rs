@@ -3,6 +3,8 @@
 //! There may be very many entries. Of each only a few fields are understood; its text is kept and written again as it was,
 //! unless what it says changes. So the fields that podman-hpc and the Go tool need stay, and a change costs little more than
 //! reading and writing the file.
+//!
+//! No crate serves: the format is containers/storage's own, which has no library but in Go.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;

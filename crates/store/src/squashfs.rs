@@ -1,4 +1,6 @@
 //! What is read of a SquashFS file without mounting it (Documentation/filesystems/squashfs.rst in the kernel's source).
+//!
+//! No crate serves: `backhand` reads and unpacks whole file systems; wanted is the superblock alone.
 
 /// The part of a file's superblock that tells whether the file is whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,8 @@
 //! Sockets that systemd has opened for this process (`sd_listen_fds(3)`).
+//!
+//! No crate serves: listenfd 1.0 takes descriptors also if `LISTEN_PID` is missing, follows a variable of its own to other
+//! numbers, and removes variables of the environment, which is undefined behavior once there are threads; sd-notify 0.5 has
+//! numbers only, so the unsafe half would stay here.
 
 use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};

@@ -1,4 +1,7 @@
 //! A block device over a file (`loop(4)`).
+//!
+//! No crate serves: `loopdev-3` 0.5 sets a device up in two calls (`LOOP_SET_FD`, then `LOOP_SET_STATUS64`). A process that dies
+//! between them leaves a device that is not cleared by itself. `LOOP_CONFIGURE` is one call.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -1,4 +1,6 @@
 //! What of containers-registries.conf(5) short names need, read from where Podman reads it.
+//!
+//! No crate serves: containers-image-proxy has skopeo fetch an image by its full name, and skopeo resolves no short names.
 
 use std::collections::BTreeMap;
 use std::fs;
