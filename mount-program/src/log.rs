@@ -2,20 +2,26 @@
 //!
 //! Podman shows a mount program's standard error only if the mount fails, so errors go there as well. A log that can't be
 //! written is no reason to have no container.
+//!
+//! The crates for rotated logs (tracing-appender, file-rotate, flexi_logger) are for one process that stays; here each mount is a
+//! process, and many append to one file at a time.
 
-use std::fs::{File, OpenOptions};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use parallax_config::LogLevel;
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 /// Where systemd's journal takes messages, in its own format.
 const JOURNAL: &str = "/run/systemd/journal/socket";
 const NAME: &str = "parallax-mount-program";
+/// Size in bytes at which a log file is put aside; that of the last time is dropped then.
+const MAX_LOG_BYTES: u64 = 1024 * 1024;
 
 /// The log of this process.
 #[derive(Debug)]
@@ -35,7 +41,7 @@ impl Log {
     /// Opens the file or finds the journal; what is wrong with the file is said on standard error.
     pub fn open(level: LogLevel, file: Option<&Path>) -> Self {
         let file = file.and_then(|path| {
-            open(path).inspect_err(|error| complain(&format!("the log {}: {error}", path.display()))).ok()
+            open_bounded(path).inspect_err(|error| complain(&format!("the log {}: {error}", path.display()))).ok()
         });
         let sink = file.map(Sink::File).or_else(|| journal(Path::new(JOURNAL)).ok().map(Sink::Journal));
         Self { level, sink: sink.unwrap_or(Sink::StandardError) }
@@ -64,6 +70,37 @@ impl Log {
 /// Writes a line to standard error. `eprintln!` would panic if nobody reads it.
 pub fn complain(message: &str) {
     let _ = io::stderr().write_all(format!("{NAME}: {message}\n").as_bytes());
+}
+
+/// Opens a log, a new one if it has reached [`MAX_LOG_BYTES`]. No process writes more than a few lines, so that is its bound.
+fn open_bounded(path: &Path) -> io::Result<File> {
+    let file = open(path)?;
+    if file.metadata()?.len() < MAX_LOG_BYTES {
+        return Ok(file);
+    }
+    put_aside(&file, path)?;
+    open(path)
+}
+
+/// Renames a full log to `<name>.1`, once for all processes that have it open: who has its lock, and finds it still under its
+/// name, does it. A log that cannot be renamed is emptied.
+fn put_aside(full: &File, path: &Path) -> io::Result<()> {
+    // Another process that has the lock is doing it.
+    if flock(full, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(());
+    }
+    let (ours, named) = (full.metadata()?, fs::symlink_metadata(path)?);
+    if (ours.dev(), ours.ino()) != (named.dev(), named.ino()) {
+        return Ok(());
+    }
+    fs::rename(path, previous(path)).or_else(|_| full.set_len(0))
+}
+
+/// The name of the log that was put aside last.
+fn previous(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(".1");
+    name.into()
 }
 
 /// Opens a log of the user's own for writing at its end. A directory that all can write to may hold somebody else's file, link
@@ -145,6 +182,37 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.lines().count() == 2 && text.ends_with("Info: two\n"), "{text}");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_full_file_is_put_aside_once_and_the_one_before_is_dropped() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let size = |path: &Path| fs::metadata(path).unwrap().len();
+        for round in 0..3 {
+            let full = open(&path).unwrap();
+            full.set_len(MAX_LOG_BYTES + round).unwrap();
+            // As one process after another finds it full.
+            let (first, second) = (open(&path).unwrap(), open(&path).unwrap());
+            put_aside(&first, &path).unwrap();
+            Log::open(LogLevel::Info, Some(&path)).say(LogLevel::Info, "after");
+            drop(first);
+            put_aside(&second, &path).unwrap();
+            assert!(fs::read_to_string(&path).unwrap().ends_with("after\n"));
+            assert_eq!(size(&previous(&path)), MAX_LOG_BYTES + round);
+        }
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_full_file_that_cannot_be_renamed_is_emptied() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        // A directory cannot be replaced by a file.
+        fs::create_dir(previous(&path)).unwrap();
+        open(&path).unwrap().set_len(MAX_LOG_BYTES).unwrap();
+        Log::open(LogLevel::Info, Some(&path)).say(LogLevel::Info, "after");
+        assert!(fs::read_to_string(&path).unwrap().lines().count() == 1);
     }
 
     #[test]
