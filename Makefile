@@ -7,23 +7,37 @@ DESTDIR ?=
 PREFIX ?= /usr
 SYSCONFDIR ?= /etc
 UNITDIR ?= $(PREFIX)/lib/systemd/system
+MANDIR ?= $(PREFIX)/share/man
+BASHCOMPDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHCOMPDIR ?= $(PREFIX)/share/zsh/site-functions
+FISHCOMPDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 # The plugin has a target directory of its own: what it is built from depends on Slurm's headers.
 PLUGIN_TARGET = target/plugin
+# All but the plugin's crates, which need Slurm's headers.
+WITHOUT_PLUGIN = --workspace --exclude spank-parallax --exclude spank-parallax-step
+# What `make docs` makes.
+DOCS = target/docs
 
-.PHONY: help all products plugin test unit-test bench soak demo lint install dependencies clean
+.PHONY: help all products plugin docs test unit-test bench soak demo install install-programs install-docs dependencies clean
+.PHONY: lint lint-format lint-clippy lint-docs lint-shell lint-dependencies lint-minimum-rust
 
 help:
-	@echo 'make all        build the products and the plugin (needs Slurm'\''s headers: SLURM_INCLUDE=DIR)'
-	@echo 'make install    install them (DESTDIR, PREFIX, SYSCONFDIR, UNITDIR)'
+	@echo 'make all        build the products, the plugin (needs Slurm'\''s headers: SLURM_INCLUDE=DIR) and the manual pages'
+	@echo 'make products   build the products only'
+	@echo 'make plugin     build the plugin only'
+	@echo 'make docs       make manual pages, completions and etc/parallax.toml from the code'
+	@echo 'make install    install them (DESTDIR, PREFIX, SYSCONFDIR, UNITDIR, ...)'
 	@echo 'make test       all tests, on real Slurm clusters of namespaces; as root, installs what it needs by apt;'
 	@echo '                T=PATTERN runs those privileged and cluster tests that have PATTERN in their name'
 	@echo 'make unit-test  the tests that anyone can run'
+	@echo 'make lint       format, clippy, shellcheck, rustdoc, licenses and versions of crates, the minimum Rust version'
 	@echo 'make bench      measure, side by side; as root'
 	@echo 'make soak       the large fixed loads, then random steps and faults for ten minutes (SOAK_MINUTES); as root'
 	@echo 'make demo       see it work on a cluster of namespaces; as root, installs what it needs by apt'
-	@echo 'make lint       format and lints'
+	@echo 'make dependencies  install what building, testing and linting need; as root, by apt'
+	@echo 'make clean      remove what cargo built'
 
-all: products plugin
+all: products plugin docs
 
 products:
 	$(CARGO) build --release --locked --bins
@@ -34,11 +48,17 @@ plugin:
 	$(CARGO) build --profile plugin --locked --package spank-parallax --target-dir $(PLUGIN_TARGET)
 	$(CARGO) build --profile plugin-step --locked --package spank-parallax-step --target-dir $(PLUGIN_TARGET)
 
+# The example configuration is part of the repository; a test says when it is stale.
+docs:
+	$(CARGO) run --release --locked --quiet --package parallax-manual -- $(DOCS)
+	@cmp --silent $(DOCS)/parallax.toml etc/parallax.toml || cp $(DOCS)/parallax.toml etc/parallax.toml
+
 dependencies:
 	tests/install-dependencies
 
 unit-test:
-	$(CARGO) test --locked --quiet --lib --bins
+	$(CARGO) test --locked --quiet --lib --bins $(WITHOUT_PLUGIN) \
+		--exclude integration-tests --exclude parallax-bench --exclude parallax-soak
 
 # Unit tests first, for everyone; then those that need root and say so. With T=PATTERN only the latter, by name.
 T ?=
@@ -65,16 +85,46 @@ soak: dependencies
 demo: dependencies
 	tests/demo
 
-lint: export BINDGEN_EXTRA_CLANG_ARGS = -I$(SLURM_INCLUDE)
-lint:
+# The plugin's crates need Slurm's headers. A machine without Slurm gets them with the root file system of the test nodes.
+ROOTFS_INCLUDE = target/cluster/rootfs-trixie/usr/include
+LINT_INCLUDE = $(if $(wildcard $(SLURM_INCLUDE)/slurm/spank.h),$(SLURM_INCLUDE),$(CURDIR)/$(ROOTFS_INCLUDE))
+LINT_HEADERS = $(LINT_INCLUDE)/slurm/spank.h
+
+$(CURDIR)/$(ROOTFS_INCLUDE)/slurm/spank.h:
+	tests/cluster/cluster build-rootfs trixie
+
+lint: lint-format lint-shell lint-dependencies lint-clippy lint-docs lint-minimum-rust
+
+lint-format:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --exclude spank-parallax --exclude spank-parallax-step --all-targets \
-		-- -D warnings
+
+lint-shell:
+	tests/lint/shell
+
+lint-dependencies:
+	tests/lint/dependencies
+
+lint-clippy lint-docs: export BINDGEN_EXTRA_CLANG_ARGS = -I$(LINT_INCLUDE)
+
+lint-clippy: $(LINT_HEADERS)
+	$(CARGO) clippy --locked $(WITHOUT_PLUGIN) --all-targets -- -D warnings
 	$(CARGO) clippy --locked --profile plugin --package spank-parallax --target-dir $(PLUGIN_TARGET) -- -D warnings
 	$(CARGO) clippy --locked --profile plugin-step --package spank-parallax-step --target-dir $(PLUGIN_TARGET) \
 		-- -D warnings
 
-install:
+# Private items too: their comments are what developers read.
+lint-docs: export RUSTDOCFLAGS = -D warnings -A rustdoc::private_intra_doc_links
+lint-docs: $(LINT_HEADERS)
+	$(CARGO) doc --locked $(WITHOUT_PLUGIN) --no-deps --document-private-items
+	$(CARGO) doc --locked --package spank-parallax --package spank-parallax-step --no-deps --document-private-items \
+		--target-dir $(PLUGIN_TARGET)
+
+lint-minimum-rust:
+	tests/lint/minimum-rust
+
+install: install-programs install-docs
+
+install-programs:
 	install -D -m 0755 target/release/parallax $(DESTDIR)$(PREFIX)/bin/parallax
 	install -D -m 0755 target/release/parallax-agent $(DESTDIR)$(PREFIX)/sbin/parallax-agent
 	install -D -m 0755 target/release/parallax-launch $(DESTDIR)$(PREFIX)/libexec/parallax/parallax-launch
@@ -92,6 +142,14 @@ install:
 	install -D -m 0644 README.md $(DESTDIR)$(PREFIX)/share/doc/parallax/README.md
 	@test -e $(DESTDIR)$(SYSCONFDIR)/parallax/parallax.toml || \
 		install -D -m 0644 etc/parallax.toml $(DESTDIR)$(SYSCONFDIR)/parallax/parallax.toml
+
+install-docs:
+	for page in $(DOCS)/man/*.[158] packaging/man/*.[158]; do \
+		install -D -m 0644 $$page $(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/} || exit; \
+	done
+	for file in $(DOCS)/bash/*; do install -D -m 0644 $$file $(DESTDIR)$(BASHCOMPDIR)/$${file##*/} || exit; done
+	for file in $(DOCS)/zsh/*; do install -D -m 0644 $$file $(DESTDIR)$(ZSHCOMPDIR)/$${file##*/} || exit; done
+	for file in $(DOCS)/fish/*; do install -D -m 0644 $$file $(DESTDIR)$(FISHCOMPDIR)/$${file##*/} || exit; done
 
 clean:
 	$(CARGO) clean

@@ -15,7 +15,7 @@
 //! - [`programs`]: the programs that a site may choose.
 //! - [`settings`]: what a site sets; [`assignments`]: the configuration of the script that this replaces.
 //! - [`log`]: where it says what it does.
-//! - [`run`]: all of it in order.
+//! - [`mod@run`]: all of it in order.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 

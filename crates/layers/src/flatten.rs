@@ -36,7 +36,7 @@ pub struct Flattened {
 /// The limits hold for each layer, and for what is left of all of them.
 ///
 /// # Errors
-/// As [`crate::convert`].
+/// As [`crate::convert()`].
 pub fn flatten<R: Read + Send>(
     diff_ids: &[&str],
     file: &Path,

@@ -1,6 +1,6 @@
 //! Turns the tar stream of an image layer into a SquashFS file.
 //!
-//! The stream is read once, from start to end, with flat memory: [`convert`] decompresses it, takes the digest of the
+//! The stream is read once, from start to end, with flat memory: [`convert()`] decompresses it, takes the digest of the
 //! uncompressed bytes, rewrites the tar on the fly and pipes it into `sqfstar` of squashfs-tools, the only tool that
 //! writes SquashFS with extended attributes and hard links. The rewriting
 //!

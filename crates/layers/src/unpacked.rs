@@ -15,7 +15,7 @@ use crate::tar::{Kind, TarReader};
 /// The tool that reads SquashFS without mounting it, and tells attributes and hard links.
 const PROGRAM: &str = "sqfs2tar";
 
-/// The digest of what a SquashFS file holds. For a file that [`crate::convert`] has made it is the one in
+/// The digest of what a SquashFS file holds. For a file that [`crate::convert()`] has made it is the one in
 /// [`crate::Converted::content`], whatever it is compressed with and in which order its files lie.
 ///
 /// # Errors

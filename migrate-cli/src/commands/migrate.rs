@@ -26,6 +26,7 @@ pub struct Options {
     /// The images: docker://NAME, containers-storage:NAME, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, dir:DIR, or
     /// a NAME, which means what it means to podman pull
     #[arg(required_unless_present = "adopt", value_name = "SOURCE")]
+    #[allow(rustdoc::broken_intra_doc_links, reason = "the text is the command's help, and [:TAG] is no link")]
     sources: Vec<String>,
     /// Bring images that podman-hpc or the Go tool left in the store up to the full format, without converting them;
     /// names, digests or ids in place of sources [default: all]

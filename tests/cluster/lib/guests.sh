@@ -29,7 +29,7 @@ guest_is_current() {
 
 # The users of the nodes, for the same reasons (see rootfs.sh).
 users_hook() {
-    # shellcheck disable=SC2016  # The hook's shell expands it.
+    # shellcheck disable=SC2016,SC2028  # The hook's shell expands it.
     echo 'for uid in 1001 1002 1003; do
             useradd --uid $uid --no-create-home --shell /bin/bash u$((uid - 1000))
         done
@@ -49,6 +49,7 @@ build_guest() {
 
 # Builds those of the guests' root file systems that are not current, all at once. Who comes second
 # waits for the first.
+# shellcheck disable=SC2120  # Arguments are the command line's.
 cluster_build_guests() {
     [[ $# -eq 0 ]] || usage_error "build-guests: unknown argument \"$1\""
     local suite build builds=() failed=no
@@ -76,9 +77,11 @@ cluster_guest() {
     { [[ $# -eq 1 ]] && is_guest "$suite"; } ||
         usage_error "guest: needs one of: ${guest_suites[*]}"
     [[ -e $state/description ]] || fail "the cluster is not up; start it with: cluster up"
+    # shellcheck disable=SC2119
     guest_is_current "$suite" || cluster_build_guests
     lock_cluster
     if ! node_pid "$suite" >/dev/null; then
+        # shellcheck disable=SC2034  # For start_node.
         count=0 network=10.90.0 rootfs=$(guest_rootfs "$suite")
         start_node "$suite"
     fi

@@ -101,6 +101,18 @@ start_cluster() {
     stage "Start Slurm" start_slurm
 }
 
+# Builds the root file system of the nodes alone, for its headers.
+cluster_build_rootfs() {
+    local suite=${1:-trixie}
+    [[ $# -le 1 && ($suite == trixie || $suite == sid) ]] || usage_error "build-rootfs: needs trixie or sid"
+    ! rootfs_is_current "$suite" || return 0
+    lock_cluster
+    # A node that is up has it below its overlay.
+    [[ ! -e $state/nodes ]] || fail "a cluster is up; take it down first with: cluster down"
+    mkdir -p "$logs"
+    stage "Build the root file system of $suite" build_rootfs "$suite"
+}
+
 # Brings a running cluster up to date with what was built since.
 refresh_cluster() {
     rootfs_is_current "$suite" ||
