@@ -126,6 +126,11 @@ impl Global {
     }
 }
 
+/// The description of the command line.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the command that was typed.
 pub fn run() -> ExitCode {
     let typed: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();

@@ -1,6 +1,6 @@
 //! What the command `parallax` is made of: it brings images into a store and shows what is in it.
 //!
-//! - [`run`]: all of it.
+//! - [`run`]: all of it; [`command`]: the description of its command line.
 //! - [`image`], [`migration::flat`], [`source::registries`]: readers of what others wrote, open to be tried with any input.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -18,6 +18,12 @@ pub mod source;
 mod units;
 
 use std::process::ExitCode;
+
+/// The command line's own description, from which manual pages and completions are made.
+#[must_use]
+pub fn command() -> clap::Command {
+    cli::command()
+}
 
 /// Runs the command that this process was started with.
 #[must_use]

@@ -1,46 +1,47 @@
 //! How images come to steps: which way of mounting, what is checked, what stays mounted.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-/// How the layers of images are mounted (`agent.mounts`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mounts {
-    /// By the kernel where the node can do it and the store's owner is trusted, else by FUSE.
-    #[default]
-    Auto,
-    /// By the kernel only. A node that can't, and a store whose owner is not trusted, refuse.
-    Native,
-    /// By FUSE only.
-    Fuse,
+use crate::keys::choices;
+
+choices! {
+    /// How the layers of images are mounted (`agent.mounts`).
+    Mounts default Auto {
+        /// By the kernel where the node can do it and the store's owner is trusted, else by FUSE.
+        Auto = "auto";
+        /// By the kernel only. A node that cannot, and a store whose owner is not trusted, refuse.
+        Native = "native";
+        /// By FUSE only, in processes of the step's user.
+        Fuse = "fuse";
+    }
 }
 
-/// When a SquashFS file is compared with the SHA-256 recorded at its migration (`agent.verify`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Verify {
-    /// Never.
-    #[default]
-    Off,
-    /// At its first mount on the node since the agent was started, and again if it was changed since.
-    First,
-    /// At every new mount. A step that shares a mount that is there makes no new one.
-    Always,
+choices! {
+    /// When a SquashFS file is compared with the SHA-256 recorded at its migration (`agent.verify`).
+    Verify default Off {
+        /// Never.
+        Off = "off";
+        /// At its first mount on the node since the agent was started, and again if it was changed since.
+        First = "first";
+        /// At every new mount. A step that shares a mount that is there makes no new one.
+        Always = "always";
+    }
 }
 
-/// What a step gets whose image is in no store (`step.on_missing`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnMissing {
-    /// An error.
-    #[default]
-    Error,
-    /// The image pulled by plain Podman, into the step's own storage.
-    Pull,
+choices! {
+    /// What a step gets whose image is in no store (`step.on_missing`).
+    OnMissing default Error {
+        /// An error.
+        Error = "error";
+        /// The image pulled by plain Podman in the step, on each node anew, into the step's own storage; a line on standard
+        /// error says so. Nothing is pulled for a user who may not read one of the stores. A pull counts as part of
+        /// `step.start_timeout` and needs room in `step.scratch_size`.
+        Pull = "pull";
+    }
 }
 
 /// A user whose stores the kernel may read (`agent.trusted_owners`): a name, or a number.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged)]
 pub enum Owner {
     /// The user's id.

@@ -8,12 +8,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use crate::keys::{Described as _, section};
+
+mod keys;
 mod ladder;
 mod mount;
 mod mount_program;
 
+pub use keys::{Choice, Key, Section, Shape};
 pub use ladder::{Mounts, OnMissing, Owner, Verify};
 pub use mount::{BindMount, BindMountError};
 pub use mount_program::{LogLevel, MountProgram};
@@ -24,11 +28,31 @@ pub const DEFAULT_PATH: &str = "/etc/parallax/parallax.toml";
 /// The most that `agent.keep_warm` may be, in seconds: a week.
 const MOST_WARM: u32 = 604_800;
 
+/// The description of the whole file, in its order.
+pub const SECTIONS: &[Section] = &[
+    Section { name: "", about: &[], keys: &[STORES] },
+    Agent::SECTION,
+    Step::SECTION,
+    Run::SECTION,
+    MountProgram::SECTION,
+];
+
+/// The description of [`Config::stores`].
+const STORES: Key = Key {
+    name: "stores",
+    description: &[
+        "The image stores, absolute paths, searched in this order. Each belongs to whoever runs `parallax migrate` (best root, or an",
+        "account of its own that `agent.trusted_owners` names), and nobody else may write in it: the kernel reads what it holds.",
+    ],
+    shape: Vec::<PathBuf>::SHAPE,
+    example: Some("[\"/shared/parallax\"]"),
+};
+
 /// The whole file. Every key but `stores` has a default.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The image stores, absolute paths; an image is sought in them in this order.
+    /// The image stores, absolute paths, searched in this order.
     pub stores: Vec<PathBuf>,
     /// What concerns the node agent.
     #[serde(default)]
@@ -44,91 +68,62 @@ pub struct Config {
     pub mount_program: MountProgram,
 }
 
-/// The section `[agent]`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Agent {
-    /// Where the agent keeps its socket, mounts and step stores: an absolute path on a tmpfs. Keep it short: it is part
-    /// of every lower directory's path, and all of them must fit into one page for the kernel.
-    pub runtime_dir: PathBuf,
-    /// Where the agent writes its metrics for the node exporter's textfile collector, an absolute path that ends in `.prom`;
-    /// empty for nowhere.
-    pub metrics_file: PathBuf,
-    /// How the layers of images are mounted.
-    pub mounts: Mounts,
-    /// Whose stores the kernel may read. Those of others are read by FUSE only, as the step's user.
-    pub trusted_owners: Vec<Owner>,
-    /// The mount program, for mounts by FUSE.
-    pub mount_program: PathBuf,
-    /// When SquashFS files are compared with their recorded SHA-256.
-    pub verify: Verify,
-    /// For how long layers that no step uses stay mounted, in seconds (0 to 604800).
-    pub keep_warm: u32,
-    /// Whether the agent says in the store which images this node holds, where root may write there.
-    pub holds: bool,
-}
-
-/// The section `[step]`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Step {
-    /// How long a step may wait for its image, in seconds (1 to 3600).
-    pub start_timeout: u32,
-    /// How long the end of a step may wait for the clean-up, in seconds (1 to 3600). The clean-up goes on after that.
-    pub end_timeout: u32,
-    /// The size of the step's writable layer and of Podman's own files, as `tmpfs(5)` takes it: bytes with `k`, `m` or `g`,
-    /// or a percentage of the memory.
-    pub scratch_size: String,
-    /// What a step gets whose image is in no store.
-    pub on_missing: OnMissing,
-}
-
-/// The section `[run]`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Run {
-    /// Paths of the node to show in every container, `SOURCE[:TARGET][:ro]`. One that is missing on a node is left out.
-    pub mounts: Vec<BindMount>,
-    /// Whether the user's home directory is shown in the container.
-    pub mount_home: bool,
-    /// Whether the directory the step was started in is shown in the container.
-    pub mount_workdir: bool,
-    /// The Podman to use.
-    pub podman: PathBuf,
-    /// The OCI runtime to use.
-    pub runtime: PathBuf,
-}
-
-impl Default for Agent {
-    fn default() -> Self {
-        Self {
-            runtime_dir: PathBuf::from("/run/parallax"),
-            metrics_file: PathBuf::new(),
-            mounts: Mounts::default(),
-            trusted_owners: vec![Owner::Name("root".to_owned())],
-            mount_program: PathBuf::from("/usr/libexec/parallax/parallax-mount-program"),
-            verify: Verify::default(),
-            keep_warm: 0,
-            holds: true,
-        }
+section! {
+    /// The node agent.
+    "agent" Agent {
+        /// Where the agent keeps its socket, mounts and step stores: an absolute path on a tmpfs. Keep it short: it is part of
+        /// every lower directory's path, and all of them must fit into one page for the kernel.
+        runtime_dir: PathBuf = PathBuf::from("/run/parallax");
+        /// Where the agent writes its metrics for the Prometheus node exporter's textfile collector: an absolute path that ends in
+        /// `.prom`, such as `/var/lib/prometheus/node-exporter/parallax.prom`; nowhere if empty.
+        metrics_file: PathBuf = PathBuf::new();
+        /// How the layers of images are mounted. `parallax doctor` shows what a node can do.
+        mounts: Mounts = Mounts::default();
+        /// Whose stores the kernel may read. Those of others are only ever mounted by FUSE, as the step's user. A name is looked up when
+        /// it matters, so the account may be made later. On a file server with root_squash root can own no store: name the account that
+        /// migrates images.
+        trusted_owners: Vec<Owner> = vec![Owner::Name("root".to_owned())];
+        /// The mount program, for mounts by FUSE.
+        mount_program: PathBuf = PathBuf::from("/usr/libexec/parallax/parallax-mount-program");
+        /// When a layer's SquashFS file is compared with the SHA-256 recorded at its migration. A file that differs refuses the
+        /// step. Reading the file counts as part of `step.start_timeout`.
+        verify: Verify = Verify::default();
+        /// How long layers that no step uses stay mounted, in seconds (0 to 604800).
+        keep_warm: u32 = 0;
+        /// Whether the agent notes in the store which images this node uses, where root may write there (not with root_squash):
+        /// `parallax rm` then refuses to remove them.
+        holds: bool = true;
     }
 }
 
-impl Default for Step {
-    fn default() -> Self {
-        Self { start_timeout: 60, end_timeout: 30, scratch_size: "50%".to_owned(), on_missing: OnMissing::default() }
+section! {
+    /// Every step.
+    "step" Step {
+        /// How long a step may wait for its image, in seconds (1 to 3600).
+        start_timeout: u32 = 60;
+        /// How long the end of a step may wait for the cleanup, in seconds (1 to 3600). The cleanup goes on after that.
+        end_timeout: u32 = 30;
+        /// The size of a step's writable layer and of Podman's own files, in memory, as tmpfs(5) takes it: bytes with `k`, `m` or
+        /// `g`, or a percentage of the memory.
+        scratch_size: String = "50%".to_owned();
+        /// What a step gets whose image is in no store.
+        on_missing: OnMissing = OnMissing::default();
     }
 }
 
-impl Default for Run {
-    fn default() -> Self {
-        Self {
-            mounts: Vec::new(),
-            mount_home: true,
-            mount_workdir: true,
-            podman: PathBuf::from("/usr/bin/podman"),
-            runtime: PathBuf::from("/usr/bin/crun"),
-        }
+section! {
+    /// The containers of `run` mode.
+    "run" Run {
+        /// Paths of the node to show in every container. A path that does not exist on a node is left out there.
+        mounts: Vec<BindMount> = Vec::new(), example "[\"/scratch\"]";
+        /// Whether the user's home directory is shown in the container.
+        mount_home: bool = true;
+        /// Whether the directory that a step was started in is shown in the container.
+        mount_workdir: bool = true;
+        /// Path of the Podman program to use.
+        podman: PathBuf = PathBuf::from("/usr/bin/podman");
+        /// Path of the OCI runtime to use.
+        runtime: PathBuf = PathBuf::from("/usr/bin/crun");
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// A path of the node shown in a container: `SOURCE[:TARGET][:ro]`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct BindMount {
     /// The path on the node.
     pub source: PathBuf,
@@ -59,6 +59,14 @@ impl TryFrom<String> for BindMount {
     }
 }
 
+/// The text that [`BindMount::parse`] reads.
+impl From<BindMount> for String {
+    fn from(mount: BindMount) -> Self {
+        let access = if mount.read_only { ":ro" } else { "" };
+        format!("{}:{}{access}", mount.source.display(), mount.target.display())
+    }
+}
+
 fn is_plain_absolute(path: &Path) -> bool {
     path.is_absolute() && !path.components().any(|part| part == Component::ParentDir)
 }
@@ -77,6 +85,13 @@ mod tests {
     fn source_and_target() {
         let mount = BindMount::parse("/a:/b").unwrap();
         assert_eq!((mount.source, mount.target, mount.read_only), ("/a".into(), "/b".into(), false));
+    }
+
+    #[test]
+    fn a_mount_is_written_as_it_is_read() {
+        for text in ["/a:/b", "/a:/b:ro"] {
+            assert_eq!(String::from(BindMount::parse(text).unwrap()), text);
+        }
     }
 
     #[test]

@@ -3,57 +3,43 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use crate::keys::{choices, section};
 
-/// What concerns the mount program. What is not said here is sought in the environment (`PARALLAX_MP_…`).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MountProgram {
-    /// The program that serves SquashFS files: a path, or a name to be sought on the PATH. None: `squashfuse_ll`, else
-    /// `squashfuse`.
-    pub squashfuse: Option<PathBuf>,
-    /// Further arguments for it.
-    pub squashfuse_flags: Vec<String>,
-    /// The overlay in user space: a path, or a name to be sought on the PATH. None: `fuse-overlayfs`.
-    pub fuse_overlayfs: Option<PathBuf>,
-    /// With `gid`: the owner of all files of an image, as a number in the container.
-    pub uid: Option<u32>,
-    /// With `uid`: the group of all files of an image.
-    pub gid: Option<u32>,
-    /// How much is logged. None: what was mounted and why so.
-    pub log_level: Option<LogLevel>,
-    /// The file to log to, in place of the journal or standard error.
-    pub log_file: Option<PathBuf>,
-    /// How long squashfuse or fuse-overlayfs may take to begin, in seconds (1 to 3600).
-    pub start_timeout: u32,
+section! {
+    /// Podman's mount program, parallax-mount-program(1), where there is no agent. Its environment variables (`PARALLAX_MP_...`) and
+    /// the configuration file of the script that it replaces override this section.
+    "mount_program" MountProgram {
+        /// The program that serves SquashFS files, a path or a name searched on the PATH. Default: `squashfuse_ll`, else `squashfuse`.
+        squashfuse: Option<PathBuf> = None, example "\"/opt/bin/squashfuse_ll\"";
+        /// Further arguments for it.
+        squashfuse_flags: Vec<String> = Vec::new();
+        /// The overlay in user space, a path or a name searched on the PATH. Default: `fuse-overlayfs`.
+        fuse_overlayfs: Option<PathBuf> = None, example "\"/opt/bin/fuse-overlayfs\"";
+        /// With `gid`: the owner of all files of an image, as a number in the container.
+        uid: Option<u32> = None, example "0";
+        /// With `uid`: the group of all files of an image, as a number in the container.
+        gid: Option<u32> = None, example "0";
+        /// How much is logged. Default: `info`.
+        log_level: Option<LogLevel> = None, example "\"info\"";
+        /// A file to log to, in place of the journal or standard error. At 1 MiB it is renamed to `<log_file>.1`, in place of the one
+        /// before.
+        log_file: Option<PathBuf> = None, example "\"/var/log/parallax-mount.log\"";
+        /// How long squashfuse or fuse-overlayfs may take to start, in seconds (1 to 3600).
+        start_timeout: u32 = 30;
+    }
 }
 
-/// How much is logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogLevel {
-    /// What failed.
-    Error,
-    /// And what is not as it should be.
-    Warning,
-    /// And what was done and why so.
-    Info,
-    /// And each step of it.
-    Debug,
-}
-
-impl Default for MountProgram {
-    fn default() -> Self {
-        Self {
-            squashfuse: None,
-            squashfuse_flags: Vec::new(),
-            fuse_overlayfs: None,
-            uid: None,
-            gid: None,
-            log_level: None,
-            log_file: None,
-            start_timeout: 30,
-        }
+choices! {
+    /// How much is logged.
+    LogLevel {
+        /// What failed.
+        Error = "error";
+        /// And what is not as it should be.
+        Warning = "warning";
+        /// And what was mounted and why so.
+        Info = "info";
+        /// And each step of it.
+        Debug = "debug";
     }
 }
 

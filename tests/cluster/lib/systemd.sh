@@ -12,7 +12,7 @@ boot_systemd_node() {
     install_on "$node" "$(<"$state/with-plugin")"
     configure_slurm "$node"
     root=/proc/$(node_pid "$node")/root
-    make --silent --directory="$repository" install DESTDIR="$root" PLUGIN_TARGET="target/plugin-$suite"
+    make --silent --directory="$repository" install-programs DESTDIR="$root" PLUGIN_TARGET="target/plugin-$suite"
     # -b: as in boot_node.
     echo 'SLURMD_OPTIONS=-b' >"$root/etc/default/slurmd"
     # As README.md says it for compute nodes.

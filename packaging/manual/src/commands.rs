@@ -1,0 +1,117 @@
+//! The pages of programs that clap describes, and completions.
+
+use clap::{Command, CommandFactory as _};
+use clap_complete::Shell;
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
+
+use crate::Output;
+use crate::text::inlines;
+
+/// A section of a page beyond what clap knows: its heading, and terms with what they mean.
+type Section = (&'static str, &'static [(&'static str, &'static str)]);
+
+const CONFIGURATION: (&str, &str) = (parallax_config::DEFAULT_PATH, "The configuration: parallax.toml(5).");
+
+const OF_COMMAND: &[Section] = &[
+    (
+        "EXIT STATUS",
+        &[
+            ("0", "All was done."),
+            ("1", "Something failed; standard error says what."),
+            ("2", "The command line is invalid."),
+            ("128+N", "Signal N interrupted the command."),
+        ],
+    ),
+    (
+        "ENVIRONMENT",
+        &[("PARALLAX_LOG", "A filter for log messages, such as `parallax=debug`, in place of `-v` and `-q`.")],
+    ),
+    ("FILES", &[CONFIGURATION]),
+];
+
+const OF_AGENT: &[Section] = &[
+    (
+        "SIGNALS",
+        &[
+            (
+                "SIGHUP",
+                "Reload the configuration. An invalid file is rejected, and the old configuration stays in force. Running steps keep \
+                 what they have.",
+            ),
+            (
+                "SIGTERM, SIGINT",
+                "Stop: take no new requests, and wait up to 20 seconds for those in progress. Running steps are not affected.",
+            ),
+        ],
+    ),
+    (
+        "FILES",
+        &[
+            CONFIGURATION,
+            ("/run/parallax", "The socket, the journal of leases, mounts and step directories (`agent.runtime_dir`)."),
+        ],
+    ),
+];
+
+/// The command `parallax`.
+pub(crate) fn parallax() -> Command {
+    parallax_migrate_cli::command().disable_help_subcommand(true)
+}
+
+/// The agent.
+pub(crate) fn agent() -> Command {
+    parallax_agent::args::Args::command()
+}
+
+/// The manual pages of commands.
+///
+/// # Errors
+/// If a page cannot be rendered.
+pub(crate) fn pages() -> anyhow::Result<Vec<Output>> {
+    let mut command = parallax();
+    // Global options reach the commands when it is built.
+    command.build();
+    let mut pages = Vec::new();
+    for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
+        pages.push(page(subcommand.clone(), "1", OF_COMMAND, "parallax(1), parallax.toml(5)")?);
+    }
+    let see_also = command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set());
+    let mut see_also: Vec<String> =
+        see_also.map(|subcommand| format!("parallax-{}(1)", subcommand.get_name())).collect();
+    see_also.extend(["parallax-mount-program(1)", "parallax.toml(5)", "parallax-agent(8)"].map(str::to_owned));
+    pages.push(page(command, "1", OF_COMMAND, &see_also.join(", "))?);
+    pages.push(page(agent(), "8", OF_AGENT, "parallax(1), parallax.toml(5), systemd.service(5)")?);
+    Ok(pages)
+}
+
+fn page(command: Command, number: &str, sections: &[Section], see_also: &str) -> anyhow::Result<Output> {
+    let source = concat!("Parallax ", env!("CARGO_PKG_VERSION"));
+    // An empty argument of .TH must be quoted, or the others move up.
+    let man = Man::new(command).section(number).date("\"\"").source(source).manual("Parallax");
+    let mut content = Vec::new();
+    man.render(&mut content)?;
+    let mut end = Roff::new();
+    for (heading, terms) in sections {
+        end.control("SH", [*heading]);
+        for (term, meaning) in *terms {
+            end.control("TP", []).text([bold(*term)]).text(inlines(meaning));
+        }
+    }
+    end.control("SH", ["SEE ALSO"]).text([roman(see_also)]);
+    content.extend_from_slice(end.to_roff().as_bytes());
+    Ok(Output { path: format!("man/{}", man.get_filename()), content })
+}
+
+/// The completions, each where the shell looks for its kind.
+pub(crate) fn completions() -> Vec<Output> {
+    let shells = [(Shell::Bash, "bash", "", ""), (Shell::Zsh, "zsh", "_", ""), (Shell::Fish, "fish", "", ".fish")];
+    let programs = [("parallax", parallax()), ("parallax-agent", agent())];
+    let each = programs.iter().flat_map(|program| shells.iter().map(move |shell| (program, shell)));
+    each.map(|((name, command), (shell, directory, before, after))| {
+        let mut content = Vec::new();
+        clap_complete::generate(*shell, &mut command.clone(), *name, &mut content);
+        Output { path: format!("{directory}/{before}{name}{after}"), content }
+    })
+    .collect()
+}
