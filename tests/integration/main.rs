@@ -46,15 +46,16 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let machine = files::TESTS
-        .iter()
-        .chain(privileged::TESTS)
-        .chain(privileged::credentials::TESTS)
-        .chain(privileged::trust::TESTS);
-    let mut tests: Vec<Test> = machine.map(|&(name, test)| on_machine(name, test)).collect();
+    let mut tests: Vec<Test> = machine_tests().map(|&(name, test)| on_machine(name, test)).collect();
     tests.extend(fault_tests());
     tests.extend(cluster::tests().map(|&(name, test)| on_cluster(name, test)));
     runner::run(&arguments, tests)
+}
+
+/// Every test on this machine.
+fn machine_tests() -> impl Iterator<Item = &'static (&'static str, OnMachine)> {
+    let privileged = [privileged::TESTS, privileged::credentials::TESTS, privileged::trust::TESTS];
+    files::tests().chain(privileged.into_iter().flatten())
 }
 
 fn on_machine(name: &str, test: OnMachine) -> Test {
@@ -128,8 +129,8 @@ fn be_root_in_private() -> Result<(), String> {
         return Err("these tests mount file systems and run a Slurm cluster in namespaces: run them as root".to_owned());
     }
     let private = || -> Result<(), Box<dyn std::error::Error>> {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
         use rustix::mount::{MountPropagationFlags, mount_change};
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
         Ok(mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?)
     };
     private().map_err(|error| format!("no mount namespace can be made for the tests: {error}"))
