@@ -117,7 +117,7 @@ fn sha256(file: &File) -> io::Result<String> {
         if read == 0 {
             return Ok(format!("{:x}", hash.finalize()));
         }
-        hash.update(&buffer[..read]);
+        hash.update(buffer.get(..read).unwrap_or(&buffer));
         offset += read as u64;
     }
 }

@@ -21,6 +21,9 @@
 //! - [`restrict`]: the capabilities and system calls that the agent keeps.
 //! - [`metrics`] and [`logging`]: what it says of itself.
 
+// An index out of bounds would be a panic of root's.
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
 pub mod args;
 pub mod daemon;
 pub mod digest;

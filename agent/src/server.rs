@@ -286,7 +286,8 @@ impl Server {
                 tracing::debug!("a connection was dropped: {error}");
                 self.leases.metrics().dropped(Dropped::Malformed);
                 // A version that does not fit is worth telling.
-                if let (FrameError::Version(_), Some(stream)) = (&error, &self.connections[&number].stream) {
+                let stream = self.connections.get(&number).and_then(|connection| connection.stream.as_ref());
+                if let (FrameError::Version(_), Some(stream)) = (&error, stream) {
                     let _ = frame::send(stream, &Response::Refused { reason: error.to_string() }, Instant::now());
                 }
                 self.forget(number);

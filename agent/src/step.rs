@@ -190,7 +190,7 @@ fn write_file(directory: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
     let file = openat(directory, name, flags, mode)?;
     // Whatever the umask is.
     fchmod(&file, mode)?;
-    fs::File::from(file).write_all(bytes)
+    File::from(file).write_all(bytes)
 }
 
 fn attach_layers(root: &OwnedFd, plan: &StepPlan<'_>, namespaces: &Namespaces) -> io::Result<()> {

@@ -117,8 +117,10 @@ impl StepStore {
                 self.side_cars.push(SideCar { layer: index, path: format!("{LINKS}/{link}.squash") });
             }
             self.file(format!("{directory}/link"), link);
-            let below: Vec<String> =
-                below(&image.layers[..=index]).into_iter().map(|below| format!("l/{}", chain.link(below))).collect();
+            let below: Vec<String> = below(image.layers.get(..=index).unwrap_or_default())
+                .into_iter()
+                .map(|below| format!("l/{}", chain.link(below)))
+                .collect();
             if !below.is_empty() {
                 self.file(format!("{directory}/lower"), below.join(":"));
             }
@@ -177,7 +179,7 @@ impl<'a> Chain<'a> {
     fn records(&self, image: &ImageRecord) -> Vec<Layer> {
         let entry = |(index, (id, layer)): (usize, (&String, &LayerRecord))| Layer {
             id: id.clone(),
-            parent: index.checked_sub(1).map(|below| self.ids[below].clone()),
+            parent: index.checked_sub(1).and_then(|below| self.ids.get(below).cloned()),
             created: image.created.clone(),
             diff_digest: format!("sha256:{}", layer.diff_id),
             diff_size: layer.size,

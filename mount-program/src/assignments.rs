@@ -35,6 +35,9 @@ pub struct AssignmentError {
 type Bytes<'a> = Peekable<Iter<'a, u8>>;
 
 /// Reads a file's text; `get` gives the variables of the environment, `note` is told what was left out.
+///
+/// # Errors
+/// What cannot be read without executing it, with its line.
 pub fn read(
     text: &[u8],
     path: &Path,

@@ -39,6 +39,9 @@ pub enum OptionsError {
 
 impl Options {
     /// Takes the string apart.
+    ///
+    /// # Errors
+    /// If there is no lower directory, or only one of the upper directory and the work directory.
     pub fn parse(text: &OsStr) -> Result<Self, OptionsError> {
         let mut options = Self::default();
         let (mut upper, mut work) = (None, None);

@@ -9,7 +9,8 @@
 //! are four functions ([`c`]).
 
 #![no_std]
-#![allow(unsafe_code)]
+#![deny(clippy::indexing_slicing)]
+#![allow(unsafe_code, reason = "called by C and calls C; there is no safe layer without a standard library")]
 
 use core::ffi::{c_char, c_int, c_uint};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -31,15 +32,15 @@ static UNREGISTERED: AtomicBool = AtomicBool::new(false);
 // of the plugin defines them.
 /// What Slurm calls the plugin.
 #[unsafe(no_mangle)]
-#[allow(non_upper_case_globals)]
+#[allow(non_upper_case_globals, reason = "Slurm's name")]
 pub static plugin_name: [u8; 9] = *b"parallax\0";
 /// What kind of a plugin it is.
 #[unsafe(no_mangle)]
-#[allow(non_upper_case_globals)]
+#[allow(non_upper_case_globals, reason = "Slurm's name")]
 pub static plugin_type: [u8; 6] = *b"spank\0";
 /// The Slurm that it is for: others of another major and minor version do not load it.
 #[unsafe(no_mangle)]
-#[allow(non_upper_case_globals)]
+#[allow(non_upper_case_globals, reason = "Slurm's name")]
 pub static plugin_version: c_uint = c::SLURM_VERSION_NUMBER;
 
 /// The options, in memory that stays: Slurm need not copy them.

@@ -19,6 +19,8 @@
 //!   before they get there.
 //! - Whatever it returns by itself would count: a hook whose failure drains a node returns 0 all the same ([`exported`]).
 
+#![deny(clippy::indexing_slicing)]
+
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -37,7 +39,7 @@ struct Parallax {
 
 // SAFETY: the trait's condition is that hooks that run in forked task processes must not depend on other threads. This plugin
 // starts none, and holds no lock across a hook.
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "the trait is unsafe to implement")]
 unsafe impl Plugin for Parallax {
     fn init_post_opt(&mut self, spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
         match spank.context() {
@@ -82,7 +84,7 @@ unsafe impl Plugin for Parallax {
 }
 
 /// What the plugin that Slurm has loaded finds here.
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "exported to and called by the plugin that Slurm loads")]
 mod exported {
     use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -94,7 +96,7 @@ mod exported {
     /// The hooks. Its name is `parallax_spank_hooks::SYMBOL`.
     // SAFETY: the plugin looks this name up in this file alone (dlsym on its handle).
     #[unsafe(no_mangle)]
-    #[allow(non_upper_case_globals)]
+    #[allow(non_upper_case_globals, reason = "the plugin's name for it")]
     pub static parallax_step_hooks_1: StepHooks =
         StepHooks { option, unregistered, init_post_opt, user_init, task_init_privileged, task_init, exit };
 

@@ -136,7 +136,7 @@ fn names(store: &Path) -> Vec<ImageName> {
 }
 
 /// Hands the image on to the job and to every srun in it.
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "sets environment variables")]
 fn hand_on(wanted: &Wanted, id: Option<&str>) {
     // SAFETY: srun, sbatch and salloc have one thread while they process their options.
     unsafe {

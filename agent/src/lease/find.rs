@@ -49,8 +49,8 @@ impl Leases {
             }
         }
         // Another tool's images are in no index: finding one takes longer, so it comes last.
-        for at in 0..readable.len() {
-            match readable[at].resolve_foreign(&reference) {
+        for (at, store) in readable.iter().enumerate() {
+            match store.resolve_foreign(&reference) {
                 Ok(Some(image)) => return Ok(Found::Image(readable.swap_remove(at), Box::new(image))),
                 Ok(None) => {}
                 Err(error) => obstacles.add(error),

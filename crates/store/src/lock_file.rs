@@ -92,7 +92,7 @@ impl LockFile {
         remove_file(&store.join(LOCK))?;
         match fs::remove_dir(store.join(BREAKING)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).context("remove", &store.join(BREAKING))?
+                Err(error).context("remove", &store.join(BREAKING))?;
             }
             _ => {}
         }

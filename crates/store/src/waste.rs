@@ -232,9 +232,9 @@ impl Waste {
             let is_squashfs = path.extension().is_some_and(|kind| kind == "squash")
                 && path.symlink_metadata().is_ok_and(|file| file.is_file());
             if is_squashfs && self.aside {
-                store.put_aside(&path)?
+                store.put_aside(&path)?;
             } else {
-                remove_file(&path)?
+                remove_file(&path)?;
             }
             directories.insert(path.parent().unwrap_or(Path::new("/")).join("x"));
         }

@@ -13,20 +13,20 @@
 //! - [`fault`]: a process that ends at a chosen step, in tests.
 //! - [`process`]: processes held by a descriptor, so that an id used again can't be mistaken for them.
 
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "descriptors that systemd passed have no owner yet")]
 pub mod activation;
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "calls mallopt(3)")]
 pub mod allocator;
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "calls setfsuid(2), setgroups(2) and faccessat2(2)")]
 pub mod credentials;
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "a signal handler reads and writes registers")]
 pub mod denied;
 pub mod fault;
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "calls ioctl(2)")]
 pub mod loop_device;
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "calls mount_setattr(2)")]
 pub mod mount;
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "acts between fork(2) and execve(2)")]
 pub mod process;
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "calls clone(2)")]
 pub mod user_namespace;

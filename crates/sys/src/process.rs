@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_child_that_was_killed_has_ended() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();
         assert!(!process.wait_until_ended(Duration::ZERO).unwrap());
         process.kill().unwrap();

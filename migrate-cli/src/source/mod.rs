@@ -178,7 +178,7 @@ impl Source {
         let Some(found) = &image.platform else { return Ok(()) };
         match &self.access.platform {
             Some(wanted) => {
-                ensure!(wanted.takes(found), "the image is for {found}, not for {wanted}, and for no other")
+                ensure!(wanted.takes(found), "the image is for {found}, not for {wanted}, and for no other");
             }
             None if !Platform::of_this_machine().takes(found) => {
                 image.warnings.push(format!("the image is for {found}, not for this machine"));

@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context as _, ensure};
 
 use super::session::{IMAGE, NODE, USER, srun};
-use integration_tests::cluster::Cluster;
+use integration_tests::cluster::{Cluster, Done};
 
 /// Where a Podman has the image from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl LocalPodman {
     /// Ends its pause process and removes it.
     pub fn remove(&self, cluster: &Cluster, program: &str) {
         let pid_file = format!("{}/run/libpod/tmp/pause.pid", self.directory);
-        let ended = cluster.run(NODE, USER, &[program, "on-node", "end", &pid_file]).and_then(|done| done.success());
+        let ended = cluster.run(NODE, USER, &[program, "on-node", "end", &pid_file]).and_then(Done::success);
         // Its files belong to the user's subordinate ids, so this takes root.
         let removed = cluster.run(NODE, "root", &["rm", "-rf", "--one-file-system", &self.directory]);
         if let Err(error) = ended.and_then(|_| removed?.success()) {

@@ -78,7 +78,7 @@ fn a_layer_is_mounted_once_and_goes_with_its_last_holder() -> anyhow::Result<()>
     let holders: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> =
             (0..16).map(|_| scope.spawn(|| table.get(&store, &record, &Credentials::root()))).collect();
-        threads.into_iter().map(|thread| thread.join()).collect()
+        threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
     });
     let mut layers = Vec::new();
     for holder in holders {

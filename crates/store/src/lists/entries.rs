@@ -153,9 +153,11 @@ impl<T: Fields> List<T> {
         for entry in &self.entries {
             match (entry, &mut run) {
                 (Entry::Read(here), Some(run)) if self.are_neighbours(run.end, here.start) => run.end = here.end,
-                (Entry::Read(here), _) => parts.extend(run.replace(here.clone()).map(|run| &self.text[run])),
+                (Entry::Read(here), _) => {
+                    parts.extend(run.replace(here.clone()).map(|run| &self.text[run]));
+                }
                 (Entry::Written(text), _) => {
-                    parts.extend(run.take().map(|run| &self.text[run]).into_iter().chain([text.get()]))
+                    parts.extend(run.take().map(|run| &self.text[run]).into_iter().chain([text.get()]));
                 }
             }
         }
