@@ -45,6 +45,11 @@ impl Content {
         self.add(path, id);
     }
 
+    /// Whether any file has several names.
+    pub(crate) fn has_links(&self) -> bool {
+        self.links > 0
+    }
+
     pub(crate) fn finish(&self) -> ContentDigest {
         let mut hash = Hasher::new();
         for number in self.sum.iter().chain([&self.links]) {

@@ -10,6 +10,9 @@
 //! - A PAX `size` would be taken for the size of a following `L` header: sizes, like large ids, are written in binary.
 //! - The prefix field is used whatever the header's form: it stays empty, long names are GNU's `L` headers.
 //! - PAX records are scanned as C strings: at least one zero byte follows them.
+//! - Up to 4.7.5 the thread that reads the archive still looks at a hard link's entry after the main thread may have freed
+//!   it. If something else has the memory by then, the headers that follow can be taken for a file's data. Hard links
+//!   therefore come after everything else, and what was made of a layer that has any is checked (see `convert`).
 //! - Sparse files have met several defects up to 4.7.4: holes are written as zeros, which sqfstar finds by itself.
 //!
 //! No crate serves: the writer of `tar` chooses among these forms by itself.
@@ -19,23 +22,37 @@ use std::io::{self, Read, Write};
 use crate::content::{Content, FileId, Hashing, id_of, id_of_root};
 use crate::path::LayerPath;
 use crate::pax;
+use crate::sqfstar::Running;
 use crate::tar::{BLOCK, Kind, MAX_MTIME, Meta, TarError, TarReader, padding};
 
 /// How many bytes a name or a link target may have to fit its header field.
 const FIELD: usize = 100;
 
+/// What an archive is written to.
+pub(crate) trait Sink: Write {
+    /// The content of the file at `path` comes next.
+    fn begin_file(&mut self, _path: &LayerPath) {}
+    /// The content of the file has been written.
+    fn end_file(&mut self) {}
+}
+
+impl Sink for Vec<u8> {}
+impl Sink for Running {}
+
 /// Writes entries to sqfstar.
 pub(crate) struct Emitter<W> {
     to: W,
     content: Content,
+    /// Hard links, which come last: name, target, and the file's attributes without the extended ones.
+    links: Vec<(LayerPath, Box<[u8]>, Meta)>,
 }
 
-impl<W: Write> Emitter<W> {
+impl<W: Sink> Emitter<W> {
     /// Writes to `to`, whose root directory has these attributes.
     pub(crate) fn new(to: W, root: &Meta) -> Self {
         let mut content = Content::default();
         content.add(&LayerPath::root(), id_of_root(root));
-        Self { to, content }
+        Self { to, content, links: Vec::new() }
     }
 
     /// Writes an entry that has no data.
@@ -55,9 +72,11 @@ impl<W: Write> Emitter<W> {
     ) -> Result<FileId, TarError> {
         self.headers(path, kind, meta).map_err(TarError::Write)?;
         let id = if let Kind::File(_) = kind {
+            self.to.begin_file(path);
             let mut hashing = Hashing::new(&mut self.to);
-            let size = tar.copy_data(&mut hashing)?;
+            let size = tar.copy_data(path, &mut hashing)?;
             let id = hashing.id(kind, meta);
+            self.to.end_file();
             self.pad(size).map_err(TarError::Write)?;
             id
         } else {
@@ -67,10 +86,10 @@ impl<W: Write> Emitter<W> {
         Ok(id)
     }
 
-    /// Writes a further name of the file with this hash.
-    pub(crate) fn link(&mut self, path: &LayerPath, target: &[u8], meta: &Meta, id: FileId) -> io::Result<()> {
+    /// Notes a further name of the file with this hash. It is written at the end, in the order of the calls.
+    pub(crate) fn link(&mut self, path: &LayerPath, target: &[u8], meta: &Meta, id: FileId) {
         self.content.add_link(path, id);
-        self.headers(path, &Kind::HardLink(target.to_owned()), meta)
+        self.links.push((path.clone(), target.into(), Meta { xattrs: Vec::new(), ..*meta }));
     }
 
     fn headers(&mut self, path: &LayerPath, kind: &Kind, meta: &Meta) -> io::Result<()> {
@@ -112,8 +131,11 @@ impl<W: Write> Emitter<W> {
         self.to.write_all(&[0; BLOCK][..padding(size) as usize])
     }
 
-    /// Ends the archive and gives back what it was written to, and what it holds.
+    /// Writes the hard links, ends the archive and gives back what it was written to, and what it holds.
     pub(crate) fn finish(mut self) -> io::Result<(W, Content)> {
+        for (path, target, meta) in std::mem::take(&mut self.links) {
+            self.headers(&path, &Kind::HardLink(target.into()), &meta)?;
+        }
         self.to.write_all(&[0; 2 * BLOCK])?;
         self.to.flush()?;
         Ok((self.to, self.content))

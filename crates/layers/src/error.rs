@@ -33,6 +33,12 @@ pub enum ConvertError {
         /// What it printed.
         message: String,
     },
+    /// What mksquashfs wrote is not the layer.
+    #[error(
+        "mksquashfs wrote something else than it was given: a defect of versions up to 4.7.5 with hard links; try again, or \
+         install a later one"
+    )]
+    Miswritten,
     /// The SquashFS file could not be written.
     #[error("the SquashFS file cannot be written: {0}")]
     Write(io::Error),
@@ -90,12 +96,6 @@ pub enum ArchiveError {
 /// Why an entry cannot be part of a layer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
-    /// The name has a component `..`.
-    #[error("has \"..\" in its name and could lead out of the image")]
-    DotDot,
-    /// The name starts with a slash.
-    #[error("has an absolute name")]
-    Absolute,
     /// The name contains a NUL byte.
     #[error("has a NUL byte in its name")]
     Nul,
@@ -108,6 +108,9 @@ pub enum EntryError {
     /// A symbolic link without a target.
     #[error("is a symbolic link without a target")]
     NoTarget,
+    /// Symbolic links on the way to the entry lead round in a circle.
+    #[error("has a name that leads through too many symbolic links")]
+    LinkLoop,
     /// The parent is something else than a directory.
     #[error("lies in \"{0}\", which is not a directory")]
     ParentNotDirectory(String),
@@ -117,11 +120,6 @@ pub enum EntryError {
     /// A whiteout that hides nothing.
     #[error("is a whiteout without a name")]
     EmptyWhiteout,
-    /// An opaque marker in the root, which overlayfs ignores.
-    #[error(
-        "hides everything of the layers below, which overlayfs cannot do at the root; migrate the image with --flatten"
-    )]
-    OpaqueRoot,
     /// A user or group id beyond 32 bits, or below zero.
     #[error("has a user or group id that is no 32-bit number")]
     Id,

@@ -4,13 +4,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
-use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::convert::{Converted, finish, reading};
+use crate::convert::{Converted, Layer, finish, reading};
 use crate::decompress::hex;
-use crate::emit::Emitter;
+use crate::emit::{Emitter, Sink};
 use crate::error::{ConvertError, EntryError};
 use crate::layout::{Layout, default_directory};
 use crate::limits::{Allowance, Limits};
@@ -19,6 +18,7 @@ use crate::plan::Plan;
 use crate::rewrite::{Seen, Stop, next_entry, refuse, write_names};
 use crate::sqfstar::{Sqfstar, SquashfsOptions};
 use crate::tar::Meta;
+use crate::tar_split::TarSplit;
 
 /// An image that has become one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +30,8 @@ pub struct Flattened {
     pub converted: Converted,
 }
 
-/// Makes one layer of several, given by their diffIDs (hexadecimal, base first), and writes it to `file`, which must not
-/// exist. `open` gives the stream of the layer at an index, from its start; it is called twice for each.
+/// Makes one layer of several, given by their diffIDs (hexadecimal, base first), and writes it as `layer` says, whose own diffID
+/// nobody knows yet. `open` gives the stream of the layer at an index, from its start; it is called twice for each.
 ///
 /// The limits hold for each layer, and for what is left of all of them.
 ///
@@ -39,46 +39,48 @@ pub struct Flattened {
 /// As [`crate::convert()`].
 pub fn flatten<R: Read + Send>(
     diff_ids: &[&str],
-    file: &Path,
-    limits: Limits,
+    layer: Layer<'_>,
     tool: Sqfstar,
     options: &SquashfsOptions,
     mut open: impl FnMut(usize) -> io::Result<R>,
 ) -> Result<Flattened, ConvertError> {
+    let Layer { file, limits, owners, .. } = layer;
     let mut merged = Merged::new(limits);
     for (index, diff_id) in diff_ids.iter().enumerate() {
         let source = open(index).map_err(ConvertError::Read)?;
-        let plan = reading(source, diff_id, limits, |tar| Ok(Plan::make(tar, limits)?));
-        merged.add(index, plan.map_err(Stop::into_error)?.0).map_err(Stop::into_error)?;
+        let plan = reading(source, diff_id, limits, None, |tar| Ok(Plan::make(tar, limits, owners)?));
+        merged.add(index, plan.map_err(Stop::into_error)?.result).map_err(Stop::into_error)?;
     }
     let names = merged.names();
     let root = merged.root.unwrap_or_else(default_directory);
-    let to = Hashed { to: tool.start(file, options, &root)?, hash: Sha256::new(), size: 0 };
+    let split = layer.tar_split.map(TarSplit::create);
+    let to = Hashed { to: tool.start(file, options, &root)?, hash: Sha256::new(), size: 0, split };
     let mut to = Emitter::new(to, &root);
-    let mut seen = Seen::default();
-    seen.count_owner(&root);
+    let mut seen = Seen::new(owners);
+    seen.owners.count(&root);
     for (index, diff_id) in diff_ids.iter().enumerate() {
         let source = open(index).map_err(ConvertError::Read)?;
-        let pass = reading(source, diff_id, limits, |tar| {
-            let mut removed = Seen::default();
-            while let Some((entry, _, _)) = next_entry(tar, &mut removed)? {
+        let pass = reading(source, diff_id, limits, None, |tar| {
+            let mut removed = Seen::new(owners);
+            while let Some((entry, _)) = next_entry(tar, &mut removed)? {
                 if let Some((first, links)) = names.get(&(index, entry.index)).and_then(|names| names.split_first()) {
-                    seen.count_owner(&entry.meta);
+                    seen.owners.count(&entry.meta);
                     write_names(&mut to, first, links, &entry, tar)?;
                 }
             }
+            seen.owners.add_unusual(removed.owners.unusual);
             seen.dropped_xattrs.append(&mut removed.dropped_xattrs);
             Ok(tar.drain()?)
         });
         pass.map_err(Stop::into_error)?;
     }
     write_directories(merged.nodes, &mut to, &mut seen).map_err(|error| Stop::from(error).into_error())?;
-    let (Hashed { to: running, hash, size }, content) = to.finish().map_err(|error| Stop::from(error).into_error())?;
-    let converted = finish(running, file, Seen { content, ..seen }, size)?;
+    let (Hashed { to: running, hash, size, split }, content) = to.finish().map_err(|error| Stop::from(error).into_error())?;
+    let converted = finish(running, tool, file, Seen { content, ..seen }, size, split)?;
     Ok(Flattened { diff_id: hex(&hash.finalize()), converted })
 }
 
-fn write_directories<W: Write>(
+fn write_directories<W: Sink>(
     nodes: BTreeMap<LayerPath, Node>,
     to: &mut Emitter<W>,
     seen: &mut Seen,
@@ -86,11 +88,10 @@ fn write_directories<W: Write>(
     let mut layout = Layout::new(Limits::default());
     for (path, node) in nodes {
         if let Node::Directory(meta) = node {
-            meta.iter().for_each(|meta| seen.count_owner(meta));
             layout.directories.insert(path, meta);
         }
     }
-    layout.write(to)
+    layout.write(to, None, seen).map(drop)
 }
 
 /// What a path is, as the layers so far have it.
@@ -166,19 +167,37 @@ impl Merged {
 }
 
 /// Passes the archive on and takes its digest.
-struct Hashed<W> {
+struct Hashed<'s, W> {
     to: W,
     hash: Sha256,
     size: u64,
+    split: Option<TarSplit<'s>>,
 }
 
-impl<W: Write> Write for Hashed<W> {
+impl<W: Write> Sink for Hashed<'_, W> {
+    fn begin_file(&mut self, path: &LayerPath) {
+        if let Some(split) = &mut self.split {
+            split.begin_file(path);
+        }
+    }
+
+    fn end_file(&mut self) {
+        if let Some(split) = &mut self.split {
+            split.end_file();
+        }
+    }
+}
+
+impl<W: Write> Write for Hashed<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write_all(bytes).map(|()| bytes.len())
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.hash.update(bytes);
+        if let Some(split) = &mut self.split {
+            split.bytes(bytes);
+        }
         self.size += bytes.len() as u64;
         self.to.write_all(bytes)
     }
@@ -191,6 +210,7 @@ impl<W: Write> Write for Hashed<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::owners::Owners;
     use crate::rewrite::tests::Archive;
     use crate::tar::TarReader;
 
@@ -199,7 +219,7 @@ mod tests {
         let limits = Limits::default();
         let mut merged = Merged::new(limits);
         for (index, layer) in layers.iter().enumerate() {
-            merged.add(index, Plan::make(&mut TarReader::new(&layer[..]), limits).unwrap()).unwrap();
+            merged.add(index, Plan::make(&mut TarReader::new(&layer[..]), limits, Owners::Keep).unwrap()).unwrap();
         }
         let row = |(path, node): (&LayerPath, &Node)| match node {
             Node::Leaf((layer, _)) => format!("{path}={layer}"),

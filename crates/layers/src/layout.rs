@@ -1,13 +1,16 @@
 //! What a layer holds by name: its directories, its whiteouts, and the names that are taken by anything else.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::{self, Write};
+use std::io;
 
+use crate::below::{Below, Shape};
 use crate::content::FileId;
-use crate::emit::Emitter;
+use crate::emit::{Emitter, Sink};
 use crate::error::EntryError;
 use crate::limits::{Allowance, Limits};
 use crate::path::LayerPath;
+use crate::resolve::Step;
+use crate::rewrite::Seen;
 use crate::tar::{Kind, Meta};
 
 /// What Docker and Podman put before the name of what a whiteout hides.
@@ -69,6 +72,8 @@ pub(crate) struct Layout {
     pub(crate) directories: BTreeMap<LayerPath, Option<Meta>>,
     /// Whatever is no directory, with its hash once it has been written.
     pub(crate) leaves: HashMap<LayerPath, FileId>,
+    /// The targets of those leaves that are symbolic links.
+    pub(crate) links: HashMap<LayerPath, Box<[u8]>>,
     pub(crate) whiteouts: BTreeSet<LayerPath>,
     pub(crate) opaque: BTreeSet<LayerPath>,
     /// How many directories without an entry there may still be.
@@ -81,10 +86,24 @@ impl Layout {
             root: None,
             directories: BTreeMap::new(),
             leaves: HashMap::new(),
+            links: HashMap::new(),
             whiteouts: BTreeSet::new(),
             opaque: BTreeSet::new(),
             parents_left: Allowance::new(limits),
         }
+    }
+
+    /// What a path is so far.
+    pub(crate) fn look(&self, path: &LayerPath) -> Step<'_> {
+        if self.directories.contains_key(path) {
+            return Step::Directory;
+        }
+        self.links.get(path).map_or(Step::Other, |target| Step::Link(target))
+    }
+
+    /// Counts what following links has added to the names of an entry.
+    pub(crate) fn note_growth(&mut self, bytes: usize) -> Result<(), EntryError> {
+        self.parents_left.take_more(bytes)
     }
 
     /// Notes the directories above `path` that have no entry yet.
@@ -105,7 +124,8 @@ impl Layout {
     /// Notes a directory, which hides all below it in other layers if `opaque`.
     pub(crate) fn note_opaque(&mut self, directory: LayerPath) -> Result<(), EntryError> {
         if directory.is_root() {
-            return Err(EntryError::OpaqueRoot);
+            self.opaque.insert(directory);
+            return Ok(());
         }
         if self.leaves.contains_key(&directory) {
             return Err(EntryError::ParentNotDirectory(directory.to_string()));
@@ -116,8 +136,34 @@ impl Layout {
         Ok(())
     }
 
+    /// What the layer leaves to the layers below, and what it hides of them.
+    fn shape(&self) -> Shape {
+        let text = |path: &LayerPath| std::str::from_utf8(path.as_bytes()).ok().map(str::to_owned);
+        let hides = |path: &LayerPath| self.whiteouts.contains(path) || self.opaque.contains(path);
+        // Under a directory that is hidden there is nothing below.
+        let is_left = |path: &LayerPath| !self.whiteouts.contains(path) && !path.ancestors().any(|above| hides(&above));
+        let all_hidden = self.opaque.contains(&LayerPath::root());
+        let implied = self.directories.iter().filter(|(path, meta)| !all_hidden && meta.is_none() && is_left(path));
+        let opaque = self.opaque.iter().chain(self.whiteouts.iter().filter(|path| self.directories.contains_key(*path)));
+        Shape {
+            implied: implied.filter_map(|(path, _)| text(path)).collect(),
+            root: self.root.as_ref().map(Into::into),
+            opaque: opaque.filter_map(text).collect(),
+        }
+    }
+
     /// Writes the directories and whiteouts: all that was held back.
-    pub(crate) fn write<W: Write>(mut self, to: &mut Emitter<W>) -> io::Result<()> {
+    pub(crate) fn write<W: Sink>(
+        mut self,
+        to: &mut Emitter<W>,
+        below: Option<&Below>,
+        seen: &mut Seen,
+    ) -> io::Result<Shape> {
+        let shape = self.shape();
+        if shape.hides_all() {
+            let names = below.into_iter().flat_map(|below| &below.names);
+            self.whiteouts.extend(names.filter_map(|name| LayerPath::of_entry(name).ok()));
+        }
         for whiteout in std::mem::take(&mut self.whiteouts) {
             if self.leaves.contains_key(&whiteout) {
                 // What the layer has under this name hides the layers below as it is.
@@ -130,12 +176,14 @@ impl Layout {
             to.entry(&whiteout, &Kind::Char(0, 0), &Meta::default())?;
         }
         for (path, meta) in self.directories {
-            let mut meta = meta.unwrap_or_else(default_directory);
+            let from_below = || below.and_then(|below| below.directory(&path));
+            let mut meta = meta.or_else(from_below).unwrap_or_else(default_directory);
+            seen.owners.count(&meta);
             if self.opaque.contains(&path) {
                 meta.xattrs.extend(OPAQUE_XATTRS.iter().map(|name| (name.to_vec(), b"y".to_vec())));
             }
             to.entry(&path, &Kind::Dir, &meta)?;
         }
-        Ok(())
+        Ok(shape)
     }
 }

@@ -12,6 +12,7 @@
 //! Directories and whiteouts are held back and written after everything else, because an opaque marker may come after its
 //! directory's own entry. sqfstar takes a directory's header after its children.
 
+mod below;
 mod content;
 mod convert;
 mod decompress;
@@ -22,23 +23,29 @@ mod header;
 mod layout;
 mod limits;
 mod member;
+mod owners;
 mod path;
 mod pax;
 mod plan;
+mod resolve;
 mod rewrite;
 mod rewritten;
 mod sparse;
 mod sqfstar;
 mod stream;
 mod tar;
+mod tar_split;
 mod unpacked;
 
+pub use below::{Attributes, Below, Shape};
 pub use content::ContentDigest;
 pub use convert::{Converted, Layer, convert};
 pub use error::{ArchiveError, ConvertError, EntryError};
 pub use flatten::{Flattened, flatten};
 pub use limits::Limits;
 pub use member::archive_member;
+pub use owners::{MAX_USUAL_ID, Owners, UnusualOwners};
 pub use rewritten::{Rewritten, rewritten};
 pub use sqfstar::{Compression, Sqfstar, SquashfsOptions};
+pub use tar_split::TarSplitFile;
 pub use unpacked::content_digest;

@@ -34,6 +34,12 @@ impl Allowance {
         self.take_bytes(name.len())
     }
 
+    /// Takes what an entry needs beyond its name: a link's target, which is kept, or what following links made its name
+    /// longer by.
+    pub(crate) fn take_more(&mut self, bytes: usize) -> Result<(), EntryError> {
+        if bytes < 256 { Ok(()) } else { self.take_bytes(bytes) }
+    }
+
     /// Takes the part of a directory's attributes, which are kept until the end.
     pub(crate) fn take_meta(&mut self, meta: &Meta) -> Result<(), EntryError> {
         let bytes = meta.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();

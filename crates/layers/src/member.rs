@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
 
 use crate::decompress::decompress;
+use crate::path::LayerPath;
 use crate::tar::{BLOCK, Kind, TarError, TarReader};
 
 /// Where the magic of a tar header is.
@@ -49,7 +50,7 @@ fn find<R: Read>(
             return Err(io::Error::other(format!("{name} has {size} bytes, more than {max}")));
         }
         let mut contents = Vec::new();
-        reader.copy_data(&mut contents).map_err(io_error)?;
+        reader.copy_data(&LayerPath::root(), &mut contents).map_err(io_error)?;
         return Ok(Some(contents));
     }
     Ok(None)

@@ -10,8 +10,10 @@ use crate::content::FileId;
 use crate::error::EntryError;
 use crate::layout::{Layout, Role};
 use crate::limits::{Allowance, Limits};
+use crate::owners::Owners;
 use crate::path::{LayerPath, printable, remove_below};
-use crate::rewrite::{Seen, next_entry, refuse};
+use crate::resolve::Step;
+use crate::rewrite::{Place, Seen, next_entry, place_of, refuse};
 use crate::tar::{Entry, Kind, Meta, TarError, TarReader};
 
 /// What extraction would leave of a layer.
@@ -26,8 +28,8 @@ pub(crate) struct Plan {
 #[derive(Debug)]
 enum Node {
     Directory(Option<Meta>),
-    /// The index of the entry that brought the content.
-    Leaf(u64),
+    /// The index of the entry that brought the content, and where it leads if it is a symbolic link.
+    Leaf(u64, Option<Box<[u8]>>),
 }
 
 /// The names at one point of the extraction.
@@ -45,12 +47,15 @@ impl Plan {
     }
 
     /// Reads a layer to its end.
-    pub(crate) fn make<R: Read>(tar: &mut TarReader<R>, limits: Limits) -> Result<Self, TarError> {
+    pub(crate) fn make<R: Read>(tar: &mut TarReader<'_, R>, limits: Limits, owners: Owners) -> Result<Self, TarError> {
         let mut tree = Tree { nodes: BTreeMap::new(), parents_left: Allowance::new(limits) };
         let mut layout = Layout::new(limits);
-        while let Some((entry, path, role)) = next_entry(tar, &mut Seen::default())? {
+        while let Some((mut entry, path)) = next_entry(tar, &mut Seen::new(owners))? {
             let name = entry.name.clone();
-            tree.apply(entry, path, role, &mut layout).map_err(|error| refuse(&name, error))?;
+            let applied = place_of(&mut entry, path, |path| tree.look(path))
+                .and_then(|place| tree.parents_left.take_more(place.grown).map(|()| place))
+                .and_then(|Place { path, role, .. }| tree.apply(entry, path, role, &mut layout));
+            applied.map_err(|error| refuse(&name, error))?;
         }
         tar.drain()?;
         let mut names: HashMap<u64, Vec<LayerPath>> = HashMap::new();
@@ -59,7 +64,7 @@ impl Plan {
                 Node::Directory(meta) => {
                     layout.directories.insert(path, meta);
                 }
-                Node::Leaf(index) => {
+                Node::Leaf(index, _) => {
                     layout.leaves.insert(path.clone(), FileId::default());
                     names.entry(index).or_default().push(path);
                 }
@@ -74,6 +79,14 @@ impl Plan {
 }
 
 impl Tree {
+    fn look(&self, path: &LayerPath) -> Step<'_> {
+        match self.nodes.get(path) {
+            Some(Node::Directory(_)) => Step::Directory,
+            Some(Node::Leaf(_, Some(target))) => Step::Link(target),
+            _ => Step::Other,
+        }
+    }
+
     fn apply(&mut self, entry: Entry, path: LayerPath, role: Role, layout: &mut Layout) -> Result<(), EntryError> {
         match role {
             Role::None => {}
@@ -94,15 +107,16 @@ impl Tree {
             }
             Role::Leaf => {
                 self.add_parents(&path)?;
-                let content = match &entry.kind {
+                let leaf = match entry.kind {
                     Kind::HardLink(target) => match self.nodes.get(&target[..]) {
-                        Some(Node::Leaf(content)) => *content,
-                        _ => return Err(EntryError::HardLinkTarget(printable(target))),
+                        Some(Node::Leaf(content, link)) => Node::Leaf(*content, link.clone()),
+                        _ => return Err(EntryError::HardLinkTarget(printable(&target))),
                     },
-                    _ => entry.index,
+                    Kind::Symlink(target) => Node::Leaf(entry.index, Some(target.into())),
+                    _ => Node::Leaf(entry.index, None),
                 };
                 remove_below(&mut self.nodes, &path);
-                self.nodes.insert(path, Node::Leaf(content));
+                self.nodes.insert(path, leaf);
             }
         }
         Ok(())
@@ -112,7 +126,7 @@ impl Tree {
         for directory in path.ancestors() {
             match self.nodes.get(&directory) {
                 Some(Node::Directory(_)) => break,
-                Some(Node::Leaf(_)) => return Err(EntryError::ParentNotDirectory(directory.to_string())),
+                Some(Node::Leaf(..)) => return Err(EntryError::ParentNotDirectory(directory.to_string())),
                 None => {
                     self.parents_left.take(directory.as_bytes())?;
                     self.nodes.insert(directory, Node::Directory(None))

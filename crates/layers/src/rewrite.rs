@@ -1,15 +1,18 @@
 //! From a layer's tar stream to the one for sqfstar.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
+use crate::below::{Below, Shape};
 use crate::content::{Content, FileId};
-use crate::emit::Emitter;
+use crate::emit::{Emitter, Sink};
 use crate::error::{ArchiveError, ConvertError, EntryError};
 use crate::layout::{Layout, Role, default_directory};
 use crate::limits::Limits;
+use crate::owners::{Owners, OwnersSeen};
 use crate::path::{LayerPath, printable};
 use crate::plan::Plan;
+use crate::resolve::{Step, resolve};
 use crate::tar::{Entry, Kind, Meta, TarError, TarReader};
 
 /// The attribute namespaces that SquashFS can hold.
@@ -63,25 +66,32 @@ impl Stop {
     }
 }
 
+/// What a layer becomes, apart from what it holds.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Rules<'a> {
+    pub(crate) limits: Limits,
+    pub(crate) owners: Owners,
+    /// What the layers below have, if that is to be taken into account.
+    pub(crate) below: Option<&'a Below>,
+}
+
 /// What was learnt on the way.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
-    pub(crate) max_uid: u32,
-    pub(crate) max_gid: u32,
+    pub(crate) owners: OwnersSeen,
+    pub(crate) shape: Shape,
     /// Names of attributes that were left out, for people.
     pub(crate) dropped_xattrs: BTreeSet<String>,
     pub(crate) content: Content,
 }
 
 impl Seen {
-    /// Counts the owner of something that is written.
-    pub(crate) fn count_owner(&mut self, meta: &Meta) {
-        self.max_uid = self.max_uid.max(meta.uid);
-        self.max_gid = self.max_gid.max(meta.gid);
+    pub(crate) fn new(owners: Owners) -> Self {
+        Self { owners: OwnersSeen::new(owners), ..Self::default() }
     }
 
-    fn take_in(&mut self, meta: &mut Meta) {
-        self.count_owner(meta);
+    fn take_in(&mut self, path: &LayerPath, meta: &mut Meta) {
+        self.owners.take_in(path, meta);
         meta.xattrs.retain(|(name, _)| {
             let keep = XATTR_NAMESPACES.iter().any(|prefix| name.starts_with(prefix))
                 && !OVERLAY_XATTRS.iter().any(|prefix| name.starts_with(prefix));
@@ -93,30 +103,53 @@ impl Seen {
     }
 }
 
-/// The next entry with its place in the layer, read so that nothing outside can be meant.
+/// The next entry with its cleaned name, in which symbolic links are not followed yet.
 pub(crate) fn next_entry<R: Read>(
-    tar: &mut TarReader<R>,
+    tar: &mut TarReader<'_, R>,
     seen: &mut Seen,
-) -> Result<Option<(Entry, LayerPath, Role)>, TarError> {
+) -> Result<Option<(Entry, LayerPath)>, TarError> {
     let Some(mut entry) = tar.next()? else { return Ok(None) };
-    let place = LayerPath::of_entry(&entry.name).and_then(|path| {
-        check_links(&mut entry.kind)?;
-        Role::of(&path, &entry.kind).map(|role| (path, role))
-    });
-    let (path, role) = place.map_err(|error| refuse(&entry.name, error))?;
-    seen.take_in(&mut entry.meta);
-    if role == Role::Root {
+    let path = LayerPath::of_entry(&entry.name).and_then(|path| check_links(&mut entry.kind).map(|()| path));
+    let path = path.map_err(|error| refuse(&entry.name, error))?;
+    seen.take_in(&path, &mut entry.meta);
+    if path.is_root() {
         // sqfstar makes the root itself and gives it no attributes.
         let names = std::mem::take(&mut entry.meta.xattrs);
         seen.dropped_xattrs.extend(names.iter().map(|(name, _)| format!("{} of /", printable(name))));
     }
-    Ok(Some((entry, path, role)))
+    Ok(Some((entry, path)))
+}
+
+/// An entry's place in its layer.
+pub(crate) struct Place {
+    pub(crate) path: LayerPath,
+    pub(crate) role: Role,
+    /// How many bytes following links has added to its names.
+    pub(crate) grown: usize,
+}
+
+/// The place of an entry in the layer, of which `look` tells what it has so far.
+pub(crate) fn place_of<'a>(
+    entry: &mut Entry,
+    path: LayerPath,
+    look: impl Fn(&LayerPath) -> Step<'a>,
+) -> Result<Place, EntryError> {
+    let before = path.as_bytes().len();
+    let path = resolve(path, &look)?;
+    let mut grown = path.as_bytes().len().saturating_sub(before);
+    if let Kind::HardLink(target) = &mut entry.kind {
+        let resolved = resolve(LayerPath::of_entry(target)?, &look)?.as_bytes().to_vec();
+        grown += resolved.len().saturating_sub(target.len());
+        *target = resolved;
+    }
+    let role = Role::of(&path, &entry.kind)?;
+    Ok(Place { path, role, grown })
 }
 
 fn check_links(kind: &mut Kind) -> Result<(), EntryError> {
     const LONGEST_TARGET: usize = 4095;
     match kind {
-        Kind::HardLink(target) => *target = LayerPath::of_hard_link_target(target)?.as_bytes().to_vec(),
+        Kind::HardLink(target) => *target = LayerPath::of_entry(target)?.as_bytes().to_vec(),
         Kind::Symlink(target) if target.is_empty() => return Err(EntryError::NoTarget),
         Kind::Symlink(target) if target.contains(&0) => return Err(EntryError::Nul),
         Kind::Symlink(target) if target.len() > LONGEST_TARGET => return Err(EntryError::TooLong),
@@ -130,16 +163,19 @@ pub(crate) fn refuse(name: &[u8], error: EntryError) -> TarError {
 }
 
 /// Passes a layer on entry by entry. `start` opens what is written to, given the attributes of the root.
-pub(crate) fn rewrite<R: Read, W: Write>(
-    tar: &mut TarReader<R>,
-    limits: Limits,
+pub(crate) fn rewrite<R: Read, W: Sink>(
+    tar: &mut TarReader<'_, R>,
+    rules: Rules<'_>,
     start: impl FnOnce(&Meta) -> Result<W, ConvertError>,
 ) -> Result<(W, Seen), Stop> {
-    let mut seen = Seen::default();
-    let mut layout = Layout::new(limits);
+    let mut seen = Seen::new(rules.owners);
+    let mut layout = Layout::new(rules.limits);
     let mut start = Some(start);
     let mut emitter = None;
-    while let Some((entry, path, role)) = next_entry(tar, &mut seen)? {
+    while let Some((mut entry, path)) = next_entry(tar, &mut seen)? {
+        let place_of = place_of(&mut entry, path, |path| layout.look(path));
+        let counted = place_of.and_then(|place| layout.note_growth(place.grown).map(|()| place));
+        let Place { path, role, .. } = counted.map_err(|error| refuse(&entry.name, error))?;
         if role == Role::Root {
             // The root's attributes are fixed when sqfstar starts.
             let late = emitter.is_some() && layout.root.as_ref() != Some(&entry.meta);
@@ -154,12 +190,12 @@ pub(crate) fn rewrite<R: Read, W: Write>(
         }
         let to = match &mut emitter {
             Some(to) => to,
-            None => emitter.insert(begin(&mut start, layout.root.as_ref())?),
+            None => emitter.insert(begin(&mut start, &layout, rules)?),
         };
         let id = match &entry.kind {
             Kind::HardLink(target) => {
                 let id = layout.leaves.get(&target[..]).copied().unwrap_or_default();
-                to.link(&path, target, &entry.meta, id)?;
+                to.link(&path, target, &entry.meta, id);
                 id
             }
             kind => to.leaf(&path, kind, &entry.meta, tar)?,
@@ -168,9 +204,9 @@ pub(crate) fn rewrite<R: Read, W: Write>(
     }
     let mut to = match emitter {
         Some(to) => to,
-        None => begin(&mut start, layout.root.as_ref())?,
+        None => begin(&mut start, &layout, rules)?,
     };
-    layout.write(&mut to)?;
+    seen.shape = layout.write(&mut to, rules.below, &mut seen)?;
     tar.drain()?;
     let (to, content) = to.finish()?;
     Ok((to, Seen { content, ..seen }))
@@ -200,11 +236,16 @@ fn place(layout: &mut Layout, entry: &Entry, path: &LayerPath, role: Role) -> Re
                 return Err(Stop::NeedsPlan);
             }
             layout.note_parents(path).map_err(refused)?;
-            match &entry.kind {
+            let link = match &entry.kind {
                 Kind::HardLink(target) if !layout.leaves.contains_key(&target[..]) => {
                     return Err(refused(EntryError::HardLinkTarget(printable(target))));
                 }
-                _ => {}
+                Kind::HardLink(target) => layout.links.get(&target[..]).cloned(),
+                Kind::Symlink(target) => Some(target.clone().into()),
+                _ => None,
+            };
+            if let Some(target) = link {
+                layout.links.insert(path.clone(), target);
             }
             layout.leaves.insert(path.clone(), FileId::default());
             Ok(true)
@@ -213,51 +254,54 @@ fn place(layout: &mut Layout, entry: &Entry, path: &LayerPath, role: Role) -> Re
 }
 
 /// Passes a layer on as a plan made from the same stream says.
-pub(crate) fn rewrite_planned<R: Read, W: Write>(
-    tar: &mut TarReader<R>,
+pub(crate) fn rewrite_planned<R: Read, W: Sink>(
+    tar: &mut TarReader<'_, R>,
     plan: Plan,
+    rules: Rules<'_>,
     start: impl FnOnce(&Meta) -> Result<W, ConvertError>,
 ) -> Result<(W, Seen), Stop> {
-    if plan.layout.opaque.first().is_some_and(LayerPath::is_root) {
-        return Err(refuse(b".wh..wh..opq", EntryError::OpaqueRoot).into());
-    }
-    let mut seen = Seen::default();
-    let mut to = begin(&mut Some(start), plan.layout.root.as_ref())?;
-    while let Some((entry, _, _)) = next_entry(tar, &mut seen)? {
+    let mut seen = Seen::new(rules.owners);
+    let mut to = begin(&mut Some(start), &plan.layout, rules)?;
+    while let Some((entry, _)) = next_entry(tar, &mut seen)? {
         if let Some((first, links)) = plan.names(entry.index) {
             write_names(&mut to, first, links, &entry, tar)?;
         }
     }
-    plan.layout.write(&mut to)?;
+    seen.shape = plan.layout.write(&mut to, rules.below, &mut seen)?;
     tar.drain()?;
     let (to, content) = to.finish()?;
     Ok((to, Seen { content, ..seen }))
 }
 
 /// Writes an entry under all the names that are left of it.
-pub(crate) fn write_names<R: Read, W: Write>(
+pub(crate) fn write_names<R: Read, W: Sink>(
     to: &mut Emitter<W>,
     first: &LayerPath,
     links: &[LayerPath],
     entry: &Entry,
-    tar: &mut TarReader<R>,
+    tar: &mut TarReader<'_, R>,
 ) -> Result<(), Stop> {
     let id = to.leaf(first, &entry.kind, &entry.meta, tar)?;
     for link in links {
-        to.link(link, first.as_bytes(), &entry.meta, id)?;
+        to.link(link, first.as_bytes(), &entry.meta, id);
     }
     Ok(())
 }
 
-fn begin<W: Write, F: FnOnce(&Meta) -> Result<W, ConvertError>>(
+fn begin<W: Sink, F: FnOnce(&Meta) -> Result<W, ConvertError>>(
     start: &mut Option<F>,
-    root: Option<&Meta>,
+    layout: &Layout,
+    rules: Rules<'_>,
 ) -> Result<Emitter<W>, Stop> {
-    let default = default_directory();
     let Some(start) = start.take() else { return Err(Stop::NeedsPlan) };
-    let root = root.unwrap_or(&default);
-    Ok(Emitter::new(start(root)?, root))
+    let root = match &layout.root {
+        Some(root) => root.clone(),
+        None => rules.below.and_then(|below| below.directory(&LayerPath::root())).unwrap_or_else(default_directory),
+    };
+    Ok(Emitter::new(start(&root)?, &root))
 }
 
+#[cfg(test)]
+mod accepted_tests;
 #[cfg(test)]
 pub(crate) mod tests;

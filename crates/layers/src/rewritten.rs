@@ -5,7 +5,8 @@ use crate::error::ConvertError;
 use crate::limits::Limits;
 use crate::path::LayerPath;
 use crate::plan::Plan;
-use crate::rewrite::{Seen, Stop, rewrite, rewrite_planned};
+use crate::owners::Owners;
+use crate::rewrite::{Rules, Seen, Stop, rewrite, rewrite_planned};
 use crate::tar::{Meta, TarReader};
 use crate::unpacked::of_archive;
 
@@ -25,6 +26,7 @@ pub struct Rewritten {
 /// # Errors
 /// [`ConvertError`] if it is no layer, or what was made of it cannot be read.
 pub fn rewritten(layer: &[u8], limits: Limits) -> Result<Rewritten, ConvertError> {
+    let rules = Rules { limits, ..Rules::default() };
     let tar = || TarReader::new(layer).limited_to(limits);
     let mut root = Content::default();
     let mut start = |meta: &Meta| {
@@ -32,10 +34,10 @@ pub fn rewritten(layer: &[u8], limits: Limits) -> Result<Rewritten, ConvertError
         root.add(&LayerPath::root(), id_of_root(meta));
         Ok(Vec::new())
     };
-    let written = match rewrite(&mut tar(), limits, &mut start) {
+    let written = match rewrite(&mut tar(), rules, &mut start) {
         Err(Stop::NeedsPlan) => {
-            let plan = Plan::make(&mut tar(), limits).map_err(|error| Stop::from(error).into_error())?;
-            rewrite_planned(&mut tar(), plan, &mut start)
+            let plan = Plan::make(&mut tar(), limits, Owners::Keep).map_err(|error| Stop::from(error).into_error())?;
+            rewrite_planned(&mut tar(), plan, rules, &mut start)
         }
         done => done,
     };

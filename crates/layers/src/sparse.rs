@@ -24,7 +24,7 @@ pub(crate) struct SparseSource {
     pub(crate) map: Vec<u64>,
 }
 
-impl<R: Read> TarReader<R> {
+impl<R: Read> TarReader<'_, R> {
     /// Learns the current file's holes, if it has any, and returns its size.
     pub(crate) fn holes(
         &mut self,

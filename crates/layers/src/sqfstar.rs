@@ -82,14 +82,19 @@ impl Default for SquashfsOptions {
 /// The `sqfstar` of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sqfstar {
-    version: (u32, u32),
+    version: Version,
 }
+
+/// The version of squashfs-tools, such as 4.5.1; what is not said is 0.
+type Version = (u32, u32, u32);
 
 impl Sqfstar {
     /// The oldest that exists.
-    const OLDEST: (u32, u32) = (4, 5);
+    const OLDEST: Version = (4, 5, 0);
     /// The first that heeds `-root-uid`, `-root-gid` and `-root-time`.
-    const SETS_ROOT: (u32, u32) = (4, 6);
+    const SETS_ROOT: Version = (4, 6, 0);
+    /// The last whose reader of archives may use a hard link's entry after it was freed.
+    const LAST_WITH_LINK_DEFECT: Version = (4, 7, 5);
 
     /// Asks for its version.
     ///
@@ -100,13 +105,34 @@ impl Sqfstar {
             .arg("-version")
             .output()
             .map_err(|error| ConvertError::NoTool(format!("mksquashfs cannot be run: {error}")))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let version = parse_version(&text)
+        Self::parse(&String::from_utf8_lossy(&output.stdout))
+    }
+
+    /// The mksquashfs that says this of its version.
+    ///
+    /// # Errors
+    /// [`ConvertError::NoTool`] if it is too old, or says nothing of it.
+    pub fn parse(text: &str) -> Result<Self, ConvertError> {
+        let version = parse_version(text)
             .ok_or_else(|| ConvertError::NoTool("mksquashfs does not tell its version".to_owned()))?;
         if version < Self::OLDEST {
             return Err(ConvertError::NoTool(format!("mksquashfs is too old ({}.{})", version.0, version.1)));
         }
         Ok(Self { version })
+    }
+
+    /// The version, as squashfs-tools writes it.
+    #[must_use]
+    pub fn version(self) -> String {
+        let (major, minor, patch) = self.version;
+        if patch == 0 { format!("{major}.{minor}") } else { format!("{major}.{minor}.{patch}") }
+    }
+
+    /// Whether what it makes of a layer with hard links may be wrong: versions up to 4.7.5 may take headers that follow a hard
+    /// link for the data of a file.
+    #[must_use]
+    pub fn has_link_defect(self) -> bool {
+        self.version <= Self::LAST_WITH_LINK_DEFECT
     }
 
     /// Starts it; it reads a tar archive and writes `file`.
@@ -187,10 +213,10 @@ fn arguments(options: &SquashfsOptions) -> Vec<String> {
     arguments
 }
 
-fn parse_version(text: &str) -> Option<(u32, u32)> {
+fn parse_version(text: &str) -> Option<Version> {
     let version = text.split_whitespace().skip_while(|word| *word != "version").nth(1)?;
     let mut numbers = version.split(['.', '-']).map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next().and_then(Result::ok).unwrap_or(0)))
 }
 
 fn keep_start(mut from: impl Read) -> String {
@@ -275,8 +301,10 @@ mod tests {
 
     #[test]
     fn versions_are_read() {
-        assert_eq!(parse_version("mksquashfs version 4.5.1 (2022/03/17)\ncopyright"), Some((4, 5)));
-        assert_eq!(parse_version("mksquashfs version 4.7-git (2025/01/01)"), Some((4, 7)));
+        assert_eq!(parse_version("mksquashfs version 4.5.1 (2022/03/17)\ncopyright"), Some((4, 5, 1)));
+        assert_eq!(parse_version("mksquashfs version 4.7-git (2025/01/01)"), Some((4, 7, 0)));
         assert_eq!(parse_version("something"), None);
+        let has_defect = |version| Sqfstar { version }.has_link_defect();
+        assert!(has_defect((4, 5, 1)) && has_defect((4, 7, 5)) && !has_defect((4, 7, 6)) && !has_defect((5, 0, 0)));
     }
 }

@@ -7,9 +7,10 @@ use std::io::{self, Read, Write};
 use crate::error::{ArchiveError, EntryError};
 use crate::header::{Header, until_nul};
 use crate::limits::{Allowance, Limits};
-use crate::path::printable;
+use crate::path::{LayerPath, printable};
 use crate::pax::Pax;
 use crate::sparse::{Piece, SparseSource};
+use crate::tar_split::TarSplit;
 
 pub(crate) const BLOCK: usize = 512;
 /// The latest time SquashFS can hold.
@@ -89,8 +90,10 @@ pub(crate) struct Data {
     pub(crate) sparse: Option<(u64, Vec<Piece>)>,
 }
 
-pub(crate) struct TarReader<R> {
+pub(crate) struct TarReader<'a, R> {
     source: R,
+    /// Takes all that is read.
+    split: Option<TarSplit<'a>>,
     globals: Pax,
     headers: u64,
     entries: u64,
@@ -105,11 +108,12 @@ pub(crate) struct TarReader<R> {
     buffer: Box<[u8]>,
 }
 
-impl<R: Read> TarReader<R> {
+impl<'a, R: Read> TarReader<'a, R> {
     pub(crate) fn new(source: R) -> Self {
         let buffer = vec![0; 256 << 10].into_boxed_slice();
         Self {
             source,
+            split: None,
             globals: Pax::default(),
             headers: 0,
             entries: 0,
@@ -120,6 +124,17 @@ impl<R: Read> TarReader<R> {
             ended: false,
             buffer,
         }
+    }
+
+    /// Writes tar-split data of all that is read.
+    pub(crate) fn split_to(mut self, split: Option<TarSplit<'a>>) -> Self {
+        self.split = split;
+        self
+    }
+
+    /// Gives the tar-split data back, once all has been read.
+    pub(crate) fn take_split(&mut self) -> Option<TarSplit<'a>> {
+        self.split.take()
     }
 
     /// Refuses the entry with which there is more than this, holes included.
@@ -175,11 +190,18 @@ impl<R: Read> TarReader<R> {
         skip(&mut self.source, left.stored.saturating_add(left.padding)).map_err(TarError::Read)
     }
 
-    /// Writes the current file's data, its holes as zeros, and returns how many bytes it wrote.
-    pub(crate) fn copy_data(&mut self, to: &mut dyn Write) -> Result<u64, TarError> {
+    /// Writes the current file's data, its holes as zeros, and returns how many bytes it wrote. `path` is where the layer has
+    /// them.
+    pub(crate) fn copy_data(&mut self, path: &LayerPath, to: &mut dyn Write) -> Result<u64, TarError> {
         let Data { stored, padding, sparse } = std::mem::take(&mut self.data);
         let Some((size, pieces)) = sparse else {
+            if let Some(split) = &mut self.split {
+                split.begin_file(path);
+            }
             self.copy(stored, to)?;
+            if let Some(split) = &mut self.split {
+                split.end_file();
+            }
             self.skip_padding(padding)?;
             return Ok(stored);
         };
@@ -196,8 +218,13 @@ impl<R: Read> TarReader<R> {
 
     /// Reads what comes after the archive's end: it belongs to the stream whose digest is taken.
     pub(crate) fn drain(&mut self) -> Result<(), TarError> {
-        while self.source.read(&mut self.buffer).map_err(TarError::Read)? > 0 {}
-        Ok(())
+        loop {
+            let got = self.source.read(&mut self.buffer).map_err(TarError::Read)?;
+            if got == 0 {
+                return Ok(());
+            }
+            split(&mut self.split, &self.buffer[..got]);
+        }
     }
 
     fn entry(&mut self, header: &Header, size: u64, pax: Pax) -> Result<Entry, TarError> {
@@ -252,8 +279,12 @@ impl<R: Read> TarReader<R> {
             b'6' => Kind::Fifo,
             other => return Err(refuse(EntryError::Type(other))),
         };
-        if kind == Kind::Dir {
-            self.entries_left.take_meta(&meta).map_err(refuse)?;
+        match &kind {
+            Kind::Dir => self.entries_left.take_meta(&meta).map_err(refuse)?,
+            Kind::Symlink(target) | Kind::HardLink(target) => {
+                self.entries_left.take_more(target.len()).map_err(refuse)?;
+            }
+            _ => {}
         }
         Ok(Entry { index, name, kind, meta })
     }
@@ -273,6 +304,7 @@ impl<R: Read> TarReader<R> {
                 n => got += n,
             }
         }
+        split(&mut self.split, &block[..got]);
         if block.iter().all(|&b| b == 0) {
             self.ended = true;
             return Ok(None);
@@ -297,7 +329,9 @@ impl<R: Read> TarReader<R> {
     }
 
     pub(crate) fn fill(&mut self, buffer: &mut [u8]) -> Result<(), TarError> {
-        self.source.read_exact(buffer).map_err(ended_early)
+        self.source.read_exact(buffer).map_err(ended_early)?;
+        split(&mut self.split, buffer);
+        Ok(())
     }
 
     fn skip(&mut self, count: u64) -> Result<(), TarError> {
@@ -310,7 +344,10 @@ impl<R: Read> TarReader<R> {
             let most = count as usize;
             match self.source.read(&mut self.buffer[..most]).map_err(TarError::Read)? {
                 0 => self.ended = true,
-                got => count -= got as u64,
+                got => {
+                    split(&mut self.split, &self.buffer[..got]);
+                    count -= got as u64;
+                }
             }
         }
         Ok(())
@@ -323,10 +360,17 @@ impl<R: Read> TarReader<R> {
             if got == 0 {
                 return Err(ArchiveError::Truncated.into());
             }
+            split(&mut self.split, &self.buffer[..got]);
             to.write_all(&self.buffer[..got]).map_err(TarError::Write)?;
             count -= got as u64;
         }
         Ok(())
+    }
+}
+
+fn split(to: &mut Option<TarSplit<'_>>, bytes: &[u8]) {
+    if let Some(to) = to {
+        to.bytes(bytes);
     }
 }
 

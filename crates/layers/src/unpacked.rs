@@ -62,11 +62,11 @@ pub(crate) fn of_archive(archive: impl Read, mut content: Content) -> Result<Con
             Kind::File(_) => {
                 let mut nowhere = io::sink();
                 let mut hashing = Hashing::new(&mut nowhere);
-                tar.copy_data(&mut hashing)?;
+                tar.copy_data(&path, &mut hashing)?;
                 hashing.id(&entry.kind, &entry.meta)
             }
             Kind::HardLink(target) => {
-                let target = LayerPath::of_hard_link_target(target).map_err(|error| refuse(&entry.name, error))?;
+                let target = LayerPath::of_entry(target).map_err(|error| refuse(&entry.name, error))?;
                 let id = files.get(&target).copied().unwrap_or_default();
                 content.add_link(&path, id);
                 files.insert(path, id);
@@ -91,7 +91,7 @@ mod tests {
 
     fn squashfs(archive: &[u8], file: &Path, compression: Compression) -> ContentDigest {
         let diff_id = crate::decompress::hex(&Sha256::digest(archive));
-        let layer = Layer { diff_id: &diff_id, file, limits: Limits::default() };
+        let layer = Layer::new(&diff_id, file);
         let options = SquashfsOptions { compression, ..SquashfsOptions::default() };
         convert(layer, Sqfstar::find().unwrap(), &options, || Ok(archive)).unwrap().content
     }

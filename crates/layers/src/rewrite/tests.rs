@@ -4,8 +4,8 @@ use crate::pax;
 use crate::tar::padding;
 
 /// An archive under construction, in the raw form a builder could have written.
-#[derive(Default)]
-pub(crate) struct Archive(Vec<u8>);
+#[derive(Default, Clone)]
+pub(crate) struct Archive(pub(crate) Vec<u8>);
 
 impl Archive {
     pub(crate) fn header(mut self, flag: u8, name: &[u8], link: &[u8], size: u64) -> Self {
@@ -57,7 +57,7 @@ impl Archive {
 }
 
 /// One entry of the result: name, kind, what its attributes are, content.
-type Row = (String, Kind, Meta, Vec<u8>);
+pub(super) type Row = (String, Kind, Meta, Vec<u8>);
 
 fn rows(archive: &[u8]) -> Vec<Row> {
     let mut tar = TarReader::new(archive);
@@ -65,25 +65,33 @@ fn rows(archive: &[u8]) -> Vec<Row> {
     while let Some(entry) = tar.next().unwrap() {
         let mut data = Vec::new();
         if let Kind::File(_) = entry.kind {
-            tar.copy_data(&mut data).unwrap();
+            tar.copy_data(&LayerPath::root(), &mut data).unwrap();
         }
         rows.push((String::from_utf8_lossy(&entry.name).into_owned(), entry.kind, entry.meta, data));
     }
     rows
 }
 
-fn run(archive: &[u8]) -> Result<Vec<Row>, Stop> {
-    match rewrite(&mut TarReader::new(archive), Limits::default(), |_| Ok(Vec::new())) {
-        Err(Stop::NeedsPlan) => {
-            let plan = Plan::make(&mut TarReader::new(archive), Limits::default())?;
-            let (out, _) = rewrite_planned(&mut TarReader::new(archive), plan, |_| Ok(Vec::new()))?;
-            Ok(rows(&out))
-        }
-        done => done.map(|(out, _)| rows(&out)),
-    }
+pub(super) fn run(archive: &[u8]) -> Result<Vec<Row>, Stop> {
+    run_by(archive, Rules::default()).map(|(rows, _)| rows)
 }
 
-fn names(archive: Vec<u8>) -> Vec<String> {
+pub(super) fn run_by(archive: &[u8], rules: Rules<'_>) -> Result<(Vec<Row>, Seen), Stop> {
+    let done = match rewrite(&mut TarReader::new(archive), rules, |_| Ok(Vec::new())) {
+        Err(Stop::NeedsPlan) => {
+            let plan = plan(archive)?;
+            rewrite_planned(&mut TarReader::new(archive), plan, rules, |_| Ok(Vec::new()))
+        }
+        done => done,
+    };
+    done.map(|(out, seen)| (rows(&out), seen))
+}
+
+fn plan(archive: &[u8]) -> Result<Plan, TarError> {
+    Plan::make(&mut TarReader::new(archive), Limits::default(), Owners::Keep)
+}
+
+pub(super) fn names(archive: Vec<u8>) -> Vec<String> {
     run(&archive)
         .unwrap()
         .into_iter()
@@ -98,7 +106,7 @@ fn names(archive: Vec<u8>) -> Vec<String> {
         .collect()
 }
 
-fn refusal(archive: &[u8]) -> String {
+pub(super) fn refusal(archive: &[u8]) -> String {
     match run(archive) {
         Err(Stop::Failed(error)) => error.to_string(),
         other => panic!("{other:?}"),
@@ -156,7 +164,7 @@ fn the_last_of_several_entries_wins() {
 fn a_hard_link_keeps_the_content_its_target_had_then() {
     let archive =
         Archive::default().file("a", b"old").link(b'1', "b", "a").link(b'1', "c", "b").file("a", b"new").end();
-    assert_eq!(names(archive), ["b=old", "c=>b", "a=new"]);
+    assert_eq!(names(archive), ["b=old", "a=new", "c=>b"]);
     let dangling = Archive::default().link(b'1', "b", "a").end();
     assert!(refusal(&dangling).contains("hard link to \"a\""));
 }
@@ -169,9 +177,8 @@ fn the_root_is_known_before_anything_is_written() {
         roots.push((meta.mode, meta.uid));
         Ok(Vec::new())
     };
-    let Err(Stop::NeedsPlan) = rewrite(&mut TarReader::new(&late[..]), Limits::default(), &mut start) else { panic!() };
-    let plan = Plan::make(&mut TarReader::new(&late[..]), Limits::default()).unwrap();
-    rewrite_planned(&mut TarReader::new(&late[..]), plan, &mut start).unwrap();
+    let Err(Stop::NeedsPlan) = rewrite(&mut TarReader::new(&late[..]), Rules::default(), &mut start) else { panic!() };
+    rewrite_planned(&mut TarReader::new(&late[..]), plan(&late).unwrap(), Rules::default(), &mut start).unwrap();
     assert_eq!(roots, [(0o755, 0), (0o644, 5)]);
 }
 
@@ -192,13 +199,13 @@ fn attributes_ids_and_long_names_survive() {
         .pax(&[(b"linkpath", "../".repeat(50).as_bytes())])
         .link(b'2', "s", "short")
         .end();
-    let (out, seen) = rewrite(&mut TarReader::new(&archive[..]), Limits::default(), |_| Ok(Vec::new())).unwrap();
+    let (out, seen) = rewrite(&mut TarReader::new(&archive[..]), Rules::default(), |_| Ok(Vec::new())).unwrap();
     let rows = rows(&out);
     assert_eq!(rows[0].0, long);
     assert_eq!((rows[0].2.uid, rows[0].2.gid, rows[0].2.mtime), (3_000_000, 7, 17));
     assert_eq!(rows[0].2.xattrs, [(b"security.capability".to_vec(), value.to_vec())]);
     assert_eq!(rows[1].1, Kind::Symlink("../".repeat(50).into_bytes()));
-    assert_eq!((seen.max_uid, seen.max_gid), (3_000_000, 7));
+    assert_eq!((seen.owners.max_uid, seen.owners.max_gid), (3_000_000, 7));
     assert_eq!(seen.dropped_xattrs.len(), 2);
     // No user name reaches sqfstar.
     assert!(out.chunks(512).all(|block| !block.windows(4).any(|bytes| bytes == b"root")));
@@ -235,12 +242,9 @@ fn holes_become_zeros() {
 
 #[test]
 fn bad_archives_are_refused() {
-    assert!(refusal(&Archive::default().file("../a", b"").end()).contains("\"..\""));
-    assert!(refusal(&Archive::default().file("/etc/passwd", b"").end()).contains("absolute"));
     assert!(refusal(&Archive::default().file("a", b"").file("a/b", b"").end()).contains("not a directory"));
-    assert!(refusal(&Archive::default().file(".wh..wh..opq", b"").end()).contains("overlayfs"));
     assert!(refusal(&Archive::default().file(".wh.", b"").end()).contains("whiteout"));
-    assert!(refusal(&Archive::default().link(b'1', "b", "../../etc/shadow").end()).contains("\"..\""));
+    assert!(refusal(&Archive::default().link(b'1', "b", "../../etc/shadow").end()).contains("hard link"));
     assert!(refusal(&Archive::default().header(b'V', b"label", b"", 0).end()).contains("unknown type"));
     let whole = Archive::default().file("a", &[1; 2000]).end();
     assert!(refusal(&whole[..1000]).contains("middle of an entry"));
@@ -269,7 +273,7 @@ fn sizes_that_are_only_claimed_are_bounded() {
     let run = |most| {
         let limits = Limits { bytes: most, ..Limits::default() };
         let mut tar = TarReader::new(&archive[..]).limited_to(limits);
-        rewrite(&mut tar, limits, |_| Ok(Vec::new())).map(drop)
+        rewrite(&mut tar, Rules { limits, ..Rules::default() }, |_| Ok(Vec::new())).map(drop)
     };
     run(42_000).unwrap();
     let Err(Stop::Failed(error)) = run(41_999) else { panic!("it was let through") };
