@@ -3,10 +3,16 @@
 //! An image's record repeats it for each of its layers; this copy serves a migration that finds a layer already in the
 //! store, which must not have to look through the records of all images.
 
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
 use serde::{Deserialize, Serialize};
 
+/// The ending of files of tar-split data.
+const TAR_SPLIT: &str = ".tar-split.gz";
+
 /// The description of a layer's SquashFS file, at `parallax/layers/<diff id>.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerFile {
     /// The SHA-256 of the layer's uncompressed tar stream, 64 hexadecimal digits.
     pub diff_id: String,
@@ -23,6 +29,39 @@ pub struct LayerFile {
     /// The digest of what the layer holds, taken when it was converted. Layers that an earlier version brought have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// The tar-split data of the layer, which is shared by all SquashFS files of one diffID. Layers that an earlier version
+    /// converted have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tar_split: Option<TarSplit>,
+    /// What of the layer depends on the layers below. Unknown of layers that an earlier version converted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Shape>,
+    /// Whether owners beyond usual ranges of subordinate ids have become root.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub squashed_owners: bool,
+}
+
+/// A file of tar-split data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TarSplit {
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its SHA-256, 64 hexadecimal digits.
+    pub sha256: String,
+}
+
+/// What a layer leaves to the layers below. Paths have no slash at their beginning; the empty one is the root.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// Directories that no entry of the layer describes: they must have the attributes that the layers below give them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub implied: Vec<String>,
+    /// Mode, user id and group id of the root, if an entry describes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<(u32, u32, u32)>,
+    /// Directories in which the layer hides all that is below.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub opaque: Vec<String>,
 }
 
 impl LayerFile {
@@ -37,4 +76,29 @@ impl LayerFile {
     pub fn description_path(diff_id: &str) -> String {
         format!("parallax/layers/{diff_id}.json")
     }
+
+    /// Where the tar-split data of the layer with this diffID lies, relative to the store's root.
+    #[must_use]
+    pub fn tar_split_path(diff_id: &str) -> String {
+        format!("parallax/layers/{diff_id}{TAR_SPLIT}")
+    }
+
+    /// Where the description of a SquashFS file lies that one of Podman's layers has for itself, relative to the store's root.
+    #[must_use]
+    pub fn own_description_path(layer_id: &str) -> String {
+        format!("overlay/{layer_id}/parallax.json")
+    }
+
+    /// Where the tar-split data of an unfinished SquashFS file lies.
+    #[must_use]
+    pub fn tar_split_beside(squashfs: &Path) -> PathBuf {
+        let mut path: OsString = squashfs.into();
+        path.push(TAR_SPLIT);
+        path.into()
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }

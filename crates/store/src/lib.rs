@@ -5,6 +5,7 @@
 //! - [`containers_storage`]: the files by which Podman knows a store, written for the shared store and for step stores.
 //! - [`foreign`]: images that podman-hpc and the Go tool brought.
 //! - [`lists`]: Podman's lists, changed without losing what others wrote.
+//! - [`tar_split`]: how Podman gives back the archives of layers.
 //! - [`squashfs`]: what is read of SquashFS files.
 //! - [`Store`]: adds and removes images.
 //! - [`reader`]: lists them.
@@ -22,6 +23,7 @@ mod lock;
 mod lock_file;
 mod mark;
 pub mod open;
+mod own_file;
 mod parallel;
 mod publish;
 pub mod reader;
@@ -29,6 +31,7 @@ pub mod record;
 mod remove;
 mod removed;
 pub mod squashfs;
+pub mod tar_split;
 #[cfg(test)]
 mod testing;
 mod verify;
@@ -37,8 +40,9 @@ mod work;
 mod writer;
 
 pub use files::StoreError;
-pub use layer_file::LayerFile;
+pub use layer_file::{LayerFile, Shape, TarSplit};
 pub use lock::has_locks;
+pub use own_file::OwnFiles;
 pub use remove::{Collected, Collection, Removed, Target};
 pub use verify::{Problem, Verifier};
 pub use waste::Garbage;

@@ -6,6 +6,7 @@
 //! that whoever holds them sees no layer that an image is still to come for. A writer that is killed leaves a store that
 //! works, at most files that nothing refers to, and a mark that tells [`Store::collect`] what it was at.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use parallax_names::{ImageName, IndexPath};
@@ -19,25 +20,43 @@ use crate::layer_file::LayerFile;
 use crate::lists::{self, ImageList, LayerList};
 use crate::lock::WriteLock;
 use crate::mark::Mark;
+use crate::own_file::OwnFiles;
 use crate::record::{ImageRecord, LayerRecord, VERSION};
 use crate::writer::{NewImage, Store};
+
+/// The SquashFS file that a layer of an image is to have.
+struct ChosenFile<'a> {
+    layer: LayerFile,
+    /// Whether Podman's layer has it for itself.
+    own: bool,
+    /// Where it lies while it is not in the store.
+    new: Option<&'a Path>,
+}
 
 impl Store {
     /// Makes an image visible, or gives one that is there another name. If the name stood for another image, that one
     /// keeps its other names. `converted` are finished SquashFS files, durable already; those that another writer has
-    /// brought meanwhile are left where they are.
+    /// brought meanwhile are left where they are. `own` are those that the image's chain of layers has for itself.
     ///
     /// # Errors
     /// [`StoreError`]; readers see the image whole or not at all. [`StoreError::LayerGone`] if a layer that the store had
     /// was removed meanwhile.
-    pub fn publish(&self, image: &NewImage, converted: &[(PathBuf, LayerFile)]) -> Result<ImageRecord, StoreError> {
+    pub fn publish(
+        &self,
+        image: &NewImage,
+        converted: &[(PathBuf, LayerFile)],
+        own: &OwnFiles,
+    ) -> Result<ImageRecord, StoreError> {
         entry_of(&image.name)?;
         let lock = WriteLock::take(self.root())?;
-        for (file, layer) in converted {
+        let ids = chain_ids(image.diff_ids.iter().map(String::as_str));
+        let is_shared = |(id, _): &(&String, _)| !own.contains_key(*id);
+        let shared: BTreeSet<&String> = ids.iter().zip(&image.diff_ids).filter(is_shared).map(|(_, diff)| diff).collect();
+        for (file, layer) in converted.iter().filter(|(_, layer)| shared.contains(&layer.diff_id)) {
             self.add_layer(&lock, file, layer)?;
         }
-        let file = |id: &String| self.layer(id)?.ok_or_else(|| StoreError::LayerGone(id.clone()));
-        let files: Vec<LayerFile> = image.diff_ids.iter().map(file).collect::<Result<_, _>>()?;
+        let file = |(id, diff_id): (&String, &String)| self.chosen(id, diff_id, own);
+        let files: Vec<ChosenFile<'_>> = ids.iter().zip(&image.diff_ids).map(file).collect::<Result<_, _>>()?;
         let (mut layers, mut images) = lists::read_both(self.root())?;
         let digest = image.digest.trim_start_matches("sha256:");
         let digests: Vec<&str> =
@@ -148,17 +167,38 @@ impl Store {
         Ok(text.and_then(|text| Link::try_from(text.trim().to_owned()).ok()))
     }
 
+    /// The SquashFS file that a layer of the image is to have.
+    fn chosen<'a>(&self, id: &str, diff_id: &str, own: &'a OwnFiles) -> Result<ChosenFile<'a>, StoreError> {
+        if let Some(layer) = self.own_file(id)? {
+            return Ok(ChosenFile { layer, own: true, new: None });
+        }
+        if let Some((file, layer)) = own.get(id) {
+            if self.link_of(id)?.is_some_and(|link| link != Link::of_layer(id)) {
+                // Its file may be the whole image's.
+                return Err(self.damaged(
+                    &format!("the layer {id}"),
+                    &"another tool brought it, and it would need another file; remove that tool's image first",
+                ));
+            }
+            return Ok(ChosenFile { layer: layer.clone(), own: true, new: Some(file.as_path()) });
+        }
+        let layer = self.layer(diff_id)?.ok_or_else(|| StoreError::LayerGone(diff_id.to_owned()))?;
+        Ok(ChosenFile { layer, own: false, new: None })
+    }
+
     /// The layers' directories, and their entries in the list.
     fn publish_layers(
         &self,
         image: &NewImage,
-        files: &[LayerFile],
+        files: &[ChosenFile<'_>],
         list: &mut LayerList,
     ) -> Result<Vec<LayerRecord>, StoreError> {
-        let ids = chain_ids(files.iter().map(|layer| layer.diff_id.as_str()));
+        let ids = chain_ids(files.iter().map(|file| file.layer.diff_id.as_str()));
         let mut chain: Vec<LayerRecord> = Vec::with_capacity(ids.len());
-        for (id, file) in ids.into_iter().zip(files) {
-            let link = self.layer_directory(&id, file, &chain)?;
+        for (id, chosen) in ids.into_iter().zip(files) {
+            let link = self.layer_directory(&id, chosen, &chain)?;
+            self.advise(&id)?;
+            let file = &chosen.layer;
             let entry = Layer {
                 id: id.clone(),
                 parent: chain.last().map(|below| below.id.clone()),
@@ -178,17 +218,18 @@ impl Store {
                 squashfs_sha256: file.squashfs_sha256.clone(),
                 max_uid: file.max_uid,
                 max_gid: file.max_gid,
-                side_car: false,
+                side_car: chosen.own,
             });
         }
         sync_parent(&self.root().join(LINKS).join("x"))?;
         sync_parent(&self.root().join("overlay/x"))?;
+        sync_parent(&self.root().join(LAYERS_JSON))?;
         Ok(chain)
     }
 
     /// Makes what is missing of one layer's directory and links, and returns its link: a base layer has the same id
     /// when podman-hpc brought it, and a link of its own then.
-    fn layer_directory(&self, id: &str, file: &LayerFile, below: &[LayerRecord]) -> Result<Link, StoreError> {
+    fn layer_directory(&self, id: &str, chosen: &ChosenFile<'_>, below: &[LayerRecord]) -> Result<Link, StoreError> {
         let directory = self.root().join("overlay").join(id);
         let lower = lower_file(below.iter().rev().map(|layer| &layer.link));
         let link = match self.link_of(id)? {
@@ -204,8 +245,14 @@ impl Store {
         };
         let links = self.root().join(LINKS);
         ensure_link(&links.join(link.as_str()), &format!("../{id}/diff"))?;
-        let squashfs = format!("../../{}", LayerFile::squashfs_path(&file.diff_id));
-        ensure_link(&self.root().join(link.side_car()), &squashfs)?;
+        if let Some(file) = chosen.new {
+            self.add_tar_split(file, &chosen.layer)?;
+            self.add_own_file(id, file, &chosen.layer)?;
+        }
+        if !chosen.own {
+            let squashfs = format!("../../{}", LayerFile::squashfs_path(&chosen.layer.diff_id));
+            ensure_link(&self.root().join(link.side_car()), &squashfs)?;
+        }
         Ok(link)
     }
 

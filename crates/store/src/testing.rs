@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use crate::containers_storage::{BigData, IMAGES_JSON, IMAGES_LOCK, Image, LAYERS_JSON, LAYERS_LOCK, Link, sha256_hex};
 use crate::files::StoreError;
 use crate::layer_file::LayerFile;
+use crate::own_file::OwnFiles;
 use crate::record::ImageRecord;
 use crate::writer::{NewImage, Store};
 
@@ -64,12 +65,12 @@ pub(crate) fn publish(store: &Store, image: &NewImage, layers: &[&str]) -> Resul
                     squashfs_sha256,
                     max_uid: 1,
                     max_gid: 2,
-                    content: None,
+                    ..LayerFile::default()
                 },
             ));
         }
     }
-    store.publish(image, &converted)
+    store.publish(image, &converted, &OwnFiles::new())
 }
 
 pub(crate) fn json(store: &Store, name: &str) -> Value {

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, LINKS, lower_file, sha256_hex};
 use crate::files::{StoreError, entries, read_if_there};
-use crate::layer_file::LayerFile;
+use crate::layer_file::{LayerFile, TarSplit};
 use crate::lists::{self, ImageList, LayerList};
 use crate::lock::ReadLock;
 use crate::open::OpenError;
@@ -175,21 +175,24 @@ impl<'a> Verifier<'a> {
     fn layer(&mut self, image: &str, layer: &LayerRecord, below: &[LayerRecord]) -> Result<(), StoreError> {
         let root = self.store.root();
         let file = layer.squashfs_path();
-        let wrong = match self.files.get(&layer.diff_id) {
+        let wrong = match self.files.get(&file) {
             Some(known) => known.clone(),
             None => check_file(&root.join(&file), layer)?,
         };
-        self.files.insert(layer.diff_id.clone(), wrong.clone());
+        self.files.insert(file.clone(), wrong.clone());
         if let Some(wrong) = wrong {
             self.note(Some(image), &file, &wrong, REPLACE_FILE);
         }
-        let described = || -> Result<bool, StoreError> {
-            let there = self.store.layer(&layer.diff_id)?;
-            Ok(there.is_some_and(|there| there.squashfs_sha256 == layer.squashfs_sha256))
-        };
-        if !layer.side_car && !described()? {
+        let (own, shared) = (self.store.own_file(&layer.id)?, self.store.layer(&layer.diff_id)?);
+        let described = if layer.side_car { own } else { shared };
+        let is_it = |there: &LayerFile| there.squashfs_sha256 == layer.squashfs_sha256;
+        // Another tool's file has no description.
+        if !layer.side_car && !described.as_ref().is_some_and(is_it) {
             let description = LayerFile::description_path(&layer.diff_id);
             self.note(Some(image), &description, "does not describe the layer's file", REPLACE_FILE);
+        }
+        if let Some(tar_split) = described.and_then(|there| there.tar_split) {
+            self.tar_split(image, &LayerFile::tar_split_path(&layer.diff_id), &tar_split)?;
         }
         let directory = format!("overlay/{}", layer.id);
         if !root.join(&directory).join("diff").is_dir() {
@@ -225,6 +228,20 @@ impl<'a> Verifier<'a> {
         });
         if !right {
             self.note(Some(image), LAYERS_JSON, &format!("does not list the layer {}", layer.id), MIGRATE_AGAIN);
+        }
+        Ok(())
+    }
+
+    /// Checks the data by which Podman gives a layer's archive back.
+    fn tar_split(&mut self, image: &str, path: &str, expected: &TarSplit) -> Result<(), StoreError> {
+        if !self.files.contains_key(path) {
+            let there = read_if_there(&self.store.root().join(path))?;
+            let right = there.is_some_and(|bytes| sha256_hex(&bytes) == expected.sha256);
+            let wrong = (!right).then(|| "is missing or does not match its digest, so Podman cannot save the image".to_owned());
+            self.files.insert(path.to_owned(), wrong);
+        }
+        if let Some(Some(wrong)) = self.files.get(path).cloned() {
+            self.note(Some(image), path, &wrong, MIGRATE_AGAIN);
         }
         Ok(())
     }

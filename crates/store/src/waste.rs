@@ -17,6 +17,7 @@ use crate::lists::{ImageList, LayerList};
 use crate::lock::WriteLock;
 use crate::parallel;
 use crate::record::ImageRecord;
+use crate::tar_split::podmans_path;
 use crate::writer::Store;
 
 /// Where Podman keeps the layers.
@@ -184,7 +185,7 @@ impl Waste {
                 let link = store.link_of(id)?;
                 let squash = link.iter().map(|link| format!("squash/{}.squash", link.as_str()));
                 let links = link.iter().flat_map(|link| [link.side_car(), format!("{LINKS}/{}", link.as_str())]);
-                let tar_split = [format!("overlay-layers/{id}.tar-split.gz")];
+                let tar_split = [podmans_path(id)];
                 self.links.extend(links.chain(squash).chain(tar_split).filter(|path| exists(store, path)));
                 self.layer_directories.push(directory);
             }
@@ -192,7 +193,7 @@ impl Waste {
         let mut diff_ids = now.layers.diff_ids();
         diff_ids.extend(recorded().map(|layer| layer.diff_id.clone()));
         let unneeded = candidates.diff_ids.difference(&diff_ids);
-        let files = unneeded.flat_map(|diff_id| ["json", "squash"].map(|kind| format!("{FILES}/{diff_id}.{kind}")));
+        let files = unneeded.flat_map(|diff_id| ["json", "tar-split.gz", "squash"].map(|kind| format!("{FILES}/{diff_id}.{kind}")));
         self.files = files.filter(|path| exists(store, path)).collect();
         Ok(())
     }

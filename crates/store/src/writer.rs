@@ -137,6 +137,7 @@ impl Store {
         fs::set_permissions(squashfs, Permissions::from_mode(0o644)).context("set the mode of", squashfs)?;
         let description = serde_json::to_vec(layer).map_err(|error| self.damaged("the layer", &error))?;
         replace_file(&self.temporary(), &self.root.join(LayerFile::description_path(&layer.diff_id)), &description)?;
+        self.add_tar_split(squashfs, layer)?;
         move_into_place(squashfs, &self.root.join(LayerFile::squashfs_path(&layer.diff_id)))
     }
 
