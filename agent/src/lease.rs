@@ -6,6 +6,7 @@
 mod access;
 mod acquire;
 mod find;
+mod owners;
 mod release;
 
 use std::collections::{HashMap, HashSet};

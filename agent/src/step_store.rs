@@ -14,7 +14,9 @@ use parallax_store::containers_storage::{
     BigData, IMAGES_JSON, IMAGES_LOCK, IdMapEntry, Image, LAYERS_JSON, LAYERS_LOCK, LINKS, LOCK_TOKEN_BYTES, Layer,
     sha256_hex,
 };
+use parallax_store::LayerFile;
 use parallax_store::record::{ImageRecord, LayerRecord};
+use parallax_store::tar_split::podmans_path;
 
 use crate::identity::{Identity, NamespaceKind};
 
@@ -100,6 +102,26 @@ impl StepStore {
         store.file(LAYERS_JSON, json(&layers));
         store.add_image(image, &chains);
         store
+    }
+
+    /// Leads Podman to what it needs to save and push the image's layers, whose store is at `root`. Where the layers are not
+    /// mounted Podman cannot read their files, and the store has data that makes it say so.
+    #[must_use]
+    pub fn with_tar_split(mut self, image: &ImageRecord, root: &str) -> Self {
+        let of_layer = |index: usize| image.layers.get(index).map(|layer| (layer.id.as_str(), layer.diff_id.as_str()));
+        for mount in &self.mounts {
+            let id = mount.directory.trim_start_matches("overlay/");
+            if let Some((_, diff_id)) = of_layer(mount.layer) {
+                let target = format!("{root}/{}", LayerFile::tar_split_path(diff_id));
+                self.links.push((podmans_path(id), target));
+            }
+        }
+        for side_car in &self.side_cars {
+            if let Some((id, _)) = of_layer(side_car.layer) {
+                self.links.push((podmans_path(id), format!("{root}/{}", podmans_path(id))));
+            }
+        }
+        self
     }
 
     fn file(&mut self, path: impl Into<String>, bytes: impl Into<Vec<u8>>) {
@@ -279,6 +301,21 @@ mod tests {
         assert_eq!(places, [(0, "overlay/l/P0.squash"), (1, "overlay/l/P1.squash"), (2, "overlay/l/P2.squash")]);
         let images: Vec<Image> = serde_json::from_str(text(&store, IMAGES_JSON)).unwrap();
         assert_eq!((images[0].layer.as_str(), images[0].mapped_layers.len()), (image().layers[2].id.as_str(), 0));
+    }
+
+    #[test]
+    fn podman_finds_the_archives_of_mounted_layers() {
+        let both = &[NamespaceKind::Plain, NamespaceKind::KeepId];
+        let store = StepStore::new(&image(), &identity(), Form::Mounts(both)).with_tar_split(&image(), "/s");
+        let links: Vec<_> = store.links.iter().filter(|(path, _)| path.starts_with("overlay-layers/")).collect();
+        assert_eq!(links.len(), 6);
+        let top = &image().layers[2];
+        let data = format!("/s/parallax/layers/{}.tar-split.gz", top.diff_id);
+        assert!(links.contains(&&(format!("overlay-layers/{}.tar-split.gz", top.id), data.clone())));
+        assert_eq!(links.iter().filter(|(_, target)| *target == data).count(), 2);
+        let store = StepStore::new(&image(), &identity(), Form::Files).with_tar_split(&image(), "/s");
+        let path = format!("overlay-layers/{}.tar-split.gz", top.id);
+        assert!(store.links.contains(&(path.clone(), format!("/s/{path}"))));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use super::access::{credentials, unusable};
 use super::find::Found;
-use super::{Cause, Held, Lease, LeaseKey, Leases, Refusal};
+use super::{Cause, Held, Lease, LeaseKey, Leases, Refusal, owners};
 use crate::identity::{Identity, NamespaceKind};
 use crate::journal::{Entry, HeldImage, Owner};
 use crate::ladder::Way;
@@ -125,7 +125,7 @@ impl Leases {
         user: &Credentials,
     ) -> Result<Contents, Refusal> {
         let kinds = namespaces(request.mode);
-        check_ids(&request.image, image, identity, kinds)?;
+        owners::check(&request.image, image, identity, request.mode)?;
         let ladder = self.ladder();
         let way = ladder.way(store).map_err(|reason| {
             refused(&format!("the image \"{}\" can't be mounted on this node: {reason}", request.image))
@@ -142,7 +142,11 @@ impl Leases {
             LayerError::Open(error) => unusable(&request.image, &error),
             other => refused(&other.to_string()),
         })?;
-        Ok(Contents { store: StepStore::new(image, identity, form), layers })
+        let mut step_store = StepStore::new(image, identity, form);
+        if let (Mode::Podman, Some(root)) = (request.mode, store.path().to_str()) {
+            step_store = step_store.with_tar_split(image, root);
+        }
+        Ok(Contents { store: step_store, layers })
     }
 
     /// The SquashFS files of an image's layers. Those of a store that the kernel may read are opened and checked here. Those of
@@ -218,7 +222,11 @@ impl Leases {
     fn step_file(&self, request: &LeaseRequest, found: &Found, identity: &Identity) -> Result<StepFile, Refusal> {
         let name = &request.image;
         let (image_id, notice, execution) = match found {
-            Found::Image(_, image) => (Some(image.id.clone()), other_image(request, image), execution(name, image)?),
+            Found::Image(_, image) => {
+                let notices = [other_image(request, image), owners::notice(name, image, identity, request.mode)];
+                let notice = notices.into_iter().flatten().reduce(|both, next| both + "; " + &next);
+                (Some(image.id.clone()), notice, execution(name, image)?)
+            }
             Found::Missing(notice) => (None, Some(notice.clone()), Execution::default()),
         };
         let config = self.config();
@@ -282,34 +290,11 @@ fn execution(name: &str, image: &ImageRecord) -> Result<Execution, Refusal> {
 }
 
 /// Which chains of layers a step needs. In `run` mode the launcher starts the one container, always with keep-id.
-fn namespaces(mode: Mode) -> &'static [NamespaceKind] {
+pub(super) fn namespaces(mode: Mode) -> &'static [NamespaceKind] {
     match mode {
         Mode::Run => &[NamespaceKind::KeepId],
         Mode::Podman => &[NamespaceKind::Plain, NamespaceKind::KeepId],
     }
-}
-
-/// Refuses an image whose files have owners for which the user has no ids: they would all look like nobody's, and programs
-/// that check owners would fail in ways nobody understands.
-fn check_ids(name: &str, image: &ImageRecord, identity: &Identity, kinds: &[NamespaceKind]) -> Result<(), Refusal> {
-    let (max_uid, max_gid) = image.max_ids();
-    // Podman's default namespace comes first where there is a choice; it is the one that needs less.
-    let Some(&kind) = kinds.first() else { return Ok(()) };
-    for (ids, max, what, file) in
-        [(&identity.users, max_uid, "user", "/etc/subuid"), (&identity.groups, max_gid, "group", "/etc/subgid")]
-    {
-        if ids.covers(kind, 0) && ids.covers(kind, max) {
-            continue;
-        }
-        let user = &identity.name;
-        let count = ids.subordinate_count();
-        let has = if count == 0 { "none".to_owned() } else { format!("only {count}") };
-        return Err(Refusal(format!(
-            "the image \"{name}\" needs subordinate {what} ids up to {max}, and the user {user} has {has} on this node; \
-             ask the administrator to add a range to {file}"
-        )));
-    }
-    Ok(())
 }
 
 /// The variables that make Podman use the step's directory.

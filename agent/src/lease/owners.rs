@@ -1,0 +1,125 @@
+//! Images whose files have owners for which the user has no ids on the node: they show as nobody's.
+//!
+//! Podman cannot unpack such an image at all. Here layers are mounted, so only the files concerned look like nobody's. Owners
+//! up to [`MAX_USUAL_ID`] are covered by a range as `useradd` gives it, which the administrator can add; for those beyond it
+//! there is no range worth asking for, and it is mostly a file or two that a build user left.
+
+use parallax_protocol::message::Mode;
+use parallax_store::record::ImageRecord;
+
+use super::Refusal;
+use super::acquire::namespaces;
+use crate::identity::{Identity, Ids};
+
+/// The highest id that a usual range of subordinate ids covers.
+const MAX_USUAL_ID: u32 = 65_535;
+
+/// One kind of ids, and what an image needs of it.
+struct Need<'a> {
+    ids: &'a Ids,
+    /// The highest owner, no more than [`MAX_USUAL_ID`].
+    highest: u32,
+    what: &'static str,
+    file: &'static str,
+}
+
+fn needs<'a>(image: &ImageRecord, identity: &'a Identity) -> [Need<'a>; 2] {
+    let (uid, gid) = image.max_ids();
+    [
+        Need { ids: &identity.users, highest: uid.min(MAX_USUAL_ID), what: "user", file: "/etc/subuid" },
+        Need { ids: &identity.groups, highest: gid.min(MAX_USUAL_ID), what: "group", file: "/etc/subgid" },
+    ]
+}
+
+/// Refuses an image of which the user would see nothing but nobody's files, and in `podman` mode one for which Podman itself
+/// would need more subordinate ids.
+pub(super) fn check(name: &str, image: &ImageRecord, identity: &Identity, mode: Mode) -> Result<(), Refusal> {
+    // Podman's default namespace comes first where there is a choice; it is the one that needs less.
+    let Some(&kind) = namespaces(mode).first() else { return Ok(()) };
+    for Need { ids, highest, what, file } in needs(image, identity) {
+        if ids.covers(kind, 0) && (mode == Mode::Run || ids.covers(kind, highest)) {
+            continue;
+        }
+        let user = &identity.name;
+        let count = ids.subordinate_count();
+        let has = if count == 0 { "none".to_owned() } else { format!("only {count}") };
+        return Err(Refusal(format!(
+            "the image \"{name}\" needs subordinate {what} ids up to {highest}, and the user {user} has {has} on this node; \
+             ask the administrator to add a range of 65536 to {file}"
+        )));
+    }
+    Ok(())
+}
+
+/// What a user is told whose range is smaller than a usual one, and than what the image has.
+pub(super) fn notice(name: &str, image: &ImageRecord, identity: &Identity, mode: Mode) -> Option<String> {
+    let &kind = namespaces(mode).first()?;
+    let short = needs(image, identity).into_iter().find(|need| !need.ids.covers(kind, need.highest))?;
+    let Need { ids, highest, what, file } = short;
+    let (user, count) = (&identity.name, ids.subordinate_count());
+    Some(format!(
+        "the image \"{name}\" has files of {what} ids up to {highest}, and the user {user} has only {count} subordinate ids on \
+         this node: files of the others look like nobody's; ask the administrator to add a range of 65536 to {file}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use parallax_store::containers_storage::Link;
+    use parallax_store::record::{LayerRecord, VERSION};
+
+    use super::*;
+    use crate::identity::SubordinateRange;
+
+    fn image(max_uid: u32) -> ImageRecord {
+        let hex = "ab".repeat(32);
+        let layer = LayerRecord {
+            id: hex.clone(),
+            link: Link::of_layer(&hex),
+            diff_id: hex.clone(),
+            size: 1,
+            squashfs_size: 1,
+            squashfs_sha256: hex.clone(),
+            max_uid,
+            max_gid: 0,
+            side_car: false,
+        };
+        ImageRecord {
+            version: VERSION,
+            id: hex.clone(),
+            digest: format!("sha256:{hex}"),
+            other_digests: Vec::new(),
+            names: Vec::new(),
+            created: String::new(),
+            manifest: String::new(),
+            config: String::new(),
+            layers: vec![layer],
+        }
+    }
+
+    fn user(count: u32) -> Identity {
+        let ranges = if count == 0 { Vec::new() } else { vec![SubordinateRange { start: 100_000, count }] };
+        let ids = || Ids { own: 1001, subordinate: ranges.clone() };
+        Identity { name: "u1".into(), users: ids(), groups: ids() }
+    }
+
+    #[test]
+    fn owners_beyond_any_usual_range_do_not_matter() {
+        for mode in [Mode::Run, Mode::Podman] {
+            assert!(check("a", &image(1_516_583_083), &user(65_536), mode).is_ok(), "{mode:?}");
+            assert_eq!(notice("a", &image(1_516_583_083), &user(65_536), mode), None);
+        }
+    }
+
+    #[test]
+    fn only_a_range_that_can_be_had_is_asked_for() {
+        for (highest, count, mode) in [(7, 0, Mode::Run), (999, 10, Mode::Podman), (1_516_583_083, 10, Mode::Podman)] {
+            let sentence = check("a", &image(highest), &user(count), mode).unwrap_err().to_string();
+            assert!(sentence.ends_with("ask the administrator to add a range of 65536 to /etc/subuid"), "{sentence}");
+            assert!(!sentence.contains("1516583083"), "{sentence}");
+        }
+        assert!(check("a", &image(999), &user(10), Mode::Run).is_ok());
+        let notice = notice("a", &image(999), &user(10), Mode::Run).unwrap();
+        assert!(notice.contains("up to 999") && notice.contains("only 10"), "{notice}");
+    }
+}
