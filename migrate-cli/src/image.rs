@@ -1,7 +1,7 @@
 //! An image's manifest and configuration: what of them a migration needs, checked against their digests.
 
 use anyhow::{Context as _, bail, ensure};
-use parallax_store::containers_storage::sha256_hex;
+use parallax_store::containers_storage::{chain_ids, sha256_hex};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -106,6 +106,11 @@ impl Manifest {
 }
 
 impl Image {
+    /// Podman's ids of the layers, base first.
+    pub fn chain_ids(&self) -> Vec<String> {
+        chain_ids(self.layers.iter().map(|layer| layer.diff_id.as_str()))
+    }
+
     /// Puts an image together from its parts.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //! - [`users`]: user namespaces and subordinate ids.
 //! - [`slurm`]: the plugin.
 //! - [`agent`]: the node agent.
+//! - [`squashfs`]: the tools that images are migrated with.
 //! - [`stores`]: the image stores; [`squashed`]: those in which root has no rights.
 
 use std::fmt::Write as _;
@@ -24,6 +25,7 @@ mod kernel;
 mod programs;
 mod slurm;
 mod squashed;
+mod squashfs;
 mod stores;
 mod users;
 
@@ -105,6 +107,7 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let stores = config.as_ref().map_or(&[][..], |config| &config.stores);
     checks.extend(kernel::check(&agent_config, &stores::compressors(stores), is_root));
     checks.extend(programs::check(&config.as_ref().map_or_else(Default::default, |config| config.run.clone())));
+    checks.push(squashfs::check());
     checks.extend(users::check(options.user.as_deref(), is_root));
     checks.extend(slurm::check(&options.plugstack));
     checks.extend(agent::check(&agent_config, is_root));

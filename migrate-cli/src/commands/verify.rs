@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::ensure;
 use parallax_layers::{ConvertError, content_digest};
-use parallax_store::{LayerFile, Problem, Store, Verifier};
+use parallax_store::record::LayerRecord;
+use parallax_store::{Problem, Store, Verifier};
 use serde::Serialize;
 
 use super::find::find;
@@ -106,22 +107,21 @@ fn deep(store: &Store, ids: &[String], problems: &mut Vec<Problem>) -> anyhow::R
     for id in ids {
         // Records that cannot be read are problems already.
         let record = store.record(id).ok().flatten();
-        let diff_ids = record.into_iter().flat_map(|record| record.layers).map(|layer| layer.diff_id);
-        layers.extend(diff_ids.map(|diff_id| (diff_id, id.as_str())));
+        let of_record = record.into_iter().flat_map(|record| record.layers);
+        layers.extend(of_record.map(|layer| (layer.squashfs_path(), (layer, id.as_str()))));
     }
     let mut unknown = 0;
-    for (diff_id, image) in layers {
-        let path = LayerFile::squashfs_path(&diff_id);
+    for (path, (layer, image)) in layers {
         if problems.iter().any(|problem| problem.path == path) {
             continue;
         }
-        let Some(expected) = store.layer(&diff_id)?.and_then(|layer| layer.content) else {
+        let Some(expected) = content(store, &layer)? else {
             unknown += 1;
             continue;
         };
         let found = content_digest(&store.root().join(&path));
         // A writer may have taken the layer away, and have brought it again.
-        if store.layer(&diff_id)?.and_then(|layer| layer.content).as_ref() != Some(&expected) {
+        if content(store, &layer)?.as_ref() != Some(&expected) {
             continue;
         }
         let what = match found {
@@ -139,6 +139,12 @@ fn deep(store: &Store, ids: &[String], problems: &mut Vec<Problem>) -> anyhow::R
         );
     }
     Ok(())
+}
+
+/// The recorded digest of what a layer's SquashFS file holds.
+fn content(store: &Store, layer: &LayerRecord) -> anyhow::Result<Option<String>> {
+    let described = if layer.side_car { store.own_file(&layer.id)? } else { store.layer(&layer.diff_id)? };
+    Ok(described.and_then(|described| described.content))
 }
 
 fn row(problem: &Problem) -> Row<'_> {

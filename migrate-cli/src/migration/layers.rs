@@ -8,8 +8,10 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::bail;
-use parallax_layers::{ConvertError, Converted, Flattened, SquashfsOptions, convert, flatten};
-use parallax_store::LayerFile;
+use parallax_layers::{
+    Below, ConvertError, Converted, Flattened, MAX_USUAL_ID, Owners, Shape, SquashfsOptions, UnusualOwners, convert, flatten,
+};
+use parallax_store::{LayerFile, TarSplit};
 
 use super::{Finished, Migration};
 use crate::image::{Image, Layer};
@@ -33,7 +35,7 @@ impl Migration<'_> {
             let mut done = Vec::new();
             loop {
                 let Some((index, layer)) = queue().pop_front() else { return anyhow::Ok(done) };
-                let one = self.made.get(&layer.diff_id, || self.convert_one(source, index, layer));
+                let one = self.made.get(&layer.diff_id, || self.convert_one(source, index, layer, &layer.diff_id, None));
                 // The first failure is the image's: the others need not begin.
                 done.push(one.inspect_err(|_| queue().clear())?);
             }
@@ -59,11 +61,13 @@ impl Migration<'_> {
     /// left to run alone at the end.
     fn missing<'a>(&self, image: &'a Image) -> anyhow::Result<Vec<(usize, &'a Layer)>> {
         let mut missing: BTreeMap<&str, (usize, &Layer)> = BTreeMap::new();
+        let ids = image.chain_ids();
         for (index, layer) in image.layers.iter().enumerate() {
-            if self.store.layer(&layer.diff_id)?.is_none() {
-                missing.entry(&layer.diff_id).or_insert((index, layer));
-            } else if self.settings.asked {
-                self.say_if_other(layer);
+            match self.store.layer(&layer.diff_id)? {
+                Some(there) => self.say_if_other(layer, &there),
+                // It may be there for this chain of layers alone.
+                None if self.store.own_file(&ids[index])?.is_some() => {}
+                None => drop(missing.entry(&layer.diff_id).or_insert((index, layer))),
             }
         }
         let mut missing: Vec<_> = missing.into_values().collect();
@@ -72,20 +76,48 @@ impl Migration<'_> {
     }
 
     /// A layer is shared by images, so one that is there stays as it is, whatever was asked for. That is said.
-    fn say_if_other(&self, layer: &Layer) {
+    fn say_if_other(&self, layer: &Layer, there: &LayerFile) {
+        let short = short(&layer.diff_id);
+        let squash = self.settings.owners == Owners::Squash;
+        if squash && there.max_uid.max(there.max_gid) > MAX_USUAL_ID {
+            tracing::warn!(
+                "layer {short}: already in the store, with owners up to {}, which are kept; to make them root's, remove all \
+                 images that have the layer, then migrate with --squash-owners",
+                there.max_uid.max(there.max_gid)
+            );
+        } else if !squash && there.squashed_owners {
+            self.progress.line(&format!("layer {short}: already in the store, with owners squashed (--squash-owners)"));
+        }
+        if !self.settings.asked {
+            return;
+        }
         let file = self.store.root().join(LayerFile::squashfs_path(&layer.diff_id));
         let Some(found) = form(&file).filter(|found| *found != wanted(&self.settings.squashfs)) else { return };
-        let short = short(&layer.diff_id);
         self.progress.line(&format!("layer {short}: already in the store ({found}), which is kept"));
     }
 
-    fn convert_one(&self, source: &Source, index: usize, layer: &Layer) -> anyhow::Result<Finished> {
-        let file = self.unfinished(&layer.diff_id)?;
+    /// Converts a layer to a file called `name`.
+    pub(super) fn convert_one(
+        &self,
+        source: &Source,
+        index: usize,
+        layer: &Layer,
+        name: &str,
+        below: Option<&Below>,
+    ) -> anyhow::Result<Finished> {
+        let file = self.unfinished(name)?;
         let _slot = self.slots.take();
         let shown = self.progress.layer(&layer.diff_id, source.layer_size(index, layer));
         // A try before, whose layer went with an image that somebody removed, may have left it.
         remove(&file)?;
-        let what = parallax_layers::Layer { diff_id: &layer.diff_id, file: &file, limits: self.settings.limits };
+        let tar_split = LayerFile::tar_split_beside(&file);
+        let what = parallax_layers::Layer {
+            tar_split: Some(&tar_split),
+            limits: self.settings.limits,
+            owners: self.settings.owners,
+            below,
+            ..parallax_layers::Layer::new(&layer.diff_id, &file)
+        };
         let open = || open(source, index, layer, &shown);
         let done = convert(what, self.tool()?, &self.settings.squashfs, open)
             .map_err(|error| self.explain(error, &format!("layer {}", short(&layer.diff_id))))?;
@@ -105,7 +137,14 @@ impl Migration<'_> {
         // Every layer is read twice.
         let shown = self.progress.layer(&image.id, 2 * size);
         let open = |index: usize| open_again(source, index, &image.layers[index], &shown);
-        let done = flatten(&ids, &file, self.settings.limits, self.tool()?, &self.settings.squashfs, open)
+        let tar_split = LayerFile::tar_split_beside(&file);
+        let layer = parallax_layers::Layer {
+            tar_split: Some(&tar_split),
+            limits: self.settings.limits,
+            owners: self.settings.owners,
+            ..parallax_layers::Layer::new("", &file)
+        };
+        let done = flatten(&ids, layer, self.tool()?, &self.settings.squashfs, open)
             .map_err(|error| self.explain(error, "the image"))?;
         let Flattened { diff_id, converted } = done;
         let layer = self.finished(&diff_id, converted);
@@ -114,14 +153,50 @@ impl Migration<'_> {
     }
 
     fn finished(&self, diff_id: &str, done: Converted) -> LayerFile {
-        let Converted { size, squashfs_size, squashfs_sha256, content, max_uid, max_gid, dropped_xattrs } = done;
+        let Converted { size, squashfs_size, squashfs_sha256, content, max_uid, max_gid, .. } = done;
+        let Converted { unusual_owners, shape, tar_split, unchecked, dropped_xattrs, .. } = done;
+        self.say_if_unusual(diff_id, &unusual_owners);
+        if let Some(reason) = unchecked {
+            self.warn_unchecked(&reason);
+        }
         if !dropped_xattrs.is_empty() {
             let names: Vec<String> = dropped_xattrs.into_iter().collect();
             let short = short(diff_id);
             tracing::warn!("layer {short}: SquashFS cannot keep these extended attributes: {}", names.join(", "));
         }
         let (diff_id, content) = (diff_id.to_owned(), Some(content));
-        LayerFile { diff_id, size, squashfs_size, squashfs_sha256, max_uid, max_gid, content }
+        LayerFile {
+            diff_id,
+            size,
+            squashfs_size,
+            squashfs_sha256,
+            max_uid,
+            max_gid,
+            content,
+            tar_split: tar_split.map(|file| TarSplit { size: file.size, sha256: file.sha256 }),
+            shape: Some(described(shape)),
+            squashed_owners: self.settings.owners == Owners::Squash && unusual_owners.entries > 0,
+        }
+    }
+
+    /// Warns of files that users have no ids for.
+    fn say_if_unusual(&self, diff_id: &str, owners: &UnusualOwners) {
+        let UnusualOwners { entries, path, uid, gid } = owners;
+        if *entries == 0 {
+            return;
+        }
+        let follows = match self.settings.owners {
+            Owners::Squash => "these owners have become root",
+            Owners::Keep => {
+                "to users without ids for them they are nobody's, and Podman without Parallax refuses such an image; \
+                 --squash-owners makes them root's"
+            }
+        };
+        let files = if *entries == 1 { "1 file has an owner".to_owned() } else { format!("{entries} files have owners") };
+        tracing::warn!(
+            "layer {}: {files} beyond {MAX_USUAL_ID}, such as /{path} (user {uid}, group {gid}): {follows}",
+            short(diff_id)
+        );
     }
 
     fn explain(&self, error: ConvertError, what: &str) -> anyhow::Error {
@@ -137,6 +212,11 @@ impl Migration<'_> {
         };
         anyhow::Error::new(error).context(context)
     }
+}
+
+fn described(shape: Shape) -> parallax_store::Shape {
+    let Shape { implied, root, opaque } = shape;
+    parallax_store::Shape { implied, root: root.map(|root| (root.mode, root.uid, root.gid)), opaque }
 }
 
 fn open<'a>(

@@ -1,6 +1,7 @@
 //! Brings images from sources into a store. All sources of one call share its working directory, its memory, and layers that
 //! several of them have.
 
+mod below;
 pub mod flat;
 mod layers;
 mod settings;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use parallax_layers::Sqfstar;
 use parallax_names::ImageName;
-use parallax_store::{Collection, LayerFile, NewImage, Store, StoreError};
+use parallax_store::{Collection, LayerFile, NewImage, OwnFiles, Store, StoreError};
 use serde::Serialize;
 
 pub(crate) use settings::compression;
@@ -44,6 +45,8 @@ pub struct Migration<'a> {
     made: Once<Finished>,
     /// Made when the first layer needs it: a call that has nothing to do changes nothing.
     work: Mutex<Option<Guarded>>,
+    /// Whether it was said that layers could not be checked.
+    said_unchecked: std::sync::Once,
 }
 
 /// What became of an image.
@@ -69,7 +72,7 @@ impl<'a> Migration<'a> {
     /// A call that writes to `store`.
     pub fn new(store: &'a Store, settings: Settings, progress: &'a Progress) -> Self {
         let slots = Slots::new(settings.jobs);
-        Self { store, settings, progress, slots, tool: Mutex::new(None), made: Once::new(), work: Mutex::new(None) }
+        Self { store, settings, progress, slots, tool: Mutex::new(None), made: Once::new(), work: Mutex::new(None), said_unchecked: std::sync::Once::new() }
     }
 
     /// Brings the image of a source into the store, its layers as they are.
@@ -85,8 +88,10 @@ impl<'a> Migration<'a> {
         let mut attempt = 1;
         loop {
             let finished = self.convert_missing(source, &image, &mut new)?;
-            let own = inodes(&finished);
-            match self.publish(&image, name, Vec::new(), &finished) {
+            let own_files = self.convert_own(source, &image, &finished, &mut new)?;
+            let mut own = inodes(&finished);
+            own.extend(inodes(own_files.values()));
+            match self.publish(&image, name, Vec::new(), &finished, &own_files) {
                 Err(StoreError::LayerGone(gone)) if attempt < ATTEMPTS => {
                     self.made.forget(&gone);
                     attempt += 1;
@@ -119,8 +124,9 @@ impl<'a> Migration<'a> {
         let free = digests(&image).filter(|digest| self.leads_to_no_layers(digest));
         let free = free.map(str::to_owned).collect();
         let new = self.store.layer(&layer.diff_id)?.is_none().then_some((layer.diff_id.clone(), layer.squashfs_size));
-        let own = inodes(std::slice::from_ref(&finished));
-        self.tidied(self.publish(&flat, name, free, &[(file.clone(), layer.clone())]), &own)?;
+        let own = inodes([&finished]);
+        let files = [(file.clone(), layer.clone())];
+        self.tidied(self.publish(&flat, name, free, &files, &OwnFiles::new()), &own)?;
         Ok(Brought { warnings: image.warnings, ..Brought::new(flat, &new.into_iter().collect()) })
     }
 
@@ -163,6 +169,7 @@ impl<'a> Migration<'a> {
         name: &ImageName,
         other_digests: Vec<String>,
         finished: &[Finished],
+        own: &OwnFiles,
     ) -> Result<(), StoreError> {
         let _uninterrupted = interrupt::hold();
         // Those that another source of this call has published are in the store.
@@ -177,7 +184,7 @@ impl<'a> Migration<'a> {
             config: image.config.clone(),
             diff_ids: image.layers.iter().map(|layer| layer.diff_id.clone()).collect(),
         };
-        self.store.publish(&image, &finished).map(drop)
+        self.store.publish(&image, &finished, own).map(drop)
     }
 
     /// Takes back what a publication that failed has changed already, on a full file system say. If that fails too, the
@@ -215,6 +222,16 @@ impl<'a> Migration<'a> {
         Ok(work.path().join(name))
     }
 
+    /// Warns once that what mksquashfs wrote cannot be checked.
+    fn warn_unchecked(&self, reason: &str) {
+        self.said_unchecked.call_once(|| {
+            tracing::warn!(
+                "layers with hard links cannot be compared with what was written of them, which versions of mksquashfs up to \
+                 4.7.5 need: {reason}"
+            );
+        });
+    }
+
     /// mksquashfs, looked for when the first layer needs it.
     fn tool(&self) -> anyhow::Result<Sqfstar> {
         let mut tool = self.tool.lock().unwrap_or_else(PoisonError::into_inner);
@@ -226,8 +243,8 @@ impl<'a> Migration<'a> {
 }
 
 /// The inodes of finished files, which they keep wherever they are moved.
-fn inodes(finished: &[Finished]) -> BTreeSet<u64> {
-    finished.iter().filter_map(|(file, _)| std::fs::metadata(file).ok()).map(|metadata| metadata.ino()).collect()
+fn inodes<'a>(finished: impl IntoIterator<Item = &'a Finished>) -> BTreeSet<u64> {
+    finished.into_iter().filter_map(|(file, _)| std::fs::metadata(file).ok()).map(|metadata| metadata.ino()).collect()
 }
 
 impl Brought {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 
 use anyhow::ensure;
-use parallax_layers::{Compression, Limits, SquashfsOptions};
+use parallax_layers::{Compression, Limits, Owners, SquashfsOptions};
 
 use crate::units;
 
@@ -42,6 +42,9 @@ pub struct SettingsOptions {
     /// The most files and directories a layer may have
     #[arg(long, value_name = "N", default_value_t = Limits::default().entries)]
     max_layer_entries: u64,
+    /// Make files root's whose user or group id is above 65535, each id by itself: users have no ids for them
+    #[arg(long)]
+    squash_owners: bool,
 }
 
 /// What follows from the options and the machine.
@@ -51,6 +54,8 @@ pub struct Settings {
     pub squashfs: SquashfsOptions,
     /// What a layer may hold.
     pub limits: Limits,
+    /// What becomes of owners that users have no ids for.
+    pub owners: Owners,
     /// How many layers are converted at once.
     pub jobs: usize,
     /// Whether the user asked for the compression or the block size.
@@ -83,6 +88,7 @@ impl SettingsOptions {
                 memory_mib: u32::try_from(memory_mib)?,
             },
             limits: Limits { bytes: self.max_layer_size, entries: self.max_layer_entries },
+            owners: if self.squash_owners { Owners::Squash } else { Owners::Keep },
             jobs,
             asked: self.compression.is_some() || self.block_size.is_some(),
         })

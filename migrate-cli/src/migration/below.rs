@@ -1,0 +1,220 @@
+//! Layers whose form depends on the layers below: they get a SquashFS file for the image's own chain of layers.
+//!
+//! A layer with an entry below a directory that it does not describe, `tmp/link` without `tmp`, shows that directory with its own
+//! attributes in the overlay. They must be those of the layers below. Where these are the usual ones, the file that all images
+//! with the layer share is right.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, ensure};
+use parallax_layers::{Attributes, Below};
+use parallax_store::containers_storage::Link;
+use parallax_store::{LayerFile, OwnFiles, Shape};
+
+use super::{Finished, Migration};
+use crate::image::{Image, Layer};
+use crate::source::Source;
+
+/// A layer of those below.
+struct Lower {
+    file: PathBuf,
+    /// Unknown if an earlier version converted it.
+    shape: Option<Shape>,
+}
+
+impl Migration<'_> {
+    /// Converts those layers of an image again that must have a file for its chain of layers. `finished` are the layers that
+    /// were converted.
+    pub(super) fn convert_own(
+        &self,
+        source: &Source,
+        image: &Image,
+        finished: &[Finished],
+        new: &mut BTreeMap<String, u64>,
+    ) -> anyhow::Result<OwnFiles> {
+        let mut own = OwnFiles::new();
+        let mut lower: Vec<Lower> = Vec::new();
+        for (index, (layer, id)) in image.layers.iter().zip(image.chain_ids()).enumerate() {
+            if let Some(there) = self.store.own_file(&id)? {
+                let file = self.store.root().join(Link::of_layer(&id).side_car());
+                lower.push(Lower { file, shape: there.shape });
+                continue;
+            }
+            // One that is gone will be missed when the image is published.
+            let Some((file, described)) = self.shared_file(layer, finished)? else { break };
+            match described.shape.as_ref().map_or(Ok(None), |shape| below(shape, &lower))? {
+                None => lower.push(Lower { file, shape: described.shape }),
+                Some(below) => {
+                    let (made, _) = self.made.get(&id, || self.convert_one(source, index, layer, &id, Some(&below)))?;
+                    new.insert(layer.diff_id.clone(), made.1.squashfs_size);
+                    lower.push(Lower { file: made.0.clone(), shape: made.1.shape.clone() });
+                    own.insert(id, made);
+                }
+            }
+        }
+        Ok(own)
+    }
+
+    /// The file that all images with the layer share, in the store or on its way there.
+    fn shared_file(&self, layer: &Layer, finished: &[Finished]) -> anyhow::Result<Option<Finished>> {
+        let is_it = |(file, made): &&Finished| made.diff_id == layer.diff_id && file.exists();
+        if let Some(made) = finished.iter().find(is_it) {
+            return Ok(Some(made.clone()));
+        }
+        let file = self.store.root().join(LayerFile::squashfs_path(&layer.diff_id));
+        Ok(self.store.layer(&layer.diff_id)?.map(|described| (file, described)))
+    }
+}
+
+/// What a layer of this shape must know of the layers below, base first; `None` if it makes no difference.
+fn below(shape: &Shape, lower: &[Lower]) -> anyhow::Result<Option<Below>> {
+    let mut below = Below::default();
+    if shape.root.is_none() {
+        let root = lower.iter().rev().find_map(|layer| layer.shape.as_ref()?.root);
+        below.directories.extend(root.map(|(mode, uid, gid)| (String::new(), Attributes { mode, uid, gid })));
+    }
+    let hides_all = shape.opaque.iter().any(String::is_empty);
+    let mut wanted: BTreeSet<&str> = shape.implied.iter().map(String::as_str).collect();
+    for layer in lower.iter().rev() {
+        if wanted.is_empty() && !hides_all {
+            break;
+        }
+        let listing = Listing::read(&layer.file, &wanted).with_context(|| layer.file.display().to_string())?;
+        let opaque = layer.shape.as_ref().map_or(&[][..], |shape| &shape.opaque);
+        wanted.retain(|path| match listing.seen_from_above(path, opaque) {
+            Seen::Directory(attributes) => {
+                below.directories.insert((*path).to_owned(), attributes);
+                false
+            }
+            Seen::Nothing => false,
+            Seen::LayersBelow => true,
+        });
+        if hides_all {
+            below.names.extend(listing.names);
+        }
+    }
+    below.directories.retain(|_, attributes| *attributes != Attributes::default());
+    Ok(Some(below).filter(|below| *below != Below::default()))
+}
+
+/// What a layer lets be seen at a path.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    Directory(Attributes),
+    /// No directory, and none of the layers below.
+    Nothing,
+    LayersBelow,
+}
+
+/// Parts of what a SquashFS file holds.
+#[derive(Debug, Default)]
+struct Listing {
+    /// What is at the paths that were asked for and above them; `None` is no directory.
+    paths: BTreeMap<String, Option<Attributes>>,
+    /// The names in the root.
+    names: BTreeSet<Vec<u8>>,
+}
+
+impl Listing {
+    /// Has `unsquashfs` list a file: it knows all compressions.
+    fn read(file: &Path, wanted: &BTreeSet<&str>) -> anyhow::Result<Self> {
+        let asked: BTreeSet<&str> = wanted.iter().flat_map(|path| and_above(path)).collect();
+        let mut child = Command::new("unsquashfs")
+            .arg("-lln")
+            .arg(file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("unsquashfs cannot be run; install squashfs-tools")?;
+        let mut listing = Self::default();
+        for line in BufReader::new(child.stdout.take().context("no output")?).split(b'\n') {
+            listing.add(&line?, &asked);
+        }
+        let status = child.wait()?;
+        ensure!(status.success(), "unsquashfs failed ({status})");
+        Ok(listing)
+    }
+
+    /// Takes in a line such as `drwxrwxrwt 0/0   3 2025-01-01 00:00 squashfs-root/tmp`.
+    fn add(&mut self, line: &[u8], asked: &BTreeSet<&str>) {
+        const ROOT: &[u8] = b" squashfs-root/";
+        let Some(start) = line.windows(ROOT.len()).position(|part| part == ROOT) else { return };
+        let (before, name) = (&line[..start], &line[start + ROOT.len()..]);
+        let is_link = before.first() == Some(&b'l');
+        let end = name.windows(4).position(|part| part == b" -> ").filter(|_| is_link);
+        let name = &name[..end.unwrap_or(name.len())];
+        if !name.contains(&b'/') {
+            self.names.insert(name.to_vec());
+        }
+        if let Some(path) = std::str::from_utf8(name).ok().filter(|path| asked.contains(path)) {
+            self.paths.insert(path.to_owned(), attributes(&String::from_utf8_lossy(before)));
+        }
+    }
+
+    fn seen_from_above(&self, path: &str, opaque: &[String]) -> Seen {
+        match self.paths.get(path) {
+            Some(Some(attributes)) => return Seen::Directory(*attributes),
+            Some(None) => return Seen::Nothing,
+            None => {}
+        }
+        let hides = |above: &str| {
+            matches!(self.paths.get(above), Some(None)) || opaque.iter().any(|opaque| opaque == above)
+        };
+        if hides("") || and_above(path).skip(1).any(hides) { Seen::Nothing } else { Seen::LayersBelow }
+    }
+}
+
+/// A path and the directories above it, without the root.
+fn and_above(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(path), |path| path.rsplit_once('/').map(|(above, _)| above))
+}
+
+/// The attributes of a directory, in the words of a listing; `None` for anything else.
+fn attributes(words: &str) -> Option<Attributes> {
+    let mut words = words.split_whitespace();
+    let (mode, owner) = (words.next()?.strip_prefix('d')?, words.next()?);
+    let (uid, gid) = owner.split_once('/')?;
+    let bits = mode.bytes().enumerate().fold(0, |bits, (place, letter)| {
+        let own = if matches!(letter, b'-' | b'S' | b'T') { 0 } else { 0o400 >> place };
+        let special = if matches!(letter, b's' | b'S' | b't' | b'T') { 0o4000 >> (place / 3) } else { 0 };
+        bits | own | special
+    });
+    Some(Attributes { mode: bits, uid: uid.parse().ok()?, gid: gid.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listing(lines: &[&str], asked: &[&str]) -> Listing {
+        let mut listing = Listing::default();
+        let asked = asked.iter().flat_map(|path| and_above(path)).collect();
+        lines.iter().for_each(|line| listing.add(line.as_bytes(), &asked));
+        listing
+    }
+
+    #[test]
+    fn a_listing_tells_what_can_be_seen() {
+        let lines = [
+            "drwxr-xr-x 0/0                   80 2025-01-01 00:00 squashfs-root",
+            "drwxrwxrwt 0/0                    3 2025-01-01 00:00 squashfs-root/tmp",
+            "drwxrws--- 1000/100               3 2025-01-01 00:00 squashfs-root/home/u",
+            "drwx--S--T 7/8                    3 2025-01-01 00:00 squashfs-root/odd dir",
+            "crw-r--r-- 0/0            0,  0 2025-01-01 00:00 squashfs-root/gone",
+            "lrwxrwxrwx 0/0                    7 2025-01-01 00:00 squashfs-root/lib -> usr/lib",
+        ];
+        let paths = ["tmp", "home/u", "odd dir", "gone/x", "lib/y", "new", "opaque/z", "home/other"];
+        let listing = listing(&lines, &paths);
+        let seen: Vec<_> = paths.map(|path| listing.seen_from_above(path, &["opaque".into()])).into();
+        let directory = |mode, uid, gid| Seen::Directory(Attributes { mode, uid, gid });
+        let [tmp, home, odd] = [directory(0o1777, 0, 0), directory(0o2770, 1000, 100), directory(0o3700, 7, 8)];
+        let [gone, lib, opaque] = [Seen::Nothing, Seen::Nothing, Seen::Nothing];
+        assert_eq!(seen, [tmp, home, odd, gone, lib, Seen::LayersBelow, opaque, Seen::LayersBelow]);
+        let names: Vec<_> = listing.names.iter().map(|name| String::from_utf8_lossy(name)).collect();
+        assert_eq!(names, ["gone", "lib", "odd dir", "tmp"]);
+    }
+}
