@@ -95,7 +95,8 @@ fn add_layer(store: &Path, base: &ImageRecord, layer: &LayerRecord, file: &Path)
     symlink(format!("../../{squashfs}"), store.join(layer.link.side_car()))?;
     fs::hard_link(file, store.join(squashfs))?;
     let known = store.join(LayerFile::description_path(&base.layers[0].diff_id));
-    let description = LayerFile { diff_id: layer.diff_id.clone(), ..serde_json::from_slice(&fs::read(known)?)? };
+    let description =
+        LayerFile { diff_id: layer.diff_id.clone(), tar_split: None, ..serde_json::from_slice(&fs::read(known)?)? };
     Ok(fs::write(store.join(LayerFile::description_path(&layer.diff_id)), serde_json::to_vec(&description)?)?)
 }
 

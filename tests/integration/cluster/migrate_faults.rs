@@ -45,7 +45,6 @@ fn layers_that_must_not_be_let_in(cluster: &Cluster) -> anyhow::Result<()> {
                 code=0
                 parallax migrate $flat oci:$case --max-layer-size 200MB --max-layer-entries 1000 >said 2>&1 || code=$?
                 echo "$(basename $case): $code $(tr '\n' ' ' <said)"
-                [ $code = 0 ] && { parallax rm $(basename $case); parallax gc --grace 0; } >/dev/null
                 unchanged
             done
         done
@@ -54,11 +53,7 @@ fn layers_that_must_not_be_let_in(cluster: &Cluster) -> anyhow::Result<()> {
     fs::remove_dir_all(bad)?;
     let done = done?;
     let expected = [
-        ("dot-dot", "\"..\""),
-        ("dot-dot-inside", "\"..\""),
-        ("absolute", "absolute name"),
-        ("through-a-link", "which is not a directory"),
-        ("hard-link-outside", "\"..\""),
+        ("hard-link-outside", "no file that comes before it"),
         ("hard-link-to-nothing", "no file that comes before it"),
         ("long-name", "1 MiB for names"),
         ("huge-file", "--max-layer-size"),
@@ -72,16 +67,14 @@ fn layers_that_must_not_be_let_in(cluster: &Cluster) -> anyhow::Result<()> {
         ("damaged-gzip", "cannot be read"),
         ("garbage", "wrong checksum"),
         ("device-number", "device number"),
-        ("root-opaque", "migrate the image with --flatten"),
     ];
     ensure!(cases.lines().count() == expected.len(), "{cases}");
     for (case, part) in expected {
         let lines: Vec<&str> = done.stdout.lines().filter(|line| line.starts_with(&format!("{case}: "))).collect();
         ensure!(lines.len() == 2, "{case}: {done:?}");
-        for (line, flat) in lines.iter().zip([false, true]) {
-            // An image whose only layer hides all below it can be flattened, and is empty; so it is the one that is let in.
+        for line in lines {
             let refused = line.contains(": 1 ") && line.contains(part) && line.matches("parallax: ").count() == 1;
-            ensure!(refused || (case == "root-opaque" && flat), "{case}: no {part:?} in {line}");
+            ensure!(refused, "{case}: no {part:?} in {line}");
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ use integration_tests::cluster::Cluster;
 use crate::OnCluster;
 
 mod access;
+mod archives;
 mod calls;
 mod compat;
 mod concurrent;
@@ -26,6 +27,7 @@ mod migrate_options;
 mod migrate_sources;
 mod mount_program;
 mod namespace;
+mod odd_images;
 mod own_agent;
 mod plugin;
 mod podman_mode;
@@ -51,6 +53,8 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         migrate_names::TESTS,
         migrate_options::TESTS,
         migrate_sources::TESTS,
+        odd_images::TESTS,
+        archives::TESTS,
         mount_program::CALLS,
         mount_program::PODMAN,
         mount_program::IMAGES,
