@@ -10,11 +10,11 @@
 
 use std::collections::HashSet;
 
+use parallax_store::LayerFile;
 use parallax_store::containers_storage::{
     BigData, IMAGES_JSON, IMAGES_LOCK, IdMapEntry, Image, LAYERS_JSON, LAYERS_LOCK, LINKS, LOCK_TOKEN_BYTES, Layer,
     sha256_hex,
 };
-use parallax_store::LayerFile;
 use parallax_store::record::{ImageRecord, LayerRecord};
 use parallax_store::tar_split::podmans_path;
 

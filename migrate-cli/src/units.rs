@@ -34,8 +34,8 @@ pub fn total(sizes: impl IntoIterator<Item = u64>) -> u64 {
 
 /// The sizes of an image in bytes: of its unpacked layers, and of their SquashFS files, each once.
 pub fn sizes(record: &ImageRecord) -> (u64, u64) {
-    let files: BTreeMap<&str, u64> =
-        record.layers.iter().map(|layer| (layer.diff_id.as_str(), layer.squashfs_size)).collect();
+    let files: BTreeMap<String, u64> =
+        record.layers.iter().map(|layer| (layer.squashfs_path(), layer.squashfs_size)).collect();
     (total(record.layers.iter().map(|layer| layer.size)), total(files.into_values()))
 }
 

@@ -6,10 +6,10 @@ use std::io;
 use std::path::Path;
 use std::thread;
 
+use crate::below::{Below, Shape};
 use crate::content::ContentDigest;
 use crate::decompress::digest;
 use crate::error::ConvertError;
-use crate::below::{Below, Shape};
 use crate::limits::Limits;
 use crate::owners::{Owners, UnusualOwners};
 use crate::plan::Plan;
@@ -122,7 +122,8 @@ pub(crate) fn finish(
     synced.unwrap_or_else(|_| Err(io::Error::other("a thread panicked"))).map_err(ConvertError::Write)?;
     let (squashfs_sha256, squashfs_size) = hashed.map_err(ConvertError::Write)?;
     let Seen { owners, shape, dropped_xattrs, content } = seen;
-    let unchecked = if content.has_links() && tool.has_link_defect() { compare(file, &content.finish())? } else { None };
+    let unchecked =
+        if content.has_links() && tool.has_link_defect() { compare(file, &content.finish())? } else { None };
     Ok(Converted {
         size,
         squashfs_size,

@@ -75,7 +75,8 @@ pub fn flatten<R: Read + Send>(
         pass.map_err(Stop::into_error)?;
     }
     write_directories(merged.nodes, &mut to, &mut seen).map_err(|error| Stop::from(error).into_error())?;
-    let (Hashed { to: running, hash, size, split }, content) = to.finish().map_err(|error| Stop::from(error).into_error())?;
+    let (Hashed { to: running, hash, size, split }, content) =
+        to.finish().map_err(|error| Stop::from(error).into_error())?;
     let converted = finish(running, tool, file, Seen { content, ..seen }, size, split)?;
     Ok(Flattened { diff_id: hex(&hash.finalize()), converted })
 }

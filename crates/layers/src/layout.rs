@@ -144,7 +144,8 @@ impl Layout {
         let is_left = |path: &LayerPath| !self.whiteouts.contains(path) && !path.ancestors().any(|above| hides(&above));
         let all_hidden = self.opaque.contains(&LayerPath::root());
         let implied = self.directories.iter().filter(|(path, meta)| !all_hidden && meta.is_none() && is_left(path));
-        let opaque = self.opaque.iter().chain(self.whiteouts.iter().filter(|path| self.directories.contains_key(*path)));
+        let opaque =
+            self.opaque.iter().chain(self.whiteouts.iter().filter(|path| self.directories.contains_key(*path)));
         Shape {
             implied: implied.filter_map(|(path, _)| text(path)).collect(),
             root: self.root.as_ref().map(Into::into),

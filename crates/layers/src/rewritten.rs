@@ -3,9 +3,9 @@
 use crate::content::{Content, ContentDigest, id_of_root};
 use crate::error::ConvertError;
 use crate::limits::Limits;
+use crate::owners::Owners;
 use crate::path::LayerPath;
 use crate::plan::Plan;
-use crate::owners::Owners;
 use crate::rewrite::{Rules, Seen, Stop, rewrite, rewrite_planned};
 use crate::tar::{Meta, TarReader};
 use crate::unpacked::of_archive;

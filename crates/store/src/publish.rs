@@ -51,7 +51,8 @@ impl Store {
         let lock = WriteLock::take(self.root())?;
         let ids = chain_ids(image.diff_ids.iter().map(String::as_str));
         let is_shared = |(id, _): &(&String, _)| !own.contains_key(*id);
-        let shared: BTreeSet<&String> = ids.iter().zip(&image.diff_ids).filter(is_shared).map(|(_, diff)| diff).collect();
+        let shared: BTreeSet<&String> =
+            ids.iter().zip(&image.diff_ids).filter(is_shared).map(|(_, diff)| diff).collect();
         for (file, layer) in converted.iter().filter(|(_, layer)| shared.contains(&layer.diff_id)) {
             self.add_layer(&lock, file, layer)?;
         }

@@ -193,7 +193,8 @@ impl Waste {
         let mut diff_ids = now.layers.diff_ids();
         diff_ids.extend(recorded().map(|layer| layer.diff_id.clone()));
         let unneeded = candidates.diff_ids.difference(&diff_ids);
-        let files = unneeded.flat_map(|diff_id| ["json", "tar-split.gz", "squash"].map(|kind| format!("{FILES}/{diff_id}.{kind}")));
+        let files = unneeded
+            .flat_map(|diff_id| ["json", "tar-split.gz", "squash"].map(|kind| format!("{FILES}/{diff_id}.{kind}")));
         self.files = files.filter(|path| exists(store, path)).collect();
         Ok(())
     }

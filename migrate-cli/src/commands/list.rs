@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use parallax_store::holds;
 use parallax_store::reader::{self, Listed};
+use parallax_store::record::LayerRecord;
 use serde::Serialize;
 
 use super::{print, print_json};
@@ -45,29 +46,29 @@ struct Row<'a> {
     in_use: Vec<String>,
 }
 
-/// How many images have a SquashFS file, and its size in bytes, by diffID.
-type Files<'a> = BTreeMap<&'a str, (usize, u64)>;
+/// How many images have a SquashFS file, and its size in bytes, by its path in the store.
+type Files = BTreeMap<String, (usize, u64)>;
 /// The nodes that hold images, by image id.
 type Holders = BTreeMap<String, Vec<String>>;
 
-fn files(images: &[Listed]) -> Files<'_> {
+fn files(images: &[Listed]) -> Files {
     let mut files = Files::new();
     for Listed { record, .. } in images {
         let own: BTreeMap<_, _> =
-            record.layers.iter().map(|layer| (layer.diff_id.as_str(), layer.squashfs_size)).collect();
-        for (diff_id, size) in own {
-            files.entry(diff_id).or_insert((0, size)).0 += 1;
+            record.layers.iter().map(|layer| (layer.squashfs_path(), layer.squashfs_size)).collect();
+        for (file, size) in own {
+            files.entry(file).or_insert((0, size)).0 += 1;
         }
     }
     files
 }
 
 impl<'a> Row<'a> {
-    fn new(listed: &'a Listed, files: &Files<'_>, holders: &Holders) -> Self {
+    fn new(listed: &'a Listed, files: &Files, holders: &Holders) -> Self {
         let record = &listed.record;
         let (size, stored) = units::sizes(record);
-        let own: BTreeSet<&str> = record.layers.iter().map(|layer| layer.diff_id.as_str()).collect();
-        let unique = own.iter().filter_map(|diff_id| files.get(diff_id)).filter(|(images, _)| *images == 1);
+        let own: BTreeSet<String> = record.layers.iter().map(LayerRecord::squashfs_path).collect();
+        let unique = own.iter().filter_map(|file| files.get(file)).filter(|(images, _)| *images == 1);
         let unique = units::total(unique.map(|(_, size)| *size));
         Self {
             id: &record.id,
@@ -108,7 +109,7 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     if global.quiet || rows.is_empty() { Ok(()) } else { print(&totals(&rows, &files)) }
 }
 
-fn totals(rows: &[Row<'_>], files: &Files<'_>) -> String {
+fn totals(rows: &[Row<'_>], files: &Files) -> String {
     let stored: u64 = units::total(files.values().map(|(_, size)| *size));
     let all: u64 = units::total(rows.iter().map(|row| row.stored));
     format!(
@@ -157,7 +158,7 @@ fn table(images: &[Listed], rows: &[Row<'_>]) -> String {
 #[cfg(test)]
 mod tests {
     use parallax_store::containers_storage::Link;
-    use parallax_store::record::{ImageRecord, LayerRecord, VERSION};
+    use parallax_store::record::{ImageRecord, VERSION};
 
     use super::*;
 

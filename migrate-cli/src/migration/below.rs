@@ -161,9 +161,8 @@ impl Listing {
             Some(None) => return Seen::Nothing,
             None => {}
         }
-        let hides = |above: &str| {
-            matches!(self.paths.get(above), Some(None)) || opaque.iter().any(|opaque| opaque == above)
-        };
+        let hides =
+            |above: &str| matches!(self.paths.get(above), Some(None)) || opaque.iter().any(|opaque| opaque == above);
         if hides("") || and_above(path).skip(1).any(hides) { Seen::Nothing } else { Seen::LayersBelow }
     }
 }

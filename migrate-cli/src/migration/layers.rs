@@ -9,7 +9,8 @@ use std::thread;
 
 use anyhow::bail;
 use parallax_layers::{
-    Below, ConvertError, Converted, Flattened, MAX_USUAL_ID, Owners, Shape, SquashfsOptions, UnusualOwners, convert, flatten,
+    Below, ConvertError, Converted, Flattened, MAX_USUAL_ID, Owners, Shape, SquashfsOptions, UnusualOwners, convert,
+    flatten,
 };
 use parallax_store::{LayerFile, TarSplit};
 
@@ -35,7 +36,8 @@ impl Migration<'_> {
             let mut done = Vec::new();
             loop {
                 let Some((index, layer)) = queue().pop_front() else { return anyhow::Ok(done) };
-                let one = self.made.get(&layer.diff_id, || self.convert_one(source, index, layer, &layer.diff_id, None));
+                let one =
+                    self.made.get(&layer.diff_id, || self.convert_one(source, index, layer, &layer.diff_id, None));
                 // The first failure is the image's: the others need not begin.
                 done.push(one.inspect_err(|_| queue().clear())?);
             }
@@ -192,7 +194,8 @@ impl Migration<'_> {
                  --squash-owners makes them root's"
             }
         };
-        let files = if *entries == 1 { "1 file has an owner".to_owned() } else { format!("{entries} files have owners") };
+        let files =
+            if *entries == 1 { "1 file has an owner".to_owned() } else { format!("{entries} files have owners") };
         tracing::warn!(
             "layer {}: {files} beyond {MAX_USUAL_ID}, such as /{path} (user {uid}, group {gid}): {follows}",
             short(diff_id)

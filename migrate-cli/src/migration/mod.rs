@@ -72,7 +72,16 @@ impl<'a> Migration<'a> {
     /// A call that writes to `store`.
     pub fn new(store: &'a Store, settings: Settings, progress: &'a Progress) -> Self {
         let slots = Slots::new(settings.jobs);
-        Self { store, settings, progress, slots, tool: Mutex::new(None), made: Once::new(), work: Mutex::new(None), said_unchecked: std::sync::Once::new() }
+        Self {
+            store,
+            settings,
+            progress,
+            slots,
+            tool: Mutex::new(None),
+            made: Once::new(),
+            work: Mutex::new(None),
+            said_unchecked: std::sync::Once::new(),
+        }
     }
 
     /// Brings the image of a source into the store, its layers as they are.

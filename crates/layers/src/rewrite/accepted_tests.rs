@@ -20,9 +20,11 @@ fn names_begin_at_the_root_and_stay_below_it() {
 fn entries_below_a_link_go_where_it_leads() {
     let merged = Archive::default().dir("usr/lib").link(b'2', "lib", "usr/lib").file("lib/x.so", b"1").dir("lib/d");
     assert_eq!(written(merged), ["lib->usr/lib", "usr/lib/x.so=1", "usr/", "usr/lib/", "usr/lib/d/"]);
-    let hidden = Archive::default().link(b'2', "lib", "/usr/lib").file("lib/.wh.gone", b"").file("lib/.wh..wh..opq", b"");
+    let hidden =
+        Archive::default().link(b'2', "lib", "/usr/lib").file("lib/.wh.gone", b"").file("lib/.wh..wh..opq", b"");
     assert_eq!(written(hidden), ["lib->/usr/lib", "usr/lib/gone c0:0", "usr/", "usr/lib/"]);
-    let through = Archive::default().link(b'2', "l", "d").file("d/a", b"1").link(b'1', "l/b", "l/a").link(b'1', "m", "l");
+    let through =
+        Archive::default().link(b'2', "l", "d").file("d/a", b"1").link(b'1', "l/b", "l/a").link(b'1', "m", "l");
     let rows = written(through.clone()).join(" ");
     assert_eq!(rows, "l->d d/a=1 d/ d/b=>d/a m=>l");
     assert_eq!(written(through.file("m/c", b"2")).join(" "), "l->d d/a=1 d/c=2 d/ d/b=>d/a m=>l");
@@ -68,7 +70,8 @@ fn directories_of_the_layers_below_keep_their_attributes() {
 
 #[test]
 fn what_the_layer_hides_gives_its_directories_nothing() {
-    let archive = Archive::default().file(".wh.a", b"").file("a/b/x", b"").file("o/p/x", b"").file("o/.wh..wh..opq", b"");
+    let archive =
+        Archive::default().file(".wh.a", b"").file("a/b/x", b"").file("o/p/x", b"").file("o/.wh..wh..opq", b"");
     let (_, seen) = run_by(&archive.end(), Rules::default()).unwrap();
     // The opaque directory itself is still the one of the layers below.
     assert_eq!(seen.shape.implied, ["o"]);
@@ -80,18 +83,22 @@ fn an_opaque_root_hides_every_name_below_that_is_known() {
     let archive = Archive::default().file("new", b"").dir("both").file("kept/x", b"").file(".wh..wh..opq", b"").end();
     let (rows, seen) = run_by(&archive, Rules::default()).unwrap();
     assert_eq!((rows.len(), seen.shape.hides_all(), seen.shape.implied.len()), (4, true, 0));
-    let below = Below { names: ["gone", "new", "both"].map(|name| name.into()).into(), ..Below::default() };
+    let below = Below { names: ["gone", "new", "both"].map(Into::into).into(), ..Below::default() };
     let (rows, _) = run_by(&archive, Rules { below: Some(&below), ..Rules::default() }).unwrap();
     let rows: Vec<_> = rows.iter().map(|row| (row.0.as_str(), &row.1, row.2.xattrs.len())).collect();
     let (file, dir) = (&Kind::File(0), &Kind::Dir);
     let whiteout = &Kind::Char(0, 0);
-    assert_eq!(rows, [("new", file, 0), ("kept/x", file, 0), ("gone", whiteout, 0), ("both", dir, 2), ("kept", dir, 0)]);
+    assert_eq!(
+        rows,
+        [("new", file, 0), ("kept/x", file, 0), ("gone", whiteout, 0), ("both", dir, 2), ("kept", dir, 0)]
+    );
 }
 
 #[test]
 fn owners_beyond_any_range_are_named_and_can_be_made_roots() {
     let id = b"1516583083";
-    let archive = Archive::default().file("a", b"").pax(&[(b"uid", id)]).file("opt/odd", b"").pax(&[(b"gid", id)]).dir("d");
+    let archive =
+        Archive::default().file("a", b"").pax(&[(b"uid", id)]).file("opt/odd", b"").pax(&[(b"gid", id)]).dir("d");
     let archive = archive.end();
     let (_, seen) = run_by(&archive, Rules::default()).unwrap();
     let odd = &seen.owners.unusual;
@@ -114,7 +121,8 @@ fn kinds_that_replace_each_other_and_devices() {
         .file(".wh.x", b"");
     assert_eq!(written(archive), ["dev/null c0:0", "pipe Fifo", "s->x", "dev/", "x/"]);
     let long = "n".repeat(250);
-    let rows = run(&Archive::default().pax(&[(b"path", format!("./{long}/{long}/f").as_bytes())]).file("f", b"1").end());
+    let rows =
+        run(&Archive::default().pax(&[(b"path", format!("./{long}/{long}/f").as_bytes())]).file("f", b"1").end());
     assert_eq!(rows.unwrap()[0].0, format!("{long}/{long}/f"));
 }
 
@@ -122,9 +130,10 @@ fn kinds_that_replace_each_other_and_devices() {
 #[test]
 fn names_that_links_make_long_count_as_long() {
     let long = vec!["d".repeat(200); 15].join("/");
-    let archive = (0..20).fold(Archive::default().pax(&[(b"linkpath", long.as_bytes())]).link(b'2', "l", "x"), |a, n| {
-        a.file(&format!("l/{n}"), b"")
-    });
+    let archive = (0..20)
+        .fold(Archive::default().pax(&[(b"linkpath", long.as_bytes())]).link(b'2', "l", "x"), |a, n| {
+            a.file(&format!("l/{n}"), b"")
+        });
     let archive = archive.end();
     let with = |entries| {
         let limits = Limits { entries, ..Limits::default() };

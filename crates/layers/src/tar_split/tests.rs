@@ -46,8 +46,7 @@ fn check(archive: &[u8]) -> usize {
     let (file, split) = (directory.path().join("file"), directory.path().join("split"));
     let diff_id = hex(&Sha256::digest(archive));
     let layer = Layer { tar_split: Some(&split), ..Layer::new(&diff_id, &file) };
-    let converted =
-        convert(layer, Sqfstar::find().unwrap(), &SquashfsOptions::default(), || Ok(archive)).unwrap();
+    let converted = convert(layer, Sqfstar::find().unwrap(), &SquashfsOptions::default(), || Ok(archive)).unwrap();
     let bytes = fs::read(&split).unwrap();
     let expected = TarSplitFile { size: bytes.len() as u64, sha256: hex(&Sha256::digest(&bytes)) };
     assert_eq!(converted.tar_split, Some(expected));

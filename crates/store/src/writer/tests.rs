@@ -82,7 +82,9 @@ fn a_layer_is_taken_once_and_again_when_its_file_is_gone() {
     fs::remove_file(store.root().join(LayerFile::squashfs_path(&first.diff_id))).unwrap();
     assert!(store.layer(&first.diff_id).unwrap().is_none());
     assert!(store.image(&new.id).unwrap().is_none());
-    assert!(matches!(store.publish(&new, &[], &crate::OwnFiles::new()), Err(StoreError::LayerGone(id)) if id == first.diff_id));
+    assert!(
+        matches!(store.publish(&new, &[], &crate::OwnFiles::new()), Err(StoreError::LayerGone(id)) if id == first.diff_id)
+    );
     publish(&store, &new, &["same"]).unwrap();
     assert_eq!(store.image(&new.id).unwrap().unwrap().id, new.id);
 }
