@@ -5,6 +5,7 @@
 //! something is wrong.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -15,6 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 
 use crate::args::Args;
+use crate::helper::Helper;
 use crate::ladder::Ladder;
 use crate::lease::Leases;
 use crate::metrics::{Metrics, write_file};
@@ -42,20 +44,27 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     let sockets = activation::take_sockets().context("the sockets that systemd opened can't be used")?;
     raise_file_limit();
-    // By programs, which the agent can't start any more once it has restricted itself.
-    let ladder = Ladder::of_this_node(&config.agent);
+    // Before the restrictions, which the helper does not have.
+    let helper = Arc::new(Helper::start(&args.config).context("the helper process cannot be started")?);
+    let ladder = Ladder::of_this_node(&config.agent, &helper);
     if !args.unrestricted {
+        if !restrict::FILTERS {
+            tracing::warn!(
+                architecture = std::env::consts::ARCH,
+                "the agent keeps all system calls: there is no filter for this architecture"
+            );
+        }
         restrict::apply().context("the agent can't restrict itself; --unrestricted makes it go on without")?;
     }
     // Before there is another thread, which would have to block them itself.
     let signals = signals().context("signals can't be waited for")?;
     let socket = config.agent.socket();
     let runtime = config.agent.runtime_dir.clone();
-    let (leases, adopted) =
-        Leases::open(config, ladder, Metrics::new()?).with_context(|| format!("can't use {}", runtime.display()))?;
+    let (leases, recovered) = Leases::open(config, ladder, helper, Metrics::new()?)
+        .with_context(|| format!("can't use {}", runtime.display()))?;
     let listener = listen(sockets, &socket).with_context(|| format!("can't listen on {}", socket.display()))?;
     let server =
-        Server::new(listener, signals, Box::leak(Box::new(leases)), adopted).context("can't wait for connections")?;
+        Server::new(listener, signals, Box::leak(Box::new(leases)), recovered).context("can't wait for connections")?;
     let mut daemon = Daemon::new(server, args.config.clone());
     tracing::info!(socket = %socket.display(), restricted = !args.unrestricted, "ready");
     tell(&[NotifyState::Ready]);
@@ -108,6 +117,10 @@ impl Daemon {
             }
             let due = [self.next_kick, self.next_metrics, self.stop].into_iter().flatten().min();
             let turn = self.server.turn(due).context("can't wait for connections")?;
+            if turn.helper_ended {
+                // It was started before the agent restricted itself, so only a new agent has a new one.
+                anyhow::bail!("the helper process has ended; the agent must be started anew, and steps do not notice");
+            }
             let written = self.server.leases().config().agent.metrics_file().is_some();
             if turn.finished > 0 && written && self.next_metrics.is_none() {
                 self.next_metrics = Some(Instant::now() + METRICS_DELAY);

@@ -14,14 +14,17 @@ use std::path::Path;
 pub use parallax_probe::subordinate::{Subordinate, SubordinateRange};
 use parallax_store::containers_storage::IdMapEntry;
 use parallax_sys::user_namespace::{IdRange, MAX_RANGES};
+use serde::{Deserialize, Serialize};
+
+use crate::helper::Helper;
 
 /// Subordinate user ids (`subuid(5)`).
 const SUBUID: &str = "/etc/subuid";
 /// Subordinate group ids (`subgid(5)`).
 const SUBGID: &str = "/etc/subgid";
 
-/// A user as far as mounts need to know them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A user as far as mounts need to know them. Kept with the lease and in the journal: the end of a step looks nobody up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The user's name.
     pub name: String,
@@ -32,7 +35,7 @@ pub struct Identity {
 }
 
 /// One id of a user and the subordinate ids that come with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ids {
     /// The id itself.
     pub own: u32,
@@ -54,8 +57,8 @@ impl Identity {
     ///
     /// # Errors
     /// One sentence for the user: who can't be found, or which file can't be read.
-    pub fn of(uid: u32, gid: u32) -> Result<Self, String> {
-        Self::look_up(uid, gid).map(|(identity, _)| identity)
+    pub fn of(helper: &Helper, uid: u32, gid: u32) -> Result<Self, String> {
+        Self::look_up(helper, uid, gid).map(|(identity, _)| identity)
     }
 
     /// As [`Identity::of`], for a user who is to get containers: these do not start where Podman does not get the map that the files
@@ -63,8 +66,8 @@ impl Identity {
     ///
     /// # Errors
     /// As [`Identity::of`], or which line of which file is at fault.
-    pub fn sound(uid: u32, gid: u32) -> Result<Self, String> {
-        match Self::look_up(uid, gid)? {
+    pub fn sound(helper: &Helper, uid: u32, gid: u32) -> Result<Self, String> {
+        match Self::look_up(helper, uid, gid)? {
             (identity, None) => Ok(identity),
             (identity, Some(fault)) => {
                 Err(format!("the subordinate ids of the user {} cannot be used: {fault}", identity.name))
@@ -72,14 +75,34 @@ impl Identity {
         }
     }
 
-    fn look_up(uid: u32, gid: u32) -> Result<(Self, Option<String>), String> {
-        let user = nix::unistd::User::from_uid(uid.into())
-            .map_err(|error| format!("the user database can't be read: {error}"))?
+    /// A user whose name is known, with the subordinate ids that the node's files give them.
+    ///
+    /// # Errors
+    /// One sentence for the user: which file cannot be read.
+    pub fn of_named(name: &str, uid: u32, gid: u32) -> Result<Self, String> {
+        Self::with_files(name, uid, gid).map(|(identity, _)| identity)
+    }
+
+    /// A user of whom only the ids are known.
+    #[must_use]
+    pub fn of_ids(uid: u32, gid: u32) -> Self {
+        let ids = |own| Ids { own, subordinate: Vec::new() };
+        Self { name: uid.to_string(), users: ids(uid), groups: ids(gid) }
+    }
+
+    fn look_up(helper: &Helper, uid: u32, gid: u32) -> Result<(Self, Option<String>), String> {
+        let user = helper
+            .user(uid)
+            .map_err(|error| format!("the user with the id {uid} cannot be looked up: {error}"))?
             .ok_or_else(|| format!("this node has no user with the id {uid}"))?;
+        Self::with_files(&user.name, uid, gid)
+    }
+
+    fn with_files(name: &str, uid: u32, gid: u32) -> Result<(Self, Option<String>), String> {
         // subgid(5) too is by user, not by group.
-        let (users, user_fault) = read_ids(Path::new(SUBUID), &user.name, uid, uid)?;
-        let (groups, group_fault) = read_ids(Path::new(SUBGID), &user.name, uid, gid)?;
-        Ok((Self { name: user.name, users, groups }, user_fault.or(group_fault)))
+        let (users, user_fault) = read_ids(Path::new(SUBUID), name, uid, uid)?;
+        let (groups, group_fault) = read_ids(Path::new(SUBGID), name, uid, gid)?;
+        Ok((Self { name: name.to_owned(), users, groups }, user_fault.or(group_fault)))
     }
 }
 

@@ -1,15 +1,27 @@
 //! What an agent that is started anew must know: one file per lease, written before the step's directory is made and removed
 //! after it is gone. It lies on the node's `/run`, so after a reboot there is neither journal nor mount.
+//!
+//! An agent may find what an older or a newer one wrote. Whatever is in a file, its name ([`Header`]) says which step the lease is of and
+//! who owns it, and that never changes. So a step whose entry cannot be read stays as it is until its owner ends. Fields are added
+//! with a default and without a new version; [`VERSION`] rises when an older agent would do harm by passing over what is new.
 
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
-use parallax_protocol::message::{LeaseRequest, StepId};
+use parallax_protocol::message::{LeaseRequest, Mode, StepId};
 use parallax_sys::process::{Process, start_time};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use crate::identity::Identity;
 use crate::layers::LayerEntry;
+
+/// The version of the entries that this agent writes. 0 is that of entries without one, which have no identity.
+pub const VERSION: u32 = 1;
+/// The image of a lease whose entry cannot be read.
+const UNKNOWN_IMAGE: &str = "(unknown: the journal entry cannot be read)";
 
 /// The process that holds a lease: the step's slurmstepd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +60,9 @@ pub struct LeaseKey {
 /// A lease as it is written down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
+    /// The version of the format.
+    #[serde(default)]
+    pub version: u32,
     /// What was asked for.
     pub request: LeaseRequest,
     /// The name of the step's directory.
@@ -64,6 +79,9 @@ pub struct Entry {
     /// The names of that image when the lease was granted. What was asked for need not be among them: it is what the user says.
     #[serde(default)]
     pub image_names: Vec<String>,
+    /// The step's user; missing in entries of agents that looked the user up once more at the end.
+    #[serde(default)]
+    pub identity: Option<Identity>,
 }
 
 /// An image of a store.
@@ -82,10 +100,94 @@ impl Entry {
         self.request.step
     }
 
+    /// The step's user, as known when the lease was granted.
+    #[must_use]
+    pub fn user(&self) -> Identity {
+        self.identity.clone().unwrap_or_else(|| Identity::of_ids(self.request.uid, self.request.gid))
+    }
+
+    fn header(&self) -> Header {
+        Header { key: self.lease_key(), owner: self.owner }
+    }
+
     /// What tells this lease from every other one.
     #[must_use]
     pub fn lease_key(&self) -> LeaseKey {
         LeaseKey { step: self.request.step, directory: self.key.clone() }
+    }
+}
+
+/// What a file's name says of a lease: `KEY.RESTART.PID.START_TIME.json`. Every version of the agent writes and reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// What tells the lease from every other one.
+    pub key: LeaseKey,
+    /// Who holds it.
+    pub owner: Owner,
+}
+
+impl Header {
+    fn file_name(&self) -> String {
+        let (key, owner) = (&self.key, &self.owner);
+        format!("{}.{}.{}.{}.json", key.directory, key.step.restart, owner.pid, owner.start_time)
+    }
+
+    fn parse(file_name: &str) -> Option<Self> {
+        let mut fields = file_name.strip_suffix(".json")?.rsplitn(4, '.');
+        let start_time = fields.next()?.parse().ok()?;
+        let pid = fields.next()?.parse().ok()?;
+        let restart = fields.next()?.parse().ok()?;
+        let directory = fields.next()?.to_owned();
+        let (job, step) = StepId::numbers(directory.rsplit_once('-')?.0).ok()?;
+        let key = LeaseKey { step: StepId { job, step, restart }, directory };
+        Some(Self { key, owner: Owner { pid, start_time } })
+    }
+}
+
+/// What a file of the journal is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recorded {
+    /// An entry.
+    Entry(Box<Entry>),
+    /// Something that this agent cannot read. What its name says is known, and the image, if that could be made out.
+    Unreadable {
+        /// What the name says.
+        header: Header,
+        /// The image.
+        image: Option<HeldImage>,
+        /// Why it cannot be read.
+        reason: String,
+    },
+}
+
+/// An entry for a lease of which the header alone is known, and whose step's directory is `directory`: its owner is the step's user.
+#[must_use]
+pub fn entry_of_unreadable(header: &Header, image: Option<HeldImage>, directory: &Path) -> Entry {
+    use std::os::unix::fs::MetadataExt as _;
+    let found = fs::symlink_metadata(directory);
+    let (uid, gid) = found.as_ref().map_or((u32::MAX, u32::MAX), |found| (found.uid(), found.gid()));
+    let since = found.and_then(|found| found.created().or_else(|_| found.modified())).ok();
+    let since = since.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map_or(0, |time| time.as_secs());
+    let request = LeaseRequest {
+        step: header.key.step,
+        uid,
+        gid,
+        groups: None,
+        image: UNKNOWN_IMAGE.to_owned(),
+        image_id: None,
+        mode: Mode::default(),
+    };
+    let key = header.key.directory.clone();
+    Entry {
+        version: VERSION,
+        request,
+        key,
+        owner: header.owner,
+        layers: Vec::new(),
+        since,
+        image,
+        image_names: Vec::new(),
+        identity: None,
     }
 }
 
@@ -107,7 +209,7 @@ impl Journal {
     /// # Errors
     /// What the system said.
     pub fn write(&self, entry: &Entry) -> io::Result<()> {
-        let path = self.path(&entry.key);
+        let path = self.directory.join(entry.header().file_name());
         let partial = path.with_extension("new");
         let written = fs::File::create(&partial)
             .and_then(|mut file| file.write_all(&serde_json::to_vec(entry)?))
@@ -123,99 +225,81 @@ impl Journal {
     ///
     /// # Errors
     /// What the system said.
-    pub fn remove(&self, key: &str) -> io::Result<()> {
-        match fs::remove_file(self.path(key)) {
+    pub fn remove(&self, entry: &Entry) -> io::Result<()> {
+        match fs::remove_file(self.directory.join(entry.header().file_name())) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
 
-    /// All entries. One that can't be read is logged and removed: its step's directory is then nobody's, and is taken
-    /// down with the rest of what is nobody's.
+    /// Returns all entries. What was half written, and what has neither a header nor sense, is logged and removed: its step's directory
+    /// is then nobody's, and is taken down with the rest of what is nobody's.
     ///
     /// # Errors
-    /// The directory can't be read.
-    pub fn read(&self) -> io::Result<Vec<Entry>> {
-        let mut entries = Vec::new();
+    /// The directory cannot be read.
+    pub fn read(&self) -> io::Result<Vec<Recorded>> {
+        let mut all = Vec::new();
         for file in fs::read_dir(&self.directory)? {
             let path = file?.path();
-            match read_entry(&path) {
-                Ok(entry) => entries.push(entry),
+            match self.read_file(&path) {
+                Ok(recorded) => all.push(recorded),
                 Err(error) => {
-                    tracing::warn!(file = %path.display(), "a journal entry is of no use: {error}");
+                    tracing::warn!(file = %path.display(), "journal entry removed: {error}");
                     fs::remove_file(&path)?;
                 }
             }
         }
-        Ok(entries)
+        Ok(all)
     }
 
-    fn path(&self, key: &str) -> PathBuf {
-        self.directory.join(format!("{key}.json"))
+    fn read_file(&self, path: &Path) -> io::Result<Recorded> {
+        if path.extension().is_none_or(|extension| extension != "json") {
+            return Err(io::Error::other("it was not finished"));
+        }
+        let header = path.file_name().and_then(|name| Header::parse(name.to_str()?));
+        let parsed = fs::read(path).and_then(|bytes| parse(&bytes, header.as_ref()).map_err(io::Error::other));
+        match (parsed, header) {
+            (Ok(recorded), Some(_)) => Ok(recorded),
+            // Agents without versions named the file after the directory alone.
+            (Ok(Recorded::Entry(entry)), None) => {
+                fs::rename(path, self.directory.join(entry.header().file_name()))?;
+                Ok(Recorded::Entry(entry))
+            }
+            (Ok(Recorded::Unreadable { reason, .. }), None) => Err(io::Error::other(reason)),
+            (Err(error), Some(header)) => Ok(Recorded::Unreadable { header, image: None, reason: error.to_string() }),
+            (Err(error), None) => Err(error),
+        }
     }
 }
 
-fn read_entry(path: &Path) -> io::Result<Entry> {
-    if path.extension().is_none_or(|extension| extension != "json") {
-        return Err(io::Error::other("it was not finished"));
+/// Parses what is in a file of the journal; `header` is what its name says, if that says something.
+///
+/// # Errors
+/// Why the file makes no sense, where nothing else says whose it is.
+pub fn parse(bytes: &[u8], header: Option<&Header>) -> Result<Recorded, String> {
+    let value: Result<Value, _> = serde_json::from_slice(bytes);
+    let image = value.as_ref().ok().and_then(|value| serde_json::from_value(value.get("image")?.clone()).ok());
+    let read = value.map_err(|error| error.to_string()).and_then(|value| {
+        let version = value.get("version").map_or(Some(0), Value::as_u64);
+        match version {
+            Some(version) if version <= u64::from(VERSION) => {}
+            Some(version) => return Err(format!("its version is {version}, and this agent reads up to {VERSION}")),
+            None => return Err("its version is not a number".to_owned()),
+        }
+        let entry: Entry = serde_json::from_value(value).map_err(|error| error.to_string())?;
+        // A key is the name of one directory.
+        let fits = header.map_or_else(
+            || entry.key.starts_with(&format!("{}-", entry.step())) && !entry.key.contains('/'),
+            |header| *header == entry.header(),
+        );
+        if fits { Ok(entry) } else { Err("it is not of the lease that its name says".to_owned()) }
+    });
+    match (read, header) {
+        (Ok(entry), _) => Ok(Recorded::Entry(Box::new(entry))),
+        (Err(reason), Some(header)) => Ok(Recorded::Unreadable { header: header.clone(), image, reason }),
+        (Err(reason), None) => Err(reason),
     }
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
 #[cfg(test)]
-mod tests {
-    use parallax_protocol::message::Mode;
-
-    use super::*;
-
-    fn entry() -> Entry {
-        let step = StepId { job: 1, step: 0, restart: 0 };
-        let request = LeaseRequest {
-            step,
-            uid: 1001,
-            gid: 1001,
-            groups: None,
-            image: "a".into(),
-            image_id: None,
-            mode: Mode::Run,
-        };
-        let owner = Owner::of(i32::try_from(std::process::id()).unwrap()).unwrap();
-        Entry {
-            request,
-            key: "1.0-0001".into(),
-            owner,
-            layers: Vec::new(),
-            since: 7,
-            image: None,
-            image_names: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn entries_come_back_and_go() {
-        let directory = tempfile::tempdir().unwrap();
-        let journal = Journal::new(directory.path().to_owned());
-        journal.write(&entry()).unwrap();
-        assert_eq!(journal.read().unwrap(), [entry()]);
-        journal.remove("1.0-0001").unwrap();
-        journal.remove("1.0-0001").unwrap();
-        assert!(journal.read().unwrap().is_empty());
-    }
-
-    #[test]
-    fn what_was_half_written_is_cleared_away() {
-        let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join("a.new"), "{").unwrap();
-        fs::write(directory.path().join("b.json"), "{").unwrap();
-        assert!(Journal::new(directory.path().to_owned()).read().unwrap().is_empty());
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn an_owner_is_told_from_a_later_process_with_its_number() {
-        let mut owner = entry().owner;
-        assert!(owner.hold().is_some());
-        owner.start_time += 1;
-        assert!(owner.hold().is_none());
-    }
-}
+mod tests;

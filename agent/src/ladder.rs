@@ -1,17 +1,23 @@
 //! Which way the layers of an image come to a step: mounted by the kernel, or by FUSE.
 //!
-//! What the node can do is tried once, when the agent starts. Whether the kernel may read a store is a matter of its owner: who can
+//! What the node can do is tried when the agent starts, and again when it matters (module `retry`). Whether the kernel may read a store is a matter of its owner: who can
 //! write a file system image can attack the kernel that mounts it, so only those whom the configuration names are trusted so far.
 //! Images of anybody else's are read by FUSE, by a process of the step's user and with their rights.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parallax_config::{Agent, Mounts};
-use parallax_probe::{Ability, Findings, probe};
+use parallax_probe::{Ability, Findings, Obstacle};
 use parallax_protocol::node::{AbilityStatus, NodeStatus};
 use parallax_store::open::TrustedStore;
 
-use crate::owners::{Trust, TrustedOwners};
+use crate::helper::{Helper, HelperError};
+use crate::owners::{Lookup, Trust, TrustedOwners};
+
+mod retry;
+
+pub use retry::Retry;
 
 /// A way in which layers are mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,22 +29,29 @@ pub enum Way {
 }
 
 /// What decides the way.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Ladder {
     mounts: Mounts,
     /// The users whose stores the kernel may read.
-    trusted: TrustedOwners,
+    trusted: Arc<TrustedOwners>,
+    mount_program: PathBuf,
     findings: Findings,
-    native: Result<(), String>,
-    fuse: Result<(), String>,
+    native: Result<(), Obstacle>,
+    fuse: Result<(), Obstacle>,
 }
 
 impl Ladder {
     /// Tries what the node can do and logs it.
     #[must_use]
-    pub fn of_this_node(config: &Agent) -> Self {
-        let ladder = Self::new(config, probe(&config.mount_program));
-        for trial in &ladder.findings.trials {
+    pub fn of_this_node(config: &Agent, helper: &Arc<Helper>) -> Self {
+        let untried = |error: HelperError| Findings { cut_short: Some(error.to_string()), ..Findings::default() };
+        let ladder = Self::new(config, helper.probe().unwrap_or_else(untried), by_name(helper));
+        ladder.log();
+        ladder
+    }
+
+    fn log(&self) {
+        for trial in &self.findings.trials {
             match (&trial.failure, trial.ability) {
                 (None, ability) => tracing::debug!(ability = ability.name(), "this node can"),
                 // The kernel need not know every compressor there is.
@@ -46,27 +59,56 @@ impl Ladder {
                 (Some(reason), _) => tracing::warn!(ability = trial.ability.name(), reason, "this node can't"),
             }
         }
-        if let Some(reason) = &ladder.findings.cut_short {
+        if let Some(reason) = &self.findings.cut_short {
             tracing::warn!(reason, "not all was tried that this node may be able to do");
         }
-        let say = |way: &Result<(), String>| way.as_ref().err().cloned().unwrap_or_else(|| "yes".to_owned());
-        let (native, fuse) = (say(&ladder.native), say(&ladder.fuse));
-        tracing::info!(native, fuse, configured = ?ladder.mounts, "how this node can mount layers");
-        ladder
+        let say = |way: &Result<(), Obstacle>| way.as_ref().err().map_or_else(|| "yes".to_owned(), ToString::to_string);
+        let (native, fuse) = (say(&self.native), say(&self.fuse));
+        tracing::info!(native, fuse, configured = ?self.mounts, "how this node can mount layers");
     }
 
-    /// A ladder from what was found.
+    /// A ladder from what was found; `id_of` looks a user up by name.
     #[must_use]
-    pub fn new(config: &Agent, findings: Findings) -> Self {
-        let trusted = TrustedOwners::new(&config.trusted_owners);
+    pub fn new(config: &Agent, findings: Findings, id_of: Lookup) -> Self {
+        let trusted = Arc::new(TrustedOwners::new(&config.trusted_owners, id_of));
         let (native, fuse) = (findings.native(), findings.fuse());
-        Self { mounts: config.mounts, trusted, findings, native, fuse }
+        Self { mounts: config.mounts, trusted, mount_program: config.mount_program.clone(), findings, native, fuse }
     }
 
     /// The same node under another configuration.
     #[must_use]
-    pub fn configured(&self, config: &Agent) -> Self {
-        Self::new(config, self.findings.clone())
+    pub fn configured(&self, config: &Agent, helper: &Arc<Helper>) -> Self {
+        let mut findings = self.findings.clone();
+        if config.mount_program != self.mount_program {
+            let reason = "agent.mount_program was changed, and the new one is tried when a step needs it";
+            findings.doubt(&[Ability::Fuse, Ability::FuseIdMaps], reason);
+        }
+        Self::new(config, findings, by_name(helper))
+    }
+
+    /// The same configuration, with what was found later.
+    fn updated(&self, later: Findings) -> Self {
+        let mut findings = self.findings.clone();
+        findings.update(later);
+        let (native, fuse) = (findings.native(), findings.fuse());
+        let (trusted, mount_program) = (Arc::clone(&self.trusted), self.mount_program.clone());
+        Self { mounts: self.mounts, trusted, mount_program, findings, native, fuse }
+    }
+
+    /// The same configuration, with what another ladder knows of the node, unless that is of another mount program.
+    #[must_use]
+    pub fn with_findings_of(&self, other: &Self) -> Self {
+        if self.mount_program == other.mount_program { self.updated(other.findings.clone()) } else { self.clone() }
+    }
+
+    /// Whether trying again what the node can do might give a store's images a way, where there is none.
+    fn could_change(&self, store: &TrustedStore) -> bool {
+        self.mounts != Mounts::Native || self.trusts(store)
+    }
+
+    /// Whether the way of a store's images is the second one because nobody knows whether the first one works.
+    fn is_in_doubt(&self, store: &TrustedStore) -> bool {
+        self.mounts == Mounts::Auto && self.trusts(store) && matches!(self.native, Err(Obstacle::Undecided(..)))
     }
 
     /// The way for images of a store.
@@ -84,21 +126,22 @@ impl Ladder {
     }
 
     fn choose(&self, store: &Path, owner: u32) -> Result<Way, String> {
-        let obstacle = if self.mounts == Mounts::Fuse {
-            "the configuration has mounts = \"fuse\"".to_owned()
+        let (obstacle, native) = if self.mounts == Mounts::Fuse {
+            ("the configuration has mounts = \"fuse\"".to_owned(), None)
         } else {
             match (self.trusted.trust(owner), &self.native) {
                 (Trust::Yes, Ok(())) => return Ok(Way::Native),
-                (Trust::Yes, Err(reason)) => format!("this node has {reason}"),
+                (Trust::Yes, Err(obstacle)) => (on_this_node(obstacle), Some(obstacle)),
                 (Trust::No, _) => {
                     let store = store.display();
-                    format!(
+                    let text = format!(
                         "the store {store} belongs to the user {owner}, who is none of the configuration's trusted_owners"
-                    )
+                    );
+                    (text, None)
                 }
                 (Trust::Unknown(reason), _) => {
                     tracing::warn!(store = %store.display(), owner, "{reason}; the kernel does not read the store meanwhile");
-                    format!("the store {} belongs to the user {owner}, and {reason}", store.display())
+                    (format!("the store {} belongs to the user {owner}, and {reason}", store.display()), None)
                 }
             }
         };
@@ -110,7 +153,9 @@ impl Ladder {
                 tracing::debug!(store = %store.display(), "by FUSE: {obstacle}");
                 Ok(Way::Fuse)
             }
-            Err(reason) => Err(format!("{obstacle}, and this node has {reason}")),
+            // What both ways lack is said once.
+            Err(both) if native == Some(both) => Err(obstacle),
+            Err(other) => Err(format!("{obstacle}, and {}", on_this_node(other))),
         }
     }
 
@@ -122,11 +167,31 @@ impl Ladder {
             failure: trial.failure.clone(),
         };
         NodeStatus {
-            native: self.native.clone().err(),
-            fuse: self.fuse.clone().err(),
+            native: self.native.as_ref().err().map(ToString::to_string),
+            fuse: self.fuse.as_ref().err().map(ToString::to_string),
+            undecided: self.findings.cut_short.clone(),
             abilities: self.findings.trials.iter().map(ability).collect(),
         }
     }
+}
+
+/// What is missing on this node, or undecided: a part of a sentence.
+fn on_this_node(obstacle: &Obstacle) -> String {
+    match obstacle {
+        Obstacle::Missing(..) => format!("this node has {obstacle}"),
+        Obstacle::Undecided(ability, reason) => {
+            format!("it is undecided whether this node has {}: {reason}", ability.words())
+        }
+    }
+}
+
+/// Looks users up by the helper.
+fn by_name(helper: &Arc<Helper>) -> Lookup {
+    let helper = Arc::clone(helper);
+    Arc::new(move |name| match helper.user_named(name) {
+        Ok(user) => Ok(user.map(|user| user.uid)),
+        Err(error) => Err(std::io::Error::other(error)),
+    })
 }
 
 #[cfg(test)]
@@ -143,7 +208,7 @@ mod tests {
     fn ladder(mounts: Mounts, abilities: &[Ability]) -> Ladder {
         let trials = abilities.iter().map(|&ability| Trial { ability, failure: None }).collect();
         let config = Agent { mounts, trusted_owners: vec![Owner::Id(0), Owner::Id(77)], ..Agent::default() };
-        Ladder::new(&config, Findings { trials, cut_short: None })
+        Ladder::new(&config, Findings { trials, cut_short: None }, Arc::new(|_| Ok(None)))
     }
 
     fn both() -> Vec<Ability> {
@@ -177,11 +242,18 @@ mod tests {
         let reason = |mounts, abilities: &[Ability], owner| {
             ladder(mounts, abilities).choose(Path::new("/s"), owner).unwrap_err()
         };
+        let text = reason(Mounts::Auto, &[Ability::UserNamespaces], 0);
+        assert!(text.contains("kernel SquashFS: ") && text.contains("SquashFS by FUSE: "), "{text}");
+        // But one that is the same only once.
         let text = reason(Mounts::Auto, &[], 0);
-        assert!(text.contains("no user namespaces") && text.matches("this node has no").count() == 2, "{text}");
+        assert_eq!(text, "it is undecided whether this node has user namespaces for users: it was not tried");
         let text = reason(Mounts::Native, &both(), 1001);
         assert!(text.contains("/s belongs to the user 1001") && text.contains("mounts = \"native\""), "{text}");
         let text = reason(Mounts::Fuse, &NATIVE, 0);
         assert!(text.contains("mounts = \"fuse\"") && text.contains("by FUSE"), "{text}");
+        let missing = |ability, reason: &str| Trial { ability, failure: Some(reason.to_owned()) };
+        let trials = vec![missing(Ability::UserNamespaces, "forbidden")];
+        let text = ladder(Mounts::Auto, &[]).updated(Findings { trials, cut_short: None }).choose(Path::new("/s"), 0);
+        assert_eq!(text.unwrap_err(), "this node has no user namespaces for users: forbidden");
     }
 }

@@ -291,22 +291,20 @@ impl LayerTable {
         })
     }
 
-    /// Takes down what earlier agents left and nobody has adopted.
+    /// Returns the mount points that earlier agents left and nobody has adopted. To be called before anything is mounted.
     ///
     /// # Errors
-    /// The directory can't be read; what can't be taken down is logged.
-    pub fn sweep(&self) -> io::Result<()> {
+    /// The directory cannot be read.
+    pub fn orphaned(&self) -> io::Result<Vec<PathBuf>> {
         let adopted: Vec<PathBuf> = self.mounted().iter().map(|layer| layer.mount_point.clone()).collect();
+        let mut orphaned = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
             let path = entry?.path();
-            if adopted.contains(&path) {
-                continue;
-            }
-            if let Err(error) = take_down(&path) {
-                tracing::error!(mount_point = %path.display(), "a layer an earlier agent left can't be unmounted: {error}");
+            if !adopted.contains(&path) {
+                orphaned.push(path);
             }
         }
-        Ok(())
+        Ok(orphaned)
     }
 
     /// The layers that are mounted now.

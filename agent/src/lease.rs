@@ -7,6 +7,7 @@ mod access;
 mod acquire;
 mod find;
 mod owners;
+mod recover;
 mod release;
 
 use std::collections::{HashMap, HashSet};
@@ -18,14 +19,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use parallax_config::Config;
 use parallax_protocol::message::{Status, StepId, StepStatus};
-use parallax_sys::mount::take_down;
-use parallax_sys::process::Process;
 
+pub use self::recover::Recovered;
 pub use self::release::Cause;
+use crate::helper::Helper;
 use crate::holds::{Holds, ImageHold};
 pub use crate::journal::LeaseKey;
 use crate::journal::{Entry, HeldImage, Journal};
-use crate::ladder::Ladder;
+use crate::ladder::{Ladder, Retry};
 use crate::layers::{LayerTable, MountedLayer};
 use crate::metrics::Metrics;
 use crate::namespace;
@@ -43,13 +44,16 @@ pub struct Leases {
     config: RwLock<Arc<Config>>,
     /// Where everything is; it stays where it is as long as the agent runs.
     runtime: PathBuf,
-    ladder: RwLock<Arc<Ladder>>,
+    ladder: Retry,
+    helper: Arc<Helper>,
     layers: LayerTable,
     journal: Journal,
     namespaces: NamespaceTable,
     live: Mutex<HashMap<StepId, Arc<Lease>>>,
     /// The steps whose lease is on its way.
     beginning: Mutex<HashSet<StepId>>,
+    /// Layers that an earlier agent mounted and that no lease is known to use.
+    orphaned: Mutex<Vec<PathBuf>>,
     metrics: Metrics,
     holds: Holds,
 }
@@ -58,6 +62,8 @@ pub struct Leases {
 #[derive(Debug)]
 struct Lease {
     entry: Entry,
+    /// Whether this agent can read the lease's journal entry; if not, `entry` says what is known all the same.
+    readable: bool,
     held: Mutex<Option<Held>>,
 }
 
@@ -70,12 +76,17 @@ struct Held {
 }
 
 impl Leases {
-    /// Makes the runtime directory ready and takes over what an earlier agent left: leases whose slurmstepd is alive go on,
-    /// all else is taken down. Returns the leases that go on, with their owners.
+    /// Makes the runtime directory ready and takes over what an earlier agent left. Returns the leases that go on, and what is still to
+    /// be taken down.
     ///
     /// # Errors
     /// The runtime directory can't be made or read.
-    pub fn open(config: Config, ladder: Ladder, metrics: Metrics) -> io::Result<(Self, Vec<(LeaseKey, Process)>)> {
+    pub fn open(
+        config: Config,
+        ladder: Ladder,
+        helper: Arc<Helper>,
+        metrics: Metrics,
+    ) -> io::Result<(Self, Recovered)> {
         let root = config.agent.runtime_dir.clone();
         directory(&root, 0o755)?;
         directory(&root.join("steps"), 0o711)?;
@@ -85,20 +96,23 @@ impl Leases {
             layers: LayerTable::new(root.join("layers")).configured(&config.agent),
             config: RwLock::new(Arc::new(config)),
             runtime: root.clone(),
-            ladder: RwLock::new(Arc::new(ladder)),
+            ladder: Retry::new(ladder, Arc::clone(&helper)),
+            helper,
             journal: Journal::new(root.join("leases")),
             namespaces: NamespaceTable::default(),
             live: Mutex::default(),
             beginning: Mutex::default(),
+            orphaned: Mutex::default(),
             metrics,
             holds: Holds::start(),
         };
-        let owners = leases.recover()?;
+        let recovered = leases.recover()?;
         let config = leases.config();
-        if config.agent.holds {
+        // What an unreadable lease uses may be unknown.
+        if config.agent.holds && leases.live().values().all(|lease| lease.readable) {
             leases.holds.tidy(&config.stores);
         }
-        Ok((leases, owners))
+        Ok((leases, recovered))
     }
 
     /// What is held now.
@@ -150,9 +164,15 @@ impl Leases {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The process that looks users up.
+    #[must_use]
+    pub fn helper(&self) -> &Helper {
+        &self.helper
+    }
+
     /// Which way layers come to steps now.
     fn ladder(&self) -> Arc<Ladder> {
-        Arc::clone(&self.ladder.read().unwrap_or_else(PoisonError::into_inner))
+        self.ladder.ladder()
     }
 
     /// Unmounts the layers that are mounted for no step.
@@ -165,8 +185,9 @@ impl Leases {
     pub fn reconfigure(&self, mut config: Config) -> bool {
         let moved = config.agent.runtime_dir != self.runtime;
         config.agent.runtime_dir.clone_from(&self.runtime);
-        let ladder = self.ladder().configured(&config.agent);
-        *self.ladder.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ladder);
+        // Without the lock that steps take: users are looked up.
+        let configured = self.ladder().configured(&config.agent, &self.helper);
+        self.ladder.change(|ladder| configured.with_findings_of(ladder));
         self.layers.reconfigure(&config.agent);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         moved
@@ -207,44 +228,6 @@ impl Leases {
         } else {
             Err(Refusal(format!("step {step} is being given an image on this node already; tell the administrator")))
         }
-    }
-
-    /// Adopts the leases of an earlier agent that are alive and takes down all else it left.
-    fn recover(&self) -> io::Result<Vec<(LeaseKey, Process)>> {
-        let mut owners = Vec::new();
-        let mut dead = Vec::new();
-        let mut keys = Vec::new();
-        for entry in self.journal.read()? {
-            let key = entry.lease_key();
-            let path = self.step_path(&entry.key);
-            let layers = entry.layers.iter().cloned().map(|layer| self.layers.adopt(layer)).collect();
-            let owner = entry.owner.hold();
-            keys.push(path.clone());
-            let hold = self.hold(entry.image.as_ref());
-            let held = Held { directory: StepDirectory::adopt(&path), layers, hold };
-            self.live().insert(key.step, Arc::new(Lease { entry, held: Mutex::new(Some(held)) }));
-            match owner {
-                Some(process) => {
-                    tracing::info!(job = key.step.job, step = %key.step, "adopted a lease of an earlier agent");
-                    owners.push((key, process));
-                }
-                None => dead.push(key),
-            }
-        }
-        // When all layers are held that are to stay: a lease that ends before would unmount what it shares with a later one.
-        for key in dead {
-            self.release(&key, Cause::Restart);
-        }
-        for entry in fs::read_dir(self.steps())? {
-            let path = entry?.path();
-            if !keys.contains(&path) {
-                if let Err(error) = take_down(&path) {
-                    tracing::error!(directory = %path.display(), "a directory an earlier agent left can't be taken down: {error}");
-                }
-            }
-        }
-        self.layers.sweep()?;
-        Ok(owners)
     }
 
     fn live(&self) -> MutexGuard<'_, HashMap<StepId, Arc<Lease>>> {

@@ -5,6 +5,7 @@
 //! - [`server`]: accepts connections and answers requests; root only.
 //! - [`lease`]: what a step's lease is made of, in order, and its end.
 //! - [`holds`]: tells those who remove images what this node holds.
+//! - [`helper`]: the process that looks users up and tries what the node can do.
 //! - [`identity`]: who the user is, and the id maps of their mounts.
 //! - [`owners`]: the owners of stores that the kernel may read.
 //! - [`ladder`]: which way the layers come to a step: by the kernel or by FUSE.
@@ -27,6 +28,7 @@
 pub mod args;
 pub mod daemon;
 pub mod digest;
+pub mod helper;
 pub mod holds;
 pub mod identity;
 pub mod journal;

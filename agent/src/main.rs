@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use parallax_agent::args::Args;
-use parallax_agent::daemon;
+use parallax_agent::{daemon, helper};
 
 fn main() -> ExitCode {
-    if let Some(code) = parallax_probe::run_if_asked() {
+    if let Some(code) = parallax_probe::run_if_asked().or_else(helper::run_if_asked) {
         return code;
     }
     match daemon::run(&Args::parse()) {

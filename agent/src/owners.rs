@@ -31,7 +31,7 @@ pub enum Trust {
 }
 
 /// Looks up a user's id.
-type Lookup = fn(&str) -> io::Result<Option<u32>>;
+pub type Lookup = Arc<dyn Fn(&str) -> io::Result<Option<u32>> + Send + Sync>;
 
 /// The trusted owners.
 pub struct TrustedOwners {
@@ -60,8 +60,8 @@ impl fmt::Debug for TrustedOwners {
 impl TrustedOwners {
     /// The owners that the configuration names. The user database is not asked yet.
     #[must_use]
-    pub fn new(owners: &[Owner]) -> Self {
-        Self::with_lookup(owners, database, LOOKUP_TIMEOUT)
+    pub fn new(owners: &[Owner], lookup: Lookup) -> Self {
+        Self::with_lookup(owners, lookup, LOOKUP_TIMEOUT)
     }
 
     fn with_lookup(owners: &[Owner], lookup: Lookup, timeout: Duration) -> Self {
@@ -103,7 +103,7 @@ impl TrustedOwners {
             return failed("an earlier look-up has not ended");
         }
         let (answers, answered) = sync_channel(state.names.len());
-        let (names, lookup, asking) = (state.names.clone(), self.lookup, Arc::clone(&self.asking));
+        let (names, lookup, asking) = (state.names.clone(), Arc::clone(&self.lookup), Arc::clone(&self.asking));
         let work = move || {
             let mut names = names.into_iter();
             while let Some(name) = names.next() {
@@ -141,10 +141,6 @@ impl TrustedOwners {
     }
 }
 
-fn database(name: &str) -> io::Result<Option<u32>> {
-    Ok(nix::unistd::User::from_name(name)?.map(|user| user.uid.as_raw()))
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicU32;
@@ -152,11 +148,13 @@ mod tests {
 
     use super::*;
 
+    type Function = fn(&str) -> io::Result<Option<u32>>;
+
     const FAR: Duration = Duration::from_secs(60);
 
-    fn owners(names: &[&str], lookup: Lookup, timeout: Duration) -> TrustedOwners {
+    fn owners(names: &[&str], lookup: Function, timeout: Duration) -> TrustedOwners {
         let named = names.iter().map(|&name| Owner::Name(name.to_owned()));
-        TrustedOwners::with_lookup(&named.chain([Owner::Id(77)]).collect::<Vec<_>>(), lookup, timeout)
+        TrustedOwners::with_lookup(&named.chain([Owner::Id(77)]).collect::<Vec<_>>(), Arc::new(lookup), timeout)
     }
 
     #[test]
@@ -168,7 +166,7 @@ mod tests {
     #[test]
     fn an_account_that_appears_later_is_trusted() {
         static ASKED: AtomicU32 = AtomicU32::new(0);
-        let lookup: Lookup = |_| Ok((ASKED.fetch_add(1, Ordering::Relaxed) > 0).then_some(5000));
+        let lookup: Function = |_| Ok((ASKED.fetch_add(1, Ordering::Relaxed) > 0).then_some(5000));
         let owners = owners(&["images"], lookup, FAR);
         assert_eq!((owners.trust(5000), owners.trust(5000)), (Trust::No, Trust::Yes));
         assert_eq!((owners.trust(6000), ASKED.load(Ordering::Relaxed)), (Trust::No, 2));
@@ -176,7 +174,7 @@ mod tests {
 
     #[test]
     fn an_error_is_a_doubt() {
-        let lookup: Lookup =
+        let lookup: Function =
             |name| if name == "a" { Err(io::ErrorKind::ConnectionRefused.into()) } else { Ok(Some(9)) };
         let owners = owners(&["a", "b"], lookup, FAR);
         assert_eq!(owners.trust(9), Trust::Yes);
@@ -187,7 +185,7 @@ mod tests {
     fn a_look_up_that_hangs_is_a_doubt_until_it_ends() {
         static OPEN: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
         let open = || -> MutexGuard<'static, bool> { OPEN.0.lock().unwrap() };
-        let lookup: Lookup = |_| {
+        let lookup: Function = |_| {
             drop(OPEN.1.wait_while(OPEN.0.lock().unwrap(), |open| !*open).unwrap());
             Ok(Some(5000))
         };
@@ -203,11 +201,5 @@ mod tests {
         }
         let patient = TrustedOwners { timeout: FAR, ..owners };
         assert_eq!(patient.trust(5000), Trust::Yes);
-    }
-
-    #[test]
-    fn the_database_knows_root_and_not_just_anybody() {
-        assert_eq!(database("root").unwrap(), Some(0));
-        assert_eq!(database("no-such-user").unwrap(), None);
     }
 }

@@ -6,6 +6,7 @@
 //! no thread, and when it ends, or the process on its other side does, the lease is released.
 
 mod answer;
+mod held;
 mod socket;
 mod workers;
 
@@ -29,8 +30,8 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 pub use self::socket::{listen, signals};
-use self::workers::{Finished, Kind, Outcome, Workers};
-use crate::lease::{Cause, LeaseKey, Leases};
+use self::workers::{Kind, Outcome, Workers};
+use crate::lease::{LeaseKey, Leases, Recovered};
 use crate::metrics::Dropped;
 
 /// How long a request may take to arrive, and a response to be taken.
@@ -39,6 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_RECEIVING: usize = 1024;
 /// The most connections that are accepted before others are looked after.
 const ACCEPTED_AT_ONCE: usize = 64;
+/// Number of threads that take down what an earlier agent left. Others must remain for what comes now.
+const STALE_AT_ONCE: usize = 16;
 /// How long no connection is accepted after descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -46,6 +49,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 const LISTENER: u64 = 0;
 const SIGNALS: u64 = 1;
 const WORKERS: u64 = 2;
+const HELPER: u64 = 3;
 const FIRST_CONNECTION: u64 = 4;
 
 /// All connections.
@@ -89,10 +93,12 @@ pub struct Turn {
     pub signals: Vec<Signal>,
     /// How many requests or releases came to their end.
     pub finished: usize,
+    /// Whether the helper has ended, without which no step gets an image.
+    pub helper_ended: bool,
 }
 
 impl Server {
-    /// A server that watches over the leases that an earlier agent left. The leases live for ever: their end would take down what
+    /// A server that watches over the leases that an earlier agent left, and takes down what is left of others. The leases live for ever: their end would take down what
     /// steps use, and the agent's end must not.
     ///
     /// # Errors
@@ -101,7 +107,7 @@ impl Server {
         listener: UnixListener,
         signals: SignalFd,
         leases: &'static Leases,
-        adopted: Vec<(LeaseKey, Process)>,
+        recovered: Recovered,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let workers = Workers::new()?;
@@ -109,6 +115,7 @@ impl Server {
         add(listener.as_fd(), LISTENER)?;
         add(signals.as_fd(), SIGNALS)?;
         add(workers.as_fd(), WORKERS)?;
+        add(leases.helper().as_fd(), HELPER)?;
         let mut server = Self {
             epoll,
             listener: Some(listener),
@@ -120,10 +127,14 @@ impl Server {
             next: FIRST_CONNECTION,
             pause: None,
         };
-        for (key, process) in adopted {
+        for (key, process) in recovered.alive {
             let number = server.number();
             server.connections.insert(number, Connection { stream: None, peer: 0, state: State::Working });
             server.hold(number, key, process);
+        }
+        for _ in 0..STALE_AT_ONCE {
+            let stale = recovered.stale.clone();
+            server.in_background(move || leases.take_down_stale(&stale));
         }
         Ok(server)
     }
@@ -181,6 +192,7 @@ impl Server {
             match event.data.u64() {
                 LISTENER => self.accept_some(),
                 SIGNALS => turn.signals.extend(self.arrived_signals()),
+                HELPER => turn.helper_ended = true,
                 WORKERS => {
                     for finished in self.workers.collect() {
                         turn.finished += 1;
@@ -285,9 +297,10 @@ impl Server {
             Err(error) => {
                 tracing::debug!("a connection was dropped: {error}");
                 self.leases.metrics().dropped(Dropped::Malformed);
-                // A version that does not fit is worth telling.
+                // What somebody of another release does not understand is worth telling.
+                let told = matches!(error, FrameError::Version(_) | FrameError::Malformed(_));
                 let stream = self.connections.get(&number).and_then(|connection| connection.stream.as_ref());
-                if let (FrameError::Version(_), Some(stream)) = (&error, stream) {
+                if let (true, Some(stream)) = (told, stream) {
                     let _ = frame::send(stream, &Response::Refused { reason: error.to_string() }, Instant::now());
                 }
                 self.forget(number);
@@ -311,40 +324,6 @@ impl Server {
         }
         let (leases, peer) = (self.leases, connection.peer);
         self.workers.submit(kind, number, move || answer::request(&stream, request, peer, leases));
-    }
-
-    /// A worker is done with a connection.
-    fn finish(&mut self, finished: Finished) {
-        match finished.outcome {
-            Outcome::Over => drop(self.connections.remove(&finished.number)),
-            Outcome::Holds(key, process) => self.hold(finished.number, key, process),
-        }
-    }
-
-    /// Watches over a lease.
-    fn hold(&mut self, number: u64, key: LeaseKey, process: Process) {
-        let Some(connection) = self.connections.get_mut(&number) else { return };
-        let add = |fd, number| epoll::add(&self.epoll, fd, epoll::EventData::new_u64(number), epoll::EventFlags::IN);
-        let watched = add(process.as_fd(), number | 1)
-            .and_then(|()| connection.stream.as_ref().map_or(Ok(()), |stream| add(stream.as_fd(), number)));
-        connection.state = State::Held(key, process);
-        if let Err(error) = watched {
-            tracing::error!("a lease can't be watched over, so it ends: {error}");
-            self.end_lease(number, false);
-        }
-    }
-
-    fn end_lease(&mut self, number: u64, process_ended: bool) {
-        let Some(connection) = self.connections.get_mut(&number) else { return };
-        let State::Held(key, process) = std::mem::replace(&mut connection.state, State::Working) else { return };
-        let _ = epoll::delete(&self.epoll, &process);
-        let stream = connection.stream.clone();
-        if let Some(stream) = &stream {
-            let _ = epoll::delete(&self.epoll, stream);
-        }
-        let cause = if process_ended { Cause::Process } else { Cause::Connection };
-        let leases = self.leases;
-        self.workers.submit(Kind::Other, number, move || answer::end(stream.as_deref(), &key, cause, leases));
     }
 
     fn drop_the_slow(&mut self) {

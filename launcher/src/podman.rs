@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use nix::sched::{CloneFlags, unshare};
 use parallax_protocol::step_file::{StepFile, StepPaths};
+use parallax_sys::limits::{self, Namespace};
 use parallax_sys::process::Process;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -154,7 +155,7 @@ fn enter_namespace(path: &Path) -> io::Result<()> {
     let namespace = File::open(path)?;
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))?;
     // Mounts made here stay here, and unmounts on the node arrive here.
-    unshare(CloneFlags::CLONE_NEWNS)?;
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|error| limits::of_namespaces(error.into(), &[Namespace::Mount]))?;
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
     nix::unistd::setresgid(0.into(), 0.into(), 0.into())?;
     Ok(nix::unistd::setresuid(0.into(), 0.into(), 0.into())?)

@@ -28,6 +28,7 @@ use crate::plan::OverlayPlan;
 use crate::settings::Settings;
 use crate::squashfs::{self, Count, Layer, LayerMountError};
 use parallax_sys::fault;
+use parallax_sys::limits::{self, Namespace};
 
 /// Where the tmpfs is mounted in the private namespace: a directory that every node has, that nothing there needs, and whose name
 /// has no characters that mean something to fuse-overlayfs, which takes the whole paths behind the layers' short names.
@@ -214,7 +215,9 @@ fn place_upper(directory: &Path, work: &Path) -> Result<[String; 2], MountError>
 /// Makes the namespace, and the tmpfs in it the current directory.
 fn enter_private_namespace() -> Result<(), MountError> {
     fault::point();
-    unshare(CloneFlags::CLONE_NEWNS).step("make a mount namespace")?;
+    unshare(CloneFlags::CLONE_NEWNS)
+        .map_err(|error| limits::of_namespaces(error.into(), &[Namespace::Mount]))
+        .step("make a mount namespace")?;
     // Mounts made here stay here; what is unmounted outside does not stay mounted here.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .step("make the mount namespace private")?;

@@ -1,30 +1,28 @@
 //! The credentials with which a step's image is looked up, and the texts for a user who has no access.
 
-use std::ffi::CString;
 use std::path::PathBuf;
 
-use nix::unistd::{Gid, getgrouplist};
 use parallax_protocol::message::LeaseRequest;
 use parallax_store::open::OpenError;
 use parallax_sys::credentials::Credentials;
 
 use super::Refusal;
 use super::acquire::refused;
+use crate::helper::HelperError;
 use crate::identity::Identity;
 
-/// The credentials of a step's tasks: the groups that Slurm gives them, or else those of the user database.
-pub(super) fn credentials(request: &LeaseRequest, identity: &Identity) -> Result<Credentials, Refusal> {
+/// The credentials of a step's tasks: the groups that Slurm gives them, or else those of the user database (`groups_of`).
+pub(super) fn credentials(
+    request: &LeaseRequest,
+    identity: &Identity,
+    groups_of: impl Fn(&str, u32) -> Result<Vec<u32>, HelperError>,
+) -> Result<Credentials, Refusal> {
     let groups = match &request.groups {
         Some(groups) => groups.clone(),
-        None => database_groups(&identity.name, request.gid)
+        None => groups_of(&identity.name, request.gid)
             .map_err(|error| refused(&format!("cannot look up the groups of the user {}: {error}", identity.name)))?,
     };
     Ok(Credentials { uid: request.uid, gid: request.gid, groups })
-}
-
-fn database_groups(user: &str, group: u32) -> std::io::Result<Vec<u32>> {
-    let user = CString::new(user)?;
-    Ok(getgrouplist(&user, Gid::from_raw(group))?.into_iter().map(Gid::as_raw).collect())
 }
 
 /// Why stores could not be searched for an image.
@@ -109,14 +107,18 @@ mod tests {
 
     #[test]
     fn the_groups_of_slurm_are_taken_and_else_those_of_the_database() {
-        let identity = Identity::of(0, 0).unwrap();
+        let identity = Identity::of_ids(0, 0);
+        let database = |_: &str, group| Ok(vec![group, 9]);
         let mut request: LeaseRequest = serde_json::from_str(
             r#"{"step": {"job": 1, "step": 0, "restart": 0}, "uid": 0, "gid": 0, "image": "a", "image_id": null,
                 "mode": "run", "groups": [7, 8]}"#,
         )
         .unwrap();
-        assert_eq!(credentials(&request, &identity).unwrap(), Credentials { uid: 0, gid: 0, groups: vec![7, 8] });
+        assert_eq!(
+            credentials(&request, &identity, database).unwrap(),
+            Credentials { uid: 0, gid: 0, groups: vec![7, 8] }
+        );
         request.groups = None;
-        assert!(credentials(&request, &identity).unwrap().groups.contains(&0));
+        assert_eq!(credentials(&request, &identity, database).unwrap().groups, [0, 9]);
     }
 }

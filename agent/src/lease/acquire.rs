@@ -18,7 +18,7 @@ use super::access::{credentials, unusable};
 use super::find::Found;
 use super::{Cause, Held, Lease, LeaseKey, Leases, Refusal, owners};
 use crate::identity::{Identity, NamespaceKind};
-use crate::journal::{Entry, HeldImage, Owner};
+use crate::journal::{self, Entry, HeldImage, Owner};
 use crate::ladder::Way;
 use crate::layers::{LayerError, MountedLayer};
 use crate::step::{StepDirectory, StepLayers, StepPlan};
@@ -62,8 +62,8 @@ impl Leases {
         let _beginning = self.begin(request.step)?;
         let config = self.config();
         self.make_room(request.step)?;
-        let identity = Identity::sound(request.uid, request.gid).map_err(|reason| refused(&reason))?;
-        let user = credentials(&request, &identity)?;
+        let identity = Identity::sound(self.helper(), request.uid, request.gid).map_err(|reason| refused(&reason))?;
+        let user = credentials(&request, &identity, |user, group| self.helper().groups(user, group))?;
         let found = self.find_image(&request, &user)?;
         let resolved = Instant::now();
         let contents = match &found {
@@ -72,7 +72,7 @@ impl Leases {
         };
         let mounted = Instant::now();
 
-        let mut entry = self.entry(request, owner, contents.layers.mounted())?;
+        let mut entry = self.entry(request, owner, &identity, contents.layers.mounted())?;
         if let Found::Image(store, image) = &found {
             entry.image = Some(HeldImage { store: store.path().to_owned(), id: image.id.clone() });
             entry.image_names.clone_from(&image.names);
@@ -93,7 +93,7 @@ impl Leases {
         let directory = match StepDirectory::build(&path, &plan) {
             Ok(directory) => directory,
             Err(error) => {
-                let _ = self.journal.remove(&entry.key);
+                let _ = self.journal.remove(&entry);
                 return Err(refused(&format!(
                     "the image \"{}\" can't be made ready on this node: {error}",
                     entry.request.image
@@ -110,7 +110,7 @@ impl Leases {
         let notice = plan.step_file.notice;
         let layers = contents.layers.into_mounted();
         let hold = self.hold(entry.image.as_ref());
-        let lease = Lease { entry, held: Mutex::new(Some(Held { directory, layers, hold })) };
+        let lease = Lease { entry, readable: true, held: Mutex::new(Some(Held { directory, layers, hold })) };
         self.live().insert(key.step, Arc::new(lease));
         Ok((key, Grant { environment: environment(&StepPaths::new(&path)), directory: path, notice, timings }))
     }
@@ -126,8 +126,7 @@ impl Leases {
     ) -> Result<Contents, Refusal> {
         let kinds = namespaces(request.mode);
         owners::check(&request.image, image, identity, request.mode)?;
-        let ladder = self.ladder();
-        let way = ladder.way(store).map_err(|reason| {
+        let way = self.ladder.way(store).map_err(|reason| {
             refused(&format!("the image \"{}\" can't be mounted on this node: {reason}", request.image))
         })?;
         let form = match way {
@@ -136,7 +135,7 @@ impl Leases {
         };
         let layers = match way {
             Way::Native => self.mount_layers(store, image, user).map(StepLayers::Mounted),
-            Way::Fuse => self.layer_files(store, image, ladder.trusts(store), user),
+            Way::Fuse => self.layer_files(store, image, self.ladder().trusts(store), user),
         };
         let layers = layers.map_err(|error| match error {
             LayerError::Open(error) => unusable(&request.image, &error),
@@ -202,13 +201,20 @@ impl Leases {
         shares.map(|shares| shares.into_iter().flatten().collect())
     }
 
-    fn entry(&self, request: LeaseRequest, owner: Owner, layers: &[Arc<MountedLayer>]) -> Result<Entry, Refusal> {
+    fn entry(
+        &self,
+        request: LeaseRequest,
+        owner: Owner,
+        identity: &Identity,
+        layers: &[Arc<MountedLayer>],
+    ) -> Result<Entry, Refusal> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let mut nonce = [0; 2];
         rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())
             .map_err(|error| refused(&format!("no random number: {error}")))?;
         let key = format!("{}-{:04x}", request.step, u16::from_le_bytes(nonce));
         Ok(Entry {
+            version: journal::VERSION,
             request,
             key,
             owner,
@@ -216,6 +222,7 @@ impl Leases {
             since,
             image: None,
             image_names: Vec::new(),
+            identity: Some(identity.clone()),
         })
     }
 

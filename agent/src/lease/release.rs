@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use parallax_protocol::message::StepId;
 
 use super::{Held, Lease, LeaseKey, Leases};
-use crate::identity::Identity;
 use crate::journal::Entry;
 use crate::layers::MountedLayer;
 use crate::processes;
@@ -114,8 +113,11 @@ impl Leases {
                     .to_owned(),
             );
         }
+        if !lease.readable {
+            self.take_down_orphaned_layers(Some(step));
+        }
         drop(hold);
-        if let Err(error) = self.journal.remove(&entry.key) {
+        if let Err(error) = self.journal.remove(entry) {
             problems.push(format!("the journal's entry {} can't be removed: {error}", entry.key));
         }
         // Only this lease: the step may not be given another one before.
@@ -133,11 +135,10 @@ impl Leases {
 fn end_processes(path: &Path, entry: &Entry) -> Vec<String> {
     let (step, path) = (entry.step(), path.to_owned());
     // Whose a process is can be asked without waiting; looking into it can't.
-    let identity = match Identity::of(entry.request.uid, entry.request.gid) {
-        Ok(identity) if matches!(processes::of(&identity), Ok(found) if found.is_empty()) => return Vec::new(),
-        Ok(identity) => identity,
-        Err(reason) => return vec![format!("the step's processes can't be found: {reason}")],
-    };
+    let identity = entry.user();
+    if matches!(processes::of(&identity), Ok(found) if found.is_empty()) {
+        return Vec::new();
+    }
     let search = move || {
         let (ended, problems) = processes::end(&path, &identity, KILL_PATIENCE);
         if ended > 0 {

@@ -69,18 +69,40 @@ fn granted(request: LeaseRequest, peer: i32, leases: &Leases) -> Result<(LeaseKe
     Ok((key, process, Response::Granted(grant)))
 }
 
-/// Ends a lease whose connection has something to say or is closed, or whose process has ended.
-pub fn end(stream: Option<&UnixStream>, key: &LeaseKey, cause: Cause, leases: &Leases) -> Outcome {
-    // Whatever is asked on a lease's connection, it is its end.
-    let asked = |stream| frame::receive::<Request>(stream, Instant::now() + PATIENCE).is_ok();
-    match stream.filter(|&stream| cause != Cause::Process && asked(stream)) {
-        Some(stream) => {
-            let problems = leases.release(key, Cause::Asked);
+/// Ends a lease whose connection is closed or asks for its release, or whose process has ended. Anything else that is said on the connection
+/// is refused and ends nothing: a plugin of another release may ask for what this agent does not know.
+pub fn end(stream: Option<&UnixStream>, key: LeaseKey, process: Process, cause: Cause, leases: &Leases) -> Outcome {
+    let Some(stream) = stream.filter(|_| cause != Cause::Process) else {
+        leases.release(&key, cause);
+        return Outcome::Over;
+    };
+    let not_here = "unsupported request on the connection of a lease; agent and plugin may be of different releases";
+    match frame::receive::<Request>(stream, Instant::now() + PATIENCE) {
+        Ok(Request::Release { .. }) => {
+            let problems = leases.release(&key, Cause::Asked);
             log(send(stream, &Response::Released { problems }));
+            Outcome::Over
         }
-        None => drop(leases.release(key, cause)),
+        Err(FrameError::Closed | FrameError::Io(_)) => {
+            leases.release(&key, cause);
+            Outcome::Over
+        }
+        Ok(_) => refuse(stream, not_here.to_owned(), key, process),
+        Err(error @ (FrameError::Version(_) | FrameError::Malformed(_))) => {
+            refuse(stream, error.to_string(), key, process)
+        }
+        // Where the next message begins is not known any more.
+        Err(error @ (FrameError::Timeout | FrameError::TooLong(_))) => {
+            tracing::warn!(job = key.step.job, step = %key.step, "the connection of a lease is of no more use: {error}");
+            Outcome::HoldsAlone(key, process)
+        }
     }
-    Outcome::Over
+}
+
+fn refuse(stream: &UnixStream, reason: String, key: LeaseKey, process: Process) -> Outcome {
+    tracing::warn!(job = key.step.job, step = %key.step, "refused on the connection of a lease: {reason}");
+    log(send(stream, &Response::Refused { reason }));
+    Outcome::Holds(key, process)
 }
 
 fn send(stream: &UnixStream, response: &Response) -> Result<(), FrameError> {

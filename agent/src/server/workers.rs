@@ -41,6 +41,8 @@ pub enum Outcome {
     Over,
     /// It is a lease.
     Holds(LeaseKey, Process),
+    /// It is of no more use, and its lease lasts as long as the process does.
+    HoldsAlone(LeaseKey, Process),
 }
 
 /// A worker that is done.

@@ -1,5 +1,7 @@
 //! What came of the trials.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::image::COMPRESSORS;
@@ -63,6 +65,25 @@ fn compressor_name(number: u16) -> String {
     known.map_or_else(|| format!("compression {number}"), |(_, name)| (*name).to_owned())
 }
 
+/// Why a machine cannot do something, as far as is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Obstacle {
+    /// It was tried, and failed.
+    Missing(Ability, String),
+    /// The trial did not come to its end, so nobody knows.
+    Undecided(Ability, String),
+}
+
+impl fmt::Display for Obstacle {
+    /// A part of a sentence, such as "no kernel SquashFS: no loop device".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(ability, reason) => write!(f, "no {}: {reason}", ability.words()),
+            Self::Undecided(ability, reason) => write!(f, "{} undecided: {reason}", ability.words()),
+        }
+    }
+}
+
 /// One trial.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trial {
@@ -73,7 +94,7 @@ pub struct Trial {
 }
 
 /// All trials, in the order in which they were made.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Findings {
     /// The trials.
     pub trials: Vec<Trial>,
@@ -82,23 +103,40 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Whether the machine can do something; the error says why not, or that it was not tried.
+    /// Whether the machine can do something.
     ///
     /// # Errors
-    /// Why not.
-    pub fn can(&self, ability: Ability) -> Result<(), &str> {
+    /// [`Obstacle`].
+    pub fn can(&self, ability: Ability) -> Result<(), Obstacle> {
         match self.trials.iter().find(|trial| trial.ability == ability) {
             Some(Trial { failure: None, .. }) => Ok(()),
-            Some(Trial { failure: Some(reason), .. }) => Err(reason),
-            None => Err(self.cut_short.as_deref().unwrap_or("it was not tried")),
+            Some(Trial { failure: Some(reason), .. }) => Err(Obstacle::Missing(ability, reason.clone())),
+            None => {
+                let reason = self.cut_short.as_deref().unwrap_or("it was not tried");
+                Err(Obstacle::Undecided(ability, reason.to_owned()))
+            }
         }
+    }
+
+    /// Takes over what was found later. What is undecided there stays as it was here.
+    pub fn update(&mut self, later: Self) {
+        let newly = |ability| later.trials.iter().any(|trial| trial.ability == ability);
+        self.trials.retain(|trial| !newly(trial.ability));
+        self.trials.extend(later.trials);
+        self.cut_short = later.cut_short;
+    }
+
+    /// Makes abilities undecided, for a reason.
+    pub fn doubt(&mut self, abilities: &[Ability], reason: &str) {
+        self.trials.retain(|trial| !abilities.contains(&trial.ability));
+        self.cut_short = Some(reason.to_owned());
     }
 
     /// Whether layers can be mounted by the kernel; the error names the first thing that is missing.
     ///
     /// # Errors
     /// What is missing and why.
-    pub fn native(&self) -> Result<(), String> {
+    pub fn native(&self) -> Result<(), Obstacle> {
         use Ability::{IdMaps, Overlay, Squashfs, TmpfsAttributes, UserNamespaces};
         self.all(&[UserNamespaces, Squashfs, IdMaps, TmpfsAttributes, Overlay])
     }
@@ -107,15 +145,12 @@ impl Findings {
     ///
     /// # Errors
     /// What is missing and why.
-    pub fn fuse(&self) -> Result<(), String> {
+    pub fn fuse(&self) -> Result<(), Obstacle> {
         self.all(&[Ability::UserNamespaces, Ability::Fuse, Ability::FuseIdMaps])
     }
 
-    fn all(&self, abilities: &[Ability]) -> Result<(), String> {
-        for &ability in abilities {
-            self.can(ability).map_err(|reason| format!("no {}: {reason}", ability.words()))?;
-        }
-        Ok(())
+    fn all(&self, abilities: &[Ability]) -> Result<(), Obstacle> {
+        abilities.iter().try_for_each(|&ability| self.can(ability))
     }
 }
 
@@ -134,10 +169,29 @@ mod tests {
             ],
             cut_short: None,
         };
-        assert_eq!(findings.native().unwrap_err(), "no id-mapped SquashFS mounts: Invalid argument");
-        assert_eq!(findings.fuse().unwrap_err(), "no SquashFS by FUSE: it was not tried");
+        let native = findings.native().unwrap_err().to_string();
+        assert_eq!(native, "no id-mapped SquashFS mounts: Invalid argument");
+        assert_eq!(findings.fuse().unwrap_err().to_string(), "SquashFS by FUSE undecided: it was not tried");
         findings.cut_short = Some("it hung".to_owned());
-        assert_eq!(findings.can(Ability::Fuse), Err("it hung"));
+        assert_eq!(findings.can(Ability::Fuse), Err(Obstacle::Undecided(Ability::Fuse, "it hung".to_owned())));
         assert_eq!(findings.can(Ability::Squashfs), Ok(()));
+    }
+
+    #[test]
+    fn a_doubt_takes_nothing_back() {
+        let trial = |ability, failure: Option<&str>| Trial { ability, failure: failure.map(ToOwned::to_owned) };
+        let mut findings = Findings {
+            trials: vec![trial(Ability::Squashfs, None), trial(Ability::Fuse, Some("No such file"))],
+            cut_short: None,
+        };
+        let hung = Some("the trial did not end".to_owned());
+        findings.update(Findings { trials: Vec::new(), cut_short: hung.clone() });
+        assert_eq!(findings.can(Ability::Squashfs), Ok(()));
+        findings.update(Findings { trials: vec![trial(Ability::Fuse, None)], cut_short: None });
+        assert_eq!((findings.can(Ability::Fuse), findings.trials.len()), (Ok(()), 2));
+        findings.update(Findings { trials: vec![trial(Ability::Squashfs, Some("Invalid argument"))], cut_short: hung });
+        assert!(matches!(findings.can(Ability::Squashfs), Err(Obstacle::Missing(..))));
+        findings.doubt(&[Ability::Fuse], "it is another program now");
+        assert!(matches!(findings.can(Ability::Fuse), Err(Obstacle::Undecided(..))));
     }
 }

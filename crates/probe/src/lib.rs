@@ -16,6 +16,6 @@ mod outside;
 pub mod subordinate;
 mod trials;
 
-pub use findings::{Ability, Findings, Trial};
+pub use findings::{Ability, Findings, Obstacle, Trial};
 pub use image::COMPRESSORS;
-pub use outside::{probe, run_if_asked};
+pub use outside::{PATH, probe, run_if_asked};

@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
+use parallax_sys::limits::{self, Namespace};
 use parallax_sys::process::Process;
 use rustix::process::{getegid, geteuid};
 
@@ -16,6 +17,8 @@ use crate::inside;
 const SUPERVISE: &str = "--parallax-probe-supervise";
 const TRY_ALL: &str = "--parallax-probe-try-all";
 const TRY_AS_USER: &str = "--parallax-probe-try-as-user";
+/// The `PATH` of programs that are tried.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How long all trials may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How much of what the trials write is read, in bytes: it must fit into a pipe.
@@ -80,7 +83,8 @@ fn supervise_trials(mount_program: &Path) -> Result<(), String> {
     let failed = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
     let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
     let verb = if geteuid().is_root() {
-        unshare(namespaces).map_err(|error| failed("it gets no namespaces of its own")(error.into()))?;
+        let named = |error: nix::Error| limits::of_namespaces(error.into(), &[Namespace::Mount, Namespace::Pid]);
+        unshare(namespaces).map_err(|error| failed("it gets no namespaces of its own")(named(error)))?;
         TRY_ALL
     } else {
         let made = make_user_namespace(namespaces);
@@ -101,7 +105,8 @@ fn supervise_trials(mount_program: &Path) -> Result<(), String> {
 /// Enters a new user namespace in which the user's own ids are root's (`user_namespaces(7)`).
 fn make_user_namespace(others: CloneFlags) -> std::io::Result<()> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    unshare(CloneFlags::CLONE_NEWUSER | others)?;
+    let kinds = [Namespace::User, Namespace::Mount, Namespace::Pid];
+    unshare(CloneFlags::CLONE_NEWUSER | others).map_err(|error| limits::of_namespaces(error.into(), &kinds))?;
     std::fs::write("/proc/self/setgroups", "deny")?;
     std::fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
     std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
@@ -111,7 +116,7 @@ fn start(verb: &str, mount_program: &Path) -> std::io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
     command.arg(verb).arg(mount_program).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     // Nothing of the caller's environment changes what is tried.
-    command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command.env_clear().env("PATH", PATH);
     command.current_dir("/").spawn()
 }
 

@@ -5,8 +5,10 @@
 //! owners, too. Neither merges ranges that overlap: the kernel refuses the map, and so Podman fails. Here such a range is left out and
 //! its line is named.
 
+use serde::{Deserialize, Serialize};
+
 /// A range of subordinate ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SubordinateRange {
     /// The first id.
     pub start: u32,

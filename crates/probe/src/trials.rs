@@ -9,6 +9,7 @@ use std::process::Command;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{setresgid, setresuid};
+use parallax_sys::limits::{self, Namespace};
 use parallax_sys::loop_device::LoopDevice;
 use parallax_sys::mount::DetachedMount;
 use parallax_sys::user_namespace::{IdRange, UserNamespace};
@@ -163,7 +164,7 @@ pub fn id_map(place: &Place, layer: &Path, namespace: &UserNamespace, map: &[IdR
 /// Becomes root of a user namespace, with a mount namespace of its own, as Podman is started for a step.
 pub fn enter(namespace: &UserNamespace) -> io::Result<()> {
     setns(namespace.as_fd(), CloneFlags::CLONE_NEWUSER)?;
-    unshare(CloneFlags::CLONE_NEWNS)?;
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|error| limits::of_namespaces(error.into(), &[Namespace::Mount]))?;
     setresgid(0.into(), 0.into(), 0.into())?;
     Ok(setresuid(0.into(), 0.into(), 0.into())?)
 }

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::message::VERSION;
+use crate::message::{VERSION, Versioned};
 
 /// The largest message, in bytes.
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
@@ -31,13 +31,14 @@ pub enum FrameError {
     /// A length over [`MAX_MESSAGE`].
     #[error("a message of {0} bytes is too long")]
     TooLong(usize),
-    /// The other side speaks another version.
+    /// The message needs a newer version than this side's.
     #[error(
-        "the other side speaks version {0} of the protocol, this side version {VERSION}; restart what was not restarted after an update"
+        "unsupported message: the other side is of a newer release (protocol version {0}, here {VERSION}); \
+         restart the agent and use programs of one release"
     )]
     Version(u32),
     /// Not JSON, or not a message of this kind.
-    #[error("the message is malformed: {0}")]
+    #[error("invalid message: {0}; agent, plugin and command may be of different releases")]
     Malformed(serde_json::Error),
     /// A system call failed.
     #[error(transparent)]
@@ -77,8 +78,8 @@ struct OnlyVersion {
 ///
 /// # Errors
 /// [`FrameError::Timeout`] if the other side did not take it by `deadline`, [`FrameError::Closed`] if it is gone.
-pub fn send(socket: impl AsFd, message: &impl Serialize, deadline: Instant) -> Result<(), FrameError> {
-    let body = serde_json::to_vec(&Outgoing { version: VERSION, message })?;
+pub fn send(socket: impl AsFd, message: &(impl Serialize + Versioned), deadline: Instant) -> Result<(), FrameError> {
+    let body = serde_json::to_vec(&Outgoing { version: message.version(), message })?;
     if body.len() > MAX_MESSAGE {
         return Err(FrameError::TooLong(body.len()));
     }
@@ -171,7 +172,7 @@ impl Incoming {
 /// [`FrameError::Version`] or [`FrameError::Malformed`].
 pub fn parse<M: DeserializeOwned>(body: &[u8]) -> Result<M, FrameError> {
     let OnlyVersion { version } = serde_json::from_slice(body)?;
-    if version != VERSION {
+    if version > VERSION {
         return Err(FrameError::Version(version));
     }
     Ok(serde_json::from_slice::<Received<M>>(body)?.message)
@@ -258,8 +259,22 @@ mod tests {
     }
 
     #[test]
+    fn fields_of_a_later_release_are_passed_over() {
+        let step = r#"{"job":1,"step":2,"restart":3,"later":{}}"#;
+        let release = format!(r#"{{"version":1,"later":1,"message":{{"release":{{"step":{step},"later":[]}}}}}}"#);
+        let expected = Request::Release { step: StepId { job: 1, step: 2, restart: 3 } };
+        assert_eq!(parse::<Request>(release.as_bytes()).unwrap(), expected);
+        let lease = format!(
+            r#"{{"version":1,"message":{{"lease":{{"step":{step},"uid":7,"gid":7,"image":"a","mode":"run","later":1}}}}}}"#
+        );
+        let Request::Lease(request) = parse(lease.as_bytes()).unwrap() else { panic!("{lease}") };
+        assert_eq!((request.uid, request.image_id), (7, None));
+    }
+
+    #[test]
     fn another_version_and_garbage() {
         assert!(matches!(parse::<Request>(br#"{"version":2,"message":"status"}"#), Err(FrameError::Version(2))));
+        assert!(matches!(parse::<Request>(br#"{"version":2,"message":{"later":7}}"#), Err(FrameError::Version(2))));
         assert!(matches!(parse::<Request>(b"\xff\x00"), Err(FrameError::Malformed(_))));
         assert!(matches!(parse::<Request>(br#"{"version":1,"message":"stats"}"#), Err(FrameError::Malformed(_))));
     }

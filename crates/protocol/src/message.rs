@@ -1,4 +1,9 @@
 //! Requests to the agent and its responses.
+//!
+//! The two sides may be of different releases: an update restarts the agent while steps run, and a new plugin may find an old
+//! agent. Fields that a receiver does not know are passed over. So a field may be added, with a default, if passing over it does no
+//! harm. What an older receiver must not pass over raises [`VERSION`], and only the messages that use it are sent with the new
+//! version ([`Versioned`]): all others, and above all the release of a step, are still understood by everybody.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,8 +13,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::node::NodeStatus;
 
-/// The version both sides must speak. A node's plugin and agent come from one package, so there is no negotiation.
+/// The newest version of the protocol that this release understands; all older ones it understands, too.
 pub const VERSION: u32 = 1;
+
+/// A message that says how new its receiver must be.
+pub trait Versioned {
+    /// The oldest version of the protocol that has everything in this message which must not be passed over.
+    fn version(&self) -> u32;
+}
+
+impl Versioned for Request {
+    fn version(&self) -> u32 {
+        1
+    }
+}
+
+impl Versioned for Response {
+    fn version(&self) -> u32 {
+        1
+    }
+}
 
 /// What a step's tasks get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -109,7 +132,7 @@ impl fmt::Display for StepId {
 
 /// What is asked of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 pub enum Request {
     /// Provide an image for a step, until [`Request::Release`] or the end of the connection and of the asking process.
     Lease(LeaseRequest),
@@ -139,7 +162,6 @@ pub enum Request {
 
 /// The arguments of [`Request::Lease`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct LeaseRequest {
     /// The step.
     pub step: StepId,
@@ -172,7 +194,7 @@ impl LeaseRequest {
 
 /// What the agent answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 pub enum Response {
     /// The image is there.
     Granted(Grant),
@@ -206,7 +228,6 @@ pub enum Response {
 
 /// What a step gets with its lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Grant {
     /// The step's directory.
     pub directory: PathBuf,
@@ -221,7 +242,6 @@ pub struct Grant {
 
 /// How long the parts of a lease took, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Timings {
     /// Finding the image's record.
     pub resolve: u64,
@@ -233,7 +253,6 @@ pub struct Timings {
 
 /// What an agent holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Status {
     /// The agent's version.
     pub version: String,
@@ -247,7 +266,6 @@ pub struct Status {
 
 /// A step that has a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct StepStatus {
     /// The step.
     pub step: StepId,

@@ -80,7 +80,6 @@ impl StepPaths {
 
 /// What a launcher needs to know to start the step's container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct StepFile {
     /// The image as the user wrote it.
     pub image: String,
@@ -110,7 +109,6 @@ pub struct StepFile {
 
 /// A path of the node in the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Mount {
     /// The path on the node.
     pub source: PathBuf,

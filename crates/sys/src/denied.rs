@@ -17,6 +17,10 @@ static SEEN: [AtomicU64; 16] = [const { AtomicU64::new(0) }; 16];
 /// # Errors
 /// What `sigaction(2)` said.
 pub fn make_trapped_calls_fail() -> io::Result<()> {
+    if !SUPPORTED {
+        // The filter makes calls fail by itself.
+        return Ok(());
+    }
     // SAFETY: all zeros is a valid sigaction. The handler only touches atomics and the registers of its own frame.
     let result = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
@@ -38,6 +42,7 @@ pub fn take() -> Vec<usize> {
     numbers
 }
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 fn note(number: u64) {
     let number = usize::try_from(number).unwrap_or(usize::MAX);
     if let Some(seen) = SEEN.get(number / 64) {
@@ -45,8 +50,10 @@ fn note(number: u64) {
     }
 }
 
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(unused_variables))]
 extern "C" fn handle(_signal: libc::c_int, _information: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: for a handler with SA_SIGINFO the kernel passes the interrupted thread's context, which nobody else uses.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext };
     #[cfg(target_arch = "x86_64")]
     {
@@ -59,6 +66,4 @@ extern "C" fn handle(_signal: libc::c_int, _information: *mut libc::siginfo_t, c
         note(registers.regs[8]);
         registers.regs[0] = u64::from_ne_bytes((-i64::from(libc::EPERM)).to_ne_bytes());
     }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let _ = registers;
 }

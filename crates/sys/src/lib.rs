@@ -4,6 +4,7 @@
 //! safely is used from here as well where the plain call is easy to get wrong.
 //!
 //! - [`allocator`]: how much memory is kept that nobody uses.
+//! - [`limits`]: the names of limits that errors do not name.
 //! - [`loop_device`]: a block device over a file, for file systems that need one.
 //! - [`mount`]: mounts as file descriptors, made complete before they are attached.
 //! - [`user_namespace`]: user namespaces that only carry an id map.
@@ -22,6 +23,7 @@ pub mod credentials;
 #[allow(unsafe_code, reason = "a signal handler reads and writes registers")]
 pub mod denied;
 pub mod fault;
+pub mod limits;
 #[allow(unsafe_code, reason = "calls ioctl(2)")]
 pub mod loop_device;
 #[allow(unsafe_code, reason = "calls mount_setattr(2)")]

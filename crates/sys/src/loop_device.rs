@@ -7,6 +7,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
+use crate::limits;
+
 /// `LOOP_CTL_GET_FREE` of `linux/loop.h`.
 pub const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
 /// `LOOP_CONFIGURE` of `linux/loop.h`, Linux 5.8.
@@ -61,15 +63,15 @@ impl LoopDevice {
     /// `ENOSPC`-like errors of `/dev/loop-control` when no device is free, `EBUSY` when others took every device that was
     /// offered, and those of `LOOP_CONFIGURE` (`EBADF`, `EINVAL`).
     pub fn attach(image: BorrowedFd<'_>) -> io::Result<Self> {
-        let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
+        let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control").map_err(limits::of_files)?;
         for _ in 0..ATTEMPTS {
             // SAFETY: the request takes no argument and returns a number.
             let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE as _) };
             if number < 0 {
-                return Err(io::Error::last_os_error());
+                return Err(limits::of_loop_devices(io::Error::last_os_error()));
             }
             let path = format!("/dev/loop{number}");
-            let device = OpenOptions::new().read(true).open(&path)?;
+            let device = OpenOptions::new().read(true).open(&path).map_err(limits::of_files)?;
             match configure(&device, image) {
                 Ok(()) => return Ok(Self { _device: device, path }),
                 // Between the two calls the device went to somebody else.

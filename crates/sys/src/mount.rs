@@ -15,6 +15,8 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_bind, move_mount, open_tree, unmount,
 };
 
+use crate::limits;
+
 /// `MOUNT_ATTR_IDMAP` of `linux/mount.h`.
 const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 
@@ -143,7 +145,8 @@ impl DetachedMount {
     /// # Errors
     /// `ENOENT` if there is no such directory, `ENOTDIR` if it is none.
     pub fn attach(self, directory: impl AsFd, name: &str) -> io::Result<()> {
-        Ok(move_mount(&self.0, "", directory.as_fd(), name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+        let attached = move_mount(&self.0, "", directory.as_fd(), name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH);
+        attached.map_err(|error| limits::of_mounts(error.into()))
     }
 }
 

@@ -102,6 +102,28 @@ pub fn spawn_server(
     command.spawn()
 }
 
+/// Runs `body` in a copy of this process and ends that with the code that `body` returns. Returns the copy, which the caller must
+/// wait for.
+///
+/// # Errors
+/// Those of `fork(2)`; `EDEADLK` if this process has more than one thread: a lock that another one holds is never unlocked in
+/// the copy.
+pub fn in_child(body: impl FnOnce() -> i32) -> io::Result<Process> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+    }
+    // SAFETY: this process has one thread, so the copy is as whole as the original, and may go on in any code.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(libc::EXIT_FAILURE);
+        exit_now(code);
+    }
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Process::open(pid)
+}
+
 /// Ends this process at once: no destructor, no `atexit(3)` function, no thread's end.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: the call takes a number and does not return.

@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
+use crate::limits;
+
 /// One line of `/proc/PID/uid_map` (`user_namespaces(7)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdRange {
@@ -37,7 +39,8 @@ impl UserNamespace {
         if uids.is_empty() || gids.is_empty() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        let holder = Holder::start(owner, group)?;
+        let holder =
+            Holder::start(owner, group).map_err(|error| limits::of_namespaces(error, &[limits::Namespace::User]))?;
         let process = format!("/proc/{}", holder.pid);
         fs::write(format!("{process}/uid_map"), map_text(uids))?;
         if has_own_group_only(gids, group) {
@@ -77,9 +80,11 @@ impl Holder {
     fn start(owner: u32, group: u32) -> io::Result<Self> {
         let (ready, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let report_fd = report.as_raw_fd();
+        // The order of the first two arguments is another one on s390 (clone(2)).
+        let (first, second) = if cfg!(target_arch = "s390x") { (0, libc::SIGCHLD) } else { (libc::SIGCHLD, 0) };
         // SAFETY: without CLONE_VM and with no stack given this is fork(2). Other threads may hold locks, so the child makes
         // system calls and nothing else, and never returns into Rust code.
-        let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0usize, 0usize, 0usize, 0usize) };
+        let pid = unsafe { libc::syscall(libc::SYS_clone, first as usize, second as usize, 0usize, 0usize, 0usize) };
         if pid == 0 {
             // SAFETY: as above; this is the child.
             unsafe { hold(owner, group, report_fd) }

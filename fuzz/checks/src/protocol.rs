@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use parallax_protocol::frame::{FrameError, receive, send};
-use parallax_protocol::message::{Request, Response};
+use parallax_protocol::message::{Request, Response, Versioned};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -24,7 +24,7 @@ pub fn check(input: &[u8]) {
     converse::<Response>(input);
 }
 
-fn converse<M: Serialize + DeserializeOwned + PartialEq + Debug>(input: &[u8]) {
+fn converse<M: Versioned + Serialize + DeserializeOwned + PartialEq + Debug>(input: &[u8]) {
     let (mut theirs, ours) = pair();
     theirs.write_all(input).expect("a socket takes this much");
     theirs.shutdown(Shutdown::Write).expect("a socket can be shut down");

@@ -14,6 +14,7 @@ use std::fmt::Write as _;
 
 use anyhow::ensure;
 use parallax_config::{Agent, Config};
+use parallax_probe::probe;
 use serde::Serialize;
 
 use super::{print, print_json};
@@ -105,12 +106,13 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     };
     let agent_config = config.as_ref().map_or_else(Agent::default, |config| config.agent.clone());
     let stores = config.as_ref().map_or(&[][..], |config| &config.stores);
-    checks.extend(kernel::check(&agent_config, &stores::compressors(stores), is_root));
+    let findings = probe(&agent_config.mount_program);
+    checks.extend(kernel::check(&findings, agent_config.mounts, &stores::compressors(stores), is_root));
     checks.extend(programs::check(&config.as_ref().map_or_else(Default::default, |config| config.run.clone())));
     checks.push(squashfs::check());
     checks.extend(users::check(options.user.as_deref(), is_root));
     checks.extend(slurm::check(&options.plugstack));
-    checks.extend(agent::check(&agent_config, is_root));
+    checks.extend(agent::check(&agent_config, &findings, is_root));
     checks.extend(stores::check(stores, &agent_config, is_root));
 
     if options.json {

@@ -5,6 +5,7 @@
 use std::fs;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -151,7 +152,9 @@ impl ByHand {
             .iter()
             .map(|layer| table.get(&store, layer, &Credentials::root()))
             .collect::<Result<_, _>>()?;
-        let identity = Identity::of(USER, USER).map_err(anyhow::Error::msg)?;
+        let name = Command::new("id").args(["--name", "--user", &USER.to_string()]).output()?.stdout;
+        let name = String::from_utf8(name)?;
+        let identity = Identity::of_named(name.trim(), USER, USER).map_err(anyhow::Error::msg)?;
         let store = StepStore::new(&record, &identity, Form::Mounts(&[NamespaceKind::KeepId]));
         Ok(Self { identity, store, layers, place })
     }

@@ -108,12 +108,13 @@ connect(path)
 }
 
 /// A copy of the store behind a file system that stands still when `SIGSTOP` is sent to it.
-struct SlowStore<'a>(&'a Cluster);
+pub struct SlowStore<'a>(&'a Cluster);
 
-const SLOW_STORE: &str = "/run/slow-store";
+pub const SLOW_STORE: &str = "/run/slow-store";
 
 impl<'a> SlowStore<'a> {
-    fn mount(cluster: &'a Cluster) -> anyhow::Result<Self> {
+    /// Mounts it.
+    pub fn mount(cluster: &'a Cluster) -> anyhow::Result<Self> {
         let script = format!(
             "mkdir -p {SLOW_STORE}; fuse-overlayfs -o lowerdir=/shared/store,allow_other {SLOW_STORE} </dev/null >/dev/null 2>&1"
         );
@@ -121,7 +122,8 @@ impl<'a> SlowStore<'a> {
         Ok(Self(cluster))
     }
 
-    fn signal(&self, signal: &str) -> anyhow::Result<()> {
+    /// Sends a signal to what serves it.
+    pub fn signal(&self, signal: &str) -> anyhow::Result<()> {
         self.0.shell("n1", &format!("pkill -{signal} -f '^[f]use-overlayfs.*{SLOW_STORE}'")).map(drop)
     }
 }

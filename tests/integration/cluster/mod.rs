@@ -19,6 +19,7 @@ mod fidelity;
 mod foreign;
 mod identity;
 mod ladder;
+mod lookups;
 mod messages;
 mod migrate;
 mod migrate_faults;
@@ -31,12 +32,14 @@ mod odd_images;
 mod own_agent;
 mod plugin;
 mod podman_mode;
+mod releases;
 mod reload;
 mod run_mode;
 mod security;
 mod squashed;
 mod store;
 mod systemd;
+mod trials;
 mod without_locks;
 
 /// All of them, by name.
@@ -76,6 +79,9 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         namespace::TESTS,
         security::TESTS,
         reload::TESTS,
+        lookups::TESTS,
+        releases::TESTS,
+        trials::TESTS,
         systemd::TESTS,
         // Last, for what it says of all that came before.
         daemon::TESTS,

@@ -91,12 +91,26 @@ impl<'a> OwnAgent<'a> {
     ///
     /// # Errors
     /// It did not end well.
-    pub fn wait(mut self) -> anyhow::Result<String> {
+    pub fn wait(self) -> anyhow::Result<String> {
+        let (well, log) = self.end()?;
+        ensure!(well, "the agent failed:\n{log}");
+        Ok(log)
+    }
+
+    /// Waits for its end, which must be a failure. Returns what it logged.
+    ///
+    /// # Errors
+    /// It ended well.
+    pub fn wait_for_failure(self) -> anyhow::Result<String> {
+        let (well, log) = self.end()?;
+        ensure!(!well, "the agent did not fail:\n{log}");
+        Ok(log)
+    }
+
+    fn end(mut self) -> anyhow::Result<(bool, String)> {
         let mut log = String::new();
         self.child.stderr.take().context("no log")?.read_to_string(&mut log)?;
-        let status = self.child.wait()?;
-        ensure!(status.success(), "the agent ended with {status}:\n{log}");
-        Ok(log)
+        Ok((self.child.wait()?.success(), log))
     }
 }
 

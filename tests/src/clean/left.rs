@@ -12,9 +12,10 @@ use crate::cluster::Cluster;
 use crate::processes::{self, NodeProcess};
 
 /// The processes that a node has when nothing runs on it, by name: its first one, and the services.
-const OF_COMPUTE_NODES: [&str; 4] = ["catatonit", "munged", "slurmd", "parallax-agent"];
+const OF_COMPUTE_NODES: [&str; 5] = ["catatonit", "munged", "slurmd", "parallax-agent", "parallax-helper"];
 /// The same where systemd is the first one.
-const OF_SYSTEMD_NODES: [&str; 5] = ["systemd", "systemd-journal", "munged", "slurmd", "parallax-agent"];
+const OF_SYSTEMD_NODES: [&str; 6] =
+    ["systemd", "systemd-journal", "munged", "slurmd", "parallax-agent", "parallax-helper"];
 const OF_CTL: [&str; 4] = ["catatonit", "munged", "slurmctld", "slurmscriptd"];
 const OF_GUESTS: [&str; 1] = ["catatonit"];
 /// Where programs leave what they need for a while.

@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use parallax_config::Agent;
+use parallax_probe::Findings;
 use parallax_protocol::client::{Client, ClientError};
 use parallax_protocol::message::{Request, Response, Status};
+use parallax_protocol::node::NodeStatus;
 
 use super::{Check, programs};
 use crate::units;
@@ -13,8 +15,8 @@ const TOPIC: &str = "agent";
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Asks the agent; only root can.
-pub fn check(config: &Agent, is_root: bool) -> Vec<Check> {
+/// Asks the agent; only root can. What it found of this node is compared with `findings`, which are of now.
+pub fn check(config: &Agent, findings: &Findings, is_root: bool) -> Vec<Check> {
     let socket = config.socket();
     if !is_root {
         return vec![if socket.exists() {
@@ -29,7 +31,11 @@ pub fn check(config: &Agent, is_root: bool) -> Vec<Check> {
         client.receive(deadline)
     });
     vec![match answer {
-        Ok(Response::Status(status)) => running(&status),
+        Ok(Response::Status(status)) => {
+            let mut checks = vec![running(&status)];
+            checks.extend(compared(&status.node, findings));
+            return checks;
+        }
         Ok(_) => Check::problem(
             TOPIC,
             "it answers something else than it was asked",
@@ -57,6 +63,35 @@ fn running(status: &Status) -> Check {
     Check::warning(TOPIC, finding, "restart the agent after an update; steps do not notice")
 }
 
+/// Compares what the agent found of this node with what was found now. What was not decided now says nothing.
+fn compared(agent: &NodeStatus, now: &Findings) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for trial in &now.trials {
+        let found = agent.abilities.iter().find(|found| found.name == trial.ability.name());
+        let words = trial.ability.words();
+        match (found.map(|found| found.failure.as_deref()), trial.failure.as_deref()) {
+            (Some(None), None) | (Some(Some(_)) | None, Some(_)) => {}
+            (Some(None), Some(reason)) => checks.push(Check::warning(
+                TOPIC,
+                format!("the agent found {words}, and now there is none: {reason}"),
+                "steps that need it fail; look at the kernel's lines above",
+            )),
+            (missing, None) => {
+                let why = missing.flatten().map_or_else(
+                    || format!("it could not decide: {}", agent.undecided.as_deref().unwrap_or("it was not tried")),
+                    |reason| format!("it found none: {reason}"),
+                );
+                let finding = format!("the agent does without {words}, which works now; {why}");
+                let remedy = "it tries again when a step needs it, or after systemctl restart parallax-agent";
+                let has_way = agent.native.is_none() || agent.fuse.is_none();
+                let check = if has_way { Check::warning } else { Check::problem };
+                checks.push(check(TOPIC, finding, remedy));
+            }
+        }
+    }
+    checks
+}
+
 /// Compute nodes need an agent, others do not.
 fn absent(finding: String) -> Check {
     if programs::find("slurmd").is_some() {
@@ -68,8 +103,35 @@ fn absent(finding: String) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use parallax_probe::{Ability, Trial};
+    use parallax_protocol::node::AbilityStatus;
+
     use super::super::State;
     use super::*;
+
+    #[test]
+    fn what_the_agent_does_not_know_is_told() {
+        let trial = |ability, failure: Option<&str>| Trial { ability, failure: failure.map(ToOwned::to_owned) };
+        let now = |failure| Findings { trials: vec![trial(Ability::Squashfs, failure)], cut_short: None };
+        let found = |failure: Option<&str>| AbilityStatus {
+            name: Ability::Squashfs.name(),
+            failure: failure.map(ToOwned::to_owned),
+        };
+        let states = |agent: &NodeStatus, failure| -> Vec<State> {
+            compared(agent, &now(failure)).iter().map(|check| check.state).collect()
+        };
+        let mut agent = NodeStatus { abilities: vec![found(None)], ..NodeStatus::default() };
+        assert_eq!(states(&agent, None), []);
+        assert_eq!(states(&agent, Some("Invalid argument")), [State::Warning]);
+        agent.abilities = vec![found(Some("Invalid argument"))];
+        assert_eq!(states(&agent, Some("Invalid argument")), []);
+        assert_eq!(states(&agent, None), [State::Warning]);
+        agent.abilities.clear();
+        (agent.native, agent.fuse) = (Some("undecided".to_owned()), Some("undecided".to_owned()));
+        agent.undecided = Some("the trial did not end within 15 s".to_owned());
+        assert_eq!(states(&agent, None), [State::Problem]);
+        assert!(compared(&agent, &now(None))[0].finding.contains("did not end within 15 s"));
+    }
 
     #[test]
     fn an_agent_of_another_version_is_told() {
@@ -77,7 +139,7 @@ mod tests {
             version: version.to_owned(),
             steps: Vec::new(),
             layers: Vec::new(),
-            node: parallax_protocol::node::NodeStatus::default(),
+            node: NodeStatus::default(),
         };
         assert_eq!(running(&status(env!("CARGO_PKG_VERSION"))).state, State::Ok);
         assert_eq!(running(&status("0.0.0")).state, State::Warning);

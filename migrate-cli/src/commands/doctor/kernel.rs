@@ -2,19 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use parallax_config::{Agent, Mounts};
-use parallax_probe::{Ability, COMPRESSORS, Findings, probe};
+use parallax_config::Mounts;
+use parallax_probe::{Ability, COMPRESSORS, Findings, Obstacle};
 
 use super::{Check, State};
 
 const TOPIC: &str = "kernel";
 
-/// Tries everything; `compressors` are those that the stores' layers need.
-pub fn check(config: &Agent, compressors: &BTreeSet<u16>, is_root: bool) -> Vec<Check> {
-    judge(&probe(&config.mount_program), config.mounts, compressors, is_root)
-}
-
-fn judge(findings: &Findings, mounts: Mounts, compressors: &BTreeSet<u16>, is_root: bool) -> Vec<Check> {
+/// Judges what was found; `compressors` are those that the stores' layers need.
+pub fn check(findings: &Findings, mounts: Mounts, compressors: &BTreeSet<u16>, is_root: bool) -> Vec<Check> {
     let (native, fuse) = (findings.native().is_ok(), findings.fuse().is_ok());
     // What is missing for one way matters only if the other is not there, or is not wanted.
     let (no_native, no_fuse) = match mounts {
@@ -65,14 +61,18 @@ fn summary(findings: &Findings, mounts: Mounts) -> Check {
         (Mounts::Auto | Mounts::Native, Ok(()), _) => "by the kernel",
         (Mounts::Auto | Mounts::Fuse, _, Ok(())) => "by FUSE",
         (_, native, fuse) => {
-            let finding = format!(
-                "layers can't be mounted: {}",
-                [native.err(), fuse.err()].into_iter().flatten().collect::<Vec<_>>().join("; ")
-            );
+            let finding = format!("layers can't be mounted: {}", sentence(native.err(), fuse.err()));
             return Check::problem(TOPIC, finding, "do what is said above, or change agent.mounts");
         }
     };
     Check::ok(TOPIC, format!("layers are mounted {way}"))
+}
+
+/// Why neither way works; what both lack is said once.
+fn sentence(native: Option<Obstacle>, fuse: Option<Obstacle>) -> String {
+    let mut obstacles: Vec<Obstacle> = native.into_iter().chain(fuse).collect();
+    obstacles.dedup();
+    obstacles.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 fn remedy(ability: Ability) -> String {
@@ -117,7 +117,7 @@ mod tests {
     }
 
     fn states(missing: &[Ability], mounts: Mounts, is_root: bool) -> (usize, usize) {
-        let checks = judge(&findings(missing), mounts, &BTreeSet::from([ZSTD]), is_root);
+        let checks = check(&findings(missing), mounts, &BTreeSet::from([ZSTD]), is_root);
         let count = |state| checks.iter().filter(|check| check.state == state).count();
         assert!(checks.iter().all(|check| check.remedy.is_some() == (check.state != State::Ok)));
         (count(State::Warning), count(State::Problem))
@@ -140,7 +140,7 @@ mod tests {
     fn a_compressor_is_missed_only_if_a_store_needs_it() {
         let judge = |needed: &[u16]| {
             let needed = needed.iter().copied().collect();
-            judge(&findings(&[Ability::Compressor(ZSTD)]), Mounts::Native, &needed, true)
+            check(&findings(&[Ability::Compressor(ZSTD)]), Mounts::Native, &needed, true)
         };
         assert!(judge(&[]).iter().all(|check| check.state == State::Ok));
         let checks = judge(&[ZSTD]);

@@ -50,7 +50,7 @@ fn no_loop_device(cluster: &Cluster) -> anyhow::Result<String> {
     let injection = Injection::into_agent(cluster, "ioctl", "ENOSPC", Some("/dev/loop-control"))?;
     let refused = cluster.srun("u1", &["-w", "n1", "-n2", "--parallax-image=python", "true"]);
     drop(injection);
-    failed_saying_once(&refused?, &["no loop device", "tell the administrator"])
+    failed_saying_once(&refused?, &["no loop device", "all loop devices are in use", "tell the administrator"])
 }
 
 /// How many descriptors a process has open.
@@ -88,7 +88,7 @@ fn no_user_namespaces_for_the_agent(cluster: &Cluster) -> anyhow::Result<String>
     let injection = Injection::into_agent(cluster, "unshare", "ENOSPC", None)?;
     let refused = cluster.srun("u1", &["-w", "n1", "-n2", "--parallax-image=python", "true"]);
     drop(injection);
-    failed_saying_once(&refused?, &["user namespace", "tell the administrator"])
+    failed_saying_once(&refused?, &["user namespace", "user.max_user_namespaces (", "tell the administrator"])
 }
 
 /// A library that has the programs of Parallax and slurmstepd on n1 see a clock that jumps ten years to and fro; gone with

@@ -15,9 +15,11 @@ use super::with_file;
 use crate::OnCluster;
 
 mod restrictions;
+mod users;
 
 pub const TESTS: &[(&str, OnCluster)] = &[
     ("cluster::systemd::a_node_boots_and_runs_steps_under_the_units_restrictions", a_node_boots_and_runs_steps),
+    ("cluster::systemd::users_that_systemd_knows_get_images", users::users_that_systemd_knows_get_images),
     ("cluster::systemd::steps_outlive_reload_restart_stop_and_watchdog", steps_outlive_the_agent),
 ];
 
@@ -116,7 +118,8 @@ fn mounts_reach_steps_and_everybody(cluster: &Cluster) -> anyhow::Result<()> {
     // What ends the agent's control group ends no process of a step.
     let groups = cluster.control_group(NODE)?.join("system.slice").join(AGENT).join("cgroup.procs");
     let members = fs::read_to_string(&groups).with_context(|| format!("{}", groups.display()))?;
-    ensure!(members.lines().count() == 1, "processes of steps in the agent's control group: {members}");
+    // The agent and its helper.
+    ensure!(members.lines().count() == 2, "processes of steps in the agent's control group: {members}");
     step.finish()?;
     wait_for_steps(cluster, NODE)?;
     let after = slave.mounts()?;

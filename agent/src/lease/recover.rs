@@ -1,0 +1,138 @@
+//! What an earlier agent left, at the start of the next one.
+//!
+//! Leases whose slurmstepd is alive go on, also those whose journal entry this agent cannot read. All else is taken down, but not here:
+//! that may wait for stores and processes that hang, and the start of the agent must not. A new step with the number of a lease that
+//! is still to be released has it released first ([`Leases::acquire`]).
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use parallax_protocol::message::StepId;
+use parallax_sys::mount::take_down;
+use parallax_sys::process::Process;
+
+use super::{Cause, Held, Lease, LeaseKey, Leases};
+use crate::identity::Identity;
+use crate::journal::{Entry, Recorded, entry_of_unreadable};
+use crate::step::StepDirectory;
+
+/// What an earlier agent left.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// The leases that go on, with their owners.
+    pub alive: Vec<(LeaseKey, Process)>,
+    /// What is to be taken down.
+    pub stale: Stale,
+}
+
+/// What an earlier agent left and nobody owns any more. Several threads may share the work.
+#[derive(Debug, Default, Clone)]
+pub struct Stale {
+    leases: Arc<Mutex<VecDeque<LeaseKey>>>,
+    directories: Arc<Mutex<Vec<PathBuf>>>,
+}
+
+impl Leases {
+    /// Adopts all leases of an earlier agent, and finds out which of them go on.
+    pub(super) fn recover(&self) -> io::Result<Recovered> {
+        let mut recovered = Recovered::default();
+        let mut stale = VecDeque::new();
+        let mut known = Vec::new();
+        let mut answers = true;
+        for recorded in self.journal.read()? {
+            let (mut entry, readable) = self.entry_of(recorded);
+            self.complete(&mut entry, &mut answers);
+            let key = entry.lease_key();
+            let path = self.step_path(&entry.key);
+            known.push(path.clone());
+            let owner = entry.owner.hold();
+            self.adopt(entry, readable, StepDirectory::adopt(&path));
+            match owner {
+                Some(process) => {
+                    tracing::info!(job = key.step.job, step = %key.step, readable, "adopted a lease of an earlier agent");
+                    recovered.alive.push((key, process));
+                }
+                None => stale.push_back(key),
+            }
+        }
+        let mut directories = Vec::new();
+        for entry in fs::read_dir(self.steps())? {
+            let path = entry?.path();
+            if !known.contains(&path) {
+                directories.push(path);
+            }
+        }
+        *self.orphaned.lock().unwrap_or_else(PoisonError::into_inner) = self.layers.orphaned()?;
+        recovered.stale = Stale { leases: Arc::new(Mutex::new(stale)), directories: Arc::new(Mutex::new(directories)) };
+        Ok(recovered)
+    }
+
+    fn entry_of(&self, recorded: Recorded) -> (Entry, bool) {
+        match recorded {
+            Recorded::Entry(entry) => (*entry, true),
+            Recorded::Unreadable { header, image, reason } => {
+                tracing::warn!(
+                    step = %header.key.step,
+                    reason,
+                    "the journal entry cannot be read; the step stays as it is until its slurmstepd ends"
+                );
+                (entry_of_unreadable(&header, image, &self.step_path(&header.key.directory)), false)
+            }
+        }
+    }
+
+    fn adopt(&self, entry: Entry, readable: bool, directory: StepDirectory) {
+        let layers = entry.layers.iter().cloned().map(|layer| self.layers.adopt(layer)).collect();
+        let hold = self.hold(entry.image.as_ref());
+        let held = Held { directory, layers, hold };
+        let lease = Lease { entry, readable, held: Mutex::new(Some(held)) };
+        self.live().insert(lease.entry.step(), Arc::new(lease));
+    }
+
+    /// Completes an entry that does not say who the user is. A user database that does not answer is not asked for the next one
+    /// (`answers`): the agent is not ready before. The ids, and what subordinate ids are under the number, are known in any case.
+    fn complete(&self, entry: &mut Entry, answers: &mut bool) {
+        if entry.identity.is_some() {
+            return;
+        }
+        let (uid, gid) = (entry.request.uid, entry.request.gid);
+        let found = if *answers { Identity::of(self.helper(), uid, gid) } else { Err("it was not asked".to_owned()) };
+        entry.identity = Some(found.unwrap_or_else(|reason| {
+            *answers = false;
+            tracing::warn!(step = %entry.step(), reason, "the user is not known; processes are found by the user's number");
+            Identity::of_named(&uid.to_string(), uid, gid).unwrap_or_else(|_| Identity::of_ids(uid, gid))
+        }));
+    }
+
+    /// Takes down what an earlier agent left; returns when there is nothing more to begin with. All layers are adopted that are to stay: a
+    /// lease that ends before would unmount what it shares with a later one.
+    pub fn take_down_stale(&self, stale: &Stale) {
+        while let Some(path) = stale.directories.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            if let Err(error) = take_down(&path) {
+                tracing::error!(directory = %path.display(), "a directory an earlier agent left can't be taken down: {error}");
+            }
+        }
+        self.take_down_orphaned_layers(None);
+        loop {
+            let next = stale.leases.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(key) = next else { return };
+            self.release(&key, Cause::Restart);
+        }
+    }
+
+    /// Unmounts the layers that no lease is known to use, unless there are leases of which that is not known, other than one that ends.
+    pub(super) fn take_down_orphaned_layers(&self, ending: Option<StepId>) {
+        if self.live().values().any(|lease| !lease.readable && Some(lease.entry.step()) != ending) {
+            return;
+        }
+        let orphaned = std::mem::take(&mut *self.orphaned.lock().unwrap_or_else(PoisonError::into_inner));
+        for path in orphaned {
+            if let Err(error) = take_down(&path) {
+                tracing::error!(mount_point = %path.display(), "a layer an earlier agent left can't be unmounted: {error}");
+            }
+        }
+    }
+}

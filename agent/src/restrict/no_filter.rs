@@ -1,0 +1,13 @@
+//! Where no filter can be made: nothing is denied.
+
+/// There are no filters for this architecture.
+pub const SUPPORTED: bool = false;
+
+/// Denies nothing.
+///
+/// # Errors
+/// None.
+#[allow(clippy::unnecessary_wraps, reason = "as where there are filters")]
+pub fn apply() -> Result<(), String> {
+    Ok(())
+}
