@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use nix::errno::Errno;
-use parallax_sys::process::Process;
+use parallax_sys::process::{Process, restore_sigpipe};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces, remove_capability_from_bounding_set};
 
 use crate::environment::{self, Variables};
@@ -90,6 +90,8 @@ pub fn execute(command: &[OsString], variables: &Variables) -> Failure {
         return failure(Errno::EINVAL);
     };
     let entries = environment::to_exec(variables);
+    // As Slurm's tasks have it. What is said of a failure goes to the standard error, whose reader is slurmstepd.
+    restore_sigpipe();
     let mut worst = Errno::ENOENT;
     for candidate in candidates(name, variables) {
         let Err(errno) = nix::unistd::execve(&candidate, &arguments, &entries);

@@ -124,6 +124,22 @@ pub fn in_child(body: impl FnOnce() -> i32) -> io::Result<Process> {
     Process::open(pid)
 }
 
+/// Marks all descriptors from 3 on as close-on-exec, so that programs that this process starts inherit the standard streams only.
+///
+/// # Errors
+/// `ENOSYS` or `EINVAL` before Linux 5.11.
+pub fn inherit_standard_streams_only() -> io::Result<()> {
+    // SAFETY: the call takes numbers, and closes nothing in this process.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Restores the default action of `SIGPIPE`, which Rust's runtime ignores and programs that this process becomes would ignore as well.
+pub fn restore_sigpipe() {
+    // SAFETY: the default action runs no code of this process.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 /// Ends this process at once: no destructor, no `atexit(3)` function, no thread's end.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: the call takes a number and does not return.
