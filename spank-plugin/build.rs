@@ -16,7 +16,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .clang_arg("-D_GNU_SOURCE")
         .use_core()
         .allowlist_var("SLURM_VERSION_NUMBER|RTLD_NOW|RTLD_LOCAL|PATH_MAX")
-        .allowlist_function("spank_context|spank_option_register|spank_getenv|slurm_error")
+        .allowlist_function(
+            "spank_context|spank_option_register|spank_getenv|spank_unsetenv|spank_get_item|slurm_error",
+        )
         .allowlist_function("dladdr|dlopen|dlsym|dlerror|abort")
         .layout_tests(false)
         .generate()?

@@ -28,6 +28,20 @@ pub enum Order {
         /// The arguments for it.
         arguments: Vec<OsString>,
     },
+    /// `node DIRECTORY -- COMMAND…`: run the command on the node, where Podman finds the image of the step that has this directory.
+    Node {
+        /// The step's directory.
+        directory: PathBuf,
+        /// The command and its arguments, at least one.
+        command: Vec<OsString>,
+    },
+    /// `pause DIRECTORY --`: start the step's pause process.
+    Pause {
+        /// The step's directory.
+        directory: PathBuf,
+    },
+    /// `hold DIRECTORY --`: be the step's pause process. The directory is there so that the process is recognized as the step's.
+    Hold,
     /// `tell MESSAGE -- COMMAND…`: say something and run the command, on the node.
     Tell {
         /// What to say.
@@ -61,6 +75,9 @@ pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Order> {
     match verb.to_str()? {
         "run" => Some(Order::Run { directory: object.into(), command: command()? }),
         "podman" => Some(Order::Podman { directory: object.into(), command: command()? }),
+        "node" => Some(Order::Node { directory: object.into(), command: command()? }),
+        "pause" => Some(Order::Pause { directory: object.into() }),
+        "hold" => Some(Order::Hold),
         "tell" => Some(Order::Tell { message: object, command: command()? }),
         "fail" => Some(Order::Fail { message: object }),
         _ => None,
@@ -70,6 +87,7 @@ pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Order> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pause;
 
     fn order(arguments: &[&str]) -> Option<Order> {
         parse(arguments.iter().map(OsString::from))
@@ -83,6 +101,12 @@ mod tests {
             order(&["tell", "this", "--", "sh"]),
             Some(Order::Tell { message: "this".into(), command: vec!["sh".into()] })
         );
+        assert_eq!(
+            order(&["node", "/d", "--", "sh"]),
+            Some(Order::Node { directory: "/d".into(), command: vec!["sh".into()] })
+        );
+        assert_eq!(order(&[pause::VERBS[0], "/d", "--"]), Some(Order::Pause { directory: "/d".into() }));
+        assert_eq!(order(&[pause::VERBS[1], "/d", "--"]), Some(Order::Hold));
         assert_eq!(order(&["fail", "why", "--", "sh"]), Some(Order::Fail { message: "why".into() }));
     }
 

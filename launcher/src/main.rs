@@ -4,6 +4,7 @@
 //! - [`task`]: one task, from its start to the user's command.
 //! - [`container`]: the step's one container: the first task makes it, the others wait for it.
 //! - [`podman`]: calls of Podman, bounded in time and in the step's own user namespace.
+//! - [`pause`]: the process that keeps Podman's namespaces for tasks in podman mode.
 //! - [`pull`]: an image that is in no store.
 //! - [`runtime`]: the OCI runtime that Podman uses for it: one that never starts what it created.
 //! - [`mounts`]: which paths of the node the container shows (pure).
@@ -17,6 +18,7 @@ mod container;
 mod environment;
 mod join;
 mod mounts;
+mod pause;
 mod podman;
 mod pull;
 mod runtime;

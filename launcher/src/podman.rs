@@ -97,6 +97,8 @@ impl Podman {
         command.args(line).args(arguments).stdin(Stdio::null()).stdout(stdout).stderr(log).current_dir("/");
         command.env_clear().envs(self.variables.iter().map(|(name, path)| (name, path)));
         command.envs(variables.iter().map(|(name, value)| (name, value)));
+        // No bus of a session, over which Podman could move processes out of the job, and no timers of systemd's for health checks.
+        command.env("DBUS_SESSION_BUS_ADDRESS", "disabled:").env("DISABLE_HC_SYSTEMD", "true");
         // Podman and its helpers are found in the system's places, whatever the job's PATH is.
         command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         // The user's own settings for Podman are for their own containers, and their home may be far away and slow.
@@ -151,7 +153,11 @@ pub fn become_podman(directory: &Path, command: &[OsString]) -> String {
     failed("it can't be executed", &podman.exec())
 }
 
-fn enter_namespace(path: &Path) -> io::Result<()> {
+/// Enters the user namespace at `path` and a new mount namespace, as root there.
+///
+/// # Errors
+/// Those of the system calls.
+pub fn enter_namespace(path: &Path) -> io::Result<()> {
     let namespace = File::open(path)?;
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))?;
     // Mounts made here stay here, and unmounts on the node arrive here.

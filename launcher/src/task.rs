@@ -12,6 +12,7 @@ use crate::args::{self, Order};
 use crate::container::{self, StartError};
 use crate::environment;
 use crate::join;
+use crate::pause;
 use crate::podman;
 use crate::runtime;
 
@@ -30,7 +31,17 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
         Some(Order::Fail { message }) if message.is_empty() => ExitCode::from(NO_CONTAINER),
         Some(Order::Fail { message }) => fail(&message.to_string_lossy()),
-        Some(Order::Tell { message, command }) => tell(&message.to_string_lossy(), &command),
+        Some(Order::Tell { message, command }) => {
+            eprintln!("parallax: {}", message.to_string_lossy());
+            run_on_node(&command)
+        }
+        Some(Order::Node { directory, command }) => {
+            // Without it Podman does what it needs by itself.
+            let _ = pause::ensure(&directory);
+            run_on_node(&command)
+        }
+        Some(Order::Pause { directory }) => pause::start(&directory).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
+        Some(Order::Hold) => pause::hold(),
         Some(Order::Podman { directory, command }) => fail(&podman::become_podman(&directory, &command)),
         Some(Order::Runtime { program, arguments }) => runtime::run(&program, &arguments),
         Some(Order::Run { directory, command }) => run_in_container(&directory, &command),
@@ -42,9 +53,8 @@ fn fail(message: &str) -> ExitCode {
     ExitCode::from(NO_CONTAINER)
 }
 
-/// Says something and becomes the command, on the node.
-fn tell(message: &str, command: &[OsString]) -> ExitCode {
-    eprintln!("parallax: {message}");
+/// Becomes the command, on the node.
+fn run_on_node(command: &[OsString]) -> ExitCode {
     let variables = std::env::vars_os().collect();
     let failure = join::execute(command, &variables);
     eprintln!("parallax: {}", failure.on_the_node());

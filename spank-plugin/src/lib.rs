@@ -6,7 +6,7 @@
 //!
 //! Nothing here allocates, can panic, waits, or starts anything. There is no standard library, which would be most of what has to be
 //! relocated and paged in, and no `slurm-spank`, the base of the other part, which needs it: what is wanted of Slurm here
-//! are four functions ([`c`]).
+//! are a few functions ([`c`]).
 
 #![no_std]
 #![deny(clippy::indexing_slicing)]
@@ -18,6 +18,7 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use parallax_spank_hooks::{GivenOption, IMAGE, IMAGE_OF_STEP, MODE, StepHooks};
 
 mod c;
+mod inherited;
 mod step;
 
 /// `ESPANK_SUCCESS`.
@@ -137,6 +138,13 @@ extern "C" fn slurm_spank_task_init(spank: c::spank_t, argc: c_int, argv: *const
     }
 }
 
+/// Removes inherited variables of another step, then hands the hook on: a step with an image gets its own.
+#[unsafe(no_mangle)]
+extern "C" fn slurm_spank_user_init(spank: c::spank_t, argc: c_int, argv: *const *const c_char) -> c_int {
+    inherited::remove(spank);
+    step::loaded().map_or(0, |hooks| (hooks.user_init)(spank.cast(), argc, argv))
+}
+
 /// There is nothing in this file that panics.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
@@ -155,7 +163,6 @@ macro_rules! hand_on {
 }
 
 hand_on! {
-    slurm_spank_user_init => user_init,
     slurm_spank_task_init_privileged => task_init_privileged,
     slurm_spank_exit => exit,
 }

@@ -62,6 +62,8 @@ pub struct Job {
     pub uid: u32,
     /// The user's group.
     pub gid: u32,
+    /// The memory that the step may use on this node, in megabytes, if it is limited.
+    pub memory: Option<u64>,
 }
 
 impl Job {
@@ -73,7 +75,10 @@ impl Job {
             // Absent where a job was never requeued, in some versions of Slurm.
             restart: spank.slurm_restart_count().unwrap_or(0),
         };
-        Ok(Self { step, uid: spank.job_uid()?, gid: spank.job_gid()? })
+        // 0 is no limit. What a version of Slurm does not tell limits nothing here.
+        let memory =
+            [spank.step_alloc_mem(), spank.job_alloc_mem()].into_iter().flatten().filter(|&limit| limit > 0).min();
+        Ok(Self { step, uid: spank.job_uid()?, gid: spank.job_gid()?, memory })
     }
 
     /// The supplementary groups that Slurm gives the step's tasks. `None` if there is no list, or if it is too long for a request;

@@ -12,6 +12,7 @@ use parallax_protocol::client::{Client, ClientError};
 use parallax_protocol::frame::FrameError;
 use parallax_protocol::message::{Grant, LeaseRequest, Mode, Request, Response};
 use parallax_protocol::step_file::StepPaths;
+use parallax_spank_hooks::{PODMAN_SETTINGS, STEP_DIRECTORY, text};
 use slurm_spank::{SpankHandle, spank_log_error};
 
 use crate::job::{Job, Setting};
@@ -124,6 +125,11 @@ impl Step {
             for (name, value) in &grant.environment {
                 spank.setenv(name, value, true)?;
             }
+            for (name, value) in PODMAN_SETTINGS {
+                spank.setenv(text(name), text(value), true)?;
+            }
+            let directory = grant.directory.to_str().ok_or("the step's directory is not UTF-8")?;
+            spank.setenv(text(STEP_DIRECTORY), directory, true)?;
         }
         if held.job.is_script() {
             for (name, value) in held.wanted.inheritance() {
@@ -159,10 +165,14 @@ impl Step {
                 let directory = grant.directory.to_str().ok_or("the step's directory is not UTF-8")?;
                 Ok(spank.prepend_task_argv(vec![&self.launcher, "run", directory, "--"])?)
             }
-            Lease::Granted(_, Grant { notice: Some(notice), .. }) if spank.task_id()? == 0 => {
-                Ok(spank.prepend_task_argv(vec![&self.launcher, "tell", notice, "--"])?)
+            Lease::Granted(_, grant) => {
+                let directory = grant.directory.to_str().ok_or("the step's directory is not UTF-8")?;
+                let mut words = vec![self.launcher.as_str(), "node", directory, "--"];
+                if let (Some(notice), 0) = (&grant.notice, spank.task_id()?) {
+                    words.splice(0..0, [self.launcher.as_str(), "tell", notice, "--"]);
+                }
+                Ok(spank.prepend_task_argv(words)?)
             }
-            Lease::Granted(..) => Ok(()),
             Lease::Failed(message) => self.fail_task(spank, message),
             Lease::Requested(_) => self.fail_task(spank, "Slurm started the task before the image was there"),
         }
@@ -220,6 +230,7 @@ fn ask(
         image: held.wanted.image.clone(),
         image_id,
         mode: held.mode(),
+        memory: job.memory,
     });
     held.client.send(&request, deadline).map_err(|error| error.to_string())?;
     Ok(held)

@@ -22,6 +22,15 @@ pub const IMAGE_OF_STEP: &CStr = c"_SLURM_SPANK_OPTION_parallax_parallax_image";
 /// The same for what the tasks get.
 pub const MODE_OF_STEP: &CStr = c"_SLURM_SPANK_OPTION_parallax_parallax_mode";
 
+/// The variable that names the step's directory to the tasks of a step that got variables for Podman.
+///
+/// Processes hand it on to jobs and steps that they start. There it is the sign that the others below are inherited, too.
+pub const STEP_DIRECTORY: &CStr = c"PARALLAX_STEP_DIRECTORY";
+/// Variables that a step got for Podman and that name no file of the step, with the values it got: no bus of a session, over which Podman
+/// would move processes out of the job, and no timers of systemd's, which would start processes outside of it.
+pub const PODMAN_SETTINGS: [(&CStr, &CStr); 2] =
+    [(c"DBUS_SESSION_BUS_ADDRESS", c"disabled:"), (c"DISABLE_HC_SYSTEMD", c"true")];
+
 /// One of these names as a text.
 #[must_use]
 pub const fn text(name: &'static CStr) -> &'static str {

@@ -11,9 +11,11 @@ for unit in \
     systemd-tmpfiles-setup-dev-early.service systemd-tmpfiles-setup-dev.service kmod-static-nodes.service \
     systemd-modules-load.service systemd-random-seed.service systemd-initctl.socket systemd-journald-dev-log.socket \
     dev-hugepages.mount dev-mqueue.mount proc-sys-fs-binfmt_misc.automount sys-fs-fuse-connections.mount \
-    sys-kernel-config.mount sys-kernel-debug.mount sys-kernel-tracing.mount getty.target timers.target; do
+    sys-kernel-config.mount sys-kernel-debug.mount sys-kernel-tracing.mount getty.target timers.target \
+    dbus.service dbus.socket systemd-logind.service; do
     ln -sf /dev/null "etc/systemd/system/$unit"
 done
+# The bus and logind are for the tests that need sessions of users: they unmask them.
 # What packages enabled by themselves is not what the node is for.
 rm -rf etc/systemd/system/*.wants
 ln -sf /usr/lib/systemd/system/multi-user.target etc/systemd/system/default.target

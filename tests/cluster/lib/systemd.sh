@@ -34,6 +34,8 @@ make_cgroup() {
     mounted=$(findmnt --noheadings --first-only --types cgroup2 --output TARGET) ||
         fail "this machine has no control groups of version 2 mounted, which systemd needs"
     mktemp --directory "$mounted/cluster-$node.XXXXXX" >"$state/nodes/$node/cgroup"
+    # Managers of users have their own groups below.
+    chmod 0755 "$(<"$state/nodes/$node/cgroup")"
 }
 
 # Removes the control group of a node that has ended, if it had one, with all below it.

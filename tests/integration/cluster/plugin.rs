@@ -74,7 +74,9 @@ fn only_a_few_symbols_are_resolved_at_load(cluster: &Cluster) -> anyhow::Result<
     expected.extend(hooks.iter().map(|hook| format!("slurm_spank_{hook}")));
     ensure!(symbols.defined == expected, "the plugin defines {:?}", symbols.defined);
     let of_slurm = symbols.of_slurm();
-    ensure!(of_slurm == ["slurm_error", "spank_context", "spank_getenv", "spank_option_register"], "{of_slurm:?}");
+    let expected =
+        ["slurm_error", "spank_context", "spank_get_item", "spank_getenv", "spank_option_register", "spank_unsetenv"];
+    ensure!(of_slurm == expected, "{of_slurm:?}");
     ensure!(symbols.undefined.len() <= 20, "resolved at load: {:?}", symbols.undefined);
     ensure!(symbols.libraries.iter().all(|library| library.starts_with("libc.so")), "{:?}", symbols.libraries);
     let bytes = std::fs::metadata(&plugin)?.len();

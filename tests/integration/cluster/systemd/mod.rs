@@ -15,11 +15,13 @@ use super::with_file;
 use crate::OnCluster;
 
 mod restrictions;
+mod sessions;
 mod users;
 
 pub const TESTS: &[(&str, OnCluster)] = &[
     ("cluster::systemd::a_node_boots_and_runs_steps_under_the_units_restrictions", a_node_boots_and_runs_steps),
     ("cluster::systemd::users_that_systemd_knows_get_images", users::users_that_systemd_knows_get_images),
+    ("cluster::systemd::processes_stay_in_the_jobs_control_group", sessions::processes_stay_in_the_jobs_control_group),
     ("cluster::systemd::steps_outlive_reload_restart_stop_and_watchdog", steps_outlive_the_agent),
 ];
 
