@@ -39,6 +39,12 @@ impl Owner {
         Ok(Self { pid, start_time: start_time(pid)? })
     }
 
+    /// The process's pid, if it is alive.
+    #[must_use]
+    pub fn pid_if_alive(&self) -> Option<i32> {
+        start_time(self.pid).is_ok_and(|time| time == self.start_time).then_some(self.pid)
+    }
+
     /// Takes hold of the process, if it is still the same one.
     #[must_use]
     pub fn hold(&self) -> Option<Process> {
@@ -82,6 +88,10 @@ pub struct Entry {
     /// The step's user; missing in entries of agents that looked the user up once more at the end.
     #[serde(default)]
     pub identity: Option<Identity>,
+    /// The control group of the step, or else of its job, as the owner's was when the lease was requested. `None` where Slurm does not
+    /// track processes by control groups, and in entries of agents that did not record it.
+    #[serde(default)]
+    pub control_group: Option<String>,
 }
 
 /// An image of a store.

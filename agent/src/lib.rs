@@ -13,6 +13,7 @@
 //! - [`digest`]: whether a layer's file is still the one that was migrated.
 //! - [`warm`]: layers that stay mounted for no step.
 //! - [`step_store`]: the metadata by which Podman finds the image (pure).
+//! - [`scratch`]: the size of a step's tmpfs.
 //! - [`step`]: a step's directory with the mounts in it.
 //! - [`user_namespaces`]: the user namespaces that steps of a user share.
 //! - [`namespace`]: mount namespaces that Slurm gives to jobs.
@@ -41,6 +42,7 @@ pub mod namespace;
 pub mod owners;
 pub mod processes;
 pub mod restrict;
+pub mod scratch;
 pub mod server;
 pub mod step;
 pub mod step_store;

@@ -1,19 +1,24 @@
 //! The step's processes that Slurm does not know: Podman's pause process, conmon, containers.
 //!
 //! A process belongs to a step if its environment, its command line or its root file system names the step's directory,
-//! whose name no other step ever has, or if it descends from such a process. All of that is in the hands of the user, and
-//! so this only ever looks at processes of the user's own ids: they can get nobody's processes ended but their own.
+//! whose name no other step ever has, and if it is in the step's job ([`membership`]); or if it descends from such a process.
+//! All of that but the control group and the ancestors is in the hands of the user, and so this only ever looks at processes of
+//! the user's own ids: they can get nobody's processes ended but their own.
+
+mod evidence;
+pub mod membership;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use parallax_sys::process::Process;
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
+pub use self::evidence::control_group_of_owner;
+use self::evidence::{Stat, evidence, root_device, root_is_container};
+use self::membership::StepProcesses;
 use crate::identity::{Identity, Ids};
 
 /// How often the process table is looked through: each time new processes were found, forked while others were ended.
@@ -21,12 +26,12 @@ const ROUNDS: usize = 20;
 
 /// Ends every process of the step and waits until they have ended. Returns how many there were, and what went wrong.
 #[must_use]
-pub fn end(directory: &Path, identity: &Identity, patience: Duration) -> (usize, Vec<String>) {
+pub fn end(step: &StepProcesses<'_>, identity: &Identity, patience: Duration) -> (usize, Vec<String>) {
     let deadline = Instant::now() + patience;
     let mut problems = Vec::new();
     let mut ended = 0;
     for _ in 0..ROUNDS {
-        let found = match find(directory, identity) {
+        let found = match find(step, identity) {
             Ok(found) => found,
             Err(error) => {
                 problems.push(format!("the process table can't be read: {error}"));
@@ -62,8 +67,7 @@ pub fn end(directory: &Path, identity: &Identity, patience: Duration) -> (usize,
 ///
 /// # Errors
 /// `/proc` can't be read.
-pub fn find(directory: &Path, identity: &Identity) -> io::Result<Vec<Process>> {
-    let marker = format!("{}/", directory.display());
+pub fn find(step: &StepProcesses<'_>, identity: &Identity) -> io::Result<Vec<Process>> {
     let node = root_device("self");
     let mut table = Table::default();
     for pid in of(identity)? {
@@ -73,15 +77,12 @@ pub fn find(directory: &Path, identity: &Identity) -> io::Result<Vec<Process>> {
         if !is_users(pid, identity) {
             continue;
         }
-        let Some(stat) = fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|text| Stat::parse(&text))
-        else {
-            continue;
-        };
+        let Some(stat) = Stat::of(pid) else { continue };
         if stat.zombie {
             continue;
         }
         let root = root_device(&pid.to_string()).filter(|root| Some(*root) != node);
-        if names(pid, marker.as_bytes(), root.is_some()) {
+        if evidence(pid, step, identity, root.is_some()).is_some_and(|evidence| step.has(&evidence)) {
             table.marked.insert(pid);
         }
         table.roots.extend(root.map(|root| (pid, root)));
@@ -153,65 +154,14 @@ impl Table {
     }
 }
 
-/// What is needed of `/proc/PID/stat`.
-#[derive(Debug, PartialEq, Eq)]
-struct Stat {
-    parent: i32,
-    zombie: bool,
-}
-
-impl Stat {
-    fn parse(text: &str) -> Option<Self> {
-        // The name before that is in parentheses, and may have any character in it.
-        let mut fields = text.rsplit_once(')')?.1.split_whitespace();
-        let zombie = fields.next()? == "Z";
-        Some(Self { parent: fields.next()?.parse().ok()?, zombie })
-    }
-}
-
 fn owns(ids: &Ids, uid: u32) -> bool {
     uid == ids.own || ids.subordinate.iter().any(|range| uid >= range.start && uid - range.start < range.count)
 }
 
-/// Whether the process names the step's directory, or, if its root is not the node's, its root does.
-fn names(pid: i32, marker: &[u8], has_own_root: bool) -> bool {
-    let holds = |file: &str| fs::read(format!("/proc/{pid}/{file}")).is_ok_and(|bytes| contains(&bytes, marker));
-    // The mounts of a process whose root is the node's are all of the node's, and no business of ours.
-    holds("environ") || holds("cmdline") || (has_own_root && root_is_on(pid, marker))
-}
-
-/// The device on which a process's root directory lies. A file system that a user made is not asked: it might not answer.
-fn root_device(process: &str) -> Option<u64> {
-    let flags = AtFlags::STATX_DONT_SYNC;
-    let found = statx(CWD, format!("/proc/{process}/root"), flags, StatxFlags::empty()).ok()?;
-    Some(u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor))
-}
-
-/// Whether the root of the process's mount namespace is an overlay whose writable layer is in the step's directory.
-fn root_is_on(pid: i32, marker: &[u8]) -> bool {
-    root_mount(pid, |mount| mount.starts_with("overlay ") && contains(mount.as_bytes(), marker))
-}
-
-/// Whether it is what containers have: an overlay, the kernel's or one by FUSE.
-fn root_is_container(pid: i32) -> bool {
-    root_mount(pid, |mount| mount.starts_with("overlay ") || mount.starts_with("fuse.fuse-overlayfs "))
-}
-
-/// What `/proc/PID/mountinfo` says of the type, source and options of the root.
-fn root_mount(pid: i32, fits: impl Fn(&str) -> bool) -> bool {
-    let Ok(mounts) = fs::read_to_string(format!("/proc/{pid}/mountinfo")) else { return false };
-    mounts.lines().any(|line| {
-        let Some((place, rest)) = line.split_once(" - ") else { return false };
-        place.split(' ').nth(4) == Some("/") && fits(rest)
-    })
-}
-
-fn contains(bytes: &[u8], part: &[u8]) -> bool {
-    bytes.windows(part.len()).any(|window| window == part)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::identity::SubordinateRange;
 
@@ -221,20 +171,48 @@ mod tests {
         Identity { name: String::new(), users: ids(), groups: ids() }
     }
 
-    #[test]
-    fn a_process_that_names_the_directory_ends_with_its_children() {
-        let directory = tempfile::tempdir().unwrap();
+    /// A shell with a child, started with variables that name a directory.
+    fn shell(directory: &Path) -> std::process::Child {
         let mut child = std::process::Command::new("sh")
             .args(["-c", "sleep 60 & echo started; wait"])
-            .env("XDG_RUNTIME_DIR", directory.path().join("run"))
+            .env("XDG_RUNTIME_DIR", directory.join("run"))
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
         let mut line = String::new();
         io::BufRead::read_line(&mut io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line).unwrap();
-        let (ended, problems) = end(directory.path(), &this_user(), Duration::from_secs(10));
+        child
+    }
+
+    fn step(directory: &Path, owner: Option<i32>) -> StepProcesses<'_> {
+        StepProcesses { directory, job: 6, owner, control_group: None }
+    }
+
+    fn this_process() -> i32 {
+        i32::try_from(std::process::id()).unwrap()
+    }
+
+    #[test]
+    fn a_process_that_names_the_directory_ends_with_its_children() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut child = shell(directory.path());
+        let step = step(directory.path(), Some(this_process()));
+        let (ended, problems) = end(&step, &this_user(), Duration::from_secs(10));
         child.wait().unwrap();
         assert_eq!((ended, problems), (2, Vec::new()));
+    }
+
+    #[test]
+    fn a_process_that_names_the_directory_and_is_in_no_step_lives_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut child = shell(directory.path());
+        let found = find(&step(directory.path(), None), &this_user()).unwrap();
+        let groups = StepProcesses { control_group: Some("/job_6/step_0"), ..step(directory.path(), None) };
+        let found_by_group = find(&groups, &this_user()).unwrap();
+        let ended = end(&step(directory.path(), Some(this_process())), &this_user(), Duration::from_secs(10));
+        child.wait().unwrap();
+        assert_eq!(ended, (2, Vec::new()));
+        assert!(found.is_empty() && found_by_group.is_empty(), "{found:?} {found_by_group:?}");
     }
 
     #[test]
@@ -245,18 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stat_is_read() {
-        let parsed = |text| Stat::parse(text);
-        assert_eq!(parsed("9 (sleep) S 7 9 9 0"), Some(Stat { parent: 7, zombie: false }));
-        assert_eq!(parsed("9 (a) R 1 (b)) Z 5 9"), Some(Stat { parent: 5, zombie: true }));
-        assert_eq!(parsed("9 (a"), None);
-    }
-
-    #[test]
-    fn a_process_has_an_owner_and_a_root() {
-        let own = i32::try_from(std::process::id()).unwrap();
-        assert_eq!(owner(own), Some(rustix::process::geteuid().as_raw()));
-        assert!(root_device("self").is_some());
-        assert_eq!(root_device("self"), root_device(&own.to_string()));
+    fn a_process_has_an_owner() {
+        assert_eq!(owner(this_process()), Some(rustix::process::geteuid().as_raw()));
     }
 }

@@ -17,6 +17,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, chownat, fchmod, fchown, mkdirat, o
 
 use crate::identity::{Identity, NamespaceKind};
 use crate::layers::MountedLayer;
+use crate::scratch::Size;
 use crate::step_store::StepStore;
 use crate::user_namespaces::{NamespaceTable, Namespaces};
 
@@ -50,8 +51,8 @@ pub struct StepPlan<'a> {
     pub mount_program: &'a Path,
     /// What the launcher needs to know.
     pub step_file: StepFile,
-    /// The size of the tmpfs, as `tmpfs(5)` takes it.
-    pub scratch_size: &'a str,
+    /// The size of the tmpfs.
+    pub scratch: Size,
 }
 
 /// The layers of a step's image, base first.
@@ -102,7 +103,9 @@ impl StepDirectory {
     pub fn build(path: &Path, plan: &StepPlan<'_>) -> Result<Self, StepError> {
         fs::create_dir(path).map_err(failed("the step's directory can't be made"))?;
         let mut step = Self { path: path.to_owned(), standing: true, namespaces: None };
-        let options = [("size", plan.scratch_size), ("mode", "0700")];
+        let files = plan.scratch.files.map(|files| files.to_string());
+        let mut options = vec![("size", plan.scratch.size.as_str()), ("mode", "0700")];
+        options.extend(files.as_deref().map(|files| ("nr_inodes", files)));
         let tmpfs = DetachedMount::tmpfs(&options).map_err(failed("the step's tmpfs can't be made"))?;
         let root = openat(tmpfs.as_fd(), ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(failed("the step's tmpfs can't be opened"))?;

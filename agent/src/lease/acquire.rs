@@ -21,6 +21,8 @@ use crate::identity::{Identity, NamespaceKind};
 use crate::journal::{self, Entry, HeldImage, Owner};
 use crate::ladder::Way;
 use crate::layers::{LayerError, MountedLayer};
+use crate::processes;
+use crate::scratch::{self, Size};
 use crate::step::{StepDirectory, StepLayers, StepPlan};
 use crate::step_store::{Form, StepStore};
 
@@ -87,7 +89,7 @@ impl Leases {
             layers: &contents.layers,
             mount_program: &config.agent.mount_program,
             step_file: self.step_file(&entry.request, &found, &identity)?,
-            scratch_size: &config.step.scratch_size,
+            scratch: scratch(&config.step.scratch_size, &entry),
         };
         let path = self.step_path(&entry.key);
         let directory = match StepDirectory::build(&path, &plan) {
@@ -217,6 +219,7 @@ impl Leases {
             version: journal::VERSION,
             request,
             key,
+            control_group: owner.pid_if_alive().and_then(processes::control_group_of_owner),
             owner,
             layers: layers.iter().map(|layer| layer.entry()).collect(),
             since,
@@ -287,6 +290,16 @@ fn log_grant(entry: &Entry, timings: Timings) {
     tracing::info!(
         step = %entry.step(), uid = request.uid, image = request.image, image_id = id, image_names = names, ?timings, "granted"
     );
+}
+
+/// The size of the step's tmpfs: within the memory that Slurm allocated, and within the limits of the step's control groups. Slurm sets
+/// those of the step itself later, but those of the job may be there.
+fn scratch(configured: &str, entry: &Entry) -> Size {
+    let allocated = entry.request.memory.map(|megabytes| megabytes.saturating_mul(1 << 20));
+    let limit = entry.owner.pid_if_alive().and_then(scratch::memory_limit);
+    let system = rustix::system::sysinfo();
+    let total = u64::from(system.mem_unit).saturating_mul(system.totalram);
+    Size::new(configured, allocated.into_iter().chain(limit).min(), total)
 }
 
 /// What the image's configuration says of the execution of programs.

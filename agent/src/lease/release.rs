@@ -17,6 +17,7 @@ use super::{Held, Lease, LeaseKey, Leases};
 use crate::journal::Entry;
 use crate::layers::MountedLayer;
 use crate::processes;
+use crate::processes::membership::StepProcesses;
 
 /// How long the end of a step waits for its last processes to go after they were killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -134,13 +135,17 @@ impl Leases {
 
 fn end_processes(path: &Path, entry: &Entry) -> Vec<String> {
     let (step, path) = (entry.step(), path.to_owned());
+    let owner = entry.owner.pid_if_alive();
+    let control_group = entry.control_group.clone().or_else(|| processes::control_group_of_owner(owner?));
     // Whose a process is can be asked without waiting; looking into it can't.
     let identity = entry.user();
     if matches!(processes::of(&identity), Ok(found) if found.is_empty()) {
         return Vec::new();
     }
     let search = move || {
-        let (ended, problems) = processes::end(&path, &identity, KILL_PATIENCE);
+        let control_group = control_group.as_deref();
+        let processes = StepProcesses { directory: &path, job: step.job, owner, control_group };
+        let (ended, problems) = processes::end(&processes, &identity, KILL_PATIENCE);
         if ended > 0 {
             tracing::debug!(job = step.job, step = %step, ended, "ended processes that outlived the step");
         }

@@ -178,6 +178,9 @@ pub struct LeaseRequest {
     pub image_id: Option<String>,
     /// What the tasks get.
     pub mode: Mode,
+    /// The memory that the step, or else its job, may use on this node, in megabytes, if it is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
 }
 
 /// The id that means no user and no group (`chown(2)`).
@@ -311,8 +314,16 @@ mod tests {
     #[test]
     fn ids_that_are_none_are_faults() {
         let step = StepId { job: 1, step: 0, restart: 0 };
-        let good =
-            LeaseRequest { step, uid: 0, gid: 0, groups: None, image: "a".into(), image_id: None, mode: Mode::Run };
+        let good = LeaseRequest {
+            step,
+            uid: 0,
+            gid: 0,
+            groups: None,
+            image: "a".into(),
+            image_id: None,
+            mode: Mode::Run,
+            memory: None,
+        };
         assert!(good.fault().is_none());
         assert!(LeaseRequest { uid: NO_ID, ..good.clone() }.fault().is_some());
         assert!(LeaseRequest { gid: NO_ID, ..good }.fault().is_some());

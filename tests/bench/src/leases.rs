@@ -111,7 +111,16 @@ impl Steps<'_> {
         let deadline = Instant::now() + PATIENCE;
         let client = Client::connect(self.socket)?;
         let image = self.image.to_owned();
-        let request = LeaseRequest { step, uid: USER, gid: USER, groups: None, image, image_id: None, mode: Mode::Run };
+        let request = LeaseRequest {
+            step,
+            uid: USER,
+            gid: USER,
+            groups: None,
+            image,
+            image_id: None,
+            mode: Mode::Run,
+            memory: None,
+        };
         client.send(&Request::Lease(request), deadline)?;
         match client.receive(deadline)? {
             Response::Granted(_) => Ok(Lease { client, step }),

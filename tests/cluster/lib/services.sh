@@ -32,7 +32,8 @@ configure_slurm() {
     etc=/proc/$(node_pid "$node")/root/etc/slurm
     {
         cat "$here/slurm.conf"
-        echo "NodeName=n[1-$count] CPUs=8 State=UNKNOWN"
+        # More memory than there is, as with CPUs, so that steps may ask for any limit.
+        echo "NodeName=n[1-$count] CPUs=8 RealMemory=1048576 State=UNKNOWN"
         echo "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE OverSubscribe=FORCE:8"
     } >"$etc/slurm.conf"
     echo "CgroupPlugin=disabled" >"$etc/cgroup.conf"

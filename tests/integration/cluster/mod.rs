@@ -18,6 +18,7 @@ pub mod faults;
 mod fidelity;
 mod foreign;
 mod identity;
+mod inheritance;
 mod ladder;
 mod lookups;
 mod messages;
@@ -35,6 +36,7 @@ mod podman_mode;
 mod releases;
 mod reload;
 mod run_mode;
+mod scratch;
 mod security;
 mod squashed;
 mod store;
@@ -77,6 +79,8 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         compat::TESTS,
         concurrent::TESTS,
         namespace::TESTS,
+        inheritance::TESTS,
+        scratch::TESTS,
         security::TESTS,
         reload::TESTS,
         lookups::TESTS,

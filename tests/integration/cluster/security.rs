@@ -289,10 +289,11 @@ fn a_users_files_do_not_lead_root_astray(cluster: &Cluster) -> anyhow::Result<()
 /// A process belongs to a step if it names the step's directory; what others than the step's user name is of no interest.
 fn a_step_ends_its_own_users_processes_only(cluster: &Cluster) -> anyhow::Result<()> {
     let step = held(cluster, "echo started")?;
-    let directory = cluster.agent_status("n1")?.steps.first().context("no step")?.directory.clone();
-    let marked = format!("STEP={}/x", directory.display());
+    let status = cluster.agent_status("n1")?.steps.first().context("no step")?.clone();
+    let marked = format!("STEP={}/x", status.directory.display());
+    let of_job = format!("SLURM_JOB_ID={}", status.step.job);
     let bystander = |user: &str| {
-        let mut command = cluster.command("n1", user, &["env", &marked, "sh", "-c", "echo here; exec cat"]);
+        let mut command = cluster.command("n1", user, &["env", &marked, &of_job, "sh", "-c", "echo here; exec cat"]);
         command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn()
     };
     let (mut other, mut root, mut own) = (bystander("u2")?, bystander("root")?, bystander("u1")?);

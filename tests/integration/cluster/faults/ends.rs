@@ -1,12 +1,12 @@
 //! The ends that a step can come to.
 
 use std::fs;
-use std::path::PathBuf;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use integration_tests::clean::wait_for_steps;
 use integration_tests::cluster::Cluster;
 use integration_tests::held::HeldStep;
+use integration_tests::memory_group::MemoryGroup;
 use integration_tests::processes;
 
 use super::{failed_saying, faults, said};
@@ -48,35 +48,12 @@ fn a_killed_task(cluster: &Cluster) -> anyhow::Result<String> {
     failed_saying(&done, &["task 1", "Killed"])
 }
 
-/// A memory control group of the machine's, which nodes have none of; gone with this value.
-struct MemoryGroup(PathBuf);
-
-impl MemoryGroup {
-    fn new(bytes: u64) -> anyhow::Result<Self> {
-        let name = format!("parallax-out-of-memory-{}", std::process::id());
-        let (first, second) = (PathBuf::from("/sys/fs/cgroup/memory"), PathBuf::from("/sys/fs/cgroup"));
-        let (directory, limit) = if first.is_dir() { (first, "memory.limit_in_bytes") } else { (second, "memory.max") };
-        let group = Self(directory.join(name));
-        fs::create_dir(&group.0).context("this machine has no memory control groups")?;
-        fs::write(group.0.join(limit), bytes.to_string()).context("this machine can't limit memory")?;
-        Ok(group)
-    }
-}
-
-impl Drop for MemoryGroup {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir(&self.0) {
-            eprintln!("{}: {error}", self.0.display());
-        }
-    }
-}
-
 fn a_task_out_of_memory(cluster: &Cluster) -> anyhow::Result<String> {
     let script = "echo $$; cat >/dev/null; exec python3 -c \"b'x' * (1 << 29)\"";
     let step = HeldStep::start(cluster, "u1", &["-w", "n1", "--parallax-image=python"], 1, script)?;
     let task = processes::machine_pid(cluster, "n1", step.lines[0].parse()?)?;
     let group = MemoryGroup::new(64 << 20)?;
-    fs::write(group.0.join("cgroup.procs"), task.to_string())?;
+    group.add(task)?;
     failed_saying(&step.end()?, &["task 0", "Killed"])
 }
 

@@ -39,7 +39,7 @@ const WORK: &str = "
     echo \"build $(podman run --rm built sed -n 's/^0:://p' /group)\"
     podman pod create one-pod >/dev/null
     podman run --detach --pod one-pod debian sleep 1000 >/dev/null
-    podman system service --time=0 unix://$XDG_RUNTIME_DIR/service.sock & 
+    podman system service --time=0 unix://$XDG_RUNTIME_DIR/service.sock >/dev/null 2>&1 & 
     for process in /proc/[0-9]*; do
         echo \"$(cat $process/comm 2>/dev/null) $(sed -n 's/^0:://p' $process/cgroup 2>/dev/null)\"
     done";
