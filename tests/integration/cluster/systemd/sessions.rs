@@ -75,7 +75,7 @@ fn podman_stays(cluster: &Cluster) -> anyhow::Result<()> {
     // Run mode's own call of Podman.
     let groups = "sed -n 's/^0:://p' /proc/self/cgroup; cat /proc/*/cgroup 2>/dev/null | grep -c user.slice/ || :";
     let done = step(cluster, "run", groups)?;
-    ensure!(done.stderr.is_empty() && done.stdout == format!("{own}\n{}\n", USER_MANAGER), "not {own}: {done:?}");
+    ensure!(done.stderr.is_empty() && done.stdout == format!("{own}\n{USER_MANAGER}\n"), "not {own}: {done:?}");
     Ok(())
 }
 
