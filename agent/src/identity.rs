@@ -9,7 +9,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use parallax_probe::subordinate::{Subordinate, SubordinateRange};
 use parallax_store::containers_storage::IdMapEntry;
@@ -28,6 +28,9 @@ const SUBGID: &str = "/etc/subgid";
 pub struct Identity {
     /// The user's name.
     pub name: String,
+    /// The user's home directory, if the user database has an absolute one.
+    #[serde(default)]
+    pub home: Option<PathBuf>,
     /// The user's ids.
     pub users: Ids,
     /// The user's group ids.
@@ -87,7 +90,7 @@ impl Identity {
     #[must_use]
     pub fn of_ids(uid: u32, gid: u32) -> Self {
         let ids = |own| Ids { own, subordinate: Vec::new() };
-        Self { name: uid.to_string(), users: ids(uid), groups: ids(gid) }
+        Self { name: uid.to_string(), home: None, users: ids(uid), groups: ids(gid) }
     }
 
     fn look_up(helper: &Helper, uid: u32, gid: u32) -> Result<(Self, Option<String>), String> {
@@ -95,14 +98,16 @@ impl Identity {
             .user(uid)
             .map_err(|error| format!("the user with the id {uid} cannot be looked up: {error}"))?
             .ok_or_else(|| format!("this node has no user with the id {uid}"))?;
-        Self::with_files(&user.name, uid, gid)
+        let (mut identity, fault) = Self::with_files(&user.name, uid, gid)?;
+        identity.home = Some(user.home).filter(|home| home.is_absolute());
+        Ok((identity, fault))
     }
 
     fn with_files(name: &str, uid: u32, gid: u32) -> Result<(Self, Option<String>), String> {
         // subgid(5) too is by user, not by group.
         let (users, user_fault) = read_ids(Path::new(SUBUID), name, uid, uid)?;
         let (groups, group_fault) = read_ids(Path::new(SUBGID), name, uid, gid)?;
-        Ok((Self { name: name.to_owned(), users, groups }, user_fault.or(group_fault)))
+        Ok((Self { name: name.to_owned(), home: None, users, groups }, user_fault.or(group_fault)))
     }
 }
 

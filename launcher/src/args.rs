@@ -1,13 +1,14 @@
 //! What the callers say: the plugin, the launcher itself, and Podman. None is a person, so this is a protocol and not a command
 //! line.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Order {
-    /// `run DIRECTORY -- COMMAND…`: run the command in the container of the step that has this directory.
+    /// `run DIRECTORY FILE -- COMMAND…`: run the command in the container of the step that has this directory.
     Run {
         /// The step's directory.
         directory: PathBuf,
@@ -28,7 +29,7 @@ pub enum Order {
         /// The arguments for it.
         arguments: Vec<OsString>,
     },
-    /// `node DIRECTORY -- COMMAND…`: run the command on the node, where Podman finds the image of the step that has this directory.
+    /// `node DIRECTORY FILE -- COMMAND…`: run the command on the node, where Podman finds the image of the step that has this directory.
     Node {
         /// The step's directory.
         directory: PathBuf,
@@ -42,7 +43,7 @@ pub enum Order {
     },
     /// `hold DIRECTORY --`: be the step's pause process. The directory is there so that the process is recognized as the step's.
     Hold,
-    /// `tell MESSAGE -- COMMAND…`: say something and run the command, on the node.
+    /// `tell MESSAGE FILE -- COMMAND…`: say something and run the command, on the node.
     Tell {
         /// What to say.
         message: OsString,
@@ -66,22 +67,33 @@ pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Order> {
         let program = flag.strip_prefix(RUNTIME_FLAG)?.strip_prefix('=')?;
         return Some(Order::Runtime { program: program.into(), arguments: arguments.collect() });
     }
-    let (object, separator) = (arguments.next()?, arguments.next()?);
-    if separator != "--" {
+    let object = arguments.next()?;
+    let verb = verb.to_str()?;
+    let file = if matches!(verb, "run" | "node" | "tell") { Some(arguments.next()?) } else { None };
+    if arguments.next()? != "--" {
         return None;
     }
     let mut command =
         || -> Option<Vec<OsString>> { Some(arguments.by_ref().collect()).filter(|all: &Vec<_>| !all.is_empty()) };
-    match verb.to_str()? {
-        "run" => Some(Order::Run { directory: object.into(), command: command()? }),
+    match verb {
+        "run" => Some(Order::Run { directory: object.into(), command: broadcast(command()?, &file?) }),
         "podman" => Some(Order::Podman { directory: object.into(), command: command()? }),
-        "node" => Some(Order::Node { directory: object.into(), command: command()? }),
+        "node" => Some(Order::Node { directory: object.into(), command: broadcast(command()?, &file?) }),
         "pause" => Some(Order::Pause { directory: object.into() }),
         "hold" => Some(Order::Hold),
-        "tell" => Some(Order::Tell { message: object, command: command()? }),
+        "tell" => Some(Order::Tell { message: object, command: broadcast(command()?, &file?) }),
         "fail" => Some(Order::Fail { message: object }),
         _ => None,
     }
+}
+
+/// Names the program that `srun --bcast` has put into a directory: srun hands on the directory alone, and slurmstepd adds the
+/// file's name to what it executes (`exec_task`, Slurm 23.11 to 26.05), which is the launcher here.
+fn broadcast(mut command: Vec<OsString>, file: &OsStr) -> Vec<OsString> {
+    if let Some(program) = command.first_mut().filter(|program| program.as_bytes().ends_with(b"/")) {
+        program.push(file);
+    }
+    command
 }
 
 #[cfg(test)]
@@ -96,18 +108,28 @@ mod tests {
     #[test]
     fn orders() {
         let command = vec!["sh".into(), "--".into()];
-        assert_eq!(order(&["run", "/d", "--", "sh", "--"]), Some(Order::Run { directory: "/d".into(), command }));
+        assert_eq!(order(&["run", "/d", "f", "--", "sh", "--"]), Some(Order::Run { directory: "/d".into(), command }));
         assert_eq!(
-            order(&["tell", "this", "--", "sh"]),
+            order(&["tell", "this", "f", "--", "sh"]),
             Some(Order::Tell { message: "this".into(), command: vec!["sh".into()] })
         );
         assert_eq!(
-            order(&["node", "/d", "--", "sh"]),
+            order(&["node", "/d", "f", "--", "sh"]),
             Some(Order::Node { directory: "/d".into(), command: vec!["sh".into()] })
         );
         assert_eq!(order(&[pause::VERBS[0], "/d", "--"]), Some(Order::Pause { directory: "/d".into() }));
         assert_eq!(order(&[pause::VERBS[1], "/d", "--"]), Some(Order::Hold));
         assert_eq!(order(&["fail", "why", "--", "sh"]), Some(Order::Fail { message: "why".into() }));
+    }
+
+    #[test]
+    fn the_file_of_a_broadcast() {
+        let run = |program: &str| match order(&["run", "/d", "slurm_bcast_1.0_n1", "--", program, "/"]) {
+            Some(Order::Run { command, .. }) => command,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(run("/home/u1/"), ["/home/u1/slurm_bcast_1.0_n1", "/"]);
+        assert_eq!(run("/home/u1"), ["/home/u1", "/"]);
     }
 
     #[test]
@@ -121,7 +143,7 @@ mod tests {
 
     #[test]
     fn what_is_none() {
-        for arguments in [&[][..], &["run", "/d", "--"], &["run", "/d", "sh", "x"], &["walk", "/d", "--", "sh"]] {
+        for arguments in [&[][..], &["run", "/d", "f", "--"], &["run", "/d", "--", "sh"], &["walk", "/d", "--", "sh"]] {
             assert_eq!(order(arguments), None);
         }
     }

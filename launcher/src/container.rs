@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use parallax_protocol::step_file::{StepFile, StepPaths};
 use parallax_sys::process::{Process, start_time};
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::Uid;
 use serde::{Deserialize, Serialize};
 
 use crate::args::RUNTIME_FLAG;
@@ -147,14 +148,16 @@ fn make(paths: &StepPaths, step: &StepFile, shared: &Shared) -> Result<Outcome, 
     let (image_id, pulled) = match &step.image_id {
         Some(id) => (id.clone(), None),
         None => {
-            let (id, execution) = pull::pull(&podman, &step.image, home().as_deref(), deadline)?;
+            // As Podman itself: the variable first.
+            let home = variable_home().or_else(|| step.home.clone());
+            let (id, execution) = pull::pull(&podman, &step.image, home.as_deref(), deadline)?;
             (id, Some(execution))
         }
     };
     let pid_file = shared.pid_file();
     podman
         .call(&run_call(step, &launcher, &pid_file, &image_id), deadline)
-        .map_err(|error| format!("the container can't be started: {error}"))?;
+        .map_err(|error| format!("the container can't be started: {error}{}", advice(rustix::process::getuid())))?;
     let pid =
         fs::read_to_string(&pid_file).map_err(|error| format!("podman made no {}: {error}", pid_file.display()))?;
     let pid = pid.trim().parse().map_err(|_| format!("{} holds no process number", pid_file.display()))?;
@@ -162,9 +165,14 @@ fn make(paths: &StepPaths, step: &StepFile, shared: &Shared) -> Result<Outcome, 
     Ok(Outcome::Ready { pid, start_time, pulled })
 }
 
+/// What to do about a container that was not started. Podman takes root for somebody who has the whole node.
+fn advice(user: Uid) -> &'static str {
+    if user.is_root() { "; start the step as an ordinary user" } else { "" }
+}
+
 /// The arguments by which Podman makes the container.
 fn run_call(step: &StepFile, launcher: &Path, pid_file: &Path, image_id: &str) -> Vec<String> {
-    let shown = mounts::choose(step, home().as_deref(), std::env::current_dir().ok().as_deref(), Path::exists);
+    let shown = mounts::choose(step, variable_home().as_deref(), std::env::current_dir().ok().as_deref(), Path::exists);
     let mut call = vec![format!("--runtime={}", launcher.display())];
     call.push(format!("--runtime-flag={RUNTIME_FLAG}={}", step.runtime.display()));
     call.extend(["run", "--detach", "--pull=never", "--name", NAME, "--userns=keep-id"].map(str::to_owned));
@@ -173,7 +181,7 @@ fn run_call(step: &StepFile, launcher: &Path, pid_file: &Path, image_id: &str) -
     call.extend(["--network=host", "--pid=host", "--uts=host", "--cgroupns=host"].map(str::to_owned));
     call.extend(["--security-opt=label=disable", "--security-opt=seccomp=unconfined"].map(str::to_owned));
     call.push(format!("--pidfile={}", pid_file.display()));
-    call.extend(passwd_entry(&step.user, home().as_deref()).map(|entry| format!("--passwd-entry={entry}")));
+    call.extend(passwd_entry(&step.user, home(step).as_deref()).map(|entry| format!("--passwd-entry={entry}")));
     call.extend(shown.iter().map(mounts::argument));
     // The command is never executed, but runtimes look whether they could. This is there in every container.
     call.extend(["--entrypoint", "", image_id, "/proc/self/exe"].map(str::to_owned));
@@ -189,8 +197,13 @@ fn passwd_entry(user: &str, home: Option<&Path>) -> Option<String> {
     (plain(user) && plain(home)).then(|| format!("{user}:*:{uid}:{gid}:{user}:{home}:/bin/sh"))
 }
 
-/// The user's home directory, as the job's environment names it.
-fn home() -> Option<PathBuf> {
+/// The user's home directory: that of the user database, as on the node; without one, as the job's environment names it.
+fn home(step: &StepFile) -> Option<PathBuf> {
+    step.home.clone().or_else(variable_home)
+}
+
+/// The home directory in the job's environment: `srun --export=NONE` leaves none.
+fn variable_home() -> Option<PathBuf> {
     std::env::var_os("HOME").map(PathBuf::from)
 }
 

@@ -5,27 +5,49 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::AsFd as _;
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 
 use nix::errno::Errno;
 use parallax_sys::process::{Process, restore_sigpipe};
-use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces, remove_capability_from_bounding_set};
+use rustix::thread::{
+    LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
+    remove_capability_from_bounding_set,
+};
 
 use crate::environment::{self, Variables};
+use crate::node_program::{Cloned, NodeProgram};
 
 /// How many capabilities a kernel may have (64 bits in `/proc/PID/status`).
 const CAPABILITIES: u32 = 64;
 
 /// Moves this process into the container, with no more possible privileges there than a process of the container's has, and
-/// into the directory it was in on the node, else the image's own, else `/`.
-pub fn enter(container: &Process, workdir: Option<&Path>, image_workdir: Option<&Path>) -> Result<(), String> {
+/// into the directory it was in on the node, else the image's own, else `/`. A program of the node's is shown there.
+pub fn enter(
+    container: &Process,
+    program: Option<NodeProgram>,
+    workdir: Option<&Path>,
+    image_workdir: Option<&Path>,
+) -> Result<(), String> {
     let failed = |error: &dyn fmt::Display| format!("the container can't be entered: {error}; tell the administrator");
     let bounds = capability_bounds(container.pid()).map_err(|error| failed(&error))?;
-    let namespaces = ThreadNameSpaceType::USER | ThreadNameSpaceType::MOUNT;
-    move_into_thread_name_spaces(container.as_fd(), namespaces).map_err(|error| failed(&error))?;
+    let join = |namespaces| move_into_thread_name_spaces(container.as_fd(), namespaces).map_err(|error| failed(&error));
+    match program {
+        None => join(ThreadNameSpaceType::USER | ThreadNameSpaceType::MOUNT)?,
+        Some(program) => {
+            // From inside the user namespace the process could not be asked for its other one (ptrace(2), access mode checking).
+            // The process is there when the first is joined, so the number was its own all the time.
+            let mounts = File::open(format!("/proc/{}/ns/mnt", container.pid())).map_err(|error| failed(&error))?;
+            join(ThreadNameSpaceType::USER)?;
+            // Where it cannot be cloned, the image may still have one at that path.
+            let cloned = program.clone_mount();
+            move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))
+                .map_err(|error| failed(&error))?;
+            cloned.ok().map_or(Ok(()), Cloned::show)?;
+        }
+    }
     for number in (0..CAPABILITIES).filter(|number| bounds & (1 << number) == 0) {
         drop_capability(number).map_err(|error| failed(&error))?;
     }
@@ -82,11 +104,13 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Becomes the command, sought in the image's `PATH`. Returns only if that failed.
+/// Becomes the command, searched for in the image's `PATH`. As without an image, the program is told its whole path as its name
+/// (`_build_path` in slurmstepd). Returns only if that failed.
 pub fn execute(command: &[OsString], variables: &Variables) -> Failure {
     let name = command.first().map_or(OsStr::new(""), OsString::as_os_str);
     let failure = |errno| Failure { command: name.to_string_lossy().into_owned(), errno };
-    let Ok(arguments) = command.iter().map(|part| CString::new(part.as_bytes())).collect::<Result<Vec<_>, _>>() else {
+    let Ok(mut arguments) = command.iter().map(|part| CString::new(part.as_bytes())).collect::<Result<Vec<_>, _>>()
+    else {
         return failure(Errno::EINVAL);
     };
     let entries = environment::to_exec(variables);
@@ -94,6 +118,9 @@ pub fn execute(command: &[OsString], variables: &Variables) -> Failure {
     restore_sigpipe();
     let mut worst = Errno::ENOENT;
     for candidate in candidates(name, variables) {
+        if let Some(own) = arguments.first_mut() {
+            own.clone_from(&candidate);
+        }
         let Err(errno) = nix::unistd::execve(&candidate, &arguments, &entries);
         // As execvp(3): look on where the file is not there or not ours to run, and remember the latter.
         match errno {
@@ -110,7 +137,9 @@ fn candidates(name: &OsStr, variables: &Variables) -> Vec<CString> {
         return Vec::new();
     }
     if name.as_bytes().contains(&b'/') {
-        return CString::new(name.as_bytes()).into_iter().collect();
+        let here = if name.as_bytes().starts_with(b".") { std::env::current_dir().ok() } else { None };
+        let whole = here.map_or_else(|| name.to_owned(), |here| [here.as_os_str(), name].join(OsStr::new("/")));
+        return CString::new(whole.into_vec()).into_iter().collect();
     }
     let directories = environment::path(variables);
     directories
@@ -131,7 +160,9 @@ mod tests {
     fn a_name_is_sought_in_the_path_and_a_path_is_not() {
         let found = |name: &str| candidates(OsStr::new(name), &variables("/a:/b"));
         assert_eq!(found("x"), [c"/a/x".to_owned(), c"/b/x".to_owned()]);
-        assert_eq!(found("./x"), [c"./x".to_owned()]);
+        assert_eq!(found("a/x"), [c"a/x".to_owned()]);
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(found("./x"), [CString::new(format!("{}/./x", here.display())).unwrap()]);
         assert!(found("").is_empty());
     }
 

@@ -8,6 +8,7 @@
 //! - [`pull`]: an image that is in no store.
 //! - [`runtime`]: the OCI runtime that Podman uses for it: one that never starts what it created.
 //! - [`mounts`]: which paths of the node the container shows (pure).
+//! - [`node_program`]: a program that was broadcast to the node.
 //! - [`environment`]: the variables of the user's command (pure).
 //! - [`join`]: entering the container and becoming the user's command.
 
@@ -18,6 +19,7 @@ mod container;
 mod environment;
 mod join;
 mod mounts;
+mod node_program;
 mod pause;
 mod podman;
 mod pull;

@@ -10,8 +10,9 @@ const OF_THE_IMAGE: [&str; 14] = [
     "/", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr", "/var",
 ];
 
-/// Chooses the mounts: the node's devices, those of the configuration that exist, the user's home, and the directory the
-/// step was started in unless it lies in one of those.
+/// Chooses the mounts: the node's devices, those of the configuration that exist, the user's home (the one that the user
+/// database names, and that of the job's environment), and the directory the step was started in, unless it lies in one of
+/// those.
 pub fn choose(
     step: &StepFile,
     home: Option<&Path>,
@@ -21,7 +22,7 @@ pub fn choose(
     let same = |path: &Path| Mount { source: path.to_owned(), target: path.to_owned(), read_only: false };
     let mut chosen = vec![same(Path::new("/dev"))];
     chosen.extend(step.mounts.iter().filter(|mount| exists(&mount.source)).cloned());
-    let own = [(home, step.mount_home), (workdir, step.mount_workdir)];
+    let own = [(home, step.mount_home), (step.home.as_deref(), step.mount_home), (workdir, step.mount_workdir)];
     for path in own.into_iter().filter_map(|(path, wanted)| path.filter(|_| wanted)) {
         let shown = chosen.iter().any(|mount| path.starts_with(&mount.target));
         if path.is_absolute() && !shown && !hides_image(path) && exists(path) {
@@ -31,7 +32,8 @@ pub fn choose(
     chosen
 }
 
-fn hides_image(path: &Path) -> bool {
+/// Whether a path is one of the directories that make up an image, or lies in one.
+pub fn hides_image(path: &Path) -> bool {
     OF_THE_IMAGE.iter().any(|part| {
         let part = PathBuf::from(part);
         if part == Path::new("/") { path == part } else { path.starts_with(part) }
@@ -63,6 +65,7 @@ mod tests {
             image_id: None,
             notice: None,
             user: "u1".into(),
+            home: None,
             environment: Vec::new(),
             working_directory: None,
             mounts: mounts.iter().map(mount).collect(),
@@ -84,6 +87,17 @@ mod tests {
     #[test]
     fn home_and_workdir_are_shown() {
         assert_eq!(chosen(&[], "/home/u1", "/scratch/u1"), ["/dev", "/home/u1", "/scratch/u1"]);
+    }
+
+    #[test]
+    fn the_home_of_the_user_database_is_shown_without_a_variable() {
+        let step = StepFile { home: Some("/home/u1".into()), ..step(&[]) };
+        let chosen = |home: Option<&str>| -> Vec<PathBuf> {
+            choose(&step, home.map(Path::new), None, |_| true).into_iter().map(|mount| mount.target).collect()
+        };
+        assert_eq!(chosen(None), [Path::new("/dev"), Path::new("/home/u1")]);
+        assert_eq!(chosen(Some("/scratch/u1")), [Path::new("/dev"), Path::new("/scratch/u1"), Path::new("/home/u1")]);
+        assert_eq!(chosen(Some("/home/u1")), [Path::new("/dev"), Path::new("/home/u1")]);
     }
 
     #[test]

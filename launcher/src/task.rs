@@ -12,6 +12,8 @@ use crate::args::{self, Order};
 use crate::container::{self, StartError};
 use crate::environment;
 use crate::join;
+use crate::mounts;
+use crate::node_program::NodeProgram;
 use crate::pause;
 use crate::podman;
 use crate::runtime;
@@ -80,7 +82,16 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
         step.working_directory = execution.working_directory.filter(|path| path.is_absolute());
     }
     let workdir = std::env::current_dir().ok();
-    if let Err(message) = join::enter(&container.process, workdir.as_deref(), step.working_directory.as_deref()) {
+    // Both are shown at their own paths, if they are.
+    let shown: Vec<&Path> = [(workdir.as_deref(), step.mount_workdir), (step.home.as_deref(), step.mount_home)]
+        .into_iter()
+        .filter_map(|(path, is_mounted)| path.filter(|path| is_mounted && !mounts::hides_image(path)))
+        .collect();
+    let program = command.first().and_then(|program| {
+        NodeProgram::find(Path::new(program), &shown, &paths.launch_directory().join("program-lock"))
+    });
+    let image_workdir = step.working_directory.as_deref();
+    if let Err(message) = join::enter(&container.process, program, workdir.as_deref(), image_workdir) {
         return fail(&message);
     }
     if std::env::var_os(TIMINGS).is_some() {

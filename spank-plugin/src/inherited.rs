@@ -1,89 +1,53 @@
-//! Variables of another step, inherited by the processes that started this one.
+//! The image that a process inherits through its environment.
 //!
-//! A step in podman mode has variables that name files in its directory. A job that is submitted there, or a step that is started there,
-//! inherits them, and the files go with the other step. Whatever this step is, they are of no use to it.
+//! What a job hands on is for the sruns in it. A job that is submitted from it has the image that it asks for itself, and none
+//! if it asks for none, so here, before Slurm reads the variables, those of another job are removed.
 
 use core::ffi::{CStr, c_char, c_int};
-use core::ptr::null_mut;
 
-use parallax_spank_hooks::{PODMAN_SETTINGS, STEP_DIRECTORY};
+use parallax_spank_hooks::{GivenOption, INHERITED_IMAGE, INHERITED_MODE, JOB_ID, PIN, Source, UNKNOWN};
 
-use crate::{SUCCESS, c};
+use crate::c;
 
-/// Room for the path of a step's directory, or for the name of a variable.
-const MAX_LENGTH: usize = 512;
-/// More variables than any user derives from those of a step.
-const MAX_REMOVALS: u32 = 64;
-/// Schemes before a path that addresses of sockets have.
-const SCHEMES: [&[u8]; 3] = [b"", b"unix://", b"unix:path="];
+/// Returns where an option's value comes from: Slurm hands on the very string that getenv(3) gives
+/// (`spank_process_env_options`, Slurm 23.11 to 26.05).
+pub fn source(option: c_int, value: *const c_char) -> Source {
+    let variable = if option == GivenOption::Image as c_int { INHERITED_IMAGE } else { INHERITED_MODE };
+    // SAFETY: the name is a string, and nothing changes the environment meanwhile.
+    let inherited = unsafe { c::getenv(variable.as_ptr()) };
+    if !inherited.is_null() && inherited.cast_const() == value { Source::Inherited } else { Source::Typed }
+}
 
-/// Removes from the step's environment what names the directory of another step. Without [`STEP_DIRECTORY`] there is nothing to do.
-pub fn remove(spank: c::spank_t) {
-    let mut buffer: [c_char; MAX_LENGTH] = [0; MAX_LENGTH];
-    let Some(directory) = get(spank, STEP_DIRECTORY, &mut buffer) else { return };
-    // Only a path: the variable is in the user's hands.
-    if directory.to_bytes().first() != Some(&b'/') {
+/// Removes an inherited image that was given for another job than the one this process belongs to. `is_step` is true in
+/// srun, which makes a step of its own job; sbatch and salloc make another job.
+pub fn drop_of_other_jobs(is_step: bool) {
+    let Some(pin) = variable(PIN) else { return };
+    let mut parts = pin.split(|byte| *byte == b' ');
+    let (job, image) = (parts.next(), parts.next());
+    let is_own = |own: &[u8]| job == Some(own) || job == Some(UNKNOWN.as_bytes());
+    if is_step && variable(JOB_ID).is_some_and(is_own) {
         return;
     }
-    // The environment changes with each removal, so the search begins again. It ends even if a removal changed nothing.
-    let mut name: [c_char; MAX_LENGTH] = [0; MAX_LENGTH];
-    for _ in 0..MAX_REMOVALS {
-        match find(spank, directory.to_bytes(), &mut name) {
-            Some(found) if unset(spank, found) => {}
-            _ => break,
-        }
-    }
-    for (name, value) in PODMAN_SETTINGS {
-        let mut buffer: [c_char; MAX_LENGTH] = [0; MAX_LENGTH];
-        if get(spank, name, &mut buffer) == Some(value) {
-            unset(spank, name);
-        }
+    // An image that somebody else put there since, such as a user's own default, stays.
+    let is_from_job = variable(INHERITED_IMAGE) == image;
+    remove(PIN);
+    if is_from_job {
+        remove(INHERITED_IMAGE);
+        remove(INHERITED_MODE);
     }
 }
 
-/// The value of a variable; `None` if it is not set, or too long for the buffer.
-fn get<'a>(spank: c::spank_t, name: &CStr, buffer: &'a mut [c_char]) -> Option<&'a CStr> {
-    // SAFETY: the handle is Slurm's own, and the buffer has as many bytes as is said.
-    let result = unsafe { c::spank_getenv(spank, name.as_ptr(), buffer.as_mut_ptr(), buffer.len() as c_int) };
-    // SAFETY: after a success the buffer holds a string.
-    (result == SUCCESS).then(|| unsafe { CStr::from_ptr(buffer.as_ptr()) })
-}
-
-fn unset(spank: c::spank_t, name: &CStr) -> bool {
-    // SAFETY: the handle is Slurm's own, and the name is a string.
-    (unsafe { c::spank_unsetenv(spank, name.as_ptr()) }) == SUCCESS
-}
-
-/// The name of the first variable whose value is the directory, a path below it, or the address of a socket there.
-fn find<'a>(spank: c::spank_t, directory: &[u8], name: &'a mut [c_char]) -> Option<&'a CStr> {
-    let mut variable: *mut *mut c_char = null_mut();
-    // SAFETY: for this item Slurm takes one pointer to an array of strings that ends with a null pointer (`slurm/spank.h`).
-    let result = unsafe { c::spank_get_item(spank, c::spank_item_S_JOB_ENV, &raw mut variable) };
-    if result != SUCCESS || variable.is_null() {
-        return None;
+/// The value of a variable, which must not be used after the variable was removed.
+fn variable(name: &'static CStr) -> Option<&'static [u8]> {
+    // SAFETY: the name is a string. What getenv(3) gives is a string in the environment, which Slurm's programs change in no
+    // other thread while they start; the callers do not use it beyond a change of their own.
+    unsafe {
+        let value = c::getenv(name.as_ptr());
+        (!value.is_null()).then(|| CStr::from_ptr(value).to_bytes())
     }
-    // SAFETY: the array's end has not been passed, and it is not changed while it is read.
-    while let Some(text) = unsafe { (*variable).as_ref() } {
-        // SAFETY: all its entries are strings.
-        let text = unsafe { CStr::from_ptr(text) }.to_bytes();
-        if let Some(length) = text.iter().position(|byte| *byte == b'=') {
-            let value = text.get(length + 1..).unwrap_or_default();
-            if length > 0 && length < name.len() && names(value, directory) {
-                name.iter_mut().zip(text).take(length).for_each(|(to, byte)| *to = *byte as c_char);
-                *name.get_mut(length)? = 0;
-                // SAFETY: the name was just ended.
-                return Some(unsafe { CStr::from_ptr(name.as_ptr()) });
-            }
-        }
-        // SAFETY: this entry was not the last.
-        variable = unsafe { variable.add(1) };
-    }
-    None
 }
 
-fn names(value: &[u8], directory: &[u8]) -> bool {
-    SCHEMES.iter().any(|scheme| {
-        let rest = value.strip_prefix(*scheme).and_then(|path| path.strip_prefix(directory));
-        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
-    })
+fn remove(name: &CStr) {
+    // SAFETY: the name is a string, and Slurm's programs have one thread while they read their options.
+    let _ = unsafe { c::unsetenv(name.as_ptr()) };
 }

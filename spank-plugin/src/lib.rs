@@ -13,12 +13,13 @@
 #![allow(unsafe_code, reason = "called by C and calls C; there is no safe layer without a standard library")]
 
 use core::ffi::{c_char, c_int, c_uint};
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
-use parallax_spank_hooks::{GivenOption, IMAGE, IMAGE_OF_STEP, MODE, StepHooks};
+use parallax_spank_hooks::{GivenOption, IMAGE, IMAGE_OF_STEP, MODE, OptionEvent, StepHooks};
 
 mod c;
 mod inherited;
+mod other_step;
 mod step;
 
 /// `ESPANK_SUCCESS`.
@@ -28,6 +29,9 @@ const FAILED: c_int = -1;
 
 /// Whether Slurm did not take the options.
 static UNREGISTERED: AtomicBool = AtomicBool::new(false);
+
+/// Number of the component of a heterogeneous job or step whose options Slurm reads now.
+static COMPONENT: AtomicU32 = AtomicU32::new(0);
 
 // SAFETY, here and below, of unmangled names: Slurm looks them up in this file alone (dlsym on its handle), and no other part
 // of the plugin defines them.
@@ -78,7 +82,8 @@ static OPTIONS: Options = Options([
 extern "C" fn take_option(option: c_int, value: *const c_char, remote: c_int) -> c_int {
     match step::load() {
         Some(hooks) => {
-            (hooks.option)(option, value);
+            let source = inherited::source(option, value) as c_int;
+            (hooks.option)(OptionEvent { option, value, source, component: COMPONENT.load(Relaxed) });
             0
         }
         // On a node the task fails, later: an error here would be no more than a line in the log.
@@ -95,6 +100,9 @@ extern "C" fn slurm_spank_init(spank: c::spank_t, _argc: c_int, _argv: *const *c
     let is_node = context == c::spank_context_S_CTX_REMOTE;
     if !is_node && !matches!(context, c::spank_context_S_CTX_LOCAL | c::spank_context_S_CTX_ALLOCATOR) {
         return 0;
+    }
+    if !is_node {
+        inherited::drop_of_other_jobs(context == c::spank_context_S_CTX_LOCAL);
     }
     let taken = OPTIONS.0.iter().all(|option| {
         // SAFETY: the handle is Slurm's own, in the hook in which options are registered. Slurm reads the option, and copies it.
@@ -113,7 +121,10 @@ extern "C" fn slurm_spank_init_post_opt(spank: c::spank_t, argc: c_int, argv: *c
             (hooks.unregistered)();
         }
     }
-    step::loaded().map_or(0, |hooks| (hooks.init_post_opt)(spank.cast(), argc, argv))
+    let result = step::loaded().map_or(0, |hooks| (hooks.init_post_opt)(spank.cast(), argc, argv));
+    // Slurm comes here once for each component.
+    COMPONENT.fetch_add(1, Relaxed);
+    result
 }
 
 /// Whether the step has an image, by what Slurm says in its environment.
@@ -141,7 +152,7 @@ extern "C" fn slurm_spank_task_init(spank: c::spank_t, argc: c_int, argv: *const
 /// Removes inherited variables of another step, then hands the hook on: a step with an image gets its own.
 #[unsafe(no_mangle)]
 extern "C" fn slurm_spank_user_init(spank: c::spank_t, argc: c_int, argv: *const *const c_char) -> c_int {
-    inherited::remove(spank);
+    other_step::remove_variables(spank);
     step::loaded().map_or(0, |hooks| (hooks.user_init)(spank.cast(), argc, argv))
 }
 

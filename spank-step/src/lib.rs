@@ -2,6 +2,8 @@
 //!
 //! - [`options`]: what a user may write, and what they meant.
 //! - [`job`]: facts of the job and of the plugin's own setting, read once.
+//! - [`components`]: those of heterogeneous jobs and steps.
+//! - [`pin`]: what a name meant at submission, bound to the job.
 //! - [`submit`]: srun, sbatch and salloc, as the user: everything is checked where it is typed.
 //! - [`step`]: slurmstepd, as root: the lease, from asking for it to giving it back.
 //!
@@ -26,14 +28,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use slurm_spank::{Context, Plugin, SpankHandle, spank_log_error};
 
+mod components;
 mod job;
 mod options;
+mod pin;
 mod step;
 mod submit;
 
 /// The plugin's state in one process. slurmstepd's task processes are forks and have copies of it.
 #[derive(Debug, Default)]
 struct Parallax {
+    components: components::Components,
     step: Option<step::Step>,
 }
 
@@ -43,7 +48,8 @@ struct Parallax {
 unsafe impl Plugin for Parallax {
     fn init_post_opt(&mut self, spank: &mut SpankHandle) -> Result<(), Box<dyn Error>> {
         match spank.context() {
-            Ok(Context::Local | Context::Allocator) => drop(guarded(|| submit::check(spank))),
+            Ok(Context::Local) => drop(guarded(|| submit::check(spank, &mut self.components, true))),
+            Ok(Context::Allocator) => drop(guarded(|| submit::check(spank, &mut self.components, false))),
             Ok(Context::Remote) if options::are_unknown() => self.step = Some(step::Step::without_options()),
             Ok(Context::Remote) => {
                 self.step = guarded(|| step::Step::begin(spank)).unwrap_or_else(step::Step::after_panic);
@@ -88,7 +94,7 @@ unsafe impl Plugin for Parallax {
 mod exported {
     use std::ffi::{CStr, c_char, c_int, c_void};
 
-    use parallax_spank_hooks::StepHooks;
+    use parallax_spank_hooks::{OptionEvent, StepHooks};
     use slurm_spank::{init_spank_handle, spank_callback_with_globals, spank_log_error};
 
     use super::{Parallax, guarded, options};
@@ -97,14 +103,14 @@ mod exported {
     // SAFETY: the plugin looks this name up in this file alone (dlsym on its handle).
     #[unsafe(no_mangle)]
     #[allow(non_upper_case_globals, reason = "the plugin's name for it")]
-    pub static parallax_step_hooks_1: StepHooks =
+    pub static parallax_step_hooks_2: StepHooks =
         StepHooks { option, unregistered, init_post_opt, user_init, task_init_privileged, task_init, exit };
 
-    extern "C" fn option(option: c_int, value: *const c_char) {
+    extern "C" fn option(event: OptionEvent) {
         guarded(|| {
             // SAFETY: Slurm gives options that take a value a string; the plugin hands it on.
-            let value = if value.is_null() { c"" } else { unsafe { CStr::from_ptr(value) } };
-            options::take(option, value.to_bytes());
+            let value = if event.value.is_null() { c"" } else { unsafe { CStr::from_ptr(event.value) } };
+            options::take(event.option, value.to_bytes(), event.source, event.component);
         });
     }
 

@@ -17,7 +17,7 @@ use slurm_spank::{SpankHandle, spank_log_error};
 
 use crate::job::{Job, Setting};
 use crate::options::{self, LEFT_BY_SLURM, Wanted};
-use crate::submit::{RESOLVED, parse_resolved};
+use crate::pin::{self, Pin};
 
 /// What is said of an agent that does not keep to the protocol.
 const UNEXPECTED: &str = "the Parallax agent answered something else than was asked; tell the administrator";
@@ -46,6 +46,7 @@ struct Held {
     client: Client,
     job: Job,
     wanted: Wanted,
+    pin: Pin,
     config: Config,
     deadline: Instant,
 }
@@ -75,10 +76,13 @@ impl Step {
             Ok(setting) => setting,
             Err(message) => return Some(Self::failed(message)),
         };
-        let resolved = spank.getenv(RESOLVED).ok().flatten();
-        let image_id =
-            resolved.as_deref().and_then(|value| parse_resolved(value, &wanted.image)).map(ToOwned::to_owned);
-        let lease = match ask(&setting.config, wanted, job, Job::groups(spank), image_id) {
+        let variable = |name| spank.getenv(name).ok().flatten();
+        let pin = variable(pin::VARIABLE).as_deref().and_then(Pin::parse);
+        // A component of a heterogeneous job has a number of its own; tasks see that of the whole job.
+        let number = variable(pin::JOB_ID).unwrap_or_else(|| job.step.job.to_string());
+        let id = pin.and_then(|pin| pin.id_in(&number, &wanted.image));
+        let pin = Pin { job: Some(number), image: wanted.image.clone(), id };
+        let lease = match ask(&setting.config, wanted, job, Job::groups(spank), pin) {
             Ok(held) => Lease::Requested(held),
             Err(message) => Lease::Failed(message),
         };
@@ -121,6 +125,7 @@ impl Step {
             spank.unsetenv(name)?;
         }
         let Lease::Granted(held, grant) = &self.lease else { return Ok(()) };
+        spank.setenv(pin::VARIABLE, held.pin.value(), true)?;
         if held.mode() == Mode::Podman {
             for (name, value) in &grant.environment {
                 spank.setenv(name, value, true)?;
@@ -163,13 +168,15 @@ impl Step {
         match &self.lease {
             Lease::Granted(held, grant) if held.mode() == Mode::Run => {
                 let directory = grant.directory.to_str().ok_or("the step's directory is not UTF-8")?;
-                Ok(spank.prepend_task_argv(vec![&self.launcher, "run", directory, "--"])?)
+                let file = broadcast_file(spank, held.job);
+                Ok(spank.prepend_task_argv(vec![&self.launcher, "run", directory, &file, "--"])?)
             }
-            Lease::Granted(_, grant) => {
+            Lease::Granted(held, grant) => {
                 let directory = grant.directory.to_str().ok_or("the step's directory is not UTF-8")?;
-                let mut words = vec![self.launcher.as_str(), "node", directory, "--"];
+                let file = broadcast_file(spank, held.job);
+                let mut words = vec![self.launcher.as_str(), "node", directory, &file, "--"];
                 if let (Some(notice), 0) = (&grant.notice, spank.task_id()?) {
-                    words.splice(0..0, [self.launcher.as_str(), "tell", notice, "--"]);
+                    words.splice(0..0, [self.launcher.as_str(), "tell", notice, &file, "--"]);
                 }
                 Ok(spank.prepend_task_argv(words)?)
             }
@@ -210,25 +217,25 @@ impl Step {
     }
 }
 
+/// Name of the file that `srun --bcast` makes of the program if it is told no name (`slurm_bcast_JOB.STEP_NODE`).
+fn broadcast_file(spank: &SpankHandle, job: Job) -> String {
+    let node = spank.getenv("SLURMD_NODENAME").ok().flatten().unwrap_or_default();
+    format!("slurm_bcast_{}.{}_{node}", job.step.job, job.step.step)
+}
+
 /// Connects to the agent and sends the request.
-fn ask(
-    config: &Path,
-    wanted: Wanted,
-    job: Job,
-    groups: Option<Vec<u32>>,
-    image_id: Option<String>,
-) -> Result<Held, String> {
+fn ask(config: &Path, wanted: Wanted, job: Job, groups: Option<Vec<u32>>, pin: Pin) -> Result<Held, String> {
     let config = Config::load(config).map_err(|error| error.to_string())?;
     let deadline = Instant::now() + config.step.start_deadline();
     let client = Client::connect(&config.agent.socket()).map_err(|error| error.to_string())?;
-    let held = Held { client, job, wanted, config, deadline };
+    let held = Held { client, job, wanted, pin, config, deadline };
     let request = Request::Lease(LeaseRequest {
         step: job.step,
         uid: job.uid,
         gid: job.gid,
         groups,
         image: held.wanted.image.clone(),
-        image_id,
+        image_id: held.pin.id.clone(),
         mode: held.mode(),
         memory: job.memory,
     });

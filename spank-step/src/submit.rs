@@ -3,72 +3,72 @@
 //! If a store can be read here, the name is resolved to the image's id, which travels with the job, so that all nodes run
 //! the same image even if the name moves to another one meanwhile.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use parallax_config::{Config, ConfigError, OnMissing};
-use parallax_names::{ImageName, ImageRef, IndexPath, name_from_index_entry, nearest, unknown_image};
+use parallax_names::{
+    ImageName, ImageRef, IndexPath, ambiguous_id, id_prefix, name_from_index_entry, nearest, unknown_image,
+};
 use parallax_sys::process::exit_now;
 use slurm_spank::{SpankHandle, spank_log_user};
 
+use crate::components::Components;
 use crate::job::Setting;
 use crate::options::{self, Wanted};
+use crate::pin::{self, Pin};
 
-/// The variable that carries what a name meant: the name, a space, the image id.
-pub const RESOLVED: &str = "PARALLAX_RESOLVED";
-
-/// Checks what was asked for. If it can't work, this ends the program: an error returned to Slurm would be followed by
+/// Checks what was asked for. If it cannot work, this ends the program: an error returned to Slurm would be followed by
 /// another message of Slurm's, and where the plugin is only `optional` the job would run without its image. At once, because
-/// Slurm's own end of the program would call this plugin again, out of this very hook.
-pub fn check(spank: &SpankHandle) {
-    match examine(spank) {
-        Ok(None) => {}
-        Ok(Some((wanted, id))) => hand_on(&wanted, id.as_deref()),
-        Err(message) => {
-            spank_log_user!("parallax: {message}");
-            exit_now(1);
-        }
+/// Slurm's own end of the program would call this plugin again, out of this very hook. Slurm calls this once for each component
+/// of a heterogeneous job or step. `makes_step` is true in srun.
+pub fn check(spank: &SpankHandle, components: &mut Components, makes_step: bool) {
+    let job = if makes_step { std::env::var(pin::JOB_ID).ok() } else { None };
+    let examined = components.next(&options::events(), makes_step).and_then(|wanted| match wanted {
+        Some(wanted) => examine(spank, &wanted, job.as_deref()).map(|id| hand_on(&wanted, job, id)),
+        None => Ok(()),
+    });
+    if let Err(message) = examined {
+        spank_log_user!("parallax: {message}");
+        exit_now(1);
     }
 }
 
-fn examine(spank: &SpankHandle) -> Result<Option<(Wanted, Option<String>)>, String> {
-    let Some(wanted) = options::wanted()? else { return Ok(None) };
+/// Returns the id of the image, if it can be told here.
+fn examine(spank: &SpankHandle, wanted: &Wanted, job: Option<&str>) -> Result<Option<String>, String> {
     let reference = ImageRef::parse(&wanted.image).map_err(|error| error.to_string())?;
     let setting = Setting::read(spank)?;
     let config = match Config::load(&setting.config) {
         Ok(config) => config,
         // A host that only submits may have no configuration; the nodes check again.
-        Err(ConfigError::Read { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
-            return Ok(Some((wanted, None)));
-        }
+        Err(ConfigError::Read { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
-    let id = match resolved_before(&wanted.image) {
-        Some(id) => Some(id),
-        None => match resolve(&wanted.image, &reference, &config.stores) {
-            Resolved::Id(id) => Some(id),
-            Resolved::NotHere => None,
-            // The nodes pull it; what has only an id they can't.
-            Resolved::Unknown(_)
-                if config.step.on_missing == OnMissing::Pull && !matches!(reference, ImageRef::Id(_)) =>
-            {
-                None
-            }
-            Resolved::Unknown(message) => return Err(message),
-        },
-    };
-    Ok(Some((wanted, id)))
+    if let Some(id) = job.and_then(|job| pinned(job, &wanted.image)) {
+        return Ok(Some(id));
+    }
+    match resolve(&wanted.image, &reference, &config.stores) {
+        Resolved::Id(id) => Ok(Some(id)),
+        Resolved::NotHere => Ok(None),
+        // The nodes pull it; what has only an id they cannot.
+        Resolved::Unknown(_)
+            if config.step.on_missing == OnMissing::Pull && can_be_pulled(&wanted.image, &reference) =>
+        {
+            Ok(None)
+        }
+        Resolved::Unknown(message) => Err(message),
+    }
 }
 
-/// What the name meant when the job this runs in was submitted.
-fn resolved_before(image: &str) -> Option<String> {
-    parse_resolved(&std::env::var(RESOLVED).ok()?, image).map(ToOwned::to_owned)
+fn can_be_pulled(image: &str, reference: &ImageRef) -> bool {
+    !matches!(reference, ImageRef::Id(_)) && id_prefix(image).is_none()
 }
 
-/// The id in a value of [`RESOLVED`], if it is about this image.
-pub fn parse_resolved<'a>(value: &'a str, image: &str) -> Option<&'a str> {
-    value.split_once(' ').filter(|(name, _)| *name == image).map(|(_, id)| id)
+/// What the name meant when the job that this process belongs to was submitted.
+fn pinned(job: &str, image: &str) -> Option<String> {
+    Pin::parse(&std::env::var(pin::VARIABLE).ok()?)?.id_in(job, image)
 }
 
 /// What a name means on this host.
@@ -94,6 +94,13 @@ fn resolve(image: &str, reference: &ImageRef, stores: &[PathBuf]) -> Resolved {
         }
         all_readable = all_readable && store.is_dir();
     }
+    if let Some(prefix) = id_prefix(image) {
+        match by_prefix(prefix, stores) {
+            Ok(None) => {}
+            Ok(Some(id)) => return Resolved::Id(id),
+            Err(ids) => return Resolved::Unknown(ambiguous_id(image, &ids)),
+        }
+    }
     // Which of another tool's images is meant is for the nodes to find out.
     if !all_readable || stores.iter().any(|store| may_be_listed(store, image, reference)) {
         return Resolved::NotHere;
@@ -114,6 +121,20 @@ fn look_up(path: &Path, reference: &ImageRef) -> io::Result<Option<String>> {
     }
 }
 
+/// The image whose id begins so; all ids that do, if there are several.
+fn by_prefix(prefix: &str, stores: &[PathBuf]) -> Result<Option<String>, Vec<String>> {
+    let records =
+        stores.iter().filter_map(|store| fs::read_dir(store.join(IndexPath::records_directory())).ok()).flatten();
+    let ids = records.filter_map(|entry| {
+        let file = entry.ok()?.file_name();
+        let id = IndexPath::id_from_record(file.to_str()?)?;
+        id.starts_with(prefix).then(|| id.to_owned())
+    });
+    // The same image may be in several stores.
+    let mut ids: Vec<String> = ids.collect::<BTreeSet<_>>().into_iter().collect();
+    if ids.len() > 1 { Err(ids) } else { Ok(ids.pop()) }
+}
+
 /// Whether Podman's list has the image, or can't be read: podman-hpc and the Go tool write nothing else. The text is only
 /// searched, which is quick, and only for what is in no index.
 fn may_be_listed(store: &Path, image: &str, reference: &ImageRef) -> bool {
@@ -125,7 +146,8 @@ fn may_be_listed(store: &Path, image: &str, reference: &ImageRef) -> bool {
         ImageRef::Id(hex) | ImageRef::Digest(hex) => text.contains(hex.as_str()),
         ImageRef::Name(names) => {
             let names = names.iter().map(ToString::to_string).chain([image.to_owned()]);
-            names.into_iter().any(|name| text.contains(&format!("\"{name}\"")))
+            let has_name = names.into_iter().any(|name| text.contains(&format!("\"{name}\"")));
+            has_name || id_prefix(image).is_some_and(|prefix| text.contains(&format!("\"{prefix}")))
         }
     }
 }
@@ -137,15 +159,13 @@ fn names(store: &Path) -> Vec<ImageName> {
 
 /// Hands the image on to the job and to every srun in it.
 #[allow(unsafe_code, reason = "sets environment variables")]
-fn hand_on(wanted: &Wanted, id: Option<&str>) {
+fn hand_on(wanted: &Wanted, job: Option<String>, id: Option<String>) {
+    let pin = Pin { job, image: wanted.image.clone(), id };
     // SAFETY: srun, sbatch and salloc have one thread while they process their options.
     unsafe {
         for (name, value) in wanted.inheritance() {
             std::env::set_var(name, value);
         }
-        match id {
-            Some(id) => std::env::set_var(RESOLVED, format!("{} {id}", wanted.image)),
-            None => std::env::remove_var(RESOLVED),
-        }
+        std::env::set_var(pin::VARIABLE, pin.value());
     }
 }

@@ -251,6 +251,7 @@ impl Leases {
             image_id,
             notice,
             user: identity.name.clone(),
+            home: identity.home.clone(),
             environment: execution.environment.unwrap_or_default(),
             working_directory: execution.working_directory.filter(|path| path.is_absolute()),
             mounts: run.mounts.iter().map(mount).collect(),

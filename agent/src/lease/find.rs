@@ -1,7 +1,9 @@
 //! The image that is meant, and what is done about one that is in no store.
 
+use std::collections::BTreeSet;
+
 use parallax_config::OnMissing;
-use parallax_names::{ImageRef, nearest};
+use parallax_names::{ImageRef, ambiguous_id, id_prefix, nearest};
 use parallax_protocol::message::LeaseRequest;
 use parallax_store::open::TrustedStore;
 use parallax_store::record::ImageRecord;
@@ -24,8 +26,13 @@ impl Leases {
     /// The store and the record of the image that is meant, looked up with the user's credentials: nothing of a store that the user
     /// may not read is read for them.
     pub(super) fn find_image(&self, request: &LeaseRequest, user: &Credentials) -> Result<Found, Refusal> {
-        user.run(|| self.search_stores(request))
-            .map_err(|error| refused(&format!("cannot take on the user's credentials: {error}")))?
+        let mut found = user
+            .run(|| self.search_stores(request))
+            .map_err(|error| refused(&format!("cannot take on the user's credentials: {error}")))??;
+        if let Found::Image(_, image) = &mut found {
+            add_name(&mut image.names, &request.image);
+        }
+        Ok(found)
     }
 
     fn search_stores(&self, request: &LeaseRequest) -> Result<Found, Refusal> {
@@ -56,6 +63,11 @@ impl Leases {
                 Err(error) => obstacles.add(error),
             }
         }
+        if request.image_id.is_none() {
+            if let Some(found) = by_id_prefix(name, &mut readable)? {
+                return Ok(found);
+            }
+        }
         let near = || nearest(name, &readable.iter().flat_map(TrustedStore::names).collect::<Vec<_>>());
         if let Some(refusal) = obstacles.refusal(name, near) {
             return Err(refusal);
@@ -72,12 +84,69 @@ impl Leases {
     fn missing(&self, name: &str, reference: &ImageRef, near: impl FnOnce() -> Vec<String>) -> Result<Found, Refusal> {
         let config = self.config();
         let paths: Vec<String> = config.stores.iter().map(|path| path.display().to_string()).collect();
-        if config.step.on_missing == OnMissing::Pull && !matches!(reference, ImageRef::Id(_)) {
+        let is_name = !matches!(reference, ImageRef::Id(_)) && id_prefix(name).is_none();
+        if config.step.on_missing == OnMissing::Pull && is_name {
             return Ok(Found::Missing(format!(
                 "the image \"{name}\" is in no store ({}), so Podman pulls it for this step alone",
                 paths.join(", ")
             )));
         }
         Err(Refusal(parallax_names::unknown_image(name, &paths, &near())))
+    }
+}
+
+/// Adds the name that an image had when its job was submitted, if it has moved to another image since: Podman finds it by that
+/// name throughout the job.
+fn add_name(names: &mut Vec<String>, asked_for: &str) {
+    let Ok(ImageRef::Name(candidates)) = ImageRef::parse(asked_for) else { return };
+    if id_prefix(asked_for).is_some() {
+        return;
+    }
+    let candidates: Vec<String> = candidates.iter().map(ToString::to_string).collect();
+    if !candidates.iter().any(|name| names.contains(name)) {
+        names.extend(candidates.into_iter().next());
+    }
+}
+
+/// The image whose id begins with what was written, where it is no image's name.
+fn by_id_prefix(name: &str, stores: &mut Vec<TrustedStore>) -> Result<Option<Found>, Refusal> {
+    let Some(prefix) = id_prefix(name) else { return Ok(None) };
+    let mut ids = BTreeSet::new();
+    let mut holder = None;
+    for (at, store) in stores.iter().enumerate() {
+        let found = store.ids_with_prefix(prefix)?;
+        holder = holder.or((!found.is_empty()).then_some(at));
+        ids.extend(found);
+    }
+    let mut ids: Vec<String> = ids.into_iter().collect();
+    if ids.len() > 1 {
+        return Err(Refusal(ambiguous_id(name, &ids)));
+    }
+    let (Some(id), Some(at)) = (ids.pop(), holder) else { return Ok(None) };
+    let reference = ImageRef::Id(id);
+    let store = stores.swap_remove(at);
+    let image = match store.resolve(&reference)? {
+        None => store.resolve_foreign(&reference)?,
+        found => found,
+    };
+    Ok(image.map(|image| Found::Image(store, Box::new(image))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_moved_is_kept_for_the_job() {
+        let named = |asked_for: &str| {
+            let mut names = vec!["docker.io/library/python:3".to_owned()];
+            add_name(&mut names, asked_for);
+            names.split_off(1)
+        };
+        assert_eq!(named("app:1"), ["localhost/app:1"]);
+        assert_eq!(named("quay.io/org/app:1"), ["quay.io/org/app:1"]);
+        for text in ["python:3", "docker.io/library/python:3", "0909040c2251", &"ab".repeat(32)] {
+            assert!(named(text).is_empty(), "{text}");
+        }
     }
 }

@@ -62,6 +62,18 @@ impl IndexPath {
         }
     }
 
+    /// The directory of the records, whose file names [`IndexPath::id_from_record`] reads.
+    #[must_use]
+    pub fn records_directory() -> &'static str {
+        IMAGES
+    }
+
+    /// The image id of a record's file name; `None` for a file that is not a record.
+    #[must_use]
+    pub fn id_from_record(file_name: &str) -> Option<&str> {
+        file_name.strip_suffix(".json").filter(|id| id.len() == 64)
+    }
+
     /// The directory whose entries [`name_from_index_entry`] reads.
     #[must_use]
     pub fn names_directory() -> &'static str {

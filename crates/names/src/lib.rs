@@ -3,10 +3,11 @@
 //! The command writes a store's index with these paths, and the plugin and the agent read it with them, so they
 //! all depend on this crate and on nothing else of each other. Nothing here touches a file.
 
+mod correct;
 mod index;
 mod name;
 mod nearest;
 
 pub use index::{IndexPath, name_from_index_entry};
-pub use name::{ImageName, ImageRef, NameError};
-pub use nearest::{nearest, unknown_image};
+pub use name::{ImageName, ImageRef, NameError, id_prefix};
+pub use nearest::{ambiguous_id, nearest, unknown_image};

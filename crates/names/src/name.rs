@@ -2,7 +2,10 @@
 //!
 //! No crate serves: `oci-spec`'s references know no short names, and bring regex and derive_builder into the Slurm plugin.
 
+use std::borrow::Cow;
 use std::fmt;
+
+use crate::correct::correction;
 
 /// The registry host Podman gives to images that were built or named locally.
 const LOCAL_DOMAIN: &str = "localhost";
@@ -15,6 +18,8 @@ const DEFAULT_TAG: &str = "latest";
 const MAX_REPOSITORY: usize = 255;
 /// The distribution spec's limit for a tag.
 const MAX_TAG: usize = 128;
+/// Fewest digits that name an image by the start of its id: as many as lists show.
+const MIN_ID_PREFIX: usize = 12;
 
 /// Why a text is not an image name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,8 +32,8 @@ pub enum NameError {
     Grammar {
         /// The text as it was given, control characters escaped.
         name: String,
-        /// The part that is wrong, and what is allowed there.
-        what: &'static str,
+        /// The part that is wrong, and what is allowed there or what to write instead.
+        what: Cow<'static, str>,
     },
 }
 
@@ -122,7 +127,8 @@ impl ImageRef {
         if is_sha256_hex(bare) {
             return Ok(Self::Id(bare.to_owned()));
         }
-        let parts = Parts::parse(text)?;
+        // What was probably meant is for people who name an image; the other readers of names are told what is wrong.
+        let parts = Parts::parse(text).map_err(|error| correction(text).map_or(error, |what| grammar(text, what)))?;
         if let Some(digest) = parts.digest {
             return Ok(Self::Digest(digest.to_owned()));
         }
@@ -182,8 +188,17 @@ impl<'a> Parts<'a> {
     }
 }
 
-fn grammar(name: &str, what: &'static str) -> NameError {
-    NameError::Grammar { name: name.escape_debug().to_string(), what }
+fn grammar(name: &str, what: impl Into<Cow<'static, str>>) -> NameError {
+    NameError::Grammar { name: name.escape_debug().to_string(), what: what.into() }
+}
+
+/// The start of an image id, as lists show it: from 12 to 63 lower-case hexadecimal digits, with or without `sha256:`.
+///
+/// Such a text may be a name as well; an image of that name comes first.
+#[must_use]
+pub fn id_prefix(text: &str) -> Option<&str> {
+    let bare = text.strip_prefix("sha256:").unwrap_or(text);
+    ((MIN_ID_PREFIX..64).contains(&bare.len()) && is_hex(bare)).then_some(bare)
 }
 
 fn too_long(name: &str) -> NameError {
@@ -191,7 +206,11 @@ fn too_long(name: &str) -> NameError {
 }
 
 fn is_sha256_hex(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    text.len() == 64 && is_hex(text)
+}
+
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 fn is_tag(text: &str) -> bool {
@@ -261,6 +280,17 @@ mod tests {
         assert_eq!(ImageRef::parse(&hex).unwrap(), ImageRef::Id(hex.clone()));
         assert_eq!(ImageRef::parse(&format!("sha256:{hex}")).unwrap(), ImageRef::Id(hex.clone()));
         assert_eq!(ImageRef::parse(&format!("python@sha256:{hex}")).unwrap(), ImageRef::Digest(hex));
+    }
+
+    #[test]
+    fn starts_of_ids() {
+        assert_eq!(id_prefix("0909040c2251"), Some("0909040c2251"));
+        assert_eq!(id_prefix("sha256:0909040c2251"), Some("0909040c2251"));
+        for text in ["0909040c225", "0909040C2251", "python", &"a".repeat(64)] {
+            assert_eq!(id_prefix(text), None, "{text}");
+        }
+        // It is a name too, which comes first.
+        assert!(matches!(ImageRef::parse("0909040c2251").unwrap(), ImageRef::Name(_)));
     }
 
     #[test]

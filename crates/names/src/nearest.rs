@@ -2,7 +2,8 @@
 
 use strsim::levenshtein;
 
-use crate::name::ImageName;
+use crate::correct::{correction, is_source};
+use crate::name::{ImageName, ImageRef, id_prefix};
 
 /// The most names that are worth showing.
 const MOST: usize = 3;
@@ -27,13 +28,36 @@ pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a ImageName>) 
     ranked.into_iter().take(MOST).map(|(_, name)| name).collect()
 }
 
-/// The sentence for a name that no store has, the same wherever it is found out.
+/// The sentence for an image that no store has, the same wherever it is found out.
 #[must_use]
 pub fn unknown_image(typed: &str, stores: &[String], nearest: &[String]) -> String {
     let stores = stores.join(", ");
     let near: Vec<String> = nearest.iter().map(|name| format!("\"{name}\"")).collect();
     let ending = if near.is_empty() { ".".to_owned() } else { format!("; did you mean {}?", near.join(" or ")) };
-    format!("image \"{typed}\" is in no store ({stores}){ending} Ask for it with: parallax migrate docker://{typed}")
+    format!("image \"{typed}\" is in no store ({stores}){ending} {}", advice(typed))
+}
+
+/// The sentence for digits that several images' ids begin with.
+#[must_use]
+pub fn ambiguous_id(typed: &str, ids: &[String]) -> String {
+    format!("\"{typed}\" is the start of more than one image id ({}); write more digits", ids.join(", "))
+}
+
+/// How to get an image that no store has; what is not a name cannot be asked for.
+fn advice(typed: &str) -> String {
+    if let Some(correction) = is_source(typed).then(|| correction(typed)).flatten() {
+        return correction;
+    }
+    match ImageRef::parse(typed) {
+        Ok(ImageRef::Id(_)) => "\"parallax list\" shows the images and their ids".to_owned(),
+        Ok(ImageRef::Name(_)) if id_prefix(typed).is_some() => {
+            "\"parallax list\" shows the images and their ids".to_owned()
+        }
+        _ if typed.starts_with("localhost/") => {
+            format!("If your Podman has it, put it there with: parallax migrate containers-storage:{typed}")
+        }
+        _ => format!("Ask for it with: parallax migrate docker://{typed}"),
+    }
 }
 
 /// The repository and the tag of a name in its short form.
@@ -75,5 +99,16 @@ mod tests {
             unknown_image("pyton:3", &["/a".into(), "/b".into()], &["python:3".into()]),
             "image \"pyton:3\" is in no store (/a, /b); did you mean \"python:3\"? Ask for it with: parallax migrate docker://pyton:3"
         );
+    }
+
+    #[test]
+    fn only_what_a_registry_may_have_is_asked_of_one() {
+        let ending = |typed: &str| unknown_image(typed, &["/a".into()], &[]).split_once(". ").unwrap().1.to_owned();
+        assert_eq!(ending("python"), "Ask for it with: parallax migrate docker://python");
+        for id in ["0909040c2251".to_owned(), "sha256:0909040c2251".to_owned(), "ab".repeat(32)] {
+            assert_eq!(ending(&id), "\"parallax list\" shows the images and their ids");
+        }
+        assert!(ending("localhost/app").ends_with("parallax migrate containers-storage:localhost/app"));
+        assert!(ending("docker-daemon:python").ends_with("write \"python\""), "{}", ending("docker-daemon:python"));
     }
 }

@@ -89,6 +89,9 @@ pub struct StepFile {
     pub notice: Option<String>,
     /// The user's name.
     pub user: String,
+    /// The user's home directory in the node's user database.
+    #[serde(default)]
+    pub home: Option<PathBuf>,
     /// The image's `Env`, `NAME=VALUE` each.
     pub environment: Vec<String>,
     /// The image's `WorkingDir`, if it has one.

@@ -10,7 +10,7 @@ use core::ffi::{CStr, c_char, c_int, c_void};
 pub const FILE: &CStr = c"spank_parallax_step.so";
 
 /// The variable in that file that is its [`StepHooks`].
-pub const SYMBOL: &CStr = c"parallax_step_hooks_1";
+pub const SYMBOL: &CStr = c"parallax_step_hooks_2";
 
 /// The option that names the image, as Slurm knows it.
 pub const IMAGE: &CStr = c"parallax-image";
@@ -30,6 +30,19 @@ pub const STEP_DIRECTORY: &CStr = c"PARALLAX_STEP_DIRECTORY";
 /// would move processes out of the job, and no timers of systemd's, which would start processes outside of it.
 pub const PODMAN_SETTINGS: [(&CStr, &CStr); 2] =
     [(c"DBUS_SESSION_BUS_ADDRESS", c"disabled:"), (c"DISABLE_HC_SYSTEMD", c"true")];
+/// Variable from which srun, sbatch and salloc take the image before they read their command lines (`spank_process_env_options`).
+pub const INHERITED_IMAGE: &CStr = c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_image";
+/// The same for what the tasks get.
+pub const INHERITED_MODE: &CStr = c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_mode";
+
+/// Variable that binds an inherited image to the job that it was given for: `JOB IMAGE ID`, each without blanks, and
+/// [`UNKNOWN`] where the job or the id is not known. `SLURM_` makes Slurm carry it whatever `--export` says, and programs that
+/// remove Slurm's variables remove it together with the image.
+pub const PIN: &CStr = c"SLURM_PARALLAX_PIN";
+/// Job or id in [`PIN`] that is not known: a job that is still to be submitted, an image of a store that cannot be read there.
+pub const UNKNOWN: &str = "-";
+/// Slurm's variable for the job that a process belongs to.
+pub const JOB_ID: &CStr = c"SLURM_JOB_ID";
 
 /// One of these names as a text.
 #[must_use]
@@ -55,12 +68,36 @@ pub enum GivenOption {
     Mode,
 }
 
+/// Where the value of an option comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Source {
+    /// A command line, or a batch script's directive.
+    Typed,
+    /// [`INHERITED_IMAGE`] or [`INHERITED_MODE`].
+    Inherited,
+}
+
+/// An option that was given, as [`StepHooks::option`] takes it.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct OptionEvent {
+    /// The option, a [`GivenOption`].
+    pub option: c_int,
+    /// Its value, which may be changed or freed afterwards.
+    pub value: *const c_char,
+    /// Where the value comes from, a [`Source`].
+    pub source: c_int,
+    /// The component of a heterogeneous job or step that it belongs to, counted from 0.
+    pub component: u32,
+}
+
 /// What the part for steps with an image does. Each may be called in any order, and none panics.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub struct StepHooks {
-    /// An option was given: a [`GivenOption`], and its value, which may be changed or freed afterwards.
-    pub option: extern "C" fn(option: c_int, value: *const c_char),
+    /// An option was given.
+    pub option: extern "C" fn(event: OptionEvent),
     /// Slurm did not take the options, and the step has an image all the same.
     pub unregistered: extern "C" fn(),
     /// `slurm_spank_init_post_opt`.

@@ -17,6 +17,7 @@ pub mod containers_storage;
 mod files;
 pub mod foreign;
 pub mod holds;
+mod id_prefix;
 mod layer_file;
 pub mod lists;
 mod lock;

@@ -87,7 +87,7 @@ pub struct StoreKey {
 #[derive(Debug)]
 pub struct TrustedStore {
     path: PathBuf,
-    root: OwnedFd,
+    pub(crate) root: OwnedFd,
     owner: u32,
     device: u64,
     inode: u64,

@@ -25,13 +25,14 @@ fn id_of(cluster: &Cluster, image: &str) -> anyhow::Result<String> {
     Ok(inspected["id"].as_str().context("no id")?.to_owned())
 }
 
-/// A step whose environment has the id of another image beside the name.
+/// A step whose environment has the id of another image beside the name, as somebody may forge it within a job.
 fn what_runs_is_named(cluster: &Cluster) -> anyhow::Result<()> {
     let id = id_of(cluster, "python")?;
-    let variable = format!("PARALLAX_RESOLVED=debian {id}");
+    let variable = format!("SLURM_PARALLAX_PIN=- debian {id}");
+    let in_job = ["salloc", "-Q", "-w", "n1", "env", &variable];
     let arguments = ["-w", "n1", "--parallax-image=debian"];
     let script = "test -e /opt/tool && echo python || echo debian";
-    let step = HeldStep::start_with(cluster, "u1", &[&variable], &arguments, 1, script)?;
+    let step = HeldStep::start_with(cluster, "u1", &in_job, &arguments, 1, script)?;
     ensure!(step.lines == ["python"], "{:?}", step.lines);
     let status = cluster.agent_status("n1")?;
     let held = status.steps.first().context("no step")?;
@@ -53,8 +54,8 @@ fn what_runs_is_named(cluster: &Cluster) -> anyhow::Result<()> {
     step.finish()?;
     for mode in ["run", "podman"] {
         let mode = format!("--parallax-mode={mode}");
-        let line = ["env", &variable, "srun", "-w", "n1", "--parallax-image=debian", &mode, "true"];
-        let done = cluster.run("ctl", "u1", &line)?.success()?;
+        let step = ["srun", "-w", "n1", "--parallax-image=debian", &mode, "true"];
+        let done = cluster.run("ctl", "u1", &[&in_job[..], &step].concat())?.success()?;
         let notice = format!("parallax: the step runs the image of submit time, id {id:.12} (localhost/python:latest)");
         ensure!(done.stderr.matches(&notice).count() == 1, "{done:?}");
     }
@@ -64,10 +65,11 @@ fn what_runs_is_named(cluster: &Cluster) -> anyhow::Result<()> {
 fn pinned_image_runs_after_its_tag_moved(cluster: &Cluster) -> anyhow::Result<()> {
     let tag = |image: &str| cluster.run("ctl", "root", &["parallax", "tag", image, "moving:1"])?.success().map(drop);
     tag("python")?;
-    let printed = ["salloc", "-w", "n1", "--parallax-image=moving:1", "printenv", "PARALLAX_RESOLVED"];
+    let printed = ["salloc", "-w", "n1", "--parallax-image=moving:1", "printenv", "SLURM_PARALLAX_PIN"];
     let resolved = cluster.run("ctl", "u1", &printed)?.success()?.stdout;
-    let variable = format!("PARALLAX_RESOLVED={}", resolved.trim());
-    let step = ["env", &*variable, "srun", "-w", "n1", "--parallax-image=moving:1", "test", "-e", "/opt/tool"];
+    let variable = format!("SLURM_PARALLAX_PIN={}", resolved.trim());
+    let step = ["srun", "-w", "n1", "--parallax-image=moving:1", "test", "-e", "/opt/tool"];
+    let step = [&["salloc", "-Q", "-w", "n1", "env", &*variable], &step[..]].concat();
     let before = cluster.run("ctl", "u1", &step)?;
     tag("debian")?;
     let after = cluster.run("ctl", "u1", &step)?;

@@ -42,6 +42,7 @@ mod squashed;
 mod store;
 mod systemd;
 mod trials;
+mod typed;
 mod without_locks;
 
 /// All of them, by name.
@@ -53,6 +54,11 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         doctor::TESTS,
         errors::TESTS,
         messages::TESTS,
+        typed::components::TESTS,
+        typed::environment::TESTS,
+        typed::broadcast::TESTS,
+        typed::names::TESTS,
+        typed::pinned::TESTS,
         migrate::TESTS,
         migrate_faults::TESTS,
         migrate_names::TESTS,
@@ -86,6 +92,7 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         lookups::TESTS,
         releases::TESTS,
         trials::TESTS,
+        typed::TESTS,
         systemd::TESTS,
         // Last, for what it says of all that came before.
         daemon::TESTS,

@@ -317,8 +317,8 @@ fn a_step_ends_its_own_users_processes_only(cluster: &Cluster) -> anyhow::Result
 fn a_hostile_environment_stays_the_users(cluster: &Cluster) -> anyhow::Result<()> {
     // What the user sets reaches no program of root's, and what it does to their own is theirs to see.
     for variable in [
-        "PARALLAX_RESOLVED=debian=../../../../etc/passwd",
-        "PARALLAX_RESOLVED=%s%s%s%n",
+        "SLURM_PARALLAX_PIN=- debian ../../../../etc/passwd",
+        "SLURM_PARALLAX_PIN=%s %s %s%n",
         "_SLURM_SPANK_OPTION_parallax_parallax_mode=$(touch /run/owned)",
         "CONTAINERS_STORAGE_CONF=/etc/shadow",
         "CONTAINERS_CONF=/nonexistent",

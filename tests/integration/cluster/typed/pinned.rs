@@ -1,0 +1,109 @@
+//! What a name meant at submission holds within the job, and in no other.
+
+use anyhow::ensure;
+use integration_tests::cluster::Cluster;
+
+use super::put;
+use crate::OnCluster;
+
+pub const TESTS: &[(&str, OnCluster)] = &[
+    ("cluster::typed::a_name_means_one_image_throughout_a_job", a_name_means_one_image_throughout_a_job),
+    ("cluster::typed::a_job_submitted_from_a_job_asks_for_itself", a_job_submitted_from_a_job_asks_for_itself),
+    ("cluster::typed::an_id_of_another_job_is_not_used", an_id_of_another_job_is_not_used),
+];
+
+/// What is in `python` alone.
+const TOOL: &str = "/opt/tool";
+
+/// Makes the name `pinned` mean one of the test images.
+fn name(cluster: &Cluster, image: &str) -> anyhow::Result<()> {
+    let source = format!("oci:/images/{image}");
+    cluster.run("ctl", "root", &["parallax", "migrate", &source, "--name", "pinned"])?.success().map(drop)
+}
+
+/// Submits a batch script while `pinned` means `python`, and runs it when that means `debian`; returns what it wrote.
+fn submitted_before_it_moves(cluster: &Cluster, script: &str) -> anyhow::Result<String> {
+    name(cluster, "python")?;
+    put(cluster, "pinned.sh", script.as_bytes())?;
+    let submit = ["sbatch", "--parsable", "--hold", "--output=pinned.out", "pinned.sh"];
+    let job = cluster.run("ctl", "u1", &submit)?.success()?.stdout.trim().to_owned();
+    name(cluster, "debian")?;
+    cluster.shell("ctl", &format!("scontrol release {job}"))?;
+    // It ends when the job has ended.
+    let after = ["srun", "-n1", &format!("--dependency=afterany:{job}"), "true"];
+    cluster.run("ctl", "u1", &after)?.success()?;
+    Ok(std::fs::read_to_string(cluster.home("u1").join("pinned.out"))?)
+}
+
+fn a_name_means_one_image_throughout_a_job(cluster: &Cluster) -> anyhow::Result<()> {
+    let script = format!(
+        "#!/bin/bash\n#SBATCH -N2 -n2 --parallax-image=pinned\n\
+         srun test -e {TOOL} && echo inherited\n\
+         srun --parallax-image=pinned test -e {TOOL} && echo said\n\
+         srun --export=NONE /usr/bin/test -e {TOOL} && echo exported nothing\n\
+         podman run --rm --entrypoint '' pinned test -e {TOOL} && echo in podman\n\
+         srun -N1 -n1 --parallax-mode=podman srun --overlap -N1 -n1 --parallax-mode=run test -e {TOOL} && echo nested\n"
+    );
+    let written = submitted_before_it_moves(cluster, &script)?;
+    for line in ["inherited", "said", "exported nothing", "in podman", "nested"] {
+        ensure!(written.lines().any(|written| written == line), "not {line:?}: {written}");
+    }
+    // A new job gets what the name means now.
+    cluster.srun("u1", &["--parallax-image=pinned", "test", "!", "-e", TOOL])?.success().map(drop)
+}
+
+fn a_job_submitted_from_a_job_asks_for_itself(cluster: &Cluster) -> anyhow::Result<()> {
+    let inner = format!(
+        "#!/bin/bash\necho image: ${{SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_image-none}}\n\
+         srun sh -c 'if test -e /usr/sbin/slurmd; then echo on the node; elif test -e {TOOL}; then echo in python; else \
+         echo in debian; fi'\n"
+    );
+    put(cluster, "inner.sh", inner.as_bytes())?;
+    let directive = inner.replace("#!/bin/bash\n", "#!/bin/bash\n#SBATCH --parallax-image=pinned\n");
+    put(cluster, "directive.sh", directive.as_bytes())?;
+    let submit = "sbatch --wait -N1 -n1 --output=inner.out";
+    let script = format!(
+        "#!/bin/bash\n#SBATCH -N1 -n1 --parallax-image=pinned\n\
+         srun test -e {TOOL} && echo pinned\n\
+         {submit} inner.sh && cat inner.out\n\
+         {submit} directive.sh && cat inner.out\n\
+         salloc -Q -N1 -n1 sh -c 'srun test -e /usr/sbin/slurmd && echo allocated on the node'\n\
+         env --unset=SLURM_JOB_ID srun -Q -N1 -n1 test -e /usr/sbin/slurmd && echo a new job on the node\n\
+         srun -n1 test -e {TOOL} && echo still pinned\n"
+    );
+    let written = submitted_before_it_moves(cluster, &script)?;
+    let lines: Vec<&str> =
+        written.lines().filter(|line| !line.starts_with("Submitted") && !line.contains("parallax: ")).collect();
+    let expected = [
+        "pinned",
+        "image: none",
+        "on the node",
+        "image: pinned",
+        "in debian",
+        "allocated on the node",
+        "a new job on the node",
+        "still pinned",
+    ];
+    ensure!(lines == expected, "{written}");
+    Ok(())
+}
+
+/// A variable from elsewhere: of another job, or of none.
+fn an_id_of_another_job_is_not_used(cluster: &Cluster) -> anyhow::Result<()> {
+    let id = cluster.shell("ctl", "readlink /shared/store/parallax/names/localhost%2Fpython:latest")?;
+    let id = id.trim().trim_start_matches("../images/").trim_end_matches(".json");
+    for pin in [format!("- debian {id}"), format!("1 debian {id}"), format!("x debian {id} y"), format!("debian {id}")]
+    {
+        for name in ["SLURM_PARALLAX_PIN", "PARALLAX_RESOLVED"] {
+            let variable = format!("{name}={pin}");
+            let line = ["env", &variable, "srun", "--parallax-image=debian", "test", "!", "-e", TOOL];
+            cluster.run("ctl", "u1", &line)?.success()?;
+            let batch = format!("test -z \"$PARALLAX_RESOLVED\" && srun test ! -e {TOOL}");
+            let line = ["env", &variable, "sbatch", "--wait", "--parallax-image=debian", "--wrap", &batch];
+            if name == "SLURM_PARALLAX_PIN" {
+                cluster.run("ctl", "u1", &line)?.success()?;
+            }
+        }
+    }
+    Ok(())
+}
