@@ -15,7 +15,7 @@ use parallax_sys::credentials::Credentials;
 use serde::Deserialize;
 
 use super::access::{credentials, unusable};
-use super::find::Found;
+use super::find::{Found, add_name};
 use super::{Cause, Held, Lease, LeaseKey, Leases, Refusal, owners};
 use crate::identity::{Identity, NamespaceKind};
 use crate::journal::{self, Entry, HeldImage, Owner};
@@ -143,9 +143,11 @@ impl Leases {
             LayerError::Open(error) => unusable(&request.image, &error),
             other => refused(&other.to_string()),
         })?;
-        let mut step_store = StepStore::new(image, identity, form);
+        let mut image = image.clone();
+        add_name(&mut image.names, &request.image);
+        let mut step_store = StepStore::new(&image, identity, form);
         if let (Mode::Podman, Some(root)) = (request.mode, store.path().to_str()) {
-            step_store = step_store.with_tar_split(image, root);
+            step_store = step_store.with_tar_split(&image, root);
         }
         Ok(Contents { store: step_store, layers })
     }

@@ -26,13 +26,8 @@ impl Leases {
     /// The store and the record of the image that is meant, looked up with the user's credentials: nothing of a store that the user
     /// may not read is read for them.
     pub(super) fn find_image(&self, request: &LeaseRequest, user: &Credentials) -> Result<Found, Refusal> {
-        let mut found = user
-            .run(|| self.search_stores(request))
-            .map_err(|error| refused(&format!("cannot take on the user's credentials: {error}")))??;
-        if let Found::Image(_, image) = &mut found {
-            add_name(&mut image.names, &request.image);
-        }
-        Ok(found)
+        user.run(|| self.search_stores(request))
+            .map_err(|error| refused(&format!("cannot take on the user's credentials: {error}")))?
     }
 
     fn search_stores(&self, request: &LeaseRequest) -> Result<Found, Refusal> {
@@ -95,9 +90,9 @@ impl Leases {
     }
 }
 
-/// Adds the name that an image had when its job was submitted, if it has moved to another image since: Podman finds it by that
-/// name throughout the job.
-fn add_name(names: &mut Vec<String>, asked_for: &str) {
+/// Adds the name that an image had when its job was submitted, if it has moved to another image since: Podman finds the image in
+/// the step store by that name throughout the job.
+pub(super) fn add_name(names: &mut Vec<String>, asked_for: &str) {
     let Ok(ImageRef::Name(candidates)) = ImageRef::parse(asked_for) else { return };
     if id_prefix(asked_for).is_some() {
         return;

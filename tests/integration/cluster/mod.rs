@@ -92,7 +92,6 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         lookups::TESTS,
         releases::TESTS,
         trials::TESTS,
-        typed::TESTS,
         systemd::TESTS,
         // Last, for what it says of all that came before.
         daemon::TESTS,
