@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use parallax_names::ImageRef;
+use parallax_names::{ImageRef, id_prefix};
 use parallax_protocol::message::{Grant, LeaseRequest, Mode, StepId, Timings};
 use parallax_protocol::step_file::{Mount, StepFile, StepPaths};
 use parallax_store::open::TrustedStore;
@@ -271,7 +271,8 @@ impl Leases {
 fn other_image(request: &LeaseRequest, image: &ImageRecord) -> Option<String> {
     request.image_id.as_ref()?;
     let typed = ImageRef::parse(&request.image).ok()?;
-    (!image.is_meant_by(&typed)).then(|| {
+    let by_id = id_prefix(&request.image).is_some_and(|prefix| image.id.starts_with(prefix));
+    (!by_id && !image.is_meant_by(&typed)).then(|| {
         format!(
             "the step runs the image of submit time, id {:.12} ({}), which \"{}\" does not mean now",
             image.id,

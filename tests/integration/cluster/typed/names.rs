@@ -23,7 +23,8 @@ fn an_id_as_lists_show_it(cluster: &Cluster) -> anyhow::Result<()> {
     let step = |text: &str| cluster.srun("u1", &[&format!("--parallax-image={text}"), "test", "-e", "/opt/tool"]);
     let short = &id[..12];
     for text in [short, &id[..20], &format!("sha256:{short}")] {
-        step(text)?.success()?;
+        let done = step(text)?.success()?;
+        ensure!(!done.stderr.contains("parallax: "), "{done:?}");
         // Where only the nodes know the store.
         with_file(cluster, "ctl", CONFIG, None, || step(text)?.success().map(drop))?;
     }
