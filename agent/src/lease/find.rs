@@ -59,7 +59,7 @@ impl Leases {
             }
         }
         if request.image_id.is_none() {
-            if let Some(found) = by_id_prefix(name, &mut readable)? {
+            if let Some(found) = by_id_prefix(name, &mut readable, &mut obstacles)? {
                 return Ok(found);
             }
         }
@@ -104,14 +104,22 @@ pub(super) fn add_name(names: &mut Vec<String>, asked_for: &str) {
 }
 
 /// The image whose id begins with what was written, where it is no image's name.
-fn by_id_prefix(name: &str, stores: &mut Vec<TrustedStore>) -> Result<Option<Found>, Refusal> {
+fn by_id_prefix(
+    name: &str,
+    stores: &mut Vec<TrustedStore>,
+    obstacles: &mut Obstacles,
+) -> Result<Option<Found>, Refusal> {
     let Some(prefix) = id_prefix(name) else { return Ok(None) };
     let mut ids = BTreeSet::new();
     let mut holder = None;
     for (at, store) in stores.iter().enumerate() {
-        let found = store.ids_with_prefix(prefix)?;
-        holder = holder.or((!found.is_empty()).then_some(at));
-        ids.extend(found);
+        match store.ids_with_prefix(prefix) {
+            Ok(found) => {
+                holder = holder.or((!found.is_empty()).then_some(at));
+                ids.extend(found);
+            }
+            Err(error) => obstacles.add(error),
+        }
     }
     let mut ids: Vec<String> = ids.into_iter().collect();
     if ids.len() > 1 {
@@ -119,12 +127,17 @@ fn by_id_prefix(name: &str, stores: &mut Vec<TrustedStore>) -> Result<Option<Fou
     }
     let (Some(id), Some(at)) = (ids.pop(), holder) else { return Ok(None) };
     let reference = ImageRef::Id(id);
-    let store = stores.swap_remove(at);
-    let image = match store.resolve(&reference)? {
-        None => store.resolve_foreign(&reference)?,
+    let image = match stores[at].resolve(&reference) {
+        Ok(None) => stores[at].resolve_foreign(&reference),
         found => found,
     };
-    Ok(image.map(|image| Found::Image(store, Box::new(image))))
+    match image {
+        Ok(image) => Ok(image.map(|image| Found::Image(stores.swap_remove(at), Box::new(image)))),
+        Err(error) => {
+            obstacles.add(error);
+            Ok(None)
+        }
+    }
 }
 
 #[cfg(test)]
