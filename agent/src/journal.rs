@@ -186,6 +186,7 @@ pub fn entry_of_unreadable(header: &Header, image: Option<HeldImage>, directory:
         image: UNKNOWN_IMAGE.to_owned(),
         image_id: None,
         mode: Mode::default(),
+        memory: None,
     };
     let key = header.key.directory.clone();
     Entry {
@@ -198,6 +199,7 @@ pub fn entry_of_unreadable(header: &Header, image: Option<HeldImage>, directory:
         image,
         image_names: Vec::new(),
         identity: None,
+        control_group: None,
     }
 }
 

@@ -67,7 +67,7 @@ pub fn start(directory: &Path) -> io::Result<()> {
     let process = spawn_server(&mut command, &[], None)?;
     let written = write_pid_file(&pid_file, process.id());
     if written.is_err() {
-        Process::open(process.id().cast_signed())?.kill()?;
+        Process::open(i32::try_from(process.id()).map_err(io::Error::other)?)?.kill()?;
     }
     written
 }

@@ -3,11 +3,19 @@ use crate::identity::{Ids, SubordinateRange};
 
 fn entry() -> Entry {
     let step = StepId { job: 1, step: 0, restart: 3 };
-    let request =
-        LeaseRequest { step, uid: 1001, gid: 1001, groups: None, image: "a".into(), image_id: None, mode: Mode::Run };
+    let request = LeaseRequest {
+        step,
+        uid: 1001,
+        gid: 1001,
+        groups: None,
+        image: "a".into(),
+        image_id: None,
+        mode: Mode::Run,
+        memory: None,
+    };
     let owner = Owner::of(i32::try_from(std::process::id()).unwrap()).unwrap();
     let ids = |own| Ids { own, subordinate: vec![SubordinateRange { start: 100_000, count: 65_536 }] };
-    let identity = Some(Identity { name: "u1".into(), users: ids(1001), groups: ids(1001) });
+    let identity = Some(Identity { name: "u1".into(), home: None, users: ids(1001), groups: ids(1001) });
     let image = Some(HeldImage { store: "/s".into(), id: "ab".repeat(32) });
     Entry {
         version: VERSION,
@@ -18,6 +26,7 @@ fn entry() -> Entry {
         since: 7,
         image,
         image_names: Vec::new(),
+        control_group: None,
         identity,
     }
 }

@@ -126,9 +126,10 @@ fn by_id_prefix(
         return Err(Refusal(ambiguous_id(name, &ids)));
     }
     let (Some(id), Some(at)) = (ids.pop(), holder) else { return Ok(None) };
+    let Some(store) = stores.get(at) else { return Ok(None) };
     let reference = ImageRef::Id(id);
-    let image = match stores[at].resolve(&reference) {
-        Ok(None) => stores[at].resolve_foreign(&reference),
+    let image = match store.resolve(&reference) {
+        Ok(None) => store.resolve_foreign(&reference),
         found => found,
     };
     match image {

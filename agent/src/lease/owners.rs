@@ -41,6 +41,12 @@ pub(super) fn check(name: &str, image: &ImageRecord, identity: &Identity, mode: 
             continue;
         }
         let user = &identity.name;
+        if identity.users.own == 0 {
+            return Err(Refusal(format!(
+                "the image \"{name}\" has files of other {what}s than root (up to the id {highest}), and {user} has no subordinate \
+                 {what} ids on this node; start the step as an ordinary user"
+            )));
+        }
         let count = ids.subordinate_count();
         let has = if count == 0 { "none".to_owned() } else { format!("only {count}") };
         return Err(Refusal(format!(
@@ -100,7 +106,7 @@ mod tests {
     fn user(count: u32) -> Identity {
         let ranges = if count == 0 { Vec::new() } else { vec![SubordinateRange { start: 100_000, count }] };
         let ids = || Ids { own: 1001, subordinate: ranges.clone() };
-        Identity { name: "u1".into(), users: ids(), groups: ids() }
+        Identity { name: "u1".into(), home: None, users: ids(), groups: ids() }
     }
 
     #[test]
