@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use parallax_config::{Config, ConfigError, OnMissing};
-use parallax_names::{
+use parallax_format::{
     ImageName, ImageRef, IndexPath, ambiguous_id, id_prefix, name_from_index_entry, nearest, unknown_image,
 };
 use parallax_sys::process::exit_now;

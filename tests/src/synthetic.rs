@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
-use parallax_names::{ImageName, IndexPath};
+use parallax_format::{ImageName, IndexPath};
 use parallax_store::LayerFile;
 use parallax_store::containers_storage::{
     BigData, IMAGES_JSON, Image, LAYERS_JSON, LINKS, Layer, chain_ids, lower_file, sha256_hex,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use parallax_names::{ImageRef, id_prefix};
+use parallax_format::{ImageRef, id_prefix};
 use parallax_protocol::message::{Grant, LeaseRequest, Mode, StepId, Timings};
 use parallax_protocol::step_file::{Mount, StepFile, StepPaths};
 use parallax_store::open::TrustedStore;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use parallax_config::OnMissing;
-use parallax_names::{ImageRef, ambiguous_id, id_prefix, nearest};
+use parallax_format::{ImageRef, ambiguous_id, id_prefix, nearest};
 use parallax_protocol::message::LeaseRequest;
 use parallax_store::open::TrustedStore;
 use parallax_store::record::ImageRecord;
@@ -86,7 +86,7 @@ impl Leases {
                 paths.join(", ")
             )));
         }
-        Err(Refusal(parallax_names::unknown_image(name, &paths, &near())))
+        Err(Refusal(parallax_format::unknown_image(name, &paths, &near())))
     }
 }
 

@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use parallax_names::{ImageName, IndexPath};
+use parallax_format::{ImageName, IndexPath};
 
 use crate::containers_storage::{IMAGES_JSON, IMAGES_LOCK, LAYERS_JSON, LAYERS_LOCK, LINKS};
 use crate::files::{IoContext as _, StoreError, entries, share};
@@ -118,7 +118,7 @@ mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt as _;
 
-    use parallax_names::ImageRef;
+    use parallax_format::ImageRef;
 
     use super::*;
     use crate::remove::{Collection, Target};

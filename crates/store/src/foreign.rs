@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read as _;
 
-use parallax_names::{ImageName, ImageRef, IndexPath};
+use parallax_format::{ImageName, ImageRef, IndexPath};
 use serde::Deserialize;
 
 use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, LINKS, Link, sha256_hex};

@@ -1,6 +1,6 @@
 //! Images that are named by the start of their ids.
 
-use parallax_names::IndexPath;
+use parallax_format::IndexPath;
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 

@@ -9,7 +9,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use parallax_names::ImageName;
+use parallax_format::ImageName;
 use serde::Deserialize;
 use serde_json::Value;
 

@@ -10,7 +10,7 @@ use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use parallax_names::{ImageName, ImageRef, IndexPath, name_from_index_entry};
+use parallax_format::{ImageName, ImageRef, IndexPath, name_from_index_entry};
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, RawMode, ResolveFlags, Stat, fstat, openat, openat2, readlinkat};
 use rustix::io::Errno;
 

@@ -49,7 +49,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use parallax_names::ImageRef;
+    use parallax_format::ImageRef;
 
     use super::*;
     use crate::Verifier;

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use parallax_names::{ImageName, IndexPath};
+use parallax_format::{ImageName, IndexPath};
 
 use crate::containers_storage::{BigData, IMAGES_JSON, Image, LAYERS_JSON, LINKS, Layer, Link, chain_ids, lower_file};
 use crate::files::{

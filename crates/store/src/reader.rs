@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use parallax_names::{ImageName, IndexPath, name_from_index_entry};
+use parallax_format::{ImageName, IndexPath, name_from_index_entry};
 
 use crate::files::{StoreError, entries, read_if_there};
 use crate::open::TrustedStore;

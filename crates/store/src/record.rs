@@ -3,7 +3,7 @@
 //! It lies at `parallax/images/<image id>.json` in the store and carries the manifest and the configuration with it, so
 //! that the cost of a start does not grow with the number of images in the store.
 
-use parallax_names::ImageRef;
+use parallax_format::ImageRef;
 use serde::{Deserialize, Serialize};
 
 use crate::containers_storage::Link;

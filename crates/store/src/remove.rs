@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use parallax_names::{ImageName, IndexPath};
+use parallax_format::{ImageName, IndexPath};
 
 use crate::containers_storage::IMAGES_JSON;
 use crate::files::{StoreError, entries, remove_file, sync_parent};

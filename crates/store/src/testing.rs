@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use parallax_names::ImageName;
+use parallax_format::ImageName;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::mem;
 use std::path::Path;
 
-use parallax_names::IndexPath;
+use parallax_format::IndexPath;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -253,7 +253,7 @@ impl<'a> Verifier<'a> {
             self.note(Some(&record.id), &entry, "does not lead to the image", MIGRATE_AGAIN);
         }
         for name in &record.names {
-            let entry = parallax_names::ImageName::for_storing(name).ok().and_then(|name| IndexPath::name(&name));
+            let entry = parallax_format::ImageName::for_storing(name).ok().and_then(|name| IndexPath::name(&name));
             let entry = entry.unwrap_or_else(|| format!("{}/{name}", IndexPath::names_directory()));
             if self.store.id_at(&entry).as_deref() != Some(&record.id) {
                 self.note(Some(&record.id), &entry, "does not lead to the image that has the name", TAG_AGAIN);

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use parallax_names::{ImageName, IndexPath};
+use parallax_format::{ImageName, IndexPath};
 
 use crate::containers_storage::{IMAGES_JSON, LAYERS_JSON, LINKS, Link};
 use crate::files::{StoreError, entries, remove_file, remove_tree, sync_parent};

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use parallax_names::{ImageName, IndexPath};
+use parallax_format::{ImageName, IndexPath};
 
 use crate::containers_storage::LINKS;
 use crate::files::{

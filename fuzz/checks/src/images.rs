@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use parallax_names::{ImageName, ImageRef};
+use parallax_format::{ImageName, ImageRef};
 use parallax_store::containers_storage::Image;
 use parallax_store::foreign::Entry;
 use parallax_store::lists::ImageList;

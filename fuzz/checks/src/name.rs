@@ -1,6 +1,6 @@
 //! Image names, as users type them.
 
-use parallax_names::{ImageName, ImageRef, IndexPath};
+use parallax_format::{ImageName, ImageRef, IndexPath};
 
 /// Any text is refused, or is a name that reads back as itself and whose entry in a store is one file of its directory.
 ///

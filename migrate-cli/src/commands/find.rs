@@ -1,7 +1,7 @@
 //! From what is typed to an image of the store.
 
 use anyhow::{bail, ensure};
-use parallax_names::{ImageName, ImageRef, nearest, unknown_image};
+use parallax_format::{ImageName, ImageRef, nearest, unknown_image};
 use parallax_store::record::ImageRecord;
 use parallax_store::{Store, reader};
 

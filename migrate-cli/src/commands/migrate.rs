@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{bail, ensure};
-use parallax_names::ImageName;
+use parallax_format::ImageName;
 use parallax_store::Store;
 use serde::Serialize;
 

@@ -1,6 +1,6 @@
 //! `parallax rm` and `parallax tag`.
 
-use parallax_names::ImageName;
+use parallax_format::ImageName;
 use parallax_store::{Removed, Store, Target};
 use serde::Serialize;
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail, ensure};
 use parallax_config::Config;
-use parallax_names::ImageRef;
+use parallax_format::ImageRef;
 use parallax_protocol::client::Client;
 use parallax_protocol::message::{Mode, Request, Response, Status, StepId, StepStatus};
 use parallax_protocol::node::NodeStatus;

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use parallax_names::{ImageName, ImageRef};
+use parallax_format::{ImageName, ImageRef};
 use parallax_store::{Store, Target};
 
 pub use arguments::is_meant;

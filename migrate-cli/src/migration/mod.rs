@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parallax_format::ImageName;
 use parallax_layers::Sqfstar;
-use parallax_names::ImageName;
 use parallax_store::{Collection, LayerFile, NewImage, OwnFiles, Store, StoreError};
 use serde::Serialize;
 

@@ -5,7 +5,7 @@
 //! image whose repository ends in it and that has the tag.
 
 use anyhow::ensure;
-use parallax_names::{ImageName, ImageRef};
+use parallax_format::{ImageName, ImageRef};
 use parallax_store::foreign::Entry;
 
 use super::registries::Registries;

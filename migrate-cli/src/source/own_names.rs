@@ -7,8 +7,8 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use parallax_format::ImageName;
 use parallax_layers::archive_member;
-use parallax_names::ImageName;
 use serde::Deserialize;
 
 use super::{Reference, Transport};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
-use parallax_names::ImageName;
+use parallax_format::ImageName;
 
 /// What an image can be read from, as skopeo names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::io;
 
 use anyhow::{bail, ensure};
-use parallax_names::ImageName;
+use parallax_format::ImageName;
 
 use super::registries::{Mode, Registries};
 

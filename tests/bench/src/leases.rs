@@ -14,7 +14,7 @@ use parallax_agent::identity::{Identity, NamespaceKind};
 use parallax_agent::layers::{LayerTable, MountedLayer};
 use parallax_agent::step_store::{Form, StepStore};
 use parallax_config::{Config, DEFAULT_PATH};
-use parallax_names::ImageRef;
+use parallax_format::ImageRef;
 use parallax_protocol::client::Client;
 use parallax_protocol::message::{LeaseRequest, Mode, Request, Response, StepId};
 use parallax_store::open::TrustedStore;

@@ -2,7 +2,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use parallax_names::ImageRef;
+use parallax_format::ImageRef;
 use serde_json::{Value, json};
 
 use super::*;
