@@ -58,8 +58,11 @@ extern "C" fn handle(_signal: libc::c_int, _information: *mut libc::siginfo_t, c
     #[cfg(target_arch = "x86_64")]
     {
         let accumulator = &mut registers.gregs[libc::REG_RAX as usize];
-        note(u64::from_ne_bytes(accumulator.to_ne_bytes()));
-        *accumulator = -i64::from(libc::EPERM);
+        // A tracer that fails calls (strace(1), --inject) gives them the number -1, which is on no list, and leaves its own error.
+        if let Ok(number) = u64::try_from(*accumulator) {
+            note(number);
+            *accumulator = -i64::from(libc::EPERM);
+        }
     }
     #[cfg(target_arch = "aarch64")]
     {

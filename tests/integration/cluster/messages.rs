@@ -47,13 +47,13 @@ fn pipes_and_plain_terminals_get_plain_text(cluster: &Cluster) -> anyhow::Result
         ensure!(!said.is_empty() && !said.contains('\x1b'), "{case}: {said:?}");
         ensure!(!said.contains("parallax_migrate_cli") && !said.contains(" WARN "), "{case}: {said:?}");
     }
-    let warning = "parallax: warning: localhost/app:1: the image is for linux/s390x";
+    let warning = "parallax: warning: docker.io/library/app:1: the image is for linux/s390x";
     for case in ["pipe", "verbose", "dumb", "no-color"] {
         ensure!(said(case).contains(warning), "{case}: {:?}", said(case));
     }
     // Bars move the cursor; colours are something else.
     ensure!(!said("no-color").contains("\x1b[3"), "{:?}", said("no-color"));
-    ensure!(said("terminal").contains("parallax: \x1b[33mwarning:\x1b[0m localhost/app:1"), "{:?}", said("terminal"));
+    ensure!(said("terminal").contains("parallax: \x1b[33mwarning:\x1b[0m docker.io/library/app:1"), "{:?}", said("terminal"));
     Ok(())
 }
 

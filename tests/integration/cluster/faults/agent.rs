@@ -1,6 +1,7 @@
 //! Faults of the agent.
 
 use anyhow::{Context as _, ensure};
+use integration_tests::clean::wait_for_no_lease;
 use integration_tests::cluster::Cluster;
 use integration_tests::held::HeldStep;
 use integration_tests::processes;
@@ -45,6 +46,8 @@ fn killed_with_slurmstepd(cluster: &Cluster) -> anyhow::Result<String> {
     processes::kill(cluster, "n1", "parallax-agent")?;
     processes::kill(cluster, "n1", "slurmstepd")?;
     cluster.service("n1", "start", "agent")?;
+    // The agent is ready before it has taken down what is left.
+    wait_for_no_lease(cluster, "n1")?;
     let status = cluster.agent_status("n1")?;
     cluster.run("ctl", "root", &["scancel", &job])?.success()?;
     let done = step.wait()?;
