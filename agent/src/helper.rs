@@ -191,6 +191,10 @@ impl Helper {
             }
         }
         if text.is_empty() {
+            // The helper has its own clock on the answering process, and may have ended it before this thread was woken.
+            if Instant::now() >= deadline {
+                return Err(HelperError::Timeout(what, query.timeout()));
+            }
             let ended = self.process.wait_until_ended(Duration::ZERO)?;
             return Err(if ended { HelperError::Ended } else { HelperError::NoAnswer(what) });
         }

@@ -37,15 +37,16 @@ pub(super) fn check(name: &str, image: &ImageRecord, identity: &Identity, mode: 
     // Podman's default namespace comes first where there is a choice; it is the one that needs less.
     let Some(&kind) = namespaces(mode).first() else { return Ok(()) };
     for Need { ids, highest, what, file } in needs(image, identity) {
-        if ids.covers(kind, 0) && (mode == Mode::Run || ids.covers(kind, highest)) {
-            continue;
-        }
         let user = &identity.name;
-        if identity.users.own == 0 {
+        // Podman does not start a container of root's that lacks ids of the image, whatever shows them as nobody's.
+        if identity.users.own == 0 && !ids.covers(kind, highest) {
             return Err(Refusal(format!(
                 "the image \"{name}\" has files of other {what}s than root (up to the id {highest}), and {user} has no subordinate \
                  {what} ids on this node; start the step as an ordinary user"
             )));
+        }
+        if ids.covers(kind, 0) && (mode == Mode::Run || ids.covers(kind, highest)) {
+            continue;
         }
         let count = ids.subordinate_count();
         let has = if count == 0 { "none".to_owned() } else { format!("only {count}") };

@@ -53,7 +53,11 @@ fn pipes_and_plain_terminals_get_plain_text(cluster: &Cluster) -> anyhow::Result
     }
     // Bars move the cursor; colours are something else.
     ensure!(!said("no-color").contains("\x1b[3"), "{:?}", said("no-color"));
-    ensure!(said("terminal").contains("parallax: \x1b[33mwarning:\x1b[0m docker.io/library/app:1"), "{:?}", said("terminal"));
+    ensure!(
+        said("terminal").contains("parallax: \x1b[33mwarning:\x1b[0m docker.io/library/app:1"),
+        "{:?}",
+        said("terminal")
+    );
     Ok(())
 }
 

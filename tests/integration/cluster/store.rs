@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 use integration_tests::cluster::{Cluster, Done, PATIENCE, repository};
 use integration_tests::held::HeldStep;
+use integration_tests::load;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 
@@ -138,7 +139,7 @@ fn an_image_that_a_node_holds_is_not_removed(cluster: &Cluster) -> anyhow::Resul
     Ok(())
 }
 
-/// A migration and a removal by real images, killed at every third of their operations; the store's own tests take
+/// A migration and a removal by real images, killed at every seventh of their operations (every third in large runs); the store's own tests take
 /// each. The hook is compiled with debug assertions only, so the command is built for it.
 fn killed_on_the_way_podman_reads_the_store(cluster: &Cluster) -> anyhow::Result<()> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
@@ -156,6 +157,7 @@ fn killed_on_the_way_podman_reads_the_store(cluster: &Cluster) -> anyhow::Result
 }
 
 fn kill_and_read(cluster: &Cluster) -> anyhow::Result<()> {
+    let every = load::size(7, 3)?;
     let script = "
         cd /shared/killed
         mkdir before after
@@ -164,7 +166,7 @@ fn kill_and_read(cluster: &Cluster) -> anyhow::Result<()> {
         cp -al one two
         on two migrate oci:/images/static
         for change in add remove; do
-            for at in $(seq 1 3 300); do
+            for at in $(seq 1 EVERY 300); do
                 store=before/$change-$at code=0
                 case $change in
                     add) cp -al one $store; arguments='migrate oci:/images/static' ;;
@@ -181,7 +183,8 @@ fn kill_and_read(cluster: &Cluster) -> anyhow::Result<()> {
             echo $change $at
         done
     ";
-    let done = cluster.run("ctl", "root", &["bash", "-euc", script])?.success()?;
+    let script = script.replace("EVERY", &format!("{every}"));
+    let done = cluster.run("ctl", "root", &["bash", "-euc", &script])?.success()?;
     let points = done.stdout.lines().filter_map(|line| line.split(' ').nth(1)?.parse::<u32>().ok());
     ensure!(points.clone().count() == 2 && points.into_iter().all(|at| (30..290).contains(&at)), "{done:?}");
     let script = "
