@@ -27,7 +27,7 @@ fn script(cluster: &Cluster, text: &str) -> anyhow::Result<Done> {
 fn pipes_and_plain_terminals_get_plain_text(cluster: &Cluster) -> anyhow::Result<()> {
     let text = r#"
         migrate='parallax --store store migrate docker-archive:odd.tar'
-        fresh() { rm -rf store; echo "== $1"; }
+        fresh() { rm -rf store; echo "@@ $1"; }
         fresh pipe;     $migrate 2>&1 | cat
         fresh verbose;  $migrate -vv 2>&1 | cat
         fresh failure;  parallax --store store list 2>&1 | cat
@@ -39,7 +39,7 @@ fn pipes_and_plain_terminals_get_plain_text(cluster: &Cluster) -> anyhow::Result
     "#;
     let done = script(cluster, text)?;
     let said = |case: &str| {
-        let part = done.stdout.split("== ").find_map(|part| part.strip_prefix(case)?.strip_prefix('\n'));
+        let part = done.stdout.split("@@ ").find_map(|part| part.strip_prefix(case)?.strip_prefix('\n'));
         part.unwrap_or_default().to_owned()
     };
     for case in ["pipe", "verbose", "failure", "old", "doctor", "dumb"] {

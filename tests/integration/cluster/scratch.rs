@@ -19,7 +19,7 @@ const MEGABYTE: u64 = 1 << 20;
 fn a_full_layer_is_an_error(cluster: &Cluster) -> anyhow::Result<()> {
     let arguments = ["-w", "n1", "--mem=200", "--parallax-image=debian"];
     let script = "echo $$ $(stat --file-system --format='%S %b %c' /); read -r _; \
-                  cat /dev/zero >/full 2>/message; tail -n1 /message; echo goes on";
+                  message=$(cat /dev/zero 2>&1 >/full); echo \"$message\" | tail -n1; echo goes on";
     let mut step = HeldStep::start(cluster, "u1", &arguments, 1, script)?;
     let facts: Vec<u64> = step.lines[0].split(' ').filter_map(|word| word.parse().ok()).collect();
     let [pid, block, blocks, files] = facts[..] else { anyhow::bail!("{:?}", step.lines) };
