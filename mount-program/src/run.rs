@@ -27,18 +27,18 @@ Podman starts this program for each mount if storage.conf or --storage-opt names
   podman --storage-opt additionalimagestore=STORE \\
          --storage-opt mount_program=/usr/libexec/parallax/parallax-mount-program run IMAGE
 
-It is configured by the section [mount_program] of /etc/parallax/parallax.toml and by variables, which go before it:
-  PARALLAX_MP_SQUASHFUSE_CMD      serves SquashFS files (squashfuse_ll, else squashfuse)
-  PARALLAX_MP_SQUASHFUSE_FLAG     further arguments for it, separated by spaces
-  PARALLAX_MP_FUSE_OVERLAYFS_CMD  the overlay where the kernel's can't be used (fuse-overlayfs)
-  PARALLAX_MP_UID, _GID           if both are set, the owner of all files of an image
-  PARALLAX_MP_START_TIMEOUT       how long each of the programs may take to begin, in seconds (30)
+Configuration: the section [mount_program] of /etc/parallax/parallax.toml, overridden by environment variables:
+  PARALLAX_MP_SQUASHFUSE_CMD      program that serves SquashFS files (squashfuse_ll, else squashfuse)
+  PARALLAX_MP_SQUASHFUSE_FLAG     additional arguments for squashfuse, separated by spaces
+  PARALLAX_MP_FUSE_OVERLAYFS_CMD  overlay where the kernel's cannot be used (fuse-overlayfs)
+  PARALLAX_MP_UID, _GID           owner of all files of an image, if both are set
+  PARALLAX_MP_START_TIMEOUT       timeout for the start of each program, in seconds (30)
   PARALLAX_MP_LOGLEVEL            error, warning, info or debug (info)
-  PARALLAX_MP_LOGFILE             a file to log to, in place of the journal or standard error
-  PARALLAX_MP_CONFIG              a file that assigns these variables (/etc/parallax-mount.conf)
+  PARALLAX_MP_LOGFILE             file to log to, instead of the journal or standard error
+  PARALLAX_MP_CONFIG              file that assigns these variables (/etc/parallax-mount.conf)
 ";
 
-/// Does what the arguments ask for.
+/// Runs the program with these arguments.
 pub fn run(arguments: &[OsString]) -> ExitCode {
     match Order::parse(arguments) {
         Ok(Order::Version) => print(&format!("parallax-mount-program {}\n", env!("CARGO_PKG_VERSION"))),

@@ -35,23 +35,23 @@ use skopeo::{inspect, proxy_config, skopeo_error};
 
 use crate::image::{Descriptor, Image, Index, IndexEntry, Layer, Manifest, hex_of};
 
-/// How a source is reached, and what is wanted of it.
+/// Options for access to a source.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Access {
-    /// Whether to check the registry's certificate
+    /// Verify the registry's certificate
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub tls_verify: bool,
-    /// The file with credentials for registries [default: where podman login keeps them]
+    /// File with credentials for registries [default: the file that podman login writes]
     #[arg(long, value_name = "FILE")]
     pub authfile: Option<PathBuf>,
-    /// A directory with certificates for the registry: *.crt of its authority, *.cert and *.key of the client [default:
-    /// those in /etc/containers/certs.d]
+    /// Directory with certificates for the registry: *.crt of its authority, *.cert and *.key of the client [default:
+    /// /etc/containers/certs.d]
     #[arg(long, value_name = "DIR")]
     pub cert_dir: Option<PathBuf>,
-    /// The platform to take of an image that is for several: OS/ARCHITECTURE[/VARIANT] [default: this machine's]
+    /// Platform to select from a multi-platform image: OS/ARCHITECTURE[/VARIANT] [default: this machine's]
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<Platform>,
-    /// The Podman storage that containers-storage: means, as in podman --root [default: the user's own]
+    /// Root of the Podman storage for containers-storage:, as in podman --root [default: the user's own]
     #[arg(long, value_name = "DIR")]
     pub podman_root: Option<PathBuf>,
 }

@@ -78,7 +78,9 @@ fn what_a_user_and_a_login_node_see(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 fn a_bad_configuration_and_bad_stores(cluster: &Cluster) -> anyhow::Result<()> {
-    with_file(cluster, "n1", CONFIG, None, || problem(cluster, "root", &[], "configuration", &["cannot read", CONFIG]))?;
+    with_file(cluster, "n1", CONFIG, None, || {
+        problem(cluster, "root", &[], "configuration", &["cannot read", CONFIG])
+    })?;
     with_file(cluster, "n1", CONFIG, Some("stores = 7\n"), || {
         problem(cluster, "root", &[], "configuration", &[CONFIG, "line 1"])
     })?;
