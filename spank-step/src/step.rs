@@ -91,9 +91,7 @@ impl Step {
 
     /// Returns a failed step for the case that Slurm failed to register the options, whose values are then unknown.
     pub fn without_options() -> Self {
-        Self::failed(
-            "Slurm failed to register the options of Parallax on this node; tell the administrator".to_owned(),
-        )
+        Self::failed("Slurm failed to register the options of Parallax on this node; tell the administrator".to_owned())
     }
 
     /// Returns the step after a panic in [`Step::begin`]: a step with an image must fail, others must not be affected.

@@ -12,7 +12,7 @@
 //! - [`activation`]: sockets that systemd has opened.
 //! - [`denied`]: system calls that this process denied itself.
 //! - [`fault`]: a process that ends at a chosen step, in tests.
-//! - [`process`]: processes held by a descriptor, so that an id used again can't be mistaken for them.
+//! - [`process`]: processes held by a descriptor, so that an id used again cannot be mistaken for them.
 
 #[allow(unsafe_code, reason = "descriptors that systemd passed have no owner yet")]
 pub mod activation;

@@ -101,7 +101,7 @@ impl DetachedMount {
     /// the id outside is the one that is seen. SquashFS takes it from Linux 6.2 on.
     ///
     /// # Errors
-    /// `EINVAL` if the file system or the kernel can't; `EPERM` if the mount has an id map already.
+    /// `EINVAL` if the file system or the kernel cannot; `EPERM` if the mount has an id map already.
     pub fn map_ids(&self, user_namespace: BorrowedFd<'_>) -> io::Result<()> {
         let attributes = MountAttr {
             set: MOUNT_ATTR_IDMAP,

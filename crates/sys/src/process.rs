@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 /// How many may connect to a server's socket before somebody accepts.
 const LISTEN_BACKLOG: libc::c_int = 4096;
 
-/// A process that can't be mistaken for another one that gets its number later.
+/// A process that cannot be mistaken for another one that gets its number later.
 #[derive(Debug)]
 pub struct Process {
     pid: Pid,

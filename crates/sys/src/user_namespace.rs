@@ -70,7 +70,7 @@ fn map_text(ranges: &[IdRange]) -> String {
     })
 }
 
-/// A child process that does nothing but be in a new user namespace. A namespace can't be given a map in any other way: it
+/// A child process that does nothing but be in a new user namespace. A namespace cannot be given a map in any other way: it
 /// is written through the `/proc` directory of a process in it.
 struct Holder {
     pid: libc::pid_t,
@@ -128,7 +128,7 @@ unsafe fn hold(owner: u32, group: u32, report: i32) -> ! {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        // SAFETY: `pid` is our own child, which nobody else waits for, so the number can't have passed to another process.
+        // SAFETY: `pid` is our own child, which nobody else waits for, so the number cannot have passed to another process.
         unsafe {
             libc::kill(self.pid, libc::SIGKILL);
             while libc::waitpid(self.pid, std::ptr::null_mut(), 0) < 0
