@@ -1,7 +1,7 @@
 //! The script's configuration file: a Bash file that was executed. Here its assignments are read, and nothing is executed.
 //!
 //! A value may be plain, in quotes, or of several such pieces, and name variables (`$HOME`, `${TMPDIR:-/tmp}`). Other commands are
-//! left out, which is logged. What can't be told without executing it is an error: a value by a command (`$(…)`), and
+//! left out, which is logged. What cannot be told without executing it is an error: a value by a command (`$(…)`), and
 //! conditions, loops and functions.
 
 use std::ffi::{OsStr, OsString};
@@ -23,7 +23,7 @@ pub struct Assignment {
     pub value: OsString,
 }
 
-/// Why the file can't be used.
+/// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{}, line {line}: {what}; write the values themselves, this file is not executed", path.display())]
 pub struct AssignmentError {

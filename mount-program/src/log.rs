@@ -1,6 +1,6 @@
 //! Where this program says what it does: the file that is set, else the journal, else standard error.
 //!
-//! Podman shows a mount program's standard error only if the mount fails, so errors go there as well. A log that can't be
+//! Podman shows a mount program's standard error only if the mount fails, so errors go there as well. A log that cannot be
 //! written is no reason to have no container.
 //!
 //! The crates for rotated logs (tracing-appender, file-rotate, flexi_logger) are for one process that stays; here each mount is a

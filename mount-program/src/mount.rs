@@ -37,7 +37,7 @@ const WORKPLACE: &str = "/sys";
 /// Why nothing was mounted.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
-    /// A SquashFS file can't be used.
+    /// A SquashFS file cannot be used.
     #[error(transparent)]
     Layer(#[from] LayerMountError),
     /// There is neither overlay.
@@ -243,7 +243,7 @@ fn leave_nothing_but_layers() -> Result<(), MountError> {
     let old_root = open("/", flags, Mode::empty()).step("open the root directory")?;
     match pivot_root(".", ".") {
         Ok(()) => {}
-        // The root is the initial ramdisk's, which can't be left. The copies then stay until this overlay ends.
+        // The root is the initial ramdisk's, which cannot be left. The copies then stay until this overlay ends.
         Err(Errno::INVAL) => return Ok(()),
         Err(error) => return Err(error).step("leave the root directory"),
     }

@@ -149,7 +149,7 @@ pub fn of_fuse(
     let program = Program { programs: &settings.fuse_overlayfs, arguments: &arguments, directory: ".", socket: None };
     let server = fuse::start(program, &connection)?;
     drop(connection);
-    server.wait_for_background(settings.patience)?;
+    server.wait_for_background(settings.timeout)?;
     Ok(mount)
 }
 

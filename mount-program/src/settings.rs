@@ -30,7 +30,7 @@ pub struct Settings {
     /// The overlay in user space.
     pub fuse_overlayfs: Programs,
     /// How long each of them may take to begin.
-    pub patience: Duration,
+    pub timeout: Duration,
     /// How much is logged.
     pub log_level: LogLevel,
     /// Where to, if not to the journal.
@@ -83,7 +83,7 @@ pub fn load(get: impl Fn(&str) -> Option<OsString>) -> Result<Found, SettingsErr
             if named.is_some() {
                 notes.push((
                     LogLevel::Warning,
-                    format!("PARALLAX_MP_CONFIG, {}, can't be read: {error}", path.display()),
+                    format!("PARALLAX_MP_CONFIG, {}, cannot be read: {error}", path.display()),
                 ));
             }
             Vec::new()
@@ -152,7 +152,7 @@ impl Settings {
                 || Programs::default_of(&["fuse-overlayfs"]),
                 |program| Programs::named(program, of_section("fuse_overlayfs")),
             ),
-            patience: section.start_deadline(),
+            timeout: section.start_deadline(),
             log_level: section.log_level.unwrap_or(LogLevel::Info),
             log_file: section.log_file.clone(),
         }
@@ -181,7 +181,7 @@ impl Settings {
                     must: "from 1 to 3600 seconds",
                 });
             }
-            self.patience = Duration::from_secs(seconds.into());
+            self.timeout = Duration::from_secs(seconds.into());
         }
         if let Some(level) = variables.text("PARALLAX_MP_LOGLEVEL") {
             // The script took any word, and so must this.
@@ -225,7 +225,7 @@ mod tests {
         let settings = with(&[("PARALLAX_MP_SQUASHFUSE_CMD", "")]).unwrap();
         assert_eq!(settings.squashfuse.names, ["squashfuse_ll", "squashfuse"]);
         assert_eq!(settings.fuse_overlayfs.names, ["fuse-overlayfs"]);
-        assert_eq!(settings.patience, Duration::from_secs(30));
+        assert_eq!(settings.timeout, Duration::from_secs(30));
         assert!(settings.squashfuse_flags.is_empty() && settings.log_level == LogLevel::Info);
     }
 
@@ -243,7 +243,7 @@ mod tests {
         .unwrap();
         assert_eq!(settings.squashfuse, Programs::named("/opt/squashfuse_ll", "PARALLAX_MP_SQUASHFUSE_CMD"));
         assert_eq!(settings.squashfuse_flags, ["-s", "-o", "clone_fd", "-o", "uid=1000,gid=100"]);
-        assert_eq!((settings.log_level, settings.patience), (LogLevel::Debug, Duration::from_secs(2)));
+        assert_eq!((settings.log_level, settings.timeout), (LogLevel::Debug, Duration::from_secs(2)));
         assert_eq!(settings.log_file, Some("/log".into()));
     }
 

@@ -46,7 +46,7 @@ pub fn candidates(text: &str, registries: &Registries, ask: Option<Ask<'_>>) -> 
 /// Shows the names, numbered, and reads which one is meant: its number or itself.
 ///
 /// # Errors
-/// The answer ends without one of them, or can't be read.
+/// The answer ends without one of them, or cannot be read.
 pub fn choose(
     text: &str,
     names: &[String],

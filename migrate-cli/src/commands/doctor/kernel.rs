@@ -61,7 +61,7 @@ fn summary(findings: &Findings, mounts: Mounts) -> Check {
         (Mounts::Auto | Mounts::Native, Ok(()), _) => "by the kernel",
         (Mounts::Auto | Mounts::Fuse, _, Ok(())) => "by FUSE",
         (_, native, fuse) => {
-            let finding = format!("layers can't be mounted: {}", sentence(native.err(), fuse.err()));
+            let finding = format!("layers cannot be mounted: {}", sentence(native.err(), fuse.err()));
             return Check::problem(TOPIC, finding, "do what is said above, or change agent.mounts");
         }
     };
@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(states(&[Ability::Fuse], Mounts::Auto, true), (1, 0));
         assert_eq!(states(&[Ability::Fuse], Mounts::Fuse, true), (0, 2));
         assert_eq!(states(&[Ability::Fuse, Ability::IdMaps], Mounts::Auto, true), (0, 3));
-        // A user can't tell what root can do.
+        // A user cannot tell what root can do.
         assert_eq!(states(&[Ability::Fuse], Mounts::Auto, false), (2, 0));
     }
 

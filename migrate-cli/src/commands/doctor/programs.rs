@@ -75,10 +75,10 @@ pub fn find(name: &str) -> Option<PathBuf> {
 /// What a program says to `--version`.
 ///
 /// # Errors
-/// It can't be started, fails or hangs.
+/// It cannot be started, fails or hangs.
 pub fn version(program: &Path) -> Result<String, String> {
     let name = program.display();
-    let failed = |error: std::io::Error| format!("{name} can't be started: {error}");
+    let failed = |error: std::io::Error| format!("{name} cannot be started: {error}");
     let mut child = Command::new(program)
         .arg("--version")
         .stdin(Stdio::null())
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_program_that_fails_or_is_not_there_is_named() {
-        assert!(version(Path::new("/nonexistent")).unwrap_err().contains("/nonexistent can't be started"));
+        assert!(version(Path::new("/nonexistent")).unwrap_err().contains("/nonexistent cannot be started"));
         assert!(version(Path::new("/bin/false")).unwrap_err().contains("/bin/false --version fails"));
         assert_eq!(id_mapper("newuidmap", None).state, State::Problem);
         assert_eq!(id_mapper("newuidmap", Some(Path::new("/bin/true"))).state, State::Problem);

@@ -41,7 +41,7 @@ pub fn check(plugstack: &Path) -> Vec<Check> {
     let listed = match read_list(plugstack) {
         Ok(text) => listed(&text),
         Err(error) => {
-            let finding = format!("{} can't be read: {error}", plugstack.display());
+            let finding = format!("{} cannot be read: {error}", plugstack.display());
             return vec![Check::problem(
                 TOPIC,
                 finding,
@@ -126,7 +126,7 @@ fn plugin(path: &Path, slurm: [u32; 2]) -> Check {
             Check::problem(TOPIC, finding, remedy)
         }
         Ok(None) => Check::problem(TOPIC, format!("{} is no plugin of Slurm's", path.display()), remedy),
-        Err(error) => Check::problem(TOPIC, format!("{} can't be read: {error}", path.display()), remedy),
+        Err(error) => Check::problem(TOPIC, format!("{} cannot be read: {error}", path.display()), remedy),
     }
 }
 
@@ -140,7 +140,7 @@ fn step_part(plugin: &Path) -> Check {
     match contents(&path).map(|bytes| ElfFile64::<Endianness>::parse(bytes.as_slice()).is_ok_and(fits)) {
         Ok(true) => Check::ok(TOPIC, format!("{}, which steps with an image load, fits it", path.display())),
         Ok(false) => Check::problem(TOPIC, format!("{} is of another release than the plugin", path.display()), remedy),
-        Err(error) => Check::problem(TOPIC, format!("{} can't be read: {error}", path.display()), remedy),
+        Err(error) => Check::problem(TOPIC, format!("{} cannot be read: {error}", path.display()), remedy),
     }
 }
 
@@ -169,7 +169,7 @@ fn launcher(path: &Path) -> Check {
             Check::ok(TOPIC, format!("the launcher {} is there", path.display()))
         }
         Ok(_) => {
-            let finding = format!("the launcher {} can't be executed by users", path.display());
+            let finding = format!("the launcher {} cannot be executed by users", path.display());
             Check::problem(TOPIC, finding, format!("chmod 0755 {}", path.display()))
         }
         // Hosts that only submit jobs do not need it.

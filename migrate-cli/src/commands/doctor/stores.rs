@@ -39,7 +39,7 @@ fn one(path: &Path, config: &Agent, is_root: bool) -> Vec<Check> {
         Err(error) if is_root && error.kind() == std::io::ErrorKind::PermissionDenied => {}
         Ok(count) => checks.push(Check::ok(TOPIC, format!("{} has {}", path.display(), units::count(count, "image")))),
         Err(error) => {
-            let finding = format!("{} can't be read: {error}", path.display());
+            let finding = format!("{} cannot be read: {error}", path.display());
             checks.push(Check::problem(TOPIC, finding, "make the store readable, best for all users"));
         }
     }
@@ -77,7 +77,7 @@ fn image_count(path: &Path) -> std::io::Result<usize> {
     }
 }
 
-/// Podman can't be told to do without.
+/// Podman cannot be told to do without.
 fn without_locks(path: &Path) -> Option<Check> {
     let has_locks = parallax_store::has_locks(path).unwrap_or(true);
     let finding = format!(
