@@ -1,4 +1,4 @@
-//! The whole program.
+//! The program: all steps in order.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -52,7 +52,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     }
 }
 
-/// Prints to standard output. That nobody reads it is no failure.
+/// Prints to standard output. A closed pipe is not an error.
 fn print(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => ExitCode::FAILURE,
@@ -108,7 +108,7 @@ fn carry_out(text: &OsStr, target: &Path, settings: &Settings, log: &Log) -> Res
     Ok(())
 }
 
-/// Tells on which shared file systems the layers lie, a line each.
+/// Logs the shared file systems of the layers, one per line.
 fn say_where(plan: &OverlayPlan, log: &Log) {
     let mut said = Vec::new();
     for side_car in plan.layers.iter().filter_map(Source::side_car) {
@@ -118,12 +118,12 @@ fn say_where(plan: &OverlayPlan, log: &Log) {
     }
 }
 
-/// Whether the kernel knows SELinux contexts.
+/// Whether the kernel supports SELinux contexts.
 fn has_selinux() -> bool {
     fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.contains("selinuxfs"))
 }
 
-/// Becomes fuse-overlayfs; returns only if that fails, and says why.
+/// Executes fuse-overlayfs; returns only on failure, with the reason.
 fn pass_through(text: &OsStr, target: &Path, settings: &Settings, log: &Log) -> String {
     let programs = &settings.fuse_overlayfs;
     let program = programs.shown();
