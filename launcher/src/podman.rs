@@ -185,9 +185,9 @@ mod tests {
         (directory, podman)
     }
 
-    fn call(script: &str, patience: Duration) -> Result<(), String> {
+    fn call(script: &str, timeout: Duration) -> Result<(), String> {
         let (directory, podman) = podman(script);
-        podman.call(&[directory.path().join("script").display().to_string()], Instant::now() + patience)
+        podman.call(&[directory.path().join("script").display().to_string()], Instant::now() + timeout)
     }
 
     #[test]

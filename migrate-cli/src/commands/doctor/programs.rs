@@ -63,7 +63,7 @@ fn id_mapper(name: &str, path: Option<&Path>) -> Check {
         Check::ok(TOPIC, format!("{} may write id maps", path.display()))
     } else {
         let finding = format!("{} is neither set-user-id root nor has capabilities", path.display());
-        Check::problem(TOPIC, finding, "install its package anew")
+        Check::problem(TOPIC, finding, "reinstall its package")
     }
 }
 
