@@ -22,6 +22,7 @@ const UNKNOWN_MEMORY: u64 = 2 << 30;
 pub struct SettingsOptions {
     /// Compression: zstd[:1-22], lz4[:hc], gzip[:1-9], xz or none [default: zstd:3]
     #[arg(long, value_name = "METHOD", value_parser = compression)]
+    #[allow(rustdoc::broken_intra_doc_links, reason = "the text is the command's help, and [:hc] is no link")]
     compression: Option<Compression>,
     /// Size of a compressed block: a power of two from 4KiB to 1MiB [default: 128KiB]
     #[arg(long, value_name = "SIZE", value_parser = block_size)]
