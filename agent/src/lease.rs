@@ -5,9 +5,11 @@
 
 mod access;
 mod acquire;
+pub mod cause;
 mod find;
 mod owners;
 mod recover;
+pub mod refusal;
 mod release;
 
 use std::collections::{HashMap, HashSet};
@@ -20,8 +22,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use parallax_config::Config;
 use parallax_protocol::message::{Status, StepId, StepStatus};
 
+pub use self::cause::Cause;
 pub use self::recover::Recovered;
-pub use self::release::Cause;
+use self::refusal::refused;
+pub use self::refusal::{Refusal, RefusalKind};
 use crate::helper::Helper;
 use crate::holds::{Holds, ImageHold};
 pub use crate::journal::LeaseKey;
@@ -32,11 +36,6 @@ use crate::metrics::Metrics;
 use crate::namespace;
 use crate::step::StepDirectory;
 use crate::user_namespaces::NamespaceTable;
-
-/// Why a lease was not granted: one sentence for the user.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Refusal(pub String);
 
 /// All leases of this node.
 #[derive(Debug)]
@@ -143,7 +142,7 @@ impl Leases {
     /// # Errors
     /// [`Refusal`], one sentence for the user.
     pub fn attach(&self, step: StepId, pid: i32) -> Result<(), Refusal> {
-        let gone = || Refusal(format!("step {step} has no image on this node any more"));
+        let gone = || Refusal::user(format!("step {step} has no image on this node any more"));
         let lease = self.live().get(&step).cloned().ok_or_else(gone)?;
         // Held, so that neither another task does the same at once nor the step ends meanwhile.
         let held = lease.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,11 +150,8 @@ impl Leases {
             return Err(gone());
         }
         let path = self.step_path(&lease.entry.key);
-        namespace::attach_tree(&path, pid).map_err(|error| {
-            Refusal(format!(
-                "the image can't be shown in the job's own mount namespace: {error}; tell the administrator"
-            ))
-        })
+        namespace::attach_tree(&path, pid)
+            .map_err(|error| refused(&format!("the image can't be shown in the job's own mount namespace: {error}")))
     }
 
     /// The configuration that holds now.
@@ -226,7 +222,7 @@ impl Leases {
         if self.beginning.lock().unwrap_or_else(PoisonError::into_inner).insert(step) {
             Ok(Beginning { leases: self, step })
         } else {
-            Err(Refusal(format!("step {step} is being given an image on this node already; tell the administrator")))
+            Err(refused(&format!("step {step} is being given an image on this node already")))
         }
     }
 

@@ -12,7 +12,8 @@ use prometheus::{
     Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
-use crate::lease::Cause;
+use crate::lease::cause::Cause;
+use crate::lease::refusal::RefusalKind;
 
 /// The upper bounds of the histograms, in seconds.
 const SECONDS: [f64; 15] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
@@ -52,7 +53,7 @@ pub struct Metrics {
     memory: IntGauge,
     files: IntGauge,
     granted: IntCounterVec,
-    refused: IntCounter,
+    refused: IntCounterVec,
     released: IntCounterVec,
     problems: IntCounter,
     connections: IntCounter,
@@ -83,7 +84,11 @@ impl Metrics {
             memory: gauge("parallax_agent_resident_bytes", "The agent's memory.")?,
             files: gauge("parallax_agent_open_files", "The agent's open files.")?,
             granted: vector("parallax_leases_granted_total", "Leases granted, by mode.", "mode")?,
-            refused: counter("parallax_leases_refused_total", "Leases refused.")?,
+            refused: vector(
+                "parallax_leases_refused_total",
+                "Leases refused, by who can remove the reason.",
+                "reason",
+            )?,
             released: vector("parallax_leases_released_total", "Leases that ended, by what led to it.", "cause")?,
             problems: counter("parallax_release_problems_total", "Things that could not be taken down.")?,
             connections: counter("parallax_connections_total", "Connections accepted.")?,
@@ -109,6 +114,9 @@ impl Metrics {
         for cause in Cause::ALL {
             self.released.with_label_values(&[cause.as_str()]);
         }
+        for kind in RefusalKind::ALL {
+            self.refused.with_label_values(&[kind.as_str()]);
+        }
         for reason in Dropped::ALL {
             self.dropped.with_label_values(&[reason.as_str()]);
         }
@@ -124,8 +132,8 @@ impl Metrics {
     }
 
     /// A lease was refused.
-    pub fn refused(&self) {
-        self.refused.inc();
+    pub fn refused(&self, kind: RefusalKind) {
+        self.refused.with_label_values(&[kind.as_str()]).inc();
     }
 
     /// A lease ended; that took this time, and so many things could not be taken down.
@@ -218,6 +226,9 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.granted(Mode::Run, Duration::from_millis(3));
         metrics.released(Cause::Process, Duration::from_secs(3), 2);
+        metrics.refused(RefusalKind::User);
+        metrics.refused(RefusalKind::User);
+        metrics.refused(RefusalKind::Busy);
         metrics.dropped(Dropped::Slow);
         metrics.observe(5, 7);
         let text = metrics.text();
@@ -226,6 +237,9 @@ mod tests {
             "parallax_leases_granted_total{mode=\"run\"} 1",
             "parallax_leases_granted_total{mode=\"podman\"} 0",
             "parallax_leases_released_total{cause=\"process\"} 1",
+            "parallax_leases_refused_total{reason=\"user\"} 2",
+            "parallax_leases_refused_total{reason=\"administrator\"} 0",
+            "parallax_leases_refused_total{reason=\"busy\"} 1",
             "parallax_connections_dropped_total{reason=\"slow\"} 1",
             "parallax_release_problems_total 2",
             "parallax_leases 5",

@@ -31,7 +31,7 @@ use rustix::net::{SocketFlags, accept_with};
 
 pub use self::socket::{listen, signals};
 use self::workers::{Kind, Outcome, Workers};
-use crate::lease::{LeaseKey, Leases, Recovered};
+use crate::lease::{LeaseKey, Leases, Recovered, Refusal};
 use crate::metrics::Dropped;
 
 /// How long a request may take to arrive, and a response to be taken.
@@ -316,9 +316,10 @@ impl Server {
         connection.state = State::Working;
         let kind = if matches!(request, Request::Lease(_)) { Kind::Lease } else { Kind::Other };
         if kind == Kind::Lease && self.workers.are_full(kind) {
-            let reason = "the Parallax agent of this node is busy with too many steps at once; try again".to_owned();
-            let _ = frame::send(&stream, &Response::Refused { reason }, Instant::now());
-            self.leases.metrics().refused();
+            let refusal =
+                Refusal::busy("the Parallax agent of this node is busy with too many steps at once; try again");
+            let _ = frame::send(&stream, &Response::Refused { reason: refusal.message }, Instant::now());
+            self.leases.metrics().refused(refusal.kind);
             self.connections.remove(&number);
             return;
         }

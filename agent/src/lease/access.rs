@@ -6,8 +6,7 @@ use parallax_protocol::message::LeaseRequest;
 use parallax_store::open::OpenError;
 use parallax_sys::credentials::Credentials;
 
-use super::Refusal;
-use super::acquire::refused;
+use super::refusal::{Refusal, refused};
 use crate::helper::HelperError;
 use crate::identity::Identity;
 
@@ -52,7 +51,7 @@ impl Obstacles {
             let denied: Vec<String> = self.denied.iter().map(|path| path.display().to_string()).collect();
             let near: Vec<String> = near().iter().map(|name| format!("\"{name}\"")).collect();
             let near = if near.is_empty() { String::new() } else { format!("did you mean {}? Else ", near.join(" or ")) };
-            Refusal(format!(
+            Refusal::user(format!(
                 "cannot look up the image \"{image}\": permission denied on the store {}, and no other store has it; {near}{}",
                 denied.join(", "),
                 ASK
@@ -67,7 +66,7 @@ const ASK: &str = "ask the store's owner or the administrator for access";
 /// The refusal for an error in using a store that was found.
 pub(super) fn unusable(image: &str, error: &OpenError) -> Refusal {
     match error.denied() {
-        Some(store) => Refusal(format!(
+        Some(store) => Refusal::user(format!(
             "cannot use the image \"{image}\": permission denied on the store {} ({error}); {ASK}",
             store.display()
         )),

@@ -16,8 +16,9 @@ use serde::Deserialize;
 
 use super::access::{credentials, unusable};
 use super::find::{Found, add_name};
-use super::{Cause, Held, Lease, LeaseKey, Leases, Refusal, owners};
-use crate::identity::{Identity, NamespaceKind};
+use super::refusal::{Refusal, refused};
+use super::{Cause, Held, Lease, LeaseKey, Leases, owners};
+use crate::identity::Identity;
 use crate::journal::{self, Entry, HeldImage, Owner};
 use crate::ladder::Way;
 use crate::layers::{LayerError, MountedLayer};
@@ -25,9 +26,6 @@ use crate::processes;
 use crate::scratch::{self, Size};
 use crate::step::{StepDirectory, StepLayers, StepPlan};
 use crate::step_store::{Form, StepStore};
-
-/// What a refusal tells the user to do where only the administrator can help.
-const TELL: &str = "tell the administrator";
 
 /// How many layers of one image are mounted at a time.
 const MOUNTERS: usize = 4;
@@ -126,7 +124,7 @@ impl Leases {
         identity: &Identity,
         user: &Credentials,
     ) -> Result<Contents, Refusal> {
-        let kinds = namespaces(request.mode);
+        let kinds = owners::namespaces(request.mode);
         owners::check(&request.image, image, identity, request.mode)?;
         let way = self.ladder.way(store).map_err(|reason| {
             refused(&format!("the image \"{}\" can't be mounted on this node: {reason}", request.image))
@@ -313,14 +311,6 @@ fn execution(name: &str, image: &ImageRecord) -> Result<Execution, Refusal> {
     Ok(parsed.config.unwrap_or_default())
 }
 
-/// Which chains of layers a step needs. In `run` mode the launcher starts the one container, always with keep-id.
-pub(super) fn namespaces(mode: Mode) -> &'static [NamespaceKind] {
-    match mode {
-        Mode::Run => &[NamespaceKind::KeepId],
-        Mode::Podman => &[NamespaceKind::Plain, NamespaceKind::KeepId],
-    }
-}
-
 /// The variables that make Podman use the step's directory.
 fn environment(paths: &StepPaths) -> Vec<(String, String)> {
     [
@@ -331,10 +321,6 @@ fn environment(paths: &StepPaths) -> Vec<(String, String)> {
     .into_iter()
     .map(|(name, path)| (name.to_owned(), path.display().to_string()))
     .collect()
-}
-
-pub(super) fn refused(reason: &str) -> Refusal {
-    Refusal(format!("{reason}; {TELL}"))
 }
 
 fn micros(from: Instant, to: Instant) -> u64 {

@@ -9,9 +9,9 @@ use parallax_store::open::TrustedStore;
 use parallax_store::record::ImageRecord;
 use parallax_sys::credentials::Credentials;
 
+use super::Leases;
 use super::access::Obstacles;
-use super::acquire::refused;
-use super::{Leases, Refusal};
+use super::refusal::{Refusal, refused};
 
 /// An image that was asked for.
 #[derive(Debug)]
@@ -32,10 +32,10 @@ impl Leases {
 
     fn search_stores(&self, request: &LeaseRequest) -> Result<Found, Refusal> {
         let name = &request.image;
-        let typed = ImageRef::parse(name).map_err(|error| Refusal(error.to_string()))?;
+        let typed = ImageRef::parse(name).map_err(|error| Refusal::user(error.to_string()))?;
         // The id says what the name meant at submit time. An image removed since then is not replaced by another.
         let reference = match &request.image_id {
-            Some(id) => ImageRef::parse(id).map_err(|error| Refusal(error.to_string()))?,
+            Some(id) => ImageRef::parse(id).map_err(|error| Refusal::user(error.to_string()))?,
             None => typed,
         };
         let mut readable = Vec::new();
@@ -68,7 +68,7 @@ impl Leases {
             return Err(refusal);
         }
         match &request.image_id {
-            Some(id) => Err(Refusal(format!(
+            Some(id) => Err(Refusal::user(format!(
                 "the image that \"{name}\" meant at submit time (id {id:.12}) is in no store any more; submit the job again"
             ))),
             None => self.missing(name, &reference, near),
@@ -86,7 +86,7 @@ impl Leases {
                 paths.join(", ")
             )));
         }
-        Err(Refusal(parallax_format::unknown_image(name, &paths, &near())))
+        Err(Refusal::user(parallax_format::unknown_image(name, &paths, &near())))
     }
 }
 
@@ -123,7 +123,7 @@ fn by_id_prefix(
     }
     let mut ids: Vec<String> = ids.into_iter().collect();
     if ids.len() > 1 {
-        return Err(Refusal(ambiguous_id(name, &ids)));
+        return Err(Refusal::user(ambiguous_id(name, &ids)));
     }
     let (Some(id), Some(at)) = (ids.pop(), holder) else { return Ok(None) };
     let Some(store) = stores.get(at) else { return Ok(None) };

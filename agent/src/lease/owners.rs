@@ -7,12 +7,19 @@
 use parallax_protocol::message::Mode;
 use parallax_store::record::ImageRecord;
 
-use super::Refusal;
-use super::acquire::namespaces;
-use crate::identity::{Identity, Ids};
+use super::refusal::Refusal;
+use crate::identity::{Identity, Ids, NamespaceKind};
 
 /// The highest id that a usual range of subordinate ids covers.
 const MAX_USUAL_ID: u32 = 65_535;
+
+/// Which chains of layers a step needs. In `run` mode the launcher starts the one container, always with keep-id.
+pub(super) fn namespaces(mode: Mode) -> &'static [NamespaceKind] {
+    match mode {
+        Mode::Run => &[NamespaceKind::KeepId],
+        Mode::Podman => &[NamespaceKind::Plain, NamespaceKind::KeepId],
+    }
+}
 
 /// One kind of ids, and what an image needs of it.
 struct Need<'a> {
@@ -40,7 +47,7 @@ pub(super) fn check(name: &str, image: &ImageRecord, identity: &Identity, mode: 
         let user = &identity.name;
         // Podman does not start a container of root's that lacks ids of the image, whatever shows them as nobody's.
         if identity.users.own == 0 && !ids.covers(kind, highest) {
-            return Err(Refusal(format!(
+            return Err(Refusal::user(format!(
                 "the image \"{name}\" has files of other {what}s than root (up to the id {highest}), and {user} has no subordinate \
                  {what} ids on this node; start the step as an ordinary user"
             )));
@@ -50,7 +57,7 @@ pub(super) fn check(name: &str, image: &ImageRecord, identity: &Identity, mode: 
         }
         let count = ids.subordinate_count();
         let has = if count == 0 { "none".to_owned() } else { format!("only {count}") };
-        return Err(Refusal(format!(
+        return Err(Refusal::administrator(format!(
             "the image \"{name}\" needs subordinate {what} ids up to {highest}, and the user {user} has {has} on this node; \
              ask the administrator to add a range of 65536 to {file}"
         )));
@@ -75,6 +82,7 @@ mod tests {
     use parallax_store::containers_storage::Link;
     use parallax_store::record::{LayerRecord, VERSION};
 
+    use super::super::refusal::RefusalKind;
     use super::*;
     use crate::identity::SubordinateRange;
 
@@ -121,7 +129,9 @@ mod tests {
     #[test]
     fn only_a_range_that_can_be_had_is_asked_for() {
         for (highest, count, mode) in [(7, 0, Mode::Run), (999, 10, Mode::Podman), (1_516_583_083, 10, Mode::Podman)] {
-            let sentence = check("a", &image(highest), &user(count), mode).unwrap_err().to_string();
+            let refusal = check("a", &image(highest), &user(count), mode).unwrap_err();
+            assert_eq!(refusal.kind, RefusalKind::Administrator);
+            let sentence = refusal.message;
             assert!(sentence.ends_with("ask the administrator to add a range of 65536 to /etc/subuid"), "{sentence}");
             assert!(!sentence.contains("1516583083"), "{sentence}");
         }

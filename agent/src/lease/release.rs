@@ -5,7 +5,6 @@
 //! of a layer, which waits for reads under way; looking at processes that wait for it themselves) is done by a thread that
 //! is not waited for beyond a limit. Such a thread goes on, and what it holds goes with its end.
 
-use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, mpsc};
 use std::thread;
@@ -13,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use parallax_protocol::message::StepId;
 
-use super::{Held, Lease, LeaseKey, Leases};
+use super::{Cause, Held, Lease, LeaseKey, Leases};
 use crate::journal::Entry;
 use crate::layers::MountedLayer;
 use crate::processes;
@@ -25,44 +24,6 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 const SEARCH_PATIENCE: Duration = Duration::from_secs(12);
 /// How long it waits for layers to be unmounted.
 const UNMOUNT_PATIENCE: Duration = Duration::from_secs(3);
-
-/// What led to the end of a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// It was asked for by the step's slurmstepd.
-    Asked,
-    /// The connection ended.
-    Connection,
-    /// The step's slurmstepd ended.
-    Process,
-    /// An administrator, or a job's epilog.
-    Command,
-    /// The agent was started anew and the lease's slurmstepd was gone.
-    Restart,
-}
-
-impl Cause {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Asked, Self::Connection, Self::Process, Self::Command, Self::Restart];
-
-    /// Its name in logs and metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Asked => "asked",
-            Self::Connection => "connection",
-            Self::Process => "process",
-            Self::Command => "command",
-            Self::Restart => "restart",
-        }
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 impl Leases {
     /// Takes down all that a lease holds: processes, mounts, loop devices, directories, the journal's entry. Returns what could not

@@ -10,7 +10,8 @@ use parallax_sys::process::Process;
 use super::PATIENCE;
 use super::workers::Outcome;
 use crate::journal::Owner;
-use crate::lease::{Cause, LeaseKey, Leases};
+use crate::lease::refusal::refused;
+use crate::lease::{Cause, LeaseKey, Leases, Refusal};
 
 /// Answers a request of the process `peer`.
 pub fn request(stream: &UnixStream, request: Request, peer: i32, leases: &Leases) -> Outcome {
@@ -49,23 +50,23 @@ fn lease(stream: &UnixStream, request: LeaseRequest, peer: i32, leases: &Leases)
             }
             leases.release(&key, Cause::Connection);
         }
-        Err(reason) => {
-            tracing::warn!(step = %step, "refused: {reason}");
-            leases.metrics().refused();
-            log(send(stream, &Response::Refused { reason }));
+        Err(refusal) => {
+            tracing::warn!(step = %step, "refused: {refusal}");
+            leases.metrics().refused(refusal.kind);
+            log(send(stream, &Response::Refused { reason: refusal.message }));
         }
     }
     Outcome::Over
 }
 
-fn granted(request: LeaseRequest, peer: i32, leases: &Leases) -> Result<(LeaseKey, Process, Response), String> {
+fn granted(request: LeaseRequest, peer: i32, leases: &Leases) -> Result<(LeaseKey, Process, Response), Refusal> {
     if let Some(fault) = request.fault() {
-        return Err(format!("{fault}; tell the administrator"));
+        return Err(refused(fault));
     }
-    let watch = |error| format!("the step's slurmstepd can't be watched: {error}; tell the administrator");
+    let watch = |error| refused(&format!("the step's slurmstepd can't be watched: {error}"));
     let owner = Owner::of(peer).map_err(watch)?;
     let process = Process::open(peer).map_err(watch)?;
-    let (key, grant) = leases.acquire(request, owner).map_err(|refusal| refusal.to_string())?;
+    let (key, grant) = leases.acquire(request, owner)?;
     Ok((key, process, Response::Granted(grant)))
 }
 

@@ -296,6 +296,10 @@ fn metrics_are_counted_and_written_to_a_file(cluster: &Cluster) -> anyhow::Resul
         cluster.srun("u1", &["-w", "n1", "--parallax-image=debian", "true"])?.success()?;
         let after = [metrics(names[0])?, metrics(names[1])?];
         ensure!(after == before.map(|count| count + 1.0), "{before:?} became {after:?}");
+        // Every reason is visible before the first refusal.
+        for reason in ["user", "administrator", "busy"] {
+            metrics(&format!("parallax_leases_refused_total{{reason=\"{reason}\"}}"))?;
+        }
         // The node exporter finds the same, a moment later.
         wait_for_line(&cluster.path_on("n1", file)?, &format!("{} {}", names[0], after[0]))?;
         Ok(())
