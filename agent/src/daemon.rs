@@ -16,8 +16,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 
 use crate::args::Args;
+use crate::backend::Backends;
 use crate::helper::Helper;
-use crate::ladder::Ladder;
 use crate::lease::Leases;
 use crate::metrics::{Metrics, write_file};
 use crate::server::{Server, listen, signals};
@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     raise_file_limit();
     // Before the restrictions, which the helper does not have.
     let helper = Arc::new(Helper::start(&args.config).context("the helper process cannot be started")?);
-    let ladder = Ladder::of_this_node(&config.agent, &helper);
+    let ladder = Backends::of_this_node(&config.agent, &helper);
     if !args.unrestricted {
         if !restrict::FILTERS {
             tracing::warn!(

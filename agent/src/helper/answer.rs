@@ -14,7 +14,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 use serde::Serialize;
 
-use super::{Query, User};
+use super::query::{Query, User};
 
 /// Writes the answer to a question. Returns the exit code of the process.
 pub fn write(query: &Query, reply: OwnedFd, config: &Path) -> i32 {

@@ -13,7 +13,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{Pid, Signal as DeathSignal, WaitOptions, set_parent_process_death_signal, waitpid};
 
-use super::{MAX_QUERY, NAME, Query, answer};
+use super::answer;
+use super::query::{MAX_QUERY, NAME, Query};
 
 /// Maximum number of questions that are answered at once; more wait on the socket. It is more than the agent's threads ask at once, so
 /// that those whose answer hangs keep nobody else waiting, and a database that hangs keeps no more processes than this, each until

@@ -15,17 +15,18 @@ use parallax_sys::credentials::Credentials;
 use serde::Deserialize;
 
 use super::access::{credentials, unusable};
+use super::cause::Cause;
 use super::find::{Found, add_name};
+use super::owners;
 use super::refusal::{Refusal, refused};
-use super::{Cause, Held, Lease, LeaseKey, Leases, owners};
+use super::table::{Held, Lease, Leases};
+use crate::backend::Backend;
 use crate::identity::Identity;
-use crate::journal::{self, Entry, HeldImage, Owner};
-use crate::ladder::Way;
+use crate::journal::{self, Entry, HeldImage, LeaseKey, Owner};
 use crate::layers::{LayerError, MountedLayer};
 use crate::processes;
-use crate::scratch::{self, Size};
-use crate::step::{StepDirectory, StepLayers, StepPlan};
-use crate::step_store::{Form, StepStore};
+use crate::step::scratch::{self, Size};
+use crate::step::{Form, StepDirectory, StepLayers, StepPlan, StepStore};
 
 /// How many layers of one image are mounted at a time.
 const MOUNTERS: usize = 4;
@@ -130,12 +131,12 @@ impl Leases {
             refused(&format!("the image \"{}\" can't be mounted on this node: {reason}", request.image))
         })?;
         let form = match way {
-            Way::Native => Form::Mounts(kinds),
-            Way::Fuse => Form::Files,
+            Backend::Native => Form::Mounts(kinds),
+            Backend::Fuse => Form::Files,
         };
         let layers = match way {
-            Way::Native => self.mount_layers(store, image, user).map(StepLayers::Mounted),
-            Way::Fuse => self.layer_files(store, image, self.ladder().trusts(store), user),
+            Backend::Native => self.mount_layers(store, image, user).map(StepLayers::Mounted),
+            Backend::Fuse => self.layer_files(store, image, self.ladder().trusts(store), user),
         };
         let layers = layers.map_err(|error| match error {
             LayerError::Open(error) => unusable(&request.image, &error),

@@ -9,9 +9,9 @@ use parallax_store::open::TrustedStore;
 use parallax_store::record::ImageRecord;
 use parallax_sys::credentials::Credentials;
 
-use super::Leases;
 use super::access::Obstacles;
 use super::refusal::{Refusal, refused};
+use super::table::Leases;
 
 /// An image that was asked for.
 #[derive(Debug)]

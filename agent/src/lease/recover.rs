@@ -5,19 +5,28 @@
 //! is still to be released has it released first ([`Leases::acquire`]).
 
 use std::collections::VecDeque;
-use std::fs;
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use parallax_config::Config;
 use parallax_protocol::message::StepId;
 use parallax_sys::mount::take_down;
 use parallax_sys::process::Process;
 
-use super::{Cause, Held, Lease, LeaseKey, Leases};
+use super::cause::Cause;
+use super::table::{Held, Lease, Leases};
+use crate::backend::{Backends, Retry};
+use crate::helper::Helper;
 use crate::identity::Identity;
-use crate::journal::{Entry, Recorded, entry_of_unreadable};
+use crate::in_use::InUseMarkers;
+use crate::journal::{Entry, Journal, LeaseKey, Recorded, entry_of_unreadable};
+use crate::layers::LayerTable;
+use crate::metrics::Metrics;
 use crate::step::StepDirectory;
+use crate::step::user_namespaces::NamespaceTable;
 
 /// What an earlier agent left.
 #[derive(Debug, Default)]
@@ -36,8 +45,47 @@ pub struct Stale {
 }
 
 impl Leases {
+    /// Makes the runtime directory ready and takes over what an earlier agent left. Returns the leases that go on, and what is still to
+    /// be taken down.
+    ///
+    /// # Errors
+    /// The runtime directory can't be made or read.
+    pub fn open(
+        config: Config,
+        ladder: Backends,
+        helper: Arc<Helper>,
+        metrics: Metrics,
+    ) -> io::Result<(Self, Recovered)> {
+        let root = config.agent.runtime_dir.clone();
+        directory(&root, 0o755)?;
+        directory(&root.join("steps"), 0o711)?;
+        directory(&root.join("layers"), 0o700)?;
+        directory(&root.join("leases"), 0o700)?;
+        let leases = Self {
+            layers: LayerTable::new(root.join("layers")).configured(&config.agent),
+            config: RwLock::new(Arc::new(config)),
+            runtime: root.clone(),
+            ladder: Retry::new(ladder, Arc::clone(&helper)),
+            helper,
+            journal: Journal::new(root.join("leases")),
+            namespaces: NamespaceTable::default(),
+            live: Mutex::default(),
+            beginning: Mutex::default(),
+            orphaned: Mutex::default(),
+            metrics,
+            holds: InUseMarkers::start(),
+        };
+        let recovered = leases.recover()?;
+        let config = leases.config();
+        // What an unreadable lease uses may be unknown.
+        if config.agent.holds && leases.live().values().all(|lease| lease.readable) {
+            leases.holds.tidy(&config.stores);
+        }
+        Ok((leases, recovered))
+    }
+
     /// Adopts all leases of an earlier agent, and finds out which of them go on.
-    pub(super) fn recover(&self) -> io::Result<Recovered> {
+    fn recover(&self) -> io::Result<Recovered> {
         let mut recovered = Recovered::default();
         let mut stale = VecDeque::new();
         let mut known = Vec::new();
@@ -134,5 +182,13 @@ impl Leases {
                 tracing::error!(mount_point = %path.display(), "a layer an earlier agent left can't be unmounted: {error}");
             }
         }
+    }
+}
+
+/// Makes a directory of root's with exactly this mode, or corrects the one that is there.
+fn directory(path: &Path, mode: u32) -> io::Result<()> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => fs::set_permissions(path, Permissions::from_mode(mode)),
     }
 }

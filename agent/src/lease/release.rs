@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use parallax_protocol::message::StepId;
 
-use super::{Cause, Held, Lease, LeaseKey, Leases};
-use crate::journal::Entry;
+use super::cause::Cause;
+use super::table::{Held, Lease, Leases};
+use crate::journal::{Entry, LeaseKey};
 use crate::layers::MountedLayer;
 use crate::processes;
 use crate::processes::membership::StepProcesses;

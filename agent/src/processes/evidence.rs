@@ -4,8 +4,8 @@ use std::fs;
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
-use super::is_users;
 use super::membership::{Ancestor, Evidence, StepProcesses, owner_control_group, step_control_group};
+use super::owner::is_users;
 use crate::identity::Identity;
 
 /// The name of Slurm's process for each step, as in `/proc/PID/comm`.

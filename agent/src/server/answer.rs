@@ -1,17 +1,19 @@
 //! What workers do: answer a request, and end a lease.
 
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parallax_protocol::frame::{self, FrameError};
 use parallax_protocol::message::{LeaseRequest, Request, Response};
 use parallax_sys::process::Process;
 
-use super::PATIENCE;
 use super::workers::Outcome;
 use crate::journal::Owner;
 use crate::lease::refusal::refused;
 use crate::lease::{Cause, LeaseKey, Leases, Refusal};
+
+/// Timeout for the arrival of a request and for the delivery of a response.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Answers a request of the process `peer`.
 pub fn request(stream: &UnixStream, request: Request, peer: i32, leases: &Leases) -> Outcome {
@@ -78,7 +80,7 @@ pub fn end(stream: Option<&UnixStream>, key: LeaseKey, process: Process, cause: 
         return Outcome::Over;
     };
     let not_here = "unsupported request on the connection of a lease; agent and plugin may be of different releases";
-    match frame::receive::<Request>(stream, Instant::now() + PATIENCE) {
+    match frame::receive::<Request>(stream, Instant::now() + REQUEST_TIMEOUT) {
         Ok(Request::Release { .. }) => {
             let problems = leases.release(&key, Cause::Asked);
             log(send(stream, &Response::Released { problems }));
@@ -107,7 +109,7 @@ fn refuse(stream: &UnixStream, reason: String, key: LeaseKey, process: Process) 
 }
 
 fn send(stream: &UnixStream, response: &Response) -> Result<(), FrameError> {
-    frame::send(stream, response, Instant::now() + PATIENCE)
+    frame::send(stream, response, Instant::now() + REQUEST_TIMEOUT)
 }
 
 fn log(sent: Result<(), FrameError>) {

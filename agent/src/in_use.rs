@@ -28,18 +28,18 @@ enum Order {
 
 /// The way to the thread.
 #[derive(Debug)]
-pub struct Holds {
+pub struct InUseMarkers {
     orders: Sender<Order>,
 }
 
 /// One step's hold of an image. It ends with this value.
 #[derive(Debug)]
-pub struct ImageHold {
+pub struct InUseMarker {
     image: HeldImage,
     orders: Sender<Order>,
 }
 
-impl Holds {
+impl InUseMarkers {
     /// Starts the thread. Without one nothing is told, and nothing else changes.
     #[must_use]
     pub fn start() -> Self {
@@ -53,10 +53,10 @@ impl Holds {
 
     /// Holds an image for a step.
     #[must_use]
-    pub fn hold(&self, image: HeldImage) -> ImageHold {
+    pub fn hold(&self, image: HeldImage) -> InUseMarker {
         // Without a thread there is nobody to tell.
         let _ = self.orders.send(Order::Hold(image.clone()));
-        ImageHold { image, orders: self.orders.clone() }
+        InUseMarker { image, orders: self.orders.clone() }
     }
 
     /// Removes what an earlier agent on this node left in the stores. To be called when the leases that go on hold theirs.
@@ -65,7 +65,7 @@ impl Holds {
     }
 }
 
-impl Drop for ImageHold {
+impl Drop for InUseMarker {
     fn drop(&mut self) {
         let _ = self.orders.send(Order::LetGo(self.image.clone()));
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// Keeps values, mounted layers that is, for a time after their last use. Nothing runs while nothing is kept.
 #[derive(Debug)]
-pub struct Warm<T> {
+pub struct IdleCache<T> {
     idle_time: Mutex<Duration>,
     shared: Arc<Shared<T>>,
 }
@@ -25,7 +25,7 @@ struct Kept<T> {
     watched: bool,
 }
 
-impl<T: Send + Sync + 'static> Warm<T> {
+impl<T: Send + Sync + 'static> IdleCache<T> {
     /// Keeps values for `idle_time`; for none at all if that is zero.
     #[must_use]
     pub fn new(idle_time: Duration) -> Self {
@@ -82,7 +82,7 @@ impl<T: Send + Sync + 'static> Warm<T> {
     }
 }
 
-impl<T> Drop for Warm<T> {
+impl<T> Drop for IdleCache<T> {
     fn drop(&mut self) {
         self.shared.lock().values.clear();
         self.shared.changed.notify_all();
@@ -143,64 +143,64 @@ mod tests {
     #[test]
     fn without_a_time_nothing_is_kept() {
         let (layer, gone) = layer();
-        Warm::new(Duration::ZERO).keep(&[layer]);
+        IdleCache::new(Duration::ZERO).keep(&[layer]);
         gone.try_recv().unwrap();
     }
 
     #[test]
     fn what_is_kept_goes_by_itself_and_the_thread_with_it() {
-        let warm = Warm::new(Duration::from_millis(20));
+        let cache = IdleCache::new(Duration::from_millis(20));
         for _ in 0..2 {
             let (layer, gone) = layer();
-            warm.keep(&[layer]);
+            cache.keep(&[layer]);
             gone.recv_timeout(PATIENCE).unwrap();
         }
     }
 
     #[test]
     fn what_is_used_again_is_kept_from_its_last_use() {
-        let warm = Warm::new(LONG);
+        let cache = IdleCache::new(LONG);
         let (layer, gone) = layer();
-        warm.keep(&[Arc::clone(&layer), Arc::clone(&layer)]);
-        assert_eq!((warm.shared.lock().values.len(), Arc::strong_count(&layer)), (1, 2));
+        cache.keep(&[Arc::clone(&layer), Arc::clone(&layer)]);
+        assert_eq!((cache.shared.lock().values.len(), Arc::strong_count(&layer)), (1, 2));
         drop(layer);
         assert!(gone.try_recv().is_err());
-        warm.let_go();
+        cache.let_go();
         gone.recv_timeout(PATIENCE).unwrap();
     }
 
     #[test]
     fn a_shorter_time_holds_for_what_is_kept_already() {
-        let warm = Warm::new(LONG);
+        let cache = IdleCache::new(LONG);
         let (first, gone) = layer();
         let (second, gone_at_once) = layer();
-        warm.keep(&[first]);
-        warm.set(Duration::from_millis(20));
+        cache.keep(&[first]);
+        cache.set(Duration::from_millis(20));
         gone.recv_timeout(PATIENCE).unwrap();
-        warm.set(LONG);
-        warm.keep(&[second]);
-        warm.set(Duration::ZERO);
+        cache.set(LONG);
+        cache.keep(&[second]);
+        cache.set(Duration::ZERO);
         gone_at_once.recv_timeout(PATIENCE).unwrap();
     }
 
     #[test]
     fn what_comes_later_may_go_sooner() {
-        let warm = Warm::new(LONG);
+        let cache = IdleCache::new(LONG);
         let (first, gone_first) = layer();
         let (second, gone) = layer();
-        warm.keep(&[first]);
-        *warm.idle_time.lock().unwrap() = Duration::from_millis(20);
-        warm.keep(&[second]);
+        cache.keep(&[first]);
+        *cache.idle_time.lock().unwrap() = Duration::from_millis(20);
+        cache.keep(&[second]);
         gone.recv_timeout(PATIENCE).unwrap();
         assert!(gone_first.try_recv().is_err());
     }
 
     #[test]
     fn all_goes_with_its_keeper() {
-        let warm = Warm::new(LONG);
+        let cache = IdleCache::new(LONG);
         let (layer, gone) = layer();
-        warm.keep(&[layer]);
-        drop(warm);
+        cache.keep(&[layer]);
+        drop(cache);
         gone.recv_timeout(PATIENCE).unwrap();
     }
 }

@@ -12,16 +12,12 @@ use parallax_probe::{Ability, Findings, Obstacle};
 use parallax_protocol::node::{AbilityStatus, NodeStatus};
 use parallax_store::open::TrustedStore;
 
+use super::trusted_owners::{Lookup, Trust, TrustedOwners};
 use crate::helper::{Helper, HelperError};
-use crate::owners::{Lookup, Trust, TrustedOwners};
-
-mod retry;
-
-pub use retry::Retry;
 
 /// A way in which layers are mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum Backend {
     /// By the kernel, with id maps.
     Native,
     /// By the mount program, in the user's own processes.
@@ -30,7 +26,7 @@ pub enum Way {
 
 /// What decides the way.
 #[derive(Debug, Clone)]
-pub struct Ladder {
+pub struct Backends {
     mounts: Mounts,
     /// The users whose stores the kernel may read.
     trusted: Arc<TrustedOwners>,
@@ -40,7 +36,7 @@ pub struct Ladder {
     fuse: Result<(), Obstacle>,
 }
 
-impl Ladder {
+impl Backends {
     /// Tries what the node can do and logs it.
     #[must_use]
     pub fn of_this_node(config: &Agent, helper: &Arc<Helper>) -> Self {
@@ -50,7 +46,7 @@ impl Ladder {
         ladder
     }
 
-    fn log(&self) {
+    pub(super) fn log(&self) {
         for trial in &self.findings.trials {
             match (&trial.failure, trial.ability) {
                 (None, ability) => tracing::debug!(ability = ability.name(), "this node can"),
@@ -87,7 +83,7 @@ impl Ladder {
     }
 
     /// The same configuration, with what was found later.
-    fn updated(&self, later: Findings) -> Self {
+    pub(super) fn updated(&self, later: Findings) -> Self {
         let mut findings = self.findings.clone();
         findings.update(later);
         let (native, fuse) = (findings.native(), findings.fuse());
@@ -102,12 +98,12 @@ impl Ladder {
     }
 
     /// Whether trying again what the node can do might give a store's images a way, where there is none.
-    fn could_change(&self, store: &TrustedStore) -> bool {
+    pub(super) fn could_change(&self, store: &TrustedStore) -> bool {
         self.mounts != Mounts::Native || self.trusts(store)
     }
 
     /// Whether the way of a store's images is the second one because nobody knows whether the first one works.
-    fn is_in_doubt(&self, store: &TrustedStore) -> bool {
+    pub(super) fn is_in_doubt(&self, store: &TrustedStore) -> bool {
         self.mounts == Mounts::Auto && self.trusts(store) && matches!(self.native, Err(Obstacle::Undecided(..)))
     }
 
@@ -115,7 +111,7 @@ impl Ladder {
     ///
     /// # Errors
     /// Why there is none: a part of a sentence.
-    pub fn way(&self, store: &TrustedStore) -> Result<Way, String> {
+    pub fn way(&self, store: &TrustedStore) -> Result<Backend, String> {
         self.choose(store.path(), store.owner())
     }
 
@@ -125,12 +121,12 @@ impl Ladder {
         self.trusted.trust(store.owner()) == Trust::Yes
     }
 
-    fn choose(&self, store: &Path, owner: u32) -> Result<Way, String> {
+    fn choose(&self, store: &Path, owner: u32) -> Result<Backend, String> {
         let (obstacle, native) = if self.mounts == Mounts::Fuse {
             ("the configuration has mounts = \"fuse\"".to_owned(), None)
         } else {
             match (self.trusted.trust(owner), &self.native) {
-                (Trust::Yes, Ok(())) => return Ok(Way::Native),
+                (Trust::Yes, Ok(())) => return Ok(Backend::Native),
                 (Trust::Yes, Err(obstacle)) => (on_this_node(obstacle), Some(obstacle)),
                 (Trust::No, _) => {
                     let store = store.display();
@@ -151,7 +147,7 @@ impl Ladder {
         match &self.fuse {
             Ok(()) => {
                 tracing::debug!(store = %store.display(), "by FUSE: {obstacle}");
-                Ok(Way::Fuse)
+                Ok(Backend::Fuse)
             }
             // What both ways lack is said once.
             Err(both) if native == Some(both) => Err(obstacle),
@@ -205,10 +201,10 @@ mod tests {
         [Ability::UserNamespaces, Ability::Squashfs, Ability::IdMaps, Ability::TmpfsAttributes, Ability::Overlay];
     const FUSE: [Ability; 3] = [Ability::UserNamespaces, Ability::Fuse, Ability::FuseIdMaps];
 
-    fn ladder(mounts: Mounts, abilities: &[Ability]) -> Ladder {
+    fn ladder(mounts: Mounts, abilities: &[Ability]) -> Backends {
         let trials = abilities.iter().map(|&ability| Trial { ability, failure: None }).collect();
         let config = Agent { mounts, trusted_owners: vec![Owner::Id(0), Owner::Id(77)], ..Agent::default() };
-        Ladder::new(&config, Findings { trials, cut_short: None }, Arc::new(|_| Ok(None)))
+        Backends::new(&config, Findings { trials, cut_short: None }, Arc::new(|_| Ok(None)))
     }
 
     fn both() -> Vec<Ability> {
@@ -217,22 +213,22 @@ mod tests {
 
     #[test]
     fn the_kernel_mounts_what_it_may_and_can() {
-        let choose = |ladder: &Ladder, owner| ladder.choose(Path::new("/s"), owner);
+        let choose = |ladder: &Backends, owner| ladder.choose(Path::new("/s"), owner);
         let auto = ladder(Mounts::Auto, &both());
         assert_eq!(
             (choose(&auto, 0), choose(&auto, 77), choose(&auto, 1001)),
-            (Ok(Way::Native), Ok(Way::Native), Ok(Way::Fuse))
+            (Ok(Backend::Native), Ok(Backend::Native), Ok(Backend::Fuse))
         );
-        assert_eq!(choose(&ladder(Mounts::Auto, &FUSE), 0), Ok(Way::Fuse));
-        assert_eq!(choose(&ladder(Mounts::Fuse, &both()), 0), Ok(Way::Fuse));
-        assert_eq!(choose(&ladder(Mounts::Native, &both()), 0), Ok(Way::Native));
+        assert_eq!(choose(&ladder(Mounts::Auto, &FUSE), 0), Ok(Backend::Fuse));
+        assert_eq!(choose(&ladder(Mounts::Fuse, &both()), 0), Ok(Backend::Fuse));
+        assert_eq!(choose(&ladder(Mounts::Native, &both()), 0), Ok(Backend::Native));
     }
 
     #[test]
     fn a_users_store_never_reaches_the_kernel() {
         for mounts in [Mounts::Auto, Mounts::Native, Mounts::Fuse] {
             for abilities in [NATIVE.to_vec(), both(), Vec::new()] {
-                assert_ne!(ladder(mounts, &abilities).choose(Path::new("/s"), 1001), Ok(Way::Native));
+                assert_ne!(ladder(mounts, &abilities).choose(Path::new("/s"), 1001), Ok(Backend::Native));
             }
         }
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use parallax_store::open::TrustedStore;
 
-use super::{Ladder, Way};
+use super::choice::{Backend, Backends};
 use crate::helper::Helper;
 
 /// Minimum time between two trials that no step waits for.
@@ -24,7 +24,7 @@ pub struct Retry(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     helper: Arc<Helper>,
-    ladder: RwLock<Arc<Ladder>>,
+    ladder: RwLock<Arc<Backends>>,
     /// The last trial: its end, and how long it took.
     last: Mutex<(Instant, Duration)>,
 }
@@ -32,19 +32,19 @@ struct Shared {
 impl Retry {
     /// Begins with what was found at the start of the agent.
     #[must_use]
-    pub fn new(ladder: Ladder, helper: Arc<Helper>) -> Self {
+    pub fn new(ladder: Backends, helper: Arc<Helper>) -> Self {
         let last = Mutex::new((Instant::now(), Duration::ZERO));
         Self(Arc::new(Shared { helper, ladder: RwLock::new(Arc::new(ladder)), last }))
     }
 
     /// The ladder that holds now.
     #[must_use]
-    pub fn ladder(&self) -> Arc<Ladder> {
+    pub fn ladder(&self) -> Arc<Backends> {
         Arc::clone(&self.0.ladder.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Changes the ladder.
-    pub fn change(&self, change: impl FnOnce(&Ladder) -> Ladder) {
+    pub fn change(&self, change: impl FnOnce(&Backends) -> Backends) {
         let mut ladder = self.0.ladder.write().unwrap_or_else(PoisonError::into_inner);
         *ladder = Arc::new(change(&ladder));
     }
@@ -53,7 +53,7 @@ impl Retry {
     ///
     /// # Errors
     /// Why there is none: a part of a sentence.
-    pub fn way(&self, store: &TrustedStore) -> Result<Way, String> {
+    pub fn way(&self, store: &TrustedStore) -> Result<Backend, String> {
         let ladder = self.ladder();
         match ladder.way(store) {
             Ok(way) => {
@@ -71,7 +71,7 @@ impl Retry {
     }
 
     /// Tries again what the node can do, unless somebody did since `seen` was the ladder. Waits for a trial that is under way.
-    fn try_again(&self, seen: &Arc<Ladder>) {
+    fn try_again(&self, seen: &Arc<Backends>) {
         let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
         let (end, took) = *last;
         if Arc::ptr_eq(seen, &self.ladder()) && end.elapsed() >= took {

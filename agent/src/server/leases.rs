@@ -5,8 +5,9 @@ use std::os::fd::AsFd as _;
 use parallax_sys::process::Process;
 use rustix::event::epoll;
 
+use super::answer;
+use super::event_loop::{Server, State};
 use super::workers::{Finished, Kind, Outcome};
-use super::{Server, State, answer};
 use crate::lease::{Cause, LeaseKey};
 
 impl Server {

@@ -1,0 +1,344 @@
+//! Each SquashFS file mounted once on the node.
+//!
+//! A mounted layer lives as long as somebody holds it. Files are told apart by device and inode, not by what a record says
+//! of them: two stores may be trusted differently, and a record of one must not get at a mount made from the other. But while a
+//! layer is mounted, records of the same store that have the same SquashFS digest mean that mount: its file is not looked up
+//! again, so that a step on a node that has the image asks the store for its record and for one directory.
+//!
+//! Every file is opened with the credentials of the user it is for, and a mounted layer is given to a user only if they may read
+//! its file: the store's access rights are the kernel's to check, for everybody anew.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use parallax_config::Agent;
+use parallax_store::open::{OpenError, StoreKey, TrustedStore};
+use parallax_store::record::LayerRecord;
+use parallax_sys::credentials::{Credentials, reopen};
+use parallax_sys::loop_device::LoopDevice;
+use parallax_sys::mount::{DetachedMount, take_down};
+use serde::{Deserialize, Serialize};
+
+use super::digest::{Checker, DigestError};
+use super::idle::IdleCache;
+
+/// Why a layer could not be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// Its file can't be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The agent cannot take on the user's credentials.
+    #[error("cannot take on the user's credentials: {0}")]
+    Credentials(io::Error),
+    /// Its file is not the one that was migrated.
+    #[error("the layer {path} is not what was migrated: {cause} (\"parallax verify\" tells more)")]
+    Digest {
+        /// The SquashFS file, relative to its store.
+        path: String,
+        /// What differs.
+        cause: DigestError,
+    },
+    /// The kernel would not have it.
+    #[error("the layer {path} can't be mounted: {what}: {cause}")]
+    Mount {
+        /// The SquashFS file, relative to its store.
+        path: String,
+        /// What failed.
+        what: &'static str,
+        /// What the system said.
+        cause: io::Error,
+    },
+}
+
+/// What tells one file from another for as long as it is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FileKey {
+    device: u64,
+    inode: u64,
+}
+
+/// A layer that is mounted on this node, for as long as this value lives.
+#[derive(Debug)]
+pub struct MountedLayer {
+    key: FileKey,
+    diff_id: String,
+    mount_point: PathBuf,
+    /// Its file, by which access is checked; an earlier agent's layer has none.
+    file: Option<File>,
+}
+
+/// What a later agent must know to take over a mounted layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerEntry {
+    /// The layer's diffID.
+    pub diff_id: String,
+    /// The file it was mounted from.
+    pub file: FileKey,
+    /// Where it is mounted.
+    pub mount_point: PathBuf,
+}
+
+impl MountedLayer {
+    /// The layer's diffID.
+    #[must_use]
+    pub fn diff_id(&self) -> &str {
+        &self.diff_id
+    }
+
+    /// A second mount of the layer, attached nowhere.
+    ///
+    /// # Errors
+    /// Those of `open_tree(2)`.
+    pub fn another_mount(&self) -> io::Result<DetachedMount> {
+        DetachedMount::clone_of(&self.mount_point)
+    }
+
+    /// What a later agent must know.
+    #[must_use]
+    pub fn entry(&self) -> LayerEntry {
+        LayerEntry { diff_id: self.diff_id.clone(), file: self.key, mount_point: self.mount_point.clone() }
+    }
+}
+
+impl Drop for MountedLayer {
+    fn drop(&mut self) {
+        if let Err(error) = take_down(&self.mount_point) {
+            tracing::error!(mount_point = %self.mount_point.display(), "a layer can't be unmounted: {error}");
+        }
+    }
+}
+
+/// One file's place in the table: locked while the file is being mounted, so that others wait for that mount and not for
+/// any other.
+type Slot = Arc<Mutex<Weak<MountedLayer>>>;
+
+/// What a store's record says of a layer: the store, the layer's diffID and the SHA-256 of its SquashFS file.
+type Recorded = (StoreKey, String, String);
+
+fn recorded(store: &TrustedStore, layer: &LayerRecord) -> Recorded {
+    (store.key(), layer.diff_id.clone(), layer.squashfs_sha256.clone())
+}
+
+/// A layer's file, opened with a user's credentials.
+fn opened(store: &TrustedStore, layer: &LayerRecord, user: &Credentials) -> Result<File, LayerError> {
+    Ok(user.run(|| store.open_layer(layer)).map_err(LayerError::Credentials)??)
+}
+
+/// All layers that are mounted on this node.
+#[derive(Debug)]
+pub struct LayerTable {
+    directory: PathBuf,
+    slots: Mutex<HashMap<FileKey, Slot>>,
+    recorded: Mutex<HashMap<Recorded, Weak<MountedLayer>>>,
+    next: AtomicU64,
+    checker: Checker,
+    idle: IdleCache<MountedLayer>,
+}
+
+impl LayerTable {
+    /// A table whose mount points are made in `directory`, which exists and which only root can enter. It checks no file, and
+    /// keeps no layer that nobody holds.
+    #[must_use]
+    pub fn new(directory: PathBuf) -> Self {
+        Self {
+            directory,
+            slots: Mutex::default(),
+            recorded: Mutex::default(),
+            next: AtomicU64::new(0),
+            checker: Checker::default(),
+            idle: IdleCache::new(Duration::ZERO),
+        }
+    }
+
+    /// The table as an agent's configuration wants it.
+    #[must_use]
+    pub fn configured(self, config: &Agent) -> Self {
+        self.reconfigure(config);
+        self
+    }
+
+    /// Takes over another configuration, for what happens from now on.
+    pub fn reconfigure(&self, config: &Agent) {
+        self.checker.set(config.verify);
+        self.idle.set(config.idle_time());
+    }
+
+    /// Keeps layers that a step is about to let go mounted for as long as is configured.
+    pub fn keep_idle(&self, layers: &[Arc<MountedLayer>]) {
+        self.idle.keep(layers);
+    }
+
+    /// Unmounts the layers that are mounted for no step.
+    pub fn let_go_of_idle(&self) {
+        self.idle.let_go();
+    }
+
+    /// The layer's SquashFS file, opened with a user's credentials and checked.
+    ///
+    /// # Errors
+    /// [`LayerError`].
+    pub fn file(&self, store: &TrustedStore, layer: &LayerRecord, user: &Credentials) -> Result<File, LayerError> {
+        let file = opened(store, layer, user)?;
+        self.check(&file, layer)?;
+        Ok(file)
+    }
+
+    fn check(&self, file: &File, layer: &LayerRecord) -> Result<(), LayerError> {
+        let failed = |cause| LayerError::Digest { path: layer.squashfs_path(), cause };
+        self.checker.check(file, &layer.squashfs_sha256).map_err(failed)
+    }
+
+    /// Whether files are checked before they are mounted.
+    #[must_use]
+    pub fn checks_files(&self) -> bool {
+        self.checker.is_on()
+    }
+
+    /// The layer, mounted, for a user who may read its file; mounts it if it is not.
+    ///
+    /// # Errors
+    /// [`LayerError`].
+    pub fn get(
+        &self,
+        store: &TrustedStore,
+        layer: &LayerRecord,
+        user: &Credentials,
+    ) -> Result<Arc<MountedLayer>, LayerError> {
+        let mounted = self.open(store, layer, user)?;
+        // Nobody recorded what is in another tool's file, so only the file itself tells.
+        if !layer.squashfs_sha256.is_empty() {
+            let mut known = self.recorded();
+            known.retain(|_, layer| layer.strong_count() > 0);
+            known.insert(recorded(store, layer), Arc::downgrade(&mounted));
+        }
+        Ok(mounted)
+    }
+
+    /// The layers of an image, if all are known to be mounted, for a user who may read their files.
+    ///
+    /// # Errors
+    /// [`LayerError`] if the user may not.
+    pub fn already(
+        &self,
+        store: &TrustedStore,
+        layers: &[LayerRecord],
+        user: &Credentials,
+    ) -> Result<Option<Vec<Arc<MountedLayer>>>, LayerError> {
+        let known = |layer| self.recorded().get(&recorded(store, layer)).and_then(Weak::upgrade);
+        let Some(mounted) = layers.iter().map(known).collect::<Option<Vec<_>>>() else { return Ok(None) };
+        let check = || -> Result<(), OpenError> {
+            if layers.iter().any(|layer| !layer.side_car) {
+                store.check_layers_directory()?;
+            }
+            layers.iter().zip(&mounted).try_for_each(|(layer, mounted)| {
+                store.check_open_layer(layer, mounted.file.as_ref().map(|file| file.as_fd()))
+            })
+        };
+        user.run(check).map_err(LayerError::Credentials)??;
+        Ok(Some(mounted))
+    }
+
+    /// The layer of a file that is to be opened to know whether it is mounted.
+    fn open(
+        &self,
+        store: &TrustedStore,
+        layer: &LayerRecord,
+        user: &Credentials,
+    ) -> Result<Arc<MountedLayer>, LayerError> {
+        let path = layer.squashfs_path();
+        let failed = |what, cause| LayerError::Mount { path: path.clone(), what, cause };
+        let file = opened(store, layer, user)?;
+        let metadata = file.metadata().map_err(|error| failed("it can't be examined", error))?;
+        let key = FileKey { device: metadata.dev(), inode: metadata.ino() };
+        let slot = self.slot(key);
+        let mut place = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mounted) = place.upgrade() {
+            return Ok(mounted);
+        }
+        // A network file system reads with the credentials of whoever opened the file. The mount may outlive the user's (a Kerberos
+        // ticket, say), so root's are better, where root may read the file.
+        let file = reopen(file.as_fd()).unwrap_or(file);
+        self.check(&file, layer)?;
+        let device = LoopDevice::attach(file.as_fd()).map_err(|error| failed("no loop device", error))?;
+        let mount = DetachedMount::squashfs(device.path())
+            .map_err(|error| failed("the kernel does not take it as SquashFS", error))?;
+        let mount_point = self.mount_point(&layer.diff_id).map_err(|error| failed("no mount point", error))?;
+        let mounted = MountedLayer { key, diff_id: layer.diff_id.clone(), mount_point, file: Some(file) };
+        mount.attach_at(&mounted.mount_point).map_err(|error| failed("it can't be attached", error))?;
+        let mounted = Arc::new(mounted);
+        *place = Arc::downgrade(&mounted);
+        Ok(mounted)
+    }
+
+    /// Takes over a layer that an earlier agent mounted.
+    #[must_use]
+    pub fn adopt(&self, entry: LayerEntry) -> Arc<MountedLayer> {
+        let slot = self.slot(entry.file);
+        let mut place = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        place.upgrade().unwrap_or_else(|| {
+            let LayerEntry { diff_id, file, mount_point } = entry;
+            let mounted = Arc::new(MountedLayer { key: file, diff_id, mount_point, file: None });
+            *place = Arc::downgrade(&mounted);
+            mounted
+        })
+    }
+
+    /// Returns the mount points that earlier agents left and nobody has adopted. To be called before anything is mounted.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn orphaned(&self) -> io::Result<Vec<PathBuf>> {
+        let adopted: Vec<PathBuf> = self.mounted().iter().map(|layer| layer.mount_point.clone()).collect();
+        let mut orphaned = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if !adopted.contains(&path) {
+                orphaned.push(path);
+            }
+        }
+        Ok(orphaned)
+    }
+
+    /// The layers that are mounted now.
+    #[must_use]
+    pub fn mounted(&self) -> Vec<Arc<MountedLayer>> {
+        let slots: Vec<Slot> =
+            self.slots.lock().unwrap_or_else(PoisonError::into_inner).values().map(Arc::clone).collect();
+        // A slot that is locked is being mounted: not there yet.
+        slots.iter().filter_map(|slot| slot.try_lock().ok()?.upgrade()).collect()
+    }
+
+    fn recorded(&self) -> MutexGuard<'_, HashMap<Recorded, Weak<MountedLayer>>> {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(&self, key: FileKey) -> Slot {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        // Places of layers that are no longer mounted go, so that the table stays as small as what is mounted. One that
+        // somebody else holds at this moment is about to be used.
+        slots.retain(|_, slot| {
+            Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|place| place.strong_count() > 0)
+        });
+        Arc::clone(slots.entry(key).or_default())
+    }
+
+    /// A new directory. Never one that was used before: a layer that is on its way out must not take the next one with it.
+    fn mount_point(&self, diff_id: &str) -> io::Result<PathBuf> {
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let path = self.directory.join(format!("{}.{number}", &diff_id[..12]));
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => return other.map(|()| path),
+            }
+        }
+    }
+}
