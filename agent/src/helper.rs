@@ -20,7 +20,7 @@ pub use self::client::{Helper, HelperError};
 use self::query::{HELP, NAME};
 pub use self::query::{LOOK_UP_TIMEOUT, User};
 
-/// Is the helper, if this process was started as one, and returns how it ended. To be called first in `main`, while the process has
+/// Runs the helper, if this process was started as one, and returns its exit code. To be called first in `main`, while the process has
 /// one thread.
 #[must_use]
 pub fn run_if_asked() -> Option<ExitCode> {

@@ -1,7 +1,7 @@
-//! What a step's lease is made of, in order, and its end.
+//! Leases: what a step gets, from the request to the release.
 //!
-//! [`Leases::acquire`] reads top-down: who the user is, which image is meant, its layers, the step's directory. Every way in
-//! which a step can end leads to the one routine in `release.rs`, which goes on past errors and may be called any number of times.
+//! [`Leases::acquire`] reads top-down: user, image, layers, the step's directory. Every end of a step leads
+//! to the one routine in `release.rs`, which continues past errors and is idempotent.
 
 mod access;
 mod acquire;

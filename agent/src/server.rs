@@ -1,7 +1,7 @@
 //! Accepts connections and answers requests; root only.
 //!
-//! One thread, [`Server::turn`], waits for all connections, all leases and all signals at once, and reads requests piece by piece as
-//! they come, so that nobody who is slow, silent or many keeps anybody else waiting. Requests that are complete go to workers
+//! One thread, [`Server::run_iteration`], waits for all connections, all leases and all signals at once, and reads requests piece by piece as
+//! they come, so that no slow, silent or numerous client delays any other. Requests that are complete go to workers
 //! ([`workers`]), one thread each for as long as it takes. A connection that got a lease is the lease: it costs two descriptors and
 //! no thread, and when it ends, or the process on its other side does, the lease is released.
 
@@ -11,5 +11,5 @@ mod leases;
 mod socket;
 mod workers;
 
-pub use self::event_loop::{Server, Turn};
+pub use self::event_loop::{Iteration, Server};
 pub use self::socket::{listen, signals};

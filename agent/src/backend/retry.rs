@@ -1,8 +1,8 @@
-//! When what the node can do is tried again.
+//! Retries of the trials of the node's abilities.
 //!
 //! A trial that was cut short decides nothing, and what failed may work by now: a module was loaded, a limit raised, a program
-//! installed. So a step for which there is no way has the node tried again before it is refused. A step that has a way only
-//! because a better one is undecided does not wait; the node is tried beside it. Trials are made one at a time, never for more than
+//! installed. So a step without a backend causes a new trial before it is refused. A step that uses the fallback only
+//! because the first backend is undecided does not wait; the node is tried in the background. Trials are made one at a time, never for more than
 //! half of the time, and by no clock: without a step nothing is tried.
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -17,14 +17,14 @@ use crate::helper::Helper;
 /// Minimum time between two trials that no step waits for.
 const BACKGROUND_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The ladder that holds now, and the trials that change it.
+/// The backends in effect, and the trials that change them.
 #[derive(Debug, Clone)]
 pub struct Retry(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     helper: Arc<Helper>,
-    ladder: RwLock<Arc<Backends>>,
+    backends: RwLock<Arc<Backends>>,
     /// The last trial: its end, and how long it took.
     last: Mutex<(Instant, Duration)>,
 }
@@ -32,54 +32,54 @@ struct Shared {
 impl Retry {
     /// Begins with what was found at the start of the agent.
     #[must_use]
-    pub fn new(ladder: Backends, helper: Arc<Helper>) -> Self {
+    pub fn new(backends: Backends, helper: Arc<Helper>) -> Self {
         let last = Mutex::new((Instant::now(), Duration::ZERO));
-        Self(Arc::new(Shared { helper, ladder: RwLock::new(Arc::new(ladder)), last }))
+        Self(Arc::new(Shared { helper, backends: RwLock::new(Arc::new(backends)), last }))
     }
 
-    /// The ladder that holds now.
+    /// Returns the backends in effect.
     #[must_use]
-    pub fn ladder(&self) -> Arc<Backends> {
-        Arc::clone(&self.0.ladder.read().unwrap_or_else(PoisonError::into_inner))
+    pub fn backends(&self) -> Arc<Backends> {
+        Arc::clone(&self.0.backends.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Changes the ladder.
+    /// Changes the backends.
     pub fn change(&self, change: impl FnOnce(&Backends) -> Backends) {
-        let mut ladder = self.0.ladder.write().unwrap_or_else(PoisonError::into_inner);
-        *ladder = Arc::new(change(&ladder));
+        let mut backends = self.0.backends.write().unwrap_or_else(PoisonError::into_inner);
+        *backends = Arc::new(change(&backends));
     }
 
-    /// The way for images of a store. Where there is none, the node is tried again first.
+    /// Returns the backend for images of a store. Without one, the node is tried again first.
     ///
     /// # Errors
-    /// Why there is none: a part of a sentence.
-    pub fn way(&self, store: &TrustedStore) -> Result<Backend, String> {
-        let ladder = self.ladder();
-        match ladder.way(store) {
-            Ok(way) => {
-                if ladder.is_in_doubt(store) {
+    /// The reason, a part of a sentence.
+    pub fn backend(&self, store: &TrustedStore) -> Result<Backend, String> {
+        let backends = self.backends();
+        match backends.backend(store) {
+            Ok(backend) => {
+                if backends.is_in_doubt(store) {
                     self.try_beside();
                 }
-                Ok(way)
+                Ok(backend)
             }
-            Err(reason) if !ladder.could_change(store) => Err(reason),
+            Err(reason) if !backends.could_change(store) => Err(reason),
             Err(_) => {
-                self.try_again(&ladder);
-                self.ladder().way(store)
+                self.try_again(&backends);
+                self.backends().backend(store)
             }
         }
     }
 
-    /// Tries again what the node can do, unless somebody did since `seen` was the ladder. Waits for a trial that is under way.
+    /// Tries again what the node can do, unless another step did since `seen` was read. Waits for a trial in progress.
     fn try_again(&self, seen: &Arc<Backends>) {
         let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
         let (end, took) = *last;
-        if Arc::ptr_eq(seen, &self.ladder()) && end.elapsed() >= took {
+        if Arc::ptr_eq(seen, &self.backends()) && end.elapsed() >= took {
             *last = self.try_now();
         }
     }
 
-    /// The same without waiting, if it is long enough ago.
+    /// Tries again in a thread, if the last trial is long enough ago.
     fn try_beside(&self) {
         let is_due = |last: &(Instant, Duration)| last.0.elapsed() >= BACKGROUND_INTERVAL.max(last.1);
         if !self.0.last.try_lock().is_ok_and(|last| is_due(&last)) {
@@ -100,10 +100,10 @@ impl Retry {
         let begin = Instant::now();
         match self.0.helper.probe() {
             Ok(findings) => {
-                self.change(|ladder| ladder.updated(findings));
-                self.ladder().log();
+                self.change(|backends| backends.updated(findings));
+                self.backends().log();
             }
-            Err(error) => tracing::warn!("this node could not be tried again: {error}"),
+            Err(error) => tracing::warn!("cannot try the node's abilities again: {error}"),
         }
         (Instant::now(), begin.elapsed())
     }

@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use parallax_config::Owner;
 
-/// How long a step waits for the user database to say who the trusted owners are.
+/// Timeout for looking up the trusted owners in the user database.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The stack of the thread that asks the user database, in bytes: its modules are anybody's code.
 const STACK: usize = 512 * 1024;
 
-/// Whether an owner is trusted.
+/// The trust in an owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
     /// Yes.
@@ -36,7 +36,7 @@ pub type Lookup = Arc<dyn Fn(&str) -> io::Result<Option<u32>> + Send + Sync>;
 /// The trusted owners.
 pub struct TrustedOwners {
     state: Mutex<State>,
-    /// Whether a thread still waits for the user database.
+    /// True if a thread still waits for the user database.
     asking: Arc<AtomicBool>,
     lookup: Lookup,
     timeout: Duration,
@@ -77,7 +77,7 @@ impl TrustedOwners {
         Self { state: Mutex::new(state), asking: Arc::default(), lookup, timeout }
     }
 
-    /// Whether the user with this id is a trusted owner.
+    /// Checks whether the user with this id is a trusted owner.
     #[must_use]
     pub fn trust(&self, owner: u32) -> Trust {
         // Held while the user database is asked: who comes meanwhile needs the same answer.

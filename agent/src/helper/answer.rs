@@ -34,7 +34,7 @@ fn answer<T: Serialize>(reply: OwnedFd, answer: Result<T, String>) -> io::Result
     Ok(serde_json::to_writer(File::from(reply), &answer)?)
 }
 
-/// Gives up what a look-up does not need: it runs the code of others, which talks to the network. What is left is root's id, as some
+/// Drops the privileges that a look-up does not need: it runs the code of others, which talks to the network. What is left is root's id, as some
 /// modules read files that only root can, and the capability to read such files of other accounts.
 fn as_nobody_special() -> Result<(), String> {
     let kept = CapabilitySet::DAC_READ_SEARCH;
@@ -42,7 +42,7 @@ fn as_nobody_special() -> Result<(), String> {
     // Without new privileges root's programs get no capabilities back either.
     set_no_new_privs(true)
         .and_then(|()| set_capabilities(None, sets))
-        .map_err(|error| format!("capabilities cannot be given up: {error}"))
+        .map_err(|error| format!("cannot drop capabilities: {error}"))
 }
 
 fn user_by_id(uid: u32) -> Result<Option<User>, String> {

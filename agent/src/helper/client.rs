@@ -24,7 +24,7 @@ use super::query::{HELP, NAME, Query, User};
 /// Maximum length of a reply in bytes. A user in 65,536 groups, the kernel's limit, needs less.
 const MAX_REPLY: u64 = 1024 * 1024;
 
-/// Why the helper gave no answer.
+/// An error of a question to the helper.
 #[derive(Debug, thiserror::Error)]
 pub enum HelperError {
     /// The time limit was exceeded.
@@ -63,7 +63,7 @@ pub struct Helper {
 }
 
 impl Helper {
-    /// Starts the helper. It reads the mount program to try from the file `config`, each time anew.
+    /// Starts the helper. It reads the mount program to try from the file `config` for each question.
     ///
     /// # Errors
     /// Those of `socketpair(2)` and of starting a process.

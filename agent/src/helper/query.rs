@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 pub(super) const HELP: &str = "--parallax-helper";
 /// The helper's name in process listings, 15 characters at most.
 pub(super) const NAME: &str = "parallax-helper";
-/// Time limit of a look-up in the user database, the wait for its turn included.
+/// Time limit of a look-up in the user database, the time in the queue included.
 pub const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit of the trials; more than they take by themselves at most ([`parallax_probe::probe`]).
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(25);
 /// Maximum length of a question in bytes; a user name is the longest part of one.
 pub(super) const MAX_QUERY: usize = 4096;
 
-/// What the helper is asked.
+/// A question to the helper.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Query {
     /// The user with this id.
@@ -30,7 +30,7 @@ pub(super) enum Query {
         /// A group that the user has in any case.
         gid: u32,
     },
-    /// What this node can do, by the mount program of the configuration file.
+    /// The node's abilities, with the mount program of the configuration file.
     Probe,
 }
 

@@ -24,12 +24,12 @@ const MAX_RUNNING: usize = 320;
 /// A process that answers a question.
 struct Running {
     process: Process,
-    /// When it is killed; `None` once it was.
+    /// The deadline, after which the process is killed; `None` once it was.
     deadline: Option<Instant>,
 }
 
 impl Running {
-    /// Whether the process is gone. Kills it if its time is over.
+    /// Returns `true` if the process is gone. Kills it if its time is over.
     fn is_over(&mut self) -> bool {
         if self.process.wait_until_ended(std::time::Duration::ZERO).unwrap_or(false) {
             let _ = waitpid(Pid::from_raw(self.process.pid()), WaitOptions::NOHANG);

@@ -1,4 +1,4 @@
-//! Whether a layer's SquashFS file is still the one that was migrated: its SHA-256 against the one that was recorded then.
+//! The check of a layer's SquashFS file: its SHA-256 against the one recorded at migration.
 //!
 //! It is taken through the descriptor that is mounted, so no other file can be put in its place in between. Who may write the file
 //! can change it after the check; what this finds is damage, and files that were exchanged by mistake.
@@ -12,21 +12,21 @@ use std::sync::{Mutex, PoisonError};
 use parallax_config::Verify;
 use sha2::{Digest as _, Sha256};
 
-/// How much is read at once, in bytes.
+/// Size of one read in bytes.
 const CHUNK: usize = 1 << 20;
 
-/// What is wrong with a file.
+/// An error of a check.
 #[derive(Debug, thiserror::Error)]
 pub enum DigestError {
-    /// It can't be read to its end.
-    #[error("it can't be read to be checked: {0}")]
+    /// The file cannot be read to its end.
+    #[error("it cannot be read to be checked: {0}")]
     Read(io::Error),
-    /// It is another one.
+    /// The digest differs.
     #[error("its SHA-256 is {found:.16}…, and {recorded:.16}… was recorded when it was migrated")]
     Differs {
-        /// Of the file.
+        /// The file's SHA-256.
         found: String,
-        /// Of the record.
+        /// The recorded SHA-256.
         recorded: String,
     },
 }
@@ -56,13 +56,13 @@ pub struct Checker {
 }
 
 impl Checker {
-    /// One that checks when this says.
+    /// Makes a checker with this configuration.
     #[must_use]
     pub fn new(when: Verify) -> Self {
         Self { when: Mutex::new(when), right: Mutex::default() }
     }
 
-    /// Whether it ever checks a file.
+    /// Returns `true` if files are checked at all.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.when() != Verify::Off

@@ -1,55 +1,56 @@
-//! Layers that no step uses and that stay mounted for a while (`agent.keep_warm`), because the next step may want them.
+//! The idle layer cache: layers stay mounted for a time after their last step (`agent.keep_warm`), because the next step may
+//! use them.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Keeps values, mounted layers that is, for a time after their last use. Nothing runs while nothing is kept.
+/// A cache of values, here mounted layers, with a time to live after their last use. No thread runs while it is empty.
 #[derive(Debug)]
 pub struct IdleCache<T> {
-    idle_time: Mutex<Duration>,
+    ttl: Mutex<Duration>,
     shared: Arc<Shared<T>>,
 }
 
 #[derive(Debug)]
 struct Shared<T> {
-    kept: Mutex<Kept<T>>,
+    kept: Mutex<Entries<T>>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
-struct Kept<T> {
-    /// Until when, and what.
+struct Entries<T> {
+    /// The expiry times and the values.
     values: Vec<(Instant, Arc<T>)>,
-    /// Whether there is a thread that lets them go in time.
+    /// True if a thread waits to drop expired values.
     watched: bool,
 }
 
 impl<T: Send + Sync + 'static> IdleCache<T> {
-    /// Keeps values for `idle_time`; for none at all if that is zero.
+    /// Makes a cache with a time to live; zero means that nothing is cached.
     #[must_use]
-    pub fn new(idle_time: Duration) -> Self {
-        let kept = Mutex::new(Kept { values: Vec::new(), watched: false });
-        Self { idle_time: Mutex::new(idle_time), shared: Arc::new(Shared { kept, changed: Condvar::new() }) }
+    pub fn new(ttl: Duration) -> Self {
+        let kept = Mutex::new(Entries { values: Vec::new(), watched: false });
+        Self { ttl: Mutex::new(ttl), shared: Arc::new(Shared { kept, changed: Condvar::new() }) }
     }
 
-    /// Changes for how long values are kept; those that are kept do not stay for longer than that from now on.
-    pub fn set(&self, idle_time: Duration) {
-        *self.idle_time.lock().unwrap_or_else(PoisonError::into_inner) = idle_time;
-        let until = Instant::now() + idle_time;
+    /// Changes the time to live, also of the cached values where it is shorter.
+    pub fn set_ttl(&self, ttl: Duration) {
+        *self.ttl.lock().unwrap_or_else(PoisonError::into_inner) = ttl;
+        let until = Instant::now() + ttl;
         for (time, _) in &mut self.shared.lock().values {
             *time = until.min(*time);
         }
         self.shared.changed.notify_all();
     }
 
-    /// Keeps values that a user of them is about to let go.
+    /// Caches values that their user is about to drop.
     pub fn keep(&self, values: &[Arc<T>]) {
-        let idle_time = *self.idle_time.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle_time.is_zero() {
+        let ttl = *self.ttl.lock().unwrap_or_else(PoisonError::into_inner);
+        if ttl.is_zero() {
             return;
         }
-        let until = Instant::now() + idle_time;
+        let until = Instant::now() + ttl;
         let mut kept = self.shared.lock();
         for value in values {
             match kept.values.iter_mut().find(|(_, known)| Arc::ptr_eq(known, value)) {
@@ -64,7 +65,7 @@ impl<T: Send + Sync + 'static> IdleCache<T> {
             match thread::Builder::new().name("idle layers".to_owned()).spawn(move || shared.watch()) {
                 Ok(_) => kept.watched = true,
                 Err(error) => {
-                    tracing::warn!("no thread to keep idle layers: {error}");
+                    tracing::warn!("cannot cache idle layers: no thread: {error}");
                     let values = std::mem::take(&mut kept.values);
                     drop(kept);
                     drop(values);
@@ -73,8 +74,8 @@ impl<T: Send + Sync + 'static> IdleCache<T> {
         }
     }
 
-    /// Lets go of all that is kept, at once.
-    pub fn let_go(&self) {
+    /// Drops all cached values at once.
+    pub fn clear(&self) {
         let values = std::mem::take(&mut self.shared.lock().values);
         self.shared.changed.notify_all();
         // What this does, unmounting, needs no lock.
@@ -90,11 +91,11 @@ impl<T> Drop for IdleCache<T> {
 }
 
 impl<T> Shared<T> {
-    fn lock(&self) -> MutexGuard<'_, Kept<T>> {
+    fn lock(&self) -> MutexGuard<'_, Entries<T>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets values go when their time has come, until none is left.
+    /// Drops expired values until the cache is empty.
     fn watch(&self) {
         let mut kept = self.lock();
         loop {
@@ -165,7 +166,7 @@ mod tests {
         assert_eq!((cache.shared.lock().values.len(), Arc::strong_count(&layer)), (1, 2));
         drop(layer);
         assert!(gone.try_recv().is_err());
-        cache.let_go();
+        cache.clear();
         gone.recv_timeout(PATIENCE).unwrap();
     }
 
@@ -175,11 +176,11 @@ mod tests {
         let (first, gone) = layer();
         let (second, gone_at_once) = layer();
         cache.keep(&[first]);
-        cache.set(Duration::from_millis(20));
+        cache.set_ttl(Duration::from_millis(20));
         gone.recv_timeout(PATIENCE).unwrap();
-        cache.set(LONG);
+        cache.set_ttl(LONG);
         cache.keep(&[second]);
-        cache.set(Duration::ZERO);
+        cache.set_ttl(Duration::ZERO);
         gone_at_once.recv_timeout(PATIENCE).unwrap();
     }
 
@@ -189,7 +190,7 @@ mod tests {
         let (first, gone_first) = layer();
         let (second, gone) = layer();
         cache.keep(&[first]);
-        *cache.idle_time.lock().unwrap() = Duration::from_millis(20);
+        *cache.ttl.lock().unwrap() = Duration::from_millis(20);
         cache.keep(&[second]);
         gone.recv_timeout(PATIENCE).unwrap();
         assert!(gone_first.try_recv().is_err());

@@ -1,12 +1,12 @@
 //! Each SquashFS file mounted once on the node.
 //!
-//! A mounted layer lives as long as somebody holds it. Files are told apart by device and inode, not by what a record says
+//! A mounted layer lives as long as a reference to it. Files are told apart by device and inode, not by what a record says
 //! of them: two stores may be trusted differently, and a record of one must not get at a mount made from the other. But while a
 //! layer is mounted, records of the same store that have the same SquashFS digest mean that mount: its file is not looked up
 //! again, so that a step on a node that has the image asks the store for its record and for one directory.
 //!
 //! Every file is opened with the credentials of the user it is for, and a mounted layer is given to a user only if they may read
-//! its file: the store's access rights are the kernel's to check, for everybody anew.
+//! its file: the store's access rights are the kernel's to check, for each user.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -29,16 +29,16 @@ use serde::{Deserialize, Serialize};
 use super::digest::{Checker, DigestError};
 use super::idle::IdleCache;
 
-/// Why a layer could not be mounted.
+/// An error of mounting a layer.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
-    /// Its file can't be used.
+    /// The layer's file cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The agent cannot take on the user's credentials.
     #[error("cannot take on the user's credentials: {0}")]
     Credentials(io::Error),
-    /// Its file is not the one that was migrated.
+    /// The layer's file differs from the migrated one.
     #[error("the layer {path} is not what was migrated: {cause} (\"parallax verify\" tells more)")]
     Digest {
         /// The SquashFS file, relative to its store.
@@ -46,19 +46,19 @@ pub enum LayerError {
         /// What differs.
         cause: DigestError,
     },
-    /// The kernel would not have it.
-    #[error("the layer {path} can't be mounted: {what}: {cause}")]
+    /// A mount or its preparation failed.
+    #[error("the layer {path} cannot be mounted: {what}: {cause}")]
     Mount {
         /// The SquashFS file, relative to its store.
         path: String,
         /// What failed.
         what: &'static str,
-        /// What the system said.
+        /// Those of the system calls.
         cause: io::Error,
     },
 }
 
-/// What tells one file from another for as long as it is mounted.
+/// The identity of a mounted file: device and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileKey {
     device: u64,
@@ -75,14 +75,14 @@ pub struct MountedLayer {
     file: Option<File>,
 }
 
-/// What a later agent must know to take over a mounted layer.
+/// The record of a mounted layer, by which a later agent adopts it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerEntry {
     /// The layer's diffID.
     pub diff_id: String,
     /// The file it was mounted from.
     pub file: FileKey,
-    /// Where it is mounted.
+    /// The mount point.
     pub mount_point: PathBuf,
 }
 
@@ -93,7 +93,7 @@ impl MountedLayer {
         &self.diff_id
     }
 
-    /// A second mount of the layer, attached nowhere.
+    /// Makes a second, detached mount of the layer.
     ///
     /// # Errors
     /// Those of `open_tree(2)`.
@@ -101,7 +101,7 @@ impl MountedLayer {
         DetachedMount::clone_of(&self.mount_point)
     }
 
-    /// What a later agent must know.
+    /// Returns the layer's record for the journal.
     #[must_use]
     pub fn entry(&self) -> LayerEntry {
         LayerEntry { diff_id: self.diff_id.clone(), file: self.key, mount_point: self.mount_point.clone() }
@@ -111,7 +111,7 @@ impl MountedLayer {
 impl Drop for MountedLayer {
     fn drop(&mut self) {
         if let Err(error) = take_down(&self.mount_point) {
-            tracing::error!(mount_point = %self.mount_point.display(), "a layer can't be unmounted: {error}");
+            tracing::error!(mount_point = %self.mount_point.display(), "cannot unmount a layer: {error}");
         }
     }
 }
@@ -120,7 +120,7 @@ impl Drop for MountedLayer {
 /// any other.
 type Slot = Arc<Mutex<Weak<MountedLayer>>>;
 
-/// What a store's record says of a layer: the store, the layer's diffID and the SHA-256 of its SquashFS file.
+/// The key of a layer's record: the store, the layer's diffID and the SHA-256 of its SquashFS file.
 type Recorded = (StoreKey, String, String);
 
 fn recorded(store: &TrustedStore, layer: &LayerRecord) -> Recorded {
@@ -132,7 +132,7 @@ fn opened(store: &TrustedStore, layer: &LayerRecord, user: &Credentials) -> Resu
     Ok(user.run(|| store.open_layer(layer)).map_err(LayerError::Credentials)??)
 }
 
-/// All layers that are mounted on this node.
+/// The table of the layers that are mounted on this node.
 #[derive(Debug)]
 pub struct LayerTable {
     directory: PathBuf,
@@ -145,7 +145,7 @@ pub struct LayerTable {
 
 impl LayerTable {
     /// A table whose mount points are made in `directory`, which exists and which only root can enter. It checks no file, and
-    /// keeps no layer that nobody holds.
+    /// caches no idle layer.
     #[must_use]
     pub fn new(directory: PathBuf) -> Self {
         Self {
@@ -165,20 +165,20 @@ impl LayerTable {
         self
     }
 
-    /// Takes over another configuration, for what happens from now on.
+    /// Applies another configuration from now on.
     pub fn reconfigure(&self, config: &Agent) {
         self.checker.set(config.verify);
-        self.idle.set(config.idle_time());
+        self.idle.set_ttl(config.idle_time());
     }
 
-    /// Keeps layers that a step is about to let go mounted for as long as is configured.
+    /// Puts layers that a step is about to release into the idle layer cache.
     pub fn keep_idle(&self, layers: &[Arc<MountedLayer>]) {
         self.idle.keep(layers);
     }
 
-    /// Unmounts the layers that are mounted for no step.
-    pub fn let_go_of_idle(&self) {
-        self.idle.let_go();
+    /// Unmounts the layers in the idle layer cache.
+    pub fn unmount_idle(&self) {
+        self.idle.clear();
     }
 
     /// The layer's SquashFS file, opened with a user's credentials and checked.
@@ -196,7 +196,7 @@ impl LayerTable {
         self.checker.check(file, &layer.squashfs_sha256).map_err(failed)
     }
 
-    /// Whether files are checked before they are mounted.
+    /// Returns `true` if files are checked before they are mounted.
     #[must_use]
     pub fn checks_files(&self) -> bool {
         self.checker.is_on()
@@ -256,7 +256,7 @@ impl LayerTable {
         let path = layer.squashfs_path();
         let failed = |what, cause| LayerError::Mount { path: path.clone(), what, cause };
         let file = opened(store, layer, user)?;
-        let metadata = file.metadata().map_err(|error| failed("it can't be examined", error))?;
+        let metadata = file.metadata().map_err(|error| failed("cannot stat its file", error))?;
         let key = FileKey { device: metadata.dev(), inode: metadata.ino() };
         let slot = self.slot(key);
         let mut place = slot.lock().unwrap_or_else(PoisonError::into_inner);
@@ -269,16 +269,16 @@ impl LayerTable {
         self.check(&file, layer)?;
         let device = LoopDevice::attach(file.as_fd()).map_err(|error| failed("no loop device", error))?;
         let mount = DetachedMount::squashfs(device.path())
-            .map_err(|error| failed("the kernel does not take it as SquashFS", error))?;
+            .map_err(|error| failed("the kernel does not accept it as SquashFS", error))?;
         let mount_point = self.mount_point(&layer.diff_id).map_err(|error| failed("no mount point", error))?;
         let mounted = MountedLayer { key, diff_id: layer.diff_id.clone(), mount_point, file: Some(file) };
-        mount.attach_at(&mounted.mount_point).map_err(|error| failed("it can't be attached", error))?;
+        mount.attach_at(&mounted.mount_point).map_err(|error| failed("cannot attach the mount", error))?;
         let mounted = Arc::new(mounted);
         *place = Arc::downgrade(&mounted);
         Ok(mounted)
     }
 
-    /// Takes over a layer that an earlier agent mounted.
+    /// Adopts a layer that an earlier agent mounted.
     #[must_use]
     pub fn adopt(&self, entry: LayerEntry) -> Arc<MountedLayer> {
         let slot = self.slot(entry.file);

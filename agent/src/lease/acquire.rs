@@ -1,4 +1,4 @@
-//! How a lease comes about.
+//! The grant of a lease.
 
 use std::panic::resume_unwind;
 use std::path::PathBuf;
@@ -19,17 +19,17 @@ use super::cause::Cause;
 use super::find::{Found, add_name};
 use super::owners;
 use super::refusal::{Refusal, refused};
-use super::table::{Held, Lease, Leases};
+use super::table::{Lease, Leases, Resources};
 use crate::backend::Backend;
 use crate::identity::Identity;
-use crate::journal::{self, Entry, HeldImage, LeaseKey, Owner};
+use crate::journal::{self, Entry, LeaseKey, Owner, StoreImage};
 use crate::layers::{LayerError, MountedLayer};
 use crate::processes;
 use crate::step::scratch::{self, Size};
 use crate::step::{Form, StepDirectory, StepLayers, StepPlan, StepStore};
 
-/// How many layers of one image are mounted at a time.
-const MOUNTERS: usize = 4;
+/// Maximum number of threads that mount layers of one image.
+const MAX_MOUNT_THREADS: usize = 4;
 
 /// The parts of an image's configuration (OCI image specification, `config`) that a step needs.
 #[derive(Debug, Default, Deserialize)]
@@ -46,7 +46,7 @@ struct Execution {
     working_directory: Option<PathBuf>,
 }
 
-/// What a step's directory gets of its image: nothing, if Podman is to pull it.
+/// The image's part of a step's directory; empty if Podman is to pull the image.
 #[derive(Debug, Default)]
 struct Contents {
     store: StepStore,
@@ -75,12 +75,12 @@ impl Leases {
 
         let mut entry = self.entry(request, owner, &identity, contents.layers.mounted())?;
         if let Found::Image(store, image) = &found {
-            entry.image = Some(HeldImage { store: store.path().to_owned(), id: image.id.clone() });
+            entry.image = Some(StoreImage { store: store.path().to_owned(), id: image.id.clone() });
             entry.image_names.clone_from(&image.names);
         }
         self.journal
             .write(&entry)
-            .map_err(|error| refused(&format!("the agent's journal can't be written: {error}")))?;
+            .map_err(|error| refused(&format!("the agent's journal cannot be written: {error}")))?;
         let plan = StepPlan {
             identity: &identity,
             namespaces: &self.namespaces,
@@ -96,7 +96,7 @@ impl Leases {
             Err(error) => {
                 let _ = self.journal.remove(&entry);
                 return Err(refused(&format!(
-                    "the image \"{}\" can't be made ready on this node: {error}",
+                    "the image \"{}\" cannot be made ready on this node: {error}",
                     entry.request.image
                 )));
             }
@@ -110,13 +110,14 @@ impl Leases {
         let key = entry.lease_key();
         let notice = plan.step_file.notice;
         let layers = contents.layers.into_mounted();
-        let hold = self.hold(entry.image.as_ref());
-        let lease = Lease { entry, readable: true, held: Mutex::new(Some(Held { directory, layers, hold })) };
+        let marker = self.mark_in_use(entry.image.as_ref());
+        let lease =
+            Lease { entry, readable: true, resources: Mutex::new(Some(Resources { directory, layers, marker })) };
         self.live().insert(key.step, Arc::new(lease));
         Ok((key, Grant { environment: environment(&StepPaths::new(&path)), directory: path, notice, timings }))
     }
 
-    /// What a step store of the image is made of: its layers are mounted here, if it is the kernel that mounts them.
+    /// Makes the image's part of a step's directory. Mounts the layers if the backend is the kernel.
     fn provide(
         &self,
         store: &TrustedStore,
@@ -127,16 +128,16 @@ impl Leases {
     ) -> Result<Contents, Refusal> {
         let kinds = owners::namespaces(request.mode);
         owners::check(&request.image, image, identity, request.mode)?;
-        let way = self.ladder.way(store).map_err(|reason| {
-            refused(&format!("the image \"{}\" can't be mounted on this node: {reason}", request.image))
+        let backend = self.backend_retry.backend(store).map_err(|reason| {
+            refused(&format!("the image \"{}\" cannot be mounted on this node: {reason}", request.image))
         })?;
-        let form = match way {
+        let form = match backend {
             Backend::Native => Form::Mounts(kinds),
             Backend::Fuse => Form::Files,
         };
-        let layers = match way {
+        let layers = match backend {
             Backend::Native => self.mount_layers(store, image, user).map(StepLayers::Mounted),
-            Backend::Fuse => self.layer_files(store, image, self.ladder().trusts(store), user),
+            Backend::Fuse => self.layer_files(store, image, self.backends().trusts(store), user),
         };
         let layers = layers.map_err(|error| match error {
             LayerError::Open(error) => unusable(&request.image, &error),
@@ -174,7 +175,7 @@ impl Leases {
     /// A step that has a lease gets no second one, unless the first one's owner is dead.
     fn make_room(&self, step: StepId) -> Result<(), Refusal> {
         let Some(lease) = self.live().get(&step).cloned() else { return Ok(()) };
-        if lease.entry.owner.hold().is_some() {
+        if lease.entry.owner.open_process().is_some() {
             return Err(refused(&format!("step {step} has an image on this node already")));
         }
         drop(lease);
@@ -193,7 +194,7 @@ impl Leases {
         if let Some(mounted) = self.layers.already(store, &image.layers, user)? {
             return Ok(mounted);
         }
-        let share = image.layers.len().div_ceil(MOUNTERS).max(1);
+        let share = image.layers.len().div_ceil(MAX_MOUNT_THREADS).max(1);
         let mount = |layers: &[LayerRecord]| -> Result<Vec<_>, LayerError> {
             layers.iter().map(|layer| self.layers.get(store, layer, user)).collect()
         };
@@ -265,7 +266,7 @@ impl Leases {
     }
 }
 
-/// What the user is told of an image that what they typed does not mean by now. The id comes with the step: it is what the name
+/// Returns the notice that the name now refers to another image. The id comes with the step: it is what the name
 /// meant at submit time, or anything that somebody has put into the environment.
 fn other_image(request: &LeaseRequest, image: &ImageRecord) -> Option<String> {
     request.image_id.as_ref()?;
@@ -285,7 +286,7 @@ fn names_of(names: &[String]) -> String {
     if names.is_empty() { "without a name".to_owned() } else { names.join(", ") }
 }
 
-/// Logs what was asked for and what runs.
+/// Logs the request and the image that runs.
 fn log_grant(entry: &Entry, timings: Timings) {
     let request = &entry.request;
     let id = entry.image.as_ref().map_or("none", |image| &image.id);
@@ -305,7 +306,7 @@ fn scratch(configured: &str, entry: &Entry) -> Size {
     Size::new(configured, allocated.into_iter().chain(limit).min(), total)
 }
 
-/// What the image's configuration says of the execution of programs.
+/// Parses the execution parameters of the image's configuration.
 fn execution(name: &str, image: &ImageRecord) -> Result<Execution, Refusal> {
     let parsed: ImageConfig = serde_json::from_str(&image.config)
         .map_err(|error| refused(&format!("the configuration of the image \"{name}\" is malformed: {error}")))?;

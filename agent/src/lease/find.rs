@@ -1,4 +1,4 @@
-//! The image that is meant, and what is done about one that is in no store.
+//! The search for the requested image, and the result for an image that is in no store.
 
 use std::collections::BTreeSet;
 
@@ -13,12 +13,12 @@ use super::access::Obstacles;
 use super::refusal::{Refusal, refused};
 use super::table::Leases;
 
-/// An image that was asked for.
+/// The result of the search for an image.
 #[derive(Debug)]
 pub enum Found {
-    /// It is in this store.
+    /// The store that has the image, and its record.
     Image(TrustedStore, Box<ImageRecord>),
-    /// It is in none, and is to be pulled; what the user is to be told.
+    /// No store has the image, and Podman is to pull it; a notice for the user.
     Missing(String),
 }
 
@@ -75,7 +75,7 @@ impl Leases {
         }
     }
 
-    /// An image that is in no store: an error, or to be pulled. What is named by an id can't be pulled from anywhere.
+    /// An image that is in no store: an error, or to be pulled. What is named by an id cannot be pulled from anywhere.
     fn missing(&self, name: &str, reference: &ImageRef, near: impl FnOnce() -> Vec<String>) -> Result<Found, Refusal> {
         let config = self.config();
         let paths: Vec<String> = config.stores.iter().map(|path| path.display().to_string()).collect();

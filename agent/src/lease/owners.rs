@@ -13,7 +13,7 @@ use crate::identity::{Identity, Ids, NamespaceKind};
 /// The highest id that a usual range of subordinate ids covers.
 const MAX_USUAL_ID: u32 = 65_535;
 
-/// Which chains of layers a step needs. In `run` mode the launcher starts the one container, always with keep-id.
+/// Returns the chains of layers that a step needs. In `run` mode the launcher starts the one container, always with keep-id.
 pub(super) fn namespaces(mode: Mode) -> &'static [NamespaceKind] {
     match mode {
         Mode::Run => &[NamespaceKind::KeepId],
@@ -65,7 +65,7 @@ pub(super) fn check(name: &str, image: &ImageRecord, identity: &Identity, mode: 
     Ok(())
 }
 
-/// What a user is told whose range is smaller than a usual one, and than what the image has.
+/// Returns the notice for a user whose range is smaller than usual and smaller than the image needs.
 pub(super) fn notice(name: &str, image: &ImageRecord, identity: &Identity, mode: Mode) -> Option<String> {
     let &kind = namespaces(mode).first()?;
     let short = needs(image, identity).into_iter().find(|need| !need.ids.covers(kind, need.highest))?;

@@ -1,7 +1,7 @@
-//! What an earlier agent left, at the start of the next one.
+//! Recovery: leases, directories and layers of an earlier agent, at the start of the next one.
 //!
-//! Leases whose slurmstepd is alive go on, also those whose journal entry this agent cannot read. All else is taken down, but not here:
-//! that may wait for stores and processes that hang, and the start of the agent must not. A new step with the number of a lease that
+//! Leases whose slurmstepd is alive continue, also those whose journal entry this agent cannot read. All else is released, but not here:
+//! a release may wait for stores and processes that hang, and the start of the agent must not. A new step with the number of a lease that
 //! is still to be released has it released first ([`Leases::acquire`]).
 
 use std::collections::VecDeque;
@@ -17,7 +17,7 @@ use parallax_sys::mount::take_down;
 use parallax_sys::process::Process;
 
 use super::cause::Cause;
-use super::table::{Held, Lease, Leases};
+use super::table::{Lease, Leases, Resources};
 use crate::backend::{Backends, Retry};
 use crate::helper::Helper;
 use crate::identity::Identity;
@@ -28,16 +28,16 @@ use crate::metrics::Metrics;
 use crate::step::StepDirectory;
 use crate::step::user_namespaces::NamespaceTable;
 
-/// What an earlier agent left.
+/// The result of the recovery.
 #[derive(Debug, Default)]
 pub struct Recovered {
-    /// The leases that go on, with their owners.
+    /// The leases that continue, with their owners.
     pub alive: Vec<(LeaseKey, Process)>,
-    /// What is to be taken down.
+    /// The remains that are to be released.
     pub stale: Stale,
 }
 
-/// What an earlier agent left and nobody owns any more. Several threads may share the work.
+/// Stale leases and directories of an earlier agent. Several threads may share the work.
 #[derive(Debug, Default, Clone)]
 pub struct Stale {
     leases: Arc<Mutex<VecDeque<LeaseKey>>>,
@@ -45,14 +45,14 @@ pub struct Stale {
 }
 
 impl Leases {
-    /// Makes the runtime directory ready and takes over what an earlier agent left. Returns the leases that go on, and what is still to
-    /// be taken down.
+    /// Prepares the runtime directory and recovers the leases of an earlier agent. Returns the leases that continue, and the stale
+    /// remains to be released.
     ///
     /// # Errors
-    /// The runtime directory can't be made or read.
+    /// The runtime directory cannot be created or read.
     pub fn open(
         config: Config,
-        ladder: Backends,
+        backends: Backends,
         helper: Arc<Helper>,
         metrics: Metrics,
     ) -> io::Result<(Self, Recovered)> {
@@ -65,26 +65,26 @@ impl Leases {
             layers: LayerTable::new(root.join("layers")).configured(&config.agent),
             config: RwLock::new(Arc::new(config)),
             runtime: root.clone(),
-            ladder: Retry::new(ladder, Arc::clone(&helper)),
+            backend_retry: Retry::new(backends, Arc::clone(&helper)),
             helper,
             journal: Journal::new(root.join("leases")),
             namespaces: NamespaceTable::default(),
             live: Mutex::default(),
-            beginning: Mutex::default(),
+            pending: Mutex::default(),
             orphaned: Mutex::default(),
             metrics,
-            holds: InUseMarkers::start(),
+            in_use: InUseMarkers::start(),
         };
         let recovered = leases.recover()?;
         let config = leases.config();
         // What an unreadable lease uses may be unknown.
         if config.agent.holds && leases.live().values().all(|lease| lease.readable) {
-            leases.holds.tidy(&config.stores);
+            leases.in_use.sweep(&config.stores);
         }
         Ok((leases, recovered))
     }
 
-    /// Adopts all leases of an earlier agent, and finds out which of them go on.
+    /// Adopts all leases of an earlier agent, and determines which of them continue.
     fn recover(&self) -> io::Result<Recovered> {
         let mut recovered = Recovered::default();
         let mut stale = VecDeque::new();
@@ -96,11 +96,11 @@ impl Leases {
             let key = entry.lease_key();
             let path = self.step_path(&entry.key);
             known.push(path.clone());
-            let owner = entry.owner.hold();
+            let owner = entry.owner.open_process();
             self.adopt(entry, readable, StepDirectory::adopt(&path));
             match owner {
                 Some(process) => {
-                    tracing::info!(job = key.step.job, step = %key.step, readable, "adopted a lease of an earlier agent");
+                    tracing::info!(job = key.step.job, step = %key.step, readable, "lease adopted from an earlier agent");
                     recovered.alive.push((key, process));
                 }
                 None => stale.push_back(key),
@@ -125,7 +125,7 @@ impl Leases {
                 tracing::warn!(
                     step = %header.key.step,
                     reason,
-                    "the journal entry cannot be read; the step stays as it is until its slurmstepd ends"
+                    "unreadable journal entry; the step stays unchanged until its slurmstepd ends"
                 );
                 (entry_of_unreadable(&header, image, &self.step_path(&header.key.directory)), false)
             }
@@ -134,9 +134,9 @@ impl Leases {
 
     fn adopt(&self, entry: Entry, readable: bool, directory: StepDirectory) {
         let layers = entry.layers.iter().cloned().map(|layer| self.layers.adopt(layer)).collect();
-        let hold = self.hold(entry.image.as_ref());
-        let held = Held { directory, layers, hold };
-        let lease = Lease { entry, readable, held: Mutex::new(Some(held)) };
+        let marker = self.mark_in_use(entry.image.as_ref());
+        let held = Resources { directory, layers, marker };
+        let lease = Lease { entry, readable, resources: Mutex::new(Some(held)) };
         self.live().insert(lease.entry.step(), Arc::new(lease));
     }
 
@@ -150,20 +150,20 @@ impl Leases {
         let found = if *answers { Identity::of(self.helper(), uid, gid) } else { Err("it was not asked".to_owned()) };
         entry.identity = Some(found.unwrap_or_else(|reason| {
             *answers = false;
-            tracing::warn!(step = %entry.step(), reason, "the user is not known; processes are found by the user's number");
+            tracing::warn!(step = %entry.step(), reason, "unknown user; processes are found by the uid");
             Identity::of_named(&uid.to_string(), uid, gid).unwrap_or_else(|_| Identity::of_ids(uid, gid))
         }));
     }
 
-    /// Takes down what an earlier agent left; returns when there is nothing more to begin with. All layers are adopted that are to stay: a
-    /// lease that ends before would unmount what it shares with a later one.
-    pub fn take_down_stale(&self, stale: &Stale) {
+    /// Releases the stale remains of an earlier agent; returns when the queue is empty. All layers that stay are adopted before: a
+    /// lease that ended earlier would unmount what it shares with a later one.
+    pub fn release_stale(&self, stale: &Stale) {
         while let Some(path) = stale.directories.lock().unwrap_or_else(PoisonError::into_inner).pop() {
             if let Err(error) = take_down(&path) {
-                tracing::error!(directory = %path.display(), "a directory an earlier agent left can't be taken down: {error}");
+                tracing::error!(directory = %path.display(), "cannot unmount the stale directory of a step: {error}");
             }
         }
-        self.take_down_orphaned_layers(None);
+        self.unmount_orphaned_layers(None);
         loop {
             let next = stale.leases.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some(key) = next else { return };
@@ -172,14 +172,14 @@ impl Leases {
     }
 
     /// Unmounts the layers that no lease is known to use, unless there are leases of which that is not known, other than one that ends.
-    pub(super) fn take_down_orphaned_layers(&self, ending: Option<StepId>) {
+    pub(super) fn unmount_orphaned_layers(&self, ending: Option<StepId>) {
         if self.live().values().any(|lease| !lease.readable && Some(lease.entry.step()) != ending) {
             return;
         }
         let orphaned = std::mem::take(&mut *self.orphaned.lock().unwrap_or_else(PoisonError::into_inner));
         for path in orphaned {
             if let Err(error) = take_down(&path) {
-                tracing::error!(mount_point = %path.display(), "a layer an earlier agent left can't be unmounted: {error}");
+                tracing::error!(mount_point = %path.display(), "cannot unmount an orphaned layer: {error}");
             }
         }
     }

@@ -11,7 +11,7 @@ use super::refusal::{Refusal, refused};
 use crate::backend::{Backends, Retry};
 use crate::helper::Helper;
 use crate::in_use::{InUseMarker, InUseMarkers};
-use crate::journal::{Entry, HeldImage, Journal};
+use crate::journal::{Entry, Journal, StoreImage};
 use crate::layers::{LayerTable, MountedLayer};
 use crate::metrics::Metrics;
 use crate::step::StepDirectory;
@@ -22,41 +22,41 @@ use crate::step::user_namespaces::NamespaceTable;
 #[derive(Debug)]
 pub struct Leases {
     pub(super) config: RwLock<Arc<Config>>,
-    /// Where everything is; it stays where it is as long as the agent runs.
+    /// The runtime directory; constant for as long as the agent runs.
     pub(super) runtime: PathBuf,
-    pub(super) ladder: Retry,
+    pub(super) backend_retry: Retry,
     pub(super) helper: Arc<Helper>,
     pub(super) layers: LayerTable,
     pub(super) journal: Journal,
     pub(super) namespaces: NamespaceTable,
     pub(super) live: Mutex<HashMap<StepId, Arc<Lease>>>,
-    /// The steps whose lease is on its way.
-    pub(super) beginning: Mutex<HashSet<StepId>>,
-    /// Layers that an earlier agent mounted and that no lease is known to use.
+    /// The steps whose lease is being granted.
+    pub(super) pending: Mutex<HashSet<StepId>>,
+    /// Orphaned layers: mounted by an earlier agent and used by no known lease.
     pub(super) orphaned: Mutex<Vec<PathBuf>>,
     pub(super) metrics: Metrics,
-    pub(super) holds: InUseMarkers,
+    pub(super) in_use: InUseMarkers,
 }
 
-/// A lease. What it holds is taken out by the first release.
+/// A lease. The first release takes its resources.
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) entry: Entry,
-    /// Whether this agent can read the lease's journal entry; if not, `entry` says what is known all the same.
+    /// True if this agent can read the lease's journal entry; otherwise `entry` has what the file's name says.
     pub(super) readable: bool,
-    pub(super) held: Mutex<Option<Held>>,
+    pub(super) resources: Mutex<Option<Resources>>,
 }
 
-/// What a lease holds; the order of the fields is the order in which they go.
+/// The resources of a lease, in the order of their release.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct Resources {
     pub(super) directory: StepDirectory,
     pub(super) layers: Vec<Arc<MountedLayer>>,
-    pub(super) hold: Option<InUseMarker>,
+    pub(super) marker: Option<InUseMarker>,
 }
 
 impl Leases {
-    /// What is held now.
+    /// Returns the leases, the mounted layers and the node's abilities.
     #[must_use]
     pub fn status(&self) -> Status {
         let step = |lease: &Arc<Lease>| {
@@ -76,7 +76,7 @@ impl Leases {
         steps.sort_by_key(|status| status.step);
         let mut layers: Vec<String> = self.layers.mounted().iter().map(|layer| layer.diff_id().to_owned()).collect();
         layers.sort();
-        Status { version: env!("CARGO_PKG_VERSION").to_owned(), steps, layers, node: self.ladder().status() }
+        Status { version: env!("CARGO_PKG_VERSION").to_owned(), steps, layers, node: self.backends().status() }
     }
 
     /// Makes a step's directory visible in the mount namespace of a process.
@@ -86,83 +86,83 @@ impl Leases {
     pub fn attach(&self, step: StepId, pid: i32) -> Result<(), Refusal> {
         let gone = || Refusal::user(format!("step {step} has no image on this node any more"));
         let lease = self.live().get(&step).cloned().ok_or_else(gone)?;
-        // Held, so that neither another task does the same at once nor the step ends meanwhile.
-        let held = lease.held.lock().unwrap_or_else(PoisonError::into_inner);
+        // Locked, so that neither another task attaches it at the same time nor the step is released meanwhile.
+        let held = lease.resources.lock().unwrap_or_else(PoisonError::into_inner);
         if held.is_none() {
             return Err(gone());
         }
         let path = self.step_path(&lease.entry.key);
         job_namespace::attach_tree(&path, pid)
-            .map_err(|error| refused(&format!("the image can't be shown in the job's own mount namespace: {error}")))
+            .map_err(|error| refused(&format!("cannot attach the image in the job's own mount namespace: {error}")))
     }
 
-    /// The configuration that holds now.
+    /// Returns the configuration in effect.
     #[must_use]
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The process that looks users up.
+    /// Returns the helper, which looks users up.
     #[must_use]
     pub fn helper(&self) -> &Helper {
         &self.helper
     }
 
-    /// Which way layers come to steps now.
-    pub(super) fn ladder(&self) -> Arc<Backends> {
-        self.ladder.ladder()
+    /// Returns the backends in effect.
+    pub(super) fn backends(&self) -> Arc<Backends> {
+        self.backend_retry.backends()
     }
 
-    /// Unmounts the layers that are mounted for no step.
-    pub fn let_go_of_idle_layers(&self) {
-        self.layers.let_go_of_idle();
+    /// Unmounts the layers in the idle layer cache.
+    pub fn unmount_idle_layers(&self) {
+        self.layers.unmount_idle();
     }
 
-    /// Takes over another configuration. The runtime directory stays what it is: leases lie there. Says whether another one
-    /// was wanted.
+    /// Applies another configuration, except for the runtime directory, which has the leases in it. Returns `true` if the
+    /// runtime directory was changed.
     pub fn reconfigure(&self, mut config: Config) -> bool {
         let moved = config.agent.runtime_dir != self.runtime;
         config.agent.runtime_dir.clone_from(&self.runtime);
         // Without the lock that steps take: users are looked up.
-        let configured = self.ladder().configured(&config.agent, &self.helper);
-        self.ladder.change(|ladder| configured.with_findings_of(ladder));
+        let configured = self.backends().configured(&config.agent, &self.helper);
+        self.backend_retry.change(|backends| configured.with_findings_of(backends));
         self.layers.reconfigure(&config.agent);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         moved
     }
 
-    /// Says in the store that this node has the image, if that is wanted.
-    pub(super) fn hold(&self, image: Option<&HeldImage>) -> Option<InUseMarker> {
-        image.filter(|_| self.config().agent.holds).map(|image| self.holds.hold(image.clone()))
+    /// Marks the image as in use in its store, if that is configured.
+    pub(super) fn mark_in_use(&self, image: Option<&StoreImage>) -> Option<InUseMarker> {
+        image.filter(|_| self.config().agent.holds).map(|image| self.in_use.mark(image.clone()))
     }
 
-    /// What is counted.
+    /// Returns the metrics.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// Whether the table of leases can be looked at: it is locked for moments only, and by no one who waits for anything.
+    /// Returns `true` if the table of leases is not locked. It is locked for moments only, and never while waiting.
     #[must_use]
     pub fn responds(&self) -> bool {
         self.live.try_lock().is_ok()
     }
 
-    /// How many leases are held.
+    /// Returns the number of leases.
     #[must_use]
-    pub fn held(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.live().len()
     }
 
-    /// Brings up to date what is not counted but looked at.
+    /// Updates the gauges.
     pub fn observe(&self) {
-        self.metrics.observe(self.held(), self.layers.mounted().len());
+        self.metrics.observe(self.count(), self.layers.mounted().len());
     }
 
-    /// Marks a step as one whose lease is on its way, until the end of the value.
-    pub(super) fn begin(&self, step: StepId) -> Result<Beginning<'_>, Refusal> {
-        if self.beginning.lock().unwrap_or_else(PoisonError::into_inner).insert(step) {
-            Ok(Beginning { leases: self, step })
+    /// Marks a step as one whose lease is being granted, until the value is dropped.
+    pub(super) fn begin(&self, step: StepId) -> Result<PendingLease<'_>, Refusal> {
+        if self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(step) {
+            Ok(PendingLease { leases: self, step })
         } else {
             Err(refused(&format!("step {step} is being given an image on this node already")))
         }
@@ -181,14 +181,14 @@ impl Leases {
     }
 }
 
-/// A step whose lease is on its way.
-pub(super) struct Beginning<'a> {
+/// A lease that is being granted.
+pub(super) struct PendingLease<'a> {
     leases: &'a Leases,
     step: StepId,
 }
 
-impl Drop for Beginning<'_> {
+impl Drop for PendingLease<'_> {
     fn drop(&mut self) {
-        self.leases.beginning.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.step);
+        self.leases.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.step);
     }
 }

@@ -11,20 +11,20 @@ use super::membership::StepProcesses;
 use super::owner::{is_users, of};
 use crate::identity::Identity;
 
-/// How often the process table is looked through: each time new processes were found, forked while others were ended.
-const ROUNDS: usize = 20;
+/// Maximum number of searches: each one found new processes, forked while others were killed.
+const MAX_ROUNDS: usize = 20;
 
 /// Ends every process of the step and waits until they have ended. Returns how many there were, and what went wrong.
 #[must_use]
-pub fn end(step: &StepProcesses<'_>, identity: &Identity, patience: Duration) -> (usize, Vec<String>) {
-    let deadline = Instant::now() + patience;
+pub fn end(step: &StepProcesses<'_>, identity: &Identity, timeout: Duration) -> (usize, Vec<String>) {
+    let deadline = Instant::now() + timeout;
     let mut problems = Vec::new();
     let mut ended = 0;
-    for _ in 0..ROUNDS {
+    for _ in 0..MAX_ROUNDS {
         let found = match find(step, identity) {
             Ok(found) => found,
             Err(error) => {
-                problems.push(format!("the process table can't be read: {error}"));
+                problems.push(format!("cannot read the process table: {error}"));
                 break;
             }
         };
@@ -33,14 +33,14 @@ pub fn end(step: &StepProcesses<'_>, identity: &Identity, patience: Duration) ->
         }
         for process in &found {
             if let Err(error) = process.kill() {
-                problems.push(format!("process {} can't be ended: {error}", process.pid()));
+                problems.push(format!("cannot kill the process {}: {error}", process.pid()));
             }
         }
         for process in &found {
             let left = deadline.saturating_duration_since(Instant::now());
             match process.wait_until_ended(left) {
                 Ok(true) => ended += 1,
-                _ => problems.push(format!("process {} does not end", process.pid())),
+                _ => problems.push(format!("timed out waiting for the end of the process {}", process.pid())),
             }
         }
         if !problems.is_empty() {
@@ -50,13 +50,13 @@ pub fn end(step: &StepProcesses<'_>, identity: &Identity, patience: Duration) ->
     (ended, problems)
 }
 
-/// The processes of the step.
+/// Returns the processes of the step.
 ///
-/// Of a process of somebody else nothing is looked at but whose it is, which is one system call; so the price of a release hangs
-/// on how many processes the user has, and hardly on what else the node does.
+/// Skips other users' processes after one `stat(2)`, so that the cost of a release depends on the number of the user's
+/// processes and hardly on the rest of the node.
 ///
 /// # Errors
-/// `/proc` can't be read.
+/// `/proc` cannot be read.
 pub fn find(step: &StepProcesses<'_>, identity: &Identity) -> io::Result<Vec<Process>> {
     let node = root_device("self");
     let mut table = Table::default();

@@ -108,17 +108,17 @@ pub(super) fn root_device(process: &str) -> Option<u64> {
     Some(u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor))
 }
 
-/// Whether the root of the process's mount namespace is an overlay whose writable layer is in the step's directory.
+/// Returns `true` if the root of the process's mount namespace is an overlay whose writable layer is in the step's directory.
 fn root_is_on(pid: i32, marker: &[u8]) -> bool {
     root_mount(pid, |mount| mount.starts_with("overlay ") && contains(mount.as_bytes(), marker))
 }
 
-/// Whether it is what containers have: an overlay, the kernel's or one by FUSE.
+/// Returns `true` if it is what containers have: an overlay, the kernel's or one by FUSE.
 pub(super) fn root_is_container(pid: i32) -> bool {
     root_mount(pid, |mount| mount.starts_with("overlay ") || mount.starts_with("fuse.fuse-overlayfs "))
 }
 
-/// What `/proc/PID/mountinfo` says of the type, source and options of the root.
+/// Tests the type, source and options of the root in `/proc/PID/mountinfo`.
 fn root_mount(pid: i32, fits: impl Fn(&str) -> bool) -> bool {
     let Ok(mounts) = fs::read_to_string(format!("/proc/{pid}/mountinfo")) else { return false };
     mounts.lines().any(|line| {

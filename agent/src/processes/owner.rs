@@ -9,7 +9,7 @@ use crate::identity::{Identity, Ids};
 /// The numbers of the user's processes.
 ///
 /// # Errors
-/// `/proc` can't be read.
+/// `/proc` cannot be read.
 pub fn of(identity: &Identity) -> io::Result<Vec<i32>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {

@@ -1,4 +1,4 @@
-//! What workers do: answer a request, and end a lease.
+//! The work of the workers: answering requests and releasing leases.
 
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ pub fn request(stream: &UnixStream, request: Request, peer: i32, leases: &Leases
         }
     };
     log(send(stream, &response));
-    Outcome::Over
+    Outcome::Done
 }
 
 /// Grants a lease. If it does not arrive it ends at once.
@@ -48,7 +48,7 @@ fn lease(stream: &UnixStream, request: LeaseRequest, peer: i32, leases: &Leases)
         Ok((key, process, response)) => {
             leases.metrics().granted(mode, started.elapsed());
             if send(stream, &response).is_ok() {
-                return Outcome::Holds(key, process);
+                return Outcome::Lease(key, process);
             }
             leases.release(&key, Cause::Connection);
         }
@@ -58,37 +58,37 @@ fn lease(stream: &UnixStream, request: LeaseRequest, peer: i32, leases: &Leases)
             log(send(stream, &Response::Refused { reason: refusal.message }));
         }
     }
-    Outcome::Over
+    Outcome::Done
 }
 
 fn granted(request: LeaseRequest, peer: i32, leases: &Leases) -> Result<(LeaseKey, Process, Response), Refusal> {
     if let Some(fault) = request.fault() {
         return Err(refused(fault));
     }
-    let watch = |error| refused(&format!("the step's slurmstepd can't be watched: {error}"));
+    let watch = |error| refused(&format!("cannot watch the step's slurmstepd: {error}"));
     let owner = Owner::of(peer).map_err(watch)?;
     let process = Process::open(peer).map_err(watch)?;
     let (key, grant) = leases.acquire(request, owner)?;
     Ok((key, process, Response::Granted(grant)))
 }
 
-/// Ends a lease whose connection is closed or asks for its release, or whose process has ended. Anything else that is said on the connection
+/// Ends a lease whose connection is closed or asks for its release, or whose process has ended. Any other request on the connection
 /// is refused and ends nothing: a plugin of another release may ask for what this agent does not know.
 pub fn end(stream: Option<&UnixStream>, key: LeaseKey, process: Process, cause: Cause, leases: &Leases) -> Outcome {
     let Some(stream) = stream.filter(|_| cause != Cause::Process) else {
         leases.release(&key, cause);
-        return Outcome::Over;
+        return Outcome::Done;
     };
     let not_here = "unsupported request on the connection of a lease; agent and plugin may be of different releases";
     match frame::receive::<Request>(stream, Instant::now() + REQUEST_TIMEOUT) {
         Ok(Request::Release { .. }) => {
             let problems = leases.release(&key, Cause::Asked);
             log(send(stream, &Response::Released { problems }));
-            Outcome::Over
+            Outcome::Done
         }
         Err(FrameError::Closed | FrameError::Io(_)) => {
             leases.release(&key, cause);
-            Outcome::Over
+            Outcome::Done
         }
         Ok(_) => refuse(stream, not_here.to_owned(), key, process),
         Err(error @ (FrameError::Version(_) | FrameError::Malformed(_))) => {
@@ -96,8 +96,8 @@ pub fn end(stream: Option<&UnixStream>, key: LeaseKey, process: Process, cause: 
         }
         // Where the next message begins is not known any more.
         Err(error @ (FrameError::Timeout | FrameError::TooLong(_))) => {
-            tracing::warn!(job = key.step.job, step = %key.step, "the connection of a lease is of no more use: {error}");
-            Outcome::HoldsAlone(key, process)
+            tracing::warn!(job = key.step.job, step = %key.step, "unusable connection of a lease: {error}");
+            Outcome::LeaseWithoutConnection(key, process)
         }
     }
 }
@@ -105,7 +105,7 @@ pub fn end(stream: Option<&UnixStream>, key: LeaseKey, process: Process, cause: 
 fn refuse(stream: &UnixStream, reason: String, key: LeaseKey, process: Process) -> Outcome {
     tracing::warn!(job = key.step.job, step = %key.step, "refused on the connection of a lease: {reason}");
     log(send(stream, &Response::Refused { reason }));
-    Outcome::Holds(key, process)
+    Outcome::Lease(key, process)
 }
 
 fn send(stream: &UnixStream, response: &Response) -> Result<(), FrameError> {
@@ -114,6 +114,6 @@ fn send(stream: &UnixStream, response: &Response) -> Result<(), FrameError> {
 
 fn log(sent: Result<(), FrameError>) {
     if let Err(error) = sent {
-        tracing::debug!("a response was not taken: {error}");
+        tracing::debug!("response not delivered: {error}");
     }
 }

@@ -24,23 +24,23 @@ use super::workers::{Kind, Outcome, Workers};
 use crate::lease::{LeaseKey, Leases, Recovered, Refusal};
 use crate::metrics::Dropped;
 
-/// The most connections whose request has not arrived yet; the oldest makes room for a newer one.
+/// Maximum number of connections whose request has not arrived yet; the oldest is dropped for a newer one.
 const MAX_RECEIVING: usize = 1024;
-/// The most connections that are accepted before others are looked after.
-const ACCEPTED_AT_ONCE: usize = 64;
-/// Number of threads that take down what an earlier agent left. Others must remain for what comes now.
-const STALE_AT_ONCE: usize = 16;
-/// How long no connection is accepted after descriptors have run out.
-const PAUSE: Duration = Duration::from_millis(250);
+/// Maximum number of connections that are accepted in one iteration.
+const MAX_ACCEPTED_PER_ITERATION: usize = 64;
+/// Number of threads that release the stale remains of an earlier agent. Others must remain for new requests.
+const STALE_RELEASE_THREADS: usize = 16;
+/// Interval between attempts to accept connections after a failure, such as no free descriptors.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What the numbers of the first events mean; connections come after them, with two numbers each.
+/// The tokens of the first events; each connection has two tokens after these.
 const LISTENER: u64 = 0;
 const SIGNALS: u64 = 1;
 const WORKERS: u64 = 2;
 const HELPER: u64 = 3;
 const FIRST_CONNECTION: u64 = 4;
 
-/// All connections.
+/// The event loop with all connections.
 #[derive(Debug)]
 pub struct Server {
     pub(super) epoll: OwnedFd,
@@ -58,7 +58,7 @@ pub struct Server {
 
 #[derive(Debug)]
 pub(super) struct Connection {
-    /// None for a lease of an earlier agent.
+    /// `None` for a lease of an earlier agent.
     pub(super) stream: Option<Arc<UnixStream>>,
     pub(super) peer: i32,
     pub(super) state: State,
@@ -71,26 +71,26 @@ pub(super) enum State {
     /// A worker has the connection.
     Working,
     /// The connection is a lease, for as long as it and the process last.
-    Held(LeaseKey, Process),
+    Lease(LeaseKey, Process),
 }
 
-/// What came of a turn.
+/// The result of one iteration.
 #[derive(Debug, Default)]
-pub struct Turn {
+pub struct Iteration {
     /// The signals that arrived.
     pub signals: Vec<Signal>,
-    /// How many requests or releases came to their end.
+    /// Number of requests and releases that finished.
     pub finished: usize,
-    /// Whether the helper has ended, without which no step gets an image.
+    /// True if the helper has ended, without which no step gets an image.
     pub helper_ended: bool,
 }
 
 impl Server {
-    /// A server that watches over the leases that an earlier agent left, and takes down what is left of others. The leases live for ever: their end would take down what
-    /// steps use, and the agent's end must not.
+    /// Makes a server that watches the recovered leases and releases the stale ones. The leases are never dropped: that would
+    /// unmount what steps use, and the agent's end must not.
     ///
     /// # Errors
-    /// What the system said.
+    /// Those of the system calls.
     pub fn new(
         listener: UnixListener,
         signals: SignalFd,
@@ -118,11 +118,11 @@ impl Server {
         for (key, process) in recovered.alive {
             let number = server.number();
             server.connections.insert(number, Connection { stream: None, peer: 0, state: State::Working });
-            server.hold(number, key, process);
+            server.watch_lease(number, key, process);
         }
-        for _ in 0..STALE_AT_ONCE {
+        for _ in 0..STALE_RELEASE_THREADS {
             let stale = recovered.stale.clone();
-            server.in_background(move || leases.take_down_stale(&stale));
+            server.in_background(move || leases.release_stale(&stale));
         }
         Ok(server)
     }
@@ -133,7 +133,7 @@ impl Server {
         self.leases
     }
 
-    /// Whether there are requests or releases under way.
+    /// Returns `true` if there are requests or releases under way.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         let receiving = |connection: &Connection| matches!(connection.state, State::Receiving(_));
@@ -147,17 +147,17 @@ impl Server {
             let _ = epoll::delete(&self.epoll, &listener);
         }
         let held =
-            |(&number, connection): (&u64, &Connection)| matches!(connection.state, State::Held(..)).then_some(number);
+            |(&number, connection): (&u64, &Connection)| matches!(connection.state, State::Lease(..)).then_some(number);
         for number in self.connections.iter().filter_map(held).collect::<Vec<_>>() {
-            self.forget(number);
+            self.close_connection(number);
         }
     }
 
-    /// Has a worker do something.
+    /// Runs work in a worker.
     pub fn in_background(&mut self, work: impl FnOnce() + Send + 'static) {
         self.workers.submit(Kind::Other, 0, move || {
             work();
-            Outcome::Over
+            Outcome::Done
         });
     }
 
@@ -165,7 +165,7 @@ impl Server {
     ///
     /// # Errors
     /// What `epoll_wait(2)` said.
-    pub fn turn(&mut self, due: Option<Instant>) -> io::Result<Turn> {
+    pub fn run_iteration(&mut self, due: Option<Instant>) -> io::Result<Iteration> {
         let own = [self.receiving.front().map(|&(deadline, _)| deadline), self.pause, self.workers.retry()];
         let due = own.into_iter().chain([due]).flatten().min();
         let left = due.map(|due| due.saturating_duration_since(Instant::now()));
@@ -175,28 +175,28 @@ impl Server {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let mut turn = Turn::default();
+        let mut iteration = Iteration::default();
         for event in events {
             match event.data.u64() {
                 LISTENER => self.accept_some(),
-                SIGNALS => turn.signals.extend(self.arrived_signals()),
-                HELPER => turn.helper_ended = true,
+                SIGNALS => iteration.signals.extend(self.arrived_signals()),
+                HELPER => iteration.helper_ended = true,
                 WORKERS => {
                     for finished in self.workers.collect() {
-                        turn.finished += 1;
+                        iteration.finished += 1;
                         self.finish(finished);
                     }
                 }
                 // Of two numbers the even one is the connection's.
-                number => self.happened(number & !1, number & 1 == 1),
+                number => self.handle_event(number & !1, number & 1 == 1),
             }
         }
-        self.drop_the_slow();
+        self.drop_slow();
         self.workers.try_again();
         if self.pause.is_some_and(|end| Instant::now() >= end) {
             self.resume();
         }
-        Ok(turn)
+        Ok(iteration)
     }
 
     fn arrived_signals(&self) -> Vec<Signal> {
@@ -210,15 +210,15 @@ impl Server {
 
     fn accept_some(&mut self) {
         let Some(listener) = self.listener.take() else { return };
-        for _ in 0..ACCEPTED_AT_ONCE {
+        for _ in 0..MAX_ACCEPTED_PER_ITERATION {
             match self.accept(&listener) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
-                    tracing::error!("no connection can be accepted: {error}");
+                    tracing::error!("cannot accept connections: {error}");
                     // It would be offered again and again meanwhile.
                     let _ = epoll::delete(&self.epoll, &listener);
-                    self.pause = Some(Instant::now() + PAUSE);
+                    self.pause = Some(Instant::now() + ACCEPT_RETRY_INTERVAL);
                     break;
                 }
             }
@@ -257,17 +257,17 @@ impl Server {
         if let Some(listener) = &self.listener {
             let data = epoll::EventData::new_u64(LISTENER);
             if let Err(error) = epoll::add(&self.epoll, listener, data, epoll::EventFlags::IN) {
-                tracing::error!("no connection can be waited for: {error}");
-                self.pause = Some(Instant::now() + PAUSE);
+                tracing::error!("cannot wait for connections: {error}");
+                self.pause = Some(Instant::now() + ACCEPT_RETRY_INTERVAL);
             }
         }
     }
 
-    /// Something is to be read from a connection, it was closed, or the process of a lease has ended.
-    fn happened(&mut self, number: u64, process_ended: bool) {
+    /// Handles an event: a connection is readable or closed, or the process of a lease has ended.
+    fn handle_event(&mut self, number: u64, process_ended: bool) {
         match self.connections.get(&number).map(|connection| &connection.state) {
             Some(State::Receiving(_)) => self.receive(number),
-            Some(State::Held(..)) => self.end_lease(number, process_ended),
+            Some(State::Lease(..)) => self.end_lease(number, process_ended),
             _ => {}
         }
     }
@@ -281,9 +281,9 @@ impl Server {
             Ok(None) => {}
             Ok(Some(request)) => self.serve(number, request),
             // Whoever only looks whether anybody listens.
-            Err(FrameError::Closed) if !begun => self.forget(number),
+            Err(FrameError::Closed) if !begun => self.close_connection(number),
             Err(error) => {
-                tracing::debug!("a connection was dropped: {error}");
+                tracing::debug!("connection dropped: {error}");
                 self.leases.metrics().dropped(Dropped::Malformed);
                 // What somebody of another release does not understand is worth telling.
                 let told = matches!(error, FrameError::Version(_) | FrameError::Malformed(_));
@@ -291,7 +291,7 @@ impl Server {
                 if let (true, Some(stream)) = (told, stream) {
                     let _ = frame::send(stream, &Response::Refused { reason: error.to_string() }, Instant::now());
                 }
-                self.forget(number);
+                self.close_connection(number);
             }
         }
     }
@@ -305,7 +305,7 @@ impl Server {
         let kind = if matches!(request, Request::Lease(_)) { Kind::Lease } else { Kind::Other };
         if kind == Kind::Lease && self.workers.are_full(kind) {
             let refusal =
-                Refusal::busy("the Parallax agent of this node is busy with too many steps at once; try again");
+                Refusal::busy("the Parallax agent of this node is busy: too many steps start at once; try again");
             let _ = frame::send(&stream, &Response::Refused { reason: refusal.message }, Instant::now());
             self.leases.metrics().refused(refusal.kind);
             self.connections.remove(&number);
@@ -315,7 +315,7 @@ impl Server {
         self.workers.submit(kind, number, move || answer::request(&stream, request, peer, leases));
     }
 
-    fn drop_the_slow(&mut self) {
+    fn drop_slow(&mut self) {
         let now = Instant::now();
         while let Some(&(deadline, number)) = self.receiving.front() {
             if self.is_receiving(number) {
@@ -323,7 +323,7 @@ impl Server {
                     return;
                 }
                 self.leases.metrics().dropped(Dropped::Slow);
-                self.forget(number);
+                self.close_connection(number);
             }
             self.receiving.pop_front();
         }
@@ -335,7 +335,7 @@ impl Server {
             let Some((_, number)) = self.receiving.pop_front() else { return };
             if self.is_receiving(number) {
                 self.leases.metrics().dropped(Dropped::Crowded);
-                self.forget(number);
+                self.close_connection(number);
             }
         }
     }
@@ -345,12 +345,12 @@ impl Server {
     }
 
     /// Closes a connection; a lease on it stays.
-    fn forget(&mut self, number: u64) {
+    fn close_connection(&mut self, number: u64) {
         let Some(Connection { stream, state, .. }) = self.connections.remove(&number) else { return };
         if let Some(stream) = stream {
             let _ = epoll::delete(&self.epoll, &stream);
         }
-        if let State::Held(_, process) = state {
+        if let State::Lease(_, process) = state {
             let _ = epoll::delete(&self.epoll, &process);
         }
     }

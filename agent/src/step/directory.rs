@@ -21,13 +21,13 @@ use super::user_namespaces::{NamespaceTable, Namespaces};
 use crate::identity::{Identity, NamespaceKind};
 use crate::layers::MountedLayer;
 
-/// Why a step's directory could not be made.
+/// An error of making a step's directory.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {cause}")]
 pub struct StepError {
     /// What failed.
     what: &'static str,
-    /// What the system said.
+    /// Those of the system calls.
     cause: io::Error,
 }
 
@@ -41,7 +41,7 @@ fn failed<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> StepError {
 pub struct StepPlan<'a> {
     /// The user.
     pub identity: &'a Identity,
-    /// Where the user's namespaces come from.
+    /// The table of user namespaces.
     pub namespaces: &'a NamespaceTable,
     /// The step store.
     pub store: StepStore,
@@ -49,7 +49,7 @@ pub struct StepPlan<'a> {
     pub layers: &'a StepLayers,
     /// The mount program that Podman is told, for layers that are files.
     pub mount_program: &'a Path,
-    /// What the launcher needs to know.
+    /// The parameters of the launcher.
     pub step_file: StepFile,
     /// The size of the tmpfs.
     pub scratch: Size,
@@ -73,77 +73,77 @@ impl Default for StepLayers {
 }
 
 impl StepLayers {
-    /// Those that the kernel has mounted.
+    /// Returns the layers that the kernel has mounted.
     #[must_use]
     pub fn mounted(&self) -> &[Arc<MountedLayer>] {
         if let Self::Mounted(layers) = self { layers } else { &[] }
     }
 
-    /// Those that the kernel has mounted, for as long as the step lasts.
+    /// Returns the layers that the kernel has mounted, for as long as the step lasts.
     #[must_use]
     pub fn into_mounted(self) -> Vec<Arc<MountedLayer>> {
         if let Self::Mounted(layers) = self { layers } else { Vec::new() }
     }
 }
 
-/// A step's directory that is mounted, until [`StepDirectory::take_down`] or the end of this value.
+/// A step's directory that is mounted, until [`StepDirectory::release`] or the end of this value.
 #[derive(Debug)]
 pub struct StepDirectory {
     path: PathBuf,
-    standing: bool,
+    mounted: bool,
     /// Held so that other steps of the user find them.
     namespaces: Option<Arc<Namespaces>>,
 }
 
 impl StepDirectory {
-    /// Makes the directory `path` and all that is in it. What was made before a failure is taken down again.
+    /// Makes the directory `path` and all that is in it. After a failure nothing is left.
     ///
     /// # Errors
     /// [`StepError`] says which part failed.
     pub fn build(path: &Path, plan: &StepPlan<'_>) -> Result<Self, StepError> {
-        fs::create_dir(path).map_err(failed("the step's directory can't be made"))?;
-        let mut step = Self { path: path.to_owned(), standing: true, namespaces: None };
+        fs::create_dir(path).map_err(failed("cannot create the step's directory"))?;
+        let mut step = Self { path: path.to_owned(), mounted: true, namespaces: None };
         let files = plan.scratch.files.map(|files| files.to_string());
         let mut options = vec![("size", plan.scratch.size.as_str()), ("mode", "0700")];
         options.extend(files.as_deref().map(|files| ("nr_inodes", files)));
-        let tmpfs = DetachedMount::tmpfs(&options).map_err(failed("the step's tmpfs can't be made"))?;
+        let tmpfs = DetachedMount::tmpfs(&options).map_err(failed("cannot create the step's tmpfs"))?;
         let root = openat(tmpfs.as_fd(), ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(failed("the step's tmpfs can't be opened"))?;
-        write_contents(&root, path, plan).map_err(failed("the step store can't be written"))?;
-        tmpfs.attach_at(path).map_err(failed("the step's tmpfs can't be mounted"))?;
+            .map_err(failed("cannot open the step's tmpfs"))?;
+        write_contents(&root, path, plan).map_err(failed("cannot write the step store"))?;
+        tmpfs.attach_at(path).map_err(failed("cannot mount the step's tmpfs"))?;
         let namespaces =
-            plan.namespaces.of(plan.identity).map_err(failed("no user namespace can be made for the user"))?;
-        attach_layers(&root, plan, &namespaces).map_err(failed("a layer can't be mounted for the step"))?;
-        attach_files(&root, plan).map_err(failed("a layer's file can't be shown to the step"))?;
+            plan.namespaces.of(plan.identity).map_err(failed("cannot create a user namespace for the user"))?;
+        attach_layers(&root, plan, &namespaces).map_err(failed("cannot mount a layer for the step"))?;
+        attach_files(&root, plan).map_err(failed("cannot mount a layer's file for the step"))?;
         pin_namespace(namespaces.of(NamespaceKind::Plain), &StepPaths::new(path).user_namespace())
-            .map_err(failed("the user namespace can't be kept"))?;
+            .map_err(failed("cannot pin the user namespace"))?;
         let (uid, gid) = owner(plan.identity);
-        fchown(&root, Some(uid), Some(gid)).map_err(failed("the step's directory can't be given to its user"))?;
+        fchown(&root, Some(uid), Some(gid)).map_err(failed("cannot change the owner of the step's directory"))?;
         step.namespaces = Some(namespaces);
         Ok(step)
     }
 
-    /// Takes over a directory that an earlier agent made.
+    /// Adopts a directory that an earlier agent made.
     #[must_use]
     pub fn adopt(path: &Path) -> Self {
-        Self { path: path.to_owned(), standing: true, namespaces: None }
+        Self { path: path.to_owned(), mounted: true, namespaces: None }
     }
 
-    /// Takes the directory down with all its mounts. What is gone already is no error.
+    /// Unmounts and removes the directory with all its mounts. A directory that is gone already is not an error.
     ///
     /// # Errors
-    /// What the system said. The directory is then as it was.
-    pub fn take_down(mut self) -> io::Result<()> {
-        self.standing = false;
+    /// Those of the system calls. The directory is then as it was.
+    pub fn release(mut self) -> io::Result<()> {
+        self.mounted = false;
         take_down(&self.path)
     }
 }
 
 impl Drop for StepDirectory {
     fn drop(&mut self) {
-        if self.standing {
+        if self.mounted {
             if let Err(error) = take_down(&self.path) {
-                tracing::error!(directory = %self.path.display(), "a step's directory can't be taken down: {error}");
+                tracing::error!(directory = %self.path.display(), "cannot unmount a step's directory: {error}");
             }
         }
     }
@@ -167,10 +167,10 @@ fn write_contents(root: &OwnedFd, path: &Path, plan: &StepPlan<'_>) -> io::Resul
     for (link, target) in &plan.store.links {
         symlinkat(target.as_str(), &store, link.as_str())?;
     }
-    for side_car in &plan.store.side_cars {
+    for sidecar in &plan.store.sidecars {
         match plan.layers {
-            StepLayers::Paths(paths) => symlinkat(of_layer(paths, side_car.layer)?, &store, side_car.path.as_str())?,
-            _ => write_file(&store, &side_car.path, b"")?,
+            StepLayers::Paths(paths) => symlinkat(of_layer(paths, sidecar.layer)?, &store, sidecar.path.as_str())?,
+            _ => write_file(&store, &sidecar.path, b"")?,
         }
     }
     let paths = StepPaths::new(path);
@@ -208,9 +208,9 @@ fn attach_layers(root: &OwnedFd, plan: &StepPlan<'_>, namespaces: &Namespaces) -
 
 fn attach_files(root: &OwnedFd, plan: &StepPlan<'_>) -> io::Result<()> {
     let StepLayers::Files(files) = plan.layers else { return Ok(()) };
-    for side_car in &plan.store.side_cars {
-        let (directory, name) = side_car.path.rsplit_once('/').ok_or(io::ErrorKind::InvalidInput)?;
-        let file = DetachedMount::of_file(of_layer(files, side_car.layer)?.as_fd())?;
+    for sidecar in &plan.store.sidecars {
+        let (directory, name) = sidecar.path.rsplit_once('/').ok_or(io::ErrorKind::InvalidInput)?;
+        let file = DetachedMount::of_file(of_layer(files, sidecar.layer)?.as_fd())?;
         file.attach(&directory_in_store(root, directory)?, name)?;
     }
     Ok(())
@@ -242,7 +242,7 @@ fn storage_conf(paths: &StepPaths, plan: &StepPlan<'_>) -> String {
         let store = paths.store();
         let _ = write!(text, "\n[storage.options]\nadditionalimagestores = [\"{}\"]\n", store.display());
     }
-    if !plan.store.side_cars.is_empty() {
+    if !plan.store.sidecars.is_empty() {
         let program = plan.mount_program.display();
         let _ = write!(text, "\n[storage.options.overlay]\nmount_program = \"{program}\"\n");
     }

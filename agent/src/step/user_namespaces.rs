@@ -26,7 +26,7 @@ impl Namespaces {
         Ok(Self { plain: make(NamespaceKind::Plain)?, keep_id: make(NamespaceKind::KeepId)? })
     }
 
-    /// The one of this kind.
+    /// Returns the namespace of a kind.
     #[must_use]
     pub fn of(&self, kind: NamespaceKind) -> &UserNamespace {
         match kind {
@@ -36,7 +36,7 @@ impl Namespaces {
     }
 }
 
-/// The namespaces of all users who have a step. Who has other ids than before is another user.
+/// The namespaces of all users who have a step. Keyed by identity: changed subordinate ids get a new namespace.
 #[derive(Debug, Default)]
 pub struct NamespaceTable(Mutex<Vec<(Identity, Weak<Namespaces>)>>);
 

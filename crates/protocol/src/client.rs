@@ -10,10 +10,10 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use crate::frame::{self, FrameError};
 use crate::message::{Request, Response};
 
-/// Why the agent did not answer. Each is one sentence for the user of a node.
+/// An error of a request to the agent: one sentence for the user of a node.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens.
+    /// No process listens on the socket.
     #[error(
         "the Parallax agent is not running on this node (nobody answers at {socket}); tell the administrator, or try another node"
     )]
@@ -21,12 +21,12 @@ pub enum ClientError {
         /// The agent's socket.
         socket: PathBuf,
     },
-    /// Somebody listens but is too busy, or may not be reached.
-    #[error("can't reach the Parallax agent at {socket}: {cause}; tell the administrator")]
+    /// The socket's queue is full, or access is denied.
+    #[error("cannot reach the Parallax agent at {socket}: {cause}; tell the administrator")]
     Connect {
         /// The agent's socket.
         socket: PathBuf,
-        /// What the system said.
+        /// Those of the system calls.
         cause: std::io::Error,
     },
     /// The connection broke or nothing came in time.
