@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let sockets = activation::take_sockets().context("cannot use the sockets that systemd opened")?;
     raise_file_limit();
     // Before the restrictions, which the helper does not have.
-    let helper = Arc::new(Helper::start(&args.config).context("the helper process cannot be started")?);
+    let helper = Arc::new(Helper::start(&args.config).context("cannot start the helper process")?);
     let backends = Backends::of_this_node(&config.agent, &helper);
     if !args.unrestricted {
         if !restrict::FILTERS {
@@ -127,7 +127,7 @@ impl Daemon {
             for signal in iteration.signals {
                 match signal {
                     Signal::SIGHUP => self.reload(),
-                    // Whoever asks a second time does not want to wait.
+                    // A second signal stops without waiting.
                     _ if self.stop.is_some() => return Ok(()),
                     signal => self.begin_to_stop(signal),
                 }
@@ -152,7 +152,7 @@ impl Daemon {
         }
         let numbers = denied::take();
         if !numbers.is_empty() {
-            tracing::error!(?numbers, "system calls were denied by the agent's own restrictions; please report this");
+            tracing::error!(?numbers, "system calls denied by the agent's own restrictions; please report this");
             self.server.leases().metrics().denied(numbers.len());
         }
     }

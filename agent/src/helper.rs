@@ -1,6 +1,6 @@
 //! The helper: a process of the agent that does what the agent's own restrictions rule out.
 //!
-//! Looking a user up runs code that nobody here wrote: the modules of `nsswitch.conf(5)` open sockets of any family, start threads,
+//! Looking a user up runs third-party code: the modules of `nsswitch.conf(5)` open sockets of any family, start threads,
 //! set timers, and hang where their server does. Trying what the node can do ([`parallax_probe`]) starts programs. The agent
 //! filters its own system calls and so can do neither. The helper is started before the agent restricts itself. It answers
 //! four questions (`query`) and nothing else: no request names a program, a path or an argument of one.

@@ -23,7 +23,7 @@ const SUBUID: &str = "/etc/subuid";
 /// Subordinate group ids (`subgid(5)`).
 const SUBGID: &str = "/etc/subgid";
 
-/// A user as far as mounts need to know them. Kept with the lease and in the journal: the end of a step looks nobody up.
+/// The user's properties that mounts need. Kept with the lease and in the journal: a release looks no user up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The user's name.
@@ -78,7 +78,7 @@ impl Identity {
         }
     }
 
-    /// A user whose name is known, with the subordinate ids that the node's files give them.
+    /// Makes the identity of a user with a known name, with the subordinate ids from the node's files.
     ///
     /// # Errors
     /// One sentence for the user: which file cannot be read.
@@ -86,7 +86,7 @@ impl Identity {
         Self::with_files(name, uid, gid).map(|(identity, _)| identity)
     }
 
-    /// A user of whom only the ids are known.
+    /// Makes the identity of a user of whom only the ids are known.
     #[must_use]
     pub fn of_ids(uid: u32, gid: u32) -> Self {
         let ids = |own| Ids { own, subordinate: Vec::new() };
@@ -111,7 +111,7 @@ impl Identity {
     }
 }
 
-/// Reads the subordinate ids that go with `own`, and which line is at fault, if one is.
+/// Reads the subordinate ids that belong to `own`, and the fault, if a line has one.
 fn read_ids(path: &Path, name: &str, uid: u32, own: u32) -> Result<(Ids, Option<String>), String> {
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -136,7 +136,7 @@ impl Ids {
         self.map(kind).iter().any(|range| id >= range.inside && id - range.inside < range.count)
     }
 
-    /// The map from ids on the image's file system to ids on the node.
+    /// Returns the map from ids on the image's file system to ids on the node.
     #[must_use]
     pub fn map(&self, kind: NamespaceKind) -> Vec<IdRange> {
         let own = |inside| IdRange { inside, outside: self.own, count: 1 };

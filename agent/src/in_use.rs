@@ -1,6 +1,6 @@
 //! In-use markers: files in the store that say which images this node uses, for those who remove images.
 //!
-//! All of it is done by one thread that nobody waits for: a step neither starts nor ends later because the store's file system
+//! One thread writes them, and no step waits for it: no step starts or ends later because the store's file system
 //! is slow, and where root may not write the store (read-only, or NFS with root_squash) nothing is written, which is logged
 //! once. An image has one file on this node, whatever the number of steps: it is written with the first and removed with
 //! the last.

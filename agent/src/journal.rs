@@ -1,7 +1,7 @@
 //! The journal of leases, for a restarted agent: one file per lease, written before the step's directory is made and removed
 //! after it is gone. It lies on the node's `/run`, so after a reboot there is neither journal nor mount.
 //!
-//! An agent may find what an older or a newer one wrote. Whatever is in a file, its name ([`Header`]) says which step the lease is of and
+//! An agent may find what an older or a newer one wrote. Whatever a file contains, its name ([`Header`]) has the lease's step and
 //! who owns it, and that never changes. So a step whose entry cannot be read stays as it is until its owner ends. Fields are added
 //! with a default and without a new version; [`VERSION`] rises when an older agent would do harm by passing over what is new.
 
@@ -82,7 +82,7 @@ pub struct Entry {
     /// The image and the store it is in.
     #[serde(default)]
     pub image: Option<StoreImage>,
-    /// The names of that image when the lease was granted. What was asked for need not be among them: it is what the user says.
+    /// The names of that image when the lease was granted. The requested name need not be among them: it comes from the user.
     #[serde(default)]
     pub image_names: Vec<String>,
     /// The step's user; missing in entries of agents that looked the user up once more at the end.
@@ -244,8 +244,8 @@ impl Journal {
         }
     }
 
-    /// Returns all entries. What was half written, and what has neither a header nor sense, is logged and removed: its step's directory
-    /// is then nobody's, and is taken down with the rest of what is nobody's.
+    /// Returns all entries. Partial files, and malformed files without a header, are logged and removed: the directories of their
+    /// steps are then released as stale.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -266,7 +266,7 @@ impl Journal {
 
     fn read_file(&self, path: &Path) -> io::Result<Recorded> {
         if path.extension().is_none_or(|extension| extension != "json") {
-            return Err(io::Error::other("it was not finished"));
+            return Err(io::Error::other("partial file"));
         }
         let header = path.file_name().and_then(|name| Header::parse(name.to_str()?));
         let parsed = fs::read(path).and_then(|bytes| parse(&bytes, header.as_ref()).map_err(io::Error::other));
@@ -284,7 +284,7 @@ impl Journal {
     }
 }
 
-/// Parses what is in a file of the journal; `header` is what its name says, if that says something.
+/// Parses a file of the journal; `header` is parsed from its name, if the name has one.
 ///
 /// # Errors
 /// The reason why the file is malformed, if it has no header either.
@@ -295,7 +295,7 @@ pub fn parse(bytes: &[u8], header: Option<&Header>) -> Result<Recorded, String> 
         let version = value.get("version").map_or(Some(0), Value::as_u64);
         match version {
             Some(version) if version <= u64::from(VERSION) => {}
-            Some(version) => return Err(format!("its version is {version}, and this agent reads up to {VERSION}")),
+            Some(version) => return Err(format!("unsupported version {version}, this agent reads up to {VERSION}")),
             None => return Err("its version is not a number".to_owned()),
         }
         let entry: Entry = serde_json::from_value(value).map_err(|error| error.to_string())?;
@@ -304,7 +304,7 @@ pub fn parse(bytes: &[u8], header: Option<&Header>) -> Result<Recorded, String> 
             || entry.key.starts_with(&format!("{}-", entry.step())) && !entry.key.contains('/'),
             |header| *header == entry.header(),
         );
-        if fits { Ok(entry) } else { Err("it is not of the lease that its name says".to_owned()) }
+        if fits { Ok(entry) } else { Err("the entry does not match the file's name".to_owned()) }
     });
     match (read, header) {
         (Ok(entry), _) => Ok(Recorded::Entry(Box::new(entry))),

@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_happened_is_in_the_text() {
+    fn counted_events_are_in_the_text() {
         let metrics = Metrics::new().unwrap();
         metrics.granted(Mode::Run, Duration::from_millis(3));
         metrics.released(Cause::Process, Duration::from_secs(3), 2);
@@ -259,7 +259,7 @@ mod tests {
     fn a_file_is_written_whole_and_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("parallax.prom");
-        // What somebody put where the new one goes is not written through.
+        // A symbolic link at the temporary file's place is not followed.
         std::os::unix::fs::symlink("/nonexistent/elsewhere", path.with_extension("new")).unwrap();
         for text in ["one", "two"] {
             write_file(&path, text).unwrap();

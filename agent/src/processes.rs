@@ -2,8 +2,8 @@
 //!
 //! A process belongs to a step if its environment, its command line or its root file system names the step's directory,
 //! whose name no other step ever has, and if it is in the step's job ([`membership`]); or if it descends from such a process.
-//! All of that but the control group and the ancestors is in the hands of the user, and so this only ever looks at processes of
-//! the user's own ids: they can get nobody's processes ended but their own.
+//! The user controls all of these facts but the control group and the ancestors, so only processes of the user's own ids are
+//! inspected: users can end no processes but their own.
 
 mod end;
 mod evidence;

@@ -1,7 +1,7 @@
 //! The agent's restrictions of itself: a few capabilities, and the system calls that it makes.
 //!
-//! The agent restricts itself before it does anything else, so that what holds under systemd holds everywhere, and so that every
-//! test of the agent is one of its restrictions. A call that is not on the list fails with `EPERM` and is logged; nothing is killed for
+//! The agent restricts itself before it does anything else, so that it is as restricted without systemd as with it, and so that every
+//! test of the agent tests the restrictions. A call that is not on the list fails with `EPERM` and is logged; nothing is killed for
 //! it. The lists were made from the code and tried by the cluster's tests, which fail if a call is denied; what
 //! look-ups of users need is not on them: the helper does these ([`crate::helper`]).
 

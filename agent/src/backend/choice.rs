@@ -3,7 +3,7 @@
 //! The node's abilities are tried when the agent starts, and again when a step needs it (module `retry`). The store's owner
 //! decides whether the kernel may read it: who can write a file system image can attack the kernel that mounts it, so only the
 //! owners that the configuration names are trusted.
-//! Images of anybody else's are read by FUSE, by a process of the step's user and with their rights.
+//! Images of other owners are read by FUSE, by a process of the step's user and with the user's rights.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,7 +81,7 @@ impl Backends {
     pub fn configured(&self, config: &Agent, helper: &Arc<Helper>) -> Self {
         let mut findings = self.findings.clone();
         if config.mount_program != self.mount_program {
-            let reason = "agent.mount_program was changed, and the new one is tried when a step needs it";
+            let reason = "agent.mount_program changed; the new program is tried when a step needs it";
             findings.mark_undecided(&[Ability::Fuse, Ability::FuseIdMaps], reason);
         }
         Self::new(config, findings, by_name(helper))

@@ -16,7 +16,7 @@ use parallax_config::Owner;
 
 /// Timeout for looking up the trusted owners in the user database.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
-/// The stack of the thread that asks the user database, in bytes: its modules are anybody's code.
+/// The stack of the thread that asks the user database, in bytes: its modules are third-party code.
 const STACK: usize = 512 * 1024;
 
 /// The trust in an owner.
@@ -98,7 +98,7 @@ impl TrustedOwners {
 
     /// Asks for the names that are not known yet.
     fn ask(&self, state: &mut State) -> Result<(), String> {
-        let failed = |reason: &str| Err(format!("the user database cannot say who trusted_owners are: {reason}"));
+        let failed = |reason: &str| Err(format!("cannot look up trusted_owners in the user database: {reason}"));
         if self.asking.swap(true, Ordering::AcqRel) {
             return failed("an earlier look-up has not ended");
         }
@@ -108,7 +108,7 @@ impl TrustedOwners {
             let mut names = names.into_iter();
             while let Some(name) = names.next() {
                 let answer = lookup(&name);
-                // Before the last answer, so that whoever has it can ask again.
+                // Before the last answer, so that its receiver can ask again.
                 if names.len() == 0 {
                     asking.store(false, Ordering::Release);
                 }

@@ -34,7 +34,7 @@ fn answer<T: Serialize>(reply: OwnedFd, answer: Result<T, String>) -> io::Result
     Ok(serde_json::to_writer(File::from(reply), &answer)?)
 }
 
-/// Drops the privileges that a look-up does not need: it runs the code of others, which talks to the network. What is left is root's id, as some
+/// Drops the privileges that a look-up does not need: it runs third-party code, which talks to the network. Root's id is kept, as some
 /// modules read files that only root can, and the capability to read such files of other accounts.
 fn as_nobody_special() -> Result<(), String> {
     let kept = CapabilitySet::DAC_READ_SEARCH;

@@ -57,7 +57,7 @@ impl From<Errno> for HelperError {
 #[derive(Debug)]
 pub struct Helper {
     socket: OwnedFd,
-    // Kept so that the helper is a child that nobody reaped: its number stays its own.
+    // Kept so that the helper is not reaped and its pid not reused.
     child: Child,
     process: Process,
 }

@@ -17,7 +17,7 @@ use super::answer;
 use super::query::{MAX_QUERY, NAME, Query};
 
 /// Maximum number of questions that are answered at once; more wait on the socket. It is more than the agent's threads ask at once, so
-/// that those whose answer hangs keep nobody else waiting, and a database that hangs keeps no more processes than this, each until
+/// that hanging questions delay no others, and a database that hangs keeps no more processes than this, each until
 /// its time limit.
 const MAX_RUNNING: usize = 320;
 
@@ -120,7 +120,7 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<Received> {
     Ok(query.zip(reply).map_or(Received::Nothing, Received::Question))
 }
 
-/// Starts a process that answers; `None` if nobody waits for the answer any more, or there can be no process.
+/// Starts a process that answers; `None` if the asker has given up, or no process can be started.
 fn start((query, reply): Asked, config: &Path) -> Option<Running> {
     let mut reader = [PollFd::new(&reply, PollFlags::empty())];
     let given_up = poll(&mut reader, Some(&Timespec::default())).is_ok_and(|ready| ready > 0);
@@ -131,7 +131,7 @@ fn start((query, reply): Asked, config: &Path) -> Option<Running> {
     match in_child(|| answer::write(&query, reply, config)) {
         Ok(process) => Some(Running { process, deadline }),
         Err(error) => {
-            eprintln!("{NAME}: no process can be started: {error}");
+            eprintln!("{NAME}: cannot start a process: {error}");
             None
         }
     }

@@ -19,7 +19,7 @@ const CHUNK: usize = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum DigestError {
     /// The file cannot be read to its end.
-    #[error("it cannot be read to be checked: {0}")]
+    #[error("cannot read the file to check it: {0}")]
     Read(io::Error),
     /// The digest differs.
     #[error("its SHA-256 is {found:.16}…, and {recorded:.16}… was recorded when it was migrated")]
@@ -31,7 +31,7 @@ pub enum DigestError {
     },
 }
 
-// What is printed has the cause in it, so it is no source that would be printed once more.
+// The message contains the cause; as a source it would be printed twice.
 impl From<io::Error> for DigestError {
     fn from(error: io::Error) -> Self {
         Self::Read(error)

@@ -47,7 +47,7 @@ pub enum LayerError {
         cause: DigestError,
     },
     /// A mount or its preparation failed.
-    #[error("the layer {path} cannot be mounted: {what}: {cause}")]
+    #[error("cannot mount the layer {path}: {what}: {cause}")]
     Mount {
         /// The SquashFS file, relative to its store.
         path: String,
@@ -270,7 +270,8 @@ impl LayerTable {
         let device = LoopDevice::attach(file.as_fd()).map_err(|error| failed("no loop device", error))?;
         let mount = DetachedMount::squashfs(device.path())
             .map_err(|error| failed("the kernel does not accept it as SquashFS", error))?;
-        let mount_point = self.mount_point(&layer.diff_id).map_err(|error| failed("no mount point", error))?;
+        let mount_point =
+            self.mount_point(&layer.diff_id).map_err(|error| failed("cannot create a mount point", error))?;
         let mounted = MountedLayer { key, diff_id: layer.diff_id.clone(), mount_point, file: Some(file) };
         mount.attach_at(&mounted.mount_point).map_err(|error| failed("cannot attach the mount", error))?;
         let mounted = Arc::new(mounted);
@@ -291,7 +292,7 @@ impl LayerTable {
         })
     }
 
-    /// Returns the mount points that earlier agents left and nobody has adopted. To be called before anything is mounted.
+    /// Returns the orphaned mount points of earlier agents, which no lease has adopted. To be called before anything is mounted.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -322,15 +323,15 @@ impl LayerTable {
 
     fn slot(&self, key: FileKey) -> Slot {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        // Places of layers that are no longer mounted go, so that the table stays as small as what is mounted. One that
-        // somebody else holds at this moment is about to be used.
+        // Slots of layers that are no longer mounted are removed, so that the table stays small. A slot that another thread
+        // references is about to be used.
         slots.retain(|_, slot| {
             Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|place| place.strong_count() > 0)
         });
         Arc::clone(slots.entry(key).or_default())
     }
 
-    /// A new directory. Never one that was used before: a layer that is on its way out must not take the next one with it.
+    /// Creates a new mount point. Names are never reused: a layer that is being unmounted must not unmount the next one.
     fn mount_point(&self, diff_id: &str) -> io::Result<PathBuf> {
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);

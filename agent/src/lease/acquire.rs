@@ -54,10 +54,10 @@ struct Contents {
 }
 
 impl Leases {
-    /// Provides an image for a step, held by `owner`.
+    /// Provides an image for a step whose slurmstepd is `owner`.
     ///
     /// # Errors
-    /// [`Refusal`], one sentence for the user. Nothing is left of what was made before it.
+    /// [`Refusal`], one sentence for the user. Nothing is left after a refusal.
     pub fn acquire(&self, request: LeaseRequest, owner: Owner) -> Result<(LeaseKey, Grant), Refusal> {
         let started = Instant::now();
         let _beginning = self.begin(request.step)?;
@@ -78,9 +78,7 @@ impl Leases {
             entry.image = Some(StoreImage { store: store.path().to_owned(), id: image.id.clone() });
             entry.image_names.clone_from(&image.names);
         }
-        self.journal
-            .write(&entry)
-            .map_err(|error| refused(&format!("the agent's journal cannot be written: {error}")))?;
+        self.journal.write(&entry).map_err(|error| refused(&format!("cannot write the agent's journal: {error}")))?;
         let plan = StepPlan {
             identity: &identity,
             namespaces: &self.namespaces,
@@ -96,7 +94,7 @@ impl Leases {
             Err(error) => {
                 let _ = self.journal.remove(&entry);
                 return Err(refused(&format!(
-                    "the image \"{}\" cannot be made ready on this node: {error}",
+                    "cannot prepare the image \"{}\" on this node: {error}",
                     entry.request.image
                 )));
             }
@@ -129,7 +127,7 @@ impl Leases {
         let kinds = owners::namespaces(request.mode);
         owners::check(&request.image, image, identity, request.mode)?;
         let backend = self.backend_retry.backend(store).map_err(|reason| {
-            refused(&format!("the image \"{}\" cannot be mounted on this node: {reason}", request.image))
+            refused(&format!("cannot mount the image \"{}\" on this node: {reason}", request.image))
         })?;
         let form = match backend {
             Backend::Native => Form::Mounts(kinds),
@@ -152,8 +150,8 @@ impl Leases {
         Ok(Contents { store: step_store, layers })
     }
 
-    /// The SquashFS files of an image's layers. Those of a store that the kernel may read are opened and checked here. Those of
-    /// anybody else's store are opened by the user, who may read what their own rights allow.
+    /// Returns the SquashFS files of an image's layers. Files of a trusted store are opened and checked here. Files of other
+    /// stores are opened by the user, with the user's own rights.
     fn layer_files(
         &self,
         store: &TrustedStore,
@@ -172,25 +170,25 @@ impl Leases {
         Ok(if trusted { StepLayers::Files(files) } else { StepLayers::Paths(paths) })
     }
 
-    /// A step that has a lease gets no second one, unless the first one's owner is dead.
+    /// Refuses a second lease for a step, unless the owner of the first lease has ended; that lease is then released.
     fn make_room(&self, step: StepId) -> Result<(), Refusal> {
         let Some(lease) = self.live().get(&step).cloned() else { return Ok(()) };
         if lease.entry.owner.open_process().is_some() {
-            return Err(refused(&format!("step {step} has an image on this node already")));
+            return Err(refused(&format!("step {step} already has an image on this node")));
         }
         drop(lease);
         self.release_step(step, Cause::Process);
         Ok(())
     }
 
-    /// Mounts the image's layers; the result is base first. Several at a time: most of it is waiting for the kernel.
+    /// Mounts the image's layers, several at a time because most of the time is spent in the kernel. Returns them base first.
     fn mount_layers(
         &self,
         store: &TrustedStore,
         image: &ImageRecord,
         user: &Credentials,
     ) -> Result<Vec<Arc<MountedLayer>>, LayerError> {
-        // What is mounted already needs no threads.
+        // Layers that are mounted already need no threads.
         if let Some(mounted) = self.layers.already(store, &image.layers, user)? {
             return Ok(mounted);
         }
@@ -215,7 +213,7 @@ impl Leases {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let mut nonce = [0; 2];
         rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())
-            .map_err(|error| refused(&format!("no random number: {error}")))?;
+            .map_err(|error| refused(&format!("cannot get a random number: {error}")))?;
         let key = format!("{}-{:04x}", request.step, u16::from_le_bytes(nonce));
         Ok(Entry {
             version: journal::VERSION,
@@ -267,7 +265,7 @@ impl Leases {
 }
 
 /// Returns the notice that the name now refers to another image. The id comes with the step: it is what the name
-/// meant at submit time, or anything that somebody has put into the environment.
+/// meant at submit time, or any other value that the user has put into the environment.
 fn other_image(request: &LeaseRequest, image: &ImageRecord) -> Option<String> {
     request.image_id.as_ref()?;
     let typed = ImageRef::parse(&request.image).ok()?;
@@ -309,11 +307,11 @@ fn scratch(configured: &str, entry: &Entry) -> Size {
 /// Parses the execution parameters of the image's configuration.
 fn execution(name: &str, image: &ImageRecord) -> Result<Execution, Refusal> {
     let parsed: ImageConfig = serde_json::from_str(&image.config)
-        .map_err(|error| refused(&format!("the configuration of the image \"{name}\" is malformed: {error}")))?;
+        .map_err(|error| refused(&format!("malformed configuration of the image \"{name}\": {error}")))?;
     Ok(parsed.config.unwrap_or_default())
 }
 
-/// The variables that make Podman use the step's directory.
+/// Returns the variables that make Podman use the step's directory.
 fn environment(paths: &StepPaths) -> Vec<(String, String)> {
     [
         ("CONTAINERS_STORAGE_CONF", paths.storage_conf()),

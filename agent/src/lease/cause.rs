@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What led to the end of a lease.
+/// The cause of a lease's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// The step's slurmstepd asked for the release.

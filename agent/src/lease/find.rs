@@ -23,8 +23,8 @@ pub enum Found {
 }
 
 impl Leases {
-    /// The store and the record of the image that is meant, looked up with the user's credentials: nothing of a store that the user
-    /// may not read is read for them.
+    /// Looks up the store and the record of the requested image with the user's credentials: no store is read that the user may
+    /// not read.
     pub(super) fn find_image(&self, request: &LeaseRequest, user: &Credentials) -> Result<Found, Refusal> {
         user.run(|| self.search_stores(request))
             .map_err(|error| refused(&format!("cannot take on the user's credentials: {error}")))?
@@ -75,7 +75,7 @@ impl Leases {
         }
     }
 
-    /// An image that is in no store: an error, or to be pulled. What is named by an id cannot be pulled from anywhere.
+    /// Handles an image that is in no store: a refusal, or a pull by Podman. An id cannot be pulled.
     fn missing(&self, name: &str, reference: &ImageRef, near: impl FnOnce() -> Vec<String>) -> Result<Found, Refusal> {
         let config = self.config();
         let paths: Vec<String> = config.stores.iter().map(|path| path.display().to_string()).collect();
@@ -103,7 +103,7 @@ pub(super) fn add_name(names: &mut Vec<String>, asked_for: &str) {
     }
 }
 
-/// The image whose id begins with what was written, where it is no image's name.
+/// Searches for the image whose id begins with `name`, which is not the name of an image.
 fn by_id_prefix(
     name: &str,
     stores: &mut Vec<TrustedStore>,

@@ -1,8 +1,8 @@
-//! Images whose files have owners for which the user has no ids on the node: they show as nobody's.
+//! Images whose files have owners without ids on the node: these files show as owned by nobody.
 //!
-//! Podman cannot unpack such an image at all. Here layers are mounted, so only the files concerned look like nobody's. Owners
-//! up to [`MAX_USUAL_ID`] are covered by a range as `useradd` gives it, which the administrator can add; for those beyond it
-//! there is no range worth asking for, and it is mostly a file or two that a build user left.
+//! Podman cannot unpack such an image at all. Here layers are mounted, so only the files concerned show as owned by nobody. Owners
+//! up to [`MAX_USUAL_ID`] are covered by a range as `useradd` gives it, which the administrator can add; for higher ids
+//! no range is worth requesting; they belong mostly to a few files that a build user left.
 
 use parallax_protocol::message::Mode;
 use parallax_store::record::ImageRecord;
@@ -21,7 +21,7 @@ pub(super) fn namespaces(mode: Mode) -> &'static [NamespaceKind] {
     }
 }
 
-/// One kind of ids, and what an image needs of it.
+/// The need of an image for ids of one kind.
 struct Need<'a> {
     ids: &'a Ids,
     /// The highest owner, no more than [`MAX_USUAL_ID`].
@@ -38,8 +38,8 @@ fn needs<'a>(image: &ImageRecord, identity: &'a Identity) -> [Need<'a>; 2] {
     ]
 }
 
-/// Refuses an image of which the user would see nothing but nobody's files, and in `podman` mode one for which Podman itself
-/// would need more subordinate ids.
+/// Refuses an image of which all files would show as owned by nobody and, in `podman` mode, an image for which Podman itself
+/// needs more subordinate ids.
 pub(super) fn check(name: &str, image: &ImageRecord, identity: &Identity, mode: Mode) -> Result<(), Refusal> {
     // Podman's default namespace comes first where there is a choice; it is the one that needs less.
     let Some(&kind) = namespaces(mode).first() else { return Ok(()) };

@@ -77,7 +77,7 @@ impl Leases {
         };
         let recovered = leases.recover()?;
         let config = leases.config();
-        // What an unreadable lease uses may be unknown.
+        // The image of an unreadable lease may be unknown.
         if config.agent.holds && leases.live().values().all(|lease| lease.readable) {
             leases.in_use.sweep(&config.stores);
         }
@@ -140,14 +140,18 @@ impl Leases {
         self.live().insert(lease.entry.step(), Arc::new(lease));
     }
 
-    /// Completes an entry that does not say who the user is. A user database that does not answer is not asked for the next one
-    /// (`answers`): the agent is not ready before. The ids, and what subordinate ids are under the number, are known in any case.
+    /// Completes an entry without an identity. A user database that does not answer is not asked again (`answers`), because the
+    /// agent is not ready before. The ids, and the subordinate ids under the uid, are known in any case.
     fn complete(&self, entry: &mut Entry, answers: &mut bool) {
         if entry.identity.is_some() {
             return;
         }
         let (uid, gid) = (entry.request.uid, entry.request.gid);
-        let found = if *answers { Identity::of(self.helper(), uid, gid) } else { Err("it was not asked".to_owned()) };
+        let found = if *answers {
+            Identity::of(self.helper(), uid, gid)
+        } else {
+            Err("the user database was not asked".to_owned())
+        };
         entry.identity = Some(found.unwrap_or_else(|reason| {
             *answers = false;
             tracing::warn!(step = %entry.step(), reason, "unknown user; processes are found by the uid");
@@ -171,7 +175,7 @@ impl Leases {
         }
     }
 
-    /// Unmounts the layers that no lease is known to use, unless there are leases of which that is not known, other than one that ends.
+    /// Unmounts the orphaned layers, unless a lease other than `ending` has an unreadable entry and may use them.
     pub(super) fn unmount_orphaned_layers(&self, ending: Option<StepId>) {
         if self.live().values().any(|lease| !lease.readable && Some(lease.entry.step()) != ending) {
             return;
@@ -185,7 +189,7 @@ impl Leases {
     }
 }
 
-/// Makes a directory of root's with exactly this mode, or corrects the one that is there.
+/// Creates a directory of root with exactly this mode, or corrects the mode of an existing one.
 fn directory(path: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),

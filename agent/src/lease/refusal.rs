@@ -1,6 +1,6 @@
 //! Refusals of leases: a message for the user, and who can remove the reason.
 
-/// Who or what can remove the reason of a refusal.
+/// The kind of a refusal: who can remove the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusalKind {
     /// The user, by another request: an unknown image, a store without access.
@@ -30,7 +30,7 @@ impl RefusalKind {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// Who or what can remove the reason.
+    /// The kind.
     pub kind: RefusalKind,
     /// One sentence for the user, with what to do.
     pub message: String,

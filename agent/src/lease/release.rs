@@ -99,7 +99,7 @@ fn end_processes(path: &Path, entry: &Entry) -> Vec<String> {
     let (step, path) = (entry.step(), path.to_owned());
     let owner = entry.owner.pid_if_alive();
     let control_group = entry.control_group.clone().or_else(|| processes::control_group_of_owner(owner?));
-    // Whose a process is can be asked without waiting; looking into it cannot.
+    // The owner of a process can be read without blocking; its other facts cannot.
     let identity = entry.user();
     if matches!(processes::of(&identity), Ok(found) if found.is_empty()) {
         return Vec::new();
@@ -109,7 +109,7 @@ fn end_processes(path: &Path, entry: &Entry) -> Vec<String> {
         let processes = StepProcesses { directory: &path, job: step.job, owner, control_group };
         let (ended, problems) = processes::end(&processes, &identity, KILL_TIMEOUT);
         if ended > 0 {
-            tracing::debug!(job = step.job, step = %step, ended, "ended processes that outlived the step");
+            tracing::debug!(job = step.job, step = %step, ended, "killed processes that outlived the step");
         }
         problems
     };
@@ -124,8 +124,8 @@ fn within<T: Send + 'static>(timeout: Duration, work: impl FnOnce() -> T + Send 
     let body = move || {
         let _ = sender.send(work());
     };
-    // Without a thread it is not done here either: it might never come back. What `work` holds is dropped, which is all
-    // there is to do for layers, and may wait.
+    // Without a thread `work` does not run here either: it may never return. Its captures are dropped, which unmounts the
+    // layers and may block.
     thread::Builder::new().name("release".to_owned()).stack_size(256 * 1024).spawn(body).ok()?;
     receiver.recv_timeout(timeout).ok()
 }
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_takes_too_long_is_left_alone() {
+    fn work_beyond_the_timeout_is_not_waited_for() {
         assert_eq!(within(Duration::from_secs(60), || 7), Some(7));
         let (go, wait) = mpsc::channel::<()>();
         assert_eq!(within(Duration::from_millis(10), move || wait.recv().is_ok()), None);

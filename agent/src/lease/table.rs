@@ -84,7 +84,7 @@ impl Leases {
     /// # Errors
     /// [`Refusal`], one sentence for the user.
     pub fn attach(&self, step: StepId, pid: i32) -> Result<(), Refusal> {
-        let gone = || Refusal::user(format!("step {step} has no image on this node any more"));
+        let gone = || Refusal::user(format!("step {step} no longer has an image on this node"));
         let lease = self.live().get(&step).cloned().ok_or_else(gone)?;
         // Locked, so that neither another task attaches it at the same time nor the step is released meanwhile.
         let held = lease.resources.lock().unwrap_or_else(PoisonError::into_inner);
@@ -164,7 +164,7 @@ impl Leases {
         if self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(step) {
             Ok(PendingLease { leases: self, step })
         } else {
-            Err(refused(&format!("step {step} is being given an image on this node already")))
+            Err(refused(&format!("a lease of step {step} is already being granted on this node")))
         }
     }
 

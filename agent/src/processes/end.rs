@@ -61,7 +61,7 @@ pub fn find(step: &StepProcesses<'_>, identity: &Identity) -> io::Result<Vec<Pro
     let node = root_device("self");
     let mut table = Table::default();
     for pid in of(identity)? {
-        // Held before it is examined: should it end and its number be used again, the signal goes to nobody. Who has the
+        // Opened before it is inspected: if it ends and its pid is reused, the signal has no target. Who has the
         // number now is asked again, as it may be another one since.
         let Ok(process) = Process::open(pid) else { continue };
         if !is_users(pid, identity) {

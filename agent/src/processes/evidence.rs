@@ -14,7 +14,7 @@ const SLURMSTEPD: &str = "slurmstepd";
 const JOB_ID: &[u8] = b"SLURM_JOB_ID=";
 /// The first process of the node.
 const INIT: i32 = 1;
-/// More ancestors than any process has: a chain read while processes come and go might hold a cycle.
+/// Maximum number of ancestors: a chain that is read while processes start and end may have a cycle.
 const MAX_ANCESTORS: usize = 4096;
 
 /// The fields of `/proc/PID/stat` that are needed.

@@ -133,14 +133,14 @@ impl Server {
         self.leases
     }
 
-    /// Returns `true` if there are requests or releases under way.
+    /// Returns `true` if requests or releases are in progress.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         let receiving = |connection: &Connection| matches!(connection.state, State::Receiving(_));
         self.workers.are_busy() || self.connections.values().any(receiving)
     }
 
-    /// Accepts what has been connected so far, and nothing more. Leases that end from now on are the next agent's.
+    /// Accepts the pending connections and closes the socket. Leases that end from now on are released by the next agent.
     pub fn close(&mut self) {
         if let Some(listener) = self.listener.take() {
             while let Ok(true) = self.accept(&listener) {}
@@ -161,10 +161,10 @@ impl Server {
         });
     }
 
-    /// Waits until something happens, or until `due`, and sees to it.
+    /// Waits for events, or until `due`, and handles them.
     ///
     /// # Errors
-    /// What `epoll_wait(2)` said.
+    /// Those of `epoll_wait(2)`.
     pub fn run_iteration(&mut self, due: Option<Instant>) -> io::Result<Iteration> {
         let own = [self.receiving.front().map(|&(deadline, _)| deadline), self.pause, self.workers.retry()];
         let due = own.into_iter().chain([due]).flatten().min();
@@ -231,7 +231,7 @@ impl Server {
         let stream = match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(stream) => UnixStream::from(stream),
             Err(Errno::AGAIN) => return Ok(false),
-            // The connection was given up before it was accepted.
+            // The peer closed the connection before it was accepted.
             Err(Errno::CONNABORTED | Errno::INTR) => return Ok(true),
             Err(error) => return Err(error.into()),
         };
@@ -246,7 +246,7 @@ impl Server {
         let state = State::Receiving(Incoming::new(MAX_REQUEST));
         self.connections.insert(number, Connection { stream: Some(Arc::new(stream)), peer: peer.pid(), state });
         self.receiving.push_back((Instant::now() + REQUEST_TIMEOUT, number));
-        // Mostly the request is there already.
+        // Usually the request has arrived already.
         self.receive(number);
         self.make_room();
         Ok(true)
@@ -272,7 +272,7 @@ impl Server {
         }
     }
 
-    /// Reads what there is of a request.
+    /// Reads the part of a request that has arrived.
     fn receive(&mut self, number: u64) {
         let Some(connection) = self.connections.get_mut(&number) else { return };
         let (Some(stream), State::Receiving(incoming)) = (&connection.stream, &mut connection.state) else { return };
@@ -280,12 +280,12 @@ impl Server {
         match incoming.read(stream).and_then(|body| body.map(|body| frame::parse(&body)).transpose()) {
             Ok(None) => {}
             Ok(Some(request)) => self.serve(number, request),
-            // Whoever only looks whether anybody listens.
+            // A client that only checks whether the agent listens.
             Err(FrameError::Closed) if !begun => self.close_connection(number),
             Err(error) => {
                 tracing::debug!("connection dropped: {error}");
                 self.leases.metrics().dropped(Dropped::Malformed);
-                // What somebody of another release does not understand is worth telling.
+                // A client of another release gets an explanation.
                 let told = matches!(error, FrameError::Version(_) | FrameError::Malformed(_));
                 let stream = self.connections.get(&number).and_then(|connection| connection.stream.as_ref());
                 if let (true, Some(stream)) = (told, stream) {
@@ -344,7 +344,7 @@ impl Server {
         self.connections.get(&number).is_some_and(|connection| matches!(connection.state, State::Receiving(_)))
     }
 
-    /// Closes a connection; a lease on it stays.
+    /// Closes a connection without releasing its lease.
     fn close_connection(&mut self, number: u64) {
         let Some(Connection { stream, state, .. }) = self.connections.remove(&number) else { return };
         if let Some(stream) = stream {

@@ -18,7 +18,7 @@ const BACKLOG: i32 = 4096;
 /// to it.
 ///
 /// # Errors
-/// What the system said; systemd opened something else than one listening socket at `path`.
+/// Those of the system calls; systemd opened anything but one listening socket at `path`.
 pub fn listen(opened: Vec<OwnedFd>, path: &Path) -> io::Result<UnixListener> {
     let listener = match <[OwnedFd; 1]>::try_from(opened) {
         Ok([socket]) => checked(socket, path)?,
@@ -35,7 +35,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    // Nobody but root may connect at any moment.
+    // Only root may connect, from the first moment on.
     let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
     let listener = UnixListener::bind(path);
     rustix::process::umask(before);

@@ -1,6 +1,6 @@
 //! Worker threads, one for each request that takes time.
 //!
-//! There are two kinds, so that requests for leases, which may hang where a store does, take no thread from what ends them.
+//! There are two kinds, so that requests for leases, which may hang where a store does, take no thread from releases.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -156,7 +156,7 @@ impl Workers {
     fn start(&mut self, kind: Kind) {
         while !self.are_full(kind) {
             let Some((number, work)) = self.pool(kind).waiting.pop_front() else { return };
-            // What is to be done must not go with a thread that does not come to be.
+            // The work must survive a failure to start the thread.
             let place = Arc::new(Mutex::new(Some(work)));
             match self.spawn(kind, number, Arc::clone(&place)) {
                 Ok(()) => self.pool(kind).running += 1,
@@ -176,7 +176,7 @@ impl Workers {
         let queue = Arc::clone(&self.queue);
         let body = move || {
             let work = place.lock().unwrap_or_else(PoisonError::into_inner).take();
-            // The hook has told of a panic already.
+            // The panic hook has reported the panic already.
             let outcome = work.and_then(|work| catch_unwind(AssertUnwindSafe(work)).ok()).unwrap_or(Outcome::Done);
             queue.finished.lock().unwrap_or_else(PoisonError::into_inner).push(Finished { kind, number, outcome });
             // It fails only if the counter is full, and then the descriptor is readable.

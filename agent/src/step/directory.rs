@@ -1,6 +1,6 @@
 //! A step's directory: one tmpfs with the step store, the layers' mounts and all that Podman writes.
 //!
-//! It is put together where nobody can reach it and given to the user as the last act. From then on root uses no path inside
+//! The directory is built where no user can reach it and given to the user as the last act. From then on root uses no path inside
 //! it: the user owns the directory and may do with it what they like. Its end is one detach of the whole tree.
 
 use std::fmt::Write as _;
@@ -25,7 +25,7 @@ use crate::layers::MountedLayer;
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {cause}")]
 pub struct StepError {
-    /// What failed.
+    /// The failed operation.
     what: &'static str,
     /// Those of the system calls.
     cause: io::Error,
@@ -47,7 +47,7 @@ pub struct StepPlan<'a> {
     pub store: StepStore,
     /// The image's layers.
     pub layers: &'a StepLayers,
-    /// The mount program that Podman is told, for layers that are files.
+    /// The mount program for Podman's configuration, for layers that are files.
     pub mount_program: &'a Path,
     /// The parameters of the launcher.
     pub step_file: StepFile,
@@ -153,7 +153,7 @@ fn owner(identity: &Identity) -> (Uid, Gid) {
     (Uid::from_raw(identity.users.own), Gid::from_raw(identity.groups.own))
 }
 
-/// Writes everything but the mounts; `root` is the tmpfs, which nobody else can reach yet.
+/// Writes everything but the mounts; `root` is the tmpfs, which no user can reach yet.
 fn write_contents(root: &OwnedFd, path: &Path, plan: &StepPlan<'_>) -> io::Result<()> {
     let readable = Mode::from_raw_mode(0o755);
     mkdirat(root, "store", readable)?;
@@ -191,7 +191,7 @@ fn write_file(directory: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let mode = Mode::from_raw_mode(0o644);
     let file = openat(directory, name, flags, mode)?;
-    // Whatever the umask is.
+    // Independently of the umask.
     fchmod(&file, mode)?;
     File::from(file).write_all(bytes)
 }
@@ -249,7 +249,7 @@ fn storage_conf(paths: &StepPaths, plan: &StepPlan<'_>) -> String {
     text
 }
 
-/// What Podman needs to work in a job: no systemd session to make cgroups, no journal to write to, and a place inside the step for
+/// Podman's configuration for a job: no systemd session to make cgroups, no journal to write to, and a place inside the step for
 /// what it has half pulled and for its locks (else they stay in `/dev/shm`, a file for each user); and what HPC programs expect, the
 /// node's own network.
 fn containers_conf(paths: &StepPaths) -> String {

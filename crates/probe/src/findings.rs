@@ -135,7 +135,7 @@ impl Findings {
     /// Checks whether layers can be mounted by the kernel; the error names the first thing that is missing.
     ///
     /// # Errors
-    /// What is missing and why.
+    /// The first missing ability and the reason.
     pub fn native(&self) -> Result<(), Obstacle> {
         use Ability::{IdMaps, Overlay, Squashfs, TmpfsAttributes, UserNamespaces};
         self.all(&[UserNamespaces, Squashfs, IdMaps, TmpfsAttributes, Overlay])
@@ -144,7 +144,7 @@ impl Findings {
     /// Checks whether layers can be mounted by FUSE; the error names the first thing that is missing.
     ///
     /// # Errors
-    /// What is missing and why.
+    /// The first missing ability and the reason.
     pub fn fuse(&self) -> Result<(), Obstacle> {
         self.all(&[Ability::UserNamespaces, Ability::Fuse, Ability::FuseIdMaps])
     }

@@ -56,7 +56,7 @@ pub fn make_all_trials(mount_program: &Path) -> Result<(), String> {
         lower = mapped.ok();
     }
     let writable = writable(&place, USER)?;
-    trials::enter(&namespace).map_err(|error| format!("a user namespace cannot be entered: {error}"))?;
+    trials::enter(&namespace).map_err(|error| format!("cannot enter a user namespace: {error}"))?;
     // Without such a mount the overlay is tried over a plain directory, so that each ability is told for itself.
     let lower = lower.unwrap_or_else(|| place.plain_layer());
     overlay_trials(&place, &writable, &lower, mount_program, Ids::Many);
@@ -73,15 +73,17 @@ pub fn make_user_trials(mount_program: &Path) -> Result<(), String> {
 
 fn begin() -> Result<Place, String> {
     // Ends with the process that watches over the time.
-    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| format!("no death signal: {error}"))?;
-    let place = Place::make().map_err(|error| format!("no tmpfs for the trials: {error}"))?;
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|error| format!("cannot set the death signal: {error}"))?;
+    let place = Place::make().map_err(|error| format!("cannot mount a tmpfs for the trials: {error}"))?;
     report(Ability::TmpfsAttributes, trials::tmpfs_attributes(&place));
     Ok(place)
 }
 
 /// Directories for three overlays.
 fn writable(place: &Place, user: u32) -> Result<[Writable; 3], String> {
-    let make = |name| place.writable(name, user).map_err(|error| format!("no directories for an overlay: {error}"));
+    let make =
+        |name| place.writable(name, user).map_err(|error| format!("cannot create directories for an overlay: {error}"));
     Ok([make("graph-kernel")?, make("graph-fuse")?, make("graph-mapped")?])
 }
 

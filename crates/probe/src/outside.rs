@@ -1,4 +1,4 @@
-//! The program that asks, and the process between it and the trials, which bounds them in time and takes everything down.
+//! The program that asks, and the process between it and the trials, which bounds them in time and cleans up.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -84,7 +84,7 @@ fn supervise_trials(mount_program: &Path) -> Result<(), String> {
     let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
     let verb = if geteuid().is_root() {
         let named = |error: nix::Error| limits::of_namespaces(error.into(), &[Namespace::Mount, Namespace::Pid]);
-        unshare(namespaces).map_err(|error| failed("it gets no namespaces of its own")(named(error)))?;
+        unshare(namespaces).map_err(|error| failed("cannot create namespaces for the trials")(named(error)))?;
         TRY_ALL
     } else {
         let made = make_user_namespace(namespaces);
@@ -94,10 +94,11 @@ fn supervise_trials(mount_program: &Path) -> Result<(), String> {
         }
         TRY_AS_USER
     };
-    let child = start(verb, mount_program).map_err(failed("it cannot be started"))?;
+    let child = start(verb, mount_program).map_err(failed("cannot start the trials"))?;
     // In the new PID namespace it is number 1; here it has another number, which is the one that is returned.
-    let process = Process::open(i32::try_from(child.id()).unwrap_or_default()).map_err(failed("it cannot be held"))?;
-    let (output, ended) = finish(child, &process, TRIALS_TIMEOUT).map_err(failed("it cannot be waited for"))?;
+    let process = Process::open(i32::try_from(child.id()).unwrap_or_default())
+        .map_err(failed("cannot open the process of the trials"))?;
+    let (output, ended) = finish(child, &process, TRIALS_TIMEOUT).map_err(failed("cannot wait for the trials"))?;
     print!("{}", output.unwrap_or_default());
     if ended { Ok(()) } else { Err(format!("the trial did not end within {} s", TRIALS_TIMEOUT.as_secs())) }
 }

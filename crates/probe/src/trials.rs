@@ -1,4 +1,4 @@
-//! The trials, each in the very way in which a step gets it done.
+//! The trials, each with the system calls by which a step gets its layers.
 
 use std::fs::{self, File};
 use std::io;
@@ -123,7 +123,7 @@ pub fn squashfs(place: &Place) -> Result<PathBuf, String> {
     let directory = place.root.join("layer");
     let mount = kernel_mount(place, GZIP)?;
     fs::create_dir(&directory).map_err(|error| error.to_string())?;
-    mount.attach_at(&directory).map_err(|error| format!("it cannot be attached: {error}"))?;
+    mount.attach_at(&directory).map_err(|error| format!("cannot attach the mount: {error}"))?;
     read_back(&directory)?;
     Ok(directory)
 }
@@ -143,8 +143,8 @@ fn kernel_mount(place: &Place, compressor: u16) -> Result<DetachedMount, String>
 fn read_back(directory: &Path) -> Result<(), String> {
     match fs::read(directory.join(FILE_NAME)) {
         Ok(content) if content == FILE_CONTENT => Ok(()),
-        Ok(_) => Err("a file in it has other contents than it should".to_owned()),
-        Err(error) => Err(format!("a file in it cannot be read: {error}")),
+        Ok(_) => Err("a file in it has wrong contents".to_owned()),
+        Err(error) => Err(format!("cannot read a file in it: {error}")),
     }
 }
 
@@ -154,7 +154,7 @@ pub fn id_map(place: &Place, layer: &Path, namespace: &UserNamespace, map: &[IdR
     mapped.map_ids(namespace.as_fd()).map_err(|error| error.to_string())?;
     let directory = place.root.join("mapped");
     fs::create_dir(&directory).map_err(|error| error.to_string())?;
-    mapped.attach_at(&directory).map_err(|error| format!("it cannot be attached: {error}"))?;
+    mapped.attach_at(&directory).map_err(|error| format!("cannot attach the mount: {error}"))?;
     let seen = fs::metadata(directory.join(FILE_NAME)).map_err(|error| error.to_string())?.uid();
     let range = map.iter().find(|range| range.inside <= FILE_OWNER && FILE_OWNER - range.inside < range.count);
     let expected = range.map(|range| range.outside + (FILE_OWNER - range.inside));
@@ -176,7 +176,7 @@ pub fn overlay(writable: &Writable, lower: &Path) -> Result<(), String> {
     let merged = writable.merged();
     mount("overlay", &merged, "overlay", MountFlags::empty(), data.as_c_str()).map_err(|error| error.to_string())?;
     let changed = change(&merged, true);
-    unmount(&merged, UnmountFlags::DETACH).map_err(|error| format!("it cannot be unmounted: {error}"))?;
+    unmount(&merged, UnmountFlags::DETACH).map_err(|error| format!("cannot unmount it: {error}"))?;
     changed
 }
 
@@ -185,7 +185,7 @@ fn change(merged: &Path, remove: bool) -> Result<(), String> {
     read_back(merged)?;
     let removed = if remove { fs::remove_file(merged.join(FILE_NAME)) } else { Ok(()) };
     let changed = removed.and_then(|()| fs::write(merged.join("new"), ""));
-    changed.map_err(|error| format!("nothing can be changed in it: {error}"))
+    changed.map_err(|error| format!("cannot change a file in it: {error}"))
 }
 
 /// Mounts an overlay over the image by the mount program, with other ids or not, and changes something in it.
@@ -216,6 +216,6 @@ pub fn fuse(
         (Ids::Many, false) => change(&merged, true),
         _ => change(&merged, false),
     };
-    unmount(&merged, UnmountFlags::DETACH).map_err(|error| format!("it cannot be unmounted: {error}"))?;
+    unmount(&merged, UnmountFlags::DETACH).map_err(|error| format!("cannot unmount it: {error}"))?;
     changed
 }

@@ -15,7 +15,7 @@ use crate::message::{Request, Response};
 pub enum ClientError {
     /// No process listens on the socket.
     #[error(
-        "the Parallax agent is not running on this node (nobody answers at {socket}); tell the administrator, or try another node"
+        "the Parallax agent is not running on this node (no process listens on {socket}); tell the administrator, or try another node"
     )]
     NotRunning {
         /// The agent's socket.
@@ -30,11 +30,11 @@ pub enum ClientError {
         cause: std::io::Error,
     },
     /// The connection broke or nothing came in time.
-    #[error("the Parallax agent did not do as asked: {0}; tell the administrator")]
+    #[error("the request to the Parallax agent failed: {0}; tell the administrator")]
     Exchange(FrameError),
 }
 
-// What is printed has the cause in it, so it is no source that would be printed once more.
+// The message contains the cause; as a source it would be printed twice.
 impl From<FrameError> for ClientError {
     fn from(error: FrameError) -> Self {
         Self::Exchange(error)
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_there_is_said_in_one_sentence() {
+    fn a_missing_agent_is_reported_in_one_sentence() {
         let message = Client::connect(Path::new("/nonexistent/agent.sock")).unwrap_err().to_string();
         assert!(message.contains("is not running") && message.contains("/nonexistent/agent.sock"), "{message}");
     }

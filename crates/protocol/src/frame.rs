@@ -45,7 +45,7 @@ pub enum FrameError {
     Io(#[from] io::Error),
 }
 
-// What is printed has the cause in it, so it is no source that would be printed once more.
+// The message contains the cause; as a source it would be printed twice.
 impl From<serde_json::Error> for FrameError {
     fn from(error: serde_json::Error) -> Self {
         Self::Malformed(error)

@@ -16,7 +16,7 @@ use crate::node::NodeStatus;
 /// The newest version of the protocol that this release understands; all older ones it understands, too.
 pub const VERSION: u32 = 1;
 
-/// A message that says how new its receiver must be.
+/// A message with the protocol version that it needs.
 pub trait Versioned {
     /// The oldest version of the protocol that has everything in this message which must not be passed over.
     fn version(&self) -> u32;
