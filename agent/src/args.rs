@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::logging::Format;
 
-/// The Parallax node agent: mounts the layers that Slurm steps request, and releases them when the steps end.
+/// The Parallax node agent: mounts the layers that Slurm steps ask for, and takes down what ended steps leave.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Parser)]
 #[command(name = "parallax-agent", version)]
 pub struct Args {

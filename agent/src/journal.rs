@@ -31,15 +31,15 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// The process that has this number now.
+    /// Returns the process that has this pid now.
     ///
     /// # Errors
-    /// There is none.
+    /// No such process.
     pub fn of(pid: i32) -> io::Result<Self> {
         Ok(Self { pid, start_time: start_time(pid)? })
     }
 
-    /// The process's pid, if it is alive.
+    /// Returns the process's pid, if it is alive.
     #[must_use]
     pub fn pid_if_alive(&self) -> Option<i32> {
         start_time(self.pid).is_ok_and(|time| time == self.start_time).then_some(self.pid)

@@ -30,7 +30,7 @@ struct Shared {
 }
 
 impl Retry {
-    /// Begins with what was found at the start of the agent.
+    /// Makes the retries, with the backends found at the start of the agent.
     #[must_use]
     pub fn new(backends: Backends, helper: Arc<Helper>) -> Self {
         let last = Mutex::new((Instant::now(), Duration::ZERO));
@@ -70,7 +70,7 @@ impl Retry {
         }
     }
 
-    /// Tries again what the node can do, unless another step did since `seen` was read. Waits for a trial in progress.
+    /// Tries the node's abilities again, unless another step did since `seen` was read. Waits for a trial in progress.
     fn try_again(&self, seen: &Arc<Backends>) {
         let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
         let (end, took) = *last;
@@ -92,7 +92,7 @@ impl Retry {
                 *last = this.try_now();
             }
         };
-        // Without a thread another step has it tried.
+        // Without a thread a later step tries again.
         let _ = thread::Builder::new().name("trial".to_owned()).stack_size(256 * 1024).spawn(body);
     }
 

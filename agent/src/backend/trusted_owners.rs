@@ -1,7 +1,7 @@
 //! The owners of stores that the kernel may read (`agent.trusted_owners`).
 //!
 //! A name is looked up when a store's owner is none of the ids known so far, and as long as the user database does not know it:
-//! an account may appear later. A look-up that fails or takes too long leaves the question open; nothing is remembered of it.
+//! an account may appear later. A look-up that fails or times out decides nothing and is not cached.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -58,7 +58,7 @@ impl fmt::Debug for TrustedOwners {
 }
 
 impl TrustedOwners {
-    /// The owners that the configuration names. The user database is not asked yet.
+    /// Makes the trusted owners of a configuration, without a look-up.
     #[must_use]
     pub fn new(owners: &[Owner], lookup: Lookup) -> Self {
         Self::with_lookup(owners, lookup, LOOKUP_TIMEOUT)
@@ -80,7 +80,7 @@ impl TrustedOwners {
     /// Checks whether the user with this id is a trusted owner.
     #[must_use]
     pub fn trust(&self, owner: u32) -> Trust {
-        // Held while the user database is asked: who comes meanwhile needs the same answer.
+        // Locked during the look-up: other steps need the same answer.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.ids.contains(&owner) {
             return Trust::Yes;
@@ -191,7 +191,7 @@ mod tests {
         };
         let owners = owners(&["images"], lookup, Duration::from_millis(10));
         assert!(matches!(owners.trust(5000), Trust::Unknown(reason) if reason.contains("timed out")));
-        // Nobody waits for the same hang twice.
+        // No step waits for the same hanging look-up twice.
         assert!(matches!(owners.trust(5000), Trust::Unknown(reason) if reason.contains("earlier look-up")));
         assert_eq!(owners.trust(77), Trust::Yes);
         *open() = true;

@@ -1,7 +1,7 @@
 //! The check of a layer's SquashFS file: its SHA-256 against the one recorded at migration.
 //!
-//! It is taken through the descriptor that is mounted, so no other file can be put in its place in between. Who may write the file
-//! can change it after the check; what this finds is damage, and files that were exchanged by mistake.
+//! The digest is computed through the descriptor that is mounted, so the file cannot be replaced in between. A user who may
+//! write the file can change it after the check; the check finds corruption, and files that were exchanged by mistake.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -38,7 +38,7 @@ impl From<io::Error> for DigestError {
     }
 }
 
-/// A file as it was when it was found to be right; any change of it changes this.
+/// The state of a file that passed the check; any change of the file changes it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Checked {
     device: u64,
@@ -68,7 +68,7 @@ impl Checker {
         self.when() != Verify::Off
     }
 
-    /// Changes when it checks.
+    /// Changes the configuration.
     pub fn set(&self, when: Verify) {
         *self.when.lock().unwrap_or_else(PoisonError::into_inner) = when;
     }

@@ -43,7 +43,7 @@ pub enum LayerError {
     Digest {
         /// The SquashFS file, relative to its store.
         path: String,
-        /// What differs.
+        /// The difference.
         cause: DigestError,
     },
     /// A mount or its preparation failed.
@@ -51,9 +51,9 @@ pub enum LayerError {
     Mount {
         /// The SquashFS file, relative to its store.
         path: String,
-        /// What failed.
+        /// The failed operation.
         what: &'static str,
-        /// Those of the system calls.
+        /// The error of the system call.
         cause: io::Error,
     },
 }
@@ -87,7 +87,7 @@ pub struct LayerEntry {
 }
 
 impl MountedLayer {
-    /// The layer's diffID.
+    /// Returns the layer's diffID.
     #[must_use]
     pub fn diff_id(&self) -> &str {
         &self.diff_id
@@ -127,7 +127,7 @@ fn recorded(store: &TrustedStore, layer: &LayerRecord) -> Recorded {
     (store.key(), layer.diff_id.clone(), layer.squashfs_sha256.clone())
 }
 
-/// A layer's file, opened with a user's credentials.
+/// Opens a layer's file with a user's credentials.
 fn opened(store: &TrustedStore, layer: &LayerRecord, user: &Credentials) -> Result<File, LayerError> {
     Ok(user.run(|| store.open_layer(layer)).map_err(LayerError::Credentials)??)
 }
@@ -158,7 +158,7 @@ impl LayerTable {
         }
     }
 
-    /// The table as an agent's configuration wants it.
+    /// Applies the agent's configuration to a new table.
     #[must_use]
     pub fn configured(self, config: &Agent) -> Self {
         self.reconfigure(config);
@@ -181,7 +181,7 @@ impl LayerTable {
         self.idle.clear();
     }
 
-    /// The layer's SquashFS file, opened with a user's credentials and checked.
+    /// Opens the layer's SquashFS file with a user's credentials and checks it.
     ///
     /// # Errors
     /// [`LayerError`].
@@ -202,7 +202,7 @@ impl LayerTable {
         self.checker.is_on()
     }
 
-    /// The layer, mounted, for a user who may read its file; mounts it if it is not.
+    /// Returns the mounted layer to a user who may read its file; mounts the layer first if necessary.
     ///
     /// # Errors
     /// [`LayerError`].
@@ -213,7 +213,7 @@ impl LayerTable {
         user: &Credentials,
     ) -> Result<Arc<MountedLayer>, LayerError> {
         let mounted = self.open(store, layer, user)?;
-        // Nobody recorded what is in another tool's file, so only the file itself tells.
+        // The files of other tools have no recorded digest, so only device and inode identify them.
         if !layer.squashfs_sha256.is_empty() {
             let mut known = self.recorded();
             known.retain(|_, layer| layer.strong_count() > 0);
@@ -222,7 +222,7 @@ impl LayerTable {
         Ok(mounted)
     }
 
-    /// The layers of an image, if all are known to be mounted, for a user who may read their files.
+    /// Returns the layers of an image, if all are known to be mounted, to a user who may read their files.
     ///
     /// # Errors
     /// [`LayerError`] if the user may not.
@@ -246,7 +246,7 @@ impl LayerTable {
         Ok(Some(mounted))
     }
 
-    /// The layer of a file that is to be opened to know whether it is mounted.
+    /// Opens a layer's file and returns its mounted layer; mounts it if the file is not mounted.
     fn open(
         &self,
         store: &TrustedStore,
@@ -308,7 +308,7 @@ impl LayerTable {
         Ok(orphaned)
     }
 
-    /// The layers that are mounted now.
+    /// Returns the mounted layers.
     #[must_use]
     pub fn mounted(&self) -> Vec<Arc<MountedLayer>> {
         let slots: Vec<Slot> =

@@ -14,7 +14,7 @@ use crate::identity::Identity;
 /// Maximum number of searches: each one found new processes, forked while others were killed.
 const MAX_ROUNDS: usize = 20;
 
-/// Ends every process of the step and waits until they have ended. Returns how many there were, and what went wrong.
+/// Kills all processes of the step and waits for their end. Returns their number, and the problems.
 #[must_use]
 pub fn end(step: &StepProcesses<'_>, identity: &Identity, timeout: Duration) -> (usize, Vec<String>) {
     let deadline = Instant::now() + timeout;

@@ -63,7 +63,7 @@ pub(super) fn evidence(
     let marker = format!("{}/", step.directory.display()).into_bytes();
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     let command_line = fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|bytes| contains(&bytes, &marker));
-    // The mounts of a process whose root is the node's are all of the node's, and no business of ours.
+    // The mounts of a process whose root is the node's are all of the node's, and irrelevant here.
     let root = has_own_root && root_is_on(pid, &marker);
     if !root && !command_line && !contains(&environment, &marker) {
         return None;
@@ -113,7 +113,7 @@ fn root_is_on(pid: i32, marker: &[u8]) -> bool {
     root_mount(pid, |mount| mount.starts_with("overlay ") && contains(mount.as_bytes(), marker))
 }
 
-/// Returns `true` if it is what containers have: an overlay, the kernel's or one by FUSE.
+/// Returns `true` if the root is a container's: an overlay, by the kernel or by FUSE.
 pub(super) fn root_is_container(pid: i32) -> bool {
     root_mount(pid, |mount| mount.starts_with("overlay ") || mount.starts_with("fuse.fuse-overlayfs "))
 }

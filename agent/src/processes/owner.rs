@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use crate::identity::{Identity, Ids};
 
-/// The numbers of the user's processes.
+/// Returns the pids of the user's processes.
 ///
 /// # Errors
 /// `/proc` cannot be read.
@@ -23,7 +23,7 @@ pub(super) fn is_users(pid: i32, identity: &Identity) -> bool {
     owner(pid).is_some_and(|uid| owns(&identity.users, uid))
 }
 
-/// The effective user of a process: whoever may or may not look into the process, its directory has that owner (`proc(5)`).
+/// Returns the effective user of a process: the owner of its directory in `/proc` (`proc(5)`), which needs no access to the process.
 fn owner(pid: i32) -> Option<u32> {
     fs::metadata(format!("/proc/{pid}")).ok().map(|metadata| metadata.uid())
 }
