@@ -82,7 +82,6 @@ mod tests {
     use parallax_store::containers_storage::Link;
     use parallax_store::record::{LayerRecord, VERSION};
 
-    use super::super::refusal::RefusalKind;
     use super::*;
     use crate::identity::SubordinateRange;
 
@@ -130,7 +129,7 @@ mod tests {
     fn only_a_range_that_can_be_had_is_asked_for() {
         for (highest, count, mode) in [(7, 0, Mode::Run), (999, 10, Mode::Podman), (1_516_583_083, 10, Mode::Podman)] {
             let refusal = check("a", &image(highest), &user(count), mode).unwrap_err();
-            assert_eq!(refusal.kind, RefusalKind::Administrator);
+            assert_eq!(refusal.kind, crate::lease::RefusalKind::Administrator);
             let sentence = refusal.message;
             assert!(sentence.ends_with("ask the administrator to add a range of 65536 to /etc/subuid"), "{sentence}");
             assert!(!sentence.contains("1516583083"), "{sentence}");

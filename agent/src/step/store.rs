@@ -32,7 +32,7 @@ pub struct StepStore {
     /// The mount points of layers.
     pub mounts: Vec<LayerMount>,
     /// The places of the layers' SquashFS files.
-    pub sidecars: Vec<Sidecar>,
+    pub side_cars: Vec<SideCar>,
 }
 
 /// The form of the layers in the store.
@@ -46,7 +46,7 @@ pub enum Form<'a> {
 
 /// A place where a layer's SquashFS file is to be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sidecar {
+pub struct SideCar {
     /// The layer's index in the image's record.
     pub layer: usize,
     /// The path.
@@ -116,8 +116,8 @@ impl StepStore {
                 self.links.push((podmans_path(id), target));
             }
         }
-        for sidecar in &self.sidecars {
-            if let Some((id, _)) = of_layer(sidecar.layer) {
+        for side_car in &self.side_cars {
+            if let Some((id, _)) = of_layer(side_car.layer) {
                 self.links.push((podmans_path(id), format!("{root}/{}", podmans_path(id))));
             }
         }
@@ -136,7 +136,7 @@ impl StepStore {
             self.directories.push(format!("{directory}/diff"));
             self.links.push((format!("{LINKS}/{link}"), format!("../{id}/diff")));
             if form == Form::Files {
-                self.sidecars.push(Sidecar { layer: index, path: format!("{LINKS}/{link}.squash") });
+                self.side_cars.push(SideCar { layer: index, path: format!("{LINKS}/{link}.squash") });
             }
             self.file(format!("{directory}/link"), link);
             let below: Vec<String> = below(image.layers.get(..=index).unwrap_or_default())
@@ -297,7 +297,7 @@ mod tests {
     fn files_lie_beside_the_links_and_nothing_is_mounted() {
         let store = StepStore::new(&image(), &identity(), Form::Files);
         assert!(store.mounts.is_empty());
-        let places: Vec<_> = store.sidecars.iter().map(|file| (file.layer, file.path.as_str())).collect();
+        let places: Vec<_> = store.side_cars.iter().map(|file| (file.layer, file.path.as_str())).collect();
         assert_eq!(places, [(0, "overlay/l/P0.squash"), (1, "overlay/l/P1.squash"), (2, "overlay/l/P2.squash")]);
         let images: Vec<Image> = serde_json::from_str(text(&store, IMAGES_JSON)).unwrap();
         assert_eq!((images[0].layer.as_str(), images[0].mapped_layers.len()), (image().layers[2].id.as_str(), 0));
