@@ -1,11 +1,11 @@
-//! What the callers say: the plugin, the launcher itself, and Podman. None is a person, so this is a protocol and not a command
-//! line.
+//! The arguments of the launcher's callers: the plugin, the launcher itself, and Podman. No caller is a person, so the arguments
+//! are a protocol and not a command line.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-/// What is to be done.
+/// The parsed arguments.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Order {
     /// `run DIRECTORY FILE -- COMMAND…`: run the command in the container of the step that has this directory.
@@ -41,26 +41,26 @@ pub enum Order {
         /// The step's directory.
         directory: PathBuf,
     },
-    /// `hold DIRECTORY --`: be the step's pause process. The directory is there so that the process is recognized as the step's.
+    /// `hold DIRECTORY --`: be the step's pause process. By the directory the process is recognized as the step's.
     Hold,
-    /// `tell MESSAGE FILE -- COMMAND…`: say something and run the command, on the node.
+    /// `tell MESSAGE FILE -- COMMAND…`: print a message and run the command, on the node.
     Tell {
-        /// What to say.
+        /// The message.
         message: OsString,
         /// The command and its arguments, at least one.
         command: Vec<OsString>,
     },
-    /// `fail MESSAGE -- …`: say why the step has no image, if there is a message, and fail.
+    /// `fail MESSAGE -- …`: print why the step has no image, unless the message is empty, and fail.
     Fail {
-        /// What to say; empty in all tasks of a node but one.
+        /// The message; empty in all tasks of a node except one.
         message: OsString,
     },
 }
 
-/// The flag by which Podman is told to tell us which OCI runtime to use (`podman --runtime-flag`, without the dashes).
+/// The flag by which Podman passes the launcher the OCI runtime to use (`podman --runtime-flag`, without the dashes).
 pub const RUNTIME_FLAG: &str = "parallax-runtime";
 
-/// Reads the arguments behind the program's name; `None` if they are not an order.
+/// Parses the arguments after the program's name; `None` if they are invalid.
 pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Order> {
     let verb = arguments.next()?;
     if let Some(flag) = verb.to_str()?.strip_prefix("--") {
@@ -87,8 +87,8 @@ pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Order> {
     }
 }
 
-/// Names the program that `srun --bcast` has put into a directory: srun hands on the directory alone, and slurmstepd adds the
-/// file's name to what it executes (`exec_task`, Slurm 23.11 to 26.05), which is the launcher here.
+/// Completes the path of a program that `srun --bcast` has put into a directory: srun passes the directory alone, and slurmstepd
+/// appends the file's name to the path that it executes (`exec_task`, Slurm 23.11 to 26.05), here that of the launcher.
 fn broadcast(mut command: Vec<OsString>, file: &OsStr) -> Vec<OsString> {
     if let Some(program) = command.first_mut().filter(|program| program.as_bytes().ends_with(b"/")) {
         program.push(file);

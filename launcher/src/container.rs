@@ -1,8 +1,8 @@
-//! The step's one container on this node: the first task that takes the lock makes it, the others wait for it.
+//! The step's container on this node: the first task that takes the lock makes it, the others wait for it.
 //!
-//! The container is created but never started (see [`crate::runtime`]), so it has all its namespaces and mounts and runs nothing
-//! of the image's. What came of it is written down for the tasks that come later, and a task that dies while it makes the
-//! container leaves a mark, so that the others fail at once.
+//! The container is created but never started (see [`crate::runtime`]), so it has all its namespaces and mounts and runs no
+//! program of the image. The result is recorded for later tasks. A task that dies while it makes the
+//! container leaves a marker file, so that the others fail at once.
 //!
 //! An image that is in no store is pulled first ([`crate::pull`]).
 
@@ -26,12 +26,12 @@ use crate::pull::{self, Execution};
 /// The container's name in the step's own Podman storage.
 const NAME: &str = "step";
 
-/// Why there is no container.
+/// Error of making the container.
 #[derive(Debug)]
 pub enum StartError {
-    /// Another task has told the user.
+    /// Another task has reported the error.
     Reported,
-    /// This task is to tell the user.
+    /// This task must report the error.
     Here(String),
 }
 
@@ -39,16 +39,16 @@ pub enum StartError {
 pub struct Container {
     /// Its first process.
     pub process: Process,
-    /// What the image says of the execution of programs, if it was pulled: the agent does not know it.
+    /// Settings of a pulled image for the execution of programs, which the agent does not know.
     pub pulled: Option<Execution>,
 }
 
-/// What came of making the container, as later tasks read it.
+/// Result of making the container, as recorded for later tasks.
 #[derive(Debug, Serialize, Deserialize)]
 enum Outcome {
-    /// The container's first process, and what an image that was pulled says of itself.
+    /// The container's first process, and the settings of a pulled image.
     Ready { pid: i32, start_time: u64, pulled: Option<Execution> },
-    /// It could not be made, and the user knows.
+    /// Making the container failed, and the error was reported.
     Failed,
 }
 
@@ -66,7 +66,7 @@ impl Shared {
         self.directory.join("outcome.json")
     }
 
-    /// There from the begin of the making until its outcome is known.
+    /// Marker file that exists while a task makes the container.
     fn under_way(&self) -> PathBuf {
         self.directory.join("under-way")
     }
@@ -79,9 +79,9 @@ impl Shared {
         match fs::read(self.outcome()) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map(Some)
-                .map_err(|error| StartError::Here(format!("{} is damaged: {error}", self.outcome().display()))),
+                .map_err(|error| StartError::Here(format!("{} is corrupt: {error}", self.outcome().display()))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(StartError::Here(format!("{} can't be read: {error}", self.outcome().display()))),
+            Err(error) => Err(StartError::Here(format!("cannot read {}: {error}", self.outcome().display()))),
         }
     }
 
@@ -94,10 +94,10 @@ impl Shared {
     }
 }
 
-/// The step's container; makes it if no task has yet.
+/// Returns the step's container, and makes it if no other task has made it.
 pub fn obtain(paths: &StepPaths, step: &StepFile) -> Result<Container, StartError> {
     let shared = Shared { directory: paths.launch_directory() };
-    let broken = |error: io::Error| StartError::Here(format!("{} is of no use: {error}", shared.directory.display()));
+    let broken = |error: io::Error| StartError::Here(format!("cannot use {}: {error}", shared.directory.display()));
     if let Some(outcome) = shared.read_outcome()? {
         return outcome.container();
     }
@@ -129,7 +129,7 @@ pub fn obtain(paths: &StepPaths, step: &StepFile) -> Result<Container, StartErro
 impl Outcome {
     fn container(self) -> Result<Container, StartError> {
         let Self::Ready { pid, start_time: started, pulled } = self else { return Err(StartError::Reported) };
-        // Held first, compared then: what has the number afterwards can't be taken for it.
+        // The pidfd is opened before the comparison, so a later process with the same number cannot be mistaken for this one.
         let process = Process::open(pid).ok().filter(|_| start_time(pid).is_ok_and(|now| now == started));
         let process =
             process.ok_or_else(|| StartError::Here("the step's container is gone; start the step again".to_owned()))?;
@@ -140,7 +140,7 @@ impl Outcome {
 /// Makes the container.
 fn make(paths: &StepPaths, step: &StepFile, shared: &Shared) -> Result<Outcome, String> {
     let deadline = Instant::now() + Duration::from_secs(step.start_timeout.into());
-    let launcher = std::env::current_exe().map_err(|error| format!("the launcher can't find itself: {error}"))?;
+    let launcher = std::env::current_exe().map_err(|error| format!("cannot find the launcher's own path: {error}"))?;
     let podman = Podman::new(paths, step, &launcher);
     if let Some(notice) = &step.notice {
         eprintln!("parallax: {notice}");
@@ -148,7 +148,7 @@ fn make(paths: &StepPaths, step: &StepFile, shared: &Shared) -> Result<Outcome, 
     let (image_id, pulled) = match &step.image_id {
         Some(id) => (id.clone(), None),
         None => {
-            // As Podman itself: the variable first.
+            // The variable has precedence, as in Podman.
             let home = variable_home().or_else(|| step.home.clone());
             let (id, execution) = pull::pull(&podman, &step.image, home.as_deref(), deadline)?;
             (id, Some(execution))
@@ -157,39 +157,39 @@ fn make(paths: &StepPaths, step: &StepFile, shared: &Shared) -> Result<Outcome, 
     let pid_file = shared.pid_file();
     podman
         .call(&run_call(step, &launcher, &pid_file, &image_id), deadline)
-        .map_err(|error| format!("the container can't be started: {error}{}", advice(rustix::process::getuid())))?;
-    let pid =
-        fs::read_to_string(&pid_file).map_err(|error| format!("podman made no {}: {error}", pid_file.display()))?;
-    let pid = pid.trim().parse().map_err(|_| format!("{} holds no process number", pid_file.display()))?;
+        .map_err(|error| format!("cannot start the container: {error}{}", advice(rustix::process::getuid())))?;
+    let pid = fs::read_to_string(&pid_file)
+        .map_err(|error| format!("cannot read podman's {}: {error}", pid_file.display()))?;
+    let pid = pid.trim().parse().map_err(|_| format!("invalid process number in {}", pid_file.display()))?;
     let start_time = start_time(pid).map_err(|_| "the container ended as soon as it was made".to_owned())?;
     Ok(Outcome::Ready { pid, start_time, pulled })
 }
 
-/// What to do about a container that was not started. Podman takes root for somebody who has the whole node.
+/// Returns the advice for a container that could not be started. Podman assumes that root owns the whole node.
 fn advice(user: Uid) -> &'static str {
     if user.is_root() { "; start the step as an ordinary user" } else { "" }
 }
 
-/// The arguments by which Podman makes the container.
+/// Returns Podman's arguments for making the container.
 fn run_call(step: &StepFile, launcher: &Path, pid_file: &Path, image_id: &str) -> Vec<String> {
     let shown = mounts::choose(step, variable_home().as_deref(), std::env::current_dir().ok().as_deref(), Path::exists);
     let mut call = vec![format!("--runtime={}", launcher.display())];
     call.push(format!("--runtime-flag={RUNTIME_FLAG}={}", step.runtime.display()));
     call.extend(["run", "--detach", "--pull=never", "--name", NAME, "--userns=keep-id"].map(str::to_owned));
-    // The tasks keep the node's own namespaces but for those of users and mounts; what the container shows of /proc, /dev and
-    // /sys must be of the same.
+    // The tasks keep the node's namespaces except those of users and mounts; the container's /proc, /dev and /sys must be those
+    // of the same namespaces.
     call.extend(["--network=host", "--pid=host", "--uts=host", "--cgroupns=host"].map(str::to_owned));
     call.extend(["--security-opt=label=disable", "--security-opt=seccomp=unconfined"].map(str::to_owned));
     call.push(format!("--pidfile={}", pid_file.display()));
     call.extend(passwd_entry(&step.user, home(step).as_deref()).map(|entry| format!("--passwd-entry={entry}")));
     call.extend(shown.iter().map(mounts::argument));
-    // The command is never executed, but runtimes look whether they could. This is there in every container.
+    // The command is never executed, but runtimes check whether it is executable. This path exists in every container.
     call.extend(["--entrypoint", "", image_id, "/proc/self/exe"].map(str::to_owned));
     call
 }
 
-/// The line for the user in the container's `/etc/passwd`, where the image has none: with their own home. Podman reads the text
-/// with its variables (`$USERNAME` and the like) replaced, so a name or a path with `$` is left to its default.
+/// Returns the user's line for the container's `/etc/passwd`, used if the image has none, with the user's home. Podman replaces
+/// variables in the text (`$USERNAME` and others), so a name or a path with `$` gets Podman's default.
 fn passwd_entry(user: &str, home: Option<&Path>) -> Option<String> {
     let home = home?.to_str()?;
     let plain = |text: &str| !text.is_empty() && !text.contains([':', '$', '\n']);
@@ -197,12 +197,12 @@ fn passwd_entry(user: &str, home: Option<&Path>) -> Option<String> {
     (plain(user) && plain(home)).then(|| format!("{user}:*:{uid}:{gid}:{user}:{home}:/bin/sh"))
 }
 
-/// The user's home directory: that of the user database, as on the node; without one, as the job's environment names it.
+/// Returns the user's home directory: that of the user database, as on the node, else that of the job's environment.
 fn home(step: &StepFile) -> Option<PathBuf> {
     step.home.clone().or_else(variable_home)
 }
 
-/// The home directory in the job's environment: `srun --export=NONE` leaves none.
+/// Returns the home directory of the job's environment; `None` with `srun --export=NONE`.
 fn variable_home() -> Option<PathBuf> {
     std::env::var_os("HOME").map(PathBuf::from)
 }

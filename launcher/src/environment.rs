@@ -1,16 +1,17 @@
-//! The variables of the user's command: the job's, and over them those the image sets, because its programs need them.
+//! The variables of the user's command: the job's, overridden by the image's, which the image's programs need.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
-/// Where an image that sets no `PATH` has its programs (as Podman and Docker assume).
+/// `PATH` for an image that sets none (as in Podman and Docker).
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The variables, by name.
 pub type Variables = BTreeMap<OsString, OsString>;
 
-/// Lays the image's variables (`NAME=VALUE`) over the job's. The job's `PATH` is about the node's directories, so it is not taken.
+/// Merges the job's variables with the image's (`NAME=VALUE`), which have precedence. The job's `PATH` names directories of the
+/// node and is dropped.
 pub fn merge(job: impl Iterator<Item = (OsString, OsString)>, image: &[String]) -> Variables {
     let mut variables: Variables = job.collect();
     variables.insert("PATH".into(), DEFAULT_PATH.into());
@@ -23,13 +24,13 @@ pub fn merge(job: impl Iterator<Item = (OsString, OsString)>, image: &[String]) 
     variables
 }
 
-/// The directories of `PATH`.
+/// Returns the directories of `PATH`.
 pub fn path(variables: &Variables) -> Vec<OsString> {
     let path = variables.get(OsStr::new("PATH")).map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str);
     path.as_bytes().split(|&b| b == b':').map(|part| OsString::from_vec(part.to_vec())).collect()
 }
 
-/// The variables as `execve(2)` takes them.
+/// Returns the variables in the form of `execve(2)`.
 pub fn to_exec(variables: &Variables) -> Vec<CString> {
     let entry = |(name, value): (&OsString, &OsString)| {
         let mut entry = name.as_bytes().to_vec();

@@ -1,7 +1,7 @@
 //! Entering the container and becoming the user's command.
 //!
-//! The task joins the container's user and mount namespaces and keeps all else: its number, its place in Slurm's control
-//! group, its terminal, its signals. Its user id is the same on both sides.
+//! The task joins the container's user and mount namespaces and keeps everything else: its number, its place in Slurm's control
+//! group, its terminal, its signals. The user id is the same inside and outside.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
@@ -20,28 +20,28 @@ use rustix::thread::{
 use crate::environment::{self, Variables};
 use crate::node_program::{Cloned, NodeProgram};
 
-/// How many capabilities a kernel may have (64 bits in `/proc/PID/status`).
+/// Maximum number of capabilities of a kernel (64 bits in `/proc/PID/status`).
 const CAPABILITIES: u32 = 64;
 
-/// Moves this process into the container, with no more possible privileges there than a process of the container's has, and
-/// into the directory it was in on the node, else the image's own, else `/`. A program of the node's is shown there.
+/// Moves this process into the container, with at most the privileges of the container's own processes, and
+/// into its working directory on the node, else the image's, else `/`. Mounts a program of the node into the container.
 pub fn enter(
     container: &Process,
     program: Option<NodeProgram>,
     workdir: Option<&Path>,
     image_workdir: Option<&Path>,
 ) -> Result<(), String> {
-    let failed = |error: &dyn fmt::Display| format!("the container can't be entered: {error}; tell the administrator");
+    let failed = |error: &dyn fmt::Display| format!("cannot enter the container: {error}; tell the administrator");
     let bounds = capability_bounds(container.pid()).map_err(|error| failed(&error))?;
     let join = |namespaces| move_into_thread_name_spaces(container.as_fd(), namespaces).map_err(|error| failed(&error));
     match program {
         None => join(ThreadNameSpaceType::USER | ThreadNameSpaceType::MOUNT)?,
         Some(program) => {
-            // From inside the user namespace the process could not be asked for its other one (ptrace(2), access mode checking).
-            // The process is there when the first is joined, so the number was its own all the time.
+            // From inside the user namespace the process's mount namespace is inaccessible (ptrace(2), access mode checking).
+            // The process still exists when the first namespace is joined, so the number was its own all the time.
             let mounts = File::open(format!("/proc/{}/ns/mnt", container.pid())).map_err(|error| failed(&error))?;
             join(ThreadNameSpaceType::USER)?;
-            // Where it cannot be cloned, the image may still have one at that path.
+            // If cloning fails, the image may still have a program at that path.
             let cloned = program.clone_mount();
             move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))
                 .map_err(|error| failed(&error))?;
@@ -54,10 +54,10 @@ pub fn enter(
     let root = Path::new("/");
     let entered =
         [workdir, image_workdir, Some(root)].into_iter().flatten().any(|path| std::env::set_current_dir(path).is_ok());
-    if entered { Ok(()) } else { Err(failed(&"its root can't be entered")) }
+    if entered { Ok(()) } else { Err(failed(&"cannot change to its root directory")) }
 }
 
-/// Takes a capability out of the bounding set; one that this kernel does not know is none to take out.
+/// Drops a capability from the bounding set; ignores one that this kernel does not know.
 fn drop_capability(number: u32) -> rustix::io::Result<()> {
     let Some(capability) = rustix::thread::CapabilitySet::from_bits(1 << number) else { return Ok(()) };
     match remove_capability_from_bounding_set(capability) {
@@ -66,17 +66,17 @@ fn drop_capability(number: u32) -> rustix::io::Result<()> {
     }
 }
 
-/// The bounding set of a process, one bit per capability.
+/// Returns the bounding set of a process, one bit per capability.
 fn capability_bounds(pid: i32) -> Result<u64, String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| "it is gone".to_owned())?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| "it has ended".to_owned())?;
     status
         .lines()
         .find_map(|line| line.strip_prefix("CapBnd:"))
         .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
-        .ok_or_else(|| "its capabilities are not known".to_owned())
+        .ok_or_else(|| "its capabilities are unknown".to_owned())
 }
 
-/// Why the user's command was not executed.
+/// Error of executing the user's command.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Failure {
     command: String,
@@ -84,14 +84,14 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// The exit code that a shell would give.
+    /// Returns the exit code that a shell would return.
     pub fn exit_code(&self) -> u8 {
         if self.errno == Errno::ENOENT { 127 } else { 126 }
     }
 
-    /// What to say of a command that was to be executed outside the image.
+    /// Returns the message for a command outside the image.
     pub fn on_the_node(&self) -> String {
-        format!("\"{}\" can't be executed: {}", self.command, self.errno.desc())
+        format!("cannot execute \"{}\": {}", self.command, self.errno.desc())
     }
 }
 
@@ -99,13 +99,13 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.errno {
             Errno::ENOENT => write!(f, "there is no \"{}\" in the image", self.command),
-            errno => write!(f, "\"{}\" can't be executed: {}", self.command, errno.desc()),
+            errno => write!(f, "cannot execute \"{}\": {}", self.command, errno.desc()),
         }
     }
 }
 
-/// Becomes the command, searched for in the image's `PATH`. As without an image, the program is told its whole path as its name
-/// (`_build_path` in slurmstepd). Returns only if that failed.
+/// Executes the command, searched for in the image's `PATH`. As without an image, the program gets its full path as its name
+/// (`_build_path` in slurmstepd). Returns only on failure.
 pub fn execute(command: &[OsString], variables: &Variables) -> Failure {
     let name = command.first().map_or(OsStr::new(""), OsString::as_os_str);
     let failure = |errno| Failure { command: name.to_string_lossy().into_owned(), errno };
@@ -114,7 +114,7 @@ pub fn execute(command: &[OsString], variables: &Variables) -> Failure {
         return failure(Errno::EINVAL);
     };
     let entries = environment::to_exec(variables);
-    // As Slurm's tasks have it. What is said of a failure goes to the standard error, whose reader is slurmstepd.
+    // As in tasks of Slurm. Messages about a failure go to standard error, which slurmstepd reads.
     restore_sigpipe();
     let mut worst = Errno::ENOENT;
     for candidate in candidates(name, variables) {
@@ -122,7 +122,7 @@ pub fn execute(command: &[OsString], variables: &Variables) -> Failure {
             own.clone_from(&candidate);
         }
         let Err(errno) = nix::unistd::execve(&candidate, &arguments, &entries);
-        // As execvp(3): look on where the file is not there or not ours to run, and remember the latter.
+        // As execvp(3): continue if the file is not found or not executable for this user, and remember the latter.
         match errno {
             Errno::ENOENT | Errno::ENOTDIR => {}
             Errno::EACCES => worst = Errno::EACCES,

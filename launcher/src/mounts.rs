@@ -1,17 +1,17 @@
-//! Which paths of the node the container shows.
+//! Selection of the node's paths that are mounted into the container.
 
 use std::path::{Path, PathBuf};
 
 use parallax_protocol::step_file::{Mount, StepFile};
 
 /// Directories that make up the image. A user's directory that is, or lies in, one of these would hide a part of the image, so
-/// it is not shown by itself; an administrator may still say so in the configuration.
+/// it is not mounted automatically; an administrator may still configure it.
 const OF_THE_IMAGE: [&str; 14] = [
     "/", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr", "/var",
 ];
 
-/// Chooses the mounts: the node's devices, those of the configuration that exist, the user's home (the one that the user
-/// database names, and that of the job's environment), and the directory the step was started in, unless it lies in one of
+/// Chooses the mounts: the node's devices, configured paths that exist, the user's home (that of the user
+/// database and that of the job's environment), and the directory the step was started in, unless it is below one of
 /// those.
 pub fn choose(
     step: &StepFile,
@@ -40,7 +40,7 @@ pub fn hides_image(path: &Path) -> bool {
     })
 }
 
-/// The mount as Podman's `--mount` takes it: a CSV record, in which a field may be quoted.
+/// Returns the mount in the format of Podman's `--mount`: a CSV record, in which a field may be quoted.
 pub fn argument(mount: &Mount) -> String {
     let field = |key: &str, path: &Path| format!("\"{key}={}\"", path.display().to_string().replace('"', "\"\""));
     let mut argument = format!(

@@ -1,11 +1,11 @@
-//! A program of the user's own that is on the node and not in the image: what `srun --bcast` and sbcast put there.
+//! A program of the user that is on the node and not in the image, put there by `srun --bcast` or sbcast.
 //!
 //! A broadcast goes to a directory of the node, such as `/tmp`, that the container need not show. The task then mounts the program
-//! at its own path in the container, so that it is what it would be on the node: its name, its neighbours (`$ORIGIN`) and, if it is a
-//! script, its path stay. Beside it the libraries of `--send-libs`, if they are there.
+//! at the same path in the container, so that the program works as on the node: its name, its neighbours (`$ORIGIN`) and, for a
+//! script, its path stay. The libraries of `--send-libs`, if any, are mounted beside it.
 //!
-//! All of this is done as the user, in the namespaces of the step: in a copy of the node's mounts that belongs to the step's user
-//! namespace, a mount can be cloned, and it is attached in the container.
+//! The task does this as the user, in the namespaces of the step: in a copy of the node's mounts that belongs to the step's user
+//! namespace, a mount can be cloned, and the clone is attached in the container.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -19,14 +19,14 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::mounts;
 
-/// What Slurm appends to a program's path for the directory of its libraries (`srun --bcast --send-libs`).
+/// Suffix that Slurm appends to a program's path for the directory of its libraries (`srun --bcast --send-libs`).
 const LIBRARIES: &str = "_libs";
 
-/// A file on the node, to be shown in the container if that has nothing at its path.
+/// A file on the node, mounted into the container if its path does not exist there.
 #[derive(Debug)]
 pub struct NodeProgram {
     path: PathBuf,
-    /// Tasks of one step show the same file one after the other.
+    /// Serializes tasks of one step that mount the same file.
     lock: File,
 }
 
@@ -40,8 +40,8 @@ pub struct Cloned {
 }
 
 impl NodeProgram {
-    /// The program that is given by an absolute path and is the user's own on this node; `None` for any other, which is the
-    /// image's. `shown` are directories of the node that the container shows anyway.
+    /// Returns a program that is given by an absolute path and belongs to the user on this node; `None` for any other, which is
+    /// the image's. `shown` are directories of the node that the container shows in any case.
     pub fn find(program: &Path, shown: &[&Path], lock: &Path) -> Option<Self> {
         let is_shown = shown.iter().any(|directory| program.starts_with(directory));
         if !program.is_absolute() || is_shown || is_of_image(program) {
@@ -56,7 +56,7 @@ impl NodeProgram {
     /// Clones the program's mount. This process must be in the step's user namespace, and leaves the node's mount namespace.
     ///
     /// # Errors
-    /// What the system said.
+    /// Those of the system calls.
     pub fn clone_mount(self) -> io::Result<Cloned> {
         unshare(CloneFlags::CLONE_NEWNS)?;
         let mut libraries = OsString::from(&self.path);
@@ -73,13 +73,13 @@ impl NodeProgram {
 }
 
 impl Cloned {
-    /// Shows the program at its path, if there is nothing. This process must be in the container.
+    /// Mounts the program at its path, if nothing exists there. This process must be in the container.
     ///
     /// # Errors
-    /// One sentence for the user.
+    /// A message for the user.
     pub fn show(self) -> Result<(), String> {
         let path = self.path.display().to_string();
-        self.attach().map_err(|error| format!("\"{path}\" of this node cannot be shown in the container: {error}"))
+        self.attach().map_err(|error| format!("cannot mount \"{path}\" of this node into the container: {error}"))
     }
 
     fn attach(self) -> io::Result<()> {
@@ -103,7 +103,7 @@ fn make_parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |parent| DirBuilder::new().recursive(true).mode(0o755).create(parent))
 }
 
-/// Whether a path is of a directory that makes up the image. Temporary files of the node are not.
+/// Whether a path is in a directory that makes up the image. Temporary files of the node are not.
 fn is_of_image(path: &Path) -> bool {
     mounts::hides_image(path) && !path.starts_with("/var/tmp")
 }

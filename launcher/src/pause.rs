@@ -1,12 +1,13 @@
 //! The pause process of a step in podman mode: a process that keeps the namespaces in which the tasks' Podman works.
 //!
-//! Rootless Podman starts such a process by itself at its first call, and then asks systemd over the user's bus to move it into a scope
-//! of its own, outside of the job's control group (`MovePauseProcessToScope`, Podman 4.3 to 6). Where it cannot, it warns. There is also a
-//! warning if the root directory is no shared mount. Podman does neither if it finds a pause process (`pause.pid` below
-//! `XDG_RUNTIME_DIR`), so the first task starts one in the user namespace that the agent made, which stays in the job's
-//! control group, and which saves Podman the making of another user namespace.
+//! Rootless Podman starts such a process by itself at its first call, and then asks systemd over the user's bus to move it into a
+//! separate scope, outside the job's control group (`MovePauseProcessToScope`, Podman 4.3 to 6). If this fails, Podman prints a
+//! warning, as it does if the root directory is not a shared mount. Podman does neither if it finds a pause process (`pause.pid`
+//! below `XDG_RUNTIME_DIR`), so the first task starts one in the user namespace that the agent made. This process stays in the
+//! job's control group, and saves Podman from making another user namespace.
 //!
-//! It takes two steps, because the task must not get an unexpected child: `pause` enters the namespaces, starts `hold` and ends.
+//! The start takes two steps, because the task must not get an unexpected child: `pause` enters the namespaces, starts `hold` and
+//! ends.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
@@ -24,10 +25,10 @@ use crate::podman::enter_namespace;
 /// The verbs of the command lines of the two processes.
 pub const VERBS: [&str; 2] = ["pause", "hold"];
 
-/// Makes sure that the step has a pause process. The first task that takes the lock starts it.
+/// Ensures that the step has a pause process. The first task that takes the lock starts it.
 ///
 /// # Errors
-/// A sentence without its end, for whoever can do without: Podman then starts a pause process by itself.
+/// Those of starting the process; the caller can ignore them: Podman then starts a pause process by itself.
 pub fn ensure(directory: &Path) -> io::Result<()> {
     // Root's Podman needs no user namespace, and so no pause process.
     if rustix::process::geteuid().is_root() {
@@ -43,14 +44,10 @@ pub fn ensure(directory: &Path) -> io::Result<()> {
     let [pause, _] = VERBS;
     let status =
         Command::new(std::env::current_exe()?).arg(pause).arg(directory).arg("--").stdin(Stdio::null()).status()?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!("the pause process cannot be started: {status}")))
-    }
+    if status.success() { Ok(()) } else { Err(io::Error::other(format!("cannot start the pause process: {status}"))) }
 }
 
-/// Enters the namespaces and starts the process that holds them.
+/// Enters the namespaces and starts the process that keeps them.
 ///
 /// # Errors
 /// The namespaces cannot be entered, or the process cannot be started.
@@ -72,7 +69,7 @@ pub fn start(directory: &Path) -> io::Result<()> {
     written
 }
 
-/// Holds the namespaces of this process until it is killed. Signals that are sent to all processes of the step do not end it.
+/// Keeps the namespaces of this process until it is killed. Signals that are sent to all processes of the step do not end it.
 pub fn hold() -> ! {
     let _ = SigSet::all().thread_block();
     loop {
@@ -90,7 +87,7 @@ fn is_running(pid_file: &Path) -> bool {
     pid.is_some_and(|pid| Process::open(pid).is_ok())
 }
 
-/// Writes the file so that Podman never sees a part of it. Podman takes nothing but digits.
+/// Writes the file atomically. Podman accepts digits only.
 fn write_pid_file(path: &Path, pid: u32) -> io::Result<()> {
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;

@@ -1,8 +1,8 @@
-//! Calls of Podman, bounded in time and in the step's own user namespace.
+//! Calls of Podman, with a timeout and in the step's own user namespace.
 //!
-//! Left to itself, rootless Podman begins by making a user namespace: two programs to write its maps, a pause process to keep
-//! it, and itself started again inside. The agent has made the same namespace for the layers' mounts already, so here Podman is
-//! started in it, as `podman unshare` would start it, and leaves no pause process behind.
+//! By default, rootless Podman begins by making a user namespace: two programs to write its maps, a pause process to keep
+//! it, and a second start of Podman inside. The agent has made the same namespace for the layers' mounts already, so the launcher
+//! starts Podman in it, as `podman unshare` would, and leaves no pause process behind.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -20,25 +20,25 @@ use parallax_sys::process::Process;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// How much of what Podman says is passed on to the user, in characters from the end.
+/// Maximum length of Podman's output in messages, in characters from the end.
 const TAIL: usize = 600;
 
 /// The Podman of a step.
 #[derive(Debug)]
 pub struct Podman {
     program: PathBuf,
-    /// What Podman says goes to a file: conmon, which outlives the call, would keep a pipe open.
+    /// File for Podman's output: conmon, which outlives the call, would keep a pipe open.
     log: PathBuf,
     variables: Vec<(&'static str, PathBuf)>,
-    /// The home directory Podman is told, and the user's name.
+    /// Podman's home directory, and below the user's name.
     home: PathBuf,
     user: String,
-    /// What comes before Podman on the command line.
+    /// Words before Podman on the command line.
     prefix: Vec<PathBuf>,
 }
 
 impl Podman {
-    /// The Podman that uses a step's store and directories.
+    /// Returns the Podman that uses a step's store and directories.
     pub fn new(paths: &StepPaths, step: &StepFile, launcher: &Path) -> Self {
         let variables = vec![
             ("CONTAINERS_STORAGE_CONF", paths.storage_conf()),
@@ -59,12 +59,12 @@ impl Podman {
     /// Calls Podman and waits for it.
     ///
     /// # Errors
-    /// One sentence with the end of what Podman said; a call that takes too long is ended.
+    /// A message with the end of Podman's output; a call that exceeds the deadline is killed.
     pub fn call(&self, arguments: &[String], deadline: Instant) -> Result<(), String> {
         self.run(arguments, &[], None, deadline)
     }
 
-    /// Calls Podman, with further variables, and returns what it wrote to its standard output.
+    /// Calls Podman, with additional variables, and returns its standard output.
     ///
     /// # Errors
     /// As [`Podman::call`].
@@ -76,7 +76,7 @@ impl Podman {
     ) -> Result<String, String> {
         let path = self.log.with_extension("answer");
         self.run(arguments, variables, Some(create(&path)?), deadline)?;
-        fs::read_to_string(&path).map_err(|error| format!("{} can't be read: {error}", path.display()))
+        fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))
     }
 
     fn run(
@@ -90,7 +90,7 @@ impl Podman {
         let log = create(&self.log)?;
         let stdout = match stdout {
             Some(file) => file,
-            None => log.try_clone().map_err(|error| format!("no more files can be opened: {error}"))?,
+            None => log.try_clone().map_err(|error| format!("cannot open another file: {error}"))?,
         };
         let mut line = self.prefix.iter().chain([&self.program]);
         let mut command = Command::new(line.next().unwrap_or(&self.program));
@@ -104,14 +104,14 @@ impl Podman {
         // The user's own settings for Podman are for their own containers, and their home may be far away and slow.
         command.env("HOME", &self.home).env("USER", &self.user);
         let mut child =
-            command.spawn().map_err(|error| format!("{name} can't be started: {error}; tell the administrator"))?;
+            command.spawn().map_err(|error| format!("cannot start {name}: {error}; tell the administrator"))?;
         let left = deadline.saturating_duration_since(Instant::now());
         let ended = i32::try_from(child.id()).ok().and_then(|pid| Process::open(pid).ok());
         let in_time = ended.is_none_or(|process| process.wait_until_ended(left).unwrap_or(true));
         if !in_time {
             let _ = child.kill();
         }
-        let status = child.wait().map_err(|error| format!("{name} can't be waited for: {error}"))?;
+        let status = child.wait().map_err(|error| format!("cannot wait for {name}: {error}"))?;
         if !in_time {
             return Err(format!("{name} took too long{}; tell the administrator", self.said()));
         }
@@ -121,7 +121,7 @@ impl Podman {
         Err(format!("{name} failed ({status}){}", self.said()))
     }
 
-    /// The end of what Podman said, on one line.
+    /// Returns the end of Podman's output, on one line.
     fn said(&self) -> String {
         let text = fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
         let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" / ");
@@ -132,25 +132,23 @@ impl Podman {
 }
 
 fn create(path: &Path) -> Result<File, String> {
-    File::create(path).map_err(|error| format!("{} can't be written: {error}", path.display()))
+    File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
-/// Enters the step's user namespace, with a mount namespace of its own, and becomes Podman. Returns only if that failed: one
-/// sentence.
+/// Enters the step's user namespace and a new mount namespace, and executes Podman. Returns only on failure, with a message.
 pub fn become_podman(directory: &Path, command: &[OsString]) -> String {
-    let failed = |what: &str, error: &dyn std::fmt::Display| format!("podman can't be started: {what}: {error}");
+    let failed = |what: &str, error: &dyn std::fmt::Display| format!("cannot start podman: {what}: {error}");
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
     if let Err(error) = enter_namespace(&StepPaths::new(directory).user_namespace()) {
-        return failed("the step's user namespace can't be entered", &error);
+        return failed("cannot enter the step's user namespace", &error);
     }
     let mut podman = Command::new(command.first().map_or(OsStr::new(""), OsString::as_os_str));
     podman.args(command.get(1..).unwrap_or_default());
-    // By these Podman and its libraries know that the namespace is there, and whose it is (containers/storage,
-    // pkg/unshare).
+    // These variables tell Podman and its libraries that the namespace exists, and its owner (containers/storage, pkg/unshare).
     podman.env("_CONTAINERS_USERNS_CONFIGURED", "done");
     podman.env("_CONTAINERS_ROOTLESS_UID", uid.as_raw().to_string());
     podman.env("_CONTAINERS_ROOTLESS_GID", gid.as_raw().to_string());
-    failed("it can't be executed", &podman.exec())
+    failed("cannot execute it", &podman.exec())
 }
 
 /// Enters the user namespace at `path` and a new mount namespace, as root there.
@@ -160,7 +158,7 @@ pub fn become_podman(directory: &Path, command: &[OsString]) -> String {
 pub fn enter_namespace(path: &Path) -> io::Result<()> {
     let namespace = File::open(path)?;
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))?;
-    // Mounts made here stay here, and unmounts on the node arrive here.
+    // Mounts made here do not propagate to the node, and unmounts on the node propagate here.
     unshare(CloneFlags::CLONE_NEWNS).map_err(|error| limits::of_namespaces(error.into(), &[Namespace::Mount]))?;
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
     nix::unistd::setresgid(0.into(), 0.into(), 0.into())?;
@@ -187,9 +185,9 @@ mod tests {
         (directory, podman)
     }
 
-    fn call(script: &str, patience: Duration) -> Result<(), String> {
+    fn call(script: &str, timeout: Duration) -> Result<(), String> {
         let (directory, podman) = podman(script);
-        podman.call(&[directory.path().join("script").display().to_string()], Instant::now() + patience)
+        podman.call(&[directory.path().join("script").display().to_string()], Instant::now() + timeout)
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! An image that is in no store, where the site allows such: Podman pulls it, into the step's own storage.
+//! An image that no store has, if the site allows pulls: Podman pulls it into the step's own storage.
 //!
-//! This is a call of Podman for the user, so it finds the user's own logins to registries and the job's proxies.
+//! Podman is called for the user, so it uses the user's own logins to registries and the job's proxies.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use crate::podman::Podman;
 /// (`containers-auth.json(5)`).
 const AUTH_FILE: &str = "REGISTRY_AUTH_FILE";
 const AUTH_FILES: [&str; 2] = [".config/containers/auth.json", ".docker/config.json"];
-/// Variables of the job that say how to reach a registry.
+/// Variables of the job for proxies of registries.
 const PROXIES: [&str; 6] = ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
 
-/// What an image's configuration says of the execution of programs (OCI image specification, `config`).
+/// Settings of an image's configuration for the execution of programs (OCI image specification, `config`).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Execution {
     /// Variables, `NAME=VALUE` each.
@@ -28,10 +28,10 @@ pub struct Execution {
     pub working_directory: Option<PathBuf>,
 }
 
-/// Has Podman pull the image of this name; returns its id and what it says of itself.
+/// Has Podman pull the image of this name; returns its id and its settings.
 ///
 /// # Errors
-/// One sentence.
+/// A message for the user.
 pub fn pull(
     podman: &Podman,
     name: &str,
@@ -41,11 +41,11 @@ pub fn pull(
     let variables = variables(|name| std::env::var_os(name), home, Path::exists);
     let words = |arguments: &[&str]| arguments.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let pulled = podman.ask(&words(&["pull", "--quiet", name]), &variables, deadline);
-    let pulled = pulled.map_err(|error| format!("the image \"{name}\" can't be pulled: {error}"))?;
+    let pulled = pulled.map_err(|error| format!("cannot pull the image \"{name}\": {error}"))?;
     let id = pulled.lines().next_back().unwrap_or_default().trim();
     let said = podman.ask(&words(&["image", "inspect", "--format={{json .Config}}", id]), &[], deadline)?;
     let execution = serde_json::from_str(&said)
-        .map_err(|error| format!("podman says nothing sensible of the image \"{name}\": {error}"))?;
+        .map_err(|error| format!("invalid output of podman for the image \"{name}\": {error}"))?;
     Ok((id.to_owned(), execution))
 }
 

@@ -1,15 +1,16 @@
-//! The OCI runtime Podman uses for the step's container: the node's own, except that it never starts what it created.
+//! The OCI runtime that Podman uses for the step's container: the node's own, except that it never starts a created container.
 //!
-//! A container that is created has all its namespaces and mounts and waits, in the runtime's own code, for the order to execute
-//! its command. This order is swallowed. So one call of `podman run --detach` makes a container for the tasks to join, in which
-//! no program of the image runs. (`podman create` and `podman init` make the same in two calls and half as much time again.)
+//! A created container has all its namespaces and mounts and waits, in the runtime's own code, for the request to execute
+//! its command. The launcher ignores this request. So one call of `podman run --detach` makes a container for the tasks to join,
+//! in which no program of the image runs. (`podman create` and `podman init` have the same effect in two calls and 1.5 times the
+//! time.)
 
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Does what a runtime is asked for, by becoming `program`.
+/// Handles a request to the runtime, by executing `program`.
 pub fn run(program: &Path, arguments: &[OsString]) -> ExitCode {
     if is_start(arguments) {
         return ExitCode::SUCCESS;
@@ -20,7 +21,7 @@ pub fn run(program: &Path, arguments: &[OsString]) -> ExitCode {
     };
     let Some(path) = vector.first() else { return ExitCode::FAILURE };
     let Err(error) = nix::unistd::execv(path, &vector);
-    eprintln!("the OCI runtime {} can't be executed: {}", program.display(), error.desc());
+    eprintln!("cannot execute the OCI runtime {}: {}", program.display(), error.desc());
     ExitCode::FAILURE
 }
 

@@ -18,19 +18,17 @@ use crate::pause;
 use crate::podman;
 use crate::runtime;
 
-/// The exit code for a container that could not be started, as Podman and Docker have it. Slurm shows it; 126 and 127 are the
-/// shell's for commands that can't be run or found.
+/// The exit code for a container that could not be started, as in Podman and Docker. Slurm shows it; 126 and 127 are the
+/// shell's codes for commands that cannot be run or found.
 const NO_CONTAINER: u8 = 125;
 
-/// The variable that makes every task tell how long it waited for the container and took to join it.
+/// The variable that makes every task print how long it waited for the container and took to join it.
 const TIMINGS: &str = "PARALLAX_TIMINGS";
 
-/// Does what the arguments say.
+/// Runs the launcher with these arguments.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match args::parse(arguments) {
-        None => {
-            fail("parallax-launch is started by Slurm's plugin for Parallax; there is nothing to call it for by hand")
-        }
+        None => fail("parallax-launch is started by Slurm's plugin for Parallax and not meant to be called by hand"),
         Some(Order::Fail { message }) if message.is_empty() => ExitCode::from(NO_CONTAINER),
         Some(Order::Fail { message }) => fail(&message.to_string_lossy()),
         Some(Order::Tell { message, command }) => {
@@ -38,7 +36,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             run_on_node(&command)
         }
         Some(Order::Node { directory, command }) => {
-            // Without it Podman does what it needs by itself.
+            // On an error Podman starts a pause process by itself.
             let _ = pause::ensure(&directory);
             run_on_node(&command)
         }
@@ -55,7 +53,7 @@ fn fail(message: &str) -> ExitCode {
     ExitCode::from(NO_CONTAINER)
 }
 
-/// Becomes the command, on the node.
+/// Executes the command on the node.
 fn run_on_node(command: &[OsString]) -> ExitCode {
     let variables = std::env::vars_os().collect();
     let failure = join::execute(command, &variables);
@@ -72,7 +70,7 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
     let started = Instant::now();
     let container = match container::obtain(&paths, &step) {
         Ok(container) => container,
-        // The task that tried has told the user.
+        // The task that tried has reported the error.
         Err(StartError::Reported) => return ExitCode::from(NO_CONTAINER),
         Err(StartError::Here(message)) => return fail(&message),
     };
@@ -82,7 +80,7 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
         step.working_directory = execution.working_directory.filter(|path| path.is_absolute());
     }
     let workdir = std::env::current_dir().ok();
-    // Both are shown at their own paths, if they are.
+    // Both are mounted at their own paths, if configured.
     let shown: Vec<&Path> = [(workdir.as_deref(), step.mount_workdir), (step.home.as_deref(), step.mount_home)]
         .into_iter()
         .filter_map(|(path, is_mounted)| path.filter(|path| is_mounted && !mounts::hides_image(path)))
@@ -106,6 +104,7 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
 
 fn read_step(paths: &StepPaths) -> Result<StepFile, String> {
     let file = paths.step_file();
-    let bytes = fs::read(&file).map_err(|error| format!("the step's image is gone: {}: {error}", file.display()))?;
-    serde_json::from_slice(&bytes).map_err(|error| format!("{} is damaged: {error}", file.display()))
+    let bytes =
+        fs::read(&file).map_err(|error| format!("the step's image no longer exists: {}: {error}", file.display()))?;
+    serde_json::from_slice(&bytes).map_err(|error| format!("{} is corrupt: {error}", file.display()))
 }

@@ -1,6 +1,6 @@
-//! The command line, and what all commands share.
+//! The command line, and parts shared by all commands.
 //!
-//! Exit codes: 0 if all was done, 1 if something failed, 2 if the command line is wrong, 128 and the signal's number
+//! Exit codes: 0 for success, 1 for an error, 2 for an invalid command line, 128 plus the signal's number
 //! after an interruption.
 
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use crate::commands::{about, doctor, gc, inspect, list, migrate, rm, status, verify};
 use crate::{compat, output};
 
-/// Container images for Slurm jobs, from one shared store.
+/// Manage container images for Slurm jobs in a shared store
 #[derive(Debug, Parser)]
 #[command(name = "parallax", version, max_term_width = 100, disable_help_subcommand = false)]
 struct Cli {
@@ -29,62 +29,62 @@ struct Cli {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// The image store [default: the first one in the configuration]
+    /// Image store [default: the first store in the configuration]
     #[arg(long, global = true, value_name = "DIR", env = "PARALLAX_STORE")]
     store: Option<PathBuf>,
-    /// The configuration
+    /// Configuration file
     #[arg(long, global = true, value_name = "FILE", default_value = parallax_config::DEFAULT_PATH)]
     pub config: PathBuf,
-    /// Say more about what is done; twice for still more
+    /// Increase verbosity (-v info, -vv debug, -vvv trace)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
     /// Show errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// How messages and progress are written to standard error: text, or json, an object a line
+    /// Format of messages and progress on standard error; json: one object per line
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text", value_enum)]
     pub log_format: LogFormat,
 }
 
-/// How messages are written.
+/// Format of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text
     Text,
-    /// For programs.
+    /// JSON objects, one per line
     Json,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Bring images into the store
+    /// Add images to the store
     Migrate(Box<migrate::Options>),
     /// List the images in the store
     #[command(visible_aliases = ["ls", "images"])]
     List(list::Options),
-    /// Show what is known of an image
+    /// Show details of an image
     Inspect(inspect::Options),
-    /// Remove images, or names of images
+    /// Remove images or names of images
     #[command(visible_alias = "rmi")]
     Rm(rm::Options),
     /// Give an image another name
     Tag(rm::TagOptions),
-    /// Check that everything in the store is as it was written
+    /// Check the integrity of the store
     Verify(verify::Options),
-    /// Remove what interrupted migrations and removals left
+    /// Remove garbage that interrupted migrations and removals left
     Gc(gc::Options),
-    /// Show what this node's agent holds and for whom, or have it let go
+    /// Show the leases of this node's agent, or release them
     Status(status::Options),
-    /// Look at what this machine allows: kernel, Podman, users, Slurm, agent, stores; each with its remedy
+    /// Check this machine: kernel, Podman, users, Slurm, agent and stores; print a remedy for each problem
     Doctor(doctor::Options),
-    /// Print what a shell needs to complete this command
+    /// Print a completion script for a shell
     Completions(about::CompletionOptions),
-    /// Print the manual page, of a command if one is named
+    /// Print the manual page of parallax or of one of its commands
     Man(about::ManOptions),
 }
 
 impl Global {
-    /// What concerns one store only, with nothing else said.
+    /// Returns the default options with this store.
     pub fn of_store(store: &Path) -> Self {
         Self {
             store: Some(store.to_owned()),
@@ -95,23 +95,23 @@ impl Global {
         }
     }
 
-    /// The store to work on.
+    /// Returns the store to work on.
     ///
     /// # Errors
-    /// If none was given and the configuration cannot be read or names none.
+    /// If `--store` was not given and the configuration cannot be read or has no store.
     pub fn store(&self) -> anyhow::Result<PathBuf> {
         if let Some(store) = &self.store {
             return Ok(store.clone());
         }
-        let config = Config::load(&self.config).context("no --store was given and there is no usable configuration")?;
+        let config = Config::load(&self.config).context("no --store given and no valid configuration")?;
         let first = config.stores.into_iter().next();
-        first.with_context(|| format!("{} names no store; give one with --store DIR", self.config.display()))
+        first.with_context(|| format!("{} has no store; specify one with --store DIR", self.config.display()))
     }
 
-    /// The store to read, if it is one.
+    /// Returns the store to read.
     ///
     /// # Errors
-    /// If it is not there or no store.
+    /// If the directory does not exist or is not a store.
     pub fn existing_store(&self) -> anyhow::Result<PathBuf> {
         let store = self.store()?;
         // Another tool's store has Podman's lists only.
@@ -119,25 +119,25 @@ impl Global {
         let is_store = |path: &Path| parts.iter().any(|part| path.join(part).exists());
         anyhow::ensure!(
             is_store(&store),
-            "{} is no image store; parallax migrate makes one, --store DIR names another",
+            "{} is not an image store; create it with parallax migrate, or specify another one with --store DIR",
             store.display()
         );
         Ok(store)
     }
 }
 
-/// The description of the command line.
+/// Returns clap's description of the command line.
 pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Runs the command that was typed.
+/// Parses the command line and runs the command.
 pub fn run() -> ExitCode {
     let typed: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     if compat::is_meant(&typed) {
         return compat::run(&typed);
     }
-    // Wrong usage ends in here, with code 2.
+    // Exits with code 2 on an invalid command line.
     let cli = Cli::parse();
     start_logging(&cli.global);
     let result = match &cli.command {
@@ -162,7 +162,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// An error in words, with all its causes. Root is refused in a store by nobody but a file server that does not trust it.
+/// Returns an error's message with all causes. Only a file server that does not trust root denies root access to a store.
 pub fn explained(error: &anyhow::Error) -> String {
     let is_refused = |error: &StoreError| match error {
         StoreError::Io { cause, .. } => cause.raw_os_error() == Some(Errno::ACCESS.raw_os_error()),
@@ -170,16 +170,18 @@ pub fn explained(error: &anyhow::Error) -> String {
     };
     let is_refused = error.chain().filter_map(|cause| cause.downcast_ref()).any(is_refused);
     let advice = match is_refused && rustix::process::geteuid().is_root() {
-        true => "; root has no rights of its own there (root_squash): run this as the store's owner",
+        true => {
+            "; root has no rights of its own on this file system (root_squash): run the command as the store's owner"
+        }
         false => "",
     };
     format!("{error:#}{advice}")
 }
 
-/// Whether messages are JSON, once the command line has been read.
+/// Whether messages are JSON; set when the command line has been parsed.
 static JSON: OnceLock<bool> = OnceLock::new();
 
-/// Tells of a failure.
+/// Reports an error.
 pub fn complain(text: &str) {
     if JSON.get() == Some(&true) {
         tracing::error!("{text}");
@@ -202,11 +204,11 @@ fn start_logging(global: &Global) {
     log_events(&(level.to_owned() + &progress), json);
 }
 
-/// Writes log events to standard error: those that `PARALLAX_LOG` chooses, else `filter`.
+/// Writes log events to standard error, filtered by `PARALLAX_LOG` if set, else by `filter`.
 pub fn log_events(filter: &str, json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PARALLAX_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(filter));
-    // What cannot be written is not complained of: that would be by eprintln!, which panics.
+    // Write errors are not reported: tracing would use eprintln!, which panics.
     let logs =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| output::Stderr).log_internal_errors(false);
     if json {

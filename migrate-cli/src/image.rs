@@ -1,4 +1,4 @@
-//! An image's manifest and configuration: what of them a migration needs, checked against their digests.
+//! An image's manifest and configuration: the parts that a migration needs, checked against their digests.
 
 use anyhow::{Context as _, bail, ensure};
 use parallax_store::containers_storage::{chain_ids, sha256_hex};
@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 use crate::runnable;
 use crate::source::Platform;
 
-/// What an image has where its configuration does not say when it was built.
+/// Creation time of an image whose configuration has none.
 const NO_DATE: &str = "1970-01-01T00:00:00Z";
 
-/// A blob as a manifest names it.
+/// Descriptor of a blob in a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Descriptor {
     /// `sha256:…`
@@ -20,7 +20,7 @@ pub struct Descriptor {
     pub size: u64,
 }
 
-/// What is used of an OCI manifest or a Docker one of schema 2.
+/// The used fields of an OCI manifest or a Docker manifest of schema 2.
 #[derive(Debug, Deserialize)]
 pub struct Manifest {
     /// The configuration.
@@ -29,7 +29,7 @@ pub struct Manifest {
     pub layers: Vec<Descriptor>,
 }
 
-/// What is used of an index or manifest list.
+/// The used fields of an index or manifest list.
 #[derive(Debug, Deserialize)]
 pub struct Index {
     /// The images of the platforms.
@@ -96,10 +96,10 @@ pub struct Layer {
 }
 
 impl Manifest {
-    /// Reads a manifest.
+    /// Parses a manifest.
     ///
     /// # Errors
-    /// If it is no manifest of a container image.
+    /// If the text is not a manifest of a container image.
     pub fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
         from_object(bytes).context("the source has no manifest of a container image")
     }

@@ -1,4 +1,4 @@
-//! What Ctrl-C does: the store is left as it was.
+//! Handling of Ctrl-C and other signals: the store is left unchanged.
 //!
 //! A thread waits for the signals that end the process. It waits until no change of the store is under way, removes the
 //! unfinished files and ends the process; children that read from it end with it.
@@ -76,7 +76,7 @@ impl Drop for Guarded {
     }
 }
 
-/// Holds off the end of the process while a change that belongs together is made.
+/// Delays the end of the process while changes that belong together are made.
 pub fn hold() -> MutexGuard<'static, Vec<PathBuf>> {
     lock()
 }

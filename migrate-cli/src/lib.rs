@@ -1,7 +1,7 @@
-//! What the command `parallax` is made of: it brings images into a store and shows what is in it.
+//! The command `parallax`, which adds images to a store and manages them.
 //!
-//! - [`run`]: all of it; [`command`]: the description of its command line.
-//! - [`image`], [`migration::flat`], [`source::registries`]: readers of what others wrote, open to be tried with any input.
+//! - [`run`]: runs the command; [`command`]: the description of its command line.
+//! - [`image`], [`migration::flat`], [`source::registries`]: parsers of foreign input, public for fuzzing.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 

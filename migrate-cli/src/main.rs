@@ -1,4 +1,4 @@
-//! `parallax`: brings images into a store and shows what is in it.
+//! `parallax`: adds images to a store and manages them.
 
 use std::process::ExitCode;
 

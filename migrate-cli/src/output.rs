@@ -1,6 +1,6 @@
 //! Standard output and standard error of the command.
 //!
-//! A reader that goes away, as in `parallax list | head`, is no failure: `println!` would panic. Messages and progress
+//! A reader that ends early, as in `parallax list | head`, is not an error: `println!` would panic. Messages and progress
 //! bars share standard error; a message is written above the bars.
 
 use std::fmt;
@@ -37,7 +37,7 @@ pub fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
     }
 }
 
-/// Writes a line to standard error. If nobody can read it, nobody can be told.
+/// Writes a line to standard error. Write errors are ignored, since they cannot be reported.
 pub fn message(text: &str) {
     let _ = writeln!(Stderr, "{}", printable(text));
 }

@@ -1,4 +1,4 @@
-//! What a migration shows while it runs: bars on a terminal, plain lines elsewhere, JSON lines if they are asked for.
+//! Progress of a migration: bars on a terminal, plain lines elsewhere, JSON lines on request.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -16,10 +16,10 @@ const STYLE: &str =
     "{prefix:16} {bar:30} {decimal_bytes:>10}/{decimal_total_bytes:10} {decimal_bytes_per_sec:>12} {eta:>4} left";
 /// By this events are known among what is logged.
 pub const TARGET: &str = "progress";
-/// How often a layer tells in JSON how far it is.
+/// Interval of a layer's progress events in JSON.
 const OFTEN: Duration = Duration::from_secs(1);
 
-/// Where progress is shown.
+/// Output of progress.
 #[derive(Debug)]
 pub struct Progress {
     bars: Option<MultiProgress>,
@@ -46,7 +46,7 @@ impl Progress {
         }
     }
 
-    /// An image is there.
+    /// Reports that an image is in the store.
     pub fn image(&self, text: &str, outcome: &impl Serialize) {
         if !self.json {
             return self.line(text);
@@ -87,7 +87,7 @@ pub struct LayerProgress {
 }
 
 impl LayerProgress {
-    /// Begins again: the layer is read once more.
+    /// Restarts the progress: the layer is read again.
     pub fn restart(&self) {
         self.bytes.store(0, Ordering::Relaxed);
         if let Some(bar) = &self.bar {
@@ -102,7 +102,7 @@ impl LayerProgress {
         Counted { source, bar: bar.clone(), json: *json, layer, bytes, total: *total, told: Instant::now() }
     }
 
-    /// Tells that the layer is finished: the size of its tar stream and of its file in bytes.
+    /// Reports the finished layer: the size of its tar stream and of its file in bytes.
     pub fn done(&self, size: u64, stored: u64, progress: &Progress) {
         let short = short(&self.layer);
         if self.json {

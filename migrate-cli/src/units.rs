@@ -1,11 +1,11 @@
-//! Sizes and times as people read and write them.
+//! Parsing and formatting of sizes and times.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parallax_store::record::ImageRecord;
 
-/// A size in bytes with three digits and a decimal unit, as `podman images` shows it.
+/// Formats a size in bytes with three digits and a decimal unit, as `podman images` does.
 pub fn bytes(size: u64) -> String {
     const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
     let mut value = size as f64;
@@ -22,7 +22,7 @@ pub fn bytes(size: u64) -> String {
     }
 }
 
-/// A number of things: `1 writer`, `2 writers`.
+/// Formats a count: `1 writer`, `2 writers`.
 pub fn count(number: usize, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
@@ -39,7 +39,7 @@ pub fn sizes(record: &ImageRecord) -> (u64, u64) {
     (total(record.layers.iter().map(|layer| layer.size)), total(files.into_values()))
 }
 
-/// Reads a size in bytes, with a decimal unit (`200GB`), a binary one (`4TiB`) or none.
+/// Parses a size in bytes, with a decimal unit (`200GB`), a binary one (`4TiB`) or none.
 pub fn parse(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 11] = [
         ("", 1),
@@ -62,7 +62,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
     size.ok_or_else(|| "a size is a whole number and a unit: 200GB, 4TiB".to_owned())
 }
 
-/// Reads a time with a unit: `90s`, `30min`, `24h`, `7d`.
+/// Parses a time with a unit: `90s`, `30min`, `24h`, `7d`.
 pub fn parse_time(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, u64); 5] = [("s", 1), ("min", 60), ("m", 60), ("h", 3600), ("d", 86_400)];
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());

@@ -1,7 +1,7 @@
 //! The script's configuration file: a Bash file that was executed. Here its assignments are read, and nothing is executed.
 //!
 //! A value may be plain, in quotes, or of several such pieces, and name variables (`$HOME`, `${TMPDIR:-/tmp}`). Other commands are
-//! left out, which is logged. What can't be told without executing it is an error: a value by a command (`$(…)`), and
+//! left out, which is logged. What cannot be told without executing it is an error: a value by a command (`$(…)`), and
 //! conditions, loops and functions.
 
 use std::ffi::{OsStr, OsString};
@@ -10,7 +10,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::slice::Iter;
 
-/// Words that begin what is more than a list of assignments.
+/// Words that begin something other than an assignment or a simple command.
 const COMPOUND: [&[u8]; 13] =
     [b"if", b"then", b"else", b"elif", b"fi", b"for", b"while", b"until", b"case", b"esac", b"function", b"{", b"[["];
 
@@ -23,7 +23,7 @@ pub struct Assignment {
     pub value: OsString,
 }
 
-/// Why the file can't be used.
+/// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{}, line {line}: {what}; write the values themselves, this file is not executed", path.display())]
 pub struct AssignmentError {
@@ -34,10 +34,10 @@ pub struct AssignmentError {
 
 type Bytes<'a> = Peekable<Iter<'a, u8>>;
 
-/// Reads a file's text; `get` gives the variables of the environment, `note` is told what was left out.
+/// Parses a file's text; `get` returns variables of the environment, `note` gets messages about ignored lines.
 ///
 /// # Errors
-/// What cannot be read without executing it, with its line.
+/// Text that cannot be evaluated without executing it, with its line.
 pub fn read(
     text: &[u8],
     path: &Path,
@@ -92,7 +92,7 @@ fn logical_lines(text: &[u8]) -> Vec<(usize, Vec<u8>)> {
     lines
 }
 
-/// The name, if the text begins with `NAME=`.
+/// Returns the name, if the text begins with `NAME=`.
 fn assigned_name(text: &[u8]) -> Option<String> {
     let at = text.iter().position(|byte| *byte == b'=')?;
     let name = &text[..at];
@@ -113,7 +113,7 @@ fn variable(name: &str, assignments: &[Assignment], get: &dyn Fn(&str) -> Option
     get(name)
 }
 
-/// Reads one value, up to a blank or a semicolon outside quotes.
+/// Parses one value, up to a blank or a semicolon outside quotes.
 fn value(bytes: &mut Bytes<'_>, look_up: &dyn Fn(&str) -> Option<OsString>) -> Result<OsString, &'static str> {
     let mut value = Vec::new();
     while let Some(&&byte) = bytes.peek() {

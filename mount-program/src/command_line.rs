@@ -1,17 +1,17 @@
-//! The command line taken apart (pure).
+//! Parser of the command line (pure).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
-/// What the arguments ask for.
+/// The parsed arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
     /// A mount.
     Mount {
         /// The options, as one string.
         options: OsString,
-        /// Where to.
+        /// The mount point.
         target: PathBuf,
     },
     /// The version.
@@ -21,11 +21,11 @@ pub enum Order {
 }
 
 impl Order {
-    /// Reads the arguments, without the program's name: `-o OPTIONS TARGET` as Podman writes it, and what getopt(3) and the
-    /// script that this program replaces take for the same: `-oOPTIONS`, `-o OPTIONS` in one word, and several of these.
+    /// Parses the arguments, without the program's name: `-o OPTIONS TARGET` as Podman writes it, and the forms that getopt(3) and
+    /// the script that this program replaces treat as equal: `-oOPTIONS`, `-o OPTIONS` in one word, and several of these.
     ///
     /// # Errors
-    /// What is wrong.
+    /// The reason why the arguments are invalid.
     pub fn parse(arguments: &[OsString]) -> Result<Self, String> {
         match arguments {
             [one] if one == "--version" || one == "-V" => return Ok(Self::Version),
@@ -49,11 +49,11 @@ impl Order {
         let [target] = targets[..] else {
             return Err(match targets.get(1) {
                 None => "the target is missing".to_owned(),
-                Some(second) => format!("there is more than one target: {}", second.to_string_lossy()),
+                Some(second) => format!("more than one target: {}", second.to_string_lossy()),
             });
         };
         if options.is_empty() {
-            return Err("there are no options: -o is missing".to_owned());
+            return Err("missing options: -o is missing".to_owned());
         }
         Ok(Self::Mount {
             options: OsString::from_vec(options.join(&b','.to_owned())),

@@ -1,8 +1,8 @@
 //! File systems served by programs over `/dev/fuse`, mounted by this program and not by them.
 //!
-//! The mount is a descriptor that is attached nowhere until it is needed, and the program gets its end of the connection as
-//! `/dev/fd/N` in place of a mount point (libfuse 3.3). If this program is killed meanwhile, the descriptor goes, the
-//! mount with it, and the program that serves it ends. Nothing has to be waited for by watching mounts: a request waits in the
+//! The mount is a descriptor that is detached until it is needed, and the serving program gets its end of the connection as
+//! `/dev/fd/N` instead of a mount point (libfuse 3.3). If this program is killed meanwhile, the descriptor is closed, the
+//! mount is removed, and the serving program ends. No polling of mounts is needed: a request blocks in the
 //! kernel until it is served, or fails when the program ends.
 
 use std::ffi::{OsStr, OsString};
@@ -24,67 +24,67 @@ use parallax_sys::fault;
 
 use crate::programs::{Programs, is_missing};
 
-/// How much a program may say; the rest is lost.
+/// Maximum size of a program's output in bytes; the rest is lost.
 const SAID_BYTES: u16 = 4096;
 
-/// Why a program serves no file system.
+/// Error of starting a program that serves a file system.
 #[derive(Debug, thiserror::Error)]
 pub enum FuseError {
-    /// The kernel gives no connection.
+    /// The kernel refuses a connection.
     #[error("no FUSE mount can be made ({0}): /dev/fuse must be there and open to the user")]
     Mount(io::Error),
-    /// None of the programs is there.
+    /// None of the programs exists.
     #[error("{0}")]
     NotInstalled(String),
-    /// It could not be started.
+    /// The program could not be started.
     #[error("{program} cannot be started: {cause}")]
     Start {
-        /// The program, and the setting that names it.
+        /// The program, and the setting that configures it.
         program: String,
         /// What the system said.
         cause: io::Error,
     },
-    /// It refused.
+    /// The program failed.
     #[error("{program} failed: {said}")]
     Failed {
         /// The program.
         program: String,
-        /// What it said, or how it ended.
+        /// Its output, or its exit status.
         said: String,
     },
-    /// It does nothing.
-    #[error("{program} did not begin within {} s and was ended", patience.as_secs())]
+    /// The program neither serves nor ends.
+    #[error("{program} did not start within {} s and was killed", timeout.as_secs())]
     Hangs {
         /// The program.
         program: String,
-        /// How long it was waited for.
-        patience: Duration,
+        /// The timeout.
+        timeout: Duration,
     },
 }
 
-/// How the mount of a program's file system is made.
+/// Parameters of the mount of a program's file system.
 #[derive(Debug, Clone)]
 pub struct MountOptions {
-    /// What `/proc/self/mountinfo` shows behind `fuse.`.
+    /// The subtype that `/proc/self/mountinfo` shows after `fuse.`.
     pub subtype: &'static str,
     /// The kernel's flags of FUSE.
     pub flags: &'static [&'static str],
     /// The attributes of the mount.
     pub attributes: MountAttrFlags,
-    /// The SELinux context of all files, if they are to have one.
+    /// The SELinux context of all files, if any.
     pub context: Option<String>,
 }
 
-/// How a program is started.
+/// Parameters of the start of a program.
 #[derive(Debug, Clone, Copy)]
 pub struct Program<'a> {
-    /// The first of these that is there is taken.
+    /// Candidates; the first that exists is used.
     pub programs: &'a Programs,
-    /// What comes before `/dev/fd/N`, N being the connection's number.
+    /// Arguments before `/dev/fd/N`, N being the connection's number.
     pub arguments: &'a [OsString],
-    /// Its current directory; it keeps that file system busy for as long as it serves, unless it leaves it.
+    /// Its current directory; the program keeps that file system busy while it serves, unless it changes its directory.
     pub directory: &'a str,
-    /// A socket that its process is to make a listening one.
+    /// A socket on which its process is to listen.
     pub socket: Option<BorrowedFd<'a>>,
 }
 
@@ -96,13 +96,13 @@ pub struct Server {
     said: File,
 }
 
-/// A FUSE connection that nobody serves yet.
+/// A FUSE connection without a server.
 pub fn connection() -> Result<OwnedFd, FuseError> {
     open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|error| FuseError::Mount(error.into()))
 }
 
-/// A mount, attached nowhere, that requests on a connection are for. A connection may have several (Linux 5.16); its end
-/// is the end of all of them, and the end of the last of them is its end.
+/// A detached mount of a connection. A connection may have several mounts (Linux 5.16); they all end
+/// with the connection, and the connection ends with the last of them.
 pub fn mount(connection: &OwnedFd, options: &MountOptions) -> io::Result<OwnedFd> {
     let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in [
@@ -126,7 +126,7 @@ pub fn mount(connection: &OwnedFd, options: &MountOptions) -> io::Result<OwnedFd
     Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, options.attributes)?)
 }
 
-/// Starts a program that is to serve a connection.
+/// Starts a program that serves a connection.
 pub fn start(program: Program<'_>, connection: &OwnedFd) -> Result<Server, FuseError> {
     for candidate in &program.programs.names {
         let name = candidate.to_string_lossy().into_owned();
@@ -142,7 +142,7 @@ pub fn start(program: Program<'_>, connection: &OwnedFd) -> Result<Server, FuseE
     Err(FuseError::NotInstalled(program.programs.missing()))
 }
 
-/// The program says what it has to say into a file in memory that can't grow: a pipe would be held open for as long as it
+/// Makes a file of fixed size in memory for the program's output: a pipe would stay open as long as the program
 /// serves.
 fn spawn(name: &OsStr, program: Program<'_>, connection: &OwnedFd) -> io::Result<(Child, File)> {
     let said = memfd_create("said", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
@@ -161,38 +161,38 @@ fn spawn(name: &OsStr, program: Program<'_>, connection: &OwnedFd) -> io::Result
 }
 
 impl Server {
-    /// Waits until a program that goes to the background when it serves does so.
-    pub fn wait_for_background(mut self, patience: Duration) -> Result<(), FuseError> {
-        match self.end(patience)? {
+    /// Waits until a program that daemonizes when it serves has done so.
+    pub fn wait_for_background(mut self, timeout: Duration) -> Result<(), FuseError> {
+        match self.end(timeout)? {
             Some(status) if status.success() => Ok(()),
             Some(status) => Err(self.failure(status)),
-            None => Err(self.give_up(patience)),
+            None => Err(self.give_up(timeout)),
         }
     }
 
-    /// Why the program does not serve, now that its connection has ended; `None` if it has nothing to say for itself.
-    pub fn why_not(mut self, patience: Duration) -> Option<FuseError> {
-        match self.end(patience) {
+    /// Returns the program's error after its connection has ended; `None` if the program printed none.
+    pub fn why_not(mut self, timeout: Duration) -> Option<FuseError> {
+        match self.end(timeout) {
             Ok(Some(status)) if status.success() && self.words().is_empty() => None,
             Ok(Some(status)) => Some(self.failure(status)),
-            Ok(None) => Some(self.give_up(patience)),
+            Ok(None) => Some(self.give_up(timeout)),
             Err(error) => Some(error),
         }
     }
 
-    /// Ends a program that has not begun, and all that it started.
-    pub fn give_up(mut self, patience: Duration) -> FuseError {
+    /// Kills a program that has not started serving, and all processes that it started.
+    pub fn give_up(mut self, timeout: Duration) -> FuseError {
         // It leads a process group of its own.
         if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process_group(group, Signal::KILL);
         }
         let _ = self.child.wait();
-        FuseError::Hangs { program: self.program, patience }
+        FuseError::Hangs { program: self.program, timeout }
     }
 
-    fn end(&mut self, patience: Duration) -> Result<Option<ExitStatus>, FuseError> {
+    fn end(&mut self, timeout: Duration) -> Result<Option<ExitStatus>, FuseError> {
         let ended = Process::open(i32::try_from(self.child.id()).unwrap_or_default())
-            .and_then(|process| process.wait_until_ended(patience));
+            .and_then(|process| process.wait_until_ended(timeout));
         let status = ended.and_then(|ended| if ended { self.child.wait().map(Some) } else { Ok(None) });
         status.map_err(|cause| FuseError::Start { program: self.program.clone(), cause })
     }

@@ -1,12 +1,12 @@
-//! What a lower directory is: a layer that lies in a SquashFS file, or a plain directory.
+//! Kinds of lower directories: a layer in a SquashFS file, or a plain directory.
 //!
-//! A layer's SquashFS file, its side-car, is `overlay/l/<LINK>.squash`: `parallax migrate` and the Go tool make it a symbolic
-//! link, podman-hpc a plain file. Podman names a layer `…/overlay/l/<LINK>` or `…/overlay/<ID>/diff`; in the second form
-//! `<ID>/link` holds the link.
+//! A layer's SquashFS file, its sidecar, is `overlay/l/<LINK>.squash`: `parallax migrate` and the Go tool make it a symbolic
+//! link, podman-hpc a regular file. Podman names a layer `…/overlay/l/<LINK>` or `…/overlay/<ID>/diff`; in the second form
+//! `<ID>/link` contains the link.
 //!
-//! The directory of a layer that lies in a SquashFS file is hollow: empty, but for the Go tool's marker. A hollow layer with no
-//! side-car is a legitimate empty layer in an ordinary store, and a lost one in a store of SquashFS files: one that has
-//! `parallax/layers`, `squash` (the Go tool's) or any other side-car. To take the second for the first would start a
+//! The directory of a layer in a SquashFS file is an empty placeholder: empty, except for the Go tool's marker. A placeholder
+//! without a sidecar is a legitimate empty layer in an ordinary store, and a lost layer in a store of SquashFS files: a store with
+//! `parallax/layers`, `squash` (the Go tool's) or any other sidecar. Mistaking the second for the first would start a
 //! container on an empty root.
 
 use std::fs::{self, File, OpenOptions};
@@ -18,24 +18,24 @@ use rustix::fs::OFlags;
 
 use crate::shared_file_system;
 
-/// How the name of the one file in a layer's directory begins that the Go tool leaves there.
+/// Prefix of the name of the marker file that the Go tool leaves in a layer's directory.
 const GO_TOOL_MARKER: &str = ".migrationv3-";
-/// How a SquashFS file begins.
+/// First bytes of a SquashFS file.
 const MAGIC: &[u8] = b"hsqs";
-/// The size of its superblock, and where that says how much of the file is used.
+/// Size of the superblock, and the offset of the used size in it.
 const SUPERBLOCK_BYTES: usize = 96;
 const BYTES_USED: usize = 40;
 
 /// A lower directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
-    /// What is to be mounted.
+    /// The layer's source.
     pub source: Source,
-    /// Device and inode of that, by which the same layer is known again.
+    /// Device and inode of the source, which identify the layer.
     pub identity: (u64, u64),
 }
 
-/// Where a layer's files are.
+/// Location of a layer's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// In this SquashFS file.
@@ -44,13 +44,13 @@ pub enum Source {
     Directory {
         /// Its path.
         path: PathBuf,
-        /// The `overlay` directory of the store, if it is a layer of one and has no files.
+        /// The `overlay` directory of the store, if the directory is a layer of a store and has no files.
         hollow_in: Option<PathBuf>,
     },
 }
 
 impl Source {
-    /// The SquashFS file, if it is one.
+    /// Returns the SquashFS file, if the source is one.
     pub fn side_car(&self) -> Option<&SideCar> {
         match self {
             Self::Squashfs(side_car) => Some(side_car),
@@ -64,16 +64,16 @@ impl Source {
 pub struct SideCar {
     /// Its path, absolute.
     pub path: PathBuf,
-    /// By what it is known again.
+    /// Identity of the file.
     pub stamp: Stamp,
-    /// The device of the file system on which the store lies: the file itself may lie elsewhere, and a step store is on a file
-    /// system of its own.
+    /// The device of the store's file system: the file itself may be elsewhere, and a step store has a separate file
+    /// system.
     pub store_device: u64,
-    /// The shared file system on which it lies, if it is one that is known.
+    /// The file's shared file system, if known.
     pub shared_file_system: Option<&'static str>,
 }
 
-/// What changes when a file is written or replaced.
+/// Identity of a file, which changes when the file is written or replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stamp {
     /// The file system's device.
@@ -82,63 +82,63 @@ pub struct Stamp {
     pub inode: u64,
     /// Its size in bytes.
     pub size: u64,
-    /// When it was changed last, in nanoseconds since 1970.
+    /// Time of the last change, in nanoseconds since 1970.
     pub changed: i64,
 }
 
-/// Why a layer can't be used.
+/// Error of looking up a layer.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
-    /// Only its hollow directory is there.
+    /// Only the empty placeholder exists.
     #[error(
-        "{}, the SquashFS file of the layer {}, is missing: the image is damaged; migrate it again",
+        "{}, the SquashFS file of the layer {}, is missing: the image is corrupt; migrate it again",
         side_car.display(), layer.display()
     )]
     Missing {
-        /// Where it should be.
+        /// The path of the missing file.
         side_car: PathBuf,
         /// The lower directory.
         layer: PathBuf,
     },
-    /// Only a copy of its directory can be reached, made by Podman.
+    /// Only a copy of the layer's directory is accessible, made by Podman.
     #[error(
-        "{} is an id-mapped mount that Podman made of the layer's directory; its SquashFS file can't be reached from there: \
+        "{} is an id-mapped mount that Podman made of the layer's directory; its SquashFS file cannot be reached from there: \
          run the image without an id map, as a user who is not root, or with Podman 5",
         .0.display()
     )]
     MappedByPodman(PathBuf),
-    /// It is there and is something else.
-    #[error("{} is damaged: {reason}; migrate the image again", side_car.display())]
+    /// The SquashFS file is invalid.
+    #[error("{} is corrupt: {reason}; migrate the image again", side_car.display())]
     Damaged {
         /// The file.
         side_car: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: &'static str,
     },
-    /// Something can't be read.
-    #[error("{} can't be read: {cause}", path.display())]
+    /// A file or directory cannot be read.
+    #[error("{} cannot be read: {cause}", path.display())]
     Unreadable {
-        /// What.
+        /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The cause.
         cause: io::Error,
     },
 }
 
-/// Where a layer's files of a store are.
+/// Location of a layer in a store.
 struct Place {
     /// The store's `overlay` directory.
     overlay: PathBuf,
     side_car: PathBuf,
 }
 
-/// Looks a lower directory up; `None` if it has no files and is there for form's sake only.
+/// Looks up a lower directory; `None` if the directory has no files and Podman adds it only to have two.
 pub fn look_up(lower: &Path) -> Result<Option<Layer>, LayerError> {
     if is_filler(lower) { Ok(None) } else { layer(lower).map(Some) }
 }
 
-/// Whether this is `overlay/<ID>/empty`, which Podman puts below a layer that has none below it, so that there are two. It need
-/// not exist.
+/// Whether this is `overlay/<ID>/empty`, which Podman puts below a bottom layer, so that there are two lower directories. The
+/// directory need not exist.
 fn is_filler(lower: &Path) -> bool {
     lower.file_name().is_some_and(|name| name == "empty")
         && lower.with_file_name("link").is_file()
@@ -157,7 +157,7 @@ fn layer(lower: &Path) -> Result<Layer, LayerError> {
             Err(LayerError::MappedByPodman(lower.to_owned()))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            // A symbolic link that leads nowhere is a side-car that was lost.
+            // A symbolic link that leads nowhere is a sidecar that was lost.
             if side_car.is_symlink() {
                 return Err(LayerError::Missing { side_car, layer: lower.to_owned() });
             }
@@ -174,7 +174,7 @@ fn layer(lower: &Path) -> Result<Layer, LayerError> {
     }
 }
 
-/// Where the layer's side-car would be; nowhere for a directory that has not the form of a layer.
+/// Returns the path of the layer's sidecar; `None` for a directory that does not have the form of a layer.
 fn place(lower: &Path) -> Result<Option<Place>, LayerError> {
     let (Some(name), Some(parent)) = (lower.file_name(), lower.parent()) else { return Ok(None) };
     let Some(overlay) = parent.parent() else { return Ok(None) };
@@ -199,7 +199,7 @@ fn place(lower: &Path) -> Result<Option<Place>, LayerError> {
     Ok(Some(Place { overlay: overlay.to_owned(), side_car: overlay.join("l").join(file) }))
 }
 
-/// Whether this is `<container>/mapped/<N>/l/<LINK>`: so rootful Podman 4 names layers to which it gives an id map itself.
+/// Whether this is `<container>/mapped/<N>/l/<LINK>`, the name of layers to which rootful Podman 4 itself gives an id map.
 fn is_mapped_by_podman(lower: &Path) -> bool {
     let mut above = lower.ancestors().skip(2).filter_map(Path::file_name);
     let is_number = |name: &std::ffi::OsStr| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
@@ -242,13 +242,13 @@ fn squashfs(file: File, side_car: PathBuf) -> Result<Layer, LayerError> {
     Ok(Layer { source: Source::Squashfs(SideCar { path, stamp, store_device, shared_file_system }), identity })
 }
 
-/// What is wrong with a file of this size that begins like this.
+/// Returns why a file with this size and these first bytes is invalid; `None` if it is valid.
 fn fault(size: u64, superblock: &[u8]) -> Option<&'static str> {
     let used = superblock.get(BYTES_USED..BYTES_USED + 8).and_then(|bytes| bytes.try_into().ok());
     match used {
-        _ if !superblock.starts_with(MAGIC) => Some("it is no SquashFS file"),
+        _ if !superblock.starts_with(MAGIC) => Some("it is not a SquashFS file"),
         Some(used) if u64::from_le_bytes(used) <= size => None,
-        _ => Some("it is shorter than it says"),
+        _ => Some("it is truncated"),
     }
 }
 
@@ -271,7 +271,7 @@ fn hollowness(layer: &Path) -> Result<Hollowness, LayerError> {
     Ok(found)
 }
 
-/// Whether a store, known by its `overlay` directory, is one of SquashFS files. What can't be read does not speak for it.
+/// Whether a store, given by its `overlay` directory, has SquashFS files. Unreadable directories count as absent.
 fn holds_squashfs(overlay: &Path) -> bool {
     let root = overlay.parent().unwrap_or(overlay);
     root.join("parallax/layers").is_dir()

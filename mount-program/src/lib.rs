@@ -1,21 +1,21 @@
-//! What `parallax-mount-program` is made of: what Podman's `mount_program` names where there is no agent.
+//! The parts of `parallax-mount-program`, Podman's `mount_program` on hosts without an agent.
 //!
-//! Podman starts it for each mount, in its user and mount namespaces: `parallax-mount-program -o OPTIONS TARGET`. Layers that
-//! lie in SquashFS files are mounted with squashfuse, and an overlay is put on top; all else goes to fuse-overlayfs as it
-//! came. docs/mount-program.md tells the whole of it.
+//! Podman starts the program for each mount, in its user and mount namespaces: `parallax-mount-program -o OPTIONS TARGET`. Layers in
+//! SquashFS files are mounted with squashfuse, and an overlay is put on top; other mounts are passed to fuse-overlayfs
+//! unchanged. docs/mount-program.md describes the design.
 //!
-//! - [`command_line`]: the arguments taken apart (pure).
-//! - [`options`]: the `-o` string taken apart (pure).
-//! - [`layer`]: what a lower directory is; [`shared_file_system`]: on what it lies.
-//! - [`plan`]: what is to be mounted how (pure).
+//! - [`command_line`]: parser of the arguments (pure).
+//! - [`options`]: parser of the `-o` string (pure).
+//! - [`layer`]: kinds of lower directories; [`shared_file_system`]: kinds of file systems below them.
+//! - [`plan`]: the plan of the mounts (pure).
 //! - [`fuse`]: programs that serve a file system.
-//! - [`squashfs`]: layers from SquashFS files; [`share`]: those that are served already.
-//! - [`overlay`]: the overlay over them.
-//! - [`mount`]: carrying the plan out.
-//! - [`programs`]: the programs that a site may choose.
-//! - [`settings`]: what a site sets; [`assignments`]: the configuration of the script that this replaces.
-//! - [`log`]: where it says what it does.
-//! - [`mod@run`]: all of it in order.
+//! - [`squashfs`]: layers from SquashFS files; [`share`]: layers that are served already.
+//! - [`overlay`]: the overlay over the layers.
+//! - [`mount`]: execution of the plan.
+//! - [`programs`]: programs that a site may choose.
+//! - [`settings`]: a site's settings; [`assignments`]: the configuration of the shell script that this program replaces.
+//! - [`log`]: the log.
+//! - [`mod@run`]: the order of the work.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 

@@ -1,6 +1,6 @@
-//! Where this program says what it does: the file that is set, else the journal, else standard error.
+//! The program's log: the configured file, else the journal, else standard error.
 //!
-//! Podman shows a mount program's standard error only if the mount fails, so errors go there as well. A log that can't be
+//! Podman shows a mount program's standard error only if the mount fails, so errors go there as well. A log that cannot be
 //! written is no reason to have no container.
 //!
 //! The crates for rotated logs (tracing-appender, file-rotate, flexi_logger) are for one process that stays; here each mount is a
@@ -17,10 +17,10 @@ use std::time::SystemTime;
 use parallax_config::LogLevel;
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-/// Where systemd's journal takes messages, in its own format.
+/// Socket of systemd's journal for messages in its own format.
 const JOURNAL: &str = "/run/systemd/journal/socket";
 const NAME: &str = "parallax-mount-program";
-/// Size in bytes at which a log file is put aside; that of the last time is dropped then.
+/// Size in bytes at which a log file is rotated; the previous rotated file is replaced.
 const MAX_LOG_BYTES: u64 = 1024 * 1024;
 
 /// The log of this process.
@@ -38,7 +38,7 @@ enum Sink {
 }
 
 impl Log {
-    /// Opens the file or finds the journal; what is wrong with the file is said on standard error.
+    /// Opens the file or finds the journal; prints an error about the file on standard error.
     pub fn open(level: LogLevel, file: Option<&Path>) -> Self {
         let file = file.and_then(|path| {
             open_bounded(path).inspect_err(|error| complain(&format!("the log {}: {error}", path.display()))).ok()
@@ -47,7 +47,7 @@ impl Log {
         Self { level, sink: sink.unwrap_or(Sink::StandardError) }
     }
 
-    /// Says something.
+    /// Logs a message.
     pub fn say(&self, level: LogLevel, message: &str) {
         if level > self.level {
             return;
@@ -67,12 +67,12 @@ impl Log {
     }
 }
 
-/// Writes a line to standard error. `eprintln!` would panic if nobody reads it.
+/// Writes a line to standard error. `eprintln!` would panic on a closed pipe.
 pub fn complain(message: &str) {
     let _ = io::stderr().write_all(format!("{NAME}: {message}\n").as_bytes());
 }
 
-/// Opens a log, a new one if it has reached [`MAX_LOG_BYTES`]. No process writes more than a few lines, so that is its bound.
+/// Opens a log, a new one if the old one has reached [`MAX_LOG_BYTES`]. A process writes a few lines only, so this bounds the size.
 fn open_bounded(path: &Path) -> io::Result<File> {
     let file = open(path)?;
     if file.metadata()?.len() < MAX_LOG_BYTES {
@@ -82,8 +82,8 @@ fn open_bounded(path: &Path) -> io::Result<File> {
     open(path)
 }
 
-/// Renames a full log to `<name>.1`, once for all processes that have it open: who has its lock, and finds it still under its
-/// name, does it. A log that cannot be renamed is emptied.
+/// Renames a full log to `<name>.1`, once for all processes that have it open: the process that has its lock, and finds the log still
+/// under its name. A log that cannot be renamed is truncated.
 fn put_aside(full: &File, path: &Path) -> io::Result<()> {
     // Another process that has the lock is doing it.
     if flock(full, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -96,15 +96,15 @@ fn put_aside(full: &File, path: &Path) -> io::Result<()> {
     fs::rename(path, previous(path)).or_else(|_| full.set_len(0))
 }
 
-/// The name of the log that was put aside last.
+/// Returns the name of the rotated log.
 fn previous(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(".1");
     name.into()
 }
 
-/// Opens a log of the user's own for writing at its end. A directory that all can write to may hold somebody else's file, link
-/// or FIFO of that name: those are refused.
+/// Opens a log of the user for appending. A world-writable directory may contain another user's file, link
+/// or FIFO of that name, which is refused.
 fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = OpenOptions::new()
@@ -140,7 +140,7 @@ fn line(mut file: &File, level: LogLevel, message: &str) -> io::Result<()> {
     )
 }
 
-/// A message as the journal takes it: a field a line.
+/// Returns a message in the journal's format: one field per line.
 fn entry(level: LogLevel, message: &str) -> Vec<u8> {
     let priority = match level {
         LogLevel::Error => 3,

@@ -1,11 +1,11 @@
-//! Carries out a plan.
+//! Execution of a plan.
 //!
-//! All mounts are made in a mount namespace of this program's own, on a tmpfs that nobody else sees: no directory has to be
-//! found, made, kept from others or removed. Only the finished overlay is brought out of it. What the
-//! namespace holds goes with it, so that a SquashFS ends with the overlays that use it, and if this program is killed at any
+//! All mounts are made in a private mount namespace, on a tmpfs that no other process sees: no directory must be
+//! found, made, protected or removed. Only the finished overlay leaves the namespace. The mounts in the namespace
+//! end with it, so a SquashFS mount ends with the overlays that use it, and if this program is killed at any
 //! point nothing is left.
 //!
-//! Options name layers by short names in that tmpfs: no path needs escapes, and none is too long for the kernel.
+//! Options refer to layers by short names in that tmpfs: no path needs escapes, and no path is too long for the kernel.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -34,26 +34,26 @@ use parallax_sys::limits::{self, Namespace};
 /// has no characters that mean something to fuse-overlayfs, which takes the whole paths behind the layers' short names.
 const WORKPLACE: &str = "/sys";
 
-/// Why nothing was mounted.
+/// Error of mounting.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
-    /// A SquashFS file can't be used.
+    /// A SquashFS file cannot be used.
     #[error(transparent)]
     Layer(#[from] LayerMountError),
-    /// There is neither overlay.
+    /// Neither overlay can be mounted.
     #[error("no overlay can be mounted: not the kernel's ({kernel}), and not fuse-overlayfs ({cause})")]
     Overlay {
-        /// Why not the kernel's.
+        /// The kernel's error.
         kernel: String,
-        /// Why not the other.
+        /// The error of fuse-overlayfs.
         cause: FuseError,
     },
     /// A step of the work failed.
     #[error("cannot {what}: {cause}")]
     Step {
-        /// What was tried.
+        /// The failed action.
         what: &'static str,
-        /// What the system said.
+        /// The cause.
         cause: io::Error,
     },
 }
@@ -68,16 +68,16 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
     }
 }
 
-/// What was mounted.
+/// The finished mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mounted {
-    /// The layers that lie in SquashFS files.
+    /// The layers in SquashFS files.
     pub count: Count,
-    /// Which overlay it is, and why that.
+    /// The kind of the overlay, and the reason.
     pub overlay: String,
 }
 
-/// Mounts the overlay; `note` is told what is of interest on the way.
+/// Mounts the overlay; `note` gets messages for the log.
 pub fn mount_overlay(
     plan: &OverlayPlan,
     target: &Path,
@@ -112,7 +112,7 @@ pub fn mount_overlay(
     if let Some((directory, work)) = upper {
         names.upper = Some(place_upper(&directory, &work)?);
     } else if names.lower.len() == 1 {
-        // The kernel takes no overlay of one layer.
+        // The kernel refuses an overlay with a single layer.
         mkdir("e", Mode::from_raw_mode(0o755)).step("make a directory")?;
         names.lower.push("e".to_owned());
     }
@@ -164,14 +164,14 @@ impl Outside {
     }
 }
 
-/// Where a layer's files come from.
+/// Source of a layer's files.
 enum Ground<'a> {
     Served(Layer<'a>),
     Directory(PathBuf),
 }
 
 impl Ground<'_> {
-    /// Puts the layer at a name in the current directory.
+    /// Attaches the layer at a name in the current directory.
     fn place(self, name: &str) -> Result<(), MountError> {
         fault::point();
         match self {
@@ -243,7 +243,7 @@ fn leave_nothing_but_layers() -> Result<(), MountError> {
     let old_root = open("/", flags, Mode::empty()).step("open the root directory")?;
     match pivot_root(".", ".") {
         Ok(()) => {}
-        // The root is the initial ramdisk's, which can't be left. The copies then stay until this overlay ends.
+        // The root is the initial ramdisk's, which cannot be left. The copies then stay until this overlay ends.
         Err(Errno::INVAL) => return Ok(()),
         Err(error) => return Err(error).step("leave the root directory"),
     }

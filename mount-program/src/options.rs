@@ -1,19 +1,19 @@
-//! The `-o` string that Podman hands over, taken apart (pure).
+//! Parser of Podman's `-o` string (pure).
 //!
-//! Podman writes paths as they are but for `\:` and `\,`, and may leave options empty. Paths are bytes, not text.
+//! Podman writes paths unchanged except for `\:` and `\,`, and may leave options empty. Paths are bytes, not text.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
-/// What is to be mounted.
+/// The parsed options.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Options {
     /// The lower directories, the topmost first.
     pub lower: Vec<PathBuf>,
-    /// Where changes go; none for a read-only mount.
+    /// Directories for changes; none for a read-only mount.
     pub upper: Option<Upper>,
-    /// All other options, as they came.
+    /// All other options, unchanged.
     pub other: Vec<OsString>,
 }
 
@@ -26,19 +26,19 @@ pub struct Upper {
     pub work: PathBuf,
 }
 
-/// What is wrong with an `-o` string.
+/// Error of parsing an `-o` string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
-    /// There is nothing to mount.
+    /// No lower directory.
     #[error("the options name no lowerdir")]
     NoLower,
-    /// One cannot be without the other.
+    /// Only one of upper directory and work directory.
     #[error("upperdir and workdir must be given together")]
     HalfAnUpper,
 }
 
 impl Options {
-    /// Takes the string apart.
+    /// Parses the string.
     ///
     /// # Errors
     /// If there is no lower directory, or only one of the upper directory and the work directory.
@@ -71,7 +71,7 @@ impl Options {
 }
 
 impl Options {
-    /// Leaves out what says which SELinux context files have: a kernel without SELinux refuses it.
+    /// Removes the options for SELinux contexts, which a kernel without SELinux refuses.
     pub fn drop_contexts(&mut self) {
         let is_context = |option: &OsString| {
             let key = option.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default();
@@ -102,7 +102,7 @@ fn split(text: &[u8], separator: u8, quotes: bool) -> Vec<&[u8]> {
     parts
 }
 
-/// A path without its escapes. A backslash before any other character is part of the name.
+/// Returns a path without its escapes. A backslash before any other character is part of the name.
 fn path(escaped: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(escaped.len());
     let mut rest = escaped.iter().copied().peekable();

@@ -1,5 +1,5 @@
-//! The overlay over what lies, under short names, in the current directory: the kernel's in one of its two forms, or
-//! fuse-overlayfs. All are mounts that are attached nowhere.
+//! The overlay over the layers, which have short names in the current directory: the kernel's in one of its two forms, or
+//! fuse-overlayfs. All are detached mounts.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -28,7 +28,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// The options that both overlays take.
+    /// Returns the options that both overlays support.
     fn options(&self) -> String {
         let mut options = format!("lowerdir={}", self.lower.join(":"));
         if let Some([directory, work]) = &self.upper {
@@ -38,12 +38,12 @@ impl Names {
     }
 }
 
-/// The kernel's overlay, and by which of its forms.
+/// Mounts the kernel's overlay; returns the mount and its form.
 ///
 /// The one with `lowerdir+` (Linux 6.5) takes up to 500 layers; the old one all that fits into one page of options.
 ///
 /// # Errors
-/// Why neither is taken, in the kernel's words where it has some.
+/// The reasons why both forms failed, with the kernel's messages if any.
 pub fn of_the_kernel(names: &Names, others: &[OsString]) -> Result<(OwnedFd, &'static str), String> {
     fault::point();
     let new = match by_parameters(names, others) {
@@ -122,10 +122,10 @@ fn by_one_page(names: &Names, others: &[OsString]) -> io::Result<OwnedFd> {
     Ok(open_tree(CWD, "m", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?)
 }
 
-/// The overlay in user space. It goes to the background when it serves.
+/// Starts the overlay in user space, which daemonizes when it serves.
 ///
 /// # Errors
-/// It does not serve.
+/// The program does not serve.
 pub fn of_fuse(
     names: &Names,
     others: &[OsString],
@@ -149,7 +149,7 @@ pub fn of_fuse(
     let program = Program { programs: &settings.fuse_overlayfs, arguments: &arguments, directory: ".", socket: None };
     let server = fuse::start(program, &connection)?;
     drop(connection);
-    server.wait_for_background(settings.patience)?;
+    server.wait_for_background(settings.timeout)?;
     Ok(mount)
 }
 

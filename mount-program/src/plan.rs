@@ -1,4 +1,4 @@
-//! What is to be mounted how (pure, but for the look-up it is given).
+//! The plan of the mounts (pure, except for the given look-up function).
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -10,9 +10,9 @@ use crate::options::{Options, Upper};
 /// Options that only fuse-overlayfs has, for id maps and the like.
 const FUSE_OVERLAYFS_ONLY: [&str; 6] =
     ["uidmapping", "gidmapping", "squash_to_root", "squash_to_uid", "squash_to_gid", "xattr_permissions"];
-/// How the option begins that gives all files an SELinux context.
+/// Prefix of the option for the SELinux context of all files.
 const CONTEXT: &[u8] = b"context=";
-/// Options that the kernel's overlay takes as they are.
+/// Options that the kernel's overlay accepts unchanged.
 const KERNELS: [&str; 10] = [
     "volatile",
     "context",
@@ -44,10 +44,10 @@ const IGNORED: [&str; 15] = [
     "lazytime",
 ];
 
-/// What to do.
+/// The plan of a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
-    /// Nothing of it lies in SquashFS files, and no path is odd: it is left to fuse-overlayfs as it came.
+    /// No layer is a SquashFS file, and no path needs escapes: the mount is passed to fuse-overlayfs unchanged.
     PassThrough,
     /// An overlay over these layers.
     Overlay(OverlayPlan),
@@ -58,9 +58,9 @@ pub enum Plan {
 pub struct OverlayPlan {
     /// Its layers, the topmost first.
     pub layers: Vec<Source>,
-    /// Where changes go.
+    /// Directories for changes.
     pub upper: Option<Upper>,
-    /// Further options for the kernel's overlay, or why it can't be that.
+    /// Further options for the kernel's overlay, or the reason why it cannot be used.
     pub kernel: Result<Vec<OsString>, String>,
     /// Further options for fuse-overlayfs.
     pub fuse_overlayfs: Vec<OsString>,
@@ -68,10 +68,10 @@ pub struct OverlayPlan {
     pub context: Option<String>,
 }
 
-/// Why there is no plan.
+/// Error of making a plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// A layer can't be used.
+    /// A layer cannot be used.
     #[error(transparent)]
     Layer(#[from] LayerError),
     /// All layers of an additional store's image have no files.
@@ -113,18 +113,19 @@ pub fn plan(
     }))
 }
 
-/// SquashFS files have no ACLs, and older versions of fuse-overlayfs (1.10) make no file in a directory that can't have one.
+/// Returns the options for fuse-overlayfs. SquashFS files have no ACLs, and older versions of fuse-overlayfs (1.10) cannot create
+/// files in a directory without ACL support.
 fn for_fuse_overlayfs(others: &[OsString]) -> Vec<OsString> {
     let taken = others.iter().filter(|option| !option.as_encoded_bytes().starts_with(CONTEXT));
     taken.cloned().chain(["noacl".into()]).collect()
 }
 
-/// Whether fuse-overlayfs would not take the path: it knows Podman's escapes in none of its versions.
+/// Whether fuse-overlayfs would misread the path: no version supports Podman's escapes.
 fn is_odd(path: &Path) -> bool {
     path.as_os_str().as_encoded_bytes().iter().any(|byte| b":,\\".contains(byte))
 }
 
-/// The store whose image has no file at all, if it is not the caller's own.
+/// Returns the store whose image has no files at all, if it is not the caller's own store.
 fn hollow_image<'a>(layers: &'a [Source], own_home: Option<&Path>) -> Option<&'a Path> {
     let mut hollow_in = None;
     for layer in layers {

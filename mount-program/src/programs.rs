@@ -1,14 +1,14 @@
-//! The programs that a site may choose: which they are, and by what they were named.
+//! The programs that a site may choose, and the settings that name them.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-/// Programs of which the first that is installed is used.
+/// Candidate programs; the first that is installed is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Programs {
-    /// Names, looked up on the PATH, or paths.
+    /// Names, searched in PATH, or paths.
     pub names: Vec<OsString>,
     /// The setting that names them, with its file; none for the defaults.
     pub named_by: Option<String>,
@@ -36,7 +36,7 @@ impl Programs {
         self.named_by.as_ref().map_or_else(String::new, |by| format!(" (named by {by})"))
     }
 
-    /// Why none of them can be started, if none is found.
+    /// Returns the error message if none of them is found.
     pub fn missing(&self) -> String {
         let is_path = self.names.iter().all(|name| name.as_bytes().contains(&b'/'));
         let path = if is_path { "" } else { ", or not on the PATH that Podman was started with" };

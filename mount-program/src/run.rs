@@ -1,4 +1,4 @@
-//! The whole program.
+//! The program: all steps in order.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -27,18 +27,18 @@ Podman starts this program for each mount if storage.conf or --storage-opt names
   podman --storage-opt additionalimagestore=STORE \\
          --storage-opt mount_program=/usr/libexec/parallax/parallax-mount-program run IMAGE
 
-It is configured by the section [mount_program] of /etc/parallax/parallax.toml and by variables, which go before it:
-  PARALLAX_MP_SQUASHFUSE_CMD      serves SquashFS files (squashfuse_ll, else squashfuse)
-  PARALLAX_MP_SQUASHFUSE_FLAG     further arguments for it, separated by spaces
-  PARALLAX_MP_FUSE_OVERLAYFS_CMD  the overlay where the kernel's can't be used (fuse-overlayfs)
-  PARALLAX_MP_UID, _GID           if both are set, the owner of all files of an image
-  PARALLAX_MP_START_TIMEOUT       how long each of the programs may take to begin, in seconds (30)
+Configuration: the section [mount_program] of /etc/parallax/parallax.toml, overridden by environment variables:
+  PARALLAX_MP_SQUASHFUSE_CMD      program that serves SquashFS files (squashfuse_ll, else squashfuse)
+  PARALLAX_MP_SQUASHFUSE_FLAG     additional arguments for squashfuse, separated by spaces
+  PARALLAX_MP_FUSE_OVERLAYFS_CMD  overlay where the kernel's cannot be used (fuse-overlayfs)
+  PARALLAX_MP_UID, _GID           owner of all files of an image, if both are set
+  PARALLAX_MP_START_TIMEOUT       timeout for the start of each program, in seconds (30)
   PARALLAX_MP_LOGLEVEL            error, warning, info or debug (info)
-  PARALLAX_MP_LOGFILE             a file to log to, in place of the journal or standard error
-  PARALLAX_MP_CONFIG              a file that assigns these variables (/etc/parallax-mount.conf)
+  PARALLAX_MP_LOGFILE             file to log to, instead of the journal or standard error
+  PARALLAX_MP_CONFIG              file that assigns these variables (/etc/parallax-mount.conf)
 ";
 
-/// Does what the arguments ask for.
+/// Runs the program with these arguments.
 pub fn run(arguments: &[OsString]) -> ExitCode {
     match Order::parse(arguments) {
         Ok(Order::Version) => print(&format!("parallax-mount-program {}\n", env!("CARGO_PKG_VERSION"))),
@@ -52,7 +52,7 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     }
 }
 
-/// Prints to standard output. That nobody reads it is no failure.
+/// Prints to standard output. A closed pipe is not an error.
 fn print(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => ExitCode::FAILURE,
@@ -108,7 +108,7 @@ fn carry_out(text: &OsStr, target: &Path, settings: &Settings, log: &Log) -> Res
     Ok(())
 }
 
-/// Tells on which shared file systems the layers lie, a line each.
+/// Logs the shared file systems of the layers, one per line.
 fn say_where(plan: &OverlayPlan, log: &Log) {
     let mut said = Vec::new();
     for side_car in plan.layers.iter().filter_map(Source::side_car) {
@@ -118,12 +118,12 @@ fn say_where(plan: &OverlayPlan, log: &Log) {
     }
 }
 
-/// Whether the kernel knows SELinux contexts.
+/// Whether the kernel supports SELinux contexts.
 fn has_selinux() -> bool {
     fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.contains("selinuxfs"))
 }
 
-/// Becomes fuse-overlayfs; returns only if that fails, and says why.
+/// Executes fuse-overlayfs; returns only on failure, with the reason.
 fn pass_through(text: &OsStr, target: &Path, settings: &Settings, log: &Log) -> String {
     let programs = &settings.fuse_overlayfs;
     let program = programs.shown();

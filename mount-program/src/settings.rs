@@ -1,5 +1,5 @@
-//! What a site sets: `/etc/parallax/parallax.toml`, the environment, and the configuration file of the script that this program
-//! replaces. Each of them goes before the one named before it, as that file went before the environment in the script.
+//! A site's settings: `/etc/parallax/parallax.toml`, the environment, and the configuration file of the script that this program
+//! replaces. Each source overrides the previous ones; in the script, too, the file overrode the environment.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -10,9 +10,9 @@ use parallax_config::{Config, ConfigError, LogLevel, MountProgram};
 use crate::assignments::{self, Assignment, AssignmentError};
 use crate::programs::Programs;
 
-/// Where the script's configuration lies unless `PARALLAX_MP_CONFIG` says something else.
+/// Default path of the script's configuration, overridden by `PARALLAX_MP_CONFIG`.
 const SCRIPTS_FILE: &str = "/etc/parallax-mount.conf";
-/// Variables of the script for what this program does without.
+/// Variables of the script that this program does not need.
 const UNUSED: [&str; 4] = [
     "PARALLAX_MP_TMPDIR",
     "PARALLAX_MP_INOTIFYWAIT_CMD",
@@ -20,7 +20,7 @@ const UNUSED: [&str; 4] = [
     "PARALLAX_MP_UMOUNT_WAIT_DELAY",
 ];
 
-/// The programs to use, and how much to say.
+/// Programs, timeout and logging.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The programs that serve SquashFS.
@@ -29,45 +29,45 @@ pub struct Settings {
     pub squashfuse_flags: Vec<OsString>,
     /// The overlay in user space.
     pub fuse_overlayfs: Programs,
-    /// How long each of them may take to begin.
-    pub patience: Duration,
-    /// How much is logged.
+    /// Timeout for the start of each program.
+    pub timeout: Duration,
+    /// Log level.
     pub log_level: LogLevel,
-    /// Where to, if not to the journal.
+    /// Log file, if any.
     pub log_file: Option<PathBuf>,
 }
 
-/// Settings, and what is to be logged about them.
+/// Settings, and messages about them for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// What holds.
+    /// The effective settings.
     pub settings: Settings,
-    /// What is odd, a sentence each.
+    /// Messages about unusual settings.
     pub notes: Vec<(LogLevel, String)>,
 }
 
-/// Why there are no settings.
+/// Error of reading the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// The configuration file is wrong.
+    /// The configuration file is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The script's configuration file is wrong.
+    /// The script's configuration file is invalid.
     #[error(transparent)]
     Assignments(#[from] AssignmentError),
-    /// A value is.
+    /// A value is invalid.
     #[error("{name} is \"{value}\", and must be {must}")]
     Value {
         /// The variable.
         name: String,
         /// Its value.
         value: String,
-        /// What it can be.
+        /// The permitted values.
         must: &'static str,
     },
 }
 
-/// Reads all there is. `parallax.toml` need not exist, nor need the other file.
+/// Reads all settings. Neither `parallax.toml` nor the other file need exist.
 pub fn load(get: impl Fn(&str) -> Option<OsString>) -> Result<Found, SettingsError> {
     let section = match Config::load(Path::new(parallax_config::DEFAULT_PATH)) {
         Ok(config) => config.mount_program,
@@ -83,7 +83,7 @@ pub fn load(get: impl Fn(&str) -> Option<OsString>) -> Result<Found, SettingsErr
             if named.is_some() {
                 notes.push((
                     LogLevel::Warning,
-                    format!("PARALLAX_MP_CONFIG, {}, can't be read: {error}", path.display()),
+                    format!("PARALLAX_MP_CONFIG, {}, cannot be read: {error}", path.display()),
                 ));
             }
             Vec::new()
@@ -109,7 +109,7 @@ struct Variables<'a> {
 }
 
 impl Variables<'_> {
-    /// A value that is not empty: empty ones mean the default.
+    /// Returns a value that is not empty: an empty value means the default.
     fn value(&self, name: &str) -> Option<OsString> {
         let assigned = self.assigned.iter().rev().find(|assignment| assignment.name == name);
         assigned
@@ -117,7 +117,7 @@ impl Variables<'_> {
             .filter(|value| !value.is_empty())
     }
 
-    /// The variable, and the file that assigns it.
+    /// Returns the variable's name, with the file that assigns it.
     fn origin(&self, name: &str) -> String {
         match self.assigned.iter().any(|assignment| assignment.name == name) {
             true => format!("{name} in {}", self.file.display()),
@@ -129,7 +129,7 @@ impl Variables<'_> {
         self.value(name).map(|value| value.to_string_lossy().into_owned())
     }
 
-    /// A value that is a number.
+    /// Returns a value that is a number.
     fn number(&self, name: &str) -> Result<Option<u32>, SettingsError> {
         let Some(value) = self.text(name) else { return Ok(None) };
         let wrong = |_| SettingsError::Value { name: name.to_owned(), value: value.clone(), must: "a number" };
@@ -152,13 +152,13 @@ impl Settings {
                 || Programs::default_of(&["fuse-overlayfs"]),
                 |program| Programs::named(program, of_section("fuse_overlayfs")),
             ),
-            patience: section.start_deadline(),
+            timeout: section.start_deadline(),
             log_level: section.log_level.unwrap_or(LogLevel::Info),
             log_file: section.log_file.clone(),
         }
     }
 
-    /// Puts what variables say over it.
+    /// Overrides the settings by variables.
     fn overlay(&mut self, variables: &mut Variables<'_>) -> Result<(), SettingsError> {
         if let Some(program) = variables.value("PARALLAX_MP_SQUASHFUSE_CMD") {
             self.squashfuse = Programs::named(program, variables.origin("PARALLAX_MP_SQUASHFUSE_CMD"));
@@ -181,7 +181,7 @@ impl Settings {
                     must: "from 1 to 3600 seconds",
                 });
             }
-            self.patience = Duration::from_secs(seconds.into());
+            self.timeout = Duration::from_secs(seconds.into());
         }
         if let Some(level) = variables.text("PARALLAX_MP_LOGLEVEL") {
             // The script took any word, and so must this.
@@ -199,12 +199,12 @@ impl Settings {
     }
 }
 
-/// The arguments for squashfuse that give all files one owner, for images whose ids the user has not got.
+/// Returns the arguments for squashfuse that set one owner for all files, for images with ids that the user lacks.
 fn owner((uid, gid): (u32, u32)) -> [OsString; 2] {
     ["-o".into(), format!("uid={uid},gid={gid}").into()]
 }
 
-/// The value of a variable of the environment.
+/// Returns the value of a variable of the environment.
 pub fn environment(name: &str) -> Option<OsString> {
     std::env::var_os(OsStr::new(name))
 }
@@ -225,7 +225,7 @@ mod tests {
         let settings = with(&[("PARALLAX_MP_SQUASHFUSE_CMD", "")]).unwrap();
         assert_eq!(settings.squashfuse.names, ["squashfuse_ll", "squashfuse"]);
         assert_eq!(settings.fuse_overlayfs.names, ["fuse-overlayfs"]);
-        assert_eq!(settings.patience, Duration::from_secs(30));
+        assert_eq!(settings.timeout, Duration::from_secs(30));
         assert!(settings.squashfuse_flags.is_empty() && settings.log_level == LogLevel::Info);
     }
 
@@ -243,7 +243,7 @@ mod tests {
         .unwrap();
         assert_eq!(settings.squashfuse, Programs::named("/opt/squashfuse_ll", "PARALLAX_MP_SQUASHFUSE_CMD"));
         assert_eq!(settings.squashfuse_flags, ["-s", "-o", "clone_fd", "-o", "uid=1000,gid=100"]);
-        assert_eq!((settings.log_level, settings.patience), (LogLevel::Debug, Duration::from_secs(2)));
+        assert_eq!((settings.log_level, settings.timeout), (LogLevel::Debug, Duration::from_secs(2)));
         assert_eq!(settings.log_file, Some("/log".into()));
     }
 

@@ -1,12 +1,12 @@
-//! One squashfuse for each layer and user on a node: finding the one that serves a layer already.
+//! One squashfuse for each layer and user on a node: finding the process that serves a layer already.
 //!
-//! A squashfuse that is to be found holds a listening socket with a name that says what it serves and in which user
-//! namespace. Who connects learns its number, takes a copy of its FUSE connection (`pidfd_getfd(2)`) and makes one more mount of
-//! it. It is held by the overlays over it alone, as before: when the last of them goes, it ends, and the name with it.
-//! There is no file, no directory and no list that could be wrong. Where the kernel does not allow one of these calls, each container
-//! has processes of its own.
+//! A squashfuse that can be shared has a listening socket whose name identifies the layer and the user
+//! namespace. A program that connects gets the process's number, takes a copy of its FUSE connection (`pidfd_getfd(2)`) and makes
+//! another mount of it. The process lives as long as the overlays over its mounts: when the last overlay is unmounted, the process
+//! ends, and its name with it. There is no file, no directory and no list that could be wrong. If the kernel does not allow one of
+//! these calls, each container has its own processes.
 //!
-//! Names of sockets are free to all users. One that somebody else has taken is left alone: then there is no sharing.
+//! All users can use any socket name. A name that another user has taken is not used: then there is no sharing.
 
 use std::collections::hash_map::DefaultHasher;
 use std::ffi::OsString;
@@ -27,18 +27,18 @@ use rustix::process::{PidfdGetfdFlags, geteuid, pidfd_getfd};
 
 use crate::layer::SideCar;
 
-/// What is served, as the name of a socket.
+/// Identity of a served layer, as the name of a socket.
 #[derive(Debug)]
 pub struct Name(SocketAddrUnix);
 
-/// Held while squashfuse processes are started, so that of several that want the same layer one starts it.
+/// Lock held while squashfuse processes are started, so that one of several programs that need the same layer starts its process.
 #[derive(Debug)]
 pub struct Turn(#[expect(dead_code, reason = "held for what closing it does")] OwnedFd);
 
 impl Name {
-    /// The name for a layer of a store served by a command line. A file that is replaced or written has another name afterwards.
-    /// One that two stores lead to has a name for each: the processes of a step end with it, and another step's containers, though
-    /// they may be the same user's in the same user namespace, must not lose their layers by that.
+    /// Returns the name for a layer of a store and a command line. A file that is replaced or written gets another name.
+    /// A file in two stores has a name for each: the processes of a step end with the step, and another step's containers, even if
+    /// of the same user and in the same user namespace, must not lose their layers then.
     pub fn new(side_car: &SideCar, programs: &[OsString], flags: &[OsString]) -> io::Result<Self> {
         let namespace = fs::metadata("/proc/self/ns/user")?.ino();
         let mut hasher = DefaultHasher::new();
@@ -50,10 +50,10 @@ impl Name {
         Ok(Self(SocketAddrUnix::new_abstract_name(text.as_bytes())?))
     }
 
-    /// A copy of the FUSE connection of the process that serves this.
+    /// Returns a copy of the FUSE connection of the process that serves this layer.
     ///
     /// # Errors
-    /// `ECONNREFUSED` if there is none; `EPERM` if the name is another user's; others if the kernel does not allow it.
+    /// `ECONNREFUSED` without such a process; `EPERM` if the name belongs to another user; others if the kernel does not allow it.
     pub fn find(&self) -> io::Result<OwnedFd> {
         let socket = stream_socket()?;
         connect(&socket, &self.0)?;
@@ -80,7 +80,7 @@ impl Name {
         }
     }
 
-    /// Whether this socket has the name. If so, takes one connection off its queue: nobody else does, and it must not fill.
+    /// Whether this socket has the name. If so, accepts one connection, so that the socket's queue does not fill.
     fn is_held(&self, socket: &OwnedFd) -> bool {
         let held = getsockname(socket)
             .is_ok_and(|address| SocketAddrUnix::try_from(address).is_ok_and(|address| address == self.0));
@@ -93,7 +93,7 @@ impl Name {
     /// Takes the name, for a process that is about to be started.
     ///
     /// # Errors
-    /// `EADDRINUSE` if somebody has it.
+    /// `EADDRINUSE` if the name is taken.
     pub fn take(&self) -> io::Result<OwnedFd> {
         let socket = stream_socket()?;
         bind(&socket, &self.0)?;
@@ -101,16 +101,16 @@ impl Name {
     }
 }
 
-/// It does not block, and no more does the copy that others get of it.
+/// Makes the descriptor non-blocking, and thereby the copies that other processes get.
 fn stream_socket() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
 }
 
-/// Waits until nobody else starts a squashfuse in this user namespace.
+/// Waits until no other process starts a squashfuse in this user namespace.
 ///
-/// The lock is on the user namespace itself, which only its user can open. The first one everybody can, so root's lock is on the
-/// current directory: Podman's own.
+/// The lock is on the user namespace itself, which only its user can open. Everybody can open the initial one, so root's lock is on
+/// the current directory: Podman's own.
 ///
 /// # Errors
 /// The kernel does not lock such a file.

@@ -1,7 +1,6 @@
-//! What kind of shared file system a store lies on, by the number that `statfs(2)` gives for it.
+//! Kind of the shared file system of a store, by the number that `statfs(2)` returns.
 //!
-//! On none of them, nor elsewhere in a store, does this program take a lock or write. It is for the log: who wonders why a start
-//! takes long finds there where the files came from.
+//! This program never takes a lock or writes in a store. The kind is for the log, where it helps to explain slow starts.
 
 use std::os::fd::AsFd;
 
@@ -24,7 +23,7 @@ const KNOWN: [(u32, &str); 13] = [
     (0xAAD7_AAEA, "PanFS"),
 ];
 
-/// The shared file system that an open file is on.
+/// Returns the shared file system of an open file, if known.
 ///
 /// # Errors
 /// Those of `fstatfs(2)`.
@@ -32,7 +31,7 @@ pub fn of(file: impl AsFd) -> rustix::io::Result<Option<&'static str>> {
     Ok(name(i128::from(fstatfs(file)?.f_type)))
 }
 
-/// The name for a number; some architectures extend its sign.
+/// Returns the name for a number; some architectures extend its sign.
 fn name(number: i128) -> Option<&'static str> {
     KNOWN.iter().find(|(known, _)| i128::from(*known) == number & 0xFFFF_FFFF).map(|(_, name)| *name)
 }

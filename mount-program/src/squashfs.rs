@@ -1,4 +1,4 @@
-//! Layers that lie in SquashFS files, each a mount that is attached nowhere.
+//! Layers in SquashFS files, each a detached mount.
 
 use std::ffi::OsString;
 use std::io;
@@ -25,19 +25,19 @@ const OPTIONS: MountOptions = MountOptions {
     context: None,
 };
 
-/// Why a layer is not served.
+/// Error of mounting a layer.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerMountError {
-    /// There is no program that serves it.
-    #[error("{} can't be mounted: {cause}", path.display())]
+    /// No program serves the layer.
+    #[error("{} cannot be mounted: {cause}", path.display())]
     Server {
         /// The file.
         path: PathBuf,
         /// Why.
         cause: FuseError,
     },
-    /// It was mounted and can't be used.
-    #[error("{} was mounted and can't be read ({cause}): it is damaged, or the program that serves it has ended", path.display())]
+    /// The layer was mounted and cannot be read.
+    #[error("{} was mounted and cannot be read ({cause}): it is corrupt, or the program that serves it has ended", path.display())]
     Dead {
         /// The file.
         path: PathBuf,
@@ -46,12 +46,12 @@ pub enum LayerMountError {
     },
 }
 
-/// A layer that is served, or about to be.
+/// A layer that is served or whose server is starting.
 #[derive(Debug)]
 pub struct Layer<'a> {
     side_car: &'a SideCar,
     mount: OwnedFd,
-    /// Who serves it, if it was started here.
+    /// The serving program, if it was started here.
     server: Option<Server>,
 }
 
@@ -68,17 +68,17 @@ impl Layer<'_> {
     }
 }
 
-/// How many layers there are, and how many of them were served before; for the log.
+/// Numbers of layers, for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Count {
     /// All.
     pub layers: usize,
-    /// Those whose squashfuse ran already.
+    /// Layers whose squashfuse was already running.
     pub shared: usize,
 }
 
-/// Has every layer served, by the squashfuse that does so already or by a new one; all are started before the first is
-/// waited for. `note` is told why something is not shared.
+/// Has every layer served, by a running squashfuse or a new one; all are started before the function waits for
+/// the first. `note` gets the reasons why a layer is not shared.
 pub fn serve<'a>(
     side_cars: &[&'a SideCar],
     settings: &Settings,
@@ -106,7 +106,7 @@ pub fn serve<'a>(
     Ok((layers, count))
 }
 
-/// The layer from a squashfuse that serves it already.
+/// Returns the layer from a squashfuse that serves it already.
 fn shared<'a>(side_car: &'a SideCar, settings: &Settings) -> Option<Layer<'a>> {
     let connection = Name::new(side_car, &settings.squashfuse.names, &settings.squashfuse_flags).ok()?.find().ok()?;
     // The copy is closed before the first request: it would keep the connection of a process that ends from ending.
@@ -114,7 +114,7 @@ fn shared<'a>(side_car: &'a SideCar, settings: &Settings) -> Option<Layer<'a>> {
     Some(Layer { side_car, mount, server: None })
 }
 
-/// The layer from a squashfuse of its own, to be found by others if `found` says so.
+/// Returns the layer from a new squashfuse, which other programs can find if `found` is given.
 fn started<'a>(
     side_car: &'a SideCar,
     settings: &Settings,
@@ -150,25 +150,25 @@ fn started<'a>(
 /// Waits until every layer answers.
 fn wait(layers: &mut [Layer<'_>], settings: &Settings, note: &dyn Fn(String)) -> Result<(), LayerMountError> {
     fault::point();
-    let patience = settings.patience;
+    let timeout = settings.timeout;
     let mut answers = ask(layers)?;
     for number in 0..layers.len() {
-        let answer = answers.recv_timeout(patience);
+        let answer = answers.recv_timeout(timeout);
         let layer = &mut layers[number];
         let path = layer.side_car.path.clone();
         match (answer, layer.server.take()) {
             (Ok(Ok(())), _) => {}
             (Ok(Err(cause)), Some(server)) => {
-                return Err(match server.why_not(patience) {
+                return Err(match server.why_not(timeout) {
                     Some(cause) => LayerMountError::Server { path, cause },
                     None => LayerMountError::Dead { path, cause },
                 });
             }
             (Err(_), Some(server)) => {
-                return Err(LayerMountError::Server { path, cause: server.give_up(patience) });
+                return Err(LayerMountError::Server { path, cause: server.give_up(timeout) });
             }
             (trouble, None) => {
-                let silent = || format!("no answer within {} s", patience.as_secs());
+                let silent = || format!("no answer within {} s", timeout.as_secs());
                 let trouble =
                     trouble.map_or_else(|_| silent(), |error| error.map_or_else(|e| e.to_string(), |()| silent()));
                 note(format!("the squashfuse that serves {} already is not used: {trouble}", path.display()));
@@ -182,8 +182,8 @@ fn wait(layers: &mut [Layer<'_>], settings: &Settings, note: &dyn Fn(String)) ->
     Ok(())
 }
 
-/// Sends each layer a first request and tells, in their order, what came of it. A request waits for as long as its squashfuse
-/// lives, so this is a thread's work; it ends with this process.
+/// Sends each layer a first request and reports the results in order. A request blocks as long as its squashfuse
+/// lives, so a thread does this; the thread ends with this process.
 fn ask(layers: &[Layer<'_>]) -> Result<Receiver<io::Result<()>>, LayerMountError> {
     let (sender, receiver) = mpsc::channel();
     let copy = |layer: &Layer<'_>| {

@@ -1,7 +1,7 @@
 //! The image that a process inherits through its environment.
 //!
-//! What a job hands on is for the sruns in it. A job that is submitted from it has the image that it asks for itself, and none
-//! if it asks for none, so here, before Slurm reads the variables, those of another job are removed.
+//! The inherited image of a job is for the sruns in the job. A job that is submitted from it must request its own image, so this
+//! module removes the variables of another job before Slurm reads them.
 
 use core::ffi::{CStr, c_char, c_int};
 
@@ -9,7 +9,7 @@ use parallax_spank_hooks::{GivenOption, INHERITED_IMAGE, INHERITED_MODE, JOB_ID,
 
 use crate::c;
 
-/// Returns where an option's value comes from: Slurm hands on the very string that getenv(3) gives
+/// Returns the source of an option's value: Slurm passes the very string that getenv(3) returns
 /// (`spank_process_env_options`, Slurm 23.11 to 26.05).
 pub fn source(option: c_int, value: *const c_char) -> Source {
     let variable = if option == GivenOption::Image as c_int { INHERITED_IMAGE } else { INHERITED_MODE };
@@ -28,7 +28,7 @@ pub fn drop_of_other_jobs(is_step: bool) {
     if is_step && variable(JOB_ID).is_some_and(is_own) {
         return;
     }
-    // An image that somebody else put there since, such as a user's own default, stays.
+    // An image that was set by something else since, such as a user's own default, stays.
     let is_from_job = variable(INHERITED_IMAGE) == image;
     remove(PIN);
     if is_from_job {
@@ -37,7 +37,7 @@ pub fn drop_of_other_jobs(is_step: bool) {
     }
 }
 
-/// The value of a variable, which must not be used after the variable was removed.
+/// Returns the value of a variable, which must not be used after the variable was removed.
 fn variable(name: &'static CStr) -> Option<&'static [u8]> {
     // SAFETY: the name is a string. What getenv(3) gives is a string in the environment, which Slurm's programs change in no
     // other thread while they start; the callers do not use it beyond a change of their own.

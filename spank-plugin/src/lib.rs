@@ -1,12 +1,12 @@
-//! The Slurm SPANK plugin, as far as every job loads it, in srun, sbatch, salloc and slurmstepd.
+//! The part of the Slurm SPANK plugin that every job loads, in srun, sbatch, salloc and slurmstepd.
 //!
-//! All that it does for a job without an image is to tell Slurm its options. When Slurm calls back with one of them, the plugin
-//! loads the part that does the work ([`step`]), and hands every hook on to it. So a job that asks for nothing pays for
-//! a few kilobytes, and next to nothing of what could go wrong is in it.
+//! For a job without an image the plugin only registers its options with Slurm. When Slurm calls back with one of them, the plugin
+//! loads the part that does the work ([`step`]), and passes every hook on to that part. So a job without an image pays for
+//! a few kilobytes, and contains almost no code that could fail.
 //!
-//! Nothing here allocates, can panic, waits, or starts anything. There is no standard library, which would be most of what has to be
-//! relocated and paged in, and no `slurm-spank`, the base of the other part, which needs it: what is wanted of Slurm here
-//! are a few functions ([`c`]).
+//! Code in this crate does not allocate, panic, wait, or start processes. The crate has no standard library, which would be most of
+//! the code to relocate and page in, and does not use `slurm-spank`, the base of the other part, which needs the standard library:
+//! this part needs a few functions of Slurm only ([`c`]).
 
 #![no_std]
 #![deny(clippy::indexing_slicing)]
@@ -24,31 +24,31 @@ mod step;
 
 /// `ESPANK_SUCCESS`.
 const SUCCESS: c::spank_err_t = 0;
-/// What Slurm takes for a failure.
+/// Return value that Slurm treats as a failure.
 const FAILED: c_int = -1;
 
-/// Whether Slurm did not take the options.
+/// Whether Slurm failed to register the options.
 static UNREGISTERED: AtomicBool = AtomicBool::new(false);
 
-/// Number of the component of a heterogeneous job or step whose options Slurm reads now.
+/// Number of the component of a heterogeneous job or step whose options Slurm is reading.
 static COMPONENT: AtomicU32 = AtomicU32::new(0);
 
 // SAFETY, here and below, of unmangled names: Slurm looks them up in this file alone (dlsym on its handle), and no other part
 // of the plugin defines them.
-/// What Slurm calls the plugin.
+/// Name of the plugin in Slurm.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals, reason = "Slurm's name")]
 pub static plugin_name: [u8; 9] = *b"parallax\0";
-/// What kind of a plugin it is.
+/// Type of the plugin.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals, reason = "Slurm's name")]
 pub static plugin_type: [u8; 6] = *b"spank\0";
-/// The Slurm that it is for: others of another major and minor version do not load it.
+/// Version of Slurm: a Slurm with another major or minor version does not load the plugin.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals, reason = "Slurm's name")]
 pub static plugin_version: c_uint = c::SLURM_VERSION_NUMBER;
 
-/// The options, in memory that stays: Slurm need not copy them.
+/// The options, in static memory: Slurm need not copy them.
 struct Options([c::spank_option; 2]);
 
 // SAFETY: the pointers are to constants, and nothing writes through them.
@@ -58,9 +58,7 @@ static OPTIONS: Options = Options([
     c::spank_option {
         name: IMAGE.as_ptr().cast_mut(),
         arginfo: c"IMAGE".as_ptr().cast_mut(),
-        usage: c"run the tasks in the container image IMAGE (\"none\": in no image, though one is inherited)"
-            .as_ptr()
-            .cast_mut(),
+        usage: c"run the tasks in the container image IMAGE (\"none\" cancels an inherited image)".as_ptr().cast_mut(),
         has_arg: 1,
         val: GivenOption::Image as c_int,
         cb: Some(take_option),
@@ -69,7 +67,7 @@ static OPTIONS: Options = Options([
         name: MODE.as_ptr().cast_mut(),
         arginfo: c"run|podman".as_ptr().cast_mut(),
         usage:
-            c"run: tasks run inside the image (default); podman: tasks run on the node, where podman finds the image"
+            c"run: tasks run inside the image (default); podman: tasks run on the node and use the image with podman"
                 .as_ptr()
                 .cast_mut(),
         has_arg: 1,
@@ -78,7 +76,7 @@ static OPTIONS: Options = Options([
     },
 ]);
 
-/// Slurm has met one of the options, or its variable.
+/// Callback of Slurm for one of the options, or its variable.
 extern "C" fn take_option(option: c_int, value: *const c_char, remote: c_int) -> c_int {
     match step::load() {
         Some(hooks) => {
@@ -92,7 +90,7 @@ extern "C" fn take_option(option: c_int, value: *const c_char, remote: c_int) ->
     }
 }
 
-/// Tells Slurm about the options. In srun, sbatch and salloc an error ends the program; on a node it would drain it.
+/// Registers the options with Slurm. In srun, sbatch and salloc an error ends the program; on a node an error would drain the node.
 #[unsafe(no_mangle)]
 extern "C" fn slurm_spank_init(spank: c::spank_t, _argc: c_int, _argv: *const *const c_char) -> c_int {
     // SAFETY: it takes and changes nothing.
@@ -113,7 +111,7 @@ extern "C" fn slurm_spank_init(spank: c::spank_t, _argc: c_int, _argv: *const *c
     if taken || is_node { 0 } else { FAILED }
 }
 
-/// Hands the hook on; also if Slurm did not take the options on this node, and the step has an image.
+/// Passes the hook on; also if Slurm failed to register the options on this node, and the step has an image.
 #[unsafe(no_mangle)]
 extern "C" fn slurm_spank_init_post_opt(spank: c::spank_t, argc: c_int, argv: *const *const c_char) -> c_int {
     if UNREGISTERED.load(Relaxed) && has_image(spank) {
@@ -127,16 +125,16 @@ extern "C" fn slurm_spank_init_post_opt(spank: c::spank_t, argc: c_int, argv: *c
     result
 }
 
-/// Whether the step has an image, by what Slurm says in its environment.
+/// Whether the step has an image, according to the variables that Slurm sets.
 fn has_image(spank: c::spank_t) -> bool {
     let mut buffer: [c_char; 8] = [0; 8];
     // SAFETY: the handle is Slurm's own, and the buffer has as many bytes as is said.
     let result = unsafe { c::spank_getenv(spank, IMAGE_OF_STEP.as_ptr(), buffer.as_mut_ptr(), buffer.len() as c_int) };
-    // Longer than the buffer, it is there.
+    // A value longer than the buffer is set, too.
     [SUCCESS, c::slurm_err_t_ESPANK_NOSPACE].contains(&result)
 }
 
-/// Hands the hook on. Where the part for steps with an image can't be loaded, the task fails: it must not run without.
+/// Passes the hook on. If the part for steps with an image cannot be loaded, the task fails: it must not run without its image.
 #[unsafe(no_mangle)]
 extern "C" fn slurm_spank_task_init(spank: c::spank_t, argc: c_int, argv: *const *const c_char) -> c_int {
     match step::loaded() {
@@ -149,14 +147,14 @@ extern "C" fn slurm_spank_task_init(spank: c::spank_t, argc: c_int, argv: *const
     }
 }
 
-/// Removes inherited variables of another step, then hands the hook on: a step with an image gets its own.
+/// Removes inherited variables of another step, then passes the hook on: a step with an image gets its own variables.
 #[unsafe(no_mangle)]
 extern "C" fn slurm_spank_user_init(spank: c::spank_t, argc: c_int, argv: *const *const c_char) -> c_int {
     other_step::remove_variables(spank);
     step::loaded().map_or(0, |hooks| (hooks.user_init)(spank.cast(), argc, argv))
 }
 
-/// There is nothing in this file that panics.
+/// Required by the compiler; no code in this crate panics.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     // SAFETY: it takes nothing and does not return.
@@ -165,7 +163,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
 
 macro_rules! hand_on {
     ($($symbol:ident => $hook:ident),+ $(,)?) => {$(
-        #[doc = concat!("Hands the hook `", stringify!($hook), "` on.")]
+        #[doc = concat!("Passes the hook `", stringify!($hook), "` on.")]
         #[unsafe(no_mangle)]
         extern "C" fn $symbol(spank: c::spank_t, argc: c_int, argv: *const *const c_char) -> c_int {
             step::loaded().map_or(0, |hooks: &StepHooks| (hooks.$hook)(spank.cast(), argc, argv))

@@ -1,7 +1,7 @@
 //! Variables of another step, inherited by the processes that started this one.
 //!
-//! A step in podman mode has variables that name files in its directory. A job that is submitted there, or a step that is started there,
-//! inherits them, and the files go with the other step. Whatever this step is, they are of no use to it.
+//! A step in podman mode has variables that name files in its directory. Jobs and steps that are started from such a step
+//! inherit the variables, and the files are removed with the other step. The variables are useless to the inheriting step.
 
 use core::ffi::{CStr, c_char, c_int};
 use core::ptr::null_mut;
@@ -10,18 +10,18 @@ use parallax_spank_hooks::{PODMAN_SETTINGS, STEP_DIRECTORY};
 
 use crate::{SUCCESS, c};
 
-/// Room for the path of a step's directory, or for the name of a variable.
+/// Maximum length in bytes of the path of a step's directory, or of the name of a variable, with its final null byte.
 const MAX_LENGTH: usize = 512;
-/// More variables than any user derives from those of a step.
+/// Maximum number of removed variables; more than any user derives from those of a step.
 const MAX_REMOVALS: u32 = 64;
-/// Schemes before a path that addresses of sockets have.
+/// Prefixes of a path in addresses of sockets.
 const SCHEMES: [&[u8]; 3] = [b"", b"unix://", b"unix:path="];
 
-/// Removes from the step's environment what names the directory of another step. Without [`STEP_DIRECTORY`] there is nothing to do.
+/// Removes variables that name the directory of another step from the step's environment. Does nothing without [`STEP_DIRECTORY`].
 pub fn remove_variables(spank: c::spank_t) {
     let mut buffer: [c_char; MAX_LENGTH] = [0; MAX_LENGTH];
     let Some(directory) = get(spank, STEP_DIRECTORY, &mut buffer) else { return };
-    // Only a path: the variable is in the user's hands.
+    // Accepts a path only: the user controls the variable.
     if directory.to_bytes().first() != Some(&b'/') {
         return;
     }
@@ -41,7 +41,7 @@ pub fn remove_variables(spank: c::spank_t) {
     }
 }
 
-/// The value of a variable; `None` if it is not set, or too long for the buffer.
+/// Returns the value of a variable; `None` if it is not set, or too long for the buffer.
 fn get<'a>(spank: c::spank_t, name: &CStr, buffer: &'a mut [c_char]) -> Option<&'a CStr> {
     // SAFETY: the handle is Slurm's own, and the buffer has as many bytes as is said.
     let result = unsafe { c::spank_getenv(spank, name.as_ptr(), buffer.as_mut_ptr(), buffer.len() as c_int) };
@@ -54,7 +54,7 @@ fn unset(spank: c::spank_t, name: &CStr) -> bool {
     (unsafe { c::spank_unsetenv(spank, name.as_ptr()) }) == SUCCESS
 }
 
-/// The name of the first variable whose value is the directory, a path below it, or the address of a socket there.
+/// Returns the name of the first variable whose value is the directory, a path below it, or the address of a socket there.
 fn find<'a>(spank: c::spank_t, directory: &[u8], name: &'a mut [c_char]) -> Option<&'a CStr> {
     let mut variable: *mut *mut c_char = null_mut();
     // SAFETY: for this item Slurm takes one pointer to an array of strings that ends with a null pointer (`slurm/spank.h`).

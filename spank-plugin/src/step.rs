@@ -1,4 +1,4 @@
-//! The part for steps with an image, loaded when there is one.
+//! The plugin's part for steps with an image, loaded on demand.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr::null_mut;
@@ -8,30 +8,31 @@ use parallax_spank_hooks::{FILE, SYMBOL, StepHooks};
 
 use crate::c;
 
-/// What the part does, once it is loaded.
+/// Hooks of the part; null until the part is loaded.
 static HOOKS: AtomicPtr<StepHooks> = AtomicPtr::new(null_mut());
-/// Whether it could not be loaded.
+/// Whether loading the part failed.
 static MISSING: AtomicBool = AtomicBool::new(false);
 
-/// The part, if it is loaded.
+/// Returns the part's hooks, if the part is loaded.
 pub fn loaded() -> Option<&'static StepHooks> {
     // SAFETY: the pointer is null or that of a variable of the part, which stays loaded until the process ends.
     unsafe { HOOKS.load(Relaxed).as_ref() }
 }
 
-/// Whether it was wanted and could not be loaded.
+/// Whether loading the part failed.
 pub fn is_missing() -> bool {
     MISSING.load(Relaxed)
 }
 
-/// Tells the user in the task: what [`load`] said on a node is in Slurm's log only.
+/// Prints an error for the user in the task: [`load`] on a node writes to Slurm's log only.
 pub fn tell_that_it_is_missing() {
-    let told = c"parallax: the plugin is not whole on this machine, so the task can't have its image; tell the administrator: %s";
+    let told =
+        c"parallax: incomplete Parallax installation on this node: cannot load %s for the task's image; tell the administrator";
     // SAFETY: the format takes one string, and the file's name is one.
     unsafe { c::slurm_error(told.as_ptr(), FILE.as_ptr()) };
 }
 
-/// The part, which is loaded if it is not yet; `None`, told once in Slurm's log, if that can't be.
+/// Returns the part's hooks and loads the part if necessary; `None`, logged once in Slurm's log, if loading fails.
 pub fn load() -> Option<&'static StepHooks> {
     if loaded().is_none() && !is_missing() {
         let mut path: [c_char; c::PATH_MAX as usize] = [0; c::PATH_MAX as usize];
@@ -42,7 +43,7 @@ pub fn load() -> Option<&'static StepHooks> {
     loaded()
 }
 
-/// The path of the part: it lies where this plugin does, wherever Slurm was told that is.
+/// Returns the path of the part: the directory from which Slurm loaded this plugin, and the part's file name.
 fn beside_this_file(path: &mut [c_char]) -> Option<*const c_char> {
     let mut info = c::Dl_info {
         dli_fname: core::ptr::null(),
@@ -72,7 +73,7 @@ fn open(path: *const c_char) -> *mut c_void {
         if file.is_null() { file } else { c::dlsym(file, SYMBOL.as_ptr()) }
     };
     if hooks.is_null() {
-        let told = c"parallax: the plugin is not whole on this machine, tell the administrator: %s";
+        let told = c"parallax: incomplete Parallax installation on this machine: %s; tell the administrator";
         // SAFETY: dlerror(3) gives a string after a failure, and the format takes one.
         unsafe { c::slurm_error(told.as_ptr(), c::dlerror()) };
     }

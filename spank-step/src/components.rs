@@ -1,23 +1,23 @@
 //! The components of a heterogeneous job or step (`srun A : B`, `#SBATCH hetjob`, `srun --het-group=0,1`).
 //!
-//! Slurm reads the options of one component after the other, and calls the plugin at the end of each. But it keeps one set of
-//! plugin options for all of them: at launch every component gets the last value that was read, whichever component it was
-//! written for. So components that do not want the same are refused.
+//! Slurm reads the options of one component after the other, and calls the plugin at the end of each. But Slurm keeps one set of
+//! plugin options for all of them: at launch every component gets the last value that was read, whichever component the value was
+//! given for. So components with different requests are refused.
 //!
 //! srun and salloc read a component's inherited variables and then its command line; sbatch reads the batch script's directives
-//! before both. A value that one component hands on is among the inherited ones of the next.
+//! before both. The next component inherits the values of the previous one.
 
 use parallax_spank_hooks::{GivenOption, Source};
 
 use crate::options::{self, Event, Wanted};
 
-/// What each component wants, as far as Slurm has read them.
+/// The requests of the components that Slurm has read so far.
 #[derive(Debug, Default)]
 pub struct Components {
     read: Option<Read>,
 }
 
-/// The first component, and how many were read.
+/// The first component's request, and the number of components read.
 #[derive(Debug)]
 struct Read {
     first: Option<Wanted>,
@@ -25,13 +25,13 @@ struct Read {
 }
 
 impl Components {
-    /// Takes the options of the next component. Slurm is at the end of it.
+    /// Takes the options of the next component, when Slurm is at its end.
     ///
     /// # Errors
-    /// One sentence for the user: a value is invalid, or the component does not want what the first one wants.
+    /// A message for the user: a value is invalid, or the component's request differs from the first one's.
     pub fn next(&mut self, events: &[Event], makes_step: bool) -> Result<Option<Wanted>, String> {
         let Some(read) = &mut self.read else {
-            // Those before it, if there are any, were given no option: nothing had to be loaded for them.
+            // Earlier components, if any, had no option: the plugin did not load this part for them.
             let component = events.last().map_or(0, |event| event.component);
             let wanted = wanted(events, component)?;
             let first = if component == 0 { wanted.clone() } else { None };

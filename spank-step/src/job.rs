@@ -1,11 +1,11 @@
-//! Facts of the job and of the plugin's own setting, read once.
+//! The job's properties and the plugin's settings, read once.
 
 use std::path::PathBuf;
 
 use parallax_protocol::message::{BATCH_SCRIPT, EXTERN_CONT, INTERACTIVE_STEP, StepId};
 use slurm_spank::{SpankError, SpankHandle};
 
-/// What an administrator may write behind the plugin's name in plugstack.conf.
+/// Arguments of the plugin in plugstack.conf.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
     /// `config=FILE`: the configuration file.
@@ -27,7 +27,7 @@ impl Setting {
     /// Reads the plugin's arguments.
     ///
     /// # Errors
-    /// One sentence: which argument is not known.
+    /// A message that names the unknown argument.
     pub fn read(spank: &SpankHandle) -> Result<Self, String> {
         let arguments = spank.plugin_argv().map_err(|_| "an argument in plugstack.conf is not UTF-8".to_owned())?;
         Self::parse(&arguments)
@@ -41,7 +41,7 @@ impl Setting {
                 Some(("launcher", path)) => path.clone_into(&mut setting.launcher),
                 _ => {
                     return Err(format!(
-                        "the argument \"{argument}\" in plugstack.conf is unknown (there are config=FILE and launcher=FILE); the administrator must correct it"
+                        "unknown argument \"{argument}\" in plugstack.conf (valid: config=FILE, launcher=FILE); the administrator must correct it"
                     ));
                 }
             }
@@ -50,10 +50,10 @@ impl Setting {
     }
 }
 
-/// The longest list of groups that is sent: with ten digits each it takes less than 12 KiB of a request's 16.
+/// Maximum number of groups in a request: with ten digits each they take less than 12 KiB of the request's 16 KiB.
 const MAX_GROUPS: usize = 1024;
 
-/// What slurmstepd knows of the step it runs.
+/// Properties of the step that slurmstepd runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Job {
     /// The step.
@@ -81,13 +81,13 @@ impl Job {
         Ok(Self { step, uid: spank.job_uid()?, gid: spank.job_gid()?, memory })
     }
 
-    /// The supplementary groups that Slurm gives the step's tasks. `None` if there is no list, or if it is too long for a request;
-    /// the agent then asks the user database.
+    /// Returns the supplementary groups that Slurm gives the step's tasks. `None` without a list, or if the list is too long for a
+    /// request; the agent then queries the user database.
     pub fn groups(spank: &SpankHandle) -> Option<Vec<u32>> {
         spank.job_supplementary_gids().ok().filter(|groups| (1..=MAX_GROUPS).contains(&groups.len()))
     }
 
-    /// Whether this is the step of processes that come from outside the job's own steps.
+    /// Whether this is the extern step, of processes from outside the job's own steps.
     pub fn is_extern(&self) -> bool {
         self.step.step == EXTERN_CONT
     }

@@ -1,25 +1,25 @@
 //! The part of the Slurm SPANK plugin that steps with an image load.
 //!
-//! - [`options`]: what a user may write, and what they meant.
-//! - [`job`]: facts of the job and of the plugin's own setting, read once.
-//! - [`components`]: those of heterogeneous jobs and steps.
-//! - [`pin`]: what a name meant at submission, bound to the job.
-//! - [`submit`]: srun, sbatch and salloc, as the user: everything is checked where it is typed.
-//! - [`step`]: slurmstepd, as root: the lease, from asking for it to giving it back.
+//! - [`options`]: the options and their meaning.
+//! - [`job`]: the job's properties and the plugin's settings, read once.
+//! - [`components`]: components of heterogeneous jobs and steps.
+//! - [`pin`]: the image that a name meant at submission, bound to the job.
+//! - [`submit`]: srun, sbatch and salloc, as the user: options are checked where they are typed.
+//! - [`step`]: slurmstepd, as root: the lease, from its request to its release.
 //!
 //! Rules for every hook here: it never panics into Slurm, never waits without a deadline, starts no thread and no process, and
-//! never returns an error on a node, where some errors drain it. What goes wrong on a node is kept and told by the launcher,
-//! in the task, in the user's words.
+//! never returns an error on a node, where some errors drain it. An error on a node is kept, and the launcher prints it
+//! in the task, as a message for the user.
 //!
-//! Where `slurm-spank` 0.4.1 stands in the way:
-//! - Its `SPANK_PLUGIN!` exports every hook there is, used or not. Slurm then starts a process for the prolog and one for the
-//!   epilog of every job on every node, image or not (tens of milliseconds a job), and clones one more at every task's end.
-//!   [`exported`] is made of the same parts as the macro, and what Slurm itself calls is in a file of its own (`spank-plugin`),
-//!   which hands on the hooks that are used: every job would have to load all of this otherwise.
-//! - So it can't register options, and its callback for them is not used: [`options`] keeps their values.
+//! Workarounds for `slurm-spank` 0.4.1:
+//! - Its `SPANK_PLUGIN!` exports all hooks, used or not. Slurm then starts a process for the prolog and one for the
+//!   epilog of every job on every node, with or without an image (tens of milliseconds a job), and clones one more at every task's
+//!   end. [`exported`] is made of the same parts as the macro. The file that Slurm itself loads is separate (`spank-plugin`) and
+//!   passes on the hooks that are used, so that jobs without an image need not load this part.
+//! - So `slurm-spank` cannot register options, and its callback for them is not used: [`options`] keeps their values.
 //! - A panic inside one of its hooks poisons its state and makes every later hook fail, so [`guarded`] catches panics
-//!   before they get there.
-//! - Whatever it returns by itself would count: a hook whose failure drains a node returns 0 all the same ([`exported`]).
+//!   earlier.
+//! - Its own return values would reach Slurm: a hook whose failure drains a node returns 0 in any case ([`exported`]).
 
 #![deny(clippy::indexing_slicing)]
 
@@ -89,7 +89,7 @@ unsafe impl Plugin for Parallax {
     }
 }
 
-/// What the plugin that Slurm has loaded finds here.
+/// Symbols that the plugin loaded by Slurm looks up.
 #[allow(unsafe_code, reason = "exported to and called by the plugin that Slurm loads")]
 mod exported {
     use std::ffi::{CStr, c_char, c_int, c_void};
@@ -125,7 +125,7 @@ mod exported {
                     let mut handle = init_spank_handle(spank.cast(), argc, argv, options);
                     plugin.$hook(&mut handle).inspect_err(|error| spank_log_error!("parallax: {error}"))
                 });
-                // The one that may fail.
+                // The only hook that may fail.
                 if stringify!($hook) == "task_init" { result } else { 0 }
             }
         )+};
@@ -139,7 +139,7 @@ fn guarded<T>(body: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(value) => Some(value),
         Err(_) => {
-            spank_log_error!("parallax: an internal error was caught; please report it");
+            spank_log_error!("parallax: internal error; please report it");
             None
         }
     }

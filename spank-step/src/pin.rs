@@ -1,8 +1,8 @@
-//! What a name meant when its job was submitted, so that all nodes and all steps of the job run the same image even if the name
-//! moves to another one meanwhile.
+//! The image that a name meant when its job was submitted, so that all nodes and all steps of the job run the same image even if
+//! the name moves to another image meanwhile.
 //!
-//! It travels in a variable ([`parallax_spank_hooks::PIN`]). sbatch, salloc and an srun that makes its own job do not know the job's
-//! number; on the node the variable gets it, before a task sees it. It holds for that job and for no other.
+//! The pin travels in a variable ([`parallax_spank_hooks::PIN`]). sbatch, salloc and an srun that makes its own job do not know the
+//! job's number; on the node slurmstepd adds the number before a task sees the variable. The pin is valid for that job only.
 
 use parallax_spank_hooks::{self as names, UNKNOWN};
 
@@ -14,11 +14,11 @@ pub const JOB_ID: &str = names::text(names::JOB_ID);
 /// An image that is bound to a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pin {
-    /// The job, if it is known.
+    /// The job, if known.
     pub job: Option<String>,
-    /// The image as it was written.
+    /// The image as given by the user.
     pub image: String,
-    /// The image id that the name meant, if a store could be read.
+    /// The image id that the name meant, if the stores were readable.
     pub id: Option<String>,
 }
 
@@ -37,7 +37,7 @@ impl Pin {
         format!("{} {} {}", or_unknown(&self.job), self.image, or_unknown(&self.id))
     }
 
-    /// The id, if the pin is about this image and belongs to this job.
+    /// Returns the id, if the pin is for this image and this job.
     pub fn id_in(self, job: &str, image: &str) -> Option<String> {
         let is_own = self.job.is_none_or(|own| own == job);
         self.id.filter(|_| is_own && self.image == image)

@@ -1,7 +1,7 @@
-//! slurmstepd, as root: the lease, from asking for it to giving it back.
+//! slurmstepd, as root: the lease, from its request to its release.
 //!
-//! The lease is asked for as early as can be and waited for as late as can be. Its connection is held for the life of this
-//! process; should slurmstepd die, the agent sees the connection end.
+//! The lease is requested as early as possible and waited for as late as possible. The connection stays open for the life of
+//! this process; if slurmstepd dies, the agent sees the end of the connection.
 
 use std::error::Error;
 use std::path::Path;
@@ -19,8 +19,8 @@ use crate::job::{Job, Setting};
 use crate::options::{self, LEFT_BY_SLURM, Wanted};
 use crate::pin::{self, Pin};
 
-/// What is said of an agent that does not keep to the protocol.
-const UNEXPECTED: &str = "the Parallax agent answered something else than was asked; tell the administrator";
+/// Message about an agent that violates the protocol.
+const UNEXPECTED: &str = "unexpected response from the Parallax agent; tell the administrator";
 
 /// A step that has an image.
 #[derive(Debug)]
@@ -29,18 +29,18 @@ pub struct Step {
     lease: Lease,
 }
 
-/// How far the lease has come.
+/// State of the lease.
 #[derive(Debug)]
 enum Lease {
-    /// Asked for.
+    /// Requested.
     Requested(Held),
-    /// There.
+    /// Granted.
     Granted(Held, Grant),
-    /// Not to be had; the sentence for the user.
+    /// The request failed; carries the message for the user.
     Failed(String),
 }
 
-/// The connection that is the lease, and what it was asked for.
+/// The connection of the lease, and the request.
 #[derive(Debug)]
 struct Held {
     client: Client,
@@ -52,15 +52,15 @@ struct Held {
 }
 
 impl Held {
-    /// What the tasks get. A script calls srun and Podman itself, so it stays on the node.
+    /// Returns the mode of the tasks. A script calls srun and Podman itself, so it stays on the node.
     fn mode(&self) -> Mode {
         if self.job.is_script() { Mode::Podman } else { self.wanted.mode.unwrap_or_default() }
     }
 }
 
 impl Step {
-    /// Asks for the lease and does not wait; `None` for a step without an image. Before stdio: nothing can be told the user
-    /// yet, and an error returned here would drain the node.
+    /// Requests the lease without waiting; `None` for a step without an image. Runs before stdio is set up: no message can reach
+    /// the user yet, and an error returned here would drain the node.
     pub fn begin(spank: &SpankHandle) -> Option<Self> {
         let wanted = match options::wanted() {
             Ok(None) => return None,
@@ -70,7 +70,7 @@ impl Step {
         let job = match Job::read(spank) {
             Ok(job) if job.is_extern() => return None,
             Ok(job) => job,
-            Err(error) => return Some(Self::failed(format!("Slurm does not say which step this is: {error}"))),
+            Err(error) => return Some(Self::failed(format!("cannot get the step's number from Slurm: {error}"))),
         };
         let setting = match Setting::read(spank) {
             Ok(setting) => setting,
@@ -89,14 +89,14 @@ impl Step {
         Some(Self { launcher: setting.launcher, lease })
     }
 
-    /// The step where Slurm did not take the options, so that it is not known what they are: it must fail.
+    /// Returns a failed step for the case that Slurm failed to register the options, whose values are then unknown.
     pub fn without_options() -> Self {
-        Self::failed("Slurm did not take the options of Parallax on this node; tell the administrator".to_owned())
+        Self::failed("Slurm failed to register the options of Parallax on this node; tell the administrator".to_owned())
     }
 
-    /// The step after a panic in [`Step::begin`]: one that has an image must fail, others must not notice.
+    /// Returns the step after a panic in [`Step::begin`]: a step with an image must fail, others must not be affected.
     pub fn after_panic() -> Option<Self> {
-        let message = "an internal error was caught on the node; tell the administrator";
+        let message = "internal error on the node; tell the administrator";
         options::names_image().then(|| Self::failed(message.to_owned()))
     }
 
@@ -104,10 +104,11 @@ impl Step {
         Self { launcher: Setting::default().launcher, lease: Lease::Failed(message) }
     }
 
-    /// Waits for the lease, and hands its variables to the tasks. As the user, before the tasks are forked.
+    /// Waits for the lease, and sets its variables for the tasks. Runs as the user, before the tasks are forked.
     pub fn await_lease(&mut self, spank: &SpankHandle) {
-        // A failure stays what it was.
-        let lease = std::mem::replace(&mut self.lease, Lease::Failed("the image was not waited for".to_owned()));
+        // An earlier failure is kept.
+        let lease =
+            std::mem::replace(&mut self.lease, Lease::Failed("internal error: no wait for the image".to_owned()));
         self.lease = match lease {
             Lease::Requested(held) => match receive(&held) {
                 Ok(grant) => Lease::Granted(held, grant),
@@ -116,7 +117,7 @@ impl Step {
             known => known,
         };
         if let Err(error) = self.set_variables(spank) {
-            self.lease = Lease::Failed(format!("the variables for podman can't be set: {error}"));
+            self.lease = Lease::Failed(format!("cannot set the variables for podman: {error}"));
         }
     }
 
@@ -144,8 +145,8 @@ impl Step {
         Ok(())
     }
 
-    /// Makes sure that the task sees the step's directory: Slurm may have given the job a mount namespace of its own. In the
-    /// task, as root, when it is in that namespace.
+    /// Ensures that the task sees the step's directory: Slurm may have given the job a private mount namespace. Runs in the
+    /// task, as root, in that namespace.
     pub fn show_in_task(&mut self) {
         let Lease::Granted(held, grant) = &self.lease else { return };
         if StepPaths::new(&grant.directory).step_file().exists() {
@@ -163,7 +164,7 @@ impl Step {
         };
     }
 
-    /// Points the task at the launcher. In the task, as the user.
+    /// Points the task at the launcher. Runs in the task, as the user.
     pub fn prepare_task(&self, spank: &SpankHandle) -> Result<(), Box<dyn Error>> {
         match &self.lease {
             Lease::Granted(held, grant) if held.mode() == Mode::Run => {
@@ -181,25 +182,25 @@ impl Step {
                 Ok(spank.prepend_task_argv(words)?)
             }
             Lease::Failed(message) => self.fail_task(spank, message),
-            Lease::Requested(_) => self.fail_task(spank, "Slurm started the task before the image was there"),
+            Lease::Requested(_) => self.fail_task(spank, "Slurm started the task before the image was ready"),
         }
     }
 
-    /// Has the launcher tell the user, once on each node, and fail the task. It does so in the task, where Slurm adds
-    /// nothing and the node is out of harm's way.
+    /// Has the launcher print the message, once on each node, and fail the task. This happens in the task, where Slurm adds no
+    /// message and the node is not affected.
     fn fail_task(&self, spank: &SpankHandle, message: &str) -> Result<(), Box<dyn Error>> {
         let message = if spank.task_id()? == 0 { message } else { "" };
         Ok(spank.prepend_task_argv(vec![&self.launcher, "fail", message, "--"])?)
     }
 
-    /// Gives the lease back and waits, up to a deadline, until nothing is left of it.
+    /// Releases the lease and waits, up to a deadline, for the end of the cleanup.
     pub fn end(self) {
         let (Lease::Granted(held, _) | Lease::Requested(held)) = self.lease else { return };
         let Held { client, job, config, .. } = held;
         let deadline = Instant::now() + config.step.end_deadline();
         let request = Request::Release { step: job.step };
         let result = match exchange(&client, &request, deadline) {
-            // The agent was started anew since, and knows the lease from its journal.
+            // The agent was restarted meanwhile, and knows the lease from its journal.
             Err(ClientError::Exchange(FrameError::Closed)) => {
                 Client::connect(&config.agent.socket()).and_then(|client| exchange(&client, &request, deadline))
             }
@@ -212,12 +213,12 @@ impl Step {
                 }
             }
             Ok(_) => {}
-            Err(error) => spank_log_error!("parallax: the step's image was not given back: {error}"),
+            Err(error) => spank_log_error!("parallax: cannot release the step's image: {error}"),
         }
     }
 }
 
-/// Name of the file that `srun --bcast` makes of the program if it is told no name (`slurm_bcast_JOB.STEP_NODE`).
+/// Returns the name of the file that `srun --bcast` writes if no name is given (`slurm_bcast_JOB.STEP_NODE`).
 fn broadcast_file(spank: &SpankHandle, job: Job) -> String {
     let node = spank.getenv("SLURMD_NODENAME").ok().flatten().unwrap_or_default();
     format!("slurm_bcast_{}.{}_{node}", job.step.job, job.step.step)
@@ -252,7 +253,7 @@ fn receive(held: &Held) -> Result<Grant, String> {
     }
 }
 
-/// Sends a request and receives its response. The grant of a lease that was never waited for may come first.
+/// Sends a request and receives its response. The grant of a lease for which nobody waited may come first.
 fn exchange(client: &Client, request: &Request, deadline: Instant) -> Result<Response, ClientError> {
     client.send(request, deadline)?;
     loop {

@@ -1,7 +1,7 @@
-//! srun, sbatch and salloc, as the user: everything is checked where it is typed.
+//! srun, sbatch and salloc, as the user: options are checked where they are typed.
 //!
-//! If a store can be read here, the name is resolved to the image's id, which travels with the job, so that all nodes run
-//! the same image even if the name moves to another one meanwhile.
+//! If the stores are readable here, the name is resolved to the image's id, which travels with the job, so that all nodes run
+//! the same image even if the name moves to another image meanwhile.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,9 +20,9 @@ use crate::job::Setting;
 use crate::options::{self, Wanted};
 use crate::pin::{self, Pin};
 
-/// Checks what was asked for. If it cannot work, this ends the program: an error returned to Slurm would be followed by
-/// another message of Slurm's, and where the plugin is only `optional` the job would run without its image. At once, because
-/// Slurm's own end of the program would call this plugin again, out of this very hook. Slurm calls this once for each component
+/// Checks the request, and ends the program if the request is invalid: an error returned to Slurm would be followed by
+/// another message of Slurm, and with an `optional` plugin the job would run without its image. The program ends at once, because
+/// Slurm's regular exit would call this plugin again from within this hook. Slurm calls this function once for each component
 /// of a heterogeneous job or step. `makes_step` is true in srun.
 pub fn check(spank: &SpankHandle, components: &mut Components, makes_step: bool) {
     let job = if makes_step { std::env::var(pin::JOB_ID).ok() } else { None };
@@ -36,7 +36,7 @@ pub fn check(spank: &SpankHandle, components: &mut Components, makes_step: bool)
     }
 }
 
-/// Returns the id of the image, if it can be told here.
+/// Returns the id of the image, if this host can determine it.
 fn examine(spank: &SpankHandle, wanted: &Wanted, job: Option<&str>) -> Result<Option<String>, String> {
     let reference = ImageRef::parse(&wanted.image).map_err(|error| error.to_string())?;
     let setting = Setting::read(spank)?;
@@ -52,7 +52,7 @@ fn examine(spank: &SpankHandle, wanted: &Wanted, job: Option<&str>) -> Result<Op
     match resolve(&wanted.image, &reference, &config.stores) {
         Resolved::Id(id) => Ok(Some(id)),
         Resolved::NotHere => Ok(None),
-        // The nodes pull it; what has only an id they cannot.
+        // The nodes pull the image, unless only an id was given.
         Resolved::Unknown(_)
             if config.step.on_missing == OnMissing::Pull && can_be_pulled(&wanted.image, &reference) =>
         {
@@ -66,22 +66,22 @@ fn can_be_pulled(image: &str, reference: &ImageRef) -> bool {
     !matches!(reference, ImageRef::Id(_)) && id_prefix(image).is_none()
 }
 
-/// What the name meant when the job that this process belongs to was submitted.
+/// Returns the id that the name meant when this process's job was submitted.
 fn pinned(job: &str, image: &str) -> Option<String> {
     Pin::parse(&std::env::var(pin::VARIABLE).ok()?)?.id_in(job, image)
 }
 
-/// What a name means on this host.
+/// Result of resolving a name on this host.
 enum Resolved {
-    /// This image.
+    /// The image's id.
     Id(String),
-    /// That can't be told here: a store can't be read, or has an image by this name that another tool wrote.
+    /// This host cannot resolve the name: a store is unreadable, or has an image of another tool with this name.
     NotHere,
-    /// Nothing; one sentence.
+    /// Not found; the message for the user.
     Unknown(String),
 }
 
-/// The image id of a name, by one `readlink` in each store.
+/// Resolves a name to an image id, by one `readlink` in each store.
 fn resolve(image: &str, reference: &ImageRef, stores: &[PathBuf]) -> Resolved {
     let mut all_readable = true;
     for store in stores {
@@ -101,7 +101,7 @@ fn resolve(image: &str, reference: &ImageRef, stores: &[PathBuf]) -> Resolved {
             Err(ids) => return Resolved::Unknown(ambiguous_id(image, &ids)),
         }
     }
-    // Which of another tool's images is meant is for the nodes to find out.
+    // The nodes resolve names of another tool's images.
     if !all_readable || stores.iter().any(|store| may_be_listed(store, image, reference)) {
         return Resolved::NotHere;
     }
@@ -121,7 +121,7 @@ fn look_up(path: &Path, reference: &ImageRef) -> io::Result<Option<String>> {
     }
 }
 
-/// The image whose id begins so; all ids that do, if there are several.
+/// Returns the image whose id begins with `prefix`; if there are several, all of their ids as the error.
 fn by_prefix(prefix: &str, stores: &[PathBuf]) -> Result<Option<String>, Vec<String>> {
     let records =
         stores.iter().filter_map(|store| fs::read_dir(store.join(IndexPath::records_directory())).ok()).flatten();
@@ -135,8 +135,8 @@ fn by_prefix(prefix: &str, stores: &[PathBuf]) -> Result<Option<String>, Vec<Str
     if ids.len() > 1 { Err(ids) } else { Ok(ids.pop()) }
 }
 
-/// Whether Podman's list has the image, or can't be read: podman-hpc and the Go tool write nothing else. The text is only
-/// searched, which is quick, and only for what is in no index.
+/// Whether Podman's list has the image, or cannot be read: podman-hpc and the Go tool write nothing else. The text is only
+/// searched, which is fast, and only for images without an index entry.
 fn may_be_listed(store: &Path, image: &str, reference: &ImageRef) -> bool {
     let text = match fs::read_to_string(store.join("overlay-images/images.json")) {
         Ok(text) => text,
@@ -157,7 +157,7 @@ fn names(store: &Path) -> Vec<ImageName> {
     entries.filter_map(|entry| name_from_index_entry(entry.ok()?.file_name().to_str()?)).collect()
 }
 
-/// Hands the image on to the job and to every srun in it.
+/// Sets the variables by which the job and every srun in it inherit the image.
 #[allow(unsafe_code, reason = "sets environment variables")]
 fn hand_on(wanted: &Wanted, job: Option<String>, id: Option<String>) {
     let pin = Pin { job, image: wanted.image.clone(), id };

@@ -10,9 +10,9 @@ use crate::{BindMount, Owner};
 /// A section of the file.
 #[derive(Debug, Clone, Copy)]
 pub struct Section {
-    /// The name in brackets; empty for what stands before the first section.
+    /// The name in brackets; empty for the keys before the first section.
     pub name: &'static str,
-    /// What the section is about, the lines of a paragraph.
+    /// Description of the section, the lines of a paragraph.
     pub about: &'static [&'static str],
     /// The keys, in the order in which they are described.
     pub keys: &'static [Key],
@@ -23,35 +23,35 @@ pub struct Section {
 pub struct Key {
     /// The name.
     pub name: &'static str,
-    /// What it means, the lines of a paragraph, with program text in backticks.
+    /// Description of the key, the lines of a paragraph, with program text in backticks.
     pub description: &'static [&'static str],
-    /// What it can be.
+    /// Permitted values.
     pub shape: Shape,
-    /// A value as it is written in the file, where the default does not show one.
+    /// Example value as written in the file, if the default does not show one.
     pub example: Option<&'static str>,
 }
 
-/// What a value can be.
+/// Permitted values of a key.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// One value, in the words of parallax.toml(5).
+    /// Type of one value, as named in parallax.toml(5).
     pub kind: &'static str,
-    /// The words it can be, if not any.
+    /// Permitted words; empty if the value is not one of several words.
     pub choices: &'static [Choice],
-    /// Whether it is an array of such values.
+    /// Whether the value is an array of such values.
     pub list: bool,
 }
 
-/// A word that a value can be.
+/// A permitted word.
 #[derive(Debug, Clone, Copy)]
 pub struct Choice {
     /// The word.
     pub word: &'static str,
-    /// What it means, the lines of a paragraph.
+    /// Description of the word, the lines of a paragraph.
     pub description: &'static [&'static str],
 }
 
-/// A type of a value.
+/// A type of values of a key.
 pub(crate) trait Described {
     const SHAPE: Shape;
 }
@@ -118,7 +118,7 @@ macro_rules! section {
     };
 }
 
-/// Defines a value that is one of several words: the type, its default if it has one, and what the words mean.
+/// Defines a value that is one of several words: the type, its default if there is one, and the words' descriptions.
 macro_rules! choices {
     (
         $(#[doc = $about:literal])*
@@ -150,7 +150,7 @@ macro_rules! choices {
 
 pub(crate) use {choices, section};
 
-/// The example of a key, if it has one.
+/// Returns the example of a key, if there is one.
 pub(crate) const fn example(given: &[&'static str]) -> Option<&'static str> {
     match given {
         [example, ..] => Some(*example),

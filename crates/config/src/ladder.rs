@@ -1,4 +1,4 @@
-//! How images come to steps: which way of mounting, what is checked, what stays mounted.
+//! How steps get images: the backend for mounts, verification, and images that no store has.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,9 +7,9 @@ use crate::keys::choices;
 choices! {
     /// How the layers of images are mounted (`agent.mounts`).
     Mounts default Auto {
-        /// By the kernel where the node can do it and the store's owner is trusted, else by FUSE.
+        /// By the kernel if the node supports it and the store's owner is trusted, else by FUSE.
         Auto = "auto";
-        /// By the kernel only. A node that cannot, and a store whose owner is not trusted, refuse.
+        /// By the kernel only. On a node without support, or if the store's owner is not trusted, the step is refused.
         Native = "native";
         /// By FUSE only, in processes of the step's user.
         Fuse = "fuse";
@@ -21,26 +21,26 @@ choices! {
     Verify default Off {
         /// Never.
         Off = "off";
-        /// At its first mount on the node since the agent was started, and again if it was changed since.
+        /// At its first mount on the node after the agent's start, and again if the file has changed.
         First = "first";
-        /// At every new mount. A step that shares a mount that is there makes no new one.
+        /// At every new mount. A step that shares an existing mount makes no new one.
         Always = "always";
     }
 }
 
 choices! {
-    /// What a step gets whose image is in no store (`step.on_missing`).
+    /// What happens to a step whose image is in no store (`step.on_missing`).
     OnMissing default Error {
-        /// An error.
+        /// The step fails with an error message.
         Error = "error";
-        /// The image pulled by plain Podman in the step, on each node anew, into the step's own storage; a line on standard
-        /// error says so. Nothing is pulled for a user who may not read one of the stores. A pull counts as part of
-        /// `step.start_timeout` and needs room in `step.scratch_size`.
+        /// Podman pulls the image in the step, on each node separately, into the step's own storage, and the step prints a line on
+        /// standard error. Nothing is pulled for a user who may not read one of the stores. The pull counts as part of
+        /// `step.start_timeout` and needs space within `step.scratch_size`.
         Pull = "pull";
     }
 }
 
-/// A user whose stores the kernel may read (`agent.trusted_owners`): a name, or a number.
+/// An owner of stores that the kernel may read (`agent.trusted_owners`): a name, or a number.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged)]
 pub enum Owner {

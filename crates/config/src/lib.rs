@@ -1,7 +1,7 @@
 //! `parallax.toml`, parsed and checked.
 //!
 //! One file, the same on all nodes, read by the plugin (as the user at submit time, as root on the node), the agent and the
-//! command. A key that is not known is an error: a misspelt key that is silently ignored would be found at night.
+//! command. An unknown key is an error: a misspelt key that is silently ignored would be noticed only when it matters.
 
 use std::fs;
 use std::io;
@@ -22,11 +22,11 @@ pub use ladder::{Mounts, OnMissing, Owner, Verify};
 pub use mount::{BindMount, BindMountError};
 pub use mount_program::{LogLevel, MountProgram};
 
-/// Where the file lies unless something else is said.
+/// Default path of the file.
 pub const DEFAULT_PATH: &str = "/etc/parallax/parallax.toml";
 
-/// The most that `agent.keep_warm` may be, in seconds: a week.
-const MOST_WARM: u32 = 604_800;
+/// Upper limit of `agent.keep_warm` in seconds: a week.
+const MAX_KEEP_WARM: u32 = 604_800;
 
 /// The description of the whole file, in its order.
 pub const SECTIONS: &[Section] = &[
@@ -41,8 +41,8 @@ pub const SECTIONS: &[Section] = &[
 const STORES: Key = Key {
     name: "stores",
     description: &[
-        "The image stores, absolute paths, searched in this order. Each belongs to whoever runs `parallax migrate` (best root, or an",
-        "account of its own that `agent.trusted_owners` names), and nobody else may write in it: the kernel reads what it holds.",
+        "The image stores, absolute paths, searched in this order. Each store belongs to the account that runs `parallax migrate` (root,",
+        "or a dedicated account in `agent.trusted_owners`). No other account may have write access: the kernel reads the store's files.",
     ],
     shape: Vec::<PathBuf>::SHAPE,
     example: Some("[\"/shared/parallax\"]"),
@@ -54,16 +54,16 @@ const STORES: Key = Key {
 pub struct Config {
     /// The image stores, absolute paths, searched in this order.
     pub stores: Vec<PathBuf>,
-    /// What concerns the node agent.
+    /// Settings of the node agent.
     #[serde(default)]
     pub agent: Agent,
-    /// What concerns every step.
+    /// Settings of every step.
     #[serde(default)]
     pub step: Step,
-    /// What concerns the containers of `run` mode.
+    /// Settings of the containers of `run` mode.
     #[serde(default)]
     pub run: Run,
-    /// What concerns the mount program.
+    /// Settings of the mount program.
     #[serde(default)]
     pub mount_program: MountProgram,
 }
@@ -71,27 +71,27 @@ pub struct Config {
 section! {
     /// The node agent.
     "agent" Agent {
-        /// Where the agent keeps its socket, mounts and step stores: an absolute path on a tmpfs. Keep it short: it is part of
-        /// every lower directory's path, and all of them must fit into one page for the kernel.
+        /// Directory for the agent's socket, mounts and step stores: an absolute path on a tmpfs. Keep the path short: it is part of
+        /// every lower directory's path, and the kernel limits all lower directories of a mount to one page.
         runtime_dir: PathBuf = PathBuf::from("/run/parallax");
-        /// Where the agent writes its metrics for the Prometheus node exporter's textfile collector: an absolute path that ends in
-        /// `.prom`, such as `/var/lib/prometheus/node-exporter/parallax.prom`; nowhere if empty.
+        /// File for the agent's metrics, read by the textfile collector of the Prometheus node exporter: an absolute path that ends in
+        /// `.prom`, such as `/var/lib/prometheus/node-exporter/parallax.prom`. Empty: no file.
         metrics_file: PathBuf = PathBuf::new();
-        /// How the layers of images are mounted. `parallax doctor` shows what a node can do.
+        /// How the layers of images are mounted. `parallax doctor` shows which backends a node supports.
         mounts: Mounts = Mounts::default();
-        /// Whose stores the kernel may read. Those of others are only ever mounted by FUSE, as the step's user. A name is looked up when
-        /// it matters, so the account may be made later. On a file server with root_squash root can own no store: name the account that
-        /// migrates images.
+        /// Owners of stores that the kernel may read. Stores of other owners are mounted by FUSE only, as the step's user. A name is
+        /// looked up on use, so the account may be created later. On a file server with root_squash, root cannot own a store: name the
+        /// account that migrates images.
         trusted_owners: Vec<Owner> = vec![Owner::Name("root".to_owned())];
-        /// The mount program, for mounts by FUSE.
+        /// Path of the mount program, used for mounts by FUSE.
         mount_program: PathBuf = PathBuf::from("/usr/libexec/parallax/parallax-mount-program");
-        /// When a layer's SquashFS file is compared with the SHA-256 recorded at its migration. A file that differs refuses the
-        /// step. Reading the file counts as part of `step.start_timeout`.
+        /// When a layer's SquashFS file is compared with the SHA-256 recorded at its migration. If it differs, the step is
+        /// refused. Reading the file counts as part of `step.start_timeout`.
         verify: Verify = Verify::default();
-        /// How long layers that no step uses stay mounted, in seconds (0 to 604800).
+        /// How long unused layers stay mounted after their last step, in seconds (0 to 604800).
         keep_warm: u32 = 0;
-        /// Whether the agent notes in the store which images this node uses, where root may write there (not with root_squash):
-        /// `parallax rm` then refuses to remove them.
+        /// Whether the agent writes in-use markers to the store for the images that this node uses, so that `parallax rm` refuses to
+        /// remove them. Needs write access for root (not available with root_squash).
         holds: bool = true;
     }
 }
@@ -99,14 +99,14 @@ section! {
 section! {
     /// Every step.
     "step" Step {
-        /// How long a step may wait for its image, in seconds (1 to 3600).
+        /// Timeout of a step that waits for its image, in seconds (1 to 3600).
         start_timeout: u32 = 60;
-        /// How long the end of a step may wait for the cleanup, in seconds (1 to 3600). The cleanup goes on after that.
+        /// Timeout of the end of a step that waits for the cleanup, in seconds (1 to 3600). The cleanup continues after the timeout.
         end_timeout: u32 = 30;
-        /// The size of a step's writable layer and of Podman's own files, in memory, as tmpfs(5) takes it: bytes with `k`, `m` or
+        /// Maximum size of a step's writable layer and of Podman's own files, in memory, in the format of tmpfs(5): bytes with `k`, `m` or
         /// `g`, or a percentage of the memory.
         scratch_size: String = "50%".to_owned();
-        /// What a step gets whose image is in no store.
+        /// What happens to a step whose image is in no store.
         on_missing: OnMissing = OnMissing::default();
     }
 }
@@ -114,27 +114,27 @@ section! {
 section! {
     /// The containers of `run` mode.
     "run" Run {
-        /// Paths of the node to show in every container. A path that does not exist on a node is left out there.
+        /// Paths of the node to mount into every container. A path that does not exist on a node is skipped there.
         mounts: Vec<BindMount> = Vec::new(), example "[\"/scratch\"]";
-        /// Whether the user's home directory is shown in the container.
+        /// Whether the user's home directory is mounted into the container.
         mount_home: bool = true;
-        /// Whether the directory that a step was started in is shown in the container.
+        /// Whether the directory that a step was started in is mounted into the container.
         mount_workdir: bool = true;
-        /// Path of the Podman program to use.
+        /// Path of the Podman program.
         podman: PathBuf = PathBuf::from("/usr/bin/podman");
-        /// Path of the OCI runtime to use.
+        /// Path of the OCI runtime.
         runtime: PathBuf = PathBuf::from("/usr/bin/crun");
     }
 }
 
 impl Agent {
-    /// The agent's socket.
+    /// Returns the path of the agent's socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.runtime_dir.join("agent.sock")
     }
 
-    /// Where the agent writes its metrics, if anywhere.
+    /// Returns the path of the metrics file, if one is configured.
     #[must_use]
     pub fn metrics_file(&self) -> Option<&Path> {
         Some(self.metrics_file.as_path()).filter(|path| !path.as_os_str().is_empty())
@@ -161,25 +161,25 @@ impl Step {
     }
 }
 
-/// Why there is no configuration. Each is one sentence that names the file.
+/// Error of loading the configuration; the message names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file can't be read.
-    #[error("can't read {path}: {cause}; the administrator must install it (an example comes with Parallax)")]
+    /// The file cannot be read.
+    #[error("cannot read {path}: {cause}; the administrator must install it (an example comes with Parallax)")]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         cause: io::Error,
     },
-    /// The file is not what it must be.
+    /// The file is invalid.
     #[error("{path}{line}: {message}; the administrator must correct it", line = line.map(|n| format!(", line {n}")).unwrap_or_default())]
     Parse {
         /// The file.
         path: PathBuf,
-        /// The line, from 1, where it is known.
+        /// The line, from 1, if known.
         line: Option<usize>,
-        /// What is wrong, without a full stop.
+        /// The reason, without a full stop.
         message: String,
     },
 }
@@ -188,16 +188,16 @@ impl Config {
     /// Reads and checks a file.
     ///
     /// # Errors
-    /// [`ConfigError`], one sentence that names the file, the line and what is wrong.
+    /// [`ConfigError`], which names the file, the line and the reason.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
         Self::parse(&text).map_err(|(line, message)| ConfigError::Parse { path: path.to_owned(), line, message })
     }
 
-    /// Parses and checks a text; an error is the line, from 1, where it is known, and what is wrong.
+    /// Parses and checks a text; an error is the line, from 1, if known, and the reason.
     ///
     /// # Errors
-    /// A text that is not TOML, an unknown key, a wrong type, a value out of its range.
+    /// Invalid TOML, an unknown key, a wrong type, a value out of range.
     pub fn parse(text: &str) -> Result<Self, (Option<usize>, String)> {
         let config: Self = toml::from_str(text).map_err(|error| {
             let line = error.span().map(|span| 1 + text.bytes().take(span.start).filter(|&b| b == b'\n').count());
@@ -214,7 +214,7 @@ impl Config {
         if let Some(path) = self.agent.metrics_file() {
             if !path.is_absolute() || path.extension().is_none_or(|extension| extension != "prom") {
                 return Err(format!(
-                    "\"agent.metrics_file\" is \"{}\", and must be an absolute path that ends in .prom",
+                    "invalid \"agent.metrics_file\": \"{}\" is not an absolute path that ends in .prom",
                     path.display()
                 ));
             }
@@ -226,17 +226,17 @@ impl Config {
         }
         for (key, seconds) in [("start_timeout", self.step.start_timeout), ("end_timeout", self.step.end_timeout)] {
             if !(1..=3600).contains(&seconds) {
-                return Err(format!("\"step.{key}\" is {seconds}, and must be from 1 to 3600 seconds"));
+                return Err(format!("invalid \"step.{key}\": {seconds} is not from 1 to 3600 seconds"));
             }
         }
-        if self.agent.keep_warm > MOST_WARM {
+        if self.agent.keep_warm > MAX_KEEP_WARM {
             let seconds = self.agent.keep_warm;
-            return Err(format!("\"agent.keep_warm\" is {seconds}, and must be from 0 to {MOST_WARM} seconds"));
+            return Err(format!("invalid \"agent.keep_warm\": {seconds} is not from 0 to {MAX_KEEP_WARM} seconds"));
         }
         self.mount_program.check()?;
         if !is_tmpfs_size(&self.step.scratch_size) {
             return Err(format!(
-                "\"step.scratch_size\" is \"{}\", and must be like \"8g\" or \"50%\"",
+                "invalid \"step.scratch_size\": \"{}\" is not a size such as \"8g\" or \"50%\"",
                 self.step.scratch_size
             ));
         }
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_ladder_is_told() {
+    fn settings_of_backends_are_parsed() {
         let text = "stores = [\"/s\"]\n[agent]\nmounts = \"fuse\"\nverify = \"first\"\nkeep_warm = 90\n\
                     trusted_owners = [0, \"images\"]\n[step]\non_missing = \"pull\"\n";
         let config = Config::parse(text).unwrap();

@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// A path of the node shown in a container: `SOURCE[:TARGET][:ro]`.
+/// A path of the node mounted into a container: `SOURCE[:TARGET][:ro]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct BindMount {
@@ -12,13 +12,13 @@ pub struct BindMount {
     pub source: PathBuf,
     /// The path in the container.
     pub target: PathBuf,
-    /// Whether it can only be read in the container.
+    /// Whether the mount is read-only in the container.
     pub read_only: bool,
 }
 
-/// Why a text is no bind mount.
+/// Error of parsing a bind mount.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the mount \"{text}\" is wrong: {reason}")]
+#[error("invalid mount \"{text}\": {reason}")]
 pub struct BindMountError {
     text: String,
     reason: &'static str,
@@ -28,7 +28,7 @@ impl BindMount {
     /// Reads `SOURCE[:TARGET][:ro|:rw]`; both paths are absolute and without `..`.
     ///
     /// # Errors
-    /// [`BindMountError`] names the text and what is wrong with it.
+    /// [`BindMountError`], which names the text and the reason.
     pub fn parse(text: &str) -> Result<Self, BindMountError> {
         let wrong = |reason| BindMountError { text: text.to_owned(), reason };
         let (paths, read_only) = match text.rsplit_once(':') {
@@ -38,14 +38,14 @@ impl BindMount {
         };
         let (source, target) = paths.split_once(':').unwrap_or((paths, paths));
         if target.contains(':') {
-            return Err(wrong("it has more parts than SOURCE[:TARGET][:ro]"));
+            return Err(wrong("more parts than SOURCE[:TARGET][:ro]"));
         }
         let (source, target) = (PathBuf::from(source), PathBuf::from(target));
         if !is_plain_absolute(&source) || !is_plain_absolute(&target) {
             return Err(wrong("paths must be absolute and without \"..\""));
         }
         if target == Path::new("/") {
-            return Err(wrong("it would hide the whole image"));
+            return Err(wrong("a mount on / would hide the whole image"));
         }
         Ok(Self { source, target, read_only })
     }
@@ -59,7 +59,7 @@ impl TryFrom<String> for BindMount {
     }
 }
 
-/// The text that [`BindMount::parse`] reads.
+/// The text from which [`BindMount::parse`] makes the same mount.
 impl From<BindMount> for String {
     fn from(mount: BindMount) -> Self {
         let access = if mount.read_only { ":ro" } else { "" };

@@ -6,39 +6,39 @@ use std::time::Duration;
 use crate::keys::{choices, section};
 
 section! {
-    /// Podman's mount program, parallax-mount-program(1), where there is no agent. Its environment variables (`PARALLAX_MP_...`) and
-    /// the configuration file of the script that it replaces override this section.
+    /// Podman's mount program on hosts without an agent, parallax-mount-program(1). Its environment variables (`PARALLAX_MP_...`) and
+    /// the configuration file of the shell script that it replaces override this section.
     "mount_program" MountProgram {
-        /// The program that serves SquashFS files, a path or a name searched on the PATH. Default: `squashfuse_ll`, else `squashfuse`.
+        /// Program that serves SquashFS files: a path, or a name searched in PATH. Default: `squashfuse_ll`, else `squashfuse`.
         squashfuse: Option<PathBuf> = None, example "\"/opt/bin/squashfuse_ll\"";
-        /// Further arguments for it.
+        /// Additional arguments for squashfuse.
         squashfuse_flags: Vec<String> = Vec::new();
-        /// The overlay in user space, a path or a name searched on the PATH. Default: `fuse-overlayfs`.
+        /// Overlay in user space: a path, or a name searched in PATH. Default: `fuse-overlayfs`.
         fuse_overlayfs: Option<PathBuf> = None, example "\"/opt/bin/fuse-overlayfs\"";
-        /// With `gid`: the owner of all files of an image, as a number in the container.
+        /// Owner of all files of an image, as a number in the container. Must be set together with `gid`.
         uid: Option<u32> = None, example "0";
-        /// With `uid`: the group of all files of an image, as a number in the container.
+        /// Group of all files of an image, as a number in the container. Must be set together with `uid`.
         gid: Option<u32> = None, example "0";
-        /// How much is logged. Default: `info`.
+        /// Log level. Default: `info`.
         log_level: Option<LogLevel> = None, example "\"info\"";
-        /// A file to log to, in place of the journal or standard error. At 1 MiB it is renamed to `<log_file>.1`, in place of the one
-        /// before.
+        /// File to log to, instead of the journal or standard error. At 1 MiB the file is renamed to `<log_file>.1`, which replaces the
+        /// previous one.
         log_file: Option<PathBuf> = None, example "\"/var/log/parallax-mount.log\"";
-        /// How long squashfuse or fuse-overlayfs may take to start, in seconds (1 to 3600).
+        /// Timeout for the start of squashfuse or fuse-overlayfs, in seconds (1 to 3600).
         start_timeout: u32 = 30;
     }
 }
 
 choices! {
-    /// How much is logged.
+    /// Log level.
     LogLevel {
-        /// What failed.
+        /// Errors only.
         Error = "error";
-        /// And what is not as it should be.
+        /// Errors and warnings.
         Warning = "warning";
-        /// And what was mounted and why so.
+        /// In addition each mount, with the reason for its backend.
         Info = "info";
-        /// And each step of it.
+        /// In addition each step of a mount.
         Debug = "debug";
     }
 }
@@ -53,7 +53,7 @@ impl MountProgram {
     pub(crate) fn check(&self) -> Result<(), String> {
         if !(1..=3600).contains(&self.start_timeout) {
             let seconds = self.start_timeout;
-            return Err(format!("\"mount_program.start_timeout\" is {seconds}, and must be from 1 to 3600 seconds"));
+            return Err(format!("invalid \"mount_program.start_timeout\": {seconds} is not from 1 to 3600 seconds"));
         }
         if let Some(path) = self.log_file.as_ref().filter(|path| !path.is_absolute()) {
             return Err(format!("the path \"{}\" is not absolute", path.display()));

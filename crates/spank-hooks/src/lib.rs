@@ -14,12 +14,12 @@ pub const SYMBOL: &CStr = c"parallax_step_hooks_2";
 
 /// The option that names the image, as Slurm knows it.
 pub const IMAGE: &CStr = c"parallax-image";
-/// The option that says what the tasks get, as Slurm knows it.
+/// The option for the mode, as Slurm knows it.
 pub const MODE: &CStr = c"parallax-mode";
-/// Slurm's own variable for the image of a step (`spank_set_remote_options_env`), which is there even if Slurm did not take the
+/// Slurm's own variable for the image of a step (`spank_set_remote_options_env`), which is set even if Slurm failed to register the
 /// options.
 pub const IMAGE_OF_STEP: &CStr = c"_SLURM_SPANK_OPTION_parallax_parallax_image";
-/// The same for what the tasks get.
+/// The same for the mode.
 pub const MODE_OF_STEP: &CStr = c"_SLURM_SPANK_OPTION_parallax_parallax_mode";
 
 /// The variable that names the step's directory to the tasks of a step that got variables for Podman.
@@ -98,7 +98,7 @@ pub struct OptionEvent {
 pub struct StepHooks {
     /// An option was given.
     pub option: extern "C" fn(event: OptionEvent),
-    /// Slurm did not take the options, and the step has an image all the same.
+    /// Slurm failed to register the options, and the step has an image.
     pub unregistered: extern "C" fn(),
     /// `slurm_spank_init_post_opt`.
     pub init_post_opt: Hook,

@@ -8,17 +8,17 @@ use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The number of the first descriptor that is passed on.
+/// The number of the first passed descriptor.
 const FIRST: RawFd = 3;
 
-/// Whether they were taken already.
+/// Whether the sockets were taken already.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// The sockets, in the order of the unit, closed on exec; none if there are none or if they were taken before. To be called
-/// before this process opens anything of its own.
+/// Returns the sockets, in the order of the unit, closed on exec; empty without sockets or if they were taken before. Must be
+/// called before this process opens any descriptor.
 ///
 /// # Errors
-/// `LISTEN_FDS` names descriptors that are not there.
+/// `LISTEN_FDS` names descriptors that are not open.
 pub fn take_sockets() -> io::Result<Vec<OwnedFd>> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
     if number("LISTEN_PID") != Some(std::process::id()) || TAKEN.swap(true, Ordering::Relaxed) {

@@ -1,11 +1,11 @@
-//! How much memory malloc(3) keeps.
+//! Settings of malloc(3) for the memory that it keeps.
 
-/// Has all threads allocate from one arena. To be called before there is another thread.
+/// Makes all threads allocate from one arena. Must be called before another thread is started.
 ///
-/// glibc gives threads that allocate at the same time arenas of their own, up to eight for each of the machine's processors, and
-/// keeps in each what was freed there (mallopt(3), `M_ARENA_MAX`). A daemon with threads that are many for a moment and none
-/// most of the time would keep the memory of its busiest moment, so many times. Other C libraries have no arenas; there
-/// this does nothing.
+/// glibc gives threads that allocate at the same time separate arenas, up to eight for each of the machine's processors, and
+/// keeps the memory freed in each (mallopt(3), `M_ARENA_MAX`). A daemon with many threads for a moment and none
+/// most of the time would keep several times the memory of its peak. Other C libraries have no arenas; there
+/// this function does nothing.
 pub fn use_one_arena() {
     #[cfg(target_env = "gnu")]
     // SAFETY: the call takes two numbers and changes settings of the allocator under its own lock.

@@ -41,7 +41,7 @@ impl Credentials {
     }
 }
 
-/// The thread's own credentials; they come back with the end of this value.
+/// The thread's own credentials; dropping this value restores them.
 struct Own {
     gid: u32,
     groups: Vec<u32>,
@@ -68,7 +68,7 @@ impl Own {
 impl Drop for Own {
     fn drop(&mut self) {
         if self.restore().is_err() {
-            // A thread of root's with a user's credentials must not go on.
+            // A thread of root with a user's credentials must not continue.
             std::process::abort();
         }
     }
@@ -117,7 +117,7 @@ pub fn may_read(file: BorrowedFd<'_>) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Opens an open file once more for reading, with the thread's credentials of now.
+/// Opens an open file again for reading, with the thread's current credentials.
 ///
 /// # Errors
 /// Those of `open(2)`.

@@ -1,7 +1,7 @@
-//! System calls that this process denied itself (`seccomp(2)`, `SECCOMP_RET_TRAP`): each fails with `EPERM`, and is remembered.
+//! System calls that this process denied itself (`seccomp(2)`, `SECCOMP_RET_TRAP`): each fails with `EPERM`, and is recorded.
 //!
-//! A filter can make calls fail by itself, but then nobody learns which. With the trap the kernel sends `SIGSYS` instead, with
-//! the registers as they were before the call; the handler notes the call's number and puts the error where its result would be.
+//! A filter can make calls fail by itself, but then the call's number is lost. With the trap the kernel sends `SIGSYS` instead, with
+//! the registers as before the call; the handler records the call's number and stores the error as the call's result.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,10 +12,10 @@ pub const SUPPORTED: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarc
 /// A bit for each number below 1024; Linux has some 470 calls.
 static SEEN: [AtomicU64; 16] = [const { AtomicU64::new(0) }; 16];
 
-/// From now on trapped calls fail with `EPERM` in all threads, those to come included.
+/// Makes trapped calls fail with `EPERM` in all current and later threads.
 ///
 /// # Errors
-/// What `sigaction(2)` said.
+/// Those of `sigaction(2)`.
 pub fn make_trapped_calls_fail() -> io::Result<()> {
     if !SUPPORTED {
         // The filter makes calls fail by itself.
@@ -31,7 +31,7 @@ pub fn make_trapped_calls_fail() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// The numbers of the calls that were denied since the last time this was asked.
+/// Returns the numbers of the calls that were denied since the last call of this function.
 #[must_use]
 pub fn take() -> Vec<usize> {
     let mut numbers = Vec::new();

@@ -1,9 +1,9 @@
-//! Ends the process at a chosen step, so that tests can see what a crash there leaves.
+//! Ends the process at a chosen step, so that tests can check the state after a crash.
 //!
-//! With `PARALLAX_TEST_KILL_AT=n` in the environment the process dies as by `kill -9` right before its n-th step. What a step
-//! is, whoever calls [`point`] says: in a store each write, sync, rename, link and removal, in the mount program each mount
-//! and each process. This is compiled with debug assertions only, so no release build has it. A cargo feature would reach
-//! further than meant: features of all that is built together are united.
+//! With `PARALLAX_TEST_KILL_AT=n` in the environment the process dies as by `kill -9` right before its n-th step. The callers of
+//! [`point`] define the steps: in a store each write, sync, rename, link and removal, in the mount program each mount
+//! and each process. The code is compiled with debug assertions only, so no release build has it. A cargo feature would affect
+//! other crates: cargo unites the features of everything that is built together.
 
 /// One step; ends the process if it is the chosen one.
 #[cfg(debug_assertions)]

@@ -1,18 +1,18 @@
 //! System calls that need unsafe code, each behind a safe function.
 //!
-//! This is the one crate of the workspace that may use `unsafe`, and only in the modules that say so. What `rustix` offers
-//! safely is used from here as well where the plain call is easy to get wrong.
+//! Only this crate of the workspace may use `unsafe`, and only in the modules that declare it. The crate also wraps safe calls of
+//! `rustix` that are easy to misuse.
 //!
-//! - [`allocator`]: how much memory is kept that nobody uses.
+//! - [`allocator`]: the free memory that malloc(3) keeps.
 //! - [`limits`]: the names of limits that errors do not name.
 //! - [`loop_device`]: a block device over a file, for file systems that need one.
-//! - [`mount`]: mounts as file descriptors, made complete before they are attached.
+//! - [`mount`]: mounts as file descriptors, completed before they are attached.
 //! - [`user_namespace`]: user namespaces that only carry an id map.
 //! - [`credentials`]: access to files with a user's own rights, in one thread.
 //! - [`activation`]: sockets that systemd has opened.
 //! - [`denied`]: system calls that this process denied itself.
 //! - [`fault`]: a process that ends at a chosen step, in tests.
-//! - [`process`]: processes held by a descriptor, so that an id used again can't be mistaken for them.
+//! - [`process`]: processes referred to by a descriptor, so that a reused id cannot be mistaken for them.
 
 #[allow(unsafe_code, reason = "descriptors that systemd passed have no owner yet")]
 pub mod activation;

@@ -1,7 +1,7 @@
-//! Limits of the kernel that are not named by the errors they lead to: "No space left on device" is what `unshare(2)` says when a user has
-//! too many namespaces, and `move_mount(2)` when there are too many mounts.
+//! Limits of the kernel that errors do not name: `unshare(2)` returns "No space left on device" if a user has
+//! too many namespaces, and `move_mount(2)` if there are too many mounts.
 //!
-//! Each function takes the error of a call and returns it with the limit's name and value, or as it was if no limit is to blame.
+//! Each function takes the error of a call and returns it with the limit's name and value, or unchanged if no limit is the cause.
 
 use std::fs;
 use std::io;
@@ -31,7 +31,7 @@ impl Namespace {
 const FORBIDDING: [(&str, u64); 2] =
     [("kernel.unprivileged_userns_clone", 0), ("kernel.apparmor_restrict_unprivileged_userns", 1)];
 
-/// Names the limit that `unshare(2)` or `clone(2)` met when namespaces of these kinds were to be made.
+/// Names the limit that `unshare(2)` or `clone(2)` exceeded when making namespaces of these kinds.
 #[must_use]
 pub fn of_namespaces(error: io::Error, kinds: &[Namespace]) -> io::Error {
     let limits: Vec<_> = kinds.iter().map(|kind| (kind.sysctl(), read(kind.sysctl()))).collect();
@@ -46,7 +46,7 @@ pub fn of_namespaces(error: io::Error, kinds: &[Namespace]) -> io::Error {
     }
 }
 
-/// Names the limit that attaching a mount met.
+/// Names the limit that attaching a mount exceeded.
 #[must_use]
 pub fn of_mounts(error: io::Error) -> io::Error {
     match error.raw_os_error() {
@@ -55,7 +55,7 @@ pub fn of_mounts(error: io::Error) -> io::Error {
     }
 }
 
-/// Names the limit that opening a file met.
+/// Names the limit that opening a file exceeded.
 #[must_use]
 pub fn of_files(error: io::Error) -> io::Error {
     match error.raw_os_error() {
@@ -82,7 +82,7 @@ fn read(sysctl: &str) -> Option<u64> {
     fs::read_to_string(format!("/proc/sys/{}", sysctl.replace('.', "/"))).ok()?.trim().parse().ok()
 }
 
-/// Says that a limit is reached; the lowest ones come first, as they are the likely ones.
+/// Returns a message that a limit is reached; the lowest limits come first, as the most likely ones.
 fn reached(limits: &[(&str, Option<u64>)]) -> String {
     let mut limits = limits.to_vec();
     limits.sort_by_key(|(_, value)| value.unwrap_or(u64::MAX));

@@ -16,8 +16,8 @@ pub const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 const LO_FLAGS_DIRECT_IO: u32 = 16;
-/// How often to try again when another process takes the free device first.
-const ATTEMPTS: usize = 64;
+/// Maximum number of attempts when other processes take the free device first.
+const MAX_ATTEMPTS: usize = 64;
 
 /// `struct loop_info64` of `linux/loop.h`.
 #[repr(C)]
@@ -46,25 +46,25 @@ struct LoopConfig {
     reserved: [u64; 8],
 }
 
-/// A read-only loop device. The kernel frees it by itself as soon as nobody has it open: neither this value nor a
-/// mount.
+/// A read-only loop device. The kernel frees the device as soon as neither this value nor a mount has it
+/// open.
 #[derive(Debug)]
 pub struct LoopDevice {
-    // Held for what closing it does.
+    // Kept open: closing it frees the device.
     _device: File,
     path: String,
 }
 
 impl LoopDevice {
-    /// Makes a read-only block device of an open file. The pages are cached once, by the device, where the file's file
-    /// system can read past its own cache.
+    /// Makes a read-only block device of an open file. The pages are cached once, by the device, if the file's file
+    /// system supports direct I/O.
     ///
     /// # Errors
     /// `ENOSPC`-like errors of `/dev/loop-control` when no device is free, `EBUSY` when others took every device that was
     /// offered, and those of `LOOP_CONFIGURE` (`EBADF`, `EINVAL`).
     pub fn attach(image: BorrowedFd<'_>) -> io::Result<Self> {
         let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control").map_err(limits::of_files)?;
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_ATTEMPTS {
             // SAFETY: the request takes no argument and returns a number.
             let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE as _) };
             if number < 0 {
@@ -74,7 +74,7 @@ impl LoopDevice {
             let device = OpenOptions::new().read(true).open(&path).map_err(limits::of_files)?;
             match configure(&device, image) {
                 Ok(()) => return Ok(Self { _device: device, path }),
-                // Between the two calls the device went to somebody else.
+                // Another process took the device between the two calls.
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
                 Err(error) => return Err(error),
             }

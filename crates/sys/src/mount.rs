@@ -1,7 +1,7 @@
 //! Mounts as file descriptors (`fsopen(2)`, `open_tree(2)`, `mount_setattr(2)`, `move_mount(2)`; Linux 5.12).
 //!
-//! A mount is made complete while it is attached nowhere; attaching it is the last step, so nobody ever sees half of one,
-//! and a mount that is dropped before that is gone.
+//! A mount is completed while it is detached; attaching it is the last step, so no process ever sees an incomplete mount,
+//! and dropping a mount before that step removes it.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -30,15 +30,15 @@ struct MountAttr {
     user_namespace: u64,
 }
 
-/// A mount that is attached nowhere; dropping it takes it down.
+/// A detached mount; dropping it unmounts it.
 #[derive(Debug)]
 pub struct DetachedMount(OwnedFd);
 
 impl DetachedMount {
-    /// A SquashFS on a block device: read-only, no set-user-id programs, no device nodes.
+    /// Mounts a SquashFS on a block device: read-only, no set-user-id programs, no device nodes.
     ///
     /// # Errors
-    /// `EINVAL` if the device holds no SquashFS that this kernel reads, `ENODEV` if the kernel has no SquashFS, `EPERM`
+    /// `EINVAL` if the device has no SquashFS that this kernel supports, `ENODEV` if the kernel has no SquashFS, `EPERM`
     /// without `CAP_SYS_ADMIN`.
     pub fn squashfs(device: &str) -> io::Result<Self> {
         let context = fsopen("squashfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -50,12 +50,12 @@ impl DetachedMount {
         Ok(Self(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?))
     }
 
-    /// An empty tmpfs: no set-user-id programs, no device nodes.
+    /// Mounts an empty tmpfs: no set-user-id programs, no device nodes.
     ///
     /// `options` are those of `tmpfs(5)` as pairs, such as `("size", "50%")`.
     ///
     /// # Errors
-    /// `EINVAL` for an option or a value that tmpfs does not know.
+    /// `EINVAL` for an option or a value that is invalid for tmpfs.
     pub fn tmpfs(options: &[(&str, &str)]) -> io::Result<Self> {
         let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
         for (key, value) in options {
@@ -66,7 +66,7 @@ impl DetachedMount {
         Ok(Self(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?))
     }
 
-    /// A second mount of the same file system as the attached mount whose root `path` is.
+    /// Makes a second mount of the file system that is attached at `path`.
     ///
     /// # Errors
     /// `ENOENT` if there is no `path`, `EPERM` without `CAP_SYS_ADMIN`.
@@ -75,7 +75,7 @@ impl DetachedMount {
         Ok(Self(open_tree(CWD, path, flags)?))
     }
 
-    /// A second mount of the attached mount whose root `path` is, and of every mount below it.
+    /// Makes a second mount of the file system that is attached at `path`, and of every mount below it.
     ///
     /// # Errors
     /// As [`DetachedMount::clone_of`].
@@ -84,7 +84,7 @@ impl DetachedMount {
         Ok(Self(open_tree(CWD, path, flags)?))
     }
 
-    /// A mount of one open file, wherever its path leads by now: read-only, no set-user-id programs, no device nodes.
+    /// Mounts one open file, whatever its path is now: read-only, no set-user-id programs, no device nodes.
     ///
     /// # Errors
     /// `EPERM` without `CAP_SYS_ADMIN`, `EINVAL` for a file of another mount namespace.
@@ -97,11 +97,11 @@ impl DetachedMount {
         Ok(mount)
     }
 
-    /// Shows the files' ids through the map of a user namespace: an id inside that namespace is the one on the file system,
-    /// the id outside is the one that is seen. SquashFS takes it from Linux 6.2 on.
+    /// Maps the files' ids by a user namespace: an id inside that namespace is the id on the file system,
+    /// the id outside is the visible one. Supported for SquashFS since Linux 6.2.
     ///
     /// # Errors
-    /// `EINVAL` if the file system or the kernel can't; `EPERM` if the mount has an id map already.
+    /// `EINVAL` if the file system or the kernel does not support id maps; `EPERM` if the mount already has an id map.
     pub fn map_ids(&self, user_namespace: BorrowedFd<'_>) -> io::Result<()> {
         let attributes = MountAttr {
             set: MOUNT_ATTR_IDMAP,
@@ -128,10 +128,10 @@ impl DetachedMount {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Attaches the mount at an absolute path, all of whose parents are root's.
+    /// Attaches the mount at an absolute path, all of whose parents belong to root.
     ///
     /// # Errors
-    /// As [`DetachedMount::attach`], and `EINVAL` for a path with no last component.
+    /// As [`DetachedMount::attach`], and `EINVAL` for a path without a last component.
     pub fn attach_at(self, path: &Path) -> io::Result<()> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -143,7 +143,7 @@ impl DetachedMount {
     /// Attaches the mount over `name`, one component, in an open directory. A symbolic link there is not followed.
     ///
     /// # Errors
-    /// `ENOENT` if there is no such directory, `ENOTDIR` if it is none.
+    /// `ENOENT` if the directory does not exist, `ENOTDIR` if `name` is not a directory.
     pub fn attach(self, directory: impl AsFd, name: &str) -> io::Result<()> {
         let attached = move_mount(&self.0, "", directory.as_fd(), name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH);
         attached.map_err(|error| limits::of_mounts(error.into()))
@@ -157,8 +157,8 @@ impl AsFd for DetachedMount {
     }
 }
 
-/// Keeps a namespace alive and reachable: mounts its file (`/proc/PID/ns/…`, open) over the file `path`, all of whose parents
-/// are root's.
+/// Keeps a namespace alive and accessible: mounts its file (`/proc/PID/ns/…`, open) over the file `path`, all of whose parents
+/// belong to root.
 ///
 /// # Errors
 /// `ENOENT` if there is no file at `path`, `EPERM` without `CAP_SYS_ADMIN`.
@@ -166,15 +166,15 @@ pub fn pin_namespace(namespace: impl AsFd, path: &Path) -> io::Result<()> {
     Ok(mount_bind(format!("/proc/self/fd/{}", namespace.as_fd().as_raw_fd()), path)?)
 }
 
-/// Takes down the mount at `path` and every mount below it, at once for new look-ups and for good when the last user is gone
-/// (`MNT_DETACH`), and removes the directory it was on. What is gone already is no error. A symbolic link as the last
-/// component is not followed.
+/// Detaches the mount at `path` and every mount below it, at once for new look-ups and completely when the last user has ended
+/// (`MNT_DETACH`), and removes the mount point. A mount or directory that does not exist is not an error. A symbolic link as the
+/// last component is not followed.
 ///
 /// # Errors
 /// `EPERM` without `CAP_SYS_ADMIN`, and those of removing the directory.
 pub fn take_down(path: &Path) -> io::Result<()> {
     match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-        // INVAL: the directory is there and nothing is mounted on it.
+        // INVAL: the directory exists and is not a mount point.
         Ok(()) | Err(Errno::INVAL) => {}
         Err(Errno::NOENT) => return Ok(()),
         Err(error) => return Err(error.into()),

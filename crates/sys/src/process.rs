@@ -1,4 +1,4 @@
-//! Processes held by a descriptor (`pidfd_open(2)`, Linux 5.3).
+//! Processes referred to by a descriptor (`pidfd_open(2)`, Linux 5.3).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -9,10 +9,10 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-/// How many may connect to a server's socket before somebody accepts.
+/// Maximum number of connections to a server's socket before the server accepts one.
 const LISTEN_BACKLOG: libc::c_int = 4096;
 
-/// A process that can't be mistaken for another one that gets its number later.
+/// A process that cannot be mistaken for another one with the same number later.
 #[derive(Debug)]
 pub struct Process {
     pid: Pid,
@@ -20,10 +20,10 @@ pub struct Process {
 }
 
 impl Process {
-    /// Takes hold of the process that has this number now.
+    /// Opens the process that has this number now.
     ///
     /// # Errors
-    /// `ESRCH` if there is none, `EMFILE` if there are no descriptors left.
+    /// `ESRCH` if there is no such process, `EMFILE` if no descriptors are left.
     pub fn open(pid: i32) -> io::Result<Self> {
         let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
         Ok(Self { pid, descriptor: pidfd_open(pid, PidfdFlags::empty())? })
@@ -35,10 +35,10 @@ impl Process {
         self.pid.as_raw_nonzero().get()
     }
 
-    /// Ends the process with `SIGKILL`. One that has ended already is no error.
+    /// Kills the process with `SIGKILL`. A process that has ended already is not an error.
     ///
     /// # Errors
-    /// `EPERM` if the caller may not.
+    /// `EPERM` if the caller lacks permission.
     pub fn kill(&self) -> io::Result<()> {
         match pidfd_send_signal(&self.descriptor, Signal::KILL) {
             Err(rustix::io::Errno::SRCH) | Ok(()) => Ok(()),
@@ -46,7 +46,7 @@ impl Process {
         }
     }
 
-    /// Waits until the process has ended; `false` if it has not by then. It may be a zombie still.
+    /// Waits until the process has ended, possibly as a zombie; `false` on a timeout.
     ///
     /// # Errors
     /// Those of `poll(2)`.
@@ -72,10 +72,10 @@ impl AsFd for Process {
     }
 }
 
-/// Starts a program that outlives this process: in a session of its own, so that no terminal's Ctrl-C reaches it.
+/// Starts a program that outlives this process: in a new session, so that no terminal's Ctrl-C reaches it.
 ///
-/// It gets the descriptors in `inherited` under their numbers, whatever their close-on-exec flags say; no other child does.
-/// It, and not this process, makes `socket` a listening one, so that who connects learns its number (`SO_PEERCRED`).
+/// The program gets the descriptors in `inherited` under their numbers, whatever their close-on-exec flags are; other children do
+/// not. The program, and not this process, calls `listen(2)` on `socket`, so that clients see its number (`SO_PEERCRED`).
 ///
 /// # Errors
 /// Those of `fork(2)`, `execve(2)`, `setsid(2)`, `fcntl(2)` and `listen(2)`.
@@ -102,12 +102,12 @@ pub fn spawn_server(
     command.spawn()
 }
 
-/// Runs `body` in a copy of this process and ends that with the code that `body` returns. Returns the copy, which the caller must
+/// Runs `body` in a fork of this process, which exits with the code that `body` returns. Returns the child, which the caller must
 /// wait for.
 ///
 /// # Errors
-/// Those of `fork(2)`; `EDEADLK` if this process has more than one thread: a lock that another one holds is never unlocked in
-/// the copy.
+/// Those of `fork(2)`; `EDEADLK` if this process has more than one thread: a lock that another thread holds is never unlocked in
+/// the child.
 pub fn in_child(body: impl FnOnce() -> i32) -> io::Result<Process> {
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::from_raw_os_error(libc::EDEADLK));
@@ -134,20 +134,20 @@ pub fn inherit_standard_streams_only() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Restores the default action of `SIGPIPE`, which Rust's runtime ignores and programs that this process becomes would ignore as well.
+/// Restores the default action of `SIGPIPE`, which Rust's runtime ignores, as would programs that this process executes.
 pub fn restore_sigpipe() {
     // SAFETY: the default action runs no code of this process.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
-/// Ends this process at once: no destructor, no `atexit(3)` function, no thread's end.
+/// Ends this process at once, without destructors, `atexit(3)` functions or the end of threads.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: the call takes a number and does not return.
     unsafe { libc::_exit(code) }
 }
 
-/// When a process started, in clock ticks since boot (`/proc/PID/stat`, field 22); with its number this names it for as
-/// long as the machine is up.
+/// Returns the start time of a process, in clock ticks since boot (`/proc/PID/stat`, field 22). Together with the process's
+/// number it identifies the process until the next boot.
 ///
 /// # Errors
 /// `ENOENT` if there is no such process.

@@ -12,25 +12,25 @@ use crate::limits;
 pub struct IdRange {
     /// The first id inside the namespace; for an id-mapped mount, the id on the file system.
     pub inside: u32,
-    /// The first id outside; for an id-mapped mount, the id that is seen.
+    /// The first id outside; for an id-mapped mount, the visible id.
     pub outside: u32,
-    /// How many ids.
+    /// The number of ids.
     pub count: u32,
 }
 
-/// The most ranges a map may have (Linux 4.15).
+/// Maximum number of ranges in a map (Linux 4.15).
 pub const MAX_RANGES: usize = 340;
 
-/// A user namespace that no process is in.
+/// A user namespace without processes.
 #[derive(Debug)]
 pub struct UserNamespace(OwnedFd);
 
 impl UserNamespace {
-    /// Makes a namespace with these maps that belongs to the user `owner`: a process of theirs may enter it and has all
+    /// Makes a namespace with these maps that belongs to the user `owner`: the owner's processes may enter it and have all
     /// capabilities there. Needs `CAP_SETUID` and `CAP_SETGID`.
     ///
-    /// With no group but the owner's own in the map, `setgroups(2)` is denied in the namespace, as newgidmap(1) does: a user whom
-    /// nobody gave subordinate groups could else drop a group that denies them a file (`user_namespaces(7)`, CVE-2018-7169).
+    /// If the map has only the owner's own group, `setgroups(2)` is denied in the namespace, as by newgidmap(1): a user without
+    /// subordinate groups could otherwise drop a group that denies access to a file (`user_namespaces(7)`, CVE-2018-7169).
     ///
     /// # Errors
     /// `EINVAL` for maps that overlap, are empty or too long; `ENOSPC` when the owner's limit of user namespaces is reached;
@@ -44,7 +44,7 @@ impl UserNamespace {
         let process = format!("/proc/{}", holder.pid);
         fs::write(format!("{process}/uid_map"), map_text(uids))?;
         if has_own_group_only(gids, group) {
-            // Before the map: the kernel takes it no later.
+            // Must precede the map: the kernel refuses it later.
             fs::write(format!("{process}/setgroups"), "deny")?;
         }
         fs::write(format!("{process}/gid_map"), map_text(gids))?;
@@ -70,8 +70,8 @@ fn map_text(ranges: &[IdRange]) -> String {
     })
 }
 
-/// A child process that does nothing but be in a new user namespace. A namespace can't be given a map in any other way: it
-/// is written through the `/proc` directory of a process in it.
+/// A child process that only keeps a new user namespace. A namespace's maps can only be written through the `/proc` directory of a
+/// process in the namespace.
 struct Holder {
     pid: libc::pid_t,
 }
@@ -104,7 +104,7 @@ impl Holder {
     }
 }
 
-/// The child's life: becomes the owner, makes the namespace, reports 0 or the error's number, and waits for its end.
+/// The child's code: becomes the owner, makes the namespace, reports 0 or the error's number, and waits to be killed.
 ///
 /// # Safety
 /// Must run in a child made by fork(2), which it never leaves.
@@ -128,7 +128,7 @@ unsafe fn hold(owner: u32, group: u32, report: i32) -> ! {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        // SAFETY: `pid` is our own child, which nobody else waits for, so the number can't have passed to another process.
+        // SAFETY: `pid` is our own child, which nobody else waits for, so the number cannot have passed to another process.
         unsafe {
             libc::kill(self.pid, libc::SIGKILL);
             while libc::waitpid(self.pid, std::ptr::null_mut(), 0) < 0

@@ -1,4 +1,4 @@
-//! `parallax completions` and `parallax man`: made from the command line's own description.
+//! `parallax completions` and `parallax man`, generated from clap's description of the command line.
 
 use anyhow::Context as _;
 use clap::Command;
@@ -6,17 +6,17 @@ use clap_complete::Shell;
 
 use crate::output::print_bytes;
 
-/// What `parallax completions` takes.
+/// Options of `parallax completions`.
 #[derive(Debug, clap::Args)]
 pub struct CompletionOptions {
-    /// The shell
+    /// Shell
     shell: Shell,
 }
 
-/// What `parallax man` takes.
+/// Options of `parallax man`.
 #[derive(Debug, clap::Args)]
 pub struct ManOptions {
-    /// The command, such as migrate
+    /// Command, such as migrate [default: parallax itself]
     command: Option<String>,
 }
 
@@ -46,10 +46,10 @@ fn page(mut command: Command, of: Option<&str>) -> anyhow::Result<Vec<u8>> {
         Some(name) => command
             .find_subcommand(name)
             .cloned()
-            .with_context(|| format!("there is no command {name}; parallax help lists them"))?,
+            .with_context(|| format!("unknown command {name}; parallax help lists the commands"))?,
     };
     let mut page = Vec::new();
-    clap_mangen::Man::new(command).render(&mut page).context("the page cannot be made")?;
+    clap_mangen::Man::new(command).render(&mut page).context("cannot render the page")?;
     Ok(page)
 }
 

@@ -1,8 +1,8 @@
 //! `parallax doctor`.
 //!
-//! One file for each thing that is looked at; each gives its findings as [`Check`]s and prints nothing.
+//! One file for each topic; each returns its findings as [`Check`]s and prints nothing.
 //!
-//! - [`kernel`]: what the kernel and FUSE can do, found out by trying.
+//! - [`kernel`]: capabilities of the kernel and FUSE, found by probes.
 //! - [`programs`]: Podman and its helpers.
 //! - [`users`]: user namespaces and subordinate ids.
 //! - [`slurm`]: the plugin.
@@ -30,63 +30,63 @@ mod squashfs;
 mod stores;
 mod users;
 
-/// What `parallax doctor` takes.
+/// Options of `parallax doctor`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The user whose subordinate ids are looked at [default: who calls, but for root]
+    /// User whose subordinate ids are checked [default: the calling user, unless root]
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Slurm's list of SPANK plugins
+    /// Slurm's list of SPANK plugins (plugstack.conf)
     #[arg(long, value_name = "FILE", default_value = slurm::PLUGSTACK)]
     plugstack: std::path::PathBuf,
-    /// Print a JSON array instead, one object for a check
+    /// Print a JSON array with one object for each check
     #[arg(long)]
     json: bool,
 }
 
-/// How a check came out.
+/// Result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
-    /// As it should be.
+    /// No problem.
     Ok,
-    /// Steps run, but something is worse than it could be, or could not be looked at.
+    /// Steps run, but with a limitation, or the check could not be made.
     Warning,
     /// Some steps, or all, will fail.
     Problem,
 }
 
-/// One line of the report, and one object of the JSON form. Fields are only ever added.
+/// One line of the report, and one object of the JSON form. Future versions only add fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What was looked at: `kernel`, `store` and such.
+    /// Topic: `kernel`, `store` and so on.
     topic: &'static str,
-    /// How it came out.
+    /// Result.
     state: State,
-    /// What was found.
+    /// Finding.
     finding: String,
-    /// What to do about it; null if it is as it should be.
+    /// Remedy; null if there is no problem.
     remedy: Option<String>,
 }
 
 impl Check {
-    /// All is well.
+    /// Returns a check without a problem.
     fn ok(topic: &'static str, finding: impl Into<String>) -> Self {
         Self { topic, state: State::Ok, finding: finding.into(), remedy: None }
     }
 
-    /// Steps run all the same.
+    /// Returns a check with a limitation.
     fn warning(topic: &'static str, finding: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { topic, state: State::Warning, finding: finding.into(), remedy: Some(remedy.into()) }
     }
 
-    /// Steps will fail.
+    /// Returns a check with a problem: steps will fail.
     fn problem(topic: &'static str, finding: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { topic, state: State::Problem, finding: finding.into(), remedy: Some(remedy.into()) }
     }
 }
 
-/// Looks at this machine.
+/// Checks this machine.
 ///
 /// # Errors
 /// If there is a problem.

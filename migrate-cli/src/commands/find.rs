@@ -1,26 +1,26 @@
-//! From what is typed to an image of the store.
+//! Looks up an image of the store by a command's argument.
 
 use anyhow::{bail, ensure};
 use parallax_format::{ImageName, ImageRef, nearest, unknown_image};
 use parallax_store::record::ImageRecord;
 use parallax_store::{Store, reader};
 
-/// The fewest digits by which an id is known: fewer might be a name.
+/// Minimum number of digits of an abbreviated id: fewer might be a name.
 const SHORTEST_ID: usize = 3;
 
-/// An image that was named.
+/// An image that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// Its id, 64 hexadecimal digits.
     pub id: String,
-    /// The name it was called by; none if by its id or a digest.
+    /// The name by which the image was found; none for an id or a digest.
     pub name: Option<ImageName>,
 }
 
-/// The image that `text` means: a name, a digest, an id or the start of one.
+/// Finds the image that `text` means: a name, a digest, an id or the start of one.
 ///
 /// # Errors
-/// If there is none, with the nearest names, or the start of an id fits several.
+/// If the image is not found, with the nearest names, or the start of an id is ambiguous.
 pub fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
     if let Some(found) = find_if_there(store, text)? {
         return Ok(found);
@@ -32,7 +32,7 @@ pub fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
 /// As [`find`], with `None` if there is no such image.
 ///
 /// # Errors
-/// If `text` can mean no image, or the start of an id fits several.
+/// If `text` is invalid, or the start of an id is ambiguous.
 pub fn find_if_there(store: &Store, text: &str) -> anyhow::Result<Option<Found>> {
     match indexed(store, text)? {
         None => foreign(store, text),

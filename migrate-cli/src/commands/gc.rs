@@ -9,36 +9,36 @@ use super::{print, print_json};
 use crate::cli::Global;
 use crate::units;
 
-/// What `parallax gc` takes.
+/// Options of `parallax gc`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Show what would be removed, and change nothing
+    /// Show what would be removed, without changing anything
     #[arg(short = 'n', long)]
     dry_run: bool,
-    /// How long SquashFS files are kept after their removal, for steps that use them: 90s, 30min, 24h, 7d
+    /// Retention time of SquashFS files after their removal, for steps that still use them: 90s, 30min, 24h, 7d
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = units::parse_time)]
     grace: Duration,
-    /// On a file system without locks: take the store's lock from whoever has it, and remove the files of all writers. Make
-    /// sure first that none is at work, on any machine
+    /// On a file system without locks: break the store's lock and remove the files of all writers. First make sure that no
+    /// writer is running on any machine
     #[arg(long)]
     break_lock: bool,
-    /// Print a JSON object instead
+    /// Print a JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// The JSON form. Fields are only ever added.
+/// The JSON form. Future versions only add fields.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
-    /// Whether nothing was changed.
+    /// Whether this was a dry run.
     dry_run: bool,
-    /// What was removed.
+    /// Removed files and entries.
     removed: Vec<Row<'a>>,
-    /// What all of it took, in bytes.
+    /// Total size of the removed files in bytes.
     freed: u64,
-    /// The ids of images whose names were brought in step.
+    /// Ids of images whose names were repaired.
     repaired: &'a [String],
-    /// How many writers are at work; their files were left alone.
+    /// Number of running writers, whose files were kept.
     writers: usize,
     /// Whether the store's file system has no locks, so that writers take turns by a file.
     no_locks: bool,
@@ -46,9 +46,9 @@ struct Report<'a> {
 
 #[derive(Debug, Serialize)]
 struct Row<'a> {
-    /// Relative to the store; for an entry of one of Podman's lists the list, a colon and the id.
+    /// Path relative to the store; for an entry of one of Podman's lists the list, a colon and the id.
     path: &'a str,
-    /// What it took on disk, in bytes.
+    /// Size on disk in bytes.
     bytes: u64,
 }
 

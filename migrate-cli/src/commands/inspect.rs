@@ -13,17 +13,17 @@ use super::{print, print_json};
 use crate::cli::Global;
 use crate::units;
 
-/// What `parallax inspect` takes.
+/// Options of `parallax inspect`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The image: a name, digest or id
+    /// Image: name, digest or id
     image: String,
-    /// Print a JSON object instead
+    /// Print a JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// The JSON form. Fields are only ever added.
+/// The JSON form. Future versions only add fields.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     /// The image id, 64 hexadecimal digits.
@@ -36,15 +36,15 @@ struct Report<'a> {
     created: &'a str,
     /// The size of its unpacked layers in bytes, as `podman images` shows it.
     size: u64,
-    /// What its SquashFS files take in bytes.
+    /// Size of its SquashFS files in bytes.
     stored: u64,
-    /// Whether another tool brought it and nobody adopted it.
+    /// Whether another tool stored the image and it was not adopted.
     foreign: bool,
-    /// The nodes that hold it now, where nodes say so.
+    /// Nodes that use the image now, according to in-use markers.
     in_use: Vec<String>,
     /// The layers, base first.
     layers: Vec<LayerRow<'a>>,
-    /// How it is run.
+    /// Settings for running the image.
     config: Settings,
 }
 
@@ -58,7 +58,7 @@ struct LayerRow<'a> {
     stored: u64,
     /// The SquashFS file's path.
     file: String,
-    /// The SHA-256 of the SquashFS file; null if nobody recorded it.
+    /// The SHA-256 of the SquashFS file; null if not recorded.
     squashfs_sha256: Option<&'a str>,
 }
 

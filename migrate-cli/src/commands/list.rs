@@ -11,15 +11,15 @@ use super::{print, print_json};
 use crate::cli::Global;
 use crate::units;
 
-/// What `parallax list` takes.
+/// Options of `parallax list`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Print a JSON array instead, one object for an image
+    /// Print a JSON array with one object for each image
     #[arg(long)]
     json: bool,
 }
 
-/// One image in the JSON form. Fields are only ever added.
+/// One image in the JSON form. Future versions only add fields.
 #[derive(Debug, Serialize)]
 struct Row<'a> {
     /// The image id, 64 hexadecimal digits.
@@ -34,15 +34,15 @@ struct Row<'a> {
     layers: usize,
     /// The size of its unpacked layers in bytes, as `podman images` shows it.
     size: u64,
-    /// What its SquashFS files take in bytes, shared ones included.
+    /// Size of its SquashFS files in bytes, shared ones included.
     stored: u64,
-    /// What of that other images have too.
+    /// Part of `stored` that other images share.
     shared: u64,
-    /// What of that it has alone: what removing it gives back.
+    /// Part of `stored` that no other image uses, freed by removing the image.
     unique: u64,
-    /// Whether another tool brought it and nobody adopted it.
+    /// Whether another tool stored the image and it was not adopted.
     foreign: bool,
-    /// The nodes that hold it now, where nodes say so.
+    /// Nodes that use the image now, according to in-use markers.
     in_use: Vec<String>,
 }
 

@@ -17,37 +17,37 @@ use crate::progress::Progress;
 use crate::source::{Access, Reference, Source, candidates, look_up_local, own_names, several};
 use crate::units;
 
-/// The most sources that are open at once, whatever the machine has: each takes a skopeo.
-const MOST_OPEN: usize = 8;
+/// Upper limit of sources open at once, independent of the machine: each needs a skopeo process.
+const MAX_OPEN: usize = 8;
 
-/// What `parallax migrate` takes.
+/// Options of `parallax migrate`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The images: docker://NAME, containers-storage:NAME, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, dir:DIR, or
-    /// a NAME, which means what it means to podman pull
+    /// Images to migrate: docker://NAME, containers-storage:NAME, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, dir:DIR, or
+    /// a NAME, which is resolved as by podman pull
     #[arg(required_unless_present = "adopt", value_name = "SOURCE")]
     #[allow(rustdoc::broken_intra_doc_links, reason = "the text is the command's help, and [:TAG] is no link")]
     sources: Vec<String>,
-    /// Bring images that podman-hpc or the Go tool left in the store up to the full format, without converting them;
-    /// names, digests or ids in place of sources [default: all]
+    /// Adopt images that podman-hpc or the Go tool left in the store: bring them up to the full format without converting
+    /// them. SOURCEs are then names, digests or ids [default: all]
     #[arg(long, conflicts_with_all = ["name", "authfile"])]
     adopt: bool,
-    /// The name to store the image under [default: that of the source]
+    /// Name to store the image under [default: the source's name]
     #[arg(long)]
     name: Option<String>,
-    /// Make one layer of all layers of an image
+    /// Merge all layers of an image into one
     #[arg(long)]
     flatten: bool,
     #[command(flatten)]
     access: Access,
     #[command(flatten)]
     settings: SettingsOptions,
-    /// Print a JSON array instead, one object for a source
+    /// Print a JSON array with one object for each source
     #[arg(long)]
     json: bool,
 }
 
-/// What became of one source, in the JSON form. Fields are only ever added.
+/// Result of one source in the JSON form. Future versions only add fields.
 #[derive(Debug, Serialize)]
 struct Outcome {
     /// The source as given.
@@ -60,7 +60,7 @@ struct Outcome {
     brought: Brought,
 }
 
-/// A source, what it may stand for, and the names its image gets if they are known already.
+/// A source, the references it may stand for, and the names of its image if already known.
 struct Order<'a> {
     text: &'a str,
     candidates: Vec<Reference>,
@@ -78,7 +78,7 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let sources = sources(&options.sources);
     ensure!(
         options.name.is_none() || sources.len() == 1,
-        "--name can name only one image; give one source: {}",
+        "--name needs a single source, but there are several: {}",
         sources.join(", ")
     );
     let settings = options.settings.settings()?;
@@ -89,12 +89,12 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     interrupt::watch()?;
     let progress = Progress::new(global, options.json);
     if parallax_store::has_locks(store.root()).is_ok_and(|has_locks| !has_locks) {
-        progress.line("the store's file system has no locks: writers take turns by the file parallax/lock; parallax doctor says more");
+        progress.line("the store's file system has no locks: writers take turns by the file parallax/lock; run parallax doctor for details");
     }
     let migration = Migration::new(&store, settings, &progress);
     let queue: Vec<Order<'_>> = orders.values_mut().filter_map(take).collect();
     let work = |order: Order<'_>| migrate(&migration, order, options, &progress);
-    let mut results = in_parallel(queue, settings.jobs.min(MOST_OPEN), work);
+    let mut results = in_parallel(queue, settings.jobs.min(MAX_OPEN), work);
 
     let mut outcomes = Vec::new();
     let done = all(&sources, "migrated", |text| match results.remove(text) {
@@ -107,7 +107,8 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     done
 }
 
-/// The sources, an archive of several images in pieces. In doubt it stays as it is, and skopeo says what is wrong.
+/// Returns the sources, with an archive of several images split. An archive that cannot be read stays one source: skopeo reports
+/// the error.
 fn sources(given: &[String]) -> Vec<String> {
     let pieces = |text: &String| {
         let reference = Reference::parse(text).ok().flatten();
@@ -141,13 +142,13 @@ fn order<'a>(global: &Global, text: &'a str, options: &Options) -> anyhow::Resul
 /// The names that a source gives its image: its own, else the one that is derived from the source.
 fn names_of(reference: &Reference) -> anyhow::Result<Vec<ImageName>> {
     let own = own_names(reference).unwrap_or_else(|error| {
-        tracing::warn!("{}: the names in it cannot be read: {error}", reference.text);
+        tracing::warn!("{}: cannot read the names in it: {error}", reference.text);
         Vec::new()
     });
     if own.is_empty() { Ok(vec![reference.default_name()?]) } else { Ok(own) }
 }
 
-/// Takes an order that can be carried out, and leaves the error of one that can't.
+/// Takes an order out of a success; leaves an error in place.
 fn take<'a>(order: &mut anyhow::Result<Order<'a>>) -> Option<Order<'a>> {
     let order = order.as_mut().ok()?;
     Some(Order {
@@ -157,7 +158,7 @@ fn take<'a>(order: &mut anyhow::Result<Order<'a>>) -> Option<Order<'a>> {
     })
 }
 
-/// Which of two sources came last would be a matter of chance.
+/// Refuses two sources with the same name: which one got it would depend on timing.
 fn refuse_equal_names(orders: &BTreeMap<&str, anyhow::Result<Order<'_>>>) -> anyhow::Result<()> {
     let mut names: BTreeMap<&ImageName, &str> = BTreeMap::new();
     for order in orders.values().flatten() {
@@ -173,7 +174,7 @@ fn refuse_equal_names(orders: &BTreeMap<&str, anyhow::Result<Order<'_>>>) -> any
     Ok(())
 }
 
-/// Does the work on several orders at once, and returns what came of each.
+/// Runs `work` on several orders in parallel and returns the results by source.
 fn in_parallel<'a>(
     orders: Vec<Order<'a>>,
     workers: usize,
@@ -203,7 +204,7 @@ fn migrate(
     let trying = |next: &Reference| progress.line(&format!("{text}: trying {}", next.rest));
     let (source, reference) = Source::open_first(candidates, &options.access, trying)?;
     let names = if names.is_empty() { names_of(&reference)? } else { names };
-    let [name, others @ ..] = &names[..] else { bail!("the image has no name; give it one with --name NAME") };
+    let [name, others @ ..] = &names[..] else { bail!("the image has no name; specify one with --name NAME") };
     let bring = if options.flatten { Migration::bring_flat } else { Migration::bring };
     let mut brought = bring(migration, &source, name)?;
     brought.unchanged &= !migration.also_name(&brought.id, others)?;

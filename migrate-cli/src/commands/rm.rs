@@ -9,31 +9,31 @@ use super::{all, print, print_json};
 use crate::cli::Global;
 use crate::units;
 
-/// What `parallax rm` takes.
+/// Options of `parallax rm`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The images. A name removes that name, and the image with its last one; an id or digest removes the image
+    /// Images to remove. A name removes that name, and the image with its last name; an id or digest removes the image
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
-    /// Remove an image although nodes hold it, and by its id or digest although it has several names; an image that is not
-    /// there is no error
+    /// Remove an image even if it is in use on nodes, and by id or digest even if it has several names; ignore images that do
+    /// not exist
     #[arg(short, long)]
     force: bool,
-    /// Print a JSON array instead, one object for an image
+    /// Print a JSON array with one object for each image
     #[arg(long)]
     json: bool,
 }
 
-/// What `parallax tag` takes.
+/// Options of `parallax tag`.
 #[derive(Debug, clap::Args)]
 pub struct TagOptions {
-    /// The image: a name, digest or id
+    /// Image: name, digest or id
     image: String,
-    /// The name to give it. An image that has this name loses it
+    /// Name to add. Another image with this name loses it
     name: String,
 }
 
-/// What became of one image, in the JSON form. Fields are only ever added.
+/// Result of one image in the JSON form. Future versions only add fields.
 #[derive(Debug, Serialize)]
 struct Outcome {
     /// The image as given.
@@ -42,16 +42,16 @@ struct Outcome {
     id: String,
     /// The names that were removed, fully qualified.
     untagged: Vec<String>,
-    /// Whether the image itself is gone.
+    /// Whether the image itself was removed.
     removed: bool,
-    /// What becomes free on the store's file system, in bytes: SquashFS files with `parallax gc`, after their grace.
+    /// Space in bytes that becomes free on the store's file system: SquashFS files with `parallax gc`, after the retention time.
     freed: u64,
 }
 
 /// Runs `parallax rm`.
 ///
 /// # Errors
-/// If an image is not there or cannot be removed; the others have been.
+/// If an image does not exist or cannot be removed; the others have been removed.
 pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let store = Store::open(&global.existing_store()?)?;
     let mut outcomes = Vec::new();
@@ -84,7 +84,7 @@ impl Outcome {
         let mut text: String = self.untagged.iter().map(|name| format!("untagged {name}\n")).collect();
         if self.removed {
             let (id, size) = (self.id.get(..12).unwrap_or(&self.id), units::bytes(self.freed));
-            text.push_str(&format!("removed {id}, {size} become free with parallax gc\n"));
+            text.push_str(&format!("removed {id}, parallax gc will free {size}\n"));
         }
         text
     }
@@ -93,7 +93,7 @@ impl Outcome {
 /// Runs `parallax tag`.
 ///
 /// # Errors
-/// If the image is not there or the name cannot be stored.
+/// If the image does not exist or the name cannot be stored.
 pub fn tag(global: &Global, options: &TagOptions) -> anyhow::Result<()> {
     let name = ImageName::for_storing(&options.name)?;
     let store = Store::open(&global.existing_store()?)?;

@@ -14,30 +14,30 @@ use serde::Serialize;
 use super::{print, print_json};
 use crate::cli::Global;
 
-/// How long the agent may take to answer a question.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long it may take to take a step down; that is bounded on its side, and a job may have many steps.
-const RELEASE_PATIENCE: Duration = Duration::from_secs(120);
+/// Timeout of a query to the agent.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout of a release; the agent limits the time for a step, and a job may have many steps.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What `parallax status` takes.
+/// Options of `parallax status`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Print a JSON object instead
+    /// Print a JSON object
     #[arg(long)]
     json: bool,
-    /// Print what the agent has counted, as Prometheus reads it
+    /// Print the agent's metrics in the Prometheus text format
     #[arg(long, conflicts_with = "json")]
     metrics: bool,
-    /// Take down all that a step (such as 12.0) holds, or with --job all steps of a job: processes, mounts, files
+    /// Release the lease of a step (such as 12.0), or with --job of all steps of a job: end processes, remove mounts and files
     #[arg(long, value_name = "STEP", num_args = 0..=1, conflicts_with_all = ["json", "metrics"])]
     release: Option<Option<String>>,
-    /// The job whose steps are released
+    /// Job whose steps are released
     #[arg(long, value_name = "JOB", requires = "release")]
     job: Option<u32>,
 }
 
 impl Options {
-    /// What to release, as a job's number and perhaps a step's.
+    /// Returns the job and, if given, the step to release.
     fn to_release(&self) -> anyhow::Result<Option<(u32, Option<u32>)>> {
         match (&self.release, self.job) {
             (None, _) => Ok(None),
@@ -51,7 +51,7 @@ impl Options {
     }
 }
 
-/// The JSON form. Fields are only ever added.
+/// The JSON form. Future versions only add fields.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     /// The agent's version.
@@ -60,7 +60,7 @@ struct Report<'a> {
     steps: Vec<Row<'a>>,
     /// The diffIDs of the layers that are mounted, hexadecimal.
     layers: &'a [String],
-    /// What the node can do; `native` and `fuse` say why layers can't be mounted so, or null.
+    /// Backends of the node; `native` and `fuse` are the reason why the backend cannot be used, or null.
     node: &'a NodeStatus,
 }
 
@@ -100,28 +100,28 @@ impl<'a> From<&'a StepStatus> for Row<'a> {
     }
 }
 
-/// Shows what this node's agent holds, and for whom; or what it has counted; or has it take a step down.
+/// Shows the leases of this node's agent or its metrics, or releases leases.
 ///
 /// # Errors
-/// If there is no agent, or it may not be asked.
+/// If no agent runs, or the caller is not root.
 pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let config = Config::load(&global.config)?;
-    ensure!(rustix::process::geteuid().is_root(), "only root can ask the agent what it holds; run this as root");
+    ensure!(rustix::process::geteuid().is_root(), "only root can query the agent; run the command as root");
     let agent =
-        |request: &Request, patience| ask(&config, request, patience).context("the agent of this node cannot be asked");
+        |request: &Request, timeout| ask(&config, request, timeout).context("cannot query the agent of this node");
     if let Some((job, step)) = options.to_release()? {
-        return match agent(&Request::ReleaseJob { job, step }, RELEASE_PATIENCE)? {
+        return match agent(&Request::ReleaseJob { job, step }, RELEASE_TIMEOUT)? {
             Response::ReleasedSteps { steps, problems } => released(&steps, &problems),
             other => unexpected(&other),
         };
     }
     if options.metrics {
-        return match agent(&Request::Metrics, PATIENCE)? {
+        return match agent(&Request::Metrics, QUERY_TIMEOUT)? {
             Response::Metrics { text } => print(&text),
             other => unexpected(&other),
         };
     }
-    let status = match agent(&Request::Status, PATIENCE)? {
+    let status = match agent(&Request::Status, QUERY_TIMEOUT)? {
         Response::Status(status) => status,
         other => return unexpected(&other),
     };
@@ -133,8 +133,8 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     print(&table(&status, now))
 }
 
-fn ask(config: &Config, request: &Request, patience: Duration) -> anyhow::Result<Response> {
-    let deadline = Instant::now() + patience;
+fn ask(config: &Config, request: &Request, timeout: Duration) -> anyhow::Result<Response> {
+    let deadline = Instant::now() + timeout;
     let client = Client::connect(&config.agent.socket())?;
     client.send(request, deadline)?;
     Ok(client.receive(deadline)?)
@@ -142,18 +142,18 @@ fn ask(config: &Config, request: &Request, patience: Duration) -> anyhow::Result
 
 fn unexpected(response: &Response) -> anyhow::Result<()> {
     match response {
-        Response::Refused { reason } => bail!("the agent refuses: {reason}"),
-        _ => bail!("the agent answered something else than was asked"),
+        Response::Refused { reason } => bail!("the agent refused the request: {reason}"),
+        _ => bail!("unexpected response from the agent"),
     }
 }
 
-/// Says what was released; what could not be is an error, which names all of it.
+/// Prints the released steps; an error names everything that could not be released.
 fn released(steps: &[StepId], problems: &[String]) -> anyhow::Result<()> {
     let names: Vec<String> = steps.iter().map(ToString::to_string).collect();
     if !names.is_empty() {
         print(&format!("released {}\n", names.join(", ")))?;
     }
-    ensure!(problems.is_empty(), "not all could be taken down: {}", problems.join("; "));
+    ensure!(problems.is_empty(), "cannot release everything: {}", problems.join("; "));
     Ok(())
 }
 

@@ -13,24 +13,24 @@ use super::{print, print_json};
 use crate::cli::Global;
 use crate::units;
 
-/// What to do about a file with the wrong content.
+/// Remedy for a file with the wrong content.
 const REPLACE: &str = "remove the file and migrate an image that has the layer again";
 
-/// What `parallax verify` takes.
+/// Options of `parallax verify`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The images: names, digests or ids [default: all, and the index]
+    /// Images to check: names, digests or ids [default: all images and the index]
     #[arg(value_name = "IMAGE")]
     images: Vec<String>,
-    /// Compare what the SquashFS files hold with what the layers held when they were converted, too (needs sqfs2tar)
+    /// Also compare the content of SquashFS files with that of the layers at conversion (needs sqfs2tar)
     #[arg(long)]
     deep: bool,
-    /// Print a JSON array instead, one object for a problem
+    /// Print a JSON array with one object for each problem
     #[arg(long)]
     json: bool,
 }
 
-/// One problem in the JSON form. Fields are only ever added.
+/// One problem in the JSON form. Future versions only add fields.
 #[derive(Debug, Serialize)]
 struct Row<'a> {
     /// The id of the image that has it; null for one of the index.

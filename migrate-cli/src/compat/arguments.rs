@@ -1,4 +1,4 @@
-//! The Go tool's command line: its options, with one dash or two, its checks and their order, and what they say.
+//! The Go tool's command line: its options, with one dash or two, its checks and their order, and its messages.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -34,7 +34,7 @@ Options:
 This is the command line of earlier versions. parallax help shows the present one.
 ";
 
-/// What is to be done.
+/// The requested operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// Bring an image from Podman's storage into the store.
@@ -43,7 +43,7 @@ pub enum Operation {
     Remove,
 }
 
-/// A command line that passed all checks.
+/// A valid command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arguments {
     /// What is to be done.
@@ -60,7 +60,7 @@ pub struct Arguments {
     pub level: Level,
 }
 
-/// What comes of a command line.
+/// Result of parsing a command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Parsed {
     /// Work.
@@ -104,7 +104,7 @@ fn option_name(argument: &str) -> Option<&str> {
 /// Reads and checks a command line, without the program's name.
 ///
 /// # Errors
-/// What is wrong; the Go tool's checks in their order.
+/// The first failed check, in the Go tool's order.
 pub fn parse(arguments: &[String]) -> Result<Parsed, String> {
     let raw = Raw::read(arguments)?;
     if raw.help {

@@ -1,10 +1,10 @@
-//! What the Go tool prints while it works: lines of `key=value` on standard output.
+//! Log output of the Go tool: lines of `key=value` on standard output.
 
 use jiff::Timestamp;
 
 use crate::output;
 
-/// How much is printed, the least first.
+/// Log level, the quietest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Nothing but what the program dies of.
@@ -24,7 +24,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// Reads a level; `None` if it is none.
+    /// Parses a level; `None` if it is invalid.
     pub fn parse(text: &str) -> Option<Self> {
         Some(match text.to_ascii_lowercase().as_str() {
             "panic" => Self::Panic,

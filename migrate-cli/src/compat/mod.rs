@@ -1,8 +1,8 @@
 //! The Go tool's command line, for the scripts that call it: `parallax --migrate|--rmi --podmanRoot R --roStoragePath S
-//! --image I`, with its messages and exit codes. What it brings into the store is what `parallax migrate` brings.
+//! --image I`, with its messages and exit codes. Images are stored as by `parallax migrate`.
 //!
-//! Exit codes: 0 if all was done, if there was nothing to do, and if a removal failed; 1 if a migration or the check of the
-//! store failed; 2 if the command line is wrong.
+//! Exit codes: 0 for success, if there was nothing to do, and if a removal failed; 1 if a migration or the check of the
+//! store failed; 2 for an invalid command line.
 
 mod arguments;
 mod log;
@@ -29,7 +29,7 @@ use crate::progress::Progress;
 use crate::source::registries::Registries;
 use crate::source::{Access, LocalImage, Reference, Source, look_up_local, qualified_names};
 
-/// Does what the command line (without the program's name) says.
+/// Runs the command line (without the program's name).
 pub fn run(line: &[String]) -> ExitCode {
     let arguments = match parse(line) {
         Ok(Parsed::Work(arguments)) => arguments,
@@ -77,7 +77,7 @@ pub fn run(line: &[String]) -> ExitCode {
     }
 }
 
-/// Refuses a directory that has something in it and is no store.
+/// Refuses a directory that is not empty and not a store.
 fn check_store(store: &Path) -> anyhow::Result<()> {
     const PARTS: [&str; 3] = ["overlay", "overlay-images", "overlay-layers"];
     let mut entries = store.read_dir().with_context(|| format!("failed reading directory '{}'", store.display()))?;

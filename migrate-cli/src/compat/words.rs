@@ -1,4 +1,4 @@
-//! Options for mksquashfs, given as one text: taken apart as a shell does, and never executed.
+//! Options for mksquashfs, given as one text: split as by a shell, and never executed.
 
 /// Splits a text at white space outside of quotes. A backslash takes the next character as it is, but inside single quotes.
 ///

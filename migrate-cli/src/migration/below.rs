@@ -1,8 +1,8 @@
 //! Layers whose form depends on the layers below: they get a SquashFS file for the image's own chain of layers.
 //!
-//! A layer with an entry below a directory that it does not describe, `tmp/link` without `tmp`, shows that directory with its own
-//! attributes in the overlay. They must be those of the layers below. Where these are the usual ones, the file that all images
-//! with the layer share is right.
+//! A layer with an entry below a directory without an entry, `tmp/link` without `tmp`, shows that directory with the layer's
+//! attributes in the overlay. The attributes must be those of the layers below. If these are the default ones, the file that all
+//! images with the layer share is correct.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
@@ -18,7 +18,7 @@ use super::{Finished, Migration};
 use crate::image::{Image, Layer};
 use crate::source::Source;
 
-/// A layer of those below.
+/// One of the layers below.
 struct Lower {
     file: PathBuf,
     /// Unknown if an earlier version converted it.
@@ -58,7 +58,7 @@ impl Migration<'_> {
         Ok(own)
     }
 
-    /// The file that all images with the layer share, in the store or on its way there.
+    /// Returns the file that all images with the layer share, in the store or unfinished.
     fn shared_file(&self, layer: &Layer, finished: &[Finished]) -> anyhow::Result<Option<Finished>> {
         let is_it = |(file, made): &&Finished| made.diff_id == layer.diff_id && file.exists();
         if let Some(made) = finished.iter().find(is_it) {
@@ -69,7 +69,7 @@ impl Migration<'_> {
     }
 }
 
-/// What a layer of this shape must know of the layers below, base first; `None` if it makes no difference.
+/// Returns what a layer of this shape needs from the layers below, base first; `None` if they make no difference.
 fn below(shape: &Shape, lower: &[Lower]) -> anyhow::Result<Option<Below>> {
     let mut below = Below::default();
     if shape.root.is_none() {
@@ -100,26 +100,26 @@ fn below(shape: &Shape, lower: &[Lower]) -> anyhow::Result<Option<Below>> {
     Ok(Some(below).filter(|below| *below != Below::default()))
 }
 
-/// What a layer lets be seen at a path.
+/// Effect of a layer on a path.
 #[derive(Debug, PartialEq, Eq)]
 enum Seen {
     Directory(Attributes),
-    /// No directory, and none of the layers below.
+    /// The path is not a directory, and hides those of the layers below.
     Nothing,
     LayersBelow,
 }
 
-/// Parts of what a SquashFS file holds.
+/// Selected content of a SquashFS file.
 #[derive(Debug, Default)]
 struct Listing {
-    /// What is at the paths that were asked for and above them; `None` is no directory.
+    /// Attributes of the requested paths and of those above them; `None` if not a directory.
     paths: BTreeMap<String, Option<Attributes>>,
     /// The names in the root.
     names: BTreeSet<Vec<u8>>,
 }
 
 impl Listing {
-    /// Has `unsquashfs` list a file: it knows all compressions.
+    /// Lists a file with `unsquashfs`, which supports all compressions.
     fn read(file: &Path, wanted: &BTreeSet<&str>) -> anyhow::Result<Self> {
         let asked: BTreeSet<&str> = wanted.iter().flat_map(|path| and_above(path)).collect();
         let mut child = Command::new("unsquashfs")
@@ -139,7 +139,7 @@ impl Listing {
         Ok(listing)
     }
 
-    /// Takes in a line such as `drwxrwxrwt 0/0   3 2025-01-01 00:00 squashfs-root/tmp`.
+    /// Parses a line such as `drwxrwxrwt 0/0   3 2025-01-01 00:00 squashfs-root/tmp`.
     fn add(&mut self, line: &[u8], asked: &BTreeSet<&str>) {
         const ROOT: &[u8] = b" squashfs-root/";
         let Some(start) = line.windows(ROOT.len()).position(|part| part == ROOT) else { return };
@@ -167,12 +167,12 @@ impl Listing {
     }
 }
 
-/// A path and the directories above it, without the root.
+/// Returns a path and the directories above it, without the root.
 fn and_above(path: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(path), |path| path.rsplit_once('/').map(|(above, _)| above))
 }
 
-/// The attributes of a directory, in the words of a listing; `None` for anything else.
+/// Returns the attributes of a directory, from the words of a listing; `None` for anything else.
 fn attributes(words: &str) -> Option<Attributes> {
     let mut words = words.split_whitespace();
     let (mode, owner) = (words.next()?.strip_prefix('d')?, words.next()?);

@@ -1,4 +1,4 @@
-//! The manifest and configuration of an image whose layers have become one.
+//! The manifest and configuration of a flattened image.
 
 use anyhow::Context as _;
 use parallax_store::containers_storage::sha256_hex;
@@ -6,19 +6,19 @@ use serde_json::{Value, json};
 
 use crate::image::Image;
 
-/// Where a flattened image's manifest names the manifest it was made from, `sha256:…`.
+/// Annotation of a flattened image's manifest with the digest of the source's manifest, `sha256:…`.
 const SOURCE: &str = "org.parallax.flattened-from";
 
-/// The manifest's digest of the image that the one with this manifest was flattened from, if it was.
+/// Returns the digest of the source's manifest, if the image with this manifest was flattened.
 pub fn source_of(manifest: &str) -> Option<String> {
     let manifest: Value = serde_json::from_str(manifest).ok()?;
     Some(manifest.get("annotations")?.get(SOURCE)?.as_str()?.to_owned())
 }
 
-/// The image with one layer, given by its diffID (hexadecimal) and the size of its tar stream in bytes, in place of its own.
+/// Returns the image with a single layer, given by its diffID (hexadecimal) and the size of its tar stream in bytes.
 ///
-/// Its history keeps all entries: those of layers are marked as empty but for a last one, so that entries that are not
-/// empty and layers are as many, as the image specification wants it.
+/// The history keeps all entries: those of layers are marked as empty except for the last one, so that the numbers of non-empty
+/// entries and of layers are equal, as the image specification requires.
 ///
 /// # Errors
 /// If the configuration cannot be read.

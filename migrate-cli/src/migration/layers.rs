@@ -1,4 +1,4 @@
-//! Converts the layers that a store does not have.
+//! Conversion of the layers that a store lacks.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -21,7 +21,7 @@ use crate::source::{LayerStream, Source};
 use crate::units;
 
 impl Migration<'_> {
-    /// Converts the layers that the store does not have, several at once, and notes the sizes of those that are new.
+    /// Converts the layers that the store lacks, several at once, and records the sizes of the new ones.
     pub(super) fn convert_missing(
         &self,
         source: &Source,
@@ -59,8 +59,8 @@ impl Migration<'_> {
         Ok(all)
     }
 
-    /// The layers the store does not have, each once, with their places in the image; the largest first, so that none is
-    /// left to run alone at the end.
+    /// Returns the layers that the store lacks, each once, with their positions in the image; the largest first, so that it does
+    /// not run alone at the end.
     fn missing<'a>(&self, image: &'a Image) -> anyhow::Result<Vec<(usize, &'a Layer)>> {
         let mut missing: BTreeMap<&str, (usize, &Layer)> = BTreeMap::new();
         let ids = image.chain_ids();
@@ -77,7 +77,7 @@ impl Migration<'_> {
         Ok(missing)
     }
 
-    /// A layer is shared by images, so one that is there stays as it is, whatever was asked for. That is said.
+    /// Reports layers in the store that differ from the requested settings: they stay unchanged, since images share them.
     fn say_if_other(&self, layer: &Layer, there: &LayerFile) {
         let short = short(&layer.diff_id);
         let squash = self.settings.owners == Owners::Squash;
@@ -128,7 +128,7 @@ impl Migration<'_> {
         Ok((file, layer))
     }
 
-    /// Converts all layers of an image into one.
+    /// Merges all layers of an image into one.
     pub(super) fn flatten(&self, source: &Source, image: &Image) -> anyhow::Result<Finished> {
         let file = self.unfinished(&format!("flat-{}", image.id))?;
         let _slot = self.slots.take();
@@ -181,7 +181,7 @@ impl Migration<'_> {
         }
     }
 
-    /// Warns of files that users have no ids for.
+    /// Warns about files whose owners have no subordinate ids.
     fn say_if_unusual(&self, diff_id: &str, owners: &UnusualOwners) {
         let UnusualOwners { entries, path, uid, gid } = owners;
         if *entries == 0 {
@@ -253,7 +253,7 @@ fn short(diff_id: &str) -> &str {
     diff_id.get(..12).unwrap_or(diff_id)
 }
 
-/// How a SquashFS file is compressed, in words: method and block size. Levels are not written down in one.
+/// Describes a SquashFS file's compression: method and block size. The file does not record the level.
 fn form(file: &Path) -> Option<String> {
     const UNCOMPRESSED_DATA: u16 = 2;
     let mut superblock = [0; 96];
@@ -273,7 +273,7 @@ fn form(file: &Path) -> Option<String> {
     Some(format!("{method}, blocks of {} KiB", block >> 10))
 }
 
-/// The same of what is to be written.
+/// Describes the compression of a file to be written.
 fn wanted(options: &SquashfsOptions) -> String {
     let method = if options.raw_data { "none" } else { options.compression.method() };
     format!("{method}, blocks of {} KiB", options.block_size >> 10)

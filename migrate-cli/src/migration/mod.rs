@@ -1,5 +1,5 @@
-//! Brings images from sources into a store. All sources of one call share its working directory, its memory, and layers that
-//! several of them have.
+//! Migration of images from sources into a store. All sources of one call share its working directory, its memory, and their common
+//! layers.
 
 mod below;
 pub mod flat;
@@ -27,10 +27,10 @@ use crate::progress::Progress;
 use crate::source::Source;
 use shared::{Once, Slots};
 
-/// How often layers may go while an image is brought, with the images that others remove.
+/// Maximum number of attempts if layers disappear meanwhile, with images that other processes remove.
 const ATTEMPTS: u32 = 3;
 
-/// A finished SquashFS file and what is known of it.
+/// A finished SquashFS file and its properties.
 type Finished = (PathBuf, LayerFile);
 
 /// One call of `parallax migrate`.
@@ -43,33 +43,33 @@ pub struct Migration<'a> {
     tool: Mutex<Option<Sqfstar>>,
     /// The layers that were converted, by diffID.
     made: Once<Finished>,
-    /// Made when the first layer needs it: a call that has nothing to do changes nothing.
+    /// The working directory, made when the first layer needs it: a call without work changes nothing.
     work: Mutex<Option<Guarded>>,
-    /// Whether it was said that layers could not be checked.
+    /// Whether the warning about unchecked layers was printed.
     said_unchecked: std::sync::Once,
 }
 
-/// What became of an image.
+/// Result of a migration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Brought {
     /// The image id, 64 hexadecimal digits.
     pub id: String,
     /// The manifest's digest, `sha256:…`.
     pub digest: String,
-    /// How many layers the image has.
+    /// Number of the image's layers.
     pub layers: usize,
-    /// How many of them the store did not have yet.
+    /// Number of layers that the store lacked.
     pub new_layers: usize,
-    /// What these take in the store, in bytes.
+    /// Size of the new layers in the store, in bytes.
     pub new_stored: u64,
-    /// Whether the store had the image under this name already, so that nothing was done.
+    /// Whether the store already had the image under this name, so that nothing was done.
     pub unchanged: bool,
-    /// Why steps may not be able to use it, a sentence each.
+    /// Reasons why steps may be unable to use the image.
     pub warnings: Vec<String>,
 }
 
 impl<'a> Migration<'a> {
-    /// A call that writes to `store`.
+    /// Returns a call that writes to `store`.
     pub fn new(store: &'a Store, settings: Settings, progress: &'a Progress) -> Self {
         let slots = Slots::new(settings.jobs);
         Self {
@@ -84,10 +84,10 @@ impl<'a> Migration<'a> {
         }
     }
 
-    /// Brings the image of a source into the store, its layers as they are.
+    /// Migrates the image of a source into the store, with unchanged layers.
     ///
     /// # Errors
-    /// If the source or the store fails. The store has the whole image or nothing of it then.
+    /// If the source or the store fails. The store then has the complete image or nothing of it.
     pub fn bring(&self, source: &Source, name: &ImageName) -> anyhow::Result<Brought> {
         let image = source.image()?;
         if is_there(self.store, &image, name)? {
@@ -110,7 +110,7 @@ impl<'a> Migration<'a> {
         }
     }
 
-    /// Brings the image of a source into the store with all its layers made one.
+    /// Migrates the image of a source into the store with all its layers merged into one.
     ///
     /// # Errors
     /// As [`Self::bring`].
@@ -139,7 +139,7 @@ impl<'a> Migration<'a> {
         Ok(Brought { warnings: image.warnings, ..Brought::new(flat, &new.into_iter().collect()) })
     }
 
-    /// Gives an image of the store further names, and tells whether it did not have them all.
+    /// Adds names to an image of the store; returns whether any was new.
     ///
     /// # Errors
     /// If the store fails.
@@ -154,7 +154,7 @@ impl<'a> Migration<'a> {
         Ok(changed)
     }
 
-    /// The id of the image in the store that was flattened from `image`, where its name or digest leads to it.
+    /// Returns the id of the store's image that was flattened from `image`, if its name or digest leads to that image.
     fn flattened_before(&self, image: &Image, name: &ImageName) -> anyhow::Result<Option<String>> {
         let by_digest = hex_of(&image.digest).and_then(|digest| self.store.id_of_digest(digest));
         for id in [self.store.id_of_name(name), by_digest].into_iter().flatten() {
@@ -196,8 +196,8 @@ impl<'a> Migration<'a> {
         self.store.publish(&image, &finished, own).map(drop)
     }
 
-    /// Takes back what a publication that failed has changed already, on a full file system say. If that fails too, the
-    /// store works all the same, and `parallax gc` does it later.
+    /// Undoes the changes of a failed publication, for example on a full file system. If undoing fails too, the
+    /// store still works, and `parallax gc` cleans up later.
     fn tidied(&self, published: Result<(), StoreError>, own: &BTreeSet<u64>) -> Result<(), StoreError> {
         if published.is_err() {
             let _uninterrupted = interrupt::hold();
@@ -221,7 +221,7 @@ impl<'a> Migration<'a> {
         Ok(())
     }
 
-    /// The path of an unfinished file.
+    /// Returns the path of an unfinished file.
     fn unfinished(&self, name: &str) -> anyhow::Result<PathBuf> {
         let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
         let work = match &mut *work {
@@ -231,7 +231,7 @@ impl<'a> Migration<'a> {
         Ok(work.path().join(name))
     }
 
-    /// Warns once that what mksquashfs wrote cannot be checked.
+    /// Warns once that the output of mksquashfs cannot be checked.
     fn warn_unchecked(&self, reason: &str) {
         self.said_unchecked.call_once(|| {
             tracing::warn!(
@@ -241,7 +241,7 @@ impl<'a> Migration<'a> {
         });
     }
 
-    /// mksquashfs, looked for when the first layer needs it.
+    /// Returns mksquashfs, searched when the first layer needs it.
     fn tool(&self) -> anyhow::Result<Sqfstar> {
         let mut tool = self.tool.lock().unwrap_or_else(PoisonError::into_inner);
         match *tool {
@@ -251,7 +251,7 @@ impl<'a> Migration<'a> {
     }
 }
 
-/// The inodes of finished files, which they keep wherever they are moved.
+/// Returns the inodes of finished files, which stay the same when the files are moved.
 fn inodes<'a>(finished: impl IntoIterator<Item = &'a Finished>) -> BTreeSet<u64> {
     finished.into_iter().filter_map(|(file, _)| std::fs::metadata(file).ok()).map(|metadata| metadata.ino()).collect()
 }
@@ -275,12 +275,12 @@ impl Brought {
     }
 }
 
-/// All digests that mean an image, hexadecimal.
+/// Returns all digests of an image, hexadecimal.
 fn digests(image: &Image) -> impl Iterator<Item = &str> {
     hex_of(&image.digest).into_iter().chain(image.other_digests.iter().map(String::as_str))
 }
 
-/// Whether the store has the image whole, under this name and with these digests.
+/// Whether the store has the complete image, under this name and with these digests.
 fn is_there(store: &Store, image: &Image, name: &ImageName) -> anyhow::Result<bool> {
     let is_it = |id: Option<String>| id.as_deref() == Some(&*image.id);
     Ok(is_it(store.id_of_name(name))

@@ -1,4 +1,4 @@
-//! How layers are written, and what writing them may use of this machine.
+//! Settings of the conversion, and its limits on this machine.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -10,73 +10,73 @@ use parallax_layers::{Compression, Limits, Owners, SquashfsOptions};
 
 use crate::units;
 
-/// What one layer takes beside mksquashfs: buffers, and the names of some hundred thousand files.
+/// Memory in bytes that one layer needs besides mksquashfs: buffers, and the names of some hundred thousand files.
 const BESIDE: u64 = 64 << 20;
-/// The least that mksquashfs works with.
-const LEAST: u64 = 16 << 20;
-/// What is assumed to be there if the kernel does not tell.
+/// Minimum memory of mksquashfs in bytes.
+const MIN_MKSQUASHFS: u64 = 16 << 20;
+/// Assumed free memory in bytes if the kernel does not report it.
 const UNKNOWN_MEMORY: u64 = 2 << 30;
 
-/// What `parallax migrate` takes on this.
+/// Options of `parallax migrate` for the conversion.
 #[derive(Debug, clap::Args)]
 pub struct SettingsOptions {
-    /// How files are compressed: zstd[:1-22], lz4[:hc], gzip[:1-9], xz or none [default: zstd:3]
+    /// Compression: zstd[:1-22], lz4[:hc], gzip[:1-9], xz or none [default: zstd:3]
     #[arg(long, value_name = "METHOD", value_parser = compression)]
     compression: Option<Compression>,
-    /// The size of a compressed block: a power of two from 4KiB to 1MiB [default: 128KiB]
+    /// Size of a compressed block: a power of two from 4KiB to 1MiB [default: 128KiB]
     #[arg(long, value_name = "SIZE", value_parser = block_size)]
     block_size: Option<u32>,
-    /// How many threads compress a layer [default: as many as there are processors]
+    /// Number of threads that compress a layer [default: number of processors]
     #[arg(long, value_name = "N")]
     processors: Option<NonZeroUsize>,
-    /// How many layers are converted at once [default: as many as --processors, and as there is memory for]
+    /// Number of layers converted at once [default: as --processors, limited by --max-memory]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
-    /// The most memory to use for it [default: half of what is free]
+    /// Maximum memory to use [default: half of the free memory]
     #[arg(long, value_name = "SIZE", value_parser = units::parse)]
     max_memory: Option<u64>,
-    /// The most a layer may unpack to, such as 200GB or 4TiB
+    /// Maximum unpacked size of a layer, such as 200GB or 4TiB [default: 1TiB]
     #[arg(long, value_name = "SIZE", default_value_t = Limits::default().bytes, hide_default_value = true,
         value_parser = units::parse)]
     max_layer_size: u64,
-    /// The most files and directories a layer may have
+    /// Maximum number of files and directories of a layer
     #[arg(long, value_name = "N", default_value_t = Limits::default().entries)]
     max_layer_entries: u64,
-    /// Make files root's whose user or group id is above 65535, each id by itself: users have no ids for them
+    /// Replace user and group ids above 65535 by 0, each independently: users have no subordinate ids for them
     #[arg(long)]
     squash_owners: bool,
 }
 
-/// What follows from the options and the machine.
+/// Settings derived from the options and the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// How SquashFS files are made.
+    /// Options of mksquashfs.
     pub squashfs: SquashfsOptions,
-    /// What a layer may hold.
+    /// Limits of a layer.
     pub limits: Limits,
-    /// What becomes of owners that users have no ids for.
+    /// Handling of owners above the usual range of subordinate ids.
     pub owners: Owners,
-    /// How many layers are converted at once.
+    /// Number of layers converted at once.
     pub jobs: usize,
-    /// Whether the user asked for the compression or the block size.
+    /// Whether the user specified the compression or the block size.
     pub asked: bool,
 }
 
 impl SettingsOptions {
-    /// The settings on this machine.
+    /// Returns the settings on this machine.
     ///
     /// # Errors
-    /// If the memory is too little for one layer.
+    /// If the memory is not enough for one layer.
     pub fn settings(&self) -> anyhow::Result<Settings> {
         let processors = self.processors.or(available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
         let memory = self.max_memory.unwrap_or_else(|| free_memory().unwrap_or(UNKNOWN_MEMORY) / 2);
         let default = SquashfsOptions::default();
         let (jobs, memory_mib) = share(memory, self.jobs.unwrap_or(processors).get(), default.memory_mib);
         ensure!(
-            memory_mib >= LEAST >> 20,
-            "{} of memory are too little for one layer; --max-memory must be {} or more",
+            memory_mib >= MIN_MKSQUASHFS >> 20,
+            "{} of memory are not enough for one layer; --max-memory must be at least {}",
             units::bytes(memory),
-            units::bytes(LEAST + BESIDE)
+            units::bytes(MIN_MKSQUASHFS + BESIDE)
         );
         Ok(Settings {
             squashfs: SquashfsOptions {
@@ -95,7 +95,7 @@ impl SettingsOptions {
     }
 }
 
-/// How many layers can be converted at once, and how many MiB mksquashfs gets for each.
+/// Returns the number of layers to convert at once, and the MiB for each mksquashfs.
 fn share(memory: u64, jobs: usize, full_mib: u32) -> (usize, u64) {
     let full = u64::from(full_mib) << 20;
     let fitting = usize::try_from(memory / (full + BESIDE)).unwrap_or(usize::MAX);
@@ -103,7 +103,7 @@ fn share(memory: u64, jobs: usize, full_mib: u32) -> (usize, u64) {
     (jobs.min(fitting).max(1), for_one)
 }
 
-/// What the machine, or the control group, has left of memory in bytes.
+/// Returns the free memory in bytes, of the machine or within the control group's limit.
 fn free_memory() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -111,7 +111,7 @@ fn free_memory() -> Option<u64> {
     Some(group_memory().map_or(available, |limit| available.min(limit)))
 }
 
-/// The limit of this process's control group, less what the group uses.
+/// Returns the limit of this process's control group minus the group's use.
 fn group_memory() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
@@ -120,7 +120,7 @@ fn group_memory() -> Option<u64> {
     Some(number("memory.max")?.saturating_sub(number("memory.current")?))
 }
 
-/// Reads a compression as `--compression` takes it.
+/// Parses the value of `--compression`.
 pub(crate) fn compression(text: &str) -> Result<Compression, String> {
     match text.split_once(':') {
         None if text == "zstd" => Ok(Compression::Zstd(3)),
@@ -137,14 +137,14 @@ pub(crate) fn compression(text: &str) -> Result<Compression, String> {
             level.map(Compression::Gzip).ok_or_else(|| "levels of gzip are 1 to 9".to_owned())
         }
         Some(("lz4", "hc")) => Ok(Compression::Lz4 { high: true }),
-        _ => Err("there are zstd[:LEVEL], lz4[:hc], gzip[:LEVEL], xz and none".to_owned()),
+        _ => Err("invalid compression: must be zstd[:LEVEL], lz4[:hc], gzip[:LEVEL], xz or none".to_owned()),
     }
 }
 
 fn block_size(text: &str) -> Result<u32, String> {
     let size = units::parse(text)?;
     let size = u32::try_from(size).ok().filter(|size| size.is_power_of_two() && (4 << 10..=1 << 20).contains(size));
-    size.ok_or_else(|| "a block is 4KiB, 8KiB and so on to 1MiB".to_owned())
+    size.ok_or_else(|| "invalid block size: must be a power of two from 4KiB to 1MiB".to_owned())
 }
 
 #[cfg(test)]

@@ -1,26 +1,26 @@
-//! What the sources of one call share: the right to convert, and layers that several of them have.
+//! Resources shared by the sources of one call: permits to convert, and common layers.
 
 use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// So many may work at once.
+/// Semaphore that limits concurrent work.
 #[derive(Debug)]
 pub struct Slots {
     free: Mutex<usize>,
     freed: Condvar,
 }
 
-/// The right to work, until it is dropped.
+/// A permit, released when dropped.
 #[derive(Debug)]
 pub struct Slot<'a>(&'a Slots);
 
 impl Slots {
-    /// Room for `count`.
+    /// Returns a semaphore with `count` permits.
     pub fn new(count: usize) -> Self {
         Self { free: Mutex::new(count), freed: Condvar::new() }
     }
 
-    /// Waits for room.
+    /// Waits for a permit.
     pub fn take(&self) -> Slot<'_> {
         let free = lock(&self.free);
         let mut free = self.freed.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
@@ -36,7 +36,7 @@ impl Drop for Slot<'_> {
     }
 }
 
-/// Things that are made once, whoever asks for them first.
+/// Values that are made once, by the first caller that needs them.
 #[derive(Debug)]
 pub struct Once<T> {
     made: Mutex<HashMap<String, Option<T>>>,
@@ -44,13 +44,13 @@ pub struct Once<T> {
 }
 
 impl<T: Clone> Once<T> {
-    /// Nothing is made yet.
+    /// Returns an empty map.
     pub fn new() -> Self {
         Self { made: Mutex::new(HashMap::new()), changed: Condvar::new() }
     }
 
-    /// What is called `key`, and whether it was made now. While one makes it, others wait; if that fails, the next one
-    /// tries. Who makes something must not wait for another thing.
+    /// Returns the value of `key`, and whether it was made now. While one caller makes the value, others wait; if that fails, the
+    /// next caller tries. A caller that makes a value must not wait for another value.
     pub fn get<E>(&self, key: &str, make: impl FnOnce() -> Result<T, E>) -> Result<(T, bool), E> {
         let mut made = lock(&self.made);
         loop {
@@ -69,13 +69,13 @@ impl<T: Clone> Once<T> {
         Ok((thing, true))
     }
 
-    /// Forgets what is called `key`, so that it is made again.
+    /// Removes the value of `key`, so that it is made again.
     pub fn forget(&self, key: &str) {
         lock(&self.made).remove(key);
     }
 }
 
-/// Something is being made. Others go on when this is dropped, whatever came of it.
+/// Guard while a value is being made. Other callers continue when the guard is dropped, whatever the result.
 struct Claim<'a, T> {
     once: &'a Once<T>,
     key: &'a str,

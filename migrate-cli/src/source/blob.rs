@@ -10,30 +10,30 @@ use containers_image_proxy::{BlobStream, BlobStreamSource, Error};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::runtime::Runtime;
 
-/// How long no byte may come before skopeo is asked whether any will.
+/// Timeout without data after which skopeo is asked to finish the blob.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 type Driver<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
 
 /// Bytes from skopeo.
 ///
-/// skopeo says whether it read the blob to its end, with the right size and digest, only when it is asked to finish
-/// (the "driver"), and handles no other request until it has. So it is asked when all bytes have come, which the size
-/// tells; where the size is not known it has to be asked at the start.
+/// skopeo reports whether it read the complete blob, with the right size and digest, only when it is asked to finish
+/// (the "driver"), and handles no other request meanwhile. So it is asked when all bytes have arrived, according to the size;
+/// if the size is unknown, it must be asked at the start.
 ///
-/// If its source fails, skopeo leaves the stream open and says nothing until it is asked. So it is asked too when no byte
-/// has come for a while. If the source is only slow, other blobs wait for this one then.
+/// If its source fails, skopeo leaves the stream open and reports nothing until it is asked. So it is also asked if no byte
+/// arrives before a timeout. If the source is only slow, other blobs wait for this one then.
 pub struct Blob<'a> {
     runtime: &'a Runtime,
     reader: Box<dyn AsyncRead + Send + Unpin>,
     driver: Option<Driver<'a>>,
-    /// How many bytes are still to come, where that is known.
+    /// Number of remaining bytes, if known.
     left: Option<u64>,
-    /// Whether the end of the stream comes by itself. If not it comes only after the driver was asked.
+    /// Whether the stream ends by itself. If not, it ends only after the driver was asked.
     ends_by_itself: bool,
-    /// Whether nothing came for so long that skopeo had to be asked.
+    /// Whether skopeo was asked because of the timeout.
     stalled: bool,
-    /// Whether the size is made up, so that skopeo's complaint about it means nothing.
+    /// Whether the size is a placeholder, so that skopeo's error about the size is ignored.
     unsized_blob: bool,
 }
 
@@ -79,7 +79,7 @@ impl<'a> Blob<'a> {
         }))
     }
 
-    /// Reads as long as bytes come; `None` if they stopped coming.
+    /// Reads as long as bytes arrive; `None` on a timeout.
     fn read_unless_stalled(&mut self, buffer: &mut [u8]) -> Option<io::Result<usize>> {
         let runtime = self.runtime;
         runtime.block_on(async {

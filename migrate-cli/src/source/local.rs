@@ -1,8 +1,8 @@
-//! Layers of images that lie in the file system, read where they are.
+//! Layers of images in the file system, read directly.
 //!
-//! skopeo would take most of a migration's time to pass them on: it reads, hashes and copies each through a pipe. What
-//! it checks is checked here anyway: the manifest's digest names the configuration, the configuration the diffID, and
-//! the converter takes the digest of what the layer unpacks to.
+//! Passing them through skopeo would take most of a migration's time: it reads, hashes and copies each through a pipe. Its
+//! checks are made here in any case: the manifest's digest verifies the configuration, the configuration the diffID, and
+//! the converter computes the digest of the unpacked layer.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::{Reference, Transport};
 use crate::image::{Descriptor, hex_of};
 
-/// The file of a blob, if the source is a directory that has it. In doubt it has not, and skopeo says what is wrong.
+/// Returns the file of a blob, if the source is a directory that has it. In case of doubt `None`, and skopeo reports the error.
 pub(super) fn open(reference: &Reference, blob: &Descriptor) -> Option<File> {
     let path = path(reference, hex_of(&blob.digest)?)?;
     // Looked at before it is opened: opening a FIFO would wait.
@@ -25,7 +25,7 @@ pub(super) fn open(reference: &Reference, blob: &Descriptor) -> Option<File> {
     File::open(path).ok()
 }
 
-/// The manifest of one image of an index, if the source is a directory that has it.
+/// Returns the manifest of one image of an index, if the source is a directory that has it.
 pub(super) fn manifest(reference: &Reference, digest: &str) -> Option<Vec<u8>> {
     let hex = hex_of(digest)?;
     let path = match reference.transport {
@@ -35,8 +35,8 @@ pub(super) fn manifest(reference: &Reference, digest: &str) -> Option<Vec<u8>> {
     small(&path)
 }
 
-/// The manifest or index that a directory leads to, byte for byte, as `skopeo inspect --raw` prints it. In doubt there is none,
-/// and skopeo says which it is: an OCI layout may have several images.
+/// Returns the manifest or index of a directory, byte for byte, as `skopeo inspect --raw` prints it. In case of doubt `None`,
+/// and skopeo decides: an OCI layout may have several images.
 pub(super) fn top(reference: &Reference) -> Option<Vec<u8>> {
     let (directory, tag) = match reference.transport {
         Transport::Dir => return small(&Path::new(&reference.rest).join("manifest.json")),
@@ -51,7 +51,7 @@ pub(super) fn top(reference: &Reference) -> Option<Vec<u8>> {
     small(&path(reference, hex)?).filter(|bytes| sha256_hex(bytes) == hex)
 }
 
-/// Where an OCI layout's index has the tag of an image.
+/// Annotation of an OCI layout's index with the tag of an image.
 const TAG: &str = "org.opencontainers.image.ref.name";
 
 #[derive(Debug, Deserialize)]
@@ -66,7 +66,7 @@ struct LayoutEntry {
     annotations: HashMap<String, String>,
 }
 
-/// What a file holds, if it is no larger than a manifest may be.
+/// Returns a file's content, if the size is within the limit for manifests.
 pub(super) fn small(path: &Path) -> Option<Vec<u8>> {
     /// The limit of registries.
     const MOST: u64 = 4 << 20;
@@ -77,7 +77,7 @@ pub(super) fn small(path: &Path) -> Option<Vec<u8>> {
     std::fs::read(path).ok()
 }
 
-/// The directory of an OCI layout, and the tag in it. skopeo splits at the first colon too.
+/// Returns the directory of an OCI layout, and the tag in it. skopeo splits at the first colon too.
 fn layout(rest: &str) -> (&str, Option<&str>) {
     rest.split_once(':').map_or((rest, None), |(path, tag)| (path, Some(tag).filter(|tag| !tag.is_empty())))
 }

@@ -1,8 +1,8 @@
-//! Which image of a Podman storage a name means, as Podman looks images up (libimage's `LookupImage`).
+//! Look-up of images in a Podman storage by Podman's rules (libimage's `LookupImage`).
 //!
-//! In this order: the fully qualified names that the text may stand for (alias, `localhost/`, the registries that are
-//! searched, `docker.io`); what is listed under the text itself, or an id that begins with it; for a short name at last any
-//! image whose repository ends in it and that has the tag.
+//! In this order: the fully qualified names that the text may stand for (alias, `localhost/`, the unqualified-search
+//! registries, `docker.io`); an image listed under the text itself, or an id that begins with it; finally, for a short name, any
+//! image whose repository ends in the name and that has the tag.
 
 use anyhow::ensure;
 use parallax_format::{ImageName, ImageRef};
@@ -11,7 +11,7 @@ use parallax_store::foreign::Entry;
 use super::registries::Registries;
 use super::short_name::{has_registry, split};
 
-/// The fewest digits of an id that are taken for one.
+/// Minimum number of digits of an abbreviated id.
 const MIN_ID_DIGITS: usize = 3;
 
 /// An image that was found.
@@ -19,11 +19,11 @@ const MIN_ID_DIGITS: usize = 3;
 pub struct LocalImage {
     /// The image as skopeo finds it in the storage: a listed name if that is fully qualified, else `@ID`.
     pub source: String,
-    /// The names it is meant by: the one that matched; all that are listed, if it was found by its id.
+    /// The matching name, or all listed names if the image was found by its id.
     pub names: Vec<ImageName>,
 }
 
-/// What comes after the repository.
+/// Part of a name after the repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Suffix<'a> {
     Tag(&'a str),
@@ -31,10 +31,10 @@ enum Suffix<'a> {
     Digest(&'a str),
 }
 
-/// The image that `text` means; none if there is none.
+/// Finds the image that `text` means; `None` if not found.
 ///
 /// # Errors
-/// `text` is no image name or id, or the start of several ids.
+/// `text` is an invalid name or id, or an ambiguous start of an id.
 pub fn find(text: &str, images: &[Entry], registries: &Registries) -> anyhow::Result<Option<LocalImage>> {
     if let Some(id) = text.strip_prefix('@') {
         return Ok(by_id(id, images)?.map(of_id));
@@ -62,10 +62,10 @@ pub fn find(text: &str, images: &[Entry], registries: &Registries) -> anyhow::Re
     Ok(ends_in_it.map(|(image, name)| named(image, name)))
 }
 
-/// The fully qualified names, with tag, that `text` may be listed under, most likely first; none for an id or digest.
+/// Returns the fully qualified names, with tag, that `text` may be listed under, most likely first; none for an id or digest.
 ///
 /// # Errors
-/// `text` is no image name.
+/// `text` is an invalid image name.
 pub fn qualified(text: &str, registries: &Registries) -> anyhow::Result<Vec<String>> {
     let (repository, suffix) = parts(text);
     match (ImageRef::parse(text)?, suffix) {
@@ -76,7 +76,7 @@ pub fn qualified(text: &str, registries: &Registries) -> anyhow::Result<Vec<Stri
     }
 }
 
-/// Repository and tag or digest; of both the digest counts.
+/// Returns the repository, and the tag or digest; a digest has precedence.
 fn parts(text: &str) -> (&str, Suffix<'_>) {
     let (repository, suffix) = split(text);
     let suffix = match suffix.split_once("@sha256:") {
@@ -86,7 +86,7 @@ fn parts(text: &str) -> (&str, Suffix<'_>) {
     (repository, suffix)
 }
 
-/// The fully qualified repositories that one may stand for.
+/// Returns the fully qualified repositories that a repository may stand for.
 fn repositories(repository: &str, registries: &Registries) -> Vec<String> {
     let searched = registries.unqualified_search_registries.iter().flatten();
     let all: Vec<String> = if has_registry(repository) {
@@ -134,7 +134,7 @@ fn matching<'a>(image: &'a Entry, suffix: &Suffix<'_>, fits: impl Fn(&str) -> bo
     image.names_as_listed().iter().find(is_it).map(String::as_str)
 }
 
-/// The image whose id begins with `text`.
+/// Returns the image whose id begins with `text`.
 fn by_id<'a>(text: &str, images: &'a [Entry]) -> anyhow::Result<Option<&'a Entry>> {
     let is_start = text.len() >= MIN_ID_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let fitting: Vec<&Entry> = images.iter().filter(|image| is_start && image.id.starts_with(text)).collect();

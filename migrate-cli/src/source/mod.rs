@@ -1,6 +1,6 @@
-//! Reads images through skopeo's image proxy, and layers that lie in a directory from there.
+//! Reading of images through skopeo's image proxy, and of layers in a directory from their files.
 //!
-//! The proxy's crate is asynchronous; this module confines that: what it gives out blocks. Several threads may read
+//! The proxy's crate is asynchronous; the interface of this module is blocking. Several threads may read
 //! blobs of one image at once.
 
 mod blob;
@@ -35,23 +35,23 @@ use skopeo::{inspect, proxy_config, skopeo_error};
 
 use crate::image::{Descriptor, Image, Index, IndexEntry, Layer, Manifest, hex_of};
 
-/// How a source is reached, and what is wanted of it.
+/// Options for access to a source.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Access {
-    /// Whether to check the registry's certificate
+    /// Verify the registry's certificate
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub tls_verify: bool,
-    /// The file with credentials for registries [default: where podman login keeps them]
+    /// File with credentials for registries [default: the file that podman login writes]
     #[arg(long, value_name = "FILE")]
     pub authfile: Option<PathBuf>,
-    /// A directory with certificates for the registry: *.crt of its authority, *.cert and *.key of the client [default:
-    /// those in /etc/containers/certs.d]
+    /// Directory with certificates for the registry: *.crt of its authority, *.cert and *.key of the client [default:
+    /// /etc/containers/certs.d]
     #[arg(long, value_name = "DIR")]
     pub cert_dir: Option<PathBuf>,
-    /// The platform to take of an image that is for several: OS/ARCHITECTURE[/VARIANT] [default: this machine's]
+    /// Platform to select from a multi-platform image: OS/ARCHITECTURE[/VARIANT] [default: this machine's]
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<Platform>,
-    /// The Podman storage that containers-storage: means, as in podman --root [default: the user's own]
+    /// Root of the Podman storage for containers-storage:, as in podman --root [default: the user's own]
     #[arg(long, value_name = "DIR")]
     pub podman_root: Option<PathBuf>,
 }
@@ -63,7 +63,7 @@ pub struct Source {
     image: OpenedImage,
     reference: Reference,
     access: Access,
-    /// What Podman's storage has of each layer: it keeps them uncompressed, whatever the manifest says.
+    /// Layers in Podman's storage, which are uncompressed, whatever the manifest says.
     layers: Option<Vec<ConvertedLayerInfo>>,
     /// Last but for the directory, because it waits for skopeo's end when it is dropped, and skopeo ends when the proxy is
     /// dropped.
@@ -72,11 +72,11 @@ pub struct Source {
     _run_root: Option<TempDir>,
 }
 
-/// What `text` may stand for, most likely first: one source, or, for a name without a registry, those that Podman would
-/// try. Where Podman asks, so does this, if standard input and error are a terminal and `may_ask`.
+/// Returns the sources that `text` may stand for, most likely first: one source, or, for a name without a registry, those that
+/// Podman would try. Asks the user where Podman does, if standard input and error are a terminal and `may_ask`.
 ///
 /// # Errors
-/// If it can stand for nothing.
+/// If `text` is invalid.
 pub fn candidates(text: &str, may_ask: bool) -> anyhow::Result<Vec<Reference>> {
     if let Some(reference) = Reference::parse(text)? {
         return Ok(vec![reference]);
@@ -88,11 +88,11 @@ pub fn candidates(text: &str, may_ask: bool) -> anyhow::Result<Vec<Reference>> {
     names.iter().map(|name| Ok(Reference::registry(name))).collect()
 }
 
-/// The image of a Podman storage that a source means, as Podman looks local images up: short names, ids and digests. A source of
-/// another kind, and an image that is not in the storage's list, is left to skopeo.
+/// Finds the image of a Podman storage that a source means, by Podman's rules for local images: short names, ids and digests.
+/// Sources of another kind, and images that are not in the storage's list, are left to skopeo.
 ///
 /// # Errors
-/// The source is no image name or id, or what short names stand for cannot be read.
+/// The source is an invalid name or id, or the configuration of short names cannot be read.
 pub fn look_up_local(reference: &Reference, access: &Access) -> anyhow::Result<Option<LocalImage>> {
     match reference.transport {
         Transport::ContainersStorage => storage::look_up(reference, access),
@@ -101,10 +101,10 @@ pub fn look_up_local(reference: &Reference, access: &Access) -> anyhow::Result<O
 }
 
 impl Source {
-    /// Opens the first of these that is there, and tells which it is. `try_next` is told of each that comes after a failure.
+    /// Opens the first of these that exists, and returns it. `try_next` is called for each that follows a failure.
     ///
     /// # Errors
-    /// If none can be opened: why, of each.
+    /// If none can be opened: the reason for each.
     pub fn open_first(
         candidates: Vec<Reference>,
         access: &Access,
@@ -157,7 +157,7 @@ impl Source {
     /// Reads the image's manifest and configuration.
     ///
     /// # Errors
-    /// If the source fails, or what it has does not match its digests.
+    /// If the source fails, or its content does not match the digests.
     pub fn image(&self) -> anyhow::Result<Image> {
         let fetched = self.runtime.block_on(self.proxy.fetch_manifest_raw_oci(&self.image)).map_err(skopeo_error);
         let fetched = fetched.map_err(|error| with_platforms(error, &self.reference, &self.access));
@@ -173,7 +173,7 @@ impl Source {
         Ok(image)
     }
 
-    /// An image that is for one platform only is not chosen by it, so it may be for the wrong one.
+    /// Checks the platform: an image without an index is not selected by platform, so it may be for the wrong one.
     fn check_platform(&self, image: &mut Image) -> anyhow::Result<()> {
         let Some(found) = &image.platform else { return Ok(()) };
         match &self.access.platform {
@@ -188,10 +188,10 @@ impl Source {
         Ok(())
     }
 
-    /// The manifest as the source has it, and the digest of the index it was chosen from.
+    /// Returns the source's original manifest, and the digest of the index it was selected from.
     ///
-    /// The proxy turns Docker's manifests into OCI's and hides indexes, so they are read where they lie, or `skopeo inspect`
-    /// is asked for them.
+    /// The proxy converts Docker's manifests into OCI's and hides indexes, so they are read from the files, or by
+    /// `skopeo inspect`.
     fn original(&self, digest: &str, manifest: Vec<u8>) -> anyhow::Result<(Vec<u8>, Option<String>)> {
         let is_original = hex_of(digest).is_some_and(|hex| hex == sha256_hex(&manifest));
         let may_have_index = self.reference.transport != Transport::DockerArchive;
@@ -221,7 +221,7 @@ impl Source {
         Ok((manifest, Some(top_hex)))
     }
 
-    /// The manifest of one image of an index, byte for byte.
+    /// Returns the manifest of one image of an index, byte for byte.
     fn manifest_of_index(&self, entry: &IndexEntry) -> anyhow::Result<Vec<u8>> {
         if let Some(manifest) = local::manifest(&self.reference, &entry.digest) {
             return Ok(manifest);
@@ -258,7 +258,7 @@ impl Source {
         self.blob(&format!("sha256:{}", layer.diff_id), size).map(LayerStream::Proxy)
     }
 
-    /// How many bytes [`Self::layer`] will give, as far as that is known.
+    /// Returns the number of bytes of [`Self::layer`], if known.
     pub fn layer_size(&self, index: usize, layer: &Layer) -> u64 {
         self.stored_size(index).unwrap_or(layer.blob.size)
     }
@@ -275,7 +275,7 @@ impl Source {
     }
 }
 
-/// A layer's bytes as the source has them.
+/// A layer's original bytes.
 #[derive(Debug)]
 pub enum LayerStream<'a> {
     /// From a file.
@@ -293,7 +293,7 @@ impl Read for LayerStream<'_> {
     }
 }
 
-/// Adds what platforms there are to skopeo's error that the right one is missing.
+/// Adds the available platforms to skopeo's error about a missing platform.
 fn with_platforms(error: anyhow::Error, reference: &Reference, access: &Access) -> anyhow::Error {
     if !format!("{error:#}").contains("no image found in") {
         return error;

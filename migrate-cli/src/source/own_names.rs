@@ -1,6 +1,6 @@
-//! The names that an archive or layout gives its images: tags in what `docker save` writes, annotations in OCI's index.
+//! The names that an archive or layout has for its images: tags in the output of `docker save`, annotations in OCI's index.
 //!
-//! As `podman load` takes them: a name without a registry is a local one.
+//! They are interpreted as by `podman load`: a name without a registry is a local one.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,19 +13,19 @@ use serde::Deserialize;
 
 use super::{Reference, Transport};
 
-/// The largest list of images that is read.
+/// Maximum size in bytes of a list of images.
 const MAX_LIST: u64 = 4 << 20;
-/// Where an index has the tag of an image; Podman and skopeo write whole names there too.
+/// Annotation of an index with the tag of an image; Podman and skopeo also write full names.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// Where BuildKit and containerd have the whole name.
+/// Annotation of BuildKit and containerd with the full name.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// One image of an archive or layout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Listed {
-    /// What chooses it of several, after the path and a colon; none if nothing does.
+    /// Selector of the image in a source, after the path and a colon; none if there is none.
     selector: Option<String>,
-    /// Its names as they are written.
+    /// Its names, unchanged.
     names: Vec<String>,
 }
 
@@ -46,7 +46,7 @@ struct OciEntry {
     annotations: Option<HashMap<String, String>>,
 }
 
-/// The names of the image that a source leads to; none if it gives none, or the source is of another kind.
+/// Returns the names of a source's image; empty if it has none, or the source is of another kind.
 ///
 /// # Errors
 /// The list of images cannot be read.
@@ -69,8 +69,8 @@ pub fn own_names(reference: &Reference) -> io::Result<Vec<ImageName>> {
     Ok(usable)
 }
 
-/// The sources that an archive of several images stands for, a source for each image, as `podman load` loads all of them; none
-/// if it has one image, or one is chosen.
+/// Returns one source for each image of an archive of several images, since `podman load` loads all of them; empty
+/// if the archive has one image, or one is selected.
 ///
 /// # Errors
 /// The list of images cannot be read.
@@ -92,7 +92,7 @@ fn path_and_selector(rest: &str) -> (&str, Option<&str>) {
     rest.split_once(':').map_or((rest, None), |(path, selector)| (path, Some(selector).filter(|text| !text.is_empty())))
 }
 
-/// The images of an archive or layout; none if the source is of another kind or has no list.
+/// Returns the images of an archive or layout; `None` if the source is of another kind or has no list.
 fn list(transport: Transport, path: &str) -> io::Result<Option<Vec<Listed>>> {
     let member = |name| archive_member(File::open(path)?, name, MAX_LIST);
     match transport {
@@ -124,7 +124,7 @@ fn oci(bytes: &[u8]) -> io::Result<Vec<Listed>> {
     Ok(index.manifests.into_iter().map(listed).collect())
 }
 
-/// The names that a selector chooses: of a number all that the image has; of a name that one.
+/// Returns the names for a selector: for a number all names of the image, for a name that name.
 fn selected(images: &[Listed], selector: &str) -> Vec<String> {
     if let Some(image) = images.iter().find(|image| image.selector.as_deref() == Some(selector)) {
         return image.names.clone();

@@ -1,4 +1,4 @@
-//! The platform an image is for, as Go and so all container tools name it.
+//! The platform of an image, with Go's names, which all container tools use.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,16 +8,16 @@ use serde::Deserialize;
 /// An operating system, an architecture, and perhaps a variant of it: `linux/arm64/v8`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Platform {
-    /// Such as `linux`.
+    /// Operating system, such as `linux`.
     pub os: String,
-    /// Such as `amd64`.
+    /// Architecture, such as `amd64`.
     pub architecture: String,
-    /// Such as `v8`.
+    /// Variant, such as `v8`.
     pub variant: Option<String>,
 }
 
 impl Platform {
-    /// The one this program was built for.
+    /// Returns the platform that this program was built for.
     pub fn of_this_machine() -> Self {
         let architecture = match std::env::consts::ARCH {
             "x86_64" => "amd64",
@@ -30,7 +30,7 @@ impl Platform {
         Self { os: std::env::consts::OS.to_owned(), architecture: architecture.to_owned(), variant: None }
     }
 
-    /// What skopeo takes to choose it.
+    /// Returns skopeo's options for the platform.
     pub fn arguments(&self) -> Vec<String> {
         let mut arguments =
             vec!["--override-os".to_owned(), self.os.clone(), "--override-arch".to_owned(), self.architecture.clone()];
@@ -40,7 +40,7 @@ impl Platform {
         arguments
     }
 
-    /// Whether an image that says it is for `found` is for this. One that does not say its variant fits every one.
+    /// Whether an image for `found` runs on this platform. An image without a variant fits every variant.
     pub fn takes(&self, found: &Self) -> bool {
         let same_variant = match (&self.variant, &found.variant) {
             (Some(wanted), Some(found)) => wanted == found,

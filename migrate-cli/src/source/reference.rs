@@ -1,11 +1,11 @@
-//! Where an image comes from, as it is typed, and the name it gets.
+//! References to sources of images, as typed, and the names that images get.
 
 use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
 use parallax_format::ImageName;
 
-/// What an image can be read from, as skopeo names it.
+/// Kind of a source, with skopeo's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// `docker://NAME`: a registry.
@@ -14,9 +14,9 @@ pub enum Transport {
     Oci,
     /// `oci-archive:FILE[:TAG]`: an OCI image layout in a tar archive.
     OciArchive,
-    /// `docker-archive:FILE[:NAME]`: what `docker save` writes.
+    /// `docker-archive:FILE[:NAME]`: the output of `docker save`.
     DockerArchive,
-    /// `dir:DIR`: what `skopeo copy` writes into a directory.
+    /// `dir:DIR`: a directory written by `skopeo copy`.
     Dir,
     /// `containers-storage:NAME`: the user's Podman.
     ContainersStorage,
@@ -34,24 +34,24 @@ const TRANSPORTS: [(&str, Transport); 6] = [
 /// A source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
-    /// What kind it is of.
+    /// Kind of the source.
     pub transport: Transport,
-    /// As it was typed, and as skopeo takes it.
+    /// The text as typed, which skopeo accepts.
     pub text: String,
     /// The part after the transport.
     pub rest: String,
 }
 
 impl Reference {
-    /// An image of a registry, by its name.
+    /// Returns the reference to an image of a registry, by its name.
     pub fn registry(name: &str) -> Self {
         Self { transport: Transport::Registry, text: format!("docker://{name}"), rest: name.to_owned() }
     }
 
-    /// Reads a source; `None` if the text has none of the known transports, as a mere name has.
+    /// Parses a source; `None` if the text has no known transport, such as a name.
     ///
     /// # Errors
-    /// If there is nothing after the transport, or the text is no name either.
+    /// If the part after the transport is missing, or the text is not a valid name either.
     pub fn parse(text: &str) -> anyhow::Result<Option<Self>> {
         let found = TRANSPORTS.iter().find_map(|(prefix, transport)| Some((*transport, text.strip_prefix(prefix)?)));
         match found {
@@ -66,10 +66,10 @@ impl Reference {
         }
     }
 
-    /// Makes a name in the user's own storage one in the storage at `root`, whose state is kept in `run_root`.
+    /// Converts a name in the user's own storage to one in the storage at `root`, whose state is kept in `run_root`.
     ///
     /// # Errors
-    /// If the source names a storage itself, or there is none at `root`.
+    /// If the source names a storage itself, or `root` has no storage.
     pub fn move_to_storage(&mut self, root: &Path, run_root: &Path) -> anyhow::Result<()> {
         ensure!(!self.rest.starts_with('['), "{} names a storage, and so does --podman-root; give one", self.text);
         let root = root.canonicalize().with_context(|| format!("cannot read {}", root.display()))?;
@@ -79,7 +79,7 @@ impl Reference {
         Ok(())
     }
 
-    /// The storage that a source in Podman's storage names itself, `[driver@root]` or nothing, and the image in it.
+    /// Returns the storage that a source in Podman's storage names, `[driver@root]` or nothing, and the image in it.
     pub fn within_storage(&self) -> (&str, &str) {
         let end = self.rest.strip_prefix('[').and_then(|rest| rest.find(']')).map_or(0, |at| at + 2);
         self.rest.split_at(end)
@@ -92,7 +92,7 @@ impl Reference {
         Self { transport: self.transport, text: format!("containers-storage:{rest}"), rest }
     }
 
-    /// The name the image gets if none is given and it has none of its own.
+    /// Returns the name for an image that has no name and for which none is given.
     ///
     /// # Errors
     /// If the source has no usable name.
@@ -105,7 +105,7 @@ impl Reference {
         derived.with_context(|| format!("{} gives the image no name; give it one with --name NAME", self.text))
     }
 
-    /// `localhost/<base name>:<tag>` for something in the file system.
+    /// Returns `localhost/<base name>:<tag>` for a source in the file system.
     fn name_of_path(&self) -> String {
         let (path, tag) = match self.transport {
             Transport::Dir => (&*self.rest, None),
@@ -121,7 +121,7 @@ impl Reference {
         format!("localhost/{base}:{}", tag.unwrap_or("latest"))
     }
 
-    /// The reference to one image of an index, by digest; only registries and Podman's storage have such.
+    /// Returns the reference to one image of an index, by digest; only registries and Podman's storage support this.
     pub fn with_digest(&self, digest: &str) -> Option<String> {
         let (transport, rest) = match self.transport {
             Transport::Registry => ("docker://".to_owned(), &*self.rest),
@@ -140,7 +140,7 @@ impl Reference {
     }
 }
 
-/// The driver of the Podman storage at `root`, by the directory of its images.
+/// Returns the driver of the Podman storage at `root`, by the directory of its images.
 pub(super) fn driver_of(root: &Path) -> Option<&'static str> {
     ["overlay", "vfs", "btrfs", "zfs"].into_iter().find(|driver| root.join(format!("{driver}-images")).is_dir())
 }

@@ -1,4 +1,4 @@
-//! What of containers-registries.conf(5) short names need, read from where Podman reads it.
+//! The settings of containers-registries.conf(5) for short names, read from the same files as by Podman.
 //!
 //! No crate serves: containers-image-proxy has skopeo fetch an image by its full name, and skopeo resolves no short names.
 
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::Deserialize;
 
-/// `short-name-mode`: what is done with a name that several registries may have.
+/// `short-name-mode`: handling of a name that several registries may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -22,15 +22,15 @@ pub enum Mode {
     Disabled,
 }
 
-/// One file, and what all of them come to.
+/// The settings of one file, or of all files merged.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Registries {
-    /// The registries in which names without one are looked for, in order.
+    /// The unqualified-search registries, in order.
     pub unqualified_search_registries: Option<Vec<String>>,
-    /// What is done if there are several.
+    /// Handling of several registries.
     pub short_name_mode: Option<Mode>,
-    /// Names without registry and tag, and what they stand for.
+    /// Aliases: names without registry and tag, and their full names.
     #[serde(default)]
     pub aliases: BTreeMap<String, String>,
 }
@@ -39,7 +39,7 @@ impl Registries {
     /// Reads the configuration of this user.
     ///
     /// # Errors
-    /// If a file cannot be read or understood.
+    /// If a file cannot be read or is invalid.
     pub fn load() -> anyhow::Result<Self> {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let is_root = rustix::process::geteuid().is_root();
@@ -84,15 +84,15 @@ impl Registries {
         Ok(all)
     }
 
-    /// Reads the text of one file.
+    /// Parses the text of one file.
     ///
     /// # Errors
-    /// It is no TOML, or what is used of it has another shape than it must.
+    /// Invalid TOML, or a used key of the wrong type.
     pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
         toml::from_str(text)
     }
 
-    /// Lays the settings of a later file over these. An alias for nothing takes an earlier one back.
+    /// Overrides these settings by those of a later file. An empty alias removes an earlier one.
     fn add(&mut self, later: Self) {
         let Self { unqualified_search_registries, short_name_mode, aliases } = later;
         self.unqualified_search_registries =
@@ -108,7 +108,7 @@ struct Places<'a> {
     user: Option<&'a Path>,
     /// A file that was named in the environment.
     chosen: Option<PathBuf>,
-    /// Where Podman keeps what the user chose.
+    /// Podman's file with the user's choices.
     cache: &'a Path,
 }
 
@@ -120,7 +120,7 @@ fn read(file: &Path) -> anyhow::Result<Option<Registries>> {
     Registries::parse(&text).map(Some).with_context(|| format!("{} cannot be understood", file.display()))
 }
 
-/// The files of a directory that end in `.conf`, in the order of their names.
+/// Returns the files of a directory that end in `.conf`, in the order of their names.
 fn drop_ins(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -1,4 +1,4 @@
-//! What a name without a registry stands for, as Podman resolves it: by an alias, else in the registries that are searched.
+//! Resolution of names without a registry, as by Podman: by an alias, else in the unqualified-search registries.
 
 use std::io;
 
@@ -10,11 +10,11 @@ use super::registries::{Mode, Registries};
 /// Asks somebody at a terminal which of several names a short one means.
 pub type Ask<'a> = &'a dyn Fn(&str, &[String]) -> anyhow::Result<String>;
 
-/// The names, with registry, that `text` may stand for, most likely first. Podman pulls the first that is there. Where Podman
-/// asks, `ask` does, if somebody is there to answer.
+/// Returns the names, with registry, that `text` may stand for, most likely first. Podman pulls the first that exists. Where Podman
+/// asks the user, `ask` is called, if given.
 ///
 /// # Errors
-/// If the text is no image name, nothing says what it stands for, or nobody can be asked who must be.
+/// If the text is an invalid image name, no setting resolves it, or the user must be asked and cannot.
 pub fn candidates(text: &str, registries: &Registries, ask: Option<Ask<'_>>) -> anyhow::Result<Vec<String>> {
     ImageName::from_registry(text)?;
     if has_registry(text) {
@@ -43,10 +43,10 @@ pub fn candidates(text: &str, registries: &Registries, ask: Option<Ask<'_>>) -> 
     }
 }
 
-/// Shows the names, numbered, and reads which one is meant: its number or itself.
+/// Shows the numbered names, and reads the user's choice: a number or a name.
 ///
 /// # Errors
-/// The answer ends without one of them, or can't be read.
+/// The input ends without a choice, or cannot be read.
 pub fn choose(
     text: &str,
     names: &[String],
@@ -78,7 +78,7 @@ pub(super) fn has_registry(text: &str) -> bool {
     first.contains(['.', ':']) || first == "localhost"
 }
 
-/// The name, and `:TAG` or `@DIGEST` with what follows.
+/// Splits a text into the name, and `:TAG` or `@DIGEST` with the rest.
 pub(super) fn split(text: &str) -> (&str, &str) {
     let name = text.rfind('/').map_or(0, |slash| slash + 1);
     let end = text[name..].find([':', '@']).map_or(text.len(), |at| name + at);

@@ -1,4 +1,4 @@
-//! How skopeo is called.
+//! Calls of skopeo.
 
 use std::process::Command;
 
@@ -7,11 +7,11 @@ use containers_image_proxy::{Error, ImageProxyConfig};
 
 use super::{Access, Reference, Transport};
 
-/// skopeo with what comes before its subcommand.
+/// Returns the command line of skopeo up to its subcommand.
 ///
-/// A rootless user's storage is mounted in the user namespace that Podman makes. `skopeo copy` enters it by itself, skopeo's
-/// image proxy (1.18) does not. Root's skopeo mounts a storage and leaves it mounted, so it gets a mount namespace of its
-/// own. It never outlives this process.
+/// A rootless user's storage is mounted in the user namespace that Podman makes. `skopeo copy` enters the namespace by itself,
+/// skopeo's image proxy (1.18) does not. Root's skopeo mounts a storage and leaves it mounted, so it gets a private mount
+/// namespace. skopeo never outlives this process.
 fn skopeo(reference: &Reference, access: &Access) -> Command {
     let is_root = rustix::process::geteuid().is_root();
     let before: &[&str] = match reference.transport {
@@ -26,7 +26,7 @@ fn skopeo(reference: &Reference, access: &Access) -> Command {
     command
 }
 
-/// The proxy for one source.
+/// Returns the proxy for one source.
 pub(super) fn proxy_config(reference: &Reference, access: &Access) -> ImageProxyConfig {
     let mut config = ImageProxyConfig::default();
     config.authfile.clone_from(&access.authfile);
@@ -36,10 +36,10 @@ pub(super) fn proxy_config(reference: &Reference, access: &Access) -> ImageProxy
     config
 }
 
-/// The manifest or index that `text` leads to, byte for byte.
+/// Returns the manifest or index of `text`, byte for byte.
 ///
 /// # Errors
-/// What skopeo said.
+/// skopeo's error.
 pub(super) fn inspect(text: &str, reference: &Reference, access: &Access) -> anyhow::Result<Vec<u8>> {
     let mut command = skopeo(reference, access);
     command.args(["inspect", "--raw"]);
@@ -61,7 +61,7 @@ pub(super) fn inspect(text: &str, reference: &Reference, access: &Access) -> any
     Ok(output.stdout)
 }
 
-/// What went wrong, without the names of the proxy's methods.
+/// Returns an error's message without the names of the proxy's methods.
 pub(super) fn skopeo_error(error: Error) -> anyhow::Error {
     match error {
         Error::SkopeoSpawnError(error) => anyhow::anyhow!("skopeo cannot be run: {error}; install skopeo 1.9 or newer"),

@@ -1,7 +1,7 @@
-//! What Podman's storage knows of an image beside what skopeo tells: digests of indexes and of other manifests.
+//! Properties of an image in Podman's storage that skopeo does not report: digests of indexes and of other manifests.
 //!
-//! Podman lists them in `images.json` and keeps what they are digests of. Nothing in the list is believed: the storage may be
-//! any user's, and a digest is what others hold an image to. Only what a digest was taken of can say that it means the image: a
+//! Podman lists the digests in `images.json` and keeps the documents. The list is not trusted: the storage may belong to
+//! any user, and other users rely on a digest. Only the document of a digest can prove that the digest means the image: a
 //! manifest with the image's configuration, or an index with such a manifest.
 
 use std::collections::BTreeSet;
@@ -18,18 +18,18 @@ use super::registries::Registries;
 use super::{Access, LocalImage, Reference, local_name};
 use crate::image::{Image, Index, Manifest, hex_of};
 
-/// The largest manifest that registries take.
+/// Maximum size in bytes of a manifest, the limit of registries.
 const MOST_MANIFEST: u64 = 4 << 20;
-/// The largest list that is read.
+/// Maximum size in bytes of a list.
 const MOST_LIST: u64 = 1 << 30;
-/// Where root's images are if nobody says otherwise.
+/// Default path of root's storage.
 const DEFAULT_ROOT: &str = "/var/lib/containers/storage";
 
-/// The image of a Podman storage that a source means, by Podman's rules for local images; none if it is not in the storage's own
-/// list. Podman may have additional stores, so that is no proof that there is none.
+/// Finds the image of a Podman storage that a source means, by Podman's rules for local images; `None` if it is not in the storage's
+/// own list. Podman may have additional stores, so the image may exist nevertheless.
 ///
 /// # Errors
-/// The source is no image name, or what short names stand for cannot be read.
+/// The source is an invalid image name, or the configuration of short names cannot be read.
 pub(super) fn look_up(reference: &Reference, access: &Access) -> anyhow::Result<Option<LocalImage>> {
     let images = match (place(&reference.rest), &access.podman_root) {
         (Some(place), _) => place,
@@ -44,8 +44,8 @@ pub(super) fn look_up(reference: &Reference, access: &Access) -> anyhow::Result<
     local_name::find(name, &Entry::list(&list)?, &Registries::load()?)
 }
 
-/// The digests of an image in Podman's storage, hexadecimal, but its manifest's own. None if the storage is not found: they are
-/// more ways to find the image, and it can do without.
+/// Returns the digests of an image in Podman's storage, hexadecimal, except that of its manifest. Empty if the storage is not
+/// found: the digests are additional ways to find the image, and optional.
 pub(super) fn other_digests(reference: &Reference, image: &Image) -> Vec<String> {
     let images = place(&reference.rest).unwrap_or_else(podmans_own);
     let found = read(&images.join("images.json"), MOST_LIST).map(|list| {
@@ -59,7 +59,7 @@ pub(super) fn other_digests(reference: &Reference, image: &Image) -> Vec<String>
     })
 }
 
-/// The directory of a storage's images, if the source names the storage: `[driver@root+…]name`.
+/// Returns the directory of a storage's images, if the source names the storage: `[driver@root+…]name`.
 fn place(rest: &str) -> Option<PathBuf> {
     let (storage, _) = rest.strip_prefix('[')?.split_once(']')?;
     let (driver, root) = storage.split_once('@')?;
@@ -80,8 +80,8 @@ fn podmans_own() -> PathBuf {
     Path::new(root).join(format!("{driver}-images"))
 }
 
-/// The digests that a list, the bytes of images.json, has of an image, as far as `data`, which reads what lies under a key,
-/// bears them out.
+/// Returns the digests that a list, the bytes of images.json, has for an image, if `data`, which reads the document of a key,
+/// confirms them.
 fn in_list(list: &[u8], image: &Image, data: impl Fn(&str) -> Option<Vec<u8>>) -> Vec<String> {
     let entries = Entry::list(list).unwrap_or_default();
     let Some(entry) = entries.into_iter().find(|entry| entry.id == image.id) else { return Vec::new() };
@@ -107,7 +107,7 @@ fn in_list(list: &[u8], image: &Image, data: impl Fn(&str) -> Option<Vec<u8>>) -
     read.iter().filter(|found| means_it(found)).map(|(hex, _)| (*hex).to_owned()).collect()
 }
 
-/// The bytes of a plain file of at most this size. In another user's directory may lie anything.
+/// Returns the bytes of a regular file of at most this size. Another user's directory may contain any kind of file.
 fn read(path: &Path, most: u64) -> Option<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(openat(CWD, path, flags, Mode::empty()).ok()?);

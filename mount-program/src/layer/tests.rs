@@ -4,7 +4,7 @@ use super::*;
 
 const LINK: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 
-/// A store with one layer and no side-car.
+/// A store with one layer and no sidecar.
 fn store() -> tempfile::TempDir {
     let store = tempfile::tempdir().unwrap();
     fs::create_dir_all(store.path().join("overlay/l")).unwrap();

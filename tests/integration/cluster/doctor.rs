@@ -78,7 +78,9 @@ fn what_a_user_and_a_login_node_see(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 fn a_bad_configuration_and_bad_stores(cluster: &Cluster) -> anyhow::Result<()> {
-    with_file(cluster, "n1", CONFIG, None, || problem(cluster, "root", &[], "configuration", &["can't read", CONFIG]))?;
+    with_file(cluster, "n1", CONFIG, None, || {
+        problem(cluster, "root", &[], "configuration", &["cannot read", CONFIG])
+    })?;
     with_file(cluster, "n1", CONFIG, Some("stores = 7\n"), || {
         problem(cluster, "root", &[], "configuration", &[CONFIG, "line 1"])
     })?;
@@ -101,7 +103,7 @@ fn no_agent_and_no_podman(cluster: &Cluster) -> anyhow::Result<()> {
     tested?;
     let text = format!("{STORE}[run]\npodman = \"/none/podman\"\nruntime = \"/bin/false\"\n");
     with_file(cluster, "n1", CONFIG, Some(&text), || {
-        problem(cluster, "root", &[], "podman", &["/none/podman can't be started", "install podman"])?;
+        problem(cluster, "root", &[], "podman", &["/none/podman cannot be started", "install podman"])?;
         problem(cluster, "root", &[], "podman", &["/bin/false --version fails", "install crun"])
     })
 }
@@ -114,11 +116,11 @@ fn a_plugin_that_is_not_loaded(cluster: &Cluster) -> anyhow::Result<()> {
     let option = format!("{directory}/plugstack.conf");
     let told = |words: &[&str]| problem(cluster, "root", &["--plugstack", &option], "slurm", words);
     let tests = || -> anyhow::Result<()> {
-        told(&["plugstack.conf can't be read"])?;
+        told(&["plugstack.conf cannot be read"])?;
         list("required /usr/lib/other.so\n")?;
         told(&["does not name spank_parallax.so", "add the line: required"])?;
         list("required /none/spank_parallax.so\n")?;
-        told(&["/none/spank_parallax.so can't be read"])?;
+        told(&["/none/spank_parallax.so cannot be read"])?;
         list("required /usr/lib/parallax/spank_parallax.so launcher=/none/launch\n")?;
         told(&["the launcher /none/launch is not here"])?;
         // The plugin as if it were built for another Slurm: the number is in it once, as data.
@@ -134,7 +136,7 @@ fn a_plugin_that_is_not_loaded(cluster: &Cluster) -> anyhow::Result<()> {
         fs::write(on_node.join("spank_parallax.so"), plugin)?;
         list(&format!("required {directory}/spank_parallax.so\n"))?;
         told(&["is for Slurm 20.", "Slurm does not load it", "build it against the headers"])?;
-        told(&["spank_parallax_step.so can't be read", "together, from one release"])?;
+        told(&["spank_parallax_step.so cannot be read", "together, from one release"])?;
         fs::write(on_node.join("spank_parallax_step.so"), "another one")?;
         told(&["spank_parallax_step.so is of another release than the plugin", "together, from one release"])
     };
@@ -167,7 +169,7 @@ fn a_kernel_that_lacks_something(cluster: &Cluster) -> anyhow::Result<()> {
         ensure!(code == 0 && says("warning", "no kernel SquashFS"), "{checks:#?}");
         ensure!(says("ok", "layers are mounted by FUSE"), "{checks:#?}");
         with_file(cluster, "n1", CONFIG, Some(&format!("{STORE}[agent]\nmounts = \"native\"\n")), || {
-            problem(cluster, "root", &[], "kernel", &["layers can't be mounted", "no kernel SquashFS"])
+            problem(cluster, "root", &[], "kernel", &["layers cannot be mounted", "no kernel SquashFS"])
         })
     })?;
     hidden("/dev/loop-control /dev/fuse", &|| {

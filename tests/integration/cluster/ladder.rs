@@ -401,7 +401,7 @@ fn what_cannot_be_pulled_is_told(cluster: &Cluster) -> anyhow::Result<()> {
         let nothing = format!("--parallax-image={REGISTRY}/no/thing:1");
         let done = cluster.srun("u1", &["-w", "n1", "-n2", &nothing, "true"])?;
         ensure!(done.code == 125 && done.stderr.matches("parallax: ").count() == 2, "{done:?}");
-        ensure!(done.stderr.contains("can't be pulled") && done.stderr.contains("manifest unknown"), "{done:?}");
+        ensure!(done.stderr.contains("cannot pull the image") && done.stderr.contains("manifest unknown"), "{done:?}");
         // Nobody can pull an image id.
         let id = format!("--parallax-image={}", "0123456789abcdef".repeat(4));
         let done = cluster.srun("u1", &["-w", "n1", &id, "true"])?;

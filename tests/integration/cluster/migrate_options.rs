@@ -101,8 +101,8 @@ fn compression_is_what_was_asked_for(cluster: &Cluster) -> anyhow::Result<()> {
         "gzip: Compression gzip",
         "Block size 65536",
         "levels of zstd are 1 to 22",
-        "a block is 4KiB",
-        "too little for one layer",
+        "must be a power of two from 4KiB",
+        "not enough for one layer",
     ];
     for part in expected {
         ensure!(done.stdout.contains(part), "no {part:?}: {done:?}");

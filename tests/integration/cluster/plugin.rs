@@ -111,7 +111,7 @@ fn a_plugin_without_its_part(cluster: &Cluster) -> anyhow::Result<()> {
         for from in ["ctl", "n1"] {
             let done = step(from, &image)?;
             ensure!(done.code != 0 && !done.stdout.contains("it ran"), "from {from}: {done:?}");
-            ensure!(done.stderr.contains("the plugin is not whole on this machine"), "from {from}: {done:?}");
+            ensure!(done.stderr.contains("incomplete Parallax installation on this"), "from {from}: {done:?}");
             ensure!(done.stderr.contains("spank_parallax_step.so"), "from {from}: {done:?}");
             ensure!(step(from, &[])?.success()?.stdout == "it ran\n", "from {from}");
         }

@@ -129,7 +129,7 @@ fn a_file_that_is_wrong_changes_nothing(cluster: &Cluster) -> anyhow::Result<()>
     fs::remove_file(cluster.path_on(NODE, "/run/own-agent.toml")?)?;
     agent.signal("HUP")?;
     let (_, end) = (agent.event()?, agent.event()?);
-    ensure!(end.contains("configuration rejected, the old one is kept: can't read /run/own-agent.toml"), "{end}");
+    ensure!(end.contains("configuration rejected, the old one is kept: cannot read /run/own-agent.toml"), "{end}");
     ensure!(is_fuse(&lease(cluster, "debian")?), "nothing holds any more");
     let log = agent.stop()?;
     let told = log

@@ -12,10 +12,10 @@ use super::{Check, programs};
 use crate::units;
 
 const TOPIC: &str = "agent";
-/// How long it may take to answer.
+/// Timeout of the agent's answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Asks the agent; only root can. What it found of this node is compared with `findings`, which are of now.
+/// Queries the agent, which only root can, and compares its probe results with the current `findings`.
 pub fn check(config: &Agent, findings: &Findings, is_root: bool) -> Vec<Check> {
     let socket = config.socket();
     if !is_root {
@@ -63,7 +63,7 @@ fn running(status: &Status) -> Check {
     Check::warning(TOPIC, finding, "restart the agent after an update; steps do not notice")
 }
 
-/// Compares what the agent found of this node with what was found now. What was not decided now says nothing.
+/// Compares the agent's probe results with the current ones. Undecided current results are ignored.
 fn compared(agent: &NodeStatus, now: &Findings) -> Vec<Check> {
     let mut checks = Vec::new();
     for trial in &now.trials {

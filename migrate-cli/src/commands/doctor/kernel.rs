@@ -1,4 +1,4 @@
-//! What the kernel and FUSE can do, found out by trying.
+//! Capabilities of the kernel and FUSE, found by probes.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::{Check, State};
 
 const TOPIC: &str = "kernel";
 
-/// Judges what was found; `compressors` are those that the stores' layers need.
+/// Evaluates the findings; `compressors` are those that the stores' layers need.
 pub fn check(findings: &Findings, mounts: Mounts, compressors: &BTreeSet<u16>, is_root: bool) -> Vec<Check> {
     let (native, fuse) = (findings.native().is_ok(), findings.fuse().is_ok());
     // What is missing for one way matters only if the other is not there, or is not wanted.
@@ -61,14 +61,14 @@ fn summary(findings: &Findings, mounts: Mounts) -> Check {
         (Mounts::Auto | Mounts::Native, Ok(()), _) => "by the kernel",
         (Mounts::Auto | Mounts::Fuse, _, Ok(())) => "by FUSE",
         (_, native, fuse) => {
-            let finding = format!("layers can't be mounted: {}", sentence(native.err(), fuse.err()));
+            let finding = format!("layers cannot be mounted: {}", sentence(native.err(), fuse.err()));
             return Check::problem(TOPIC, finding, "do what is said above, or change agent.mounts");
         }
     };
     Check::ok(TOPIC, format!("layers are mounted {way}"))
 }
 
-/// Why neither way works; what both lack is said once.
+/// Returns why neither backend works; a reason of both is given once.
 fn sentence(native: Option<Obstacle>, fuse: Option<Obstacle>) -> String {
     let mut obstacles: Vec<Obstacle> = native.into_iter().chain(fuse).collect();
     obstacles.dedup();
@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(states(&[Ability::Fuse], Mounts::Auto, true), (1, 0));
         assert_eq!(states(&[Ability::Fuse], Mounts::Fuse, true), (0, 2));
         assert_eq!(states(&[Ability::Fuse, Ability::IdMaps], Mounts::Auto, true), (0, 3));
-        // A user can't tell what root can do.
+        // A user cannot tell what root can do.
         assert_eq!(states(&[Ability::Fuse], Mounts::Auto, false), (2, 0));
     }
 

@@ -12,17 +12,17 @@ use parallax_sys::process::Process;
 use super::Check;
 
 const TOPIC: &str = "podman";
-/// The oldest Podman that works, and the oldest that is tested.
+/// The oldest supported Podman, and the oldest tested one.
 const OLDEST: [u32; 2] = [4, 3];
 const TESTED: [u32; 2] = [5, 0];
-/// How long a program may take to tell its version.
+/// Timeout of a program that prints its version.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How much of what it says is read, in bytes.
+/// Maximum size of its output in bytes.
 const MOST_OUTPUT: u64 = 16 * 1024;
-/// Where programs are sought.
+/// Directories in which programs are searched.
 const DIRECTORIES: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
-/// Looks at the programs that the configuration names, and at those that Podman needs.
+/// Checks the programs that the configuration names, and those that Podman needs.
 pub fn check(config: &Run) -> Vec<Check> {
     let mut checks = vec![podman(&config.podman, version(&config.podman))];
     checks.push(match version(&config.runtime) {
@@ -51,7 +51,7 @@ fn podman(path: &Path, said: Result<String, String>) -> Check {
     }
 }
 
-/// newuidmap and newgidmap write the id maps of users; they need the right to.
+/// Checks newuidmap and newgidmap, which write the id maps of users and need privileges.
 fn id_mapper(name: &str, path: Option<&Path>) -> Check {
     let remedy = "install uidmap (Debian) or shadow-utils, for Podman in podman mode";
     let Some(path) = path else { return Check::problem(TOPIC, format!("{name} is not installed"), remedy) };
@@ -63,22 +63,22 @@ fn id_mapper(name: &str, path: Option<&Path>) -> Check {
         Check::ok(TOPIC, format!("{} may write id maps", path.display()))
     } else {
         let finding = format!("{} is neither set-user-id root nor has capabilities", path.display());
-        Check::problem(TOPIC, finding, "install its package anew")
+        Check::problem(TOPIC, finding, "reinstall its package")
     }
 }
 
-/// A program in the system's directories.
+/// Finds a program in the system's directories.
 pub fn find(name: &str) -> Option<PathBuf> {
     DIRECTORIES.iter().map(|directory| Path::new(directory).join(name)).find(|path| path.is_file())
 }
 
-/// What a program says to `--version`.
+/// Returns a program's output for `--version`.
 ///
 /// # Errors
-/// It can't be started, fails or hangs.
+/// The program cannot be started, fails or hangs.
 pub fn version(program: &Path) -> Result<String, String> {
     let name = program.display();
-    let failed = |error: std::io::Error| format!("{name} can't be started: {error}");
+    let failed = |error: std::io::Error| format!("{name} cannot be started: {error}");
     let mut child = Command::new(program)
         .arg("--version")
         .stdin(Stdio::null())
@@ -102,7 +102,7 @@ pub fn version(program: &Path) -> Result<String, String> {
     if status.success() { Ok(said) } else { Err(format!("{name} --version fails ({status})")) }
 }
 
-/// The first two numbers of a version somewhere in a text: `podman version 5.4.2` is 5, 4.
+/// Returns the first two numbers of a version in a text: `podman version 5.4.2` is 5, 4.
 pub fn numbers(text: &str) -> Option<[u32; 2]> {
     text.split_whitespace().find_map(|word| {
         let mut parts = word.split('.').map(str::parse);
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_program_that_fails_or_is_not_there_is_named() {
-        assert!(version(Path::new("/nonexistent")).unwrap_err().contains("/nonexistent can't be started"));
+        assert!(version(Path::new("/nonexistent")).unwrap_err().contains("/nonexistent cannot be started"));
         assert!(version(Path::new("/bin/false")).unwrap_err().contains("/bin/false --version fails"));
         assert_eq!(id_mapper("newuidmap", None).state, State::Problem);
         assert_eq!(id_mapper("newuidmap", Some(Path::new("/bin/true"))).state, State::Problem);

@@ -1,4 +1,4 @@
-//! Slurm's plugin: whether it is listed, is there as a whole, and is of the Slurm that is there.
+//! Slurm's plugin: whether it is listed, complete, and built for the installed Slurm.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,13 +12,13 @@ use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _};
 
 use super::{Check, programs};
 
-/// Slurm's list of SPANK plugins, unless its configuration says otherwise (`plugstack.conf(5)`).
+/// Default path of Slurm's list of SPANK plugins (`plugstack.conf(5)`).
 pub const PLUGSTACK: &str = "/etc/slurm/plugstack.conf";
 const TOPIC: &str = "slurm";
-/// The plugin's file name, and where the launcher is unless the plugin's arguments say otherwise.
+/// The plugin's file name, and the default path of the launcher.
 const PLUGIN: &str = "spank_parallax.so";
 const LAUNCHER: &str = "/usr/libexec/parallax/parallax-launch";
-/// The largest plugin that is looked into, in bytes.
+/// Maximum size of a checked plugin in bytes.
 const MOST_BYTES: u64 = 64 << 20;
 
 /// A line of plugstack.conf.
@@ -29,7 +29,7 @@ struct Listed {
     launcher: PathBuf,
 }
 
-/// Looks at the list, the plugin in it and its launcher.
+/// Checks the list, the plugin in it and its launcher.
 pub fn check(plugstack: &Path) -> Vec<Check> {
     let Some(version) = slurm_version() else {
         return vec![Check::warning(
@@ -41,7 +41,7 @@ pub fn check(plugstack: &Path) -> Vec<Check> {
     let listed = match read_list(plugstack) {
         Ok(text) => listed(&text),
         Err(error) => {
-            let finding = format!("{} can't be read: {error}", plugstack.display());
+            let finding = format!("{} cannot be read: {error}", plugstack.display());
             return vec![Check::problem(
                 TOPIC,
                 finding,
@@ -65,13 +65,13 @@ pub fn check(plugstack: &Path) -> Vec<Check> {
     checks
 }
 
-/// The version of the Slurm that is here, by what its commands say.
+/// Returns the version of the installed Slurm, as printed by its commands.
 fn slurm_version() -> Option<[u32; 2]> {
     let program = ["srun", "slurmd", "sinfo"].into_iter().find_map(programs::find)?;
     programs::numbers(&programs::version(&program).ok()?)
 }
 
-/// The list with those that it includes, which are not looked through for further ones.
+/// Returns the list with the lists that it includes, without nested includes.
 fn read_list(path: &Path) -> io::Result<String> {
     let text = fs::read_to_string(path)?;
     let included =
@@ -80,7 +80,7 @@ fn read_list(path: &Path) -> io::Result<String> {
     Ok(text.clone() + "\n" + &included.join("\n"))
 }
 
-/// The files of a name in which the last part may have a `*`.
+/// Returns the files for a name whose last component may have a `*`.
 fn matching(pattern: &str) -> Vec<PathBuf> {
     let path = Path::new(pattern);
     let Some((before, after)) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('*'))
@@ -126,11 +126,11 @@ fn plugin(path: &Path, slurm: [u32; 2]) -> Check {
             Check::problem(TOPIC, finding, remedy)
         }
         Ok(None) => Check::problem(TOPIC, format!("{} is no plugin of Slurm's", path.display()), remedy),
-        Err(error) => Check::problem(TOPIC, format!("{} can't be read: {error}", path.display()), remedy),
+        Err(error) => Check::problem(TOPIC, format!("{} cannot be read: {error}", path.display()), remedy),
     }
 }
 
-/// The part that steps with an image load lies beside the plugin.
+/// Checks the part for steps with an image, which is in the plugin's directory.
 fn step_part(plugin: &Path) -> Check {
     let path = plugin.with_file_name(OsStr::from_bytes(parallax_spank_hooks::FILE.to_bytes()));
     let fits = |file: ElfFile64<'_>| {
@@ -140,16 +140,16 @@ fn step_part(plugin: &Path) -> Check {
     match contents(&path).map(|bytes| ElfFile64::<Endianness>::parse(bytes.as_slice()).is_ok_and(fits)) {
         Ok(true) => Check::ok(TOPIC, format!("{}, which steps with an image load, fits it", path.display())),
         Ok(false) => Check::problem(TOPIC, format!("{} is of another release than the plugin", path.display()), remedy),
-        Err(error) => Check::problem(TOPIC, format!("{} can't be read: {error}", path.display()), remedy),
+        Err(error) => Check::problem(TOPIC, format!("{} cannot be read: {error}", path.display()), remedy),
     }
 }
 
-/// A plugin's bytes; none if there are too many.
+/// Returns a plugin's bytes; `None` if the file is too large.
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
     if fs::metadata(path)?.len() > MOST_BYTES { Ok(Vec::new()) } else { fs::read(path) }
 }
 
-/// The Slurm that a plugin was built for, as it says itself: `plugin_version`, `SLURM_VERSION_NUM` of `slurm/slurm.h`.
+/// Returns the Slurm version in a plugin: `plugin_version`, `SLURM_VERSION_NUM` of `slurm/slurm.h`.
 fn built_for(path: &Path) -> io::Result<Option<[u32; 2]>> {
     Ok(plugin_version(&contents(path)?).map(|number| [number >> 16, (number >> 8) & 0xff]))
 }
@@ -169,7 +169,7 @@ fn launcher(path: &Path) -> Check {
             Check::ok(TOPIC, format!("the launcher {} is there", path.display()))
         }
         Ok(_) => {
-            let finding = format!("the launcher {} can't be executed by users", path.display());
+            let finding = format!("the launcher {} cannot be executed by users", path.display());
             Check::problem(TOPIC, finding, format!("chmod 0755 {}", path.display()))
         }
         // Hosts that only submit jobs do not need it.

@@ -1,7 +1,7 @@
 //! Stores in which root has no rights of its own: file servers map it to an account without any (`root_squash` of NFS, and
 //! the like of Lustre and others).
 //!
-//! A local file system never refuses root. So a refusal is such a mapping, whatever the file system.
+//! A local file system never denies root access. So a denial shows such a mapping, whatever the file system.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -14,11 +14,11 @@ use rustix::io::Errno;
 use super::Check;
 use super::stores::TOPIC;
 
-/// Directories of a store that steps need, and the ends of the files in them.
+/// Directories of a store that steps need, and the suffixes of the files in them.
 const READ: [(&str, &str); 4] =
     [("parallax/images", "json"), ("parallax/layers", "squash"), ("overlay-images", "json"), ("squash", "squash")];
 
-/// What a caller that is root finds out about its own rights in a store; nothing if it has them all.
+/// Returns root's missing rights in a store; empty if none is missing.
 pub fn check(store: &Path, owner: &str, config: &Agent) -> Option<Check> {
     if let Some(path) = unreadable(store) {
         return Some(no_reading(&path, store, owner));
@@ -39,7 +39,7 @@ pub fn check(store: &Path, owner: &str, config: &Agent) -> Option<Check> {
     Some(Check::warning(TOPIC, finding, remedy))
 }
 
-/// The finding where root may not read `path`.
+/// Returns the finding for a `path` that root may not read.
 pub fn no_reading(path: &Path, store: &Path, owner: &str) -> Check {
     let finding = format!(
         "root cannot read {}: permission denied; the file server maps root to an account without rights (root_squash), so only \
@@ -53,7 +53,7 @@ pub fn no_reading(path: &Path, store: &Path, owner: &str) -> Check {
     Check::warning(TOPIC, finding, remedy)
 }
 
-/// The first of what steps need that is refused. Of each kind of files one is tried.
+/// Returns the first inaccessible path that steps need. One file of each kind is tried.
 fn unreadable(store: &Path) -> Option<PathBuf> {
     let is_refused = |error: &io::Error| error.kind() == ErrorKind::PermissionDenied;
     for (directory, end) in READ {
@@ -71,7 +71,7 @@ fn unreadable(store: &Path) -> Option<PathBuf> {
     None
 }
 
-/// Whether writing is refused for want of rights. A read-only file system does not count, nor what is not there.
+/// Whether write permission is denied. Read-only file systems and missing paths do not count.
 fn refuses_writing(path: &Path) -> bool {
     access(path, Access::WRITE_OK) == Err(Errno::ACCESS)
 }

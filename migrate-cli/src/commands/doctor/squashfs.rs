@@ -1,4 +1,4 @@
-//! squashfs-tools, with which images are migrated.
+//! squashfs-tools, used for migrations.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ const TOPIC: &str = "squashfs-tools";
 /// The program that unpacks a SquashFS file to compare it with its layer.
 const READER: &str = "sqfs2tar";
 
-/// Looks at mksquashfs, and at what must go with it.
+/// Checks mksquashfs and the programs that it requires.
 pub fn check() -> Check {
     judge(Sqfstar::find().map_err(|error| error.to_string()), find(READER).as_deref())
 }

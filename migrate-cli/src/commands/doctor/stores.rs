@@ -12,15 +12,15 @@ use super::{Check, squashed};
 use crate::units;
 
 pub(super) const TOPIC: &str = "store";
-/// Where a SquashFS file's superblock says how it is compressed.
+/// Offset of the compression in a SquashFS superblock.
 const COMPRESSOR_OFFSET: u64 = 20;
-/// How many layers are looked at for that.
+/// Maximum number of layers whose compression is read.
 const MOST_LAYERS: usize = 1000;
-/// Permissions that let others exchange what is in a directory, and the one that forbids it all the same.
+/// Permissions that let others replace files in a directory, and the one that forbids it nevertheless.
 const OTHERS_MAY_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
-/// Looks at each store.
+/// Checks each store.
 pub fn check(stores: &[PathBuf], config: &Agent, is_root: bool) -> Vec<Check> {
     stores.iter().flat_map(|store| one(store, config, is_root)).collect()
 }
@@ -39,7 +39,7 @@ fn one(path: &Path, config: &Agent, is_root: bool) -> Vec<Check> {
         Err(error) if is_root && error.kind() == std::io::ErrorKind::PermissionDenied => {}
         Ok(count) => checks.push(Check::ok(TOPIC, format!("{} has {}", path.display(), units::count(count, "image")))),
         Err(error) => {
-            let finding = format!("{} can't be read: {error}", path.display());
+            let finding = format!("{} cannot be read: {error}", path.display());
             checks.push(Check::problem(TOPIC, finding, "make the store readable, best for all users"));
         }
     }
@@ -77,7 +77,7 @@ fn image_count(path: &Path) -> std::io::Result<usize> {
     }
 }
 
-/// Podman can't be told to do without.
+/// Podman cannot be told to do without.
 fn without_locks(path: &Path) -> Option<Check> {
     let has_locks = parallax_store::has_locks(path).unwrap_or(true);
     let finding = format!(
@@ -89,7 +89,7 @@ fn without_locks(path: &Path) -> Option<Check> {
     (!has_locks).then(|| Check::warning(TOPIC, finding, remedy))
 }
 
-/// A directory above the store in which others may put another in its place.
+/// Returns a directory above the store in which other users may replace the store.
 fn exchangeable(path: &Path) -> Option<Check> {
     let real = fs::canonicalize(path).ok()?;
     let weak = real.ancestors().skip(1).find(|directory| {
@@ -104,7 +104,7 @@ fn exchangeable(path: &Path) -> Option<Check> {
     Some(Check::problem(TOPIC, finding, format!("chmod go-w {}", weak.display())))
 }
 
-/// The name of a user, or the number of an unknown one.
+/// Returns the name of a user, or the number of an unknown one.
 fn owner_name(uid: u32) -> String {
     nix::unistd::User::from_uid(uid.into()).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
 }

@@ -8,9 +8,9 @@ use parallax_probe::subordinate::Subordinate;
 use super::Check;
 
 const TOPIC: &str = "users";
-/// How many subordinate ids make room for any image: ids up to that of nobody.
+/// Number of subordinate ids that suffices for any image: ids up to that of nobody.
 const ENOUGH: u64 = 65_536;
-/// Fewer user namespaces than this are soon used up: a step takes some for each container.
+/// Recommended minimum of user namespaces: a step needs some for each container.
 const FEW_NAMESPACES: u64 = 100;
 
 /// A limit of the kernel, below `/proc/sys`.
@@ -39,7 +39,7 @@ const LIMITS: [Limit; 3] = [
     },
 ];
 
-/// Looks at the kernel's limits, and at the subordinate ids of a user: of `name`, or of who calls but for root.
+/// Checks the kernel's limits, and the subordinate ids of a user: of `name`, or of the calling user unless root.
 pub fn check(name: Option<&str>, is_root: bool) -> Vec<Check> {
     let mut checks = limits(Path::new("/proc/sys"));
     let user = match name {

@@ -23,7 +23,7 @@ fn run_with(cluster: &Cluster, keys: &str, parts: &[&str]) -> anyhow::Result<Str
 }
 
 fn missing(cluster: &Cluster) -> anyhow::Result<String> {
-    run_with(cluster, "podman = \"/nonexistent/podman\"", &["/nonexistent/podman", "can't be executed"])
+    run_with(cluster, "podman = \"/nonexistent/podman\"", &["/nonexistent/podman", "cannot execute"])
 }
 
 fn failing(cluster: &Cluster) -> anyhow::Result<String> {
@@ -31,7 +31,7 @@ fn failing(cluster: &Cluster) -> anyhow::Result<String> {
 }
 
 fn the_runtime_is_missing(cluster: &Cluster) -> anyhow::Result<String> {
-    run_with(cluster, "runtime = \"/nonexistent/crun\"", &["the container can't be started", "/nonexistent/crun"])
+    run_with(cluster, "runtime = \"/nonexistent/crun\"", &["cannot start the container", "/nonexistent/crun"])
 }
 
 fn may_make_no_user_namespace(cluster: &Cluster) -> anyhow::Result<String> {
@@ -41,11 +41,8 @@ fn may_make_no_user_namespace(cluster: &Cluster) -> anyhow::Result<String> {
     let script = "#!/bin/sh\necho 0 > /proc/sys/user/max_user_namespaces || exit 1\nexec podman \"$@\"\n";
     fs::write(&program, script)?;
     fs::set_permissions(&program, Permissions::from_mode(0o755))?;
-    let seen = run_with(
-        cluster,
-        &format!("podman = \"{path}\""),
-        &["the container can't be started", "No space left on device"],
-    );
+    let seen =
+        run_with(cluster, &format!("podman = \"{path}\""), &["cannot start the container", "No space left on device"]);
     fs::remove_file(&program)?;
     seen
 }

@@ -90,7 +90,7 @@ fn a_layer_that_is_no_squashfs(cluster: &Cluster) -> anyhow::Result<String> {
 }
 
 fn a_layer_with_corrupt_data(cluster: &Cluster) -> anyhow::Result<String> {
-    with_layer(cluster, &["parallax: ", "\"hello\" can't be executed", "error"], |layer, original| {
+    with_layer(cluster, &["parallax: ", "cannot execute \"hello\"", "error"], |layer, original| {
         let mut bytes = fs::read(original)?;
         // The first frame of zstd (RFC 8878, 3.1.1), in which the program begins; what a mount reads is at the end.
         let magic = [0x28, 0xb5, 0x2f, 0xfd];

@@ -33,13 +33,13 @@ fn programs_that_fail_are_told(cluster: &Cluster) -> anyhow::Result<()> {
     for (variable, program, how, words) in [
         ("PARALLAX_MP_SQUASHFUSE_CMD", "/none", "host", "/none is not installed (named by PARALLAX_MP_SQUASHFUSE_CMD)"),
         ("PARALLAX_MP_SQUASHFUSE_CMD", fails.as_str(), "host", "/shared/fails failed: it is broken"),
-        ("PARALLAX_MP_SQUASHFUSE_CMD", vanishes.as_str(), "host", "was mounted and can't be read"),
-        ("PARALLAX_MP_SQUASHFUSE_CMD", hangs.as_str(), "host", "/shared/hangs did not begin within 1 s and was ended"),
+        ("PARALLAX_MP_SQUASHFUSE_CMD", vanishes.as_str(), "host", "was mounted and cannot be read"),
+        ("PARALLAX_MP_SQUASHFUSE_CMD", hangs.as_str(), "host", "/shared/hangs did not start within 1 s and was killed"),
         (
             "PARALLAX_MP_FUSE_OVERLAYFS_CMD",
             hangs.as_str(),
             "keep-id",
-            "/shared/hangs did not begin within 1 s and was ended",
+            "/shared/hangs did not start within 1 s and was killed",
         ),
         (
             "PARALLAX_MP_FUSE_OVERLAYFS_CMD",

@@ -140,7 +140,7 @@ fn images_of_the_go_tool(cluster: &Cluster) -> anyhow::Result<()> {
     symlink(format!("../../squash/{LINK}.squash"), store.root.join(format!("overlay/l/{LINK}.squash")))?;
     store.check(cluster)?;
     fs::remove_file(file)?;
-    store.every_podman_refuses(cluster, "is missing: the image is damaged")
+    store.every_podman_refuses(cluster, "is missing: the image is corrupt")
 }
 
 /// A chain of layers with no `lower`, and one flattened file, a plain one, beside the top layer's link.
@@ -183,7 +183,7 @@ fn images_of_all_kinds_in_one_store(cluster: &Cluster) -> anyhow::Result<()> {
 fn a_bad_layer_file_is_told(cluster: &Cluster) -> anyhow::Result<()> {
     let store = OwnStore::new(cluster, "bad-store", &[(ID, LINK)])?;
     fs::create_dir_all(store.root.join("parallax/layers"))?;
-    store.refuses(cluster, PLAIN, "is missing: the image is damaged")?;
+    store.refuses(cluster, PLAIN, "is missing: the image is corrupt")?;
 
     let file = store.root.join(format!("overlay/l/{LINK}.squash"));
     let good = fs::read(OwnStore::squashfs(cluster)?)?;
@@ -193,14 +193,14 @@ fn a_bad_layer_file_is_told(cluster: &Cluster) -> anyhow::Result<()> {
     fs::set_permissions(&file, Permissions::from_mode(0o644))?;
 
     fs::write(&file, &good[..good.len() / 2])?;
-    store.refuses(cluster, PLAIN, "is shorter than it says")?;
+    store.refuses(cluster, PLAIN, "is truncated")?;
     fs::write(&file, "this is text")?;
-    store.refuses(cluster, PLAIN, "it is no SquashFS file")?;
+    store.refuses(cluster, PLAIN, "it is not a SquashFS file")?;
     // All but the superblock is lost.
     let mut zeroed = good.clone();
     zeroed[96..].fill(0);
     fs::write(&file, zeroed)?;
-    store.refuses(cluster, PLAIN, ".squash can't be")?;
+    store.refuses(cluster, PLAIN, ".squash cannot be")?;
 
     fs::write(&file, good)?;
     store.check_with(cluster, PLAIN)
