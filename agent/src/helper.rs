@@ -1,256 +1,26 @@
 //! The helper: a process of the agent that does what the agent's own restrictions rule out.
 //!
-//! Looking a user up runs code that nobody here wrote: the modules of `nsswitch.conf(5)` open sockets of any family, start threads,
+//! Looking a user up runs third-party code: the modules of `nsswitch.conf(5)` open sockets of any family, start threads,
 //! set timers, and hang where their server does. Trying what the node can do ([`parallax_probe`]) starts programs. The agent
 //! filters its own system calls and so can do neither. The helper is started before the agent restricts itself. It answers
-//! four questions ([`Query`]) and nothing else: no request names a program, a path or an argument of one.
+//! four questions (`query`) and nothing else: no request names a program, a path or an argument of one.
 //!
-//! Each question is answered by a process of its own ([`serve`]) with a time limit, so that a module that hangs holds one process
+//! Each question is answered by a process of its own (`serve`) with a time limit, so that a module that hangs holds one process
 //! for a while and no thread of the agent.
 
 mod answer;
+mod client;
+mod query;
 mod serve;
 
-use std::fs::File;
-use std::io::{self, IoSlice, Read as _};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::ExitCode;
 
-use parallax_probe::Findings;
-use parallax_sys::process::Process;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
-};
-use rustix::pipe::{PipeFlags, pipe_with};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+pub use self::client::{Helper, HelperError};
+use self::query::{HELP, NAME};
+pub use self::query::{LOOK_UP_TIMEOUT, User};
 
-/// The first argument of the helper.
-const HELP: &str = "--parallax-helper";
-/// The helper's name in process listings, 15 characters at most.
-const NAME: &str = "parallax-helper";
-/// Time limit of a look-up in the user database, the wait for its turn included.
-pub const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time limit of the trials; more than they take by themselves at most ([`parallax_probe::probe`]).
-const PROBE_TIMEOUT: Duration = Duration::from_secs(25);
-/// Maximum length of a question in bytes; a user name is the longest part of one.
-const MAX_QUERY: usize = 4096;
-/// Maximum length of a reply in bytes. A user in 65,536 groups, the kernel's limit, needs less.
-const MAX_REPLY: u64 = 1024 * 1024;
-
-/// What the helper is asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum Query {
-    /// The user with this id.
-    UserById(u32),
-    /// The user with this name.
-    UserByName(String),
-    /// The ids of all groups of a user, the given one included.
-    Groups {
-        /// The user's name.
-        user: String,
-        /// A group that the user has in any case.
-        gid: u32,
-    },
-    /// What this node can do, by the mount program of the configuration file.
-    Probe,
-}
-
-impl Query {
-    fn timeout(&self) -> Duration {
-        if *self == Self::Probe { PROBE_TIMEOUT } else { LOOK_UP_TIMEOUT }
-    }
-
-    fn what(&self) -> &'static str {
-        if *self == Self::Probe { "the trials" } else { "the user database" }
-    }
-}
-
-/// An entry of the user database (`passwd(5)`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct User {
-    /// The user's name.
-    pub name: String,
-    /// The user's id.
-    pub uid: u32,
-    /// The id of the user's primary group.
-    pub gid: u32,
-    /// The user's home directory.
-    pub home: PathBuf,
-}
-
-/// Why the helper gave no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum HelperError {
-    /// The time limit was exceeded.
-    #[error("{0} did not answer within {seconds} s", seconds = .1.as_secs())]
-    Timeout(&'static str, Duration),
-    /// The process that was to answer ended without an answer.
-    #[error("the process that asked {0} ended without an answer")]
-    NoAnswer(&'static str),
-    /// The helper has ended.
-    #[error("the agent's helper process has ended")]
-    Ended,
-    /// The question was answered by an error.
-    #[error("{0} reports an error: {1}")]
-    Failed(&'static str, String),
-    /// A system call failed.
-    #[error("the agent's helper process cannot be asked: {0}")]
-    Io(#[from] io::Error),
-}
-
-impl From<Errno> for HelperError {
-    fn from(errno: Errno) -> Self {
-        match errno {
-            Errno::PIPE | Errno::CONNRESET => Self::Ended,
-            other => Self::Io(other.into()),
-        }
-    }
-}
-
-/// The agent's side of the helper. The helper ends with this value, and with the agent.
-#[derive(Debug)]
-pub struct Helper {
-    socket: OwnedFd,
-    // Kept so that the helper is a child that nobody reaped: its number stays its own.
-    child: Child,
-    process: Process,
-}
-
-impl Helper {
-    /// Starts the helper. It reads the mount program to try from the file `config`, each time anew.
-    ///
-    /// # Errors
-    /// Those of `socketpair(2)` and of starting a process.
-    pub fn start(config: &Path) -> io::Result<Self> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (socket, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        let mut command = Command::new("/proc/self/exe");
-        // No variable of the agent's changes what is found.
-        command.arg0(NAME).arg(HELP).arg(config).current_dir("/").env_clear().env("PATH", parallax_probe::PATH);
-        let child = command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).spawn()?;
-        let process = Process::open(i32::try_from(child.id()).unwrap_or_default())?;
-        Ok(Self { socket, child, process })
-    }
-
-    /// Returns the user with an id; `None` if the database has no such user.
-    ///
-    /// # Errors
-    /// [`HelperError`].
-    pub fn user(&self, uid: u32) -> Result<Option<User>, HelperError> {
-        self.ask(&Query::UserById(uid))
-    }
-
-    /// Returns the user with a name; `None` if the database has no such user.
-    ///
-    /// # Errors
-    /// [`HelperError`].
-    pub fn user_named(&self, name: &str) -> Result<Option<User>, HelperError> {
-        self.ask(&Query::UserByName(name.to_owned()))
-    }
-
-    /// Returns the ids of all groups of a user, `gid` included.
-    ///
-    /// # Errors
-    /// [`HelperError`].
-    pub fn groups(&self, user: &str, gid: u32) -> Result<Vec<u32>, HelperError> {
-        self.ask(&Query::Groups { user: user.to_owned(), gid })
-    }
-
-    /// Tries what this node can do.
-    ///
-    /// # Errors
-    /// [`HelperError`].
-    pub fn probe(&self) -> Result<Findings, HelperError> {
-        self.ask(&Query::Probe)
-    }
-
-    fn ask<R: DeserializeOwned>(&self, query: &Query) -> Result<R, HelperError> {
-        let deadline = Instant::now() + query.timeout();
-        let what = query.what();
-        let (reply, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
-        self.send(query, theirs.as_fd(), deadline)?;
-        // Its other copy is the helper's: the end of all processes that could answer is the end of the reply.
-        drop(theirs);
-        let mut reply = File::from(reply).take(MAX_REPLY);
-        let mut text = Vec::new();
-        let mut piece = [0; 4096];
-        loop {
-            if !ready(reply.get_ref().as_fd(), PollFlags::IN, deadline)? {
-                return Err(HelperError::Timeout(what, query.timeout()));
-            }
-            match reply.read(&mut piece)? {
-                0 => break,
-                length => text.extend_from_slice(piece.get(..length).unwrap_or_default()),
-            }
-        }
-        if text.is_empty() {
-            // The helper has its own clock on the answering process, and may have ended it before this thread was woken.
-            if Instant::now() >= deadline {
-                return Err(HelperError::Timeout(what, query.timeout()));
-            }
-            let ended = self.process.wait_until_ended(Duration::ZERO)?;
-            return Err(if ended { HelperError::Ended } else { HelperError::NoAnswer(what) });
-        }
-        let answer: Result<R, String> = serde_json::from_slice(&text).map_err(|_| HelperError::NoAnswer(what))?;
-        answer.map_err(|reason| HelperError::Failed(what, reason))
-    }
-
-    /// Sends a question, and where the answer is to be written.
-    fn send(&self, query: &Query, reply: BorrowedFd<'_>, deadline: Instant) -> Result<(), HelperError> {
-        let message = serde_json::to_vec(query).map_err(io::Error::from)?;
-        let descriptors = [reply];
-        loop {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut rights = SendAncillaryBuffer::new(&mut space);
-            rights.push(SendAncillaryMessage::ScmRights(&descriptors));
-            match sendmsg(&self.socket, &[IoSlice::new(&message)], &mut rights, SendFlags::NOSIGNAL) {
-                Ok(_) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    if !ready(self.socket.as_fd(), PollFlags::OUT, deadline)? {
-                        return Err(HelperError::Timeout(query.what(), query.timeout()));
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-}
-
-impl AsFd for Helper {
-    /// A descriptor that is readable once the helper has ended.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.process.as_fd()
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Waits for a descriptor; `false` if the deadline came first.
-fn ready(descriptor: BorrowedFd<'_>, events: PollFlags, deadline: Instant) -> Result<bool, HelperError> {
-    loop {
-        let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).ok();
-        match poll(&mut [PollFd::new(&descriptor, events)], left.as_ref()) {
-            Ok(count) => return Ok(count > 0),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// Is the helper, if this process was started as one, and returns how it ended. To be called first in `main`, while the process has
+/// Runs the helper, if this process was started as one, and returns its exit code. To be called first in `main`, while the process has
 /// one thread.
 #[must_use]
 pub fn run_if_asked() -> Option<ExitCode> {

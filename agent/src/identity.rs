@@ -1,4 +1,4 @@
-//! Who a step's user is, and the id maps of the mounts made for them.
+//! The user of a step, and the id maps of the mounts made for them.
 //!
 //! Rootless Podman's user namespace maps id 0 to the user and 1… to the user's subordinate ids, in the order of their
 //! numbers ([`parallax_probe::subordinate`]). `--userns=keep-id` puts a second map on top, in which the user's own id is itself
@@ -23,7 +23,7 @@ const SUBUID: &str = "/etc/subuid";
 /// Subordinate group ids (`subgid(5)`).
 const SUBGID: &str = "/etc/subgid";
 
-/// A user as far as mounts need to know them. Kept with the lease and in the journal: the end of a step looks nobody up.
+/// The user's properties that mounts need. Kept with the lease and in the journal: a release looks no user up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The user's name.
@@ -46,7 +46,7 @@ pub struct Ids {
     pub subordinate: Vec<SubordinateRange>,
 }
 
-/// Which user namespace a container is to have.
+/// The kind of a container's user namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NamespaceKind {
     /// The container's root is the user: Podman's default.
@@ -59,7 +59,7 @@ impl Identity {
     /// Looks a user up in the node's databases. Ranges of subordinate ids that cannot be used are left out.
     ///
     /// # Errors
-    /// One sentence for the user: who can't be found, or which file can't be read.
+    /// One sentence for the user: unknown user, or unreadable file.
     pub fn of(helper: &Helper, uid: u32, gid: u32) -> Result<Self, String> {
         Self::look_up(helper, uid, gid).map(|(identity, _)| identity)
     }
@@ -78,7 +78,7 @@ impl Identity {
         }
     }
 
-    /// A user whose name is known, with the subordinate ids that the node's files give them.
+    /// Makes the identity of a user with a known name, with the subordinate ids from the node's files.
     ///
     /// # Errors
     /// One sentence for the user: which file cannot be read.
@@ -86,7 +86,7 @@ impl Identity {
         Self::with_files(name, uid, gid).map(|(identity, _)| identity)
     }
 
-    /// A user of whom only the ids are known.
+    /// Makes the identity of a user of whom only the ids are known.
     #[must_use]
     pub fn of_ids(uid: u32, gid: u32) -> Self {
         let ids = |own| Ids { own, subordinate: Vec::new() };
@@ -111,11 +111,11 @@ impl Identity {
     }
 }
 
-/// Reads the subordinate ids that go with `own`, and which line is at fault, if one is.
+/// Reads the subordinate ids that belong to `own`, and the fault, if a line has one.
 fn read_ids(path: &Path, name: &str, uid: u32, own: u32) -> Result<(Ids, Option<String>), String> {
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        other => other.map_err(|error| format!("{} can't be read: {error}", path.display()))?,
+        other => other.map_err(|error| format!("cannot read {}: {error}", path.display()))?,
     };
     let Subordinate { ranges, faults } = Subordinate::parse(&text, name, uid, own);
     let fault = faults.iter().find(|fault| fault.is_fatal());
@@ -124,19 +124,19 @@ fn read_ids(path: &Path, name: &str, uid: u32, own: u32) -> Result<(Ids, Option<
 }
 
 impl Ids {
-    /// How many subordinate ids there are.
+    /// Returns the number of subordinate ids.
     #[must_use]
     pub fn subordinate_count(&self) -> u32 {
         self.subordinate.iter().fold(0, |sum, range| sum.saturating_add(range.count))
     }
 
-    /// Whether an id on an image's file system has one on the node.
+    /// Returns `true` if an id on an image's file system has one on the node.
     #[must_use]
     pub fn covers(&self, kind: NamespaceKind, id: u32) -> bool {
         self.map(kind).iter().any(|range| id >= range.inside && id - range.inside < range.count)
     }
 
-    /// The map from ids on the image's file system to ids on the node.
+    /// Returns the map from ids on the image's file system to ids on the node.
     #[must_use]
     pub fn map(&self, kind: NamespaceKind) -> Vec<IdRange> {
         let own = |inside| IdRange { inside, outside: self.own, count: 1 };

@@ -1,7 +1,7 @@
-//! What an agent that is started anew must know: one file per lease, written before the step's directory is made and removed
+//! The journal of leases, for a restarted agent: one file per lease, written before the step's directory is made and removed
 //! after it is gone. It lies on the node's `/run`, so after a reboot there is neither journal nor mount.
 //!
-//! An agent may find what an older or a newer one wrote. Whatever is in a file, its name ([`Header`]) says which step the lease is of and
+//! An agent may find what an older or a newer one wrote. Whatever a file contains, its name ([`Header`]) has the lease's step and
 //! who owns it, and that never changes. So a step whose entry cannot be read stays as it is until its owner ends. Fields are added
 //! with a default and without a new version; [`VERSION`] rises when an older agent would do harm by passing over what is new.
 
@@ -23,7 +23,7 @@ pub const VERSION: u32 = 1;
 /// The image of a lease whose entry cannot be read.
 const UNKNOWN_IMAGE: &str = "(unknown: the journal entry cannot be read)";
 
-/// The process that holds a lease: the step's slurmstepd.
+/// The process that owns a lease: the step's slurmstepd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     pid: i32,
@@ -31,29 +31,29 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// The process that has this number now.
+    /// Returns the process that has this pid now.
     ///
     /// # Errors
-    /// There is none.
+    /// No such process.
     pub fn of(pid: i32) -> io::Result<Self> {
         Ok(Self { pid, start_time: start_time(pid)? })
     }
 
-    /// The process's pid, if it is alive.
+    /// Returns the process's pid, if it is alive.
     #[must_use]
     pub fn pid_if_alive(&self) -> Option<i32> {
         start_time(self.pid).is_ok_and(|time| time == self.start_time).then_some(self.pid)
     }
 
-    /// Takes hold of the process, if it is still the same one.
+    /// Opens the process, if it is still the same one.
     #[must_use]
-    pub fn hold(&self) -> Option<Process> {
+    pub fn open_process(&self) -> Option<Process> {
         let process = Process::open(self.pid).ok()?;
         (start_time(self.pid).ok()? == self.start_time).then_some(process)
     }
 }
 
-/// What tells a lease from every other one: the job, the step and the restart count, and the name of the step's directory, in
+/// The unique key of a lease: the job, the step and the restart count, and the name of the step's directory, in
 /// which a random number is. A step that is given a second lease after its first one has another key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LeaseKey {
@@ -63,26 +63,26 @@ pub struct LeaseKey {
     pub directory: String,
 }
 
-/// A lease as it is written down.
+/// The record of a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The version of the format.
     #[serde(default)]
     pub version: u32,
-    /// What was asked for.
+    /// The request.
     pub request: LeaseRequest,
     /// The name of the step's directory.
     pub key: String,
-    /// Who holds the lease.
+    /// The owner of the lease.
     pub owner: Owner,
     /// The layers it uses.
     pub layers: Vec<LayerEntry>,
-    /// When it was granted, seconds since 1970.
+    /// Time of the grant in seconds since 1970.
     pub since: u64,
     /// The image and the store it is in.
     #[serde(default)]
-    pub image: Option<HeldImage>,
-    /// The names of that image when the lease was granted. What was asked for need not be among them: it is what the user says.
+    pub image: Option<StoreImage>,
+    /// The names of that image when the lease was granted. The requested name need not be among them: it comes from the user.
     #[serde(default)]
     pub image_names: Vec<String>,
     /// The step's user; missing in entries of agents that looked the user up once more at the end.
@@ -96,7 +96,7 @@ pub struct Entry {
 
 /// An image of a store.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct HeldImage {
+pub struct StoreImage {
     /// The store's path, as it is configured.
     pub store: PathBuf,
     /// The image's id.
@@ -120,19 +120,19 @@ impl Entry {
         Header { key: self.lease_key(), owner: self.owner }
     }
 
-    /// What tells this lease from every other one.
+    /// Returns the lease's key.
     #[must_use]
     pub fn lease_key(&self) -> LeaseKey {
         LeaseKey { step: self.request.step, directory: self.key.clone() }
     }
 }
 
-/// What a file's name says of a lease: `KEY.RESTART.PID.START_TIME.json`. Every version of the agent writes and reads it.
+/// The contents of a file's name: `KEY.RESTART.PID.START_TIME.json`. Every version of the agent writes and reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    /// What tells the lease from every other one.
+    /// The lease's key.
     pub key: LeaseKey,
-    /// Who holds it.
+    /// The owner.
     pub owner: Owner,
 }
 
@@ -154,25 +154,25 @@ impl Header {
     }
 }
 
-/// What a file of the journal is.
+/// The contents of a file of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recorded {
     /// An entry.
     Entry(Box<Entry>),
-    /// Something that this agent cannot read. What its name says is known, and the image, if that could be made out.
+    /// A file that this agent cannot read, with the header from its name, and the image if that could be parsed.
     Unreadable {
-        /// What the name says.
+        /// The header from the file's name.
         header: Header,
         /// The image.
-        image: Option<HeldImage>,
-        /// Why it cannot be read.
+        image: Option<StoreImage>,
+        /// The reason, a part of a sentence.
         reason: String,
     },
 }
 
 /// An entry for a lease of which the header alone is known, and whose step's directory is `directory`: its owner is the step's user.
 #[must_use]
-pub fn entry_of_unreadable(header: &Header, image: Option<HeldImage>, directory: &Path) -> Entry {
+pub fn entry_of_unreadable(header: &Header, image: Option<StoreImage>, directory: &Path) -> Entry {
     use std::os::unix::fs::MetadataExt as _;
     let found = fs::symlink_metadata(directory);
     let (uid, gid) = found.as_ref().map_or((u32::MAX, u32::MAX), |found| (found.uid(), found.gid()));
@@ -219,7 +219,7 @@ impl Journal {
     /// Writes an entry, whole or not at all.
     ///
     /// # Errors
-    /// What the system said.
+    /// Those of the system calls.
     pub fn write(&self, entry: &Entry) -> io::Result<()> {
         let path = self.directory.join(entry.header().file_name());
         let partial = path.with_extension("new");
@@ -236,7 +236,7 @@ impl Journal {
     /// Removes an entry; one that is not there is no error.
     ///
     /// # Errors
-    /// What the system said.
+    /// Those of the system calls.
     pub fn remove(&self, entry: &Entry) -> io::Result<()> {
         match fs::remove_file(self.directory.join(entry.header().file_name())) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -244,8 +244,8 @@ impl Journal {
         }
     }
 
-    /// Returns all entries. What was half written, and what has neither a header nor sense, is logged and removed: its step's directory
-    /// is then nobody's, and is taken down with the rest of what is nobody's.
+    /// Returns all entries. Partial files, and malformed files without a header, are logged and removed: the directories of their
+    /// steps are then released as stale.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -266,7 +266,7 @@ impl Journal {
 
     fn read_file(&self, path: &Path) -> io::Result<Recorded> {
         if path.extension().is_none_or(|extension| extension != "json") {
-            return Err(io::Error::other("it was not finished"));
+            return Err(io::Error::other("partial file"));
         }
         let header = path.file_name().and_then(|name| Header::parse(name.to_str()?));
         let parsed = fs::read(path).and_then(|bytes| parse(&bytes, header.as_ref()).map_err(io::Error::other));
@@ -284,10 +284,10 @@ impl Journal {
     }
 }
 
-/// Parses what is in a file of the journal; `header` is what its name says, if that says something.
+/// Parses a file of the journal; `header` is parsed from its name, if the name has one.
 ///
 /// # Errors
-/// Why the file makes no sense, where nothing else says whose it is.
+/// The reason why the file is malformed, if it has no header either.
 pub fn parse(bytes: &[u8], header: Option<&Header>) -> Result<Recorded, String> {
     let value: Result<Value, _> = serde_json::from_slice(bytes);
     let image = value.as_ref().ok().and_then(|value| serde_json::from_value(value.get("image")?.clone()).ok());
@@ -295,7 +295,7 @@ pub fn parse(bytes: &[u8], header: Option<&Header>) -> Result<Recorded, String> 
         let version = value.get("version").map_or(Some(0), Value::as_u64);
         match version {
             Some(version) if version <= u64::from(VERSION) => {}
-            Some(version) => return Err(format!("its version is {version}, and this agent reads up to {VERSION}")),
+            Some(version) => return Err(format!("unsupported version {version}, this agent reads up to {VERSION}")),
             None => return Err("its version is not a number".to_owned()),
         }
         let entry: Entry = serde_json::from_value(value).map_err(|error| error.to_string())?;
@@ -304,7 +304,7 @@ pub fn parse(bytes: &[u8], header: Option<&Header>) -> Result<Recorded, String> 
             || entry.key.starts_with(&format!("{}-", entry.step())) && !entry.key.contains('/'),
             |header| *header == entry.header(),
         );
-        if fits { Ok(entry) } else { Err("it is not of the lease that its name says".to_owned()) }
+        if fits { Ok(entry) } else { Err("the entry does not match the file's name".to_owned()) }
     });
     match (read, header) {
         (Ok(entry), _) => Ok(Recorded::Entry(Box::new(entry))),

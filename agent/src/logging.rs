@@ -5,7 +5,7 @@ use std::io;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// How lines of the log are written.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Format {
     /// For people.
@@ -18,7 +18,7 @@ pub enum Format {
 /// Starts the log.
 ///
 /// # Errors
-/// There is one already.
+/// A logger is installed already.
 pub fn start(filter: EnvFilter, format: Format) -> Result<(), tracing_subscriber::util::TryInitError> {
     // A line that cannot be written, to a journal that was restarted say, is lost. Complaining of it would be by eprintln!, which
     // panics.

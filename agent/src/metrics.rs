@@ -1,4 +1,4 @@
-//! What the agent counts, in Prometheus' text format.
+//! The agent's metrics, in Prometheus' text format.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -12,21 +12,22 @@ use prometheus::{
     Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
-use crate::lease::Cause;
+use crate::lease::cause::Cause;
+use crate::lease::refusal::RefusalKind;
 
 /// The upper bounds of the histograms, in seconds.
 const SECONDS: [f64; 15] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
 
-/// Why a connection was dropped without an answer.
+/// The reason why a connection was dropped without an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dropped {
-    /// It was not root's.
+    /// The peer was not root.
     NotRoot,
-    /// Its request did not arrive in time.
+    /// The request timed out.
     Slow,
-    /// It made room for a newer one.
+    /// Too many connections: a newer one took its place.
     Crowded,
-    /// What it sent was no request.
+    /// The request was malformed.
     Malformed,
 }
 
@@ -52,7 +53,7 @@ pub struct Metrics {
     memory: IntGauge,
     files: IntGauge,
     granted: IntCounterVec,
-    refused: IntCounter,
+    refused: IntCounterVec,
     released: IntCounterVec,
     problems: IntCounter,
     connections: IntCounter,
@@ -64,7 +65,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// All of them, at nought.
+    /// Makes all metrics, with the value zero.
     ///
     /// # Errors
     /// Two have the same name.
@@ -78,20 +79,24 @@ impl Metrics {
         let gauge = |name, help| IntGauge::new(name, help).and_then(|gauge| kept(&registry, gauge));
         let counter = |name, help| IntCounter::new(name, help).and_then(|counter| kept(&registry, counter));
         let metrics = Self {
-            leases: gauge("parallax_leases", "Steps that hold an image on this node.")?,
+            leases: gauge("parallax_leases", "Steps that have a lease on this node.")?,
             layers: gauge("parallax_layers_mounted", "Image layers that are mounted on this node.")?,
             memory: gauge("parallax_agent_resident_bytes", "The agent's memory.")?,
             files: gauge("parallax_agent_open_files", "The agent's open files.")?,
             granted: vector("parallax_leases_granted_total", "Leases granted, by mode.", "mode")?,
-            refused: counter("parallax_leases_refused_total", "Leases refused.")?,
-            released: vector("parallax_leases_released_total", "Leases that ended, by what led to it.", "cause")?,
-            problems: counter("parallax_release_problems_total", "Things that could not be taken down.")?,
+            refused: vector(
+                "parallax_leases_refused_total",
+                "Leases refused, by who can remove the reason.",
+                "reason",
+            )?,
+            released: vector("parallax_leases_released_total", "Leases released, by cause.", "cause")?,
+            problems: counter("parallax_release_problems_total", "Problems of releasing leases.")?,
             connections: counter("parallax_connections_total", "Connections accepted.")?,
             dropped: vector("parallax_connections_dropped_total", "Connections dropped, by reason.", "reason")?,
-            reloads: vector("parallax_reloads_total", "Times the configuration was read anew, by result.", "result")?,
+            reloads: vector("parallax_reloads_total", "Reloads of the configuration, by result.", "result")?,
             denied: counter("parallax_denied_system_calls_total", "System calls that the agent denied itself.")?,
-            lease_seconds: seconds("parallax_lease_seconds", "How long granting a lease took.")?,
-            release_seconds: seconds("parallax_release_seconds", "How long taking down a lease took.")?,
+            lease_seconds: seconds("parallax_lease_seconds", "Time to grant a lease.")?,
+            release_seconds: seconds("parallax_release_seconds", "Time to release a lease.")?,
             registry: registry.clone(),
         };
         let version =
@@ -101,13 +106,16 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Makes every label visible at nought, so that a first event is seen as a rise.
+    /// Makes every label visible with the value zero, so that the first event shows as a rise.
     fn begin(&self) {
         for mode in [Mode::Run, Mode::Podman] {
             self.granted.with_label_values(&[mode.as_str()]);
         }
         for cause in Cause::ALL {
             self.released.with_label_values(&[cause.as_str()]);
+        }
+        for kind in RefusalKind::ALL {
+            self.refused.with_label_values(&[kind.as_str()]);
         }
         for reason in Dropped::ALL {
             self.dropped.with_label_values(&[reason.as_str()]);
@@ -117,45 +125,45 @@ impl Metrics {
         }
     }
 
-    /// A lease was granted after this time.
+    /// Counts a granted lease and the time it took.
     pub fn granted(&self, mode: Mode, took: Duration) {
         self.granted.with_label_values(&[mode.as_str()]).inc();
         self.lease_seconds.observe(took.as_secs_f64());
     }
 
-    /// A lease was refused.
-    pub fn refused(&self) {
-        self.refused.inc();
+    /// Counts a refused lease.
+    pub fn refused(&self, kind: RefusalKind) {
+        self.refused.with_label_values(&[kind.as_str()]).inc();
     }
 
-    /// A lease ended; that took this time, and so many things could not be taken down.
+    /// Counts a released lease, the time it took and its problems.
     pub fn released(&self, cause: Cause, took: Duration, problems: usize) {
         self.released.with_label_values(&[cause.as_str()]).inc();
         self.release_seconds.observe(took.as_secs_f64());
         self.problems.inc_by(problems as u64);
     }
 
-    /// A connection was accepted.
+    /// Counts an accepted connection.
     pub fn connected(&self) {
         self.connections.inc();
     }
 
-    /// A connection was dropped.
+    /// Counts a dropped connection.
     pub fn dropped(&self, reason: Dropped) {
         self.dropped.with_label_values(&[reason.as_str()]).inc();
     }
 
-    /// The configuration was read anew, and could be used or not.
+    /// Counts a reload and its result.
     pub fn reloaded(&self, could: bool) {
         self.reloads.with_label_values(&[if could { "ok" } else { "failed" }]).inc();
     }
 
-    /// System calls were denied.
+    /// Counts denied system calls.
     pub fn denied(&self, count: usize) {
         self.denied.inc_by(count as u64);
     }
 
-    /// Takes down what is held now, and what the agent itself takes.
+    /// Sets the gauges.
     pub fn observe(&self, leases: usize, layers: usize) {
         let set = |gauge: &IntGauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         set(&self.leases, leases);
@@ -169,7 +177,7 @@ impl Metrics {
         }
     }
 
-    /// All of it as text.
+    /// Returns all metrics as text.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = Vec::new();
@@ -182,7 +190,7 @@ impl Metrics {
 /// Writes a text for the node exporter to find: whole or not at all, by write and rename.
 ///
 /// # Errors
-/// What the system said.
+/// Those of the system calls.
 pub fn write_file(path: &Path, text: &str) -> io::Result<()> {
     // The node exporter reads what ends in ".prom".
     let partial = path.with_extension("new");
@@ -214,10 +222,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_happened_is_in_the_text() {
+    fn counted_events_are_in_the_text() {
         let metrics = Metrics::new().unwrap();
         metrics.granted(Mode::Run, Duration::from_millis(3));
         metrics.released(Cause::Process, Duration::from_secs(3), 2);
+        metrics.refused(RefusalKind::User);
+        metrics.refused(RefusalKind::User);
+        metrics.refused(RefusalKind::Busy);
         metrics.dropped(Dropped::Slow);
         metrics.observe(5, 7);
         let text = metrics.text();
@@ -226,6 +237,9 @@ mod tests {
             "parallax_leases_granted_total{mode=\"run\"} 1",
             "parallax_leases_granted_total{mode=\"podman\"} 0",
             "parallax_leases_released_total{cause=\"process\"} 1",
+            "parallax_leases_refused_total{reason=\"user\"} 2",
+            "parallax_leases_refused_total{reason=\"administrator\"} 0",
+            "parallax_leases_refused_total{reason=\"busy\"} 1",
             "parallax_connections_dropped_total{reason=\"slow\"} 1",
             "parallax_release_problems_total 2",
             "parallax_leases 5",
@@ -245,7 +259,7 @@ mod tests {
     fn a_file_is_written_whole_and_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("parallax.prom");
-        // What somebody put where the new one goes is not written through.
+        // A symbolic link at the temporary file's place is not followed.
         std::os::unix::fs::symlink("/nonexistent/elsewhere", path.with_extension("new")).unwrap();
         for text in ["one", "two"] {
             write_file(&path, text).unwrap();

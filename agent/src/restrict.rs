@@ -1,7 +1,7 @@
-//! What the agent keeps of root's power: a few capabilities, and the system calls that it makes.
+//! The agent's restrictions of itself: a few capabilities, and the system calls that it makes.
 //!
-//! The agent restricts itself before it does anything else, so that what holds under systemd holds everywhere, and so that every
-//! test of the agent is one of its restrictions. A call that is not on the list fails with `EPERM` and is logged; nothing is killed for
+//! The agent restricts itself before it does anything else, so that it is as restricted without systemd as with it, and so that every
+//! test of the agent tests the restrictions. A call that is not on the list fails with `EPERM` and is logged; nothing is killed for
 //! it. The lists were made from the code and tried by the cluster's tests, which fail if a call is denied; what
 //! look-ups of users need is not on them: the helper does these ([`crate::helper`]).
 
@@ -20,17 +20,17 @@ mod filter;
 #[cfg(test)]
 mod no_filter;
 
-/// Whether system calls can be filtered on machines of this architecture.
+/// True if system calls can be filtered on machines of this architecture.
 pub const FILTERS: bool = filter::SUPPORTED;
 
-/// Why the agent could not restrict itself.
+/// An error of the agent's restrictions.
 #[derive(Debug, thiserror::Error)]
 pub enum RestrictError {
-    /// Capabilities can't be given up.
-    #[error("capabilities can't be given up: {0}")]
+    /// Capabilities cannot be given up.
+    #[error("cannot drop capabilities: {0}")]
     Capabilities(io::Error),
-    /// System calls can't be filtered.
-    #[error("system calls can't be filtered: {0}")]
+    /// System calls cannot be filtered.
+    #[error("cannot filter system calls: {0}")]
     Calls(String),
 }
 
@@ -43,9 +43,9 @@ pub const CAPABILITIES: CapabilitySet = CapabilitySet::SYS_ADMIN // mounts, id m
     .union(CapabilitySet::SETGID)
     .union(CapabilitySet::SETFCAP) // a map with root in it (Linux 5.12)
     .union(CapabilitySet::CHOWN) // a step's directory becomes the user's
-    .union(CapabilitySet::DAC_READ_SEARCH); // stores of an account whose files others can't read
+    .union(CapabilitySet::DAC_READ_SEARCH); // stores of an account whose files others cannot read
 
-/// Gives up all other capabilities and system calls, for this process and what it starts, for good. To be called while there is one
+/// Drops all other capabilities and system calls, for this process and its children, irrevocably. To be called while there is one
 /// thread only.
 ///
 /// # Errors

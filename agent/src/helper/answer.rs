@@ -14,7 +14,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 use serde::Serialize;
 
-use super::{Query, User};
+use super::query::{Query, User};
 
 /// Writes the answer to a question. Returns the exit code of the process.
 pub fn write(query: &Query, reply: OwnedFd, config: &Path) -> i32 {
@@ -34,7 +34,7 @@ fn answer<T: Serialize>(reply: OwnedFd, answer: Result<T, String>) -> io::Result
     Ok(serde_json::to_writer(File::from(reply), &answer)?)
 }
 
-/// Gives up what a look-up does not need: it runs the code of others, which talks to the network. What is left is root's id, as some
+/// Drops the privileges that a look-up does not need: it runs third-party code, which talks to the network. Root's id is kept, as some
 /// modules read files that only root can, and the capability to read such files of other accounts.
 fn as_nobody_special() -> Result<(), String> {
     let kept = CapabilitySet::DAC_READ_SEARCH;
@@ -42,7 +42,7 @@ fn as_nobody_special() -> Result<(), String> {
     // Without new privileges root's programs get no capabilities back either.
     set_no_new_privs(true)
         .and_then(|()| set_capabilities(None, sets))
-        .map_err(|error| format!("capabilities cannot be given up: {error}"))
+        .map_err(|error| format!("cannot drop capabilities: {error}"))
 }
 
 fn user_by_id(uid: u32) -> Result<Option<User>, String> {

@@ -13,22 +13,23 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{Pid, Signal as DeathSignal, WaitOptions, set_parent_process_death_signal, waitpid};
 
-use super::{MAX_QUERY, NAME, Query, answer};
+use super::answer;
+use super::query::{MAX_QUERY, NAME, Query};
 
 /// Maximum number of questions that are answered at once; more wait on the socket. It is more than the agent's threads ask at once, so
-/// that those whose answer hangs keep nobody else waiting, and a database that hangs keeps no more processes than this, each until
+/// that hanging questions delay no others, and a database that hangs keeps no more processes than this, each until
 /// its time limit.
 const MAX_RUNNING: usize = 320;
 
 /// A process that answers a question.
 struct Running {
     process: Process,
-    /// When it is killed; `None` once it was.
+    /// The deadline, after which the process is killed; `None` once it was.
     deadline: Option<Instant>,
 }
 
 impl Running {
-    /// Whether the process is gone. Kills it if its time is over.
+    /// Returns `true` if the process is gone. Kills it if its time is over.
     fn is_over(&mut self) -> bool {
         if self.process.wait_until_ended(std::time::Duration::ZERO).unwrap_or(false) {
             let _ = waitpid(Pid::from_raw(self.process.pid()), WaitOptions::NOHANG);
@@ -119,7 +120,7 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<Received> {
     Ok(query.zip(reply).map_or(Received::Nothing, Received::Question))
 }
 
-/// Starts a process that answers; `None` if nobody waits for the answer any more, or there can be no process.
+/// Starts a process that answers; `None` if the asker has given up, or no process can be started.
 fn start((query, reply): Asked, config: &Path) -> Option<Running> {
     let mut reader = [PollFd::new(&reply, PollFlags::empty())];
     let given_up = poll(&mut reader, Some(&Timespec::default())).is_ok_and(|ready| ready > 0);
@@ -130,7 +131,7 @@ fn start((query, reply): Asked, config: &Path) -> Option<Running> {
     match in_child(|| answer::write(&query, reply, config)) {
         Ok(process) => Some(Running { process, deadline }),
         Err(error) => {
-            eprintln!("{NAME}: no process can be started: {error}");
+            eprintln!("{NAME}: cannot start a process: {error}");
             None
         }
     }

@@ -16,7 +16,7 @@ fn entry() -> Entry {
     let owner = Owner::of(i32::try_from(std::process::id()).unwrap()).unwrap();
     let ids = |own| Ids { own, subordinate: vec![SubordinateRange { start: 100_000, count: 65_536 }] };
     let identity = Some(Identity { name: "u1".into(), home: None, users: ids(1001), groups: ids(1001) });
-    let image = Some(HeldImage { store: "/s".into(), id: "ab".repeat(32) });
+    let image = Some(StoreImage { store: "/s".into(), id: "ab".repeat(32) });
     Entry {
         version: VERSION,
         request,
@@ -126,7 +126,7 @@ fn a_header_is_read_as_it_is_written() {
 #[test]
 fn an_owner_is_told_from_a_later_process_with_its_number() {
     let mut owner = entry().owner;
-    assert!(owner.hold().is_some());
+    assert!(owner.open_process().is_some());
     owner.start_time += 1;
-    assert!(owner.hold().is_none());
+    assert!(owner.open_process().is_none());
 }

@@ -6,8 +6,7 @@ use parallax_protocol::message::LeaseRequest;
 use parallax_store::open::OpenError;
 use parallax_sys::credentials::Credentials;
 
-use super::Refusal;
-use super::acquire::refused;
+use super::refusal::{Refusal, refused};
 use crate::helper::HelperError;
 use crate::identity::Identity;
 
@@ -25,7 +24,7 @@ pub(super) fn credentials(
     Ok(Credentials { uid: request.uid, gid: request.gid, groups })
 }
 
-/// Why stores could not be searched for an image.
+/// The errors that kept stores from being searched for an image.
 #[derive(Debug, Default)]
 pub(super) struct Obstacles {
     /// The stores that the user may not read.
@@ -46,13 +45,13 @@ impl Obstacles {
     /// one, too: the image may be in there, and another one of this name must not take its place.
     pub(super) fn refusal(&self, image: &str, near: impl FnOnce() -> Vec<String>) -> Option<Refusal> {
         if let Some(problem) = &self.problem {
-            return Some(refused(&format!("the image \"{image}\" can't be looked up: {problem}")));
+            return Some(refused(&format!("cannot look up the image \"{image}\": {problem}")));
         }
         (!self.denied.is_empty()).then(|| {
             let denied: Vec<String> = self.denied.iter().map(|path| path.display().to_string()).collect();
             let near: Vec<String> = near().iter().map(|name| format!("\"{name}\"")).collect();
             let near = if near.is_empty() { String::new() } else { format!("did you mean {}? Else ", near.join(" or ")) };
-            Refusal(format!(
+            Refusal::user(format!(
                 "cannot look up the image \"{image}\": permission denied on the store {}, and no other store has it; {near}{}",
                 denied.join(", "),
                 ASK
@@ -61,13 +60,13 @@ impl Obstacles {
     }
 }
 
-/// What a user can do about a store that they may not read.
+/// The next step for a user who may not read a store.
 const ASK: &str = "ask the store's owner or the administrator for access";
 
 /// The refusal for an error in using a store that was found.
 pub(super) fn unusable(image: &str, error: &OpenError) -> Refusal {
     match error.denied() {
-        Some(store) => Refusal(format!(
+        Some(store) => Refusal::user(format!(
             "cannot use the image \"{image}\": permission denied on the store {} ({error}); {ASK}",
             store.display()
         )),

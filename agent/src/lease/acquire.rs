@@ -1,4 +1,4 @@
-//! How a lease comes about.
+//! The grant of a lease.
 
 use std::panic::resume_unwind;
 use std::path::PathBuf;
@@ -15,22 +15,21 @@ use parallax_sys::credentials::Credentials;
 use serde::Deserialize;
 
 use super::access::{credentials, unusable};
+use super::cause::Cause;
 use super::find::{Found, add_name};
-use super::{Cause, Held, Lease, LeaseKey, Leases, Refusal, owners};
-use crate::identity::{Identity, NamespaceKind};
-use crate::journal::{self, Entry, HeldImage, Owner};
-use crate::ladder::Way;
+use super::owners;
+use super::refusal::{Refusal, refused};
+use super::table::{Lease, Leases, Resources};
+use crate::backend::Backend;
+use crate::identity::Identity;
+use crate::journal::{self, Entry, LeaseKey, Owner, StoreImage};
 use crate::layers::{LayerError, MountedLayer};
 use crate::processes;
-use crate::scratch::{self, Size};
-use crate::step::{StepDirectory, StepLayers, StepPlan};
-use crate::step_store::{Form, StepStore};
+use crate::step::scratch::{self, Size};
+use crate::step::{Form, StepDirectory, StepLayers, StepPlan, StepStore};
 
-/// What a refusal tells the user to do where only the administrator can help.
-const TELL: &str = "tell the administrator";
-
-/// How many layers of one image are mounted at a time.
-const MOUNTERS: usize = 4;
+/// Maximum number of threads that mount layers of one image.
+const MAX_MOUNT_THREADS: usize = 4;
 
 /// The parts of an image's configuration (OCI image specification, `config`) that a step needs.
 #[derive(Debug, Default, Deserialize)]
@@ -47,7 +46,7 @@ struct Execution {
     working_directory: Option<PathBuf>,
 }
 
-/// What a step's directory gets of its image: nothing, if Podman is to pull it.
+/// The image's part of a step's directory; empty if Podman is to pull the image.
 #[derive(Debug, Default)]
 struct Contents {
     store: StepStore,
@@ -55,10 +54,10 @@ struct Contents {
 }
 
 impl Leases {
-    /// Provides an image for a step, held by `owner`.
+    /// Provides an image for a step whose slurmstepd is `owner`.
     ///
     /// # Errors
-    /// [`Refusal`], one sentence for the user. Nothing is left of what was made before it.
+    /// [`Refusal`], one sentence for the user. Nothing is left after a refusal.
     pub fn acquire(&self, request: LeaseRequest, owner: Owner) -> Result<(LeaseKey, Grant), Refusal> {
         let started = Instant::now();
         let _beginning = self.begin(request.step)?;
@@ -76,12 +75,10 @@ impl Leases {
 
         let mut entry = self.entry(request, owner, &identity, contents.layers.mounted())?;
         if let Found::Image(store, image) = &found {
-            entry.image = Some(HeldImage { store: store.path().to_owned(), id: image.id.clone() });
+            entry.image = Some(StoreImage { store: store.path().to_owned(), id: image.id.clone() });
             entry.image_names.clone_from(&image.names);
         }
-        self.journal
-            .write(&entry)
-            .map_err(|error| refused(&format!("the agent's journal can't be written: {error}")))?;
+        self.journal.write(&entry).map_err(|error| refused(&format!("cannot write the agent's journal: {error}")))?;
         let plan = StepPlan {
             identity: &identity,
             namespaces: &self.namespaces,
@@ -97,7 +94,7 @@ impl Leases {
             Err(error) => {
                 let _ = self.journal.remove(&entry);
                 return Err(refused(&format!(
-                    "the image \"{}\" can't be made ready on this node: {error}",
+                    "cannot prepare the image \"{}\" on this node: {error}",
                     entry.request.image
                 )));
             }
@@ -111,13 +108,14 @@ impl Leases {
         let key = entry.lease_key();
         let notice = plan.step_file.notice;
         let layers = contents.layers.into_mounted();
-        let hold = self.hold(entry.image.as_ref());
-        let lease = Lease { entry, readable: true, held: Mutex::new(Some(Held { directory, layers, hold })) };
+        let marker = self.mark_in_use(entry.image.as_ref());
+        let lease =
+            Lease { entry, readable: true, resources: Mutex::new(Some(Resources { directory, layers, marker })) };
         self.live().insert(key.step, Arc::new(lease));
         Ok((key, Grant { environment: environment(&StepPaths::new(&path)), directory: path, notice, timings }))
     }
 
-    /// What a step store of the image is made of: its layers are mounted here, if it is the kernel that mounts them.
+    /// Makes the image's part of a step's directory. Mounts the layers if the backend is the kernel.
     fn provide(
         &self,
         store: &TrustedStore,
@@ -126,18 +124,18 @@ impl Leases {
         identity: &Identity,
         user: &Credentials,
     ) -> Result<Contents, Refusal> {
-        let kinds = namespaces(request.mode);
+        let kinds = owners::namespaces(request.mode);
         owners::check(&request.image, image, identity, request.mode)?;
-        let way = self.ladder.way(store).map_err(|reason| {
-            refused(&format!("the image \"{}\" can't be mounted on this node: {reason}", request.image))
+        let backend = self.backend_retry.backend(store).map_err(|reason| {
+            refused(&format!("cannot mount the image \"{}\" on this node: {reason}", request.image))
         })?;
-        let form = match way {
-            Way::Native => Form::Mounts(kinds),
-            Way::Fuse => Form::Files,
+        let form = match backend {
+            Backend::Native => Form::Mounts(kinds),
+            Backend::Fuse => Form::Files,
         };
-        let layers = match way {
-            Way::Native => self.mount_layers(store, image, user).map(StepLayers::Mounted),
-            Way::Fuse => self.layer_files(store, image, self.ladder().trusts(store), user),
+        let layers = match backend {
+            Backend::Native => self.mount_layers(store, image, user).map(StepLayers::Mounted),
+            Backend::Fuse => self.layer_files(store, image, self.backends().trusts(store), user),
         };
         let layers = layers.map_err(|error| match error {
             LayerError::Open(error) => unusable(&request.image, &error),
@@ -152,8 +150,8 @@ impl Leases {
         Ok(Contents { store: step_store, layers })
     }
 
-    /// The SquashFS files of an image's layers. Those of a store that the kernel may read are opened and checked here. Those of
-    /// anybody else's store are opened by the user, who may read what their own rights allow.
+    /// Returns the SquashFS files of an image's layers. Files of a trusted store are opened and checked here. Files of other
+    /// stores are opened by the user, with the user's own rights.
     fn layer_files(
         &self,
         store: &TrustedStore,
@@ -172,29 +170,29 @@ impl Leases {
         Ok(if trusted { StepLayers::Files(files) } else { StepLayers::Paths(paths) })
     }
 
-    /// A step that has a lease gets no second one, unless the first one's owner is dead.
+    /// Refuses a second lease for a step, unless the owner of the first lease has ended; that lease is then released.
     fn make_room(&self, step: StepId) -> Result<(), Refusal> {
         let Some(lease) = self.live().get(&step).cloned() else { return Ok(()) };
-        if lease.entry.owner.hold().is_some() {
-            return Err(refused(&format!("step {step} has an image on this node already")));
+        if lease.entry.owner.open_process().is_some() {
+            return Err(refused(&format!("step {step} already has an image on this node")));
         }
         drop(lease);
         self.release_step(step, Cause::Process);
         Ok(())
     }
 
-    /// Mounts the image's layers; the result is base first. Several at a time: most of it is waiting for the kernel.
+    /// Mounts the image's layers, several at a time because most of the time is spent in the kernel. Returns them base first.
     fn mount_layers(
         &self,
         store: &TrustedStore,
         image: &ImageRecord,
         user: &Credentials,
     ) -> Result<Vec<Arc<MountedLayer>>, LayerError> {
-        // What is mounted already needs no threads.
+        // Layers that are mounted already need no threads.
         if let Some(mounted) = self.layers.already(store, &image.layers, user)? {
             return Ok(mounted);
         }
-        let share = image.layers.len().div_ceil(MOUNTERS).max(1);
+        let share = image.layers.len().div_ceil(MAX_MOUNT_THREADS).max(1);
         let mount = |layers: &[LayerRecord]| -> Result<Vec<_>, LayerError> {
             layers.iter().map(|layer| self.layers.get(store, layer, user)).collect()
         };
@@ -215,7 +213,7 @@ impl Leases {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let mut nonce = [0; 2];
         rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())
-            .map_err(|error| refused(&format!("no random number: {error}")))?;
+            .map_err(|error| refused(&format!("cannot get a random number: {error}")))?;
         let key = format!("{}-{:04x}", request.step, u16::from_le_bytes(nonce));
         Ok(Entry {
             version: journal::VERSION,
@@ -266,8 +264,8 @@ impl Leases {
     }
 }
 
-/// What the user is told of an image that what they typed does not mean by now. The id comes with the step: it is what the name
-/// meant at submit time, or anything that somebody has put into the environment.
+/// Returns the notice that the name now refers to another image. The id comes with the step: it is what the name
+/// meant at submit time, or any other value that the user has put into the environment.
 fn other_image(request: &LeaseRequest, image: &ImageRecord) -> Option<String> {
     request.image_id.as_ref()?;
     let typed = ImageRef::parse(&request.image).ok()?;
@@ -286,7 +284,7 @@ fn names_of(names: &[String]) -> String {
     if names.is_empty() { "without a name".to_owned() } else { names.join(", ") }
 }
 
-/// Logs what was asked for and what runs.
+/// Logs the request and the image that runs.
 fn log_grant(entry: &Entry, timings: Timings) {
     let request = &entry.request;
     let id = entry.image.as_ref().map_or("none", |image| &image.id);
@@ -306,22 +304,14 @@ fn scratch(configured: &str, entry: &Entry) -> Size {
     Size::new(configured, allocated.into_iter().chain(limit).min(), total)
 }
 
-/// What the image's configuration says of the execution of programs.
+/// Parses the execution parameters of the image's configuration.
 fn execution(name: &str, image: &ImageRecord) -> Result<Execution, Refusal> {
     let parsed: ImageConfig = serde_json::from_str(&image.config)
-        .map_err(|error| refused(&format!("the configuration of the image \"{name}\" is malformed: {error}")))?;
+        .map_err(|error| refused(&format!("malformed configuration of the image \"{name}\": {error}")))?;
     Ok(parsed.config.unwrap_or_default())
 }
 
-/// Which chains of layers a step needs. In `run` mode the launcher starts the one container, always with keep-id.
-pub(super) fn namespaces(mode: Mode) -> &'static [NamespaceKind] {
-    match mode {
-        Mode::Run => &[NamespaceKind::KeepId],
-        Mode::Podman => &[NamespaceKind::Plain, NamespaceKind::KeepId],
-    }
-}
-
-/// The variables that make Podman use the step's directory.
+/// Returns the variables that make Podman use the step's directory.
 fn environment(paths: &StepPaths) -> Vec<(String, String)> {
     [
         ("CONTAINERS_STORAGE_CONF", paths.storage_conf()),
@@ -331,10 +321,6 @@ fn environment(paths: &StepPaths) -> Vec<(String, String)> {
     .into_iter()
     .map(|(name, path)| (name.to_owned(), path.display().to_string()))
     .collect()
-}
-
-pub(super) fn refused(reason: &str) -> Refusal {
-    Refusal(format!("{reason}; {TELL}"))
 }
 
 fn micros(from: Instant, to: Instant) -> u64 {

@@ -1,4 +1,4 @@
-//! The image that is meant, and what is done about one that is in no store.
+//! The search for the requested image, and the result for an image that is in no store.
 
 use std::collections::BTreeSet;
 
@@ -10,21 +10,21 @@ use parallax_store::record::ImageRecord;
 use parallax_sys::credentials::Credentials;
 
 use super::access::Obstacles;
-use super::acquire::refused;
-use super::{Leases, Refusal};
+use super::refusal::{Refusal, refused};
+use super::table::Leases;
 
-/// An image that was asked for.
+/// The result of the search for an image.
 #[derive(Debug)]
 pub enum Found {
-    /// It is in this store.
+    /// The store that has the image, and its record.
     Image(TrustedStore, Box<ImageRecord>),
-    /// It is in none, and is to be pulled; what the user is to be told.
+    /// No store has the image, and Podman is to pull it; a notice for the user.
     Missing(String),
 }
 
 impl Leases {
-    /// The store and the record of the image that is meant, looked up with the user's credentials: nothing of a store that the user
-    /// may not read is read for them.
+    /// Looks up the store and the record of the requested image with the user's credentials: no store is read that the user may
+    /// not read.
     pub(super) fn find_image(&self, request: &LeaseRequest, user: &Credentials) -> Result<Found, Refusal> {
         user.run(|| self.search_stores(request))
             .map_err(|error| refused(&format!("cannot take on the user's credentials: {error}")))?
@@ -32,10 +32,10 @@ impl Leases {
 
     fn search_stores(&self, request: &LeaseRequest) -> Result<Found, Refusal> {
         let name = &request.image;
-        let typed = ImageRef::parse(name).map_err(|error| Refusal(error.to_string()))?;
+        let typed = ImageRef::parse(name).map_err(|error| Refusal::user(error.to_string()))?;
         // The id says what the name meant at submit time. An image removed since then is not replaced by another.
         let reference = match &request.image_id {
-            Some(id) => ImageRef::parse(id).map_err(|error| Refusal(error.to_string()))?,
+            Some(id) => ImageRef::parse(id).map_err(|error| Refusal::user(error.to_string()))?,
             None => typed,
         };
         let mut readable = Vec::new();
@@ -68,14 +68,14 @@ impl Leases {
             return Err(refusal);
         }
         match &request.image_id {
-            Some(id) => Err(Refusal(format!(
+            Some(id) => Err(Refusal::user(format!(
                 "the image that \"{name}\" meant at submit time (id {id:.12}) is in no store any more; submit the job again"
             ))),
             None => self.missing(name, &reference, near),
         }
     }
 
-    /// An image that is in no store: an error, or to be pulled. What is named by an id can't be pulled from anywhere.
+    /// Handles an image that is in no store: a refusal, or a pull by Podman. An id cannot be pulled.
     fn missing(&self, name: &str, reference: &ImageRef, near: impl FnOnce() -> Vec<String>) -> Result<Found, Refusal> {
         let config = self.config();
         let paths: Vec<String> = config.stores.iter().map(|path| path.display().to_string()).collect();
@@ -86,7 +86,7 @@ impl Leases {
                 paths.join(", ")
             )));
         }
-        Err(Refusal(parallax_format::unknown_image(name, &paths, &near())))
+        Err(Refusal::user(parallax_format::unknown_image(name, &paths, &near())))
     }
 }
 
@@ -103,7 +103,7 @@ pub(super) fn add_name(names: &mut Vec<String>, asked_for: &str) {
     }
 }
 
-/// The image whose id begins with what was written, where it is no image's name.
+/// Searches for the image whose id begins with `name`, which is not the name of an image.
 fn by_id_prefix(
     name: &str,
     stores: &mut Vec<TrustedStore>,
@@ -123,7 +123,7 @@ fn by_id_prefix(
     }
     let mut ids: Vec<String> = ids.into_iter().collect();
     if ids.len() > 1 {
-        return Err(Refusal(ambiguous_id(name, &ids)));
+        return Err(Refusal::user(ambiguous_id(name, &ids)));
     }
     let (Some(id), Some(at)) = (ids.pop(), holder) else { return Ok(None) };
     let Some(store) = stores.get(at) else { return Ok(None) };

@@ -1,20 +1,27 @@
-//! Images whose files have owners for which the user has no ids on the node: they show as nobody's.
+//! Images whose files have owners without ids on the node: these files show as owned by nobody.
 //!
-//! Podman cannot unpack such an image at all. Here layers are mounted, so only the files concerned look like nobody's. Owners
-//! up to [`MAX_USUAL_ID`] are covered by a range as `useradd` gives it, which the administrator can add; for those beyond it
-//! there is no range worth asking for, and it is mostly a file or two that a build user left.
+//! Podman cannot unpack such an image at all. Here layers are mounted, so only the files concerned show as owned by nobody. Owners
+//! up to [`MAX_USUAL_ID`] are covered by a range as `useradd` gives it, which the administrator can add; for higher ids
+//! no range is worth requesting; they belong mostly to a few files that a build user left.
 
 use parallax_protocol::message::Mode;
 use parallax_store::record::ImageRecord;
 
-use super::Refusal;
-use super::acquire::namespaces;
-use crate::identity::{Identity, Ids};
+use super::refusal::Refusal;
+use crate::identity::{Identity, Ids, NamespaceKind};
 
 /// The highest id that a usual range of subordinate ids covers.
 const MAX_USUAL_ID: u32 = 65_535;
 
-/// One kind of ids, and what an image needs of it.
+/// Returns the chains of layers that a step needs. In `run` mode the launcher starts the one container, always with keep-id.
+pub(super) fn namespaces(mode: Mode) -> &'static [NamespaceKind] {
+    match mode {
+        Mode::Run => &[NamespaceKind::KeepId],
+        Mode::Podman => &[NamespaceKind::Plain, NamespaceKind::KeepId],
+    }
+}
+
+/// The need of an image for ids of one kind.
 struct Need<'a> {
     ids: &'a Ids,
     /// The highest owner, no more than [`MAX_USUAL_ID`].
@@ -31,8 +38,8 @@ fn needs<'a>(image: &ImageRecord, identity: &'a Identity) -> [Need<'a>; 2] {
     ]
 }
 
-/// Refuses an image of which the user would see nothing but nobody's files, and in `podman` mode one for which Podman itself
-/// would need more subordinate ids.
+/// Refuses an image of which all files would show as owned by nobody and, in `podman` mode, an image for which Podman itself
+/// needs more subordinate ids.
 pub(super) fn check(name: &str, image: &ImageRecord, identity: &Identity, mode: Mode) -> Result<(), Refusal> {
     // Podman's default namespace comes first where there is a choice; it is the one that needs less.
     let Some(&kind) = namespaces(mode).first() else { return Ok(()) };
@@ -40,7 +47,7 @@ pub(super) fn check(name: &str, image: &ImageRecord, identity: &Identity, mode: 
         let user = &identity.name;
         // Podman does not start a container of root's that lacks ids of the image, whatever shows them as nobody's.
         if identity.users.own == 0 && !ids.covers(kind, highest) {
-            return Err(Refusal(format!(
+            return Err(Refusal::user(format!(
                 "the image \"{name}\" has files of other {what}s than root (up to the id {highest}), and {user} has no subordinate \
                  {what} ids on this node; start the step as an ordinary user"
             )));
@@ -50,7 +57,7 @@ pub(super) fn check(name: &str, image: &ImageRecord, identity: &Identity, mode: 
         }
         let count = ids.subordinate_count();
         let has = if count == 0 { "none".to_owned() } else { format!("only {count}") };
-        return Err(Refusal(format!(
+        return Err(Refusal::administrator(format!(
             "the image \"{name}\" needs subordinate {what} ids up to {highest}, and the user {user} has {has} on this node; \
              ask the administrator to add a range of 65536 to {file}"
         )));
@@ -58,7 +65,7 @@ pub(super) fn check(name: &str, image: &ImageRecord, identity: &Identity, mode: 
     Ok(())
 }
 
-/// What a user is told whose range is smaller than a usual one, and than what the image has.
+/// Returns the notice for a user whose range is smaller than usual and smaller than the image needs.
 pub(super) fn notice(name: &str, image: &ImageRecord, identity: &Identity, mode: Mode) -> Option<String> {
     let &kind = namespaces(mode).first()?;
     let short = needs(image, identity).into_iter().find(|need| !need.ids.covers(kind, need.highest))?;
@@ -121,7 +128,9 @@ mod tests {
     #[test]
     fn only_a_range_that_can_be_had_is_asked_for() {
         for (highest, count, mode) in [(7, 0, Mode::Run), (999, 10, Mode::Podman), (1_516_583_083, 10, Mode::Podman)] {
-            let sentence = check("a", &image(highest), &user(count), mode).unwrap_err().to_string();
+            let refusal = check("a", &image(highest), &user(count), mode).unwrap_err();
+            assert_eq!(refusal.kind, crate::lease::RefusalKind::Administrator);
+            let sentence = refusal.message;
             assert!(sentence.ends_with("ask the administrator to add a range of 65536 to /etc/subuid"), "{sentence}");
             assert!(!sentence.contains("1516583083"), "{sentence}");
         }

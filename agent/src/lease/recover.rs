@@ -1,34 +1,43 @@
-//! What an earlier agent left, at the start of the next one.
+//! Recovery: leases, directories and layers of an earlier agent, at the start of the next one.
 //!
-//! Leases whose slurmstepd is alive go on, also those whose journal entry this agent cannot read. All else is taken down, but not here:
-//! that may wait for stores and processes that hang, and the start of the agent must not. A new step with the number of a lease that
+//! Leases whose slurmstepd is alive continue, also those whose journal entry this agent cannot read. All else is released, but not here:
+//! a release may wait for stores and processes that hang, and the start of the agent must not. A new step with the number of a lease that
 //! is still to be released has it released first ([`Leases::acquire`]).
 
 use std::collections::VecDeque;
-use std::fs;
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use parallax_config::Config;
 use parallax_protocol::message::StepId;
 use parallax_sys::mount::take_down;
 use parallax_sys::process::Process;
 
-use super::{Cause, Held, Lease, LeaseKey, Leases};
+use super::cause::Cause;
+use super::table::{Lease, Leases, Resources};
+use crate::backend::{Backends, Retry};
+use crate::helper::Helper;
 use crate::identity::Identity;
-use crate::journal::{Entry, Recorded, entry_of_unreadable};
+use crate::in_use::InUseMarkers;
+use crate::journal::{Entry, Journal, LeaseKey, Recorded, entry_of_unreadable};
+use crate::layers::LayerTable;
+use crate::metrics::Metrics;
 use crate::step::StepDirectory;
+use crate::step::user_namespaces::NamespaceTable;
 
-/// What an earlier agent left.
+/// The result of the recovery.
 #[derive(Debug, Default)]
 pub struct Recovered {
-    /// The leases that go on, with their owners.
+    /// The leases that continue, with their owners.
     pub alive: Vec<(LeaseKey, Process)>,
-    /// What is to be taken down.
+    /// The remains that are to be released.
     pub stale: Stale,
 }
 
-/// What an earlier agent left and nobody owns any more. Several threads may share the work.
+/// Stale leases and directories of an earlier agent. Several threads may share the work.
 #[derive(Debug, Default, Clone)]
 pub struct Stale {
     leases: Arc<Mutex<VecDeque<LeaseKey>>>,
@@ -36,8 +45,47 @@ pub struct Stale {
 }
 
 impl Leases {
-    /// Adopts all leases of an earlier agent, and finds out which of them go on.
-    pub(super) fn recover(&self) -> io::Result<Recovered> {
+    /// Prepares the runtime directory and recovers the leases of an earlier agent. Returns the leases that continue, and the stale
+    /// remains to be released.
+    ///
+    /// # Errors
+    /// The runtime directory cannot be created or read.
+    pub fn open(
+        config: Config,
+        backends: Backends,
+        helper: Arc<Helper>,
+        metrics: Metrics,
+    ) -> io::Result<(Self, Recovered)> {
+        let root = config.agent.runtime_dir.clone();
+        directory(&root, 0o755)?;
+        directory(&root.join("steps"), 0o711)?;
+        directory(&root.join("layers"), 0o700)?;
+        directory(&root.join("leases"), 0o700)?;
+        let leases = Self {
+            layers: LayerTable::new(root.join("layers")).configured(&config.agent),
+            config: RwLock::new(Arc::new(config)),
+            runtime: root.clone(),
+            backend_retry: Retry::new(backends, Arc::clone(&helper)),
+            helper,
+            journal: Journal::new(root.join("leases")),
+            namespaces: NamespaceTable::default(),
+            live: Mutex::default(),
+            pending: Mutex::default(),
+            orphaned: Mutex::default(),
+            metrics,
+            in_use: InUseMarkers::start(),
+        };
+        let recovered = leases.recover()?;
+        let config = leases.config();
+        // The image of an unreadable lease may be unknown.
+        if config.agent.holds && leases.live().values().all(|lease| lease.readable) {
+            leases.in_use.sweep(&config.stores);
+        }
+        Ok((leases, recovered))
+    }
+
+    /// Adopts all leases of an earlier agent, and determines which of them continue.
+    fn recover(&self) -> io::Result<Recovered> {
         let mut recovered = Recovered::default();
         let mut stale = VecDeque::new();
         let mut known = Vec::new();
@@ -48,11 +96,11 @@ impl Leases {
             let key = entry.lease_key();
             let path = self.step_path(&entry.key);
             known.push(path.clone());
-            let owner = entry.owner.hold();
+            let owner = entry.owner.open_process();
             self.adopt(entry, readable, StepDirectory::adopt(&path));
             match owner {
                 Some(process) => {
-                    tracing::info!(job = key.step.job, step = %key.step, readable, "adopted a lease of an earlier agent");
+                    tracing::info!(job = key.step.job, step = %key.step, readable, "lease adopted from an earlier agent");
                     recovered.alive.push((key, process));
                 }
                 None => stale.push_back(key),
@@ -77,7 +125,7 @@ impl Leases {
                 tracing::warn!(
                     step = %header.key.step,
                     reason,
-                    "the journal entry cannot be read; the step stays as it is until its slurmstepd ends"
+                    "unreadable journal entry; the step stays unchanged until its slurmstepd ends"
                 );
                 (entry_of_unreadable(&header, image, &self.step_path(&header.key.directory)), false)
             }
@@ -86,36 +134,40 @@ impl Leases {
 
     fn adopt(&self, entry: Entry, readable: bool, directory: StepDirectory) {
         let layers = entry.layers.iter().cloned().map(|layer| self.layers.adopt(layer)).collect();
-        let hold = self.hold(entry.image.as_ref());
-        let held = Held { directory, layers, hold };
-        let lease = Lease { entry, readable, held: Mutex::new(Some(held)) };
+        let marker = self.mark_in_use(entry.image.as_ref());
+        let held = Resources { directory, layers, marker };
+        let lease = Lease { entry, readable, resources: Mutex::new(Some(held)) };
         self.live().insert(lease.entry.step(), Arc::new(lease));
     }
 
-    /// Completes an entry that does not say who the user is. A user database that does not answer is not asked for the next one
-    /// (`answers`): the agent is not ready before. The ids, and what subordinate ids are under the number, are known in any case.
+    /// Completes an entry without an identity. A user database that does not answer is not asked again (`answers`), because the
+    /// agent is not ready before. The ids, and the subordinate ids under the uid, are known in any case.
     fn complete(&self, entry: &mut Entry, answers: &mut bool) {
         if entry.identity.is_some() {
             return;
         }
         let (uid, gid) = (entry.request.uid, entry.request.gid);
-        let found = if *answers { Identity::of(self.helper(), uid, gid) } else { Err("it was not asked".to_owned()) };
+        let found = if *answers {
+            Identity::of(self.helper(), uid, gid)
+        } else {
+            Err("the user database was not asked".to_owned())
+        };
         entry.identity = Some(found.unwrap_or_else(|reason| {
             *answers = false;
-            tracing::warn!(step = %entry.step(), reason, "the user is not known; processes are found by the user's number");
+            tracing::warn!(step = %entry.step(), reason, "unknown user; processes are found by the uid");
             Identity::of_named(&uid.to_string(), uid, gid).unwrap_or_else(|_| Identity::of_ids(uid, gid))
         }));
     }
 
-    /// Takes down what an earlier agent left; returns when there is nothing more to begin with. All layers are adopted that are to stay: a
-    /// lease that ends before would unmount what it shares with a later one.
-    pub fn take_down_stale(&self, stale: &Stale) {
+    /// Releases the stale remains of an earlier agent; returns when the queue is empty. All layers that stay are adopted before: a
+    /// lease that ended earlier would unmount what it shares with a later one.
+    pub fn release_stale(&self, stale: &Stale) {
         while let Some(path) = stale.directories.lock().unwrap_or_else(PoisonError::into_inner).pop() {
             if let Err(error) = take_down(&path) {
-                tracing::error!(directory = %path.display(), "a directory an earlier agent left can't be taken down: {error}");
+                tracing::error!(directory = %path.display(), "cannot unmount the stale directory of a step: {error}");
             }
         }
-        self.take_down_orphaned_layers(None);
+        self.unmount_orphaned_layers(None);
         loop {
             let next = stale.leases.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some(key) = next else { return };
@@ -123,16 +175,24 @@ impl Leases {
         }
     }
 
-    /// Unmounts the layers that no lease is known to use, unless there are leases of which that is not known, other than one that ends.
-    pub(super) fn take_down_orphaned_layers(&self, ending: Option<StepId>) {
+    /// Unmounts the orphaned layers, unless a lease other than `ending` has an unreadable entry and may use them.
+    pub(super) fn unmount_orphaned_layers(&self, ending: Option<StepId>) {
         if self.live().values().any(|lease| !lease.readable && Some(lease.entry.step()) != ending) {
             return;
         }
         let orphaned = std::mem::take(&mut *self.orphaned.lock().unwrap_or_else(PoisonError::into_inner));
         for path in orphaned {
             if let Err(error) = take_down(&path) {
-                tracing::error!(mount_point = %path.display(), "a layer an earlier agent left can't be unmounted: {error}");
+                tracing::error!(mount_point = %path.display(), "cannot unmount an orphaned layer: {error}");
             }
         }
+    }
+}
+
+/// Creates a directory of root with exactly this mode, or corrects the mode of an existing one.
+fn directory(path: &Path, mode: u32) -> io::Result<()> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => fs::set_permissions(path, Permissions::from_mode(mode)),
     }
 }

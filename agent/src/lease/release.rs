@@ -1,11 +1,10 @@
-//! The end of a lease: one routine, whatever led to it.
+//! The release of a lease: one routine for every cause.
 //!
-//! It goes on past errors, names them all, and may be called any number of times. It is bounded in time whatever the store's file
+//! The routine continues past errors, reports all of them, and is idempotent. It is bounded in time whatever the store's file
 //! system does: detaching a mount is done at once and touches no file of it, and what may wait for the store (the last unmounting
-//! of a layer, which waits for reads under way; looking at processes that wait for it themselves) is done by a thread that
-//! is not waited for beyond a limit. Such a thread goes on, and what it holds goes with its end.
+//! of a layer, which waits for reads in progress; inspecting processes that wait for it themselves) is done by a thread that
+//! is not waited for beyond a limit. Such a thread continues, and its resources are released when it ends.
 
-use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, mpsc};
 use std::thread;
@@ -13,60 +12,23 @@ use std::time::{Duration, Instant};
 
 use parallax_protocol::message::StepId;
 
-use super::{Held, Lease, LeaseKey, Leases};
-use crate::journal::Entry;
+use super::cause::Cause;
+use super::table::{Lease, Leases, Resources};
+use crate::journal::{Entry, LeaseKey};
 use crate::layers::MountedLayer;
 use crate::processes;
 use crate::processes::membership::StepProcesses;
 
-/// How long the end of a step waits for its last processes to go after they were killed.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
-/// How long it waits for the search for them; more than [`KILL_PATIENCE`], which is within.
-const SEARCH_PATIENCE: Duration = Duration::from_secs(12);
-/// How long it waits for layers to be unmounted.
-const UNMOUNT_PATIENCE: Duration = Duration::from_secs(3);
-
-/// What led to the end of a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// It was asked for by the step's slurmstepd.
-    Asked,
-    /// The connection ended.
-    Connection,
-    /// The step's slurmstepd ended.
-    Process,
-    /// An administrator, or a job's epilog.
-    Command,
-    /// The agent was started anew and the lease's slurmstepd was gone.
-    Restart,
-}
-
-impl Cause {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Asked, Self::Connection, Self::Process, Self::Command, Self::Restart];
-
-    /// Its name in logs and metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Asked => "asked",
-            Self::Connection => "connection",
-            Self::Process => "process",
-            Self::Command => "command",
-            Self::Restart => "restart",
-        }
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+/// Timeout for the end of the step's last processes after they were killed.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout for the search for these processes; includes [`KILL_TIMEOUT`].
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(12);
+/// Timeout for unmounting layers.
+const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Leases {
-    /// Takes down all that a lease holds: processes, mounts, loop devices, directories, the journal's entry. Returns what could not
-    /// be, one sentence each. A lease that has ended is no problem; a release that is under way is waited for.
+    /// Releases a lease: processes, mounts, loop devices, directories, the journal entry. Returns the problems, one sentence
+    /// each. A lease that has ended is not a problem; a release in progress is waited for.
     pub fn release(&self, key: &LeaseKey, cause: Cause) -> Vec<String> {
         match self.lease_of(key.step) {
             // The step may have another lease by now.
@@ -75,12 +37,12 @@ impl Leases {
         }
     }
 
-    /// The same for whatever lease a step has.
+    /// Releases the lease that a step has, whatever its key.
     pub fn release_step(&self, step: StepId, cause: Cause) -> Vec<String> {
         self.lease_of(step).map_or_else(Vec::new, |lease| self.end(&lease, cause))
     }
 
-    /// The same for all steps of a job, or those with this number. Returns the steps that had a lease too.
+    /// Releases the leases of all steps of a job, or of the steps with this number. Returns these steps and the problems.
     pub fn release_job(&self, job: u32, step: Option<u32>, cause: Cause) -> (Vec<StepId>, Vec<String>) {
         let meant = |id: &&StepId| id.job == job && step.is_none_or(|number| id.step == number);
         let mut steps: Vec<StepId> = self.live().keys().filter(meant).copied().collect();
@@ -94,32 +56,32 @@ impl Leases {
     }
 
     fn end(&self, lease: &Lease, cause: Cause) -> Vec<String> {
-        let mut place = lease.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Held { directory, layers, hold }) = place.take() else { return Vec::new() };
+        let mut place = lease.resources.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Resources { directory, layers, marker }) = place.take() else { return Vec::new() };
         let entry = &lease.entry;
         let step = entry.step();
         let started = Instant::now();
         let mut problems = end_processes(&self.step_path(&entry.key), entry);
         let ended = Instant::now();
-        if let Err(error) = directory.take_down() {
-            problems.push(format!("{} can't be taken down: {error}", self.step_path(&entry.key).display()));
+        if let Err(error) = directory.release() {
+            problems.push(format!("cannot unmount {}: {error}", self.step_path(&entry.key).display()));
         }
-        // Those that are to stay mounted for a while are held once more.
+        // The idle layer cache keeps a reference of its own.
         self.layers.keep_idle(&layers);
-        // Only the last holder of a layer unmounts it; without any there is nothing that could take long.
+        // Only the last reference to a layer unmounts it; without one nothing can block.
         let last: Vec<MountedLayer> = layers.into_iter().filter_map(Arc::into_inner).collect();
-        if !last.is_empty() && within(UNMOUNT_PATIENCE, move || drop(last)).is_none() {
+        if !last.is_empty() && within(UNMOUNT_TIMEOUT, move || drop(last)).is_none() {
             problems.push(
-                "layers of the image are still being unmounted: the store does not answer; they go when it does"
+                "timed out unmounting layers of the image: the store does not respond; they are unmounted when it does"
                     .to_owned(),
             );
         }
         if !lease.readable {
-            self.take_down_orphaned_layers(Some(step));
+            self.unmount_orphaned_layers(Some(step));
         }
-        drop(hold);
+        drop(marker);
         if let Err(error) = self.journal.remove(entry) {
-            problems.push(format!("the journal's entry {} can't be removed: {error}", entry.key));
+            problems.push(format!("cannot remove the journal entry {}: {error}", entry.key));
         }
         // Only this lease: the step may not be given another one before.
         self.live().remove(&step);
@@ -137,7 +99,7 @@ fn end_processes(path: &Path, entry: &Entry) -> Vec<String> {
     let (step, path) = (entry.step(), path.to_owned());
     let owner = entry.owner.pid_if_alive();
     let control_group = entry.control_group.clone().or_else(|| processes::control_group_of_owner(owner?));
-    // Whose a process is can be asked without waiting; looking into it can't.
+    // The owner of a process can be read without blocking; its other facts cannot.
     let identity = entry.user();
     if matches!(processes::of(&identity), Ok(found) if found.is_empty()) {
         return Vec::new();
@@ -145,27 +107,27 @@ fn end_processes(path: &Path, entry: &Entry) -> Vec<String> {
     let search = move || {
         let control_group = control_group.as_deref();
         let processes = StepProcesses { directory: &path, job: step.job, owner, control_group };
-        let (ended, problems) = processes::end(&processes, &identity, KILL_PATIENCE);
+        let (ended, problems) = processes::end(&processes, &identity, KILL_TIMEOUT);
         if ended > 0 {
-            tracing::debug!(job = step.job, step = %step, ended, "ended processes that outlived the step");
+            tracing::debug!(job = step.job, step = %step, ended, "killed processes that outlived the step");
         }
         problems
     };
-    within(SEARCH_PATIENCE, search).unwrap_or_else(|| {
-        vec!["the step's processes can't all be looked at: one of them does not let itself".to_owned()]
+    within(SEARCH_TIMEOUT, search).unwrap_or_else(|| {
+        vec!["timed out inspecting the step's processes: at least one is blocked in the kernel".to_owned()]
     })
 }
 
-/// Does something in a thread of its own. Returns what it gave, or `None` if it has not ended in time; it then goes on.
-fn within<T: Send + 'static>(patience: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+/// Runs `work` in a thread. Returns its result, or `None` if the timeout expires; the thread then continues.
+fn within<T: Send + 'static>(timeout: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (sender, receiver) = mpsc::sync_channel(1);
     let body = move || {
         let _ = sender.send(work());
     };
-    // Without a thread it is not done here either: it might never come back. What `work` holds is dropped, which is all
-    // there is to do for layers, and may wait.
+    // Without a thread `work` does not run here either: it may never return. Its captures are dropped, which unmounts the
+    // layers and may block.
     thread::Builder::new().name("release".to_owned()).stack_size(256 * 1024).spawn(body).ok()?;
-    receiver.recv_timeout(patience).ok()
+    receiver.recv_timeout(timeout).ok()
 }
 
 #[cfg(test)]
@@ -173,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_takes_too_long_is_left_alone() {
+    fn work_beyond_the_timeout_is_not_waited_for() {
         assert_eq!(within(Duration::from_secs(60), || 7), Some(7));
         let (go, wait) = mpsc::channel::<()>();
         assert_eq!(within(Duration::from_millis(10), move || wait.recv().is_ok()), None);

@@ -4,8 +4,8 @@ use std::fs;
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
-use super::is_users;
 use super::membership::{Ancestor, Evidence, StepProcesses, owner_control_group, step_control_group};
+use super::owner::is_users;
 use crate::identity::Identity;
 
 /// The name of Slurm's process for each step, as in `/proc/PID/comm`.
@@ -14,7 +14,7 @@ const SLURMSTEPD: &str = "slurmstepd";
 const JOB_ID: &[u8] = b"SLURM_JOB_ID=";
 /// The first process of the node.
 const INIT: i32 = 1;
-/// More ancestors than any process has: a chain read while processes come and go might hold a cycle.
+/// Maximum number of ancestors: a chain that is read while processes start and end may have a cycle.
 const MAX_ANCESTORS: usize = 4096;
 
 /// The fields of `/proc/PID/stat` that are needed.
@@ -63,7 +63,7 @@ pub(super) fn evidence(
     let marker = format!("{}/", step.directory.display()).into_bytes();
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     let command_line = fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|bytes| contains(&bytes, &marker));
-    // The mounts of a process whose root is the node's are all of the node's, and no business of ours.
+    // The mounts of a process whose root is the node's are all of the node's, and irrelevant here.
     let root = has_own_root && root_is_on(pid, &marker);
     if !root && !command_line && !contains(&environment, &marker) {
         return None;
@@ -108,17 +108,17 @@ pub(super) fn root_device(process: &str) -> Option<u64> {
     Some(u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor))
 }
 
-/// Whether the root of the process's mount namespace is an overlay whose writable layer is in the step's directory.
+/// Returns `true` if the root of the process's mount namespace is an overlay whose writable layer is in the step's directory.
 fn root_is_on(pid: i32, marker: &[u8]) -> bool {
     root_mount(pid, |mount| mount.starts_with("overlay ") && contains(mount.as_bytes(), marker))
 }
 
-/// Whether it is what containers have: an overlay, the kernel's or one by FUSE.
+/// Returns `true` if the root is a container's: an overlay, by the kernel or by FUSE.
 pub(super) fn root_is_container(pid: i32) -> bool {
     root_mount(pid, |mount| mount.starts_with("overlay ") || mount.starts_with("fuse.fuse-overlayfs "))
 }
 
-/// What `/proc/PID/mountinfo` says of the type, source and options of the root.
+/// Tests the type, source and options of the root in `/proc/PID/mountinfo`.
 fn root_mount(pid: i32, fits: impl Fn(&str) -> bool) -> bool {
     let Ok(mounts) = fs::read_to_string(format!("/proc/{pid}/mountinfo")) else { return false };
     mounts.lines().any(|line| {

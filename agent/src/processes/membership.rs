@@ -42,9 +42,9 @@ pub enum Ancestor {
 /// Facts about a process. Its own user can change all of them but the control group and the ancestors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
-    /// Whether the root of its mount namespace is a container in the step's directory.
+    /// True if the root of its mount namespace is a container in the step's directory.
     pub root: bool,
-    /// Whether its command line names the step's directory.
+    /// True if its command line names the step's directory.
     pub command_line: bool,
     /// The job id in its environment.
     pub job: Option<u32>,
@@ -55,7 +55,7 @@ pub struct Evidence {
 }
 
 impl StepProcesses<'_> {
-    /// Whether a process that names the step's directory is the step's.
+    /// Returns `true` if a process that names the step's directory is the step's.
     #[must_use]
     pub fn has(&self, evidence: &Evidence) -> bool {
         if evidence.root || evidence.ancestor == Ancestor::Owner {

@@ -14,7 +14,7 @@ pub const SUPPORTED: bool = true;
 /// Denies the process all calls that are not listed. To be called while there is one thread only.
 ///
 /// # Errors
-/// What the kernel, or the maker of filters, said.
+/// The error of the kernel or of seccompiler.
 pub fn apply() -> Result<(), String> {
     denied::make_trapped_calls_fail().map_err(|error| error.to_string())?;
     for program in programs().map_err(|error| error.to_string())? {
@@ -57,7 +57,7 @@ fn with_arguments() -> Result<[(i64, Vec<SeccompRule>); 7], seccompiler::Backend
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWNET;
     Ok([
-        // Who makes a user namespace has all capabilities there; in a network namespace of its own they reach far into the kernel.
+        // The creator of a user namespace has all capabilities there; with a network namespace they expose much of the kernel.
         (libc::SYS_clone, vec![without(0, namespaces)?]),
         (libc::SYS_unshare, vec![without(0, !(libc::CLONE_NEWUSER | libc::CLONE_FS))?]),
         (libc::SYS_setns, one_of(1, &[bits(libc::CLONE_NEWNS)])?),
@@ -72,7 +72,7 @@ fn with_arguments() -> Result<[(i64, Vec<SeccompRule>); 7], seccompiler::Backend
 /// Families of sockets: the agent's own and systemd's.
 const FAMILIES: [libc::c_int; 1] = [libc::AF_UNIX];
 
-/// What devices and descriptors are asked: for a loop device and to set it up; the rest is the C library's and Rust's.
+/// The allowed ioctls: for loop devices; the rest is the C library's and Rust's.
 #[allow(clippy::unnecessary_cast, trivial_numeric_casts, reason = "their type depends on the C library")]
 const IOCTLS: [u64; 6] = [
     parallax_sys::loop_device::LOOP_CTL_GET_FREE as u64,
@@ -202,10 +202,10 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_getpeername,
 ];
 
-/// Those that older architectures have.
+/// System calls of older architectures.
 #[cfg(target_arch = "aarch64")]
 const OLD_CALLS: &[libc::c_long] = &[libc::SYS_renameat];
-/// Those that older architectures have.
+/// System calls of older architectures.
 #[cfg(target_arch = "x86_64")]
 const OLD_CALLS: &[libc::c_long] = &[
     libc::SYS_access,

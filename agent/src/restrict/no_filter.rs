@@ -1,4 +1,4 @@
-//! Where no filter can be made: nothing is denied.
+//! No filter, for other architectures: nothing is denied.
 
 /// There are no filters for this architecture.
 pub const SUPPORTED: bool = false;

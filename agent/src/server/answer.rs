@@ -1,16 +1,19 @@
-//! What workers do: answer a request, and end a lease.
+//! The work of the workers: answering requests and releasing leases.
 
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parallax_protocol::frame::{self, FrameError};
 use parallax_protocol::message::{LeaseRequest, Request, Response};
 use parallax_sys::process::Process;
 
-use super::PATIENCE;
 use super::workers::Outcome;
 use crate::journal::Owner;
-use crate::lease::{Cause, LeaseKey, Leases};
+use crate::lease::refusal::refused;
+use crate::lease::{Cause, LeaseKey, Leases, Refusal};
+
+/// Timeout for the arrival of a request and for the delivery of a response.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Answers a request of the process `peer`.
 pub fn request(stream: &UnixStream, request: Request, peer: i32, leases: &Leases) -> Outcome {
@@ -32,7 +35,7 @@ pub fn request(stream: &UnixStream, request: Request, peer: i32, leases: &Leases
         }
     };
     log(send(stream, &response));
-    Outcome::Over
+    Outcome::Done
 }
 
 /// Grants a lease. If it does not arrive it ends at once.
@@ -45,47 +48,47 @@ fn lease(stream: &UnixStream, request: LeaseRequest, peer: i32, leases: &Leases)
         Ok((key, process, response)) => {
             leases.metrics().granted(mode, started.elapsed());
             if send(stream, &response).is_ok() {
-                return Outcome::Holds(key, process);
+                return Outcome::Lease(key, process);
             }
             leases.release(&key, Cause::Connection);
         }
-        Err(reason) => {
-            tracing::warn!(step = %step, "refused: {reason}");
-            leases.metrics().refused();
-            log(send(stream, &Response::Refused { reason }));
+        Err(refusal) => {
+            tracing::warn!(step = %step, "refused: {refusal}");
+            leases.metrics().refused(refusal.kind);
+            log(send(stream, &Response::Refused { reason: refusal.message }));
         }
     }
-    Outcome::Over
+    Outcome::Done
 }
 
-fn granted(request: LeaseRequest, peer: i32, leases: &Leases) -> Result<(LeaseKey, Process, Response), String> {
+fn granted(request: LeaseRequest, peer: i32, leases: &Leases) -> Result<(LeaseKey, Process, Response), Refusal> {
     if let Some(fault) = request.fault() {
-        return Err(format!("{fault}; tell the administrator"));
+        return Err(refused(fault));
     }
-    let watch = |error| format!("the step's slurmstepd can't be watched: {error}; tell the administrator");
+    let watch = |error| refused(&format!("cannot watch the step's slurmstepd: {error}"));
     let owner = Owner::of(peer).map_err(watch)?;
     let process = Process::open(peer).map_err(watch)?;
-    let (key, grant) = leases.acquire(request, owner).map_err(|refusal| refusal.to_string())?;
+    let (key, grant) = leases.acquire(request, owner)?;
     Ok((key, process, Response::Granted(grant)))
 }
 
-/// Ends a lease whose connection is closed or asks for its release, or whose process has ended. Anything else that is said on the connection
+/// Ends a lease whose connection is closed or asks for its release, or whose process has ended. Any other request on the connection
 /// is refused and ends nothing: a plugin of another release may ask for what this agent does not know.
 pub fn end(stream: Option<&UnixStream>, key: LeaseKey, process: Process, cause: Cause, leases: &Leases) -> Outcome {
     let Some(stream) = stream.filter(|_| cause != Cause::Process) else {
         leases.release(&key, cause);
-        return Outcome::Over;
+        return Outcome::Done;
     };
     let not_here = "unsupported request on the connection of a lease; agent and plugin may be of different releases";
-    match frame::receive::<Request>(stream, Instant::now() + PATIENCE) {
+    match frame::receive::<Request>(stream, Instant::now() + REQUEST_TIMEOUT) {
         Ok(Request::Release { .. }) => {
             let problems = leases.release(&key, Cause::Asked);
             log(send(stream, &Response::Released { problems }));
-            Outcome::Over
+            Outcome::Done
         }
         Err(FrameError::Closed | FrameError::Io(_)) => {
             leases.release(&key, cause);
-            Outcome::Over
+            Outcome::Done
         }
         Ok(_) => refuse(stream, not_here.to_owned(), key, process),
         Err(error @ (FrameError::Version(_) | FrameError::Malformed(_))) => {
@@ -93,8 +96,8 @@ pub fn end(stream: Option<&UnixStream>, key: LeaseKey, process: Process, cause: 
         }
         // Where the next message begins is not known any more.
         Err(error @ (FrameError::Timeout | FrameError::TooLong(_))) => {
-            tracing::warn!(job = key.step.job, step = %key.step, "the connection of a lease is of no more use: {error}");
-            Outcome::HoldsAlone(key, process)
+            tracing::warn!(job = key.step.job, step = %key.step, "unusable connection of a lease: {error}");
+            Outcome::LeaseWithoutConnection(key, process)
         }
     }
 }
@@ -102,15 +105,15 @@ pub fn end(stream: Option<&UnixStream>, key: LeaseKey, process: Process, cause: 
 fn refuse(stream: &UnixStream, reason: String, key: LeaseKey, process: Process) -> Outcome {
     tracing::warn!(job = key.step.job, step = %key.step, "refused on the connection of a lease: {reason}");
     log(send(stream, &Response::Refused { reason }));
-    Outcome::Holds(key, process)
+    Outcome::Lease(key, process)
 }
 
 fn send(stream: &UnixStream, response: &Response) -> Result<(), FrameError> {
-    frame::send(stream, response, Instant::now() + PATIENCE)
+    frame::send(stream, response, Instant::now() + REQUEST_TIMEOUT)
 }
 
 fn log(sent: Result<(), FrameError>) {
     if let Err(error) = sent {
-        tracing::debug!("a response was not taken: {error}");
+        tracing::debug!("response not delivered: {error}");
     }
 }

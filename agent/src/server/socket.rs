@@ -1,4 +1,4 @@
-//! What the server waits on: the agent's socket and the signals meant for it.
+//! The agent's socket and its signals.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,14 +11,14 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::net::sockopt::{socket_acceptconn, socket_domain};
 use rustix::net::{AddressFamily, listen as listen_again};
 
-/// How many connections may wait to be accepted; the system's limit is what counts.
+/// Maximum number of connections that wait to be accepted; the kernel's limit (`somaxconn`) applies.
 const BACKLOG: i32 = 4096;
 
 /// The agent's socket: the one that systemd opened, or a new one in place of what an earlier agent left. Only root can connect
 /// to it.
 ///
 /// # Errors
-/// What the system said; systemd opened something else than one listening socket at `path`.
+/// Those of the system calls; systemd opened anything but one listening socket at `path`.
 pub fn listen(opened: Vec<OwnedFd>, path: &Path) -> io::Result<UnixListener> {
     let listener = match <[OwnedFd; 1]>::try_from(opened) {
         Ok([socket]) => checked(socket, path)?,
@@ -35,7 +35,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    // Nobody but root may connect at any moment.
+    // Only root may connect, from the first moment on.
     let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
     let listener = UnixListener::bind(path);
     rustix::process::umask(before);
@@ -62,7 +62,7 @@ fn checked(socket: OwnedFd, path: &Path) -> io::Result<UnixListener> {
 /// one starts.
 ///
 /// # Errors
-/// What the system said.
+/// Those of the system calls.
 pub fn signals() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();
     for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {

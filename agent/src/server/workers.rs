@@ -1,6 +1,6 @@
-//! Threads that do what takes time, each one thing.
+//! Worker threads, one for each request that takes time.
 //!
-//! There are two kinds, so that requests for leases, which may hang where a store does, take no thread from what ends them.
+//! There are two kinds, so that requests for leases, which may hang where a store does, take no thread from releases.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,16 +16,16 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::lease::LeaseKey;
 
-/// The most leases that are granted at once.
-const MOST_LEASES: usize = 256;
-/// The most other things that are done at once; more wait.
-const MOST_OTHERS: usize = 64;
+/// Maximum number of leases that are granted at once.
+const MAX_LEASES: usize = 256;
+/// Maximum number of other requests that are handled at once; more wait.
+const MAX_OTHERS: usize = 64;
 /// The stack of a thread, in bytes.
 const STACK: usize = 512 * 1024;
-/// How soon a thread that could not be started is tried again.
-const AGAIN: Duration = Duration::from_millis(250);
+/// Interval between attempts to start a thread.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What a worker does.
+/// The kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Grants a lease.
@@ -34,15 +34,15 @@ pub enum Kind {
     Other,
 }
 
-/// What came of it for the connection.
+/// The outcome for the connection.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It has served its purpose.
-    Over,
-    /// It is a lease.
-    Holds(LeaseKey, Process),
-    /// It is of no more use, and its lease lasts as long as the process does.
-    HoldsAlone(LeaseKey, Process),
+    /// The connection is done and is closed.
+    Done,
+    /// The connection is a lease.
+    Lease(LeaseKey, Process),
+    /// The connection is unusable, and its lease lasts as long as the process.
+    LeaseWithoutConnection(LeaseKey, Process),
 }
 
 /// A worker that is done.
@@ -51,7 +51,7 @@ pub struct Finished {
     kind: Kind,
     /// The connection's number.
     pub number: u64,
-    /// What came of it.
+    /// The outcome.
     pub outcome: Outcome,
 }
 
@@ -64,16 +64,16 @@ struct Pool {
     waiting: VecDeque<(u64, Work)>,
 }
 
-/// Where workers put what they have done, and a descriptor that is readable when something is there.
+/// The completion queue, and a descriptor that is readable while the queue is not empty.
 #[derive(Debug)]
-struct Tray {
+struct CompletionQueue {
     finished: Mutex<Vec<Finished>>,
     signal: OwnedFd,
 }
 
 /// All workers.
 pub struct Workers {
-    tray: Arc<Tray>,
+    queue: Arc<CompletionQueue>,
     leases: Pool,
     others: Pool,
     retry: Option<Instant>,
@@ -86,26 +86,26 @@ impl fmt::Debug for Workers {
 }
 
 impl Workers {
-    /// None yet.
+    /// Makes a pool without threads.
     ///
     /// # Errors
-    /// What the system said.
+    /// Those of the system calls.
     pub fn new() -> io::Result<Self> {
         let signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let tray = Arc::new(Tray { finished: Mutex::default(), signal });
-        Ok(Self { tray, leases: Pool::default(), others: Pool::default(), retry: None })
+        let queue = Arc::new(CompletionQueue { finished: Mutex::default(), signal });
+        Ok(Self { queue, leases: Pool::default(), others: Pool::default(), retry: None })
     }
 
-    /// Has something done for a connection, as soon as there is a thread for it.
+    /// Runs work for a connection as soon as a thread is available.
     pub fn submit(&mut self, kind: Kind, number: u64, work: impl FnOnce() -> Outcome + Send + 'static) {
         self.pool(kind).waiting.push_back((number, Box::new(work)));
         self.start(kind);
     }
 
-    /// What was done since the last time.
+    /// Returns the workers that finished since the last call.
     pub fn collect(&mut self) -> Vec<Finished> {
-        let _ = rustix::io::read(&self.tray.signal, &mut [0; 8]);
-        let finished = std::mem::take(&mut *self.tray.finished.lock().unwrap_or_else(PoisonError::into_inner));
+        let _ = rustix::io::read(&self.queue.signal, &mut [0; 8]);
+        let finished = std::mem::take(&mut *self.queue.finished.lock().unwrap_or_else(PoisonError::into_inner));
         for done in &finished {
             self.pool(done.kind).running -= 1;
         }
@@ -115,28 +115,28 @@ impl Workers {
         finished
     }
 
-    /// Whether anything is done or waits for it.
+    /// Returns `true` if work is running or waiting.
     #[must_use]
     pub fn are_busy(&self) -> bool {
         [&self.leases, &self.others].into_iter().any(|pool| pool.running > 0 || !pool.waiting.is_empty())
     }
 
-    /// Whether something would have to wait.
+    /// Returns `true` if new work of this kind would have to wait.
     #[must_use]
     pub fn are_full(&self, kind: Kind) -> bool {
         match kind {
-            Kind::Lease => self.leases.running >= MOST_LEASES,
-            Kind::Other => self.others.running >= MOST_OTHERS,
+            Kind::Lease => self.leases.running >= MAX_LEASES,
+            Kind::Other => self.others.running >= MAX_OTHERS,
         }
     }
 
-    /// When [`Workers::try_again`] is to be called.
+    /// Returns the time for [`Workers::try_again`].
     #[must_use]
     pub fn retry(&self) -> Option<Instant> {
         self.retry
     }
 
-    /// Starts what could not be started before.
+    /// Retries to start threads.
     pub fn try_again(&mut self) {
         if self.retry.is_some_and(|due| Instant::now() >= due) {
             self.retry = None;
@@ -156,16 +156,16 @@ impl Workers {
     fn start(&mut self, kind: Kind) {
         while !self.are_full(kind) {
             let Some((number, work)) = self.pool(kind).waiting.pop_front() else { return };
-            // What is to be done must not go with a thread that does not come to be.
+            // The work must survive a failure to start the thread.
             let place = Arc::new(Mutex::new(Some(work)));
             match self.spawn(kind, number, Arc::clone(&place)) {
                 Ok(()) => self.pool(kind).running += 1,
                 Err(error) => {
-                    tracing::error!("no thread can be started: {error}");
+                    tracing::error!("cannot start a thread: {error}");
                     if let Some(work) = place.lock().unwrap_or_else(PoisonError::into_inner).take() {
                         self.pool(kind).waiting.push_front((number, work));
                     }
-                    self.retry = Some(Instant::now() + AGAIN);
+                    self.retry = Some(Instant::now() + RETRY_INTERVAL);
                     return;
                 }
             }
@@ -173,14 +173,14 @@ impl Workers {
     }
 
     fn spawn(&self, kind: Kind, number: u64, place: Arc<Mutex<Option<Work>>>) -> io::Result<()> {
-        let tray = Arc::clone(&self.tray);
+        let queue = Arc::clone(&self.queue);
         let body = move || {
             let work = place.lock().unwrap_or_else(PoisonError::into_inner).take();
-            // The hook has told of a panic already.
-            let outcome = work.and_then(|work| catch_unwind(AssertUnwindSafe(work)).ok()).unwrap_or(Outcome::Over);
-            tray.finished.lock().unwrap_or_else(PoisonError::into_inner).push(Finished { kind, number, outcome });
+            // The panic hook has reported the panic already.
+            let outcome = work.and_then(|work| catch_unwind(AssertUnwindSafe(work)).ok()).unwrap_or(Outcome::Done);
+            queue.finished.lock().unwrap_or_else(PoisonError::into_inner).push(Finished { kind, number, outcome });
             // It fails only if the counter is full, and then the descriptor is readable.
-            let _ = rustix::io::write(&tray.signal, &1_u64.to_ne_bytes());
+            let _ = rustix::io::write(&queue.signal, &1_u64.to_ne_bytes());
         };
         thread::Builder::new().name("worker".to_owned()).stack_size(STACK).spawn(body).map(drop)
     }
@@ -189,7 +189,7 @@ impl Workers {
 impl AsFd for Workers {
     /// Readable when [`Workers::collect`] has something.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.tray.signal.as_fd()
+        self.queue.signal.as_fd()
     }
 }
 
@@ -211,29 +211,29 @@ mod tests {
         let mut workers = Workers::new().unwrap();
         let (release, wait) = mpsc::channel::<()>();
         let wait = Arc::new(Mutex::new(wait));
-        for number in 0..MOST_LEASES as u64 + 5 {
+        for number in 0..MAX_LEASES as u64 + 5 {
             let wait = Arc::clone(&wait);
             workers.submit(Kind::Lease, number, move || {
                 let _ = wait.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                Outcome::Over
+                Outcome::Done
             });
         }
         assert!(workers.are_full(Kind::Lease) && workers.leases.waiting.len() == 5);
-        workers.submit(Kind::Other, 9999, || Outcome::Over);
+        workers.submit(Kind::Other, 9999, || Outcome::Done);
         assert_eq!(collect(&mut workers)[0].number, 9999);
         drop(release);
         let mut done = 0;
         while workers.are_busy() {
             done += collect(&mut workers).len();
         }
-        assert_eq!(done, MOST_LEASES + 5);
+        assert_eq!(done, MAX_LEASES + 5);
     }
 
     #[test]
     fn a_panic_ends_a_worker_and_nothing_else() {
         let mut workers = Workers::new().unwrap();
         workers.submit(Kind::Other, 1, || panic!("as the test wants it"));
-        assert!(matches!(collect(&mut workers)[0].outcome, Outcome::Over));
+        assert!(matches!(collect(&mut workers)[0].outcome, Outcome::Done));
         assert!(!workers.are_busy());
     }
 }

@@ -1,4 +1,4 @@
-//! What came of the trials.
+//! The results of the trials.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::COMPRESSORS;
 
-/// Something a machine can do or not.
+/// An ability of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ability {
@@ -44,7 +44,7 @@ impl Ability {
         }
     }
 
-    /// What it is, in words that follow "this machine has no".
+    /// Describes the ability, in words that follow "this machine has no".
     #[must_use]
     pub fn words(self) -> String {
         match self {
@@ -65,12 +65,12 @@ fn compressor_name(number: u16) -> String {
     known.map_or_else(|| format!("compression {number}"), |(_, name)| (*name).to_owned())
 }
 
-/// Why a machine cannot do something, as far as is known.
+/// The reason why an ability is missing or undecided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Obstacle {
-    /// It was tried, and failed.
+    /// The trial failed.
     Missing(Ability, String),
-    /// The trial did not come to its end, so nobody knows.
+    /// The trial did not finish.
     Undecided(Ability, String),
 }
 
@@ -87,9 +87,9 @@ impl fmt::Display for Obstacle {
 /// One trial.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trial {
-    /// What was tried.
+    /// The ability.
     pub ability: Ability,
-    /// Why it failed; nothing if it worked.
+    /// The reason of the failure; `None` after a success.
     pub failure: Option<String>,
 }
 
@@ -98,12 +98,12 @@ pub struct Trial {
 pub struct Findings {
     /// The trials.
     pub trials: Vec<Trial>,
-    /// Why there are not more of them, if the trials did not come to their end.
+    /// The reason why the trials were cut short, if they were.
     pub cut_short: Option<String>,
 }
 
 impl Findings {
-    /// Whether the machine can do something.
+    /// Checks whether the machine has an ability.
     ///
     /// # Errors
     /// [`Obstacle`].
@@ -118,7 +118,7 @@ impl Findings {
         }
     }
 
-    /// Takes over what was found later. What is undecided there stays as it was here.
+    /// Updates the findings by later ones. Abilities that are undecided there stay unchanged.
     pub fn update(&mut self, later: Self) {
         let newly = |ability| later.trials.iter().any(|trial| trial.ability == ability);
         self.trials.retain(|trial| !newly(trial.ability));
@@ -127,24 +127,24 @@ impl Findings {
     }
 
     /// Makes abilities undecided, for a reason.
-    pub fn doubt(&mut self, abilities: &[Ability], reason: &str) {
+    pub fn mark_undecided(&mut self, abilities: &[Ability], reason: &str) {
         self.trials.retain(|trial| !abilities.contains(&trial.ability));
         self.cut_short = Some(reason.to_owned());
     }
 
-    /// Whether layers can be mounted by the kernel; the error names the first thing that is missing.
+    /// Checks whether layers can be mounted by the kernel; the error names the first thing that is missing.
     ///
     /// # Errors
-    /// What is missing and why.
+    /// The first missing ability and the reason.
     pub fn native(&self) -> Result<(), Obstacle> {
         use Ability::{IdMaps, Overlay, Squashfs, TmpfsAttributes, UserNamespaces};
         self.all(&[UserNamespaces, Squashfs, IdMaps, TmpfsAttributes, Overlay])
     }
 
-    /// Whether layers can be mounted by FUSE; the error names the first thing that is missing.
+    /// Checks whether layers can be mounted by FUSE; the error names the first thing that is missing.
     ///
     /// # Errors
-    /// What is missing and why.
+    /// The first missing ability and the reason.
     pub fn fuse(&self) -> Result<(), Obstacle> {
         self.all(&[Ability::UserNamespaces, Ability::Fuse, Ability::FuseIdMaps])
     }
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!((findings.can(Ability::Fuse), findings.trials.len()), (Ok(()), 2));
         findings.update(Findings { trials: vec![trial(Ability::Squashfs, Some("Invalid argument"))], cut_short: hung });
         assert!(matches!(findings.can(Ability::Squashfs), Err(Obstacle::Missing(..))));
-        findings.doubt(&[Ability::Fuse], "it is another program now");
+        findings.mark_undecided(&[Ability::Fuse], "it is another program now");
         assert!(matches!(findings.can(Ability::Fuse), Err(Obstacle::Undecided(..))));
     }
 }

@@ -10,9 +10,9 @@ pub const GZIP: u16 = 1;
 
 /// The file's name.
 pub const FILE_NAME: &str = "file";
-/// What the file holds.
+/// The file's contents.
 pub const FILE_CONTENT: &[u8] = b"parallax\n";
-/// Whose the file is, user and group; the directory is root's.
+/// The file's owner, user and group; the directory is root's.
 pub const FILE_OWNER: u32 = 7;
 
 /// Compressors that put options behind the superblock, and lz4 does not do without.
@@ -100,7 +100,7 @@ pub fn image(compressor: u16) -> Vec<u8> {
     image
 }
 
-/// How long the directory's inode is, in bytes.
+/// Size of the directory's inode in bytes.
 const DIRECTORY_INODE: usize = 32;
 
 fn inodes(data: u64) -> Vec<u8> {

@@ -16,7 +16,7 @@ use crate::trials::{self, Ids, Place, Writable};
 const USER: u32 = 65_534;
 const SUBORDINATE: IdRange = IdRange { inside: 1, outside: 100_000, count: 65_535 };
 
-/// Writes what came of a trial, one line each.
+/// Writes the result of a trial, one line each.
 pub fn report<E: Display>(ability: Ability, result: Result<(), E>) {
     let trial = Trial { ability, failure: result.err().map(|error| error.to_string()) };
     let line = serde_json::to_string(&trial).unwrap_or_default();
@@ -25,7 +25,7 @@ pub fn report<E: Display>(ability: Ability, result: Result<(), E>) {
     let _ = writeln!(output, "{line}").and_then(|()| output.flush());
 }
 
-/// What root can try: everything.
+/// Makes all trials, as root.
 pub fn make_all_trials(mount_program: &Path) -> Result<(), String> {
     let place = begin()?;
     trials::fresh_proc().map_err(|error| format!("no /proc: {error}"))?;
@@ -56,15 +56,15 @@ pub fn make_all_trials(mount_program: &Path) -> Result<(), String> {
         lower = mapped.ok();
     }
     let writable = writable(&place, USER)?;
-    trials::enter(&namespace).map_err(|error| format!("a user namespace can't be entered: {error}"))?;
+    trials::enter(&namespace).map_err(|error| format!("cannot enter a user namespace: {error}"))?;
     // Without such a mount the overlay is tried over a plain directory, so that each ability is told for itself.
     let lower = lower.unwrap_or_else(|| place.plain_layer());
     overlay_trials(&place, &writable, &lower, mount_program, Ids::Many);
     Ok(())
 }
 
-/// What any user can try, in their own namespace.
-pub fn make_a_users_trials(mount_program: &Path) -> Result<(), String> {
+/// Makes the trials of an ordinary user, in their own namespace.
+pub fn make_user_trials(mount_program: &Path) -> Result<(), String> {
     let place = begin()?;
     let writable = writable(&place, 0)?;
     overlay_trials(&place, &writable, &place.plain_layer(), mount_program, Ids::One);
@@ -73,15 +73,17 @@ pub fn make_a_users_trials(mount_program: &Path) -> Result<(), String> {
 
 fn begin() -> Result<Place, String> {
     // Ends with the process that watches over the time.
-    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| format!("no death signal: {error}"))?;
-    let place = Place::make().map_err(|error| format!("no tmpfs for the trials: {error}"))?;
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|error| format!("cannot set the death signal: {error}"))?;
+    let place = Place::make().map_err(|error| format!("cannot mount a tmpfs for the trials: {error}"))?;
     report(Ability::TmpfsAttributes, trials::tmpfs_attributes(&place));
     Ok(place)
 }
 
 /// Directories for three overlays.
 fn writable(place: &Place, user: u32) -> Result<[Writable; 3], String> {
-    let make = |name| place.writable(name, user).map_err(|error| format!("no directories for an overlay: {error}"));
+    let make =
+        |name| place.writable(name, user).map_err(|error| format!("cannot create directories for an overlay: {error}"));
     Ok([make("graph-kernel")?, make("graph-fuse")?, make("graph-mapped")?])
 }
 

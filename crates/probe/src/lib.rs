@@ -1,4 +1,4 @@
-//! What this machine can really do of what Parallax needs, found out by trying, never by the kernel's version.
+//! The abilities of this machine that Parallax needs, found by trials, never by the kernel's version.
 //!
 //! The trials mount a tiny SquashFS image (module `image`) in the very ways in which steps get their layers. They run in processes
 //! of their own: the program that asks starts itself again ([`run_if_asked`]), that process makes a mount and a PID namespace, and

@@ -1,4 +1,4 @@
-//! The program that asks, and the process between it and the trials, which bounds them in time and takes everything down.
+//! The program that asks, and the process between it and the trials, which bounds them in time and cleans up.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -19,11 +19,11 @@ const TRY_ALL: &str = "--parallax-probe-try-all";
 const TRY_AS_USER: &str = "--parallax-probe-try-as-user";
 /// The `PATH` of programs that are tried.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// How long all trials may take.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// How much of what the trials write is read, in bytes: it must fit into a pipe.
-const MOST_OUTPUT: u64 = 32 * 1024;
-/// How much longer the program that asks waits.
+/// Timeout for all trials.
+const TRIALS_TIMEOUT: Duration = Duration::from_secs(15);
+/// Maximum size of the trials' output in bytes; must fit into a pipe.
+const MAX_OUTPUT: u64 = 32 * 1024;
+/// Additional time that the calling program waits.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Makes the trials; `mount_program` is the one that makes mounts by FUSE. Takes at most some 20 seconds, and leaves nothing.
@@ -33,14 +33,14 @@ const GRACE: Duration = Duration::from_secs(5);
 pub fn probe(mount_program: &Path) -> Findings {
     match supervised(mount_program) {
         Ok(findings) => findings,
-        Err(error) => Findings { trials: Vec::new(), cut_short: Some(format!("it can't be tried: {error}")) },
+        Err(error) => Findings { trials: Vec::new(), cut_short: Some(format!("cannot start the trials: {error}")) },
     }
 }
 
 fn supervised(mount_program: &Path) -> std::io::Result<Findings> {
     let child = start(SUPERVISE, mount_program)?;
     let process = Process::open(i32::try_from(child.id()).unwrap_or_default())?;
-    let (output, ended) = finish(child, &process, PATIENCE + GRACE)?;
+    let (output, ended) = finish(child, &process, TRIALS_TIMEOUT + GRACE)?;
     let output = output.unwrap_or_default();
     let mut findings = Findings::default();
     for line in output.lines() {
@@ -64,7 +64,7 @@ pub fn run_if_asked() -> Option<ExitCode> {
     let part = match verb.to_str()? {
         SUPERVISE => supervise_trials,
         TRY_ALL => inside::make_all_trials,
-        TRY_AS_USER => inside::make_a_users_trials,
+        TRY_AS_USER => inside::make_user_trials,
         _ => return None,
     };
     let mount_program = arguments.next()?;
@@ -84,7 +84,7 @@ fn supervise_trials(mount_program: &Path) -> Result<(), String> {
     let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
     let verb = if geteuid().is_root() {
         let named = |error: nix::Error| limits::of_namespaces(error.into(), &[Namespace::Mount, Namespace::Pid]);
-        unshare(namespaces).map_err(|error| failed("it gets no namespaces of its own")(named(error)))?;
+        unshare(namespaces).map_err(|error| failed("cannot create namespaces for the trials")(named(error)))?;
         TRY_ALL
     } else {
         let made = make_user_namespace(namespaces);
@@ -94,12 +94,13 @@ fn supervise_trials(mount_program: &Path) -> Result<(), String> {
         }
         TRY_AS_USER
     };
-    let child = start(verb, mount_program).map_err(failed("it can't be started"))?;
+    let child = start(verb, mount_program).map_err(failed("cannot start the trials"))?;
     // In the new PID namespace it is number 1; here it has another number, which is the one that is returned.
-    let process = Process::open(i32::try_from(child.id()).unwrap_or_default()).map_err(failed("it can't be held"))?;
-    let (output, ended) = finish(child, &process, PATIENCE).map_err(failed("it can't be waited for"))?;
+    let process = Process::open(i32::try_from(child.id()).unwrap_or_default())
+        .map_err(failed("cannot open the process of the trials"))?;
+    let (output, ended) = finish(child, &process, TRIALS_TIMEOUT).map_err(failed("cannot wait for the trials"))?;
     print!("{}", output.unwrap_or_default());
-    if ended { Ok(()) } else { Err(format!("the trial did not end within {} s", PATIENCE.as_secs())) }
+    if ended { Ok(()) } else { Err(format!("the trial did not end within {} s", TRIALS_TIMEOUT.as_secs())) }
 }
 
 /// Enters a new user namespace in which the user's own ids are root's (`user_namespaces(7)`).
@@ -122,15 +123,15 @@ fn start(verb: &str, mount_program: &Path) -> std::io::Result<Child> {
 
 /// Waits for a process, up to a limit at which it is ended. Returns what it wrote, and whether it ended by itself. What it wrote
 /// is not known if it may have left children that have the pipe still: they end with the PID namespace they are in.
-fn finish(mut child: Child, process: &Process, patience: Duration) -> std::io::Result<(Option<String>, bool)> {
-    let ended = process.wait_until_ended(patience)?;
+fn finish(mut child: Child, process: &Process, timeout: Duration) -> std::io::Result<(Option<String>, bool)> {
+    let ended = process.wait_until_ended(timeout)?;
     if !ended {
         process.kill()?;
     }
     child.wait()?;
-    let is_alone = ended || patience == PATIENCE;
+    let is_alone = ended || timeout == TRIALS_TIMEOUT;
     let Some(output) = child.stdout.take().filter(|_| is_alone) else { return Ok((None, ended)) };
     let mut text = String::new();
-    output.take(MOST_OUTPUT).read_to_string(&mut text)?;
+    output.take(MAX_OUTPUT).read_to_string(&mut text)?;
     Ok((Some(text), ended))
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub struct SubordinateRange {
     /// The first id.
     pub start: u32,
-    /// How many.
+    /// The number of ids.
     pub count: u32,
 }
 
@@ -43,11 +43,11 @@ pub struct Fault {
     pub line: usize,
     /// The line.
     pub text: String,
-    /// What is wrong.
+    /// The kind of the fault.
     pub kind: FaultKind,
 }
 
-/// What is wrong with a line.
+/// The kind of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultKind {
     /// No `OWNER:FIRST:COUNT` with numbers, no ids at all, or more than there are. Passed over, as shadow's tools do.
@@ -59,7 +59,7 @@ pub enum FaultKind {
 }
 
 impl Fault {
-    /// Whether the kernel refuses a map with this range, so that no container starts.
+    /// Returns `true` if the kernel refuses a map with this range, so that no container starts.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
         self.kind != FaultKind::Malformed

@@ -1,4 +1,4 @@
-//! The trials, each in the very way in which a step gets it done.
+//! The trials, each with the system calls by which a step gets its layers.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,7 +18,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, moun
 
 use crate::image::{FILE_CONTENT, FILE_NAME, FILE_OWNER, GZIP, image};
 
-/// Where the tmpfs of the trials is mounted, in their own mount namespace: a directory every system has and no trial needs.
+/// The mount point of the trials' tmpfs, in their own mount namespace: a directory every system has and no trial needs.
 const PLACE: &str = "/run";
 /// The link of the store's one layer.
 const LINK: &str = "PROBE";
@@ -33,7 +33,7 @@ pub struct Writable {
     root: PathBuf,
 }
 
-/// Which ids the user namespace has in which mounts by FUSE are tried.
+/// The ids of the user namespace in which mounts by FUSE are tried.
 #[derive(Debug, Clone, Copy)]
 pub enum Ids {
     /// Many.
@@ -123,7 +123,7 @@ pub fn squashfs(place: &Place) -> Result<PathBuf, String> {
     let directory = place.root.join("layer");
     let mount = kernel_mount(place, GZIP)?;
     fs::create_dir(&directory).map_err(|error| error.to_string())?;
-    mount.attach_at(&directory).map_err(|error| format!("it can't be attached: {error}"))?;
+    mount.attach_at(&directory).map_err(|error| format!("cannot attach the mount: {error}"))?;
     read_back(&directory)?;
     Ok(directory)
 }
@@ -143,8 +143,8 @@ fn kernel_mount(place: &Place, compressor: u16) -> Result<DetachedMount, String>
 fn read_back(directory: &Path) -> Result<(), String> {
     match fs::read(directory.join(FILE_NAME)) {
         Ok(content) if content == FILE_CONTENT => Ok(()),
-        Ok(_) => Err("a file in it has other contents than it should".to_owned()),
-        Err(error) => Err(format!("a file in it can't be read: {error}")),
+        Ok(_) => Err("a file in it has wrong contents".to_owned()),
+        Err(error) => Err(format!("cannot read a file in it: {error}")),
     }
 }
 
@@ -154,7 +154,7 @@ pub fn id_map(place: &Place, layer: &Path, namespace: &UserNamespace, map: &[IdR
     mapped.map_ids(namespace.as_fd()).map_err(|error| error.to_string())?;
     let directory = place.root.join("mapped");
     fs::create_dir(&directory).map_err(|error| error.to_string())?;
-    mapped.attach_at(&directory).map_err(|error| format!("it can't be attached: {error}"))?;
+    mapped.attach_at(&directory).map_err(|error| format!("cannot attach the mount: {error}"))?;
     let seen = fs::metadata(directory.join(FILE_NAME)).map_err(|error| error.to_string())?.uid();
     let range = map.iter().find(|range| range.inside <= FILE_OWNER && FILE_OWNER - range.inside < range.count);
     let expected = range.map(|range| range.outside + (FILE_OWNER - range.inside));
@@ -176,7 +176,7 @@ pub fn overlay(writable: &Writable, lower: &Path) -> Result<(), String> {
     let merged = writable.merged();
     mount("overlay", &merged, "overlay", MountFlags::empty(), data.as_c_str()).map_err(|error| error.to_string())?;
     let changed = change(&merged, true);
-    unmount(&merged, UnmountFlags::DETACH).map_err(|error| format!("it can't be unmounted: {error}"))?;
+    unmount(&merged, UnmountFlags::DETACH).map_err(|error| format!("cannot unmount it: {error}"))?;
     changed
 }
 
@@ -185,10 +185,10 @@ fn change(merged: &Path, remove: bool) -> Result<(), String> {
     read_back(merged)?;
     let removed = if remove { fs::remove_file(merged.join(FILE_NAME)) } else { Ok(()) };
     let changed = removed.and_then(|()| fs::write(merged.join("new"), ""));
-    changed.map_err(|error| format!("nothing can be changed in it: {error}"))
+    changed.map_err(|error| format!("cannot change a file in it: {error}"))
 }
 
-/// Has the mount program put an overlay over the image, with other ids or not, and changes something in it.
+/// Mounts an overlay over the image by the mount program, with other ids or not, and changes something in it.
 pub fn fuse(
     place: &Place,
     writable: &Writable,
@@ -205,7 +205,7 @@ pub fn fuse(
     let options = format!("lowerdir={},{}{mapping}", place.linked_layer().display(), writable.options());
     let merged = writable.merged();
     let made = Command::new(mount_program).arg("-o").arg(options).arg(&merged).output();
-    let made = made.map_err(|error| format!("{} can't be started: {error}", mount_program.display()))?;
+    let made = made.map_err(|error| format!("{} cannot be started: {error}", mount_program.display()))?;
     if !made.status.success() {
         let said = String::from_utf8_lossy(&made.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
         return Err(if said.is_empty() { made.status.to_string() } else { said });
@@ -216,6 +216,6 @@ pub fn fuse(
         (Ids::Many, false) => change(&merged, true),
         _ => change(&merged, false),
     };
-    unmount(&merged, UnmountFlags::DETACH).map_err(|error| format!("it can't be unmounted: {error}"))?;
+    unmount(&merged, UnmountFlags::DETACH).map_err(|error| format!("cannot unmount it: {error}"))?;
     changed
 }

@@ -10,31 +10,31 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use crate::frame::{self, FrameError};
 use crate::message::{Request, Response};
 
-/// Why the agent did not answer. Each is one sentence for the user of a node.
+/// An error of a request to the agent: one sentence for the user of a node.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens.
+    /// No process listens on the socket.
     #[error(
-        "the Parallax agent is not running on this node (nobody answers at {socket}); tell the administrator, or try another node"
+        "the Parallax agent is not running on this node (no process listens on {socket}); tell the administrator, or try another node"
     )]
     NotRunning {
         /// The agent's socket.
         socket: PathBuf,
     },
-    /// Somebody listens but is too busy, or may not be reached.
-    #[error("can't reach the Parallax agent at {socket}: {cause}; tell the administrator")]
+    /// The socket's queue is full, or access is denied.
+    #[error("cannot reach the Parallax agent at {socket}: {cause}; tell the administrator")]
     Connect {
         /// The agent's socket.
         socket: PathBuf,
-        /// What the system said.
+        /// Those of the system calls.
         cause: std::io::Error,
     },
     /// The connection broke or nothing came in time.
-    #[error("the Parallax agent did not do as asked: {0}; tell the administrator")]
+    #[error("the request to the Parallax agent failed: {0}; tell the administrator")]
     Exchange(FrameError),
 }
 
-// What is printed has the cause in it, so it is no source that would be printed once more.
+// The message contains the cause; as a source it would be printed twice.
 impl From<FrameError> for ClientError {
     fn from(error: FrameError) -> Self {
         Self::Exchange(error)
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_there_is_said_in_one_sentence() {
+    fn a_missing_agent_is_reported_in_one_sentence() {
         let message = Client::connect(Path::new("/nonexistent/agent.sock")).unwrap_err().to_string();
         assert!(message.contains("is not running") && message.contains("/nonexistent/agent.sock"), "{message}");
     }

@@ -1,4 +1,4 @@
-//! How a message lies on the socket: its length in bytes, 32 bits, little-endian, and then JSON with the version in it.
+//! The encoding of a message on the socket: its length in bytes, 32 bits, little-endian, and then JSON with the version in it.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -11,21 +11,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::{VERSION, Versioned};
 
-/// The largest message, in bytes.
+/// Maximum size of a message in bytes.
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
-/// The largest request, in bytes: nobody has more to say to the agent.
+/// Maximum size of a request in bytes; smaller than that of a response.
 pub const MAX_REQUEST: usize = 16 * 1024;
 /// The length that comes before a message, in bytes.
 const HEADER: usize = 4;
 
-/// Why a message could not be sent or received.
+/// An error of sending or receiving a message.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// The other side is gone.
+    /// The peer closed the connection.
     #[error("the connection was closed")]
     Closed,
-    /// Nothing came, or nothing was taken, in the time there was.
+    /// The deadline was exceeded.
     #[error("there was no answer in time")]
     Timeout,
     /// A length over [`MAX_MESSAGE`].
@@ -45,7 +45,7 @@ pub enum FrameError {
     Io(#[from] io::Error),
 }
 
-// What is printed has the cause in it, so it is no source that would be printed once more.
+// The message contains the cause; as a source it would be printed twice.
 impl From<serde_json::Error> for FrameError {
     fn from(error: serde_json::Error) -> Self {
         Self::Malformed(error)
@@ -102,7 +102,7 @@ pub fn send(socket: impl AsFd, message: &(impl Serialize + Versioned), deadline:
 /// Receives a message from a non-blocking stream socket.
 ///
 /// # Errors
-/// [`FrameError`]; after one the connection is of no more use.
+/// [`FrameError`]; the connection is unusable afterwards.
 pub fn receive<M: DeserializeOwned>(socket: impl AsFd, deadline: Instant) -> Result<M, FrameError> {
     let mut incoming = Incoming::new(MAX_MESSAGE);
     loop {
@@ -121,7 +121,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// One of which nothing has arrived yet, and whose body may have `limit` bytes.
+    /// Makes an empty message whose body may have `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self { limit, bytes: Vec::new() }
@@ -159,7 +159,7 @@ impl Incoming {
         }
     }
 
-    /// Whether nothing has arrived yet.
+    /// Returns `true` if nothing has arrived yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()

@@ -1,10 +1,10 @@
-//! What the plugin, the launcher, the command and the agent say to each other.
+//! The protocol between the plugin, the launcher, the command and the agent.
 //!
 //! - [`message`]: requests to the agent and its responses.
-//! - [`frame`]: how a message lies on the socket: bounded, and never waited for without a deadline.
+//! - [`frame`]: the encoding of messages on the socket: bounded in size, and always with a deadline.
 //! - [`client`]: a connection to the agent.
-//! - [`node`]: what a node can do.
-//! - [`step_file`]: what the agent leaves in a step's directory for the launcher.
+//! - [`node`]: the abilities of a node.
+//! - [`step_file`]: the files in a step's directory for the launcher.
 
 pub mod client;
 pub mod frame;

@@ -16,7 +16,7 @@ use crate::node::NodeStatus;
 /// The newest version of the protocol that this release understands; all older ones it understands, too.
 pub const VERSION: u32 = 1;
 
-/// A message that says how new its receiver must be.
+/// A message with the protocol version that it needs.
 pub trait Versioned {
     /// The oldest version of the protocol that has everything in this message which must not be passed over.
     fn version(&self) -> u32;
@@ -34,7 +34,7 @@ impl Versioned for Response {
     }
 }
 
-/// What a step's tasks get.
+/// The mode of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
@@ -56,7 +56,7 @@ impl Mode {
     }
 }
 
-/// A text that is no [`Mode`].
+/// An invalid [`Mode`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the mode \"{0}\" is unknown; use \"run\" (tasks run inside the image) or \"podman\" (tasks run on the node and call podman)"
@@ -82,7 +82,7 @@ pub struct StepId {
     pub job: u32,
     /// The step's number, as Slurm counts: the highest numbers are for the batch script and the like.
     pub step: u32,
-    /// How often the job was requeued before.
+    /// Number of times the job was requeued before.
     pub restart: u32,
 }
 
@@ -93,17 +93,17 @@ pub const EXTERN_CONT: u32 = 0xffff_fffc;
 /// `SLURM_INTERACTIVE_STEP` of `slurm/slurm.h`: the step of salloc's shell on a node.
 pub const INTERACTIVE_STEP: u32 = 0xffff_fffa;
 
-/// A text that names no step.
+/// An invalid name of a step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" names no step; write it as Slurm does, such as 12.0 or 12.batch")]
-pub struct NoStep(String);
+#[error("\"{0}\" is not a valid step; write it as Slurm does, such as 12.0 or 12.batch")]
+pub struct InvalidStep(String);
 
 impl StepId {
     /// The job's and the step's number in a text such as `12.0`, `12.batch` or `12.interactive`.
     ///
     /// # Errors
-    /// [`NoStep`] quotes the text.
-    pub fn numbers(text: &str) -> Result<(u32, u32), NoStep> {
+    /// [`InvalidStep`] quotes the text.
+    pub fn numbers(text: &str) -> Result<(u32, u32), InvalidStep> {
         let parse = || {
             let (job, step) = text.split_once('.')?;
             let step = match step {
@@ -114,7 +114,7 @@ impl StepId {
             };
             Some((job.parse().ok()?, step))
         };
-        parse().ok_or_else(|| NoStep(text.escape_debug().to_string()))
+        parse().ok_or_else(|| InvalidStep(text.escape_debug().to_string()))
     }
 }
 
@@ -130,33 +130,33 @@ impl fmt::Display for StepId {
     }
 }
 
-/// What is asked of the agent.
+/// A request to the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
-    /// Provide an image for a step, until [`Request::Release`] or the end of the connection and of the asking process.
+    /// Provides an image for a step, until [`Request::Release`] or the end of the connection and of the asking process.
     Lease(LeaseRequest),
-    /// Take down what this connection's lease, or the named step, holds.
+    /// Releases this connection's lease, or that of the named step.
     Release {
         /// The step.
         step: StepId,
     },
-    /// Make the step's directory visible in the mount namespace of the asking process, which is one of the step's tasks.
+    /// Makes the step's directory visible in the mount namespace of the asking process, which is one of the step's tasks.
     Attach {
         /// The step.
         step: StepId,
     },
-    /// Take down what the steps of a job hold, or one step of it, however often the job was requeued: an administrator's
-    /// way, and that of a job's epilog.
+    /// Releases the leases of a job's steps, or of one step, however often the job was requeued. For administrators and for a
+    /// job's epilog.
     ReleaseJob {
         /// The job's number.
         job: u32,
         /// The step's number; all of the job's steps without one.
         step: Option<u32>,
     },
-    /// Say what is held.
+    /// Returns the status.
     Status,
-    /// Say what was counted, as Prometheus reads it.
+    /// Returns the metrics, as Prometheus reads them.
     Metrics,
 }
 
@@ -176,74 +176,74 @@ pub struct LeaseRequest {
     pub image: String,
     /// The image id it meant when the job was submitted, where the store could be read there.
     pub image_id: Option<String>,
-    /// What the tasks get.
+    /// The mode.
     pub mode: Mode,
     /// The memory that the step, or else its job, may use on this node, in megabytes, if it is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
 }
 
-/// The id that means no user and no group (`chown(2)`).
+/// The invalid user or group id (`chown(2)`).
 const NO_ID: u32 = u32::MAX;
 
 impl LeaseRequest {
-    /// What is wrong with the numbers; the image's name has a grammar of its own.
+    /// Returns the error in the ids, if any; the image's name is checked by its own grammar.
     #[must_use]
     pub fn fault(&self) -> Option<&'static str> {
         let no_id = self.uid == NO_ID || self.gid == NO_ID;
-        no_id.then_some("the step's user or group is none")
+        no_id.then_some("invalid uid or gid (4294967295)")
     }
 }
 
-/// What the agent answers.
+/// A response of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Response {
-    /// The image is there.
+    /// The lease is granted.
     Granted(Grant),
-    /// Nothing of the step is left, but for the problems named.
+    /// The step's lease is released, except for the problems named.
     Released {
-        /// What could not be taken down, one sentence each.
+        /// The problems of the release, one sentence each.
         problems: Vec<String>,
     },
-    /// Nothing of these steps is left, but for the problems named.
+    /// The leases of these steps are released, except for the problems named.
     ReleasedSteps {
-        /// The steps that held something.
+        /// The steps that had a lease.
         steps: Vec<StepId>,
-        /// What could not be taken down, one sentence each.
+        /// The problems of the release, one sentence each.
         problems: Vec<String>,
     },
     /// The step's directory is visible.
     Attached,
-    /// What is held.
+    /// The status.
     Status(Status),
-    /// What was counted.
+    /// The metrics.
     Metrics {
         /// Prometheus' text format.
         text: String,
     },
-    /// It can't be done.
+    /// The request is refused.
     Refused {
         /// One sentence for the user: what, why, and what to do.
         reason: String,
     },
 }
 
-/// What a step gets with its lease.
+/// The contents of a granted lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// The step's directory.
     pub directory: PathBuf,
     /// Variables that make Podman use the step store.
     pub environment: Vec<(String, String)>,
-    /// What the user is to be told, if something is not as they may expect.
+    /// A notice for the user, if something differs from what they may expect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<String>,
-    /// How long the agent took for the layers and for the whole, in microseconds.
+    /// The durations of the parts of the grant.
     pub timings: Timings,
 }
 
-/// How long the parts of a lease took, in microseconds.
+/// Durations of the parts of a grant in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Timings {
     /// Finding the image's record.
@@ -254,7 +254,7 @@ pub struct Timings {
     pub step_store: u64,
 }
 
-/// What an agent holds.
+/// The status of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The agent's version.
@@ -263,7 +263,7 @@ pub struct Status {
     pub steps: Vec<StepStatus>,
     /// The diffIDs of the layers that are mounted.
     pub layers: Vec<String>,
-    /// What the node can do.
+    /// The node's abilities.
     pub node: NodeStatus,
 }
 
@@ -282,11 +282,11 @@ pub struct StepStatus {
     /// The names of that image when the step got it.
     #[serde(default)]
     pub image_names: Vec<String>,
-    /// What its tasks get.
+    /// The mode.
     pub mode: Mode,
     /// The step's directory.
     pub directory: PathBuf,
-    /// When it got the lease, seconds since 1970.
+    /// Time of the grant in seconds since 1970.
     pub since: u64,
 }
 

@@ -1,26 +1,26 @@
-//! What a node can do, as its agent found out by trying.
+//! The abilities of a node, as its agent found by trials.
 
 use serde::{Deserialize, Serialize};
 
-/// What a node can do.
+/// The abilities of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct NodeStatus {
-    /// Why layers can't be mounted by the kernel; nothing if they can.
+    /// The reason why the kernel cannot mount layers; `None` if it can.
     pub native: Option<String>,
-    /// Why they can't be mounted by FUSE; nothing if they can.
+    /// The reason why FUSE cannot mount layers; `None` if it can.
     pub fuse: Option<String>,
-    /// Why not all could be tried, so that something is undecided; nothing if all was.
+    /// The reason why the trials were cut short and abilities are undecided; `None` if they were complete.
     #[serde(default)]
     pub undecided: Option<String>,
-    /// What was tried, in order.
+    /// The trials, in order.
     pub abilities: Vec<AbilityStatus>,
 }
 
-/// One thing that was tried.
+/// The result of one trial.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AbilityStatus {
-    /// What, such as `id-maps`.
+    /// The ability's name, such as `id-maps`.
     pub name: String,
-    /// Why it failed; nothing if it worked.
+    /// The reason of the failure; `None` after a success.
     pub failure: Option<String>,
 }

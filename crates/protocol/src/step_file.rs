@@ -1,4 +1,4 @@
-//! What the agent leaves in a step's directory, and under which names.
+//! The files in a step's directory, and their names.
 //!
 //! Everything in a step's directory belongs to the step: the agent makes it, the launcher and Podman use it as the step's
 //! user, and it goes as a whole.
@@ -71,21 +71,21 @@ impl StepPaths {
         self.directory.join("user-namespace")
     }
 
-    /// What the launchers of the step's tasks share. The user's.
+    /// The directory that the launchers of the step's tasks share. The user's.
     #[must_use]
     pub fn launch_directory(&self) -> PathBuf {
         self.directory.join("launch")
     }
 }
 
-/// What a launcher needs to know to start the step's container.
+/// The parameters by which a launcher starts the step's container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepFile {
     /// The image as the user wrote it.
     pub image: String,
     /// The image id, 64 hexadecimal digits; nothing for an image that is in no store, which Podman is to pull.
     pub image_id: Option<String>,
-    /// What the user is to be told before the container is made.
+    /// A notice for the user before the container is created.
     pub notice: Option<String>,
     /// The user's name.
     pub user: String,
@@ -98,15 +98,15 @@ pub struct StepFile {
     pub working_directory: Option<PathBuf>,
     /// Paths of the node to show in the container where they exist.
     pub mounts: Vec<Mount>,
-    /// Whether to show the user's home directory.
+    /// True to show the user's home directory.
     pub mount_home: bool,
-    /// Whether to show the directory the step was started in.
+    /// True to show the directory the step was started in.
     pub mount_workdir: bool,
     /// The Podman to use.
     pub podman: PathBuf,
     /// The OCI runtime to use.
     pub runtime: PathBuf,
-    /// How long the start of the container may take, in seconds.
+    /// Timeout for the start of the container in seconds.
     pub start_timeout: u32,
 }
 
@@ -117,6 +117,6 @@ pub struct Mount {
     pub source: PathBuf,
     /// The path in the container.
     pub target: PathBuf,
-    /// Whether it can only be read in the container.
+    /// True for a read-only mount.
     pub read_only: bool,
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use parallax_agent::identity::{Identity, NamespaceKind};
 use parallax_agent::layers::{LayerTable, MountedLayer};
-use parallax_agent::step_store::{Form, StepStore};
+use parallax_agent::step::{Form, StepStore};
 use parallax_config::{Config, DEFAULT_PATH};
 use parallax_format::ImageRef;
 use parallax_protocol::client::Client;

@@ -53,12 +53,12 @@ fn systemd_is_told_of_start_reload_and_stop(cluster: &Cluster) -> anyhow::Result
         ensure!(end.starts_with("READY=1\nSTATUS=") && end.contains(part), "{end:?}");
         Ok(())
     };
-    reloaded("the old configuration still holds: /run/own-agent.toml, line 1")?;
+    reloaded("configuration rejected, the old one is kept: /run/own-agent.toml, line 1")?;
     let lease = format!("c, r = lease(7, {:?}); print(r)", own_agent::SOCKET);
     let granted = python(cluster, "root", &lease)?;
     ensure!(granted.contains("granted"), "the old configuration does not hold: {granted}");
     own_agent::configure(cluster, "stores = [\"/nonexistent\"]\n")?;
-    reloaded("was read anew")?;
+    reloaded("configuration reloaded")?;
     let refused = python(cluster, "root", &lease)?;
     ensure!(refused.contains("/nonexistent"), "the new configuration does not hold: {refused}");
     agent.signal("TERM")?;
@@ -225,7 +225,7 @@ fn an_administrator_releases(cluster: &Cluster) -> anyhow::Result<()> {
     let done = release("u1", &name)?;
     ensure!(done.code != 0 && done.stderr.contains("only root"), "{done:?}");
     let done = release("root", "12")?;
-    ensure!(done.code != 0 && done.stderr.contains("names no step"), "{done:?}");
+    ensure!(done.code != 0 && done.stderr.contains("is not a valid step"), "{done:?}");
     let done = release("root", &name)?.success()?;
     ensure!(done.stdout == format!("released {name}\n"), "{done:?}");
     ensure!(cluster.agent_status("n1")?.steps.is_empty(), "the agent still has the step");
@@ -296,6 +296,10 @@ fn metrics_are_counted_and_written_to_a_file(cluster: &Cluster) -> anyhow::Resul
         cluster.srun("u1", &["-w", "n1", "--parallax-image=debian", "true"])?.success()?;
         let after = [metrics(names[0])?, metrics(names[1])?];
         ensure!(after == before.map(|count| count + 1.0), "{before:?} became {after:?}");
+        // Every reason is visible before the first refusal.
+        for reason in ["user", "administrator", "busy"] {
+            metrics(&format!("parallax_leases_refused_total{{reason=\"{reason}\"}}"))?;
+        }
         // The node exporter finds the same, a moment later.
         wait_for_line(&cluster.path_on("n1", file)?, &format!("{} {}", names[0], after[0]))?;
         Ok(())

@@ -94,7 +94,7 @@ fn trusted_owner_appears_later(cluster: &Cluster) -> anyhow::Result<()> {
     let tested = with_file(cluster, "ctl", CONFIG, Some(text), || {
         with_config(cluster, "n1", text, || {
             let refused = run()?;
-            let reason = "belongs to the user 4321, who is none of the configuration's trusted_owners";
+            let reason = "belongs to the user 4321, who is not one of the configuration's trusted_owners";
             ensure!(refused.code == 125 && refused.stderr.contains(reason), "{refused:?}");
             let users = cluster.shell("n1", "cat /etc/passwd")?;
             let more = format!("{users}images:x:4321:4321::/nonexistent:/usr/sbin/nologin\n");

@@ -199,7 +199,7 @@ fn a_users_store_never_reaches_the_kernel(cluster: &Cluster) -> anyhow::Result<(
         })?;
         with_config(cluster, "n1", &format!("{theirs}[agent]\nmounts = \"native\"\n"), || {
             let done = cluster.srun("u1", &["-w", "n1", "--parallax-image=own", "true"])?;
-            let reason = "belongs to the user 1001, who is none of the configuration's trusted_owners";
+            let reason = "belongs to the user 1001, who is not one of the configuration's trusted_owners";
             ensure!(done.code == 125 && done.stderr.contains(reason), "{done:?}");
             Ok(())
         })?;

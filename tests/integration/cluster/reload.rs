@@ -22,7 +22,7 @@ pub const TESTS: &[(&str, OnCluster)] = &[
 ];
 
 const STORES: &str = "stores = [\"/shared/store\"]\n";
-const READ_ANEW: &str = "the configuration was read anew";
+const RELOADED: &str = "configuration reloaded";
 
 /// Gives the agent a configuration by SIGHUP: what stands before the agent's own keys, and those with what follows.
 fn reload(cluster: &Cluster, agent: &OwnAgent<'_>, text: &str, keys: &str, answer: &str) -> anyhow::Result<()> {
@@ -85,15 +85,15 @@ fn every_key_that_a_step_can_notice_is_taken(cluster: &Cluster) -> anyhow::Resul
     for (key, image, noticed) in keys {
         let before = lease(cluster, image)?;
         ensure!(!noticed(&before) && (image != "debian" || is_native(&before)), "without {key}: {before}");
-        reload(cluster, &agent, STORES, key, READ_ANEW)?;
+        reload(cluster, &agent, STORES, key, RELOADED)?;
         let after = lease(cluster, image)?;
         ensure!(noticed(&after), "with {key}: {after}");
-        reload(cluster, &agent, STORES, "", READ_ANEW)?;
+        reload(cluster, &agent, STORES, "", RELOADED)?;
     }
     // Where the metrics go, of which no step knows.
     let file = "/run/own-agent.prom";
     let path = cluster.path_on(NODE, file)?;
-    reload(cluster, &agent, STORES, &format!("metrics_file = \"{file}\""), READ_ANEW)?;
+    reload(cluster, &agent, STORES, &format!("metrics_file = \"{file}\""), RELOADED)?;
     let written = wait_for_line(&path, "parallax_reloads_total{result=\"ok\"} 19");
     let _ = fs::remove_file(&path);
     written?;
@@ -101,16 +101,16 @@ fn every_key_that_a_step_can_notice_is_taken(cluster: &Cluster) -> anyhow::Resul
     let elsewhere = "stores = [\"/shared/store\"]\n[agent]\nruntime_dir = \"/run/elsewhere\"\n";
     own_agent::write(cluster, elsewhere)?;
     agent.signal("HUP")?;
-    ensure!(agent.event()?.starts_with("RELOADING=1") && agent.event()?.contains(READ_ANEW), "no reload");
+    ensure!(agent.event()?.starts_with("RELOADING=1") && agent.event()?.contains(RELOADED), "no reload");
     ensure!(is_native(&lease(cluster, "debian")?), "the agent has moved");
     let log = agent.stop()?;
-    ensure!(log.contains("agent.runtime_dir is another one now; that takes a restart"), "{log}");
+    ensure!(log.contains("agent.runtime_dir changed; restart the agent"), "{log}");
     Ok(())
 }
 
 fn a_file_that_is_wrong_changes_nothing(cluster: &Cluster) -> anyhow::Result<()> {
     let agent = OwnAgent::start(cluster, &["/shared/store"], &[])?;
-    reload(cluster, &agent, STORES, "mounts = \"fuse\"", READ_ANEW)?;
+    reload(cluster, &agent, STORES, "mounts = \"fuse\"", RELOADED)?;
     let wrong = [
         ("stores = [", ""),
         (STORES, "keep_wram = 1"),
@@ -121,7 +121,7 @@ fn a_file_that_is_wrong_changes_nothing(cluster: &Cluster) -> anyhow::Result<()>
         ("stores = [\"relative\"]\n", ""),
     ];
     for (text, keys) in wrong {
-        reload(cluster, &agent, text, keys, "the old configuration still holds: /run/own-agent.toml")?;
+        reload(cluster, &agent, text, keys, "configuration rejected, the old one is kept: /run/own-agent.toml")?;
         let had = lease(cluster, "debian")?;
         ensure!(is_fuse(&had), "after {text}{keys}: {had}");
     }
@@ -129,10 +129,12 @@ fn a_file_that_is_wrong_changes_nothing(cluster: &Cluster) -> anyhow::Result<()>
     fs::remove_file(cluster.path_on(NODE, "/run/own-agent.toml")?)?;
     agent.signal("HUP")?;
     let (_, end) = (agent.event()?, agent.event()?);
-    ensure!(end.contains("the old configuration still holds: cannot read /run/own-agent.toml"), "{end}");
+    ensure!(end.contains("configuration rejected, the old one is kept: cannot read /run/own-agent.toml"), "{end}");
     ensure!(is_fuse(&lease(cluster, "debian")?), "nothing holds any more");
     let log = agent.stop()?;
-    let told = log.lines().filter(|line| line.contains("the old configuration still holds") && line.contains("ERROR"));
+    let told = log
+        .lines()
+        .filter(|line| line.contains("configuration rejected, the old one is kept") && line.contains("ERROR"));
     ensure!(told.count() == wrong.len() + 1, "{log}");
     Ok(())
 }
@@ -152,7 +154,7 @@ fn what_is_mounted_is_checked_once_asked_for(cluster: &Cluster) -> anyhow::Resul
     let tested = (|| {
         let unchecked = lease(cluster, "static")?;
         ensure!(is_native(&unchecked), "{unchecked}");
-        reload(cluster, &agent, STORES, "verify = \"always\"", READ_ANEW)?;
+        reload(cluster, &agent, STORES, "verify = \"always\"", RELOADED)?;
         let checked = lease(cluster, "static")?;
         let reason = checked["refused"]["reason"].as_str().unwrap_or_default();
         ensure!(reason.contains(&layer) && reason.contains("is not what was migrated"), "{checked}");
@@ -167,13 +169,13 @@ fn idle_layers_go_when_their_time_is_over(cluster: &Cluster) -> anyhow::Result<(
     let mut mounts = Mounts::of_node(cluster)?;
     lease(cluster, "layers40")?;
     ensure!(mounts.of_layers()? == 0, "layers stay that were to go at once");
-    reload(cluster, &agent, STORES, "keep_warm = 3600", READ_ANEW)?;
+    reload(cluster, &agent, STORES, "keep_warm = 3600", RELOADED)?;
     lease(cluster, "layers40")?;
     let kept = mounts.of_layers()?;
     ensure!(kept >= 40, "{kept} layers stay");
     // A shorter time holds for those that are kept, too.
     let begin = Instant::now();
-    reload(cluster, &agent, STORES, "keep_warm = 1", READ_ANEW)?;
+    reload(cluster, &agent, STORES, "keep_warm = 1", RELOADED)?;
     mounts.wait_for_no_layer()?;
     ensure!(begin.elapsed() >= Duration::from_secs(1), "they went after {:?}", begin.elapsed());
     let begin = Instant::now();

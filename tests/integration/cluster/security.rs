@@ -95,7 +95,7 @@ print(ask("status") == before)
 "#;
     let said = python(cluster, "root", script)?;
     let lines: Vec<&str> = said.lines().collect();
-    ensure!(lines[0].starts_with("the step's user or group is none"), "{said}");
+    ensure!(lines[0].starts_with("invalid uid or gid"), "{said}");
     ensure!(lines[1].starts_with("this node has no user with the id 54321"), "{said}");
     ensure!(lines[2].contains("newer release (protocol version 2, here 1)"), "{said}");
     ensure!(lines[3..] == ["True", "True"], "{said}");

@@ -96,7 +96,7 @@ fn another_mount_program_is_tried_after_a_reload(cluster: &Cluster) -> anyhow::R
     let tested = with_file(cluster, "n1", CONFIG, Some(&missing), || {
         restart(cluster)?;
         let done = cluster.srun("u1", &STEP)?;
-        ensure!(done.code == 125 && done.stderr.contains("no-such-program can't be started"), "{done:?}");
+        ensure!(done.code == 125 && done.stderr.contains("no-such-program cannot be started"), "{done:?}");
         fs::write(cluster.path_on("n1", CONFIG)?, text("other-mount-program"))?;
         cluster.shell("n1", "kill -HUP $(pidof parallax-agent)")?;
         cluster.srun("u1", &STEP)?.success().map(drop)

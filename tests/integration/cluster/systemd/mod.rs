@@ -206,15 +206,18 @@ fn a_reload_takes_new_keys(cluster: &Cluster) -> anyhow::Result<()> {
         })
     };
     let warm = "stores = [\"/shared/store\"]\n[agent]\nkeep_warm = 3600\n";
-    reload(warm, "the configuration was read anew")?;
+    reload(warm, "configuration reloaded")?;
     // The keys from before still hold.
-    reload("stores = 7\n", "the old configuration still holds")?;
+    reload("stores = 7\n", "configuration rejected, the old one is kept")?;
     cluster.srun("u2", &["-w", NODE, "--parallax-image=static", "hello"])?.success()?;
     wait_for_no_other_step(cluster)?;
     let layers = cluster.agent_status(NODE)?.layers.len();
     ensure!(layers == 2, "{layers} layers are mounted; that of \"static\" was to stay");
     let status = property(cluster, "StatusText")?;
-    ensure!(status.contains("the old configuration still holds: /etc/parallax/parallax.toml, line 1"), "{status}");
+    ensure!(
+        status.contains("configuration rejected, the old one is kept: /etc/parallax/parallax.toml, line 1"),
+        "{status}"
+    );
     // The file is what it was; idle layers go with the agent that kept them.
     systemctl(cluster, &["restart"])?;
     let layers = cluster.agent_status(NODE)?.layers.len();

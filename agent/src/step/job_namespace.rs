@@ -2,7 +2,7 @@
 //!
 //! Such a namespace is a copy of the node's at the start of the job, and mounts made later do not arrive there. A step's
 //! directory is therefore attached there once more. Taking it down again needs nothing: when the node's own mount point is
-//! removed, the kernel takes down whatever is mounted on it in any namespace (`rmdir(2)` on a mount point of another namespace,
+//! removed, the kernel unmounts all mounts on it in any namespace (`rmdir(2)` on a mount point of another namespace,
 //! Linux 3.18), copies of other steps' mounts that the job's namespace was born with included.
 
 use std::fs::{self, File};

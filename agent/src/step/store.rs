@@ -20,22 +20,22 @@ use parallax_store::tar_split::podmans_path;
 
 use crate::identity::{Identity, NamespaceKind};
 
-/// What a step store is made of; all paths are relative to its root.
+/// The contents of a step store; all paths are relative to its root.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StepStore {
     /// Directories, each after its parent.
     pub directories: Vec<String>,
-    /// Files and what they hold.
+    /// Files and their contents.
     pub files: Vec<(String, Vec<u8>)>,
-    /// Symbolic links and where they lead.
+    /// Symbolic links and their targets.
     pub links: Vec<(String, String)>,
-    /// Where layers are to be mounted.
+    /// The mount points of layers.
     pub mounts: Vec<LayerMount>,
-    /// Where the layers' SquashFS files are to be shown.
+    /// The places of the layers' SquashFS files.
     pub side_cars: Vec<SideCar>,
 }
 
-/// How the layers come into the store.
+/// The form of the layers in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form<'a> {
     /// Mounted, once for each of these kinds of namespace; the first kind is the one Podman sees as the image's own.
@@ -58,7 +58,7 @@ pub struct SideCar {
 pub struct LayerMount {
     /// The layer's index in the image's record.
     pub layer: usize,
-    /// Which id map the mount needs.
+    /// The id map of the mount.
     pub kind: NamespaceKind,
     /// The directory that has the mount point `diff` in it.
     pub directory: String,

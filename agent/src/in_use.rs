@@ -1,6 +1,6 @@
-//! Tells those who remove images which ones this node holds, by files in the store.
+//! In-use markers: files in the store that say which images this node uses, for those who remove images.
 //!
-//! All of it is done by one thread that nobody waits for: a step neither starts nor ends later because the store's file system
+//! One thread writes them, and no step waits for it: no step starts or ends later because the store's file system
 //! is slow, and where root may not write the store (read-only, or NFS with root_squash) nothing is written, which is logged
 //! once. An image has one file on this node, whatever the number of steps: it is written with the first and removed with
 //! the last.
@@ -15,83 +15,83 @@ use std::time::Instant;
 use parallax_store::holds::{HEARTBEAT, Hold, HoldsDirectory, Node};
 use parallax_store::open::TrustedStore;
 
-use crate::journal::HeldImage;
+use crate::journal::StoreImage;
 
-/// What the thread is told.
+/// An order to the thread.
 #[derive(Debug)]
 enum Order {
-    Hold(HeldImage),
-    LetGo(HeldImage),
-    /// What an earlier agent left in these stores, and nobody holds, is to go.
-    Tidy(Vec<PathBuf>),
+    Mark(StoreImage),
+    Unmark(StoreImage),
+    /// Removes the markers of an earlier agent in these stores whose images are not in use.
+    Sweep(Vec<PathBuf>),
 }
 
-/// The way to the thread.
+/// The channel to the thread that writes the markers.
 #[derive(Debug)]
-pub struct Holds {
+pub struct InUseMarkers {
     orders: Sender<Order>,
 }
 
-/// One step's hold of an image. It ends with this value.
+/// One step's use of an image. Ends when the value is dropped.
 #[derive(Debug)]
-pub struct ImageHold {
-    image: HeldImage,
+pub struct InUseMarker {
+    image: StoreImage,
     orders: Sender<Order>,
 }
 
-impl Holds {
-    /// Starts the thread. Without one nothing is told, and nothing else changes.
+impl InUseMarkers {
+    /// Starts the thread. Without a thread no markers are written, and nothing else changes.
     #[must_use]
     pub fn start() -> Self {
         let (orders, received) = channel();
-        let work = move || Table::new(Node::this()).follow(&received);
-        if let Err(error) = thread::Builder::new().name("holds".to_owned()).stack_size(256 * 1024).spawn(work) {
-            tracing::warn!("stores are not told what this node holds: no thread: {error}");
+        let work = move || Table::new(Node::this()).run(&received);
+        if let Err(error) = thread::Builder::new().name("in-use".to_owned()).stack_size(256 * 1024).spawn(work) {
+            tracing::warn!("cannot mark images as in use: no thread: {error}");
         }
         Self { orders }
     }
 
-    /// Holds an image for a step.
+    /// Marks an image as in use by a step.
     #[must_use]
-    pub fn hold(&self, image: HeldImage) -> ImageHold {
+    pub fn mark(&self, image: StoreImage) -> InUseMarker {
         // Without a thread there is nobody to tell.
-        let _ = self.orders.send(Order::Hold(image.clone()));
-        ImageHold { image, orders: self.orders.clone() }
+        let _ = self.orders.send(Order::Mark(image.clone()));
+        InUseMarker { image, orders: self.orders.clone() }
     }
 
-    /// Removes what an earlier agent on this node left in the stores. To be called when the leases that go on hold theirs.
-    pub fn tidy(&self, stores: &[PathBuf]) {
-        let _ = self.orders.send(Order::Tidy(stores.to_vec()));
+    /// Removes stale markers of an earlier agent on this node. To be called after the recovery of leases.
+    pub fn sweep(&self, stores: &[PathBuf]) {
+        let _ = self.orders.send(Order::Sweep(stores.to_vec()));
     }
 }
 
-impl Drop for ImageHold {
+impl Drop for InUseMarker {
     fn drop(&mut self) {
-        let _ = self.orders.send(Order::LetGo(self.image.clone()));
+        let _ = self.orders.send(Order::Unmark(self.image.clone()));
     }
 }
 
-/// What is held.
+/// The images in use.
 #[derive(Debug)]
 struct Table {
-    /// How many steps hold an image, and its file if there could be one.
-    images: HashMap<HeldImage, (usize, Option<Hold>)>,
+    /// The number of steps that use an image, and its marker if it could be written.
+    images: HashMap<StoreImage, (usize, Option<Hold>)>,
     node: Node,
     directories: HashMap<PathBuf, HoldsDirectory>,
     /// The stores in which nothing can be written, as was logged.
-    silent: HashSet<PathBuf>,
+    unwritable: HashSet<PathBuf>,
 }
 
 impl Table {
     fn new(node: Node) -> Self {
-        Self { images: HashMap::new(), node, directories: HashMap::new(), silent: HashSet::new() }
+        Self { images: HashMap::new(), node, directories: HashMap::new(), unwritable: HashSet::new() }
     }
 
-    fn follow(mut self, orders: &Receiver<Order>) {
+    fn run(mut self, orders: &Receiver<Order>) {
         let mut next = Instant::now() + HEARTBEAT;
         loop {
             match orders.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                Ok(order) => self.carry_out(order),
+                Ok(order) => self.execute(order),
                 Err(RecvTimeoutError::Timeout) => {
                     self.renew();
                     next = Instant::now() + HEARTBEAT;
@@ -103,15 +103,15 @@ impl Table {
         self.images.into_values().filter_map(|(_, hold)| hold).for_each(std::mem::forget);
     }
 
-    fn carry_out(&mut self, order: Order) {
+    fn execute(&mut self, order: Order) {
         match order {
-            Order::Hold(image) => {
+            Order::Mark(image) => {
                 let held = self.images.contains_key(&image);
                 let hold = if held { None } else { self.write(&image) };
                 let place = self.images.entry(image).or_insert((0, hold));
                 place.0 += 1;
             }
-            Order::LetGo(image) => {
+            Order::Unmark(image) => {
                 if let Some(place) = self.images.get_mut(&image) {
                     place.0 -= 1;
                     if place.0 == 0 {
@@ -119,20 +119,20 @@ impl Table {
                     }
                 }
             }
-            Order::Tidy(stores) => stores.iter().for_each(|store| self.tidy(store)),
+            Order::Sweep(stores) => stores.iter().for_each(|store| self.sweep(store)),
         }
     }
 
-    fn write(&mut self, image: &HeldImage) -> Option<Hold> {
+    fn write(&mut self, image: &StoreImage) -> Option<Hold> {
         let held = self.directory(&image.store).and_then(|directory| directory.hold(&image.id, &self.node));
         match held {
             Ok(hold) => Some(hold),
             Err(error) => {
                 // The store may be another one by now.
                 self.directories.remove(&image.store);
-                if self.silent.insert(image.store.clone()) {
+                if self.unwritable.insert(image.store.clone()) {
                     let store = image.store.display();
-                    tracing::info!(%store, "the store is not told what this node holds: {error}");
+                    tracing::info!(%store, "cannot mark images of the store as in use: {error}");
                 }
                 None
             }
@@ -149,7 +149,7 @@ impl Table {
     }
 
     fn renew(&mut self) {
-        let lost: Vec<HeldImage> = self
+        let lost: Vec<StoreImage> = self
             .images
             .iter()
             .filter(|(_, (_, hold))| hold.as_ref().is_none_or(|hold| hold.renew().is_err()))
@@ -167,11 +167,11 @@ impl Table {
         }
     }
 
-    fn tidy(&mut self, store: &Path) {
+    fn sweep(&mut self, store: &Path) {
         let Ok(directory) = self.directory(store) else { return };
         let held = self.images.keys().filter(|image| image.store == store);
         let kept: BTreeSet<&str> = held.map(|image| image.id.as_str()).collect();
-        // A store that can't be written has none.
+        // A store that cannot be written has none.
         let _ = directory.let_go_but(&kept, &self.node);
     }
 }
@@ -187,33 +187,33 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir_all(directory.path().join("parallax/holds")).unwrap();
         let files = || fs::read_dir(directory.path().join("parallax/holds")).unwrap().count();
-        let image = || HeldImage { store: directory.path().to_owned(), id: "ab".repeat(32) };
+        let image = || StoreImage { store: directory.path().to_owned(), id: "ab".repeat(32) };
         let mut table = Table::new(Node::new("n1", &[]));
         for (order, left) in [
-            (Order::Hold(image()), 1),
-            (Order::Hold(image()), 1),
-            (Order::LetGo(image()), 1),
-            (Order::Tidy(vec![directory.path().to_owned()]), 1),
-            (Order::LetGo(image()), 0),
-            (Order::LetGo(image()), 0),
+            (Order::Mark(image()), 1),
+            (Order::Mark(image()), 1),
+            (Order::Unmark(image()), 1),
+            (Order::Sweep(vec![directory.path().to_owned()]), 1),
+            (Order::Unmark(image()), 0),
+            (Order::Unmark(image()), 0),
         ] {
-            table.carry_out(order);
+            table.execute(order);
             assert_eq!(files(), left);
         }
         let left = parallax_store::holds::file_name(&"cd".repeat(32), &Node::new("n1", &[])).unwrap();
         fs::write(directory.path().join("parallax/holds").join(left), "").unwrap();
-        table.carry_out(Order::Tidy(vec![directory.path().to_owned()]));
+        table.execute(Order::Sweep(vec![directory.path().to_owned()]));
         assert_eq!(files(), 0);
     }
 
     #[test]
     fn a_store_that_cannot_be_written_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
-        let image = || HeldImage { store: directory.path().to_owned(), id: "ab".repeat(32) };
+        let image = || StoreImage { store: directory.path().to_owned(), id: "ab".repeat(32) };
         let mut table = Table::new(Node::new("n1", &[]));
-        table.carry_out(Order::Hold(image()));
+        table.execute(Order::Mark(image()));
         table.renew();
-        table.carry_out(Order::LetGo(image()));
+        table.execute(Order::Unmark(image()));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where control groups are mounted.
+/// The mount point of control groups.
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 /// Memory that is left to the processes, at least, where the limit allows it.
 const MIN_RESERVE: u64 = 64 << 20;

@@ -1,8 +1,9 @@
-//! Which way the layers of an image come to a step: mounted by the kernel, or by FUSE.
+//! The choice of the backend for the layers of an image: the kernel, with FUSE as the fallback.
 //!
-//! What the node can do is tried when the agent starts, and again when it matters (module `retry`). Whether the kernel may read a store is a matter of its owner: who can
-//! write a file system image can attack the kernel that mounts it, so only those whom the configuration names are trusted so far.
-//! Images of anybody else's are read by FUSE, by a process of the step's user and with their rights.
+//! The node's abilities are tried when the agent starts, and again when a step needs it (module `retry`). The store's owner
+//! decides whether the kernel may read it: who can write a file system image can attack the kernel that mounts it, so only the
+//! owners that the configuration names are trusted.
+//! Images of other owners are read by FUSE, by a process of the step's user and with the user's rights.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,25 +13,21 @@ use parallax_probe::{Ability, Findings, Obstacle};
 use parallax_protocol::node::{AbilityStatus, NodeStatus};
 use parallax_store::open::TrustedStore;
 
+use super::trusted_owners::{Lookup, Trust, TrustedOwners};
 use crate::helper::{Helper, HelperError};
-use crate::owners::{Lookup, Trust, TrustedOwners};
 
-mod retry;
-
-pub use retry::Retry;
-
-/// A way in which layers are mounted.
+/// A backend that mounts layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum Backend {
     /// By the kernel, with id maps.
     Native,
     /// By the mount program, in the user's own processes.
     Fuse,
 }
 
-/// What decides the way.
+/// The backends of the node, with all that decides the choice.
 #[derive(Debug, Clone)]
-pub struct Ladder {
+pub struct Backends {
     mounts: Mounts,
     /// The users whose stores the kernel may read.
     trusted: Arc<TrustedOwners>,
@@ -40,34 +37,38 @@ pub struct Ladder {
     fuse: Result<(), Obstacle>,
 }
 
-impl Ladder {
-    /// Tries what the node can do and logs it.
+impl Backends {
+    /// Tries the node's abilities and logs them.
     #[must_use]
     pub fn of_this_node(config: &Agent, helper: &Arc<Helper>) -> Self {
         let untried = |error: HelperError| Findings { cut_short: Some(error.to_string()), ..Findings::default() };
-        let ladder = Self::new(config, helper.probe().unwrap_or_else(untried), by_name(helper));
-        ladder.log();
-        ladder
+        let backends = Self::new(config, helper.probe().unwrap_or_else(untried), by_name(helper));
+        backends.log();
+        backends
     }
 
-    fn log(&self) {
+    pub(super) fn log(&self) {
         for trial in &self.findings.trials {
             match (&trial.failure, trial.ability) {
-                (None, ability) => tracing::debug!(ability = ability.name(), "this node can"),
+                (None, ability) => tracing::debug!(ability = ability.name(), "ability present"),
                 // The kernel need not know every compressor there is.
-                (Some(reason), Ability::Compressor(_)) => tracing::debug!(ability = trial.ability.name(), reason, "no"),
-                (Some(reason), _) => tracing::warn!(ability = trial.ability.name(), reason, "this node can't"),
+                (Some(reason), Ability::Compressor(_)) => {
+                    tracing::debug!(ability = trial.ability.name(), reason, "ability missing");
+                }
+                (Some(reason), _) => tracing::warn!(ability = trial.ability.name(), reason, "ability missing"),
             }
         }
         if let Some(reason) = &self.findings.cut_short {
-            tracing::warn!(reason, "not all was tried that this node may be able to do");
+            tracing::warn!(reason, "abilities undecided: the trials were cut short");
         }
-        let say = |way: &Result<(), Obstacle>| way.as_ref().err().map_or_else(|| "yes".to_owned(), ToString::to_string);
+        let say = |backend: &Result<(), Obstacle>| {
+            backend.as_ref().err().map_or_else(|| "yes".to_owned(), ToString::to_string)
+        };
         let (native, fuse) = (say(&self.native), say(&self.fuse));
-        tracing::info!(native, fuse, configured = ?self.mounts, "how this node can mount layers");
+        tracing::info!(native, fuse, configured = ?self.mounts, "backends of this node");
     }
 
-    /// A ladder from what was found; `id_of` looks a user up by name.
+    /// Makes the backends from findings; `id_of` looks a user up by name.
     #[must_use]
     pub fn new(config: &Agent, findings: Findings, id_of: Lookup) -> Self {
         let trusted = Arc::new(TrustedOwners::new(&config.trusted_owners, id_of));
@@ -75,19 +76,19 @@ impl Ladder {
         Self { mounts: config.mounts, trusted, mount_program: config.mount_program.clone(), findings, native, fuse }
     }
 
-    /// The same node under another configuration.
+    /// Returns the backends of the same node under another configuration.
     #[must_use]
     pub fn configured(&self, config: &Agent, helper: &Arc<Helper>) -> Self {
         let mut findings = self.findings.clone();
         if config.mount_program != self.mount_program {
-            let reason = "agent.mount_program was changed, and the new one is tried when a step needs it";
-            findings.doubt(&[Ability::Fuse, Ability::FuseIdMaps], reason);
+            let reason = "agent.mount_program changed; the new program is tried when a step needs it";
+            findings.mark_undecided(&[Ability::Fuse, Ability::FuseIdMaps], reason);
         }
         Self::new(config, findings, by_name(helper))
     }
 
-    /// The same configuration, with what was found later.
-    fn updated(&self, later: Findings) -> Self {
+    /// Returns the backends with later findings.
+    pub(super) fn updated(&self, later: Findings) -> Self {
         let mut findings = self.findings.clone();
         findings.update(later);
         let (native, fuse) = (findings.native(), findings.fuse());
@@ -95,47 +96,47 @@ impl Ladder {
         Self { mounts: self.mounts, trusted, mount_program, findings, native, fuse }
     }
 
-    /// The same configuration, with what another ladder knows of the node, unless that is of another mount program.
+    /// Returns the backends with the findings of others, unless those are of another mount program.
     #[must_use]
     pub fn with_findings_of(&self, other: &Self) -> Self {
         if self.mount_program == other.mount_program { self.updated(other.findings.clone()) } else { self.clone() }
     }
 
-    /// Whether trying again what the node can do might give a store's images a way, where there is none.
-    fn could_change(&self, store: &TrustedStore) -> bool {
+    /// Returns `true` if another trial may give a backend to a store that has none.
+    pub(super) fn could_change(&self, store: &TrustedStore) -> bool {
         self.mounts != Mounts::Native || self.trusts(store)
     }
 
-    /// Whether the way of a store's images is the second one because nobody knows whether the first one works.
-    fn is_in_doubt(&self, store: &TrustedStore) -> bool {
+    /// Returns `true` if a store's images use the fallback only because the first backend is undecided.
+    pub(super) fn is_in_doubt(&self, store: &TrustedStore) -> bool {
         self.mounts == Mounts::Auto && self.trusts(store) && matches!(self.native, Err(Obstacle::Undecided(..)))
     }
 
-    /// The way for images of a store.
+    /// Returns the backend for images of a store.
     ///
     /// # Errors
-    /// Why there is none: a part of a sentence.
-    pub fn way(&self, store: &TrustedStore) -> Result<Way, String> {
+    /// The reason, a part of a sentence.
+    pub fn backend(&self, store: &TrustedStore) -> Result<Backend, String> {
         self.choose(store.path(), store.owner())
     }
 
-    /// Whether the kernel may read what is in a store.
+    /// Returns `true` if the kernel may read a store's files.
     #[must_use]
     pub fn trusts(&self, store: &TrustedStore) -> bool {
         self.trusted.trust(store.owner()) == Trust::Yes
     }
 
-    fn choose(&self, store: &Path, owner: u32) -> Result<Way, String> {
+    fn choose(&self, store: &Path, owner: u32) -> Result<Backend, String> {
         let (obstacle, native) = if self.mounts == Mounts::Fuse {
             ("the configuration has mounts = \"fuse\"".to_owned(), None)
         } else {
             match (self.trusted.trust(owner), &self.native) {
-                (Trust::Yes, Ok(())) => return Ok(Way::Native),
+                (Trust::Yes, Ok(())) => return Ok(Backend::Native),
                 (Trust::Yes, Err(obstacle)) => (on_this_node(obstacle), Some(obstacle)),
                 (Trust::No, _) => {
                     let store = store.display();
                     let text = format!(
-                        "the store {store} belongs to the user {owner}, who is none of the configuration's trusted_owners"
+                        "the store {store} belongs to the user {owner}, who is not one of the configuration's trusted_owners"
                     );
                     (text, None)
                 }
@@ -151,15 +152,15 @@ impl Ladder {
         match &self.fuse {
             Ok(()) => {
                 tracing::debug!(store = %store.display(), "by FUSE: {obstacle}");
-                Ok(Way::Fuse)
+                Ok(Backend::Fuse)
             }
-            // What both ways lack is said once.
+            // An obstacle of both backends is reported once.
             Err(both) if native == Some(both) => Err(obstacle),
             Err(other) => Err(format!("{obstacle}, and {}", on_this_node(other))),
         }
     }
 
-    /// What the node can do, for `parallax status`.
+    /// Returns the node's abilities, for `parallax status`.
     #[must_use]
     pub fn status(&self) -> NodeStatus {
         let ability = |trial: &parallax_probe::Trial| AbilityStatus {
@@ -175,7 +176,7 @@ impl Ladder {
     }
 }
 
-/// What is missing on this node, or undecided: a part of a sentence.
+/// Describes an obstacle: a part of a sentence.
 fn on_this_node(obstacle: &Obstacle) -> String {
     match obstacle {
         Obstacle::Missing(..) => format!("this node has {obstacle}"),
@@ -205,10 +206,10 @@ mod tests {
         [Ability::UserNamespaces, Ability::Squashfs, Ability::IdMaps, Ability::TmpfsAttributes, Ability::Overlay];
     const FUSE: [Ability; 3] = [Ability::UserNamespaces, Ability::Fuse, Ability::FuseIdMaps];
 
-    fn ladder(mounts: Mounts, abilities: &[Ability]) -> Ladder {
+    fn backends(mounts: Mounts, abilities: &[Ability]) -> Backends {
         let trials = abilities.iter().map(|&ability| Trial { ability, failure: None }).collect();
         let config = Agent { mounts, trusted_owners: vec![Owner::Id(0), Owner::Id(77)], ..Agent::default() };
-        Ladder::new(&config, Findings { trials, cut_short: None }, Arc::new(|_| Ok(None)))
+        Backends::new(&config, Findings { trials, cut_short: None }, Arc::new(|_| Ok(None)))
     }
 
     fn both() -> Vec<Ability> {
@@ -217,22 +218,22 @@ mod tests {
 
     #[test]
     fn the_kernel_mounts_what_it_may_and_can() {
-        let choose = |ladder: &Ladder, owner| ladder.choose(Path::new("/s"), owner);
-        let auto = ladder(Mounts::Auto, &both());
+        let choose = |backends: &Backends, owner| backends.choose(Path::new("/s"), owner);
+        let auto = backends(Mounts::Auto, &both());
         assert_eq!(
             (choose(&auto, 0), choose(&auto, 77), choose(&auto, 1001)),
-            (Ok(Way::Native), Ok(Way::Native), Ok(Way::Fuse))
+            (Ok(Backend::Native), Ok(Backend::Native), Ok(Backend::Fuse))
         );
-        assert_eq!(choose(&ladder(Mounts::Auto, &FUSE), 0), Ok(Way::Fuse));
-        assert_eq!(choose(&ladder(Mounts::Fuse, &both()), 0), Ok(Way::Fuse));
-        assert_eq!(choose(&ladder(Mounts::Native, &both()), 0), Ok(Way::Native));
+        assert_eq!(choose(&backends(Mounts::Auto, &FUSE), 0), Ok(Backend::Fuse));
+        assert_eq!(choose(&backends(Mounts::Fuse, &both()), 0), Ok(Backend::Fuse));
+        assert_eq!(choose(&backends(Mounts::Native, &both()), 0), Ok(Backend::Native));
     }
 
     #[test]
     fn a_users_store_never_reaches_the_kernel() {
         for mounts in [Mounts::Auto, Mounts::Native, Mounts::Fuse] {
             for abilities in [NATIVE.to_vec(), both(), Vec::new()] {
-                assert_ne!(ladder(mounts, &abilities).choose(Path::new("/s"), 1001), Ok(Way::Native));
+                assert_ne!(backends(mounts, &abilities).choose(Path::new("/s"), 1001), Ok(Backend::Native));
             }
         }
     }
@@ -240,7 +241,7 @@ mod tests {
     #[test]
     fn without_a_way_both_reasons_are_given() {
         let reason = |mounts, abilities: &[Ability], owner| {
-            ladder(mounts, abilities).choose(Path::new("/s"), owner).unwrap_err()
+            backends(mounts, abilities).choose(Path::new("/s"), owner).unwrap_err()
         };
         let text = reason(Mounts::Auto, &[Ability::UserNamespaces], 0);
         assert!(text.contains("kernel SquashFS: ") && text.contains("SquashFS by FUSE: "), "{text}");
@@ -253,7 +254,7 @@ mod tests {
         assert!(text.contains("mounts = \"fuse\"") && text.contains("by FUSE"), "{text}");
         let missing = |ability, reason: &str| Trial { ability, failure: Some(reason.to_owned()) };
         let trials = vec![missing(Ability::UserNamespaces, "forbidden")];
-        let text = ladder(Mounts::Auto, &[]).updated(Findings { trials, cut_short: None }).choose(Path::new("/s"), 0);
+        let text = backends(Mounts::Auto, &[]).updated(Findings { trials, cut_short: None }).choose(Path::new("/s"), 0);
         assert_eq!(text.unwrap_err(), "this node has no user namespaces for users: forbidden");
     }
 }

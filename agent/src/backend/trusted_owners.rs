@@ -1,7 +1,7 @@
 //! The owners of stores that the kernel may read (`agent.trusted_owners`).
 //!
 //! A name is looked up when a store's owner is none of the ids known so far, and as long as the user database does not know it:
-//! an account may appear later. A look-up that fails or takes too long leaves the question open; nothing is remembered of it.
+//! an account may appear later. A look-up that fails or times out decides nothing and is not cached.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use parallax_config::Owner;
 
-/// How long a step waits for the user database to say who the trusted owners are.
+/// Timeout for looking up the trusted owners in the user database.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
-/// The stack of the thread that asks the user database, in bytes: its modules are anybody's code.
+/// The stack of the thread that asks the user database, in bytes: its modules are third-party code.
 const STACK: usize = 512 * 1024;
 
-/// Whether an owner is trusted.
+/// The trust in an owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
     /// Yes.
@@ -36,7 +36,7 @@ pub type Lookup = Arc<dyn Fn(&str) -> io::Result<Option<u32>> + Send + Sync>;
 /// The trusted owners.
 pub struct TrustedOwners {
     state: Mutex<State>,
-    /// Whether a thread still waits for the user database.
+    /// True if a thread still waits for the user database.
     asking: Arc<AtomicBool>,
     lookup: Lookup,
     timeout: Duration,
@@ -58,7 +58,7 @@ impl fmt::Debug for TrustedOwners {
 }
 
 impl TrustedOwners {
-    /// The owners that the configuration names. The user database is not asked yet.
+    /// Makes the trusted owners of a configuration, without a look-up.
     #[must_use]
     pub fn new(owners: &[Owner], lookup: Lookup) -> Self {
         Self::with_lookup(owners, lookup, LOOKUP_TIMEOUT)
@@ -77,10 +77,10 @@ impl TrustedOwners {
         Self { state: Mutex::new(state), asking: Arc::default(), lookup, timeout }
     }
 
-    /// Whether the user with this id is a trusted owner.
+    /// Checks whether the user with this id is a trusted owner.
     #[must_use]
     pub fn trust(&self, owner: u32) -> Trust {
-        // Held while the user database is asked: who comes meanwhile needs the same answer.
+        // Locked during the look-up: other steps need the same answer.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.ids.contains(&owner) {
             return Trust::Yes;
@@ -98,7 +98,7 @@ impl TrustedOwners {
 
     /// Asks for the names that are not known yet.
     fn ask(&self, state: &mut State) -> Result<(), String> {
-        let failed = |reason: &str| Err(format!("the user database cannot say who trusted_owners are: {reason}"));
+        let failed = |reason: &str| Err(format!("cannot look up trusted_owners in the user database: {reason}"));
         if self.asking.swap(true, Ordering::AcqRel) {
             return failed("an earlier look-up has not ended");
         }
@@ -108,7 +108,7 @@ impl TrustedOwners {
             let mut names = names.into_iter();
             while let Some(name) = names.next() {
                 let answer = lookup(&name);
-                // Before the last answer, so that whoever has it can ask again.
+                // Before the last answer, so that its receiver can ask again.
                 if names.len() == 0 {
                     asking.store(false, Ordering::Release);
                 }
@@ -191,7 +191,7 @@ mod tests {
         };
         let owners = owners(&["images"], lookup, Duration::from_millis(10));
         assert!(matches!(owners.trust(5000), Trust::Unknown(reason) if reason.contains("timed out")));
-        // Nobody waits for the same hang twice.
+        // No step waits for the same hanging look-up twice.
         assert!(matches!(owners.trust(5000), Trust::Unknown(reason) if reason.contains("earlier look-up")));
         assert_eq!(owners.trust(77), Trust::Yes);
         *open() = true;

@@ -1,55 +1,56 @@
-//! Layers that no step uses and that stay mounted for a while (`agent.keep_warm`), because the next step may want them.
+//! The idle layer cache: layers stay mounted for a time after their last step (`agent.keep_warm`), because the next step may
+//! use them.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Keeps values, mounted layers that is, for a time after their last use. Nothing runs while nothing is kept.
+/// A cache of values, here mounted layers, with a time to live after their last use. No thread runs while it is empty.
 #[derive(Debug)]
-pub struct Warm<T> {
-    idle_time: Mutex<Duration>,
+pub struct IdleCache<T> {
+    ttl: Mutex<Duration>,
     shared: Arc<Shared<T>>,
 }
 
 #[derive(Debug)]
 struct Shared<T> {
-    kept: Mutex<Kept<T>>,
+    kept: Mutex<Entries<T>>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
-struct Kept<T> {
-    /// Until when, and what.
+struct Entries<T> {
+    /// The expiry times and the values.
     values: Vec<(Instant, Arc<T>)>,
-    /// Whether there is a thread that lets them go in time.
+    /// True if a thread waits to drop expired values.
     watched: bool,
 }
 
-impl<T: Send + Sync + 'static> Warm<T> {
-    /// Keeps values for `idle_time`; for none at all if that is zero.
+impl<T: Send + Sync + 'static> IdleCache<T> {
+    /// Makes a cache with a time to live; zero means that nothing is cached.
     #[must_use]
-    pub fn new(idle_time: Duration) -> Self {
-        let kept = Mutex::new(Kept { values: Vec::new(), watched: false });
-        Self { idle_time: Mutex::new(idle_time), shared: Arc::new(Shared { kept, changed: Condvar::new() }) }
+    pub fn new(ttl: Duration) -> Self {
+        let kept = Mutex::new(Entries { values: Vec::new(), watched: false });
+        Self { ttl: Mutex::new(ttl), shared: Arc::new(Shared { kept, changed: Condvar::new() }) }
     }
 
-    /// Changes for how long values are kept; those that are kept do not stay for longer than that from now on.
-    pub fn set(&self, idle_time: Duration) {
-        *self.idle_time.lock().unwrap_or_else(PoisonError::into_inner) = idle_time;
-        let until = Instant::now() + idle_time;
+    /// Changes the time to live, also of the cached values where it is shorter.
+    pub fn set_ttl(&self, ttl: Duration) {
+        *self.ttl.lock().unwrap_or_else(PoisonError::into_inner) = ttl;
+        let until = Instant::now() + ttl;
         for (time, _) in &mut self.shared.lock().values {
             *time = until.min(*time);
         }
         self.shared.changed.notify_all();
     }
 
-    /// Keeps values that a user of them is about to let go.
+    /// Caches values that their user is about to drop.
     pub fn keep(&self, values: &[Arc<T>]) {
-        let idle_time = *self.idle_time.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle_time.is_zero() {
+        let ttl = *self.ttl.lock().unwrap_or_else(PoisonError::into_inner);
+        if ttl.is_zero() {
             return;
         }
-        let until = Instant::now() + idle_time;
+        let until = Instant::now() + ttl;
         let mut kept = self.shared.lock();
         for value in values {
             match kept.values.iter_mut().find(|(_, known)| Arc::ptr_eq(known, value)) {
@@ -64,7 +65,7 @@ impl<T: Send + Sync + 'static> Warm<T> {
             match thread::Builder::new().name("idle layers".to_owned()).spawn(move || shared.watch()) {
                 Ok(_) => kept.watched = true,
                 Err(error) => {
-                    tracing::warn!("no thread to keep idle layers: {error}");
+                    tracing::warn!("cannot cache idle layers: no thread: {error}");
                     let values = std::mem::take(&mut kept.values);
                     drop(kept);
                     drop(values);
@@ -73,8 +74,8 @@ impl<T: Send + Sync + 'static> Warm<T> {
         }
     }
 
-    /// Lets go of all that is kept, at once.
-    pub fn let_go(&self) {
+    /// Drops all cached values at once.
+    pub fn clear(&self) {
         let values = std::mem::take(&mut self.shared.lock().values);
         self.shared.changed.notify_all();
         // What this does, unmounting, needs no lock.
@@ -82,7 +83,7 @@ impl<T: Send + Sync + 'static> Warm<T> {
     }
 }
 
-impl<T> Drop for Warm<T> {
+impl<T> Drop for IdleCache<T> {
     fn drop(&mut self) {
         self.shared.lock().values.clear();
         self.shared.changed.notify_all();
@@ -90,11 +91,11 @@ impl<T> Drop for Warm<T> {
 }
 
 impl<T> Shared<T> {
-    fn lock(&self) -> MutexGuard<'_, Kept<T>> {
+    fn lock(&self) -> MutexGuard<'_, Entries<T>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets values go when their time has come, until none is left.
+    /// Drops expired values until the cache is empty.
     fn watch(&self) {
         let mut kept = self.lock();
         loop {
@@ -143,64 +144,64 @@ mod tests {
     #[test]
     fn without_a_time_nothing_is_kept() {
         let (layer, gone) = layer();
-        Warm::new(Duration::ZERO).keep(&[layer]);
+        IdleCache::new(Duration::ZERO).keep(&[layer]);
         gone.try_recv().unwrap();
     }
 
     #[test]
     fn what_is_kept_goes_by_itself_and_the_thread_with_it() {
-        let warm = Warm::new(Duration::from_millis(20));
+        let cache = IdleCache::new(Duration::from_millis(20));
         for _ in 0..2 {
             let (layer, gone) = layer();
-            warm.keep(&[layer]);
+            cache.keep(&[layer]);
             gone.recv_timeout(PATIENCE).unwrap();
         }
     }
 
     #[test]
     fn what_is_used_again_is_kept_from_its_last_use() {
-        let warm = Warm::new(LONG);
+        let cache = IdleCache::new(LONG);
         let (layer, gone) = layer();
-        warm.keep(&[Arc::clone(&layer), Arc::clone(&layer)]);
-        assert_eq!((warm.shared.lock().values.len(), Arc::strong_count(&layer)), (1, 2));
+        cache.keep(&[Arc::clone(&layer), Arc::clone(&layer)]);
+        assert_eq!((cache.shared.lock().values.len(), Arc::strong_count(&layer)), (1, 2));
         drop(layer);
         assert!(gone.try_recv().is_err());
-        warm.let_go();
+        cache.clear();
         gone.recv_timeout(PATIENCE).unwrap();
     }
 
     #[test]
     fn a_shorter_time_holds_for_what_is_kept_already() {
-        let warm = Warm::new(LONG);
+        let cache = IdleCache::new(LONG);
         let (first, gone) = layer();
         let (second, gone_at_once) = layer();
-        warm.keep(&[first]);
-        warm.set(Duration::from_millis(20));
+        cache.keep(&[first]);
+        cache.set_ttl(Duration::from_millis(20));
         gone.recv_timeout(PATIENCE).unwrap();
-        warm.set(LONG);
-        warm.keep(&[second]);
-        warm.set(Duration::ZERO);
+        cache.set_ttl(LONG);
+        cache.keep(&[second]);
+        cache.set_ttl(Duration::ZERO);
         gone_at_once.recv_timeout(PATIENCE).unwrap();
     }
 
     #[test]
     fn what_comes_later_may_go_sooner() {
-        let warm = Warm::new(LONG);
+        let cache = IdleCache::new(LONG);
         let (first, gone_first) = layer();
         let (second, gone) = layer();
-        warm.keep(&[first]);
-        *warm.idle_time.lock().unwrap() = Duration::from_millis(20);
-        warm.keep(&[second]);
+        cache.keep(&[first]);
+        *cache.ttl.lock().unwrap() = Duration::from_millis(20);
+        cache.keep(&[second]);
         gone.recv_timeout(PATIENCE).unwrap();
         assert!(gone_first.try_recv().is_err());
     }
 
     #[test]
     fn all_goes_with_its_keeper() {
-        let warm = Warm::new(LONG);
+        let cache = IdleCache::new(LONG);
         let (layer, gone) = layer();
-        warm.keep(&[layer]);
-        drop(warm);
+        cache.keep(&[layer]);
+        drop(cache);
         gone.recv_timeout(PATIENCE).unwrap();
     }
 }

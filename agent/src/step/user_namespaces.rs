@@ -1,7 +1,7 @@
 //! The user namespaces of each user who has a step: for the id maps of mounts, and for Podman to run in.
 //!
-//! All steps of a user have the same maps, so they share them: each costs a process to make. They are the user's own in any case, and
-//! nothing of one can be changed once its maps are written. With the user's last step they go.
+//! All steps of a user have the same maps and share the namespaces: each costs a process to make. They belong to the user, and
+//! cannot be changed once their maps are written. They are released with the user's last step.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -26,7 +26,7 @@ impl Namespaces {
         Ok(Self { plain: make(NamespaceKind::Plain)?, keep_id: make(NamespaceKind::KeepId)? })
     }
 
-    /// The one of this kind.
+    /// Returns the namespace of a kind.
     #[must_use]
     pub fn of(&self, kind: NamespaceKind) -> &UserNamespace {
         match kind {
@@ -36,7 +36,7 @@ impl Namespaces {
     }
 }
 
-/// The namespaces of all users who have a step. Who has other ids than before is another user.
+/// The namespaces of all users who have a step. Keyed by identity: changed subordinate ids get a new namespace.
 #[derive(Debug, Default)]
 pub struct NamespaceTable(Mutex<Vec<(Identity, Weak<Namespaces>)>>);
 
@@ -52,7 +52,7 @@ impl NamespaceTable {
         if let Some(namespaces) = known(&self.table()) {
             return Ok(namespaces);
         }
-        // Without the lock: others need not wait. Two at once make one too many, which goes with its step.
+        // Without the lock, so that others do not wait. Two steps at once may make one too many, which is released with its step.
         let namespaces = Arc::new(Namespaces::new(identity)?);
         let mut table = self.table();
         table.retain(|(user, namespaces)| user != identity && namespaces.strong_count() > 0);

@@ -1,7 +1,7 @@
-//! Whether a layer's SquashFS file is still the one that was migrated: its SHA-256 against the one that was recorded then.
+//! The check of a layer's SquashFS file: its SHA-256 against the one recorded at migration.
 //!
-//! It is taken through the descriptor that is mounted, so no other file can be put in its place in between. Who may write the file
-//! can change it after the check; what this finds is damage, and files that were exchanged by mistake.
+//! The digest is computed through the descriptor that is mounted, so the file cannot be replaced in between. A user who may
+//! write the file can change it after the check; the check finds corruption, and files that were exchanged by mistake.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,33 +12,33 @@ use std::sync::{Mutex, PoisonError};
 use parallax_config::Verify;
 use sha2::{Digest as _, Sha256};
 
-/// How much is read at once, in bytes.
+/// Size of one read in bytes.
 const CHUNK: usize = 1 << 20;
 
-/// What is wrong with a file.
+/// An error of a check.
 #[derive(Debug, thiserror::Error)]
 pub enum DigestError {
-    /// It can't be read to its end.
-    #[error("it can't be read to be checked: {0}")]
+    /// The file cannot be read to its end.
+    #[error("cannot read the file to check it: {0}")]
     Read(io::Error),
-    /// It is another one.
+    /// The digest differs.
     #[error("its SHA-256 is {found:.16}…, and {recorded:.16}… was recorded when it was migrated")]
     Differs {
-        /// Of the file.
+        /// The file's SHA-256.
         found: String,
-        /// Of the record.
+        /// The recorded SHA-256.
         recorded: String,
     },
 }
 
-// What is printed has the cause in it, so it is no source that would be printed once more.
+// The message contains the cause; as a source it would be printed twice.
 impl From<io::Error> for DigestError {
     fn from(error: io::Error) -> Self {
         Self::Read(error)
     }
 }
 
-/// A file as it was when it was found to be right; any change of it changes this.
+/// The state of a file that passed the check; any change of the file changes it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Checked {
     device: u64,
@@ -56,19 +56,19 @@ pub struct Checker {
 }
 
 impl Checker {
-    /// One that checks when this says.
+    /// Makes a checker with this configuration.
     #[must_use]
     pub fn new(when: Verify) -> Self {
         Self { when: Mutex::new(when), right: Mutex::default() }
     }
 
-    /// Whether it ever checks a file.
+    /// Returns `true` if files are checked at all.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.when() != Verify::Off
     }
 
-    /// Changes when it checks.
+    /// Changes the configuration.
     pub fn set(&self, when: Verify) {
         *self.when.lock().unwrap_or_else(PoisonError::into_inner) = when;
     }

@@ -1,0 +1,110 @@
+//! Retries of the trials of the node's abilities.
+//!
+//! A trial that was cut short decides nothing, and what failed may work by now: a module was loaded, a limit raised, a program
+//! installed. So a step without a backend causes a new trial before it is refused. A step that uses the fallback only
+//! because the first backend is undecided does not wait; the node is tried in the background. Trials are made one at a time, never for more than
+//! half of the time, and by no clock: without a step nothing is tried.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parallax_store::open::TrustedStore;
+
+use super::choice::{Backend, Backends};
+use crate::helper::Helper;
+
+/// Minimum time between two trials that no step waits for.
+const BACKGROUND_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The backends in effect, and the trials that change them.
+#[derive(Debug, Clone)]
+pub struct Retry(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    helper: Arc<Helper>,
+    backends: RwLock<Arc<Backends>>,
+    /// The last trial: its end, and how long it took.
+    last: Mutex<(Instant, Duration)>,
+}
+
+impl Retry {
+    /// Makes the retries, with the backends found at the start of the agent.
+    #[must_use]
+    pub fn new(backends: Backends, helper: Arc<Helper>) -> Self {
+        let last = Mutex::new((Instant::now(), Duration::ZERO));
+        Self(Arc::new(Shared { helper, backends: RwLock::new(Arc::new(backends)), last }))
+    }
+
+    /// Returns the backends in effect.
+    #[must_use]
+    pub fn backends(&self) -> Arc<Backends> {
+        Arc::clone(&self.0.backends.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the backends.
+    pub fn change(&self, change: impl FnOnce(&Backends) -> Backends) {
+        let mut backends = self.0.backends.write().unwrap_or_else(PoisonError::into_inner);
+        *backends = Arc::new(change(&backends));
+    }
+
+    /// Returns the backend for images of a store. Without one, the node is tried again first.
+    ///
+    /// # Errors
+    /// The reason, a part of a sentence.
+    pub fn backend(&self, store: &TrustedStore) -> Result<Backend, String> {
+        let backends = self.backends();
+        match backends.backend(store) {
+            Ok(backend) => {
+                if backends.is_in_doubt(store) {
+                    self.try_beside();
+                }
+                Ok(backend)
+            }
+            Err(reason) if !backends.could_change(store) => Err(reason),
+            Err(_) => {
+                self.try_again(&backends);
+                self.backends().backend(store)
+            }
+        }
+    }
+
+    /// Tries the node's abilities again, unless another step did since `seen` was read. Waits for a trial in progress.
+    fn try_again(&self, seen: &Arc<Backends>) {
+        let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (end, took) = *last;
+        if Arc::ptr_eq(seen, &self.backends()) && end.elapsed() >= took {
+            *last = self.try_now();
+        }
+    }
+
+    /// Tries again in a thread, if the last trial is long enough ago.
+    fn try_beside(&self) {
+        let is_due = |last: &(Instant, Duration)| last.0.elapsed() >= BACKGROUND_INTERVAL.max(last.1);
+        if !self.0.last.try_lock().is_ok_and(|last| is_due(&last)) {
+            return;
+        }
+        let this = self.clone();
+        let body = move || {
+            let mut last = this.0.last.lock().unwrap_or_else(PoisonError::into_inner);
+            if is_due(&last) {
+                *last = this.try_now();
+            }
+        };
+        // Without a thread a later step tries again.
+        let _ = thread::Builder::new().name("trial".to_owned()).stack_size(256 * 1024).spawn(body);
+    }
+
+    fn try_now(&self) -> (Instant, Duration) {
+        let begin = Instant::now();
+        match self.0.helper.probe() {
+            Ok(findings) => {
+                self.change(|backends| backends.updated(findings));
+                self.backends().log();
+            }
+            Err(error) => tracing::warn!("cannot try the node's abilities again: {error}"),
+        }
+        (Instant::now(), begin.elapsed())
+    }
+}

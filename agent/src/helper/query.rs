@@ -1,0 +1,58 @@
+//! The questions that the helper answers.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The first argument of the helper.
+pub(super) const HELP: &str = "--parallax-helper";
+/// The helper's name in process listings, 15 characters at most.
+pub(super) const NAME: &str = "parallax-helper";
+/// Time limit of a look-up in the user database, the time in the queue included.
+pub const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit of the trials; more than they take by themselves at most ([`parallax_probe::probe`]).
+pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(25);
+/// Maximum length of a question in bytes; a user name is the longest part of one.
+pub(super) const MAX_QUERY: usize = 4096;
+
+/// A question to the helper.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Query {
+    /// The user with this id.
+    UserById(u32),
+    /// The user with this name.
+    UserByName(String),
+    /// The ids of all groups of a user, the given one included.
+    Groups {
+        /// The user's name.
+        user: String,
+        /// A group that the user has in any case.
+        gid: u32,
+    },
+    /// The node's abilities, with the mount program of the configuration file.
+    Probe,
+}
+
+impl Query {
+    pub(super) fn timeout(&self) -> Duration {
+        if *self == Self::Probe { PROBE_TIMEOUT } else { LOOK_UP_TIMEOUT }
+    }
+
+    pub(super) fn what(&self) -> &'static str {
+        if *self == Self::Probe { "the trials" } else { "the user database" }
+    }
+}
+
+/// An entry of the user database (`passwd(5)`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// The user's name.
+    pub name: String,
+    /// The user's id.
+    pub uid: u32,
+    /// The id of the user's primary group.
+    pub gid: u32,
+    /// The user's home directory.
+    pub home: PathBuf,
+}
