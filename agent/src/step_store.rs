@@ -10,6 +10,7 @@
 
 use std::collections::HashSet;
 
+use parallax_format::digest;
 use parallax_store::LayerFile;
 use parallax_store::containers_storage::{
     BigData, IMAGES_JSON, IMAGES_LOCK, IdMapEntry, Image, LAYERS_JSON, LAYERS_LOCK, LINKS, LOCK_TOKEN_BYTES, Layer,
@@ -154,7 +155,7 @@ impl StepStore {
 
     fn add_image(&mut self, image: &ImageRecord, chains: &[Chain<'_>]) {
         // An image's id is this digest too, but for those of the Go tool, which draws ids at random.
-        let config_key = format!("sha256:{}", sha256_hex(image.config.as_bytes()));
+        let config_key = digest::of_hex(&sha256_hex(image.config.as_bytes()));
         let data = [
             BigData { key: "manifest", bytes: image.manifest.as_bytes() },
             BigData { key: &config_key, bytes: image.config.as_bytes() },
@@ -203,7 +204,7 @@ impl<'a> Chain<'a> {
             id: id.clone(),
             parent: index.checked_sub(1).and_then(|below| self.ids.get(below).cloned()),
             created: image.created.clone(),
-            diff_digest: format!("sha256:{}", layer.diff_id),
+            diff_digest: digest::of_hex(&layer.diff_id),
             diff_size: layer.size,
             uidmap: self.uidmap.to_vec(),
             gidmap: self.gidmap.to_vec(),
@@ -250,7 +251,7 @@ mod tests {
         ImageRecord {
             version: VERSION,
             id: "ab".repeat(32),
-            digest: format!("sha256:{}", "cd".repeat(32)),
+            digest: digest::of_hex(&"cd".repeat(32)),
             other_digests: Vec::new(),
             names: vec!["localhost/a:latest".into()],
             created: "2026-01-01T00:00:00Z".into(),

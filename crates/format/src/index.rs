@@ -3,6 +3,7 @@
 //! An index entry is a symbolic link to the image's record, so that one `readlink` answers "which image is this?" and
 //! one read gives all of it. Moving a tag is one `rename`.
 
+use crate::digest::is_sha256_hex;
 use crate::name::{ImageName, ImageRef};
 
 /// Directory of the entries for names, relative to the store.
@@ -49,7 +50,7 @@ impl IndexPath {
     /// The image id that an index entry's link names, or `None` if the link is none of ours.
     #[must_use]
     pub fn id_from_link(target: &str) -> Option<&str> {
-        target.strip_prefix("../images/")?.strip_suffix(".json").filter(|id| id.len() == 64)
+        target.strip_prefix("../images/")?.strip_suffix(".json").filter(|id| is_sha256_hex(id))
     }
 
     /// Every path to try for a reference, in order; the first that exists is the image meant.
@@ -71,7 +72,7 @@ impl IndexPath {
     /// The image id of a record's file name; `None` for a file that is not a record.
     #[must_use]
     pub fn id_from_record(file_name: &str) -> Option<&str> {
-        file_name.strip_suffix(".json").filter(|id| id.len() == 64)
+        file_name.strip_suffix(".json").filter(|id| is_sha256_hex(id))
     }
 
     /// The directory whose entries [`name_from_index_entry`] reads.

@@ -1,9 +1,10 @@
-//! Image names: parsing, the paths a name has in a store, and the nearest names to a misspelt one.
+//! What more than one component must know the same of: image names, digests, and where a store keeps what.
 //!
 //! The command writes a store's index with these paths, and the plugin and the agent read it with them, so they
 //! all depend on this crate and on nothing else of each other. Nothing here touches a file.
 
 mod correct;
+pub mod digest;
 mod index;
 mod name;
 mod nearest;

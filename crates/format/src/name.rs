@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use crate::correct::correction;
+use crate::digest;
 
 /// The registry host Podman gives to images that were built or named locally.
 const LOCAL_DOMAIN: &str = "localhost";
@@ -18,8 +19,6 @@ const DEFAULT_TAG: &str = "latest";
 const MAX_REPOSITORY: usize = 255;
 /// The distribution spec's limit for a tag.
 const MAX_TAG: usize = 128;
-/// Fewest digits that name an image by the start of its id: as many as lists show.
-const MIN_ID_PREFIX: usize = 12;
 
 /// Why a text is not an image name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -123,8 +122,8 @@ impl ImageRef {
     /// # Errors
     /// [`NameError`] if it is none of them.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        let bare = text.strip_prefix("sha256:").unwrap_or(text);
-        if is_sha256_hex(bare) {
+        let bare = digest::bare(text);
+        if digest::is_sha256_hex(bare) {
             return Ok(Self::Id(bare.to_owned()));
         }
         // What was probably meant is for people who name an image; the other readers of names are told what is wrong.
@@ -160,7 +159,7 @@ impl<'a> Parts<'a> {
             None => (text, None),
         };
         let digest = digest
-            .map(|d| d.strip_prefix("sha256:").filter(|hex| is_sha256_hex(hex)))
+            .map(digest::hex_of)
             .map(|d| d.ok_or_else(|| grammar(text, "after \"@\" comes sha256: and 64 hexadecimal digits")))
             .transpose()?;
         // A colon after the last slash starts the tag; one before it belongs to a port.
@@ -197,20 +196,11 @@ fn grammar(name: &str, what: impl Into<Cow<'static, str>>) -> NameError {
 /// Such a text may be a name as well; an image of that name comes first.
 #[must_use]
 pub fn id_prefix(text: &str) -> Option<&str> {
-    let bare = text.strip_prefix("sha256:").unwrap_or(text);
-    ((MIN_ID_PREFIX..64).contains(&bare.len()) && is_hex(bare)).then_some(bare)
+    digest::start_of_id(text)
 }
 
 fn too_long(name: &str) -> NameError {
     grammar(name, "a repository has up to 255 characters, its registry included")
-}
-
-fn is_sha256_hex(text: &str) -> bool {
-    text.len() == 64 && is_hex(text)
-}
-
-fn is_hex(text: &str) -> bool {
-    text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 fn is_tag(text: &str) -> bool {

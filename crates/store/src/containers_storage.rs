@@ -4,6 +4,7 @@
 //! 5.8) read. Paths are relative to the store's root.
 
 use base64::Engine as _;
+use parallax_format::digest;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -168,7 +169,7 @@ impl Image {
             mapped_layers: Vec::new(),
             big_data_names: data.iter().map(key).collect(),
             big_data_sizes: data.iter().map(|d| (key(d), d.bytes.len() as u64)).collect(),
-            big_data_digests: data.iter().map(|d| (key(d), format!("sha256:{}", sha256_hex(d.bytes)))).collect(),
+            big_data_digests: data.iter().map(|d| (key(d), digest::of_hex(&sha256_hex(d.bytes)))).collect(),
             created: created.to_owned(),
         }
     }
@@ -188,11 +189,17 @@ pub fn chain_ids<'a>(diff_ids: impl IntoIterator<Item = &'a str>) -> Vec<String>
     for diff_id in diff_ids {
         let next = match chain.last() {
             None => diff_id.to_owned(),
-            Some(below) => sha256_hex(format!("sha256:{below} sha256:{diff_id}").as_bytes()),
+            Some(below) => sha256_hex(format!("{} {}", digest::of_hex(below), digest::of_hex(diff_id)).as_bytes()),
         };
         chain.push(next);
     }
     chain
+}
+
+/// The key under which an image's data holds the manifest with this digest.
+#[must_use]
+pub fn manifest_key(digest: &str) -> String {
+    format!("manifest-{digest}")
 }
 
 /// The SHA-256 of some bytes, as 64 hexadecimal digits.

@@ -9,9 +9,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use parallax_format::{ImageName, IndexPath};
+use parallax_format::{ImageName, IndexPath, digest};
 
-use crate::containers_storage::{BigData, IMAGES_JSON, Image, LAYERS_JSON, LINKS, Layer, Link, chain_ids, lower_file};
+use crate::containers_storage::{
+    BigData, IMAGES_JSON, Image, LAYERS_JSON, LINKS, Layer, Link, chain_ids, lower_file, manifest_key,
+};
 use crate::files::{
     IoContext as _, StoreError, ensure_directory, ensure_link, move_into_place, read_if_there, remove_tree,
     replace_file, replace_file_by, replace_link, sync_parent,
@@ -59,7 +61,7 @@ impl Store {
         let file = |(id, diff_id): (&String, &String)| self.chosen(id, diff_id, own);
         let files: Vec<ChosenFile<'_>> = ids.iter().zip(&image.diff_ids).map(file).collect::<Result<_, _>>()?;
         let (mut layers, mut images) = lists::read_both(self.root())?;
-        let digest = image.digest.trim_start_matches("sha256:");
+        let digest = digest::bare(&image.digest);
         let digests: Vec<&str> =
             std::iter::once(digest).chain(image.other_digests.iter().map(String::as_str)).collect();
         self.mark(&image.id, if images.has(&image.id) { Mark::Naming } else { Mark::Adding }, &digests)?;
@@ -204,7 +206,7 @@ impl Store {
                 id: id.clone(),
                 parent: chain.last().map(|below| below.id.clone()),
                 created: image.created.clone(),
-                diff_digest: format!("sha256:{}", file.diff_id),
+                diff_digest: digest::of_hex(&file.diff_id),
                 diff_size: file.size,
                 uidmap: Vec::new(),
                 gidmap: Vec::new(),
@@ -285,8 +287,8 @@ impl Store {
         let Some(top) = chain.last() else { return Err(self.damaged("the image", &"it has no layers")) };
         let directory = self.root().join("overlay-images").join(&image.id);
         ensure_directory(&directory)?;
-        let config_key = format!("sha256:{}", image.id);
-        let manifest_key = format!("manifest-{}", image.digest);
+        let config_key = digest::of_hex(&image.id);
+        let manifest_key = manifest_key(&image.digest);
         let data = [
             BigData { key: &manifest_key, bytes: image.manifest.as_bytes() },
             BigData { key: "manifest", bytes: image.manifest.as_bytes() },

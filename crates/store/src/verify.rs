@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::mem;
 use std::path::Path;
 
-use parallax_format::IndexPath;
+use parallax_format::{IndexPath, digest};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -152,11 +152,12 @@ impl<'a> Verifier<'a> {
             self.note(Some(id), &path, "is not there", "migrate the image");
             return Ok(());
         };
-        let manifest = format!("sha256:{}", sha256_hex(record.manifest.as_bytes()));
+        let manifest = digest::of_hex(&sha256_hex(record.manifest.as_bytes()));
         let config = sha256_hex(record.config.as_bytes());
         // The Go tool draws an image's id at random.
         let adopted = record.layers.iter().any(|layer| layer.side_car);
-        let names_config = config == id || adopted && record.manifest.contains(&format!("\"sha256:{config}\""));
+        let names_config =
+            config == id || adopted && record.manifest.contains(&format!("\"{}\"", digest::of_hex(&config)));
         if record.id != id || !names_config || manifest != record.digest {
             self.note(Some(id), &path, "does not match its digests", MIGRATE_AGAIN);
         }
@@ -223,7 +224,7 @@ impl<'a> Verifier<'a> {
         let right = entry.is_some_and(|entry| {
             // What another tool flattened has other layers below in the list than in files.
             layer.side_car
-                || entry["diff-digest"] == format!("sha256:{}", layer.diff_id)
+                || entry["diff-digest"] == digest::of_hex(&layer.diff_id)
                     && entry.get("parent").and_then(Value::as_str).filter(|id| !id.is_empty()) == parent
         });
         if !right {
@@ -248,8 +249,8 @@ impl<'a> Verifier<'a> {
     }
 
     fn names(&mut self, record: &ImageRecord) {
-        if self.store.id_of_digest(record.digest.trim_start_matches("sha256:")).as_deref() != Some(&record.id) {
-            let entry = IndexPath::digest(record.digest.trim_start_matches("sha256:"));
+        if self.store.id_of_digest(digest::bare(&record.digest)).as_deref() != Some(&record.id) {
+            let entry = IndexPath::digest(digest::bare(&record.digest));
             self.note(Some(&record.id), &entry, "does not lead to the image", MIGRATE_AGAIN);
         }
         for name in &record.names {
@@ -287,7 +288,7 @@ impl<'a> Verifier<'a> {
         for (key, digest) in entry["big-data-digests"].as_object().into_iter().flatten() {
             let path = format!("overlay-images/{id}/{}", BigData { key, bytes: b"" }.file_name());
             let there = read_if_there(&self.store.root().join(&path))?;
-            if there.is_none_or(|bytes| *digest != format!("sha256:{}", sha256_hex(&bytes))) {
+            if there.is_none_or(|bytes| *digest != digest::of_hex(&sha256_hex(&bytes))) {
                 self.note(Some(id), &path, "is missing or does not match its digest", MIGRATE_AGAIN);
             }
         }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use parallax_format::{ImageName, IndexPath};
+use parallax_format::{ImageName, IndexPath, digest};
 
 use crate::containers_storage::{IMAGES_JSON, LAYERS_JSON, LINKS, Link};
 use crate::files::{StoreError, entries, remove_file, remove_tree, sync_parent};
@@ -114,7 +114,7 @@ impl Candidates {
             index.extend(entries(&store.root().join(directory))?.iter().map(|name| format!("{directory}/{name}")));
         }
         let mut layers = now.layers.ids();
-        layers.extend(entries(&store.root().join(OVERLAY))?.into_iter().filter(|name| name.len() == 64));
+        layers.extend(entries(&store.root().join(OVERLAY))?.into_iter().filter(|name| digest::is_sha256_hex(name)));
         let files = entries(&store.root().join(FILES))?;
         let diff_ids = files.iter().filter_map(|name| name.split_once('.')).map(|(diff_id, _)| diff_id.to_owned());
         Ok(Self { index, layers, diff_ids: diff_ids.collect(), foreign })
@@ -130,7 +130,7 @@ impl Candidates {
         if let Some(record) = record {
             candidates.layers.extend(record.layers.iter().map(|layer| layer.id.clone()));
             candidates.diff_ids.extend(record.layers.iter().map(|layer| layer.diff_id.clone()));
-            candidates.index.push(IndexPath::digest(record.digest.trim_start_matches("sha256:")));
+            candidates.index.push(IndexPath::digest(digest::bare(&record.digest)));
             candidates.index.extend(record.other_digests.iter().map(|hex| IndexPath::digest(hex)));
             names.extend(record.names.iter().cloned());
         }

@@ -5,7 +5,7 @@
 //! image whose repository ends in it and that has the tag.
 
 use anyhow::ensure;
-use parallax_format::{ImageName, ImageRef};
+use parallax_format::{ImageName, ImageRef, digest};
 use parallax_store::foreign::Entry;
 
 use super::registries::Registries;
@@ -79,8 +79,8 @@ pub fn qualified(text: &str, registries: &Registries) -> anyhow::Result<Vec<Stri
 /// Repository and tag or digest; of both the digest counts.
 fn parts(text: &str) -> (&str, Suffix<'_>) {
     let (repository, suffix) = split(text);
-    let suffix = match suffix.split_once("@sha256:") {
-        Some((_, hex)) => Suffix::Digest(hex),
+    let suffix = match suffix.split_once('@') {
+        Some((_, digest)) => Suffix::Digest(digest::bare(digest)),
         None => Suffix::Tag(suffix.strip_prefix(':').unwrap_or("latest")),
     };
     (repository, suffix)
@@ -164,7 +164,7 @@ mod tests {
     fn images(list: &[(&str, &[&str])]) -> Vec<Entry> {
         let entry = |(id, names): &(&str, &[&str])| {
             let hex = id.repeat(64);
-            json!({"id": hex, "names": names, "digest": format!("sha256:{hex}")})
+            json!({"id": hex, "names": names, "digest": digest::of_hex(&hex)})
         };
         let list: Vec<_> = list.iter().map(entry).collect();
         Entry::list(json!(list).to_string().as_bytes()).unwrap()
@@ -240,7 +240,7 @@ mod tests {
         ]);
         let (a, b, c) = ("a".repeat(64), "b".repeat(64), "c".repeat(64));
         assert_eq!(found(&b, &images, &[]), Some(format!("@{b}")));
-        assert_eq!(found(&format!("sha256:{b}"), &images, &[]), Some(format!("@{b}")));
+        assert_eq!(found(&digest::of_hex(&b), &images, &[]), Some(format!("@{b}")));
         assert_eq!(found("bbbb", &images, &[]), Some(format!("@{b}")));
         assert_eq!(found("@bbbb", &images, &[]), Some(format!("@{b}")));
         assert_eq!(found("bb", &images, &[]), None);
