@@ -14,6 +14,7 @@ use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use parallax_format::layout;
 use rustix::fs::OFlags;
 
 use crate::shared_file_system;
@@ -141,7 +142,7 @@ pub fn look_up(lower: &Path) -> Result<Option<Layer>, LayerError> {
 /// not exist.
 fn is_filler(lower: &Path) -> bool {
     lower.file_name().is_some_and(|name| name == "empty")
-        && lower.with_file_name("link").is_file()
+        && lower.with_file_name(layout::LINK).is_file()
         && fs::read_dir(lower)
             .map_or_else(|error| error.kind() == ErrorKind::NotFound, |mut files| files.next().is_none())
 }
@@ -178,10 +179,10 @@ fn layer(lower: &Path) -> Result<Layer, LayerError> {
 fn place(lower: &Path) -> Result<Option<Place>, LayerError> {
     let (Some(name), Some(parent)) = (lower.file_name(), lower.parent()) else { return Ok(None) };
     let Some(overlay) = parent.parent() else { return Ok(None) };
-    let link = if parent.file_name().is_some_and(|parent| parent == "l") {
+    let link = if parent.file_name().is_some_and(|parent| parent == layout::LINKS_NAME) {
         name.to_owned()
-    } else if name == "diff" {
-        let path = parent.join("link");
+    } else if name == layout::DIFF {
+        let path = parent.join(layout::LINK);
         match fs::read_to_string(&path) {
             Ok(link) => link.trim().into(),
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -195,8 +196,9 @@ fn place(lower: &Path) -> Result<Option<Place>, LayerError> {
         return Ok(None);
     }
     let mut file = link;
-    file.push(".squash");
-    Ok(Some(Place { overlay: overlay.to_owned(), side_car: overlay.join("l").join(file) }))
+    file.push(".");
+    file.push(layout::SQUASHFS);
+    Ok(Some(Place { overlay: overlay.to_owned(), side_car: overlay.join(layout::LINKS_NAME).join(file) }))
 }
 
 /// Whether this is `<container>/mapped/<N>/l/<LINK>`: so rootful Podman 4 names layers to which it gives an id map itself.
@@ -274,10 +276,12 @@ fn hollowness(layer: &Path) -> Result<Hollowness, LayerError> {
 /// Whether a store, known by its `overlay` directory, is one of SquashFS files. What can't be read does not speak for it.
 fn holds_squashfs(overlay: &Path) -> bool {
     let root = overlay.parent().unwrap_or(overlay);
-    root.join("parallax/layers").is_dir()
-        || root.join("squash").is_dir()
-        || fs::read_dir(overlay.join("l")).is_ok_and(|links| {
-            links.flatten().any(|link| Path::new(&link.file_name()).extension().is_some_and(|end| end == "squash"))
+    root.join(layout::LAYERS).is_dir()
+        || root.join(layout::SQUASH).is_dir()
+        || fs::read_dir(overlay.join(layout::LINKS_NAME)).is_ok_and(|links| {
+            links
+                .flatten()
+                .any(|link| Path::new(&link.file_name()).extension().is_some_and(|end| end == layout::SQUASHFS))
         })
 }
 

@@ -4,14 +4,9 @@
 //! one read gives all of it. Moving a tag is one `rename`.
 
 use crate::digest::is_sha256_hex;
+use crate::layout::{DIGESTS, NAMES, RECORDS};
 use crate::name::{ImageName, ImageRef};
 
-/// Directory of the entries for names, relative to the store.
-const NAMES: &str = "parallax/names";
-/// Directory of the entries for manifest and index digests.
-const DIGESTS: &str = "parallax/digests";
-/// Directory of the records themselves, one file per image id.
-const IMAGES: &str = "parallax/images";
 /// The longest file name that Linux file systems take, in bytes.
 const MAX_FILE_NAME: usize = 255;
 
@@ -38,7 +33,7 @@ impl IndexPath {
     /// The record of the image with this id, given as 64 hexadecimal digits.
     #[must_use]
     pub fn record(id: &str) -> String {
-        format!("{IMAGES}/{id}.json")
+        format!("{RECORDS}/{id}.json")
     }
 
     /// What an index entry's link holds: the record's path, relative to the entry's directory.
@@ -66,7 +61,7 @@ impl IndexPath {
     /// The directory of the records, whose file names [`IndexPath::id_from_record`] reads.
     #[must_use]
     pub fn records_directory() -> &'static str {
-        IMAGES
+        RECORDS
     }
 
     /// The image id of a record's file name; `None` for a file that is not a record.

@@ -6,6 +6,7 @@
 mod correct;
 pub mod digest;
 mod index;
+pub mod layout;
 mod name;
 mod nearest;
 

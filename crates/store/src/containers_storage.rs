@@ -4,20 +4,11 @@
 //! 5.8) read. Paths are relative to the store's root.
 
 use base64::Engine as _;
-use parallax_format::digest;
+use parallax_format::{digest, layout};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// The list of images.
-pub const IMAGES_JSON: &str = "overlay-images/images.json";
-/// The lock of the list of images.
-pub const IMAGES_LOCK: &str = "overlay-images/images.lock";
-/// The list of layers.
-pub const LAYERS_JSON: &str = "overlay-layers/layers.json";
-/// The lock of the list of layers.
-pub const LAYERS_LOCK: &str = "overlay-layers/layers.lock";
-/// The directory of the layers' short names.
-pub const LINKS: &str = "overlay/l";
+pub use parallax_format::layout::{IMAGES_JSON, IMAGES_LOCK, LAYERS_JSON, LAYERS_LOCK, LINKS};
 /// How many bytes a lock file holds. Podman 4.3 takes a shorter one as "changed" at every look and reads the lists
 /// dozens of times for one `podman run`.
 pub const LOCK_TOKEN_BYTES: usize = 64;
@@ -51,7 +42,7 @@ impl Link {
     /// Where a store keeps the layer's SquashFS file, or a link to it: the convention of podman-hpc and the Go tool.
     #[must_use]
     pub fn side_car(&self) -> String {
-        format!("{LINKS}/{}.squash", self.0)
+        layout::side_car(&self.0)
     }
 }
 
@@ -178,7 +169,7 @@ impl Image {
 /// The `lower` file of a layer: the links of the layers below it, the nearest first; `None` for a base layer.
 #[must_use]
 pub fn lower_file<'a>(below_nearest_first: impl IntoIterator<Item = &'a Link>) -> Option<String> {
-    let links: Vec<String> = below_nearest_first.into_iter().map(|link| format!("l/{}", link.as_str())).collect();
+    let links: Vec<String> = below_nearest_first.into_iter().map(|link| layout::lower(link.as_str())).collect();
     (!links.is_empty()).then(|| links.join(":"))
 }
 

@@ -11,10 +11,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read as _;
 
-use parallax_format::{ImageName, ImageRef, IndexPath, digest};
+use parallax_format::{ImageName, ImageRef, IndexPath, digest, layout};
 use serde::Deserialize;
 
-use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, LINKS, Link, sha256_hex};
+use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, Link, sha256_hex};
 use crate::open::{OpenError, TrustedStore};
 use crate::record::{ImageRecord, LayerRecord, MAX_BYTES, VERSION};
 use crate::squashfs::Superblock;
@@ -235,7 +235,7 @@ impl TrustedStore {
         if file.contains('/') {
             return Err(self.unusable(entry, &format!("its manifest names the configuration {key:?}")));
         }
-        let path = format!("overlay-images/{}/{file}", entry.id);
+        let path = format!("{}/{file}", layout::image_directory(&entry.id));
         self.read(&path, MAX_BYTES)?.ok_or_else(|| self.unusable(entry, &format!("{path} is missing")))
     }
 
@@ -244,7 +244,7 @@ impl TrustedStore {
         if !digest::is_sha256_hex(&entry.layer) {
             return Err(self.unusable(entry, "its top layer's id is not 64 hexadecimal digits"));
         }
-        let directory = format!("overlay/{}", entry.layer);
+        let directory = layout::layer_directory(&entry.layer);
         let text = |name: &str| -> Result<Option<String>, OpenError> {
             let bytes = self.read(&format!("{directory}/{name}"), MOST_LINK_BYTES)?;
             Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
@@ -252,13 +252,14 @@ impl TrustedStore {
         let link = |text: &str| {
             Link::try_from(text.to_owned()).map_err(|error| self.unusable(entry, &format!("{directory}: {error}")))
         };
-        let top = text("link")?.ok_or_else(|| self.unusable(entry, &format!("{directory}/link is missing")))?;
+        let top = text(layout::LINK)?
+            .ok_or_else(|| self.unusable(entry, &format!("{directory}/{} is missing", layout::LINK)))?;
         let mut layers = vec![self.foreign_layer(entry, entry.layer.clone(), link(&top)?)?];
-        for below in text("lower")?.unwrap_or_default().split(':').filter(|below| !below.is_empty()) {
-            let below = link(below.strip_prefix("l/").unwrap_or(below))?;
-            let path = format!("{LINKS}/{}", below.as_str());
+        for below in text(layout::LOWER)?.unwrap_or_default().split(':').filter(|below| !below.is_empty()) {
+            let below = link(layout::link_of_lower(below))?;
+            let path = layout::link(below.as_str());
             let target = self.link_target(&path)?.unwrap_or_default();
-            let id = target.strip_prefix("../").and_then(|rest| rest.strip_suffix("/diff"));
+            let id = layout::layer_of_link(&target);
             let id = id
                 .filter(|id| digest::is_sha256_hex(id))
                 .ok_or_else(|| self.unusable(entry, &format!("{path} leads to no layer")))?;

@@ -6,11 +6,11 @@ use std::io::{self, Read};
 use std::mem;
 use std::path::Path;
 
-use parallax_format::{IndexPath, digest};
+use parallax_format::{IndexPath, digest, layout};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, LINKS, lower_file, sha256_hex};
+use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, lower_file, sha256_hex};
 use crate::files::{StoreError, entries, read_if_there};
 use crate::layer_file::{LayerFile, TarSplit};
 use crate::lists::{self, ImageList, LayerList};
@@ -93,7 +93,7 @@ impl<'a> Verifier<'a> {
     /// # Errors
     /// [`StoreError::Io`] if a directory cannot be read.
     pub fn index(&mut self) -> Result<(), StoreError> {
-        for directory in [IndexPath::names_directory(), "parallax/digests"] {
+        for directory in [IndexPath::names_directory(), layout::DIGESTS] {
             for name in entries(&self.store.root().join(directory))? {
                 let entry = format!("{directory}/{name}");
                 match self.store.id_at(&entry) {
@@ -195,29 +195,31 @@ impl<'a> Verifier<'a> {
         if let Some(tar_split) = described.and_then(|there| there.tar_split) {
             self.tar_split(image, &LayerFile::tar_split_path(&layer.diff_id), &tar_split)?;
         }
-        let directory = format!("overlay/{}", layer.id);
-        if !root.join(&directory).join("diff").is_dir() {
-            self.note(Some(image), &format!("{directory}/diff"), "is not there", MIGRATE_AGAIN);
+        let directory = layout::layer_directory(&layer.id);
+        let within = |name: &str| format!("{directory}/{name}");
+        let text = |name: &str| read_if_there(&root.join(within(name)));
+        if !root.join(within(layout::DIFF)).is_dir() {
+            self.note(Some(image), &within(layout::DIFF), "is not there", MIGRATE_AGAIN);
         }
-        let text = |name: &str| read_if_there(&root.join(&directory).join(name));
-        if text("link")?.as_deref().map(<[u8]>::trim_ascii) != Some(layer.link.as_str().as_bytes()) {
-            self.note(Some(image), &format!("{directory}/link"), "does not hold the layer's link", MIGRATE_AGAIN);
+        if text(layout::LINK)?.as_deref().map(<[u8]>::trim_ascii) != Some(layer.link.as_str().as_bytes()) {
+            self.note(Some(image), &within(layout::LINK), "does not hold the layer's link", MIGRATE_AGAIN);
         }
         let lower = lower_file(below.iter().rev().map(|layer| &layer.link));
-        if text("lower")?.as_deref().map(<[u8]>::trim_ascii) != lower.as_deref().map(str::as_bytes) {
-            self.note(Some(image), &format!("{directory}/lower"), "does not name the layers below", MIGRATE_AGAIN);
+        if text(layout::LOWER)?.as_deref().map(<[u8]>::trim_ascii) != lower.as_deref().map(str::as_bytes) {
+            self.note(Some(image), &within(layout::LOWER), "does not name the layers below", MIGRATE_AGAIN);
         }
-        let link = format!("{LINKS}/{}", layer.link.as_str());
+        let link = layout::link(layer.link.as_str());
         let leads = |path: &str, to: &str| match (root.join(path).canonicalize(), root.join(to).canonicalize()) {
             (Ok(there), Ok(wanted)) => there == wanted,
             _ => false,
         };
-        if !leads(&link, &format!("{directory}/diff")) {
+        if !leads(&link, &within(layout::DIFF)) {
             self.note(Some(image), &link, "does not lead to the layer", MIGRATE_AGAIN);
         }
         // Another tool's link may lead to a SquashFS file of its own.
-        if !root.join(format!("{link}.squash")).is_file() {
-            self.note(Some(image), &format!("{link}.squash"), "leads to no SquashFS file", MIGRATE_AGAIN);
+        let side_car = layer.link.side_car();
+        if !root.join(&side_car).is_file() {
+            self.note(Some(image), &side_car, "leads to no SquashFS file", MIGRATE_AGAIN);
         }
         let entry = self.layers.get(&layer.id);
         let parent = below.last().map(|below| below.id.as_str());
@@ -286,7 +288,7 @@ impl<'a> Verifier<'a> {
     fn big_data(&mut self, id: &str) -> Result<(), StoreError> {
         let Some(entry) = self.images.get(id) else { return Ok(()) };
         for (key, digest) in entry["big-data-digests"].as_object().into_iter().flatten() {
-            let path = format!("overlay-images/{id}/{}", BigData { key, bytes: b"" }.file_name());
+            let path = format!("{}/{}", layout::image_directory(id), BigData { key, bytes: b"" }.file_name());
             let there = read_if_there(&self.store.root().join(&path))?;
             if there.is_none_or(|bytes| *digest != digest::of_hex(&sha256_hex(&bytes))) {
                 self.note(Some(id), &path, "is missing or does not match its digest", MIGRATE_AGAIN);

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use parallax_format::{ImageName, digest};
+use parallax_format::{ImageName, digest, layout};
 use parallax_layers::Sqfstar;
 use parallax_store::{Collection, LayerFile, NewImage, OwnFiles, Store, StoreError};
 use serde::Serialize;
@@ -212,7 +212,7 @@ impl<'a> Migration<'a> {
 
     /// Deletes those of the removed SquashFS files that have these inodes.
     fn delete_removed(&self, own: &BTreeSet<u64>) -> anyhow::Result<()> {
-        for entry in std::fs::read_dir(self.store.root().join("parallax/removed"))? {
+        for entry in std::fs::read_dir(self.store.root().join(layout::REMOVED))? {
             let entry = entry?;
             if own.contains(&entry.metadata()?.ino()) {
                 std::fs::remove_file(entry.path())?;

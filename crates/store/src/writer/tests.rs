@@ -22,7 +22,7 @@ fn a_published_image_is_found_by_name_digest_and_id() {
         assert_eq!(fs::metadata(store.root().join(lock)).unwrap().len(), LOCK_TOKEN_BYTES as u64);
     }
     assert_ne!(fs::read(store.root().join(IMAGES_LOCK)).unwrap(), before);
-    let links = store.root().join(LINKS);
+    let links = store.root().join(layout::LINKS);
     for layer in &record.layers {
         assert!(links.join(layer.link.as_str()).is_dir());
         assert!(links.join(format!("{}.squash", layer.link.as_str())).is_file());

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use parallax_config::{Agent, Owner};
+use parallax_format::layout;
 use parallax_store::open::{OpenError, TrustedStore};
 
 use super::{Check, squashed};
@@ -62,12 +63,13 @@ fn unusable(path: &Path, error: &OpenError, is_root: bool) -> Check {
 
 /// Ours by their records, or another tool's by Podman's list.
 fn image_count(path: &Path) -> std::io::Result<usize> {
-    match fs::read_dir(path.join("parallax/images")) {
-        Ok(entries) => {
-            Ok(entries.flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "json")).count())
-        }
+    match fs::read_dir(path.join(layout::RECORDS)) {
+        Ok(entries) => Ok(entries
+            .flatten()
+            .filter(|entry| entry.path().extension().is_some_and(|end| end == layout::JSON))
+            .count()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let list = match fs::read(path.join("overlay-images/images.json")) {
+            let list = match fs::read(path.join(layout::IMAGES_JSON)) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
                 list => list?,
             };
@@ -127,9 +129,12 @@ fn owner(path: &Path, owner: u32, config: &Agent) -> Check {
 /// How the layers of the stores are compressed, as their superblocks number it; of each store the first thousand are looked at.
 pub fn compressors(stores: &[PathBuf]) -> BTreeSet<u16> {
     let layers = stores.iter().flat_map(|store| {
-        let directories = ["parallax/layers", "squash"].map(|name| fs::read_dir(store.join(name)));
+        let directories = [layout::LAYERS, layout::SQUASH].map(|name| fs::read_dir(store.join(name)));
         let files = directories.into_iter().flatten().flatten().flatten().map(|entry| entry.path());
-        files.filter(|path| path.extension().is_some_and(|end| end == "squash")).take(MOST_LAYERS).collect::<Vec<_>>()
+        files
+            .filter(|path| path.extension().is_some_and(|end| end == layout::SQUASHFS))
+            .take(MOST_LAYERS)
+            .collect::<Vec<_>>()
     });
     layers.filter_map(|path| compressor(&path)).collect()
 }
