@@ -7,7 +7,7 @@ mod correct;
 pub mod digest;
 mod index;
 pub mod layout;
-mod name;
+pub mod name;
 mod nearest;
 
 pub use index::{IndexPath, name_from_index_entry};

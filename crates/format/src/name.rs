@@ -2,19 +2,24 @@
 //!
 //! No crate serves: `oci-spec`'s references know no short names, and bring regex and derive_builder into the Slurm plugin.
 
+mod parts;
+
 use std::borrow::Cow;
 use std::fmt;
 
 use crate::correct::correction;
 use crate::digest;
 
+pub use parts::{split_registry, split_suffix, tag_and_digest};
+
 /// The registry host Podman gives to images that were built or named locally.
-const LOCAL_DOMAIN: &str = "localhost";
+pub const LOCAL_REGISTRY: &str = "localhost";
 /// The registry host a short name means, where no local image has it.
-const DEFAULT_DOMAIN: &str = "docker.io";
+pub const DEFAULT_REGISTRY: &str = "docker.io";
 /// The namespace of `docker.io` names that have none.
 const DEFAULT_NAMESPACE: &str = "library";
-const DEFAULT_TAG: &str = "latest";
+/// The tag a name without one means.
+pub const DEFAULT_TAG: &str = "latest";
 /// The distribution spec's limit for a repository name, host included.
 const MAX_REPOSITORY: usize = 255;
 /// The distribution spec's limit for a tag.
@@ -66,7 +71,7 @@ impl ImageName {
         if parts.digest.is_some() {
             return Err(grammar(text, "a name to store an image under has a tag, not a digest"));
         }
-        Self::new(parts.domain.unwrap_or(LOCAL_DOMAIN), parts.path, parts.tag).ok_or_else(|| too_long(text))
+        Self::new(parts.domain.unwrap_or(LOCAL_REGISTRY), parts.path, parts.tag).ok_or_else(|| too_long(text))
     }
 
     /// Reads a name as a registry client does: a short name means `docker.io`.
@@ -75,12 +80,12 @@ impl ImageName {
     /// [`NameError`] if `text` is no image name. A digest is left out of the result.
     pub fn from_registry(text: &str) -> Result<Self, NameError> {
         let parts = Parts::parse(text)?;
-        Self::new(parts.domain.unwrap_or(DEFAULT_DOMAIN), parts.path, parts.tag).ok_or_else(|| too_long(text))
+        Self::new(parts.domain.unwrap_or(DEFAULT_REGISTRY), parts.path, parts.tag).ok_or_else(|| too_long(text))
     }
 
     /// The name of these parts; `None` if it is too long with what was left out.
     fn new(domain: &str, path: &str, tag: Option<&str>) -> Option<Self> {
-        let path = if domain == DEFAULT_DOMAIN && !path.contains('/') {
+        let path = if domain == DEFAULT_REGISTRY && !path.contains('/') {
             format!("{DEFAULT_NAMESPACE}/{path}")
         } else {
             path.to_owned()
@@ -93,8 +98,8 @@ impl ImageName {
     #[must_use]
     pub fn familiar(&self) -> String {
         let path = match self.domain.as_str() {
-            LOCAL_DOMAIN => self.path.clone(),
-            DEFAULT_DOMAIN => match self.path.strip_prefix("library/") {
+            LOCAL_REGISTRY => self.path.clone(),
+            DEFAULT_REGISTRY => match self.path.strip_prefix("library/") {
                 Some(rest) if !rest.contains('/') => rest.to_owned(),
                 _ => self.path.clone(),
             },
@@ -133,7 +138,7 @@ impl ImageRef {
         }
         let domains = match parts.domain {
             Some(domain) => vec![domain],
-            None => vec![LOCAL_DOMAIN, DEFAULT_DOMAIN],
+            None => vec![LOCAL_REGISTRY, DEFAULT_REGISTRY],
         };
         let names = domains.into_iter().filter_map(|domain| ImageName::new(domain, parts.path, parts.tag));
         let names: Vec<ImageName> = names.collect();
@@ -154,26 +159,16 @@ impl<'a> Parts<'a> {
         if text.is_empty() {
             return Err(NameError::Empty);
         }
-        let (rest, digest) = match text.split_once('@') {
-            Some((rest, digest)) => (rest, Some(digest)),
-            None => (text, None),
-        };
+        let (repository, suffix) = split_suffix(text);
+        let (tag, digest) = tag_and_digest(suffix);
         let digest = digest
             .map(digest::hex_of)
             .map(|d| d.ok_or_else(|| grammar(text, "after \"@\" comes sha256: and 64 hexadecimal digits")))
             .transpose()?;
-        // A colon after the last slash starts the tag; one before it belongs to a port.
-        let (repository, tag) = match rest.rsplit_once(':') {
-            Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
-            _ => (rest, None),
-        };
         if tag.is_some_and(|tag| !is_tag(tag)) {
             return Err(grammar(text, "a tag has up to 128 letters, digits, \"_\", \".\" or \"-\""));
         }
-        let (domain, path) = match repository.split_once('/') {
-            Some((first, path)) if looks_like_domain(first) => (Some(first), path),
-            _ => (None, repository),
-        };
+        let (domain, path) = split_registry(repository);
         if domain.is_some_and(|domain| !is_domain(domain)) {
             return Err(grammar(text, "the registry must be a host name with an optional port"));
         }
@@ -207,11 +202,6 @@ fn is_tag(text: &str) -> bool {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     let Some(first) = text.bytes().next() else { return false };
     text.len() <= MAX_TAG && word(first) && text.bytes().all(|b| word(b) || b == b'.' || b == b'-')
-}
-
-/// Podman's rule for telling a registry host from the first part of a path.
-fn looks_like_domain(first: &str) -> bool {
-    first == LOCAL_DOMAIN || first.contains(['.', ':']) || first.bytes().any(|b| b.is_ascii_uppercase())
 }
 
 fn is_domain(text: &str) -> bool {
