@@ -15,17 +15,13 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use parallax_format::layout;
+use parallax_format::squashfs::{MAGIC, Superblock};
 use rustix::fs::OFlags;
 
 use crate::shared_file_system;
 
 /// How the name of the one file in a layer's directory begins that the Go tool leaves there.
 const GO_TOOL_MARKER: &str = ".migrationv3-";
-/// How a SquashFS file begins.
-const MAGIC: &[u8] = b"hsqs";
-/// The size of its superblock, and where that says how much of the file is used.
-const SUPERBLOCK_BYTES: usize = 96;
-const BYTES_USED: usize = 40;
 
 /// A lower directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -215,11 +211,11 @@ fn directory(path: &Path, hollow_in: Option<PathBuf>) -> Result<Layer, LayerErro
 }
 
 fn squashfs(file: File, side_car: PathBuf) -> Result<Layer, LayerError> {
-    let mut superblock = Vec::with_capacity(SUPERBLOCK_BYTES);
+    let mut superblock = Vec::new();
     let read = |file: &File| -> io::Result<(fs::Metadata, Vec<u8>)> {
         let metadata = file.metadata()?;
         if metadata.is_file() {
-            file.take(SUPERBLOCK_BYTES as u64).read_to_end(&mut superblock)?;
+            file.take(Superblock::BYTES).read_to_end(&mut superblock)?;
         }
         Ok((metadata, superblock))
     };
@@ -246,10 +242,9 @@ fn squashfs(file: File, side_car: PathBuf) -> Result<Layer, LayerError> {
 
 /// What is wrong with a file of this size that begins like this.
 fn fault(size: u64, superblock: &[u8]) -> Option<&'static str> {
-    let used = superblock.get(BYTES_USED..BYTES_USED + 8).and_then(|bytes| bytes.try_into().ok());
-    match used {
-        _ if !superblock.starts_with(MAGIC) => Some("it is no SquashFS file"),
-        Some(used) if u64::from_le_bytes(used) <= size => None,
+    match Superblock::parse(superblock) {
+        Some(superblock) if superblock.bytes_used <= size => None,
+        None if !superblock.starts_with(MAGIC) => Some("it is no SquashFS file"),
         _ => Some("it is shorter than it says"),
     }
 }

@@ -9,6 +9,7 @@ mod index;
 pub mod layout;
 pub mod name;
 mod nearest;
+pub mod squashfs;
 
 pub use index::{IndexPath, name_from_index_entry};
 pub use name::{ImageName, ImageRef, NameError, id_prefix};

@@ -11,13 +11,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read as _;
 
+use parallax_format::squashfs::Superblock;
 use parallax_format::{ImageName, ImageRef, IndexPath, digest, layout};
 use serde::Deserialize;
 
 use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, Link, sha256_hex};
 use crate::open::{OpenError, TrustedStore};
 use crate::record::{ImageRecord, LayerRecord, MAX_BYTES, VERSION};
-use crate::squashfs::Superblock;
 
 /// The largest list that is read: Podman itself is slow long before.
 const MOST_LIST_BYTES: u64 = 1 << 30;

@@ -6,7 +6,6 @@
 //! - [`foreign`]: images that podman-hpc and the Go tool brought.
 //! - [`lists`]: Podman's lists, changed without losing what others wrote.
 //! - [`tar_split`]: how Podman gives back the archives of layers.
-//! - [`squashfs`]: what is read of SquashFS files.
 //! - [`Store`]: adds and removes images.
 //! - [`reader`]: lists them.
 //! - [`Verifier`]: checks them.
@@ -31,7 +30,6 @@ pub mod reader;
 pub mod record;
 mod remove;
 mod removed;
-pub mod squashfs;
 pub mod tar_split;
 #[cfg(test)]
 mod testing;

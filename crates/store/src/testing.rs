@@ -23,7 +23,7 @@ pub(crate) fn store() -> (TempDir, Store) {
 
 /// Something that begins like a SquashFS file.
 pub(crate) fn squashfs(content: &str) -> Vec<u8> {
-    let mut bytes = b"hsqs".to_vec();
+    let mut bytes = parallax_format::squashfs::MAGIC.to_vec();
     bytes.resize(40, 0);
     bytes.extend(((96 + content.len()) as u64).to_le_bytes());
     bytes.resize(96, 0);

@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::mem;
 use std::path::Path;
 
+use parallax_format::squashfs::Superblock;
 use parallax_format::{IndexPath, digest, layout};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -17,7 +18,6 @@ use crate::lists::{self, ImageList, LayerList};
 use crate::lock::ReadLock;
 use crate::open::OpenError;
 use crate::record::{ImageRecord, LayerRecord};
-use crate::squashfs::Superblock;
 use crate::writer::Store;
 
 /// What to do about a SquashFS file that is not what it was.

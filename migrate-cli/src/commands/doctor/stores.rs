@@ -2,19 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use parallax_config::{Agent, Owner};
 use parallax_format::layout;
+use parallax_format::squashfs::Superblock;
 use parallax_store::open::{OpenError, TrustedStore};
 
 use super::{Check, squashed};
 use crate::units;
 
 pub(super) const TOPIC: &str = "store";
-/// Where a SquashFS file's superblock says how it is compressed.
-const COMPRESSOR_OFFSET: u64 = 20;
 /// How many layers are looked at for that.
 const MOST_LAYERS: usize = 1000;
 /// Permissions that let others exchange what is in a directory, and the one that forbids it all the same.
@@ -140,15 +140,17 @@ pub fn compressors(stores: &[PathBuf]) -> BTreeSet<u16> {
 }
 
 fn compressor(path: &Path) -> Option<u16> {
-    let mut number = [0; 2];
-    File::open(path).ok()?.read_exact_at(&mut number, COMPRESSOR_OFFSET).ok()?;
-    Some(u16::from_le_bytes(number))
+    let mut start = Vec::new();
+    File::open(path).ok()?.take(Superblock::BYTES).read_to_end(&mut start).ok()?;
+    Superblock::parse(&start).map(|superblock| superblock.compressor)
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt as _;
+
+    use parallax_format::squashfs::MAGIC;
 
     use super::super::State;
     use super::*;
@@ -188,6 +190,7 @@ mod tests {
         fs::create_dir_all(directory.path().join("parallax/layers")).unwrap();
         for (name, number) in [("a", 6), ("b", 6), ("c", 4)] {
             let mut bytes = vec![0; 96];
+            bytes[..4].copy_from_slice(MAGIC);
             bytes[20] = number;
             fs::write(directory.path().join(format!("parallax/layers/{name}.squash")), bytes).unwrap();
         }
