@@ -85,7 +85,7 @@ impl Place {
 
     /// Writes an image for a compressor; returns its path.
     fn image(&self, compressor: u16) -> io::Result<PathBuf> {
-        let path = self.root.join(format!("{compressor}.squash"));
+        let path = self.root.join(compressor.to_string()).with_extension(layout::SQUASHFS);
         fs::write(&path, image(compressor))?;
         Ok(path)
     }
