@@ -17,7 +17,6 @@ mod files;
 pub mod foreign;
 pub mod holds;
 mod id_prefix;
-mod layer_file;
 pub mod lists;
 mod lock;
 mod lock_file;
@@ -39,9 +38,9 @@ mod work;
 mod writer;
 
 pub use files::StoreError;
-pub use layer_file::{LayerFile, Shape, TarSplit};
 pub use lock::has_locks;
 pub use own_file::OwnFiles;
+pub use parallax_format::layer_file::{LayerFile, Shape, TarSplit};
 pub use remove::{Collected, Collection, Removed, Target};
 pub use verify::{Problem, Verifier};
 pub use waste::Garbage;

@@ -18,13 +18,13 @@ use crate::files::{
     IoContext as _, StoreError, ensure_directory, ensure_link, move_into_place, read_if_there, remove_tree,
     replace_file, replace_file_by, replace_link, sync_parent,
 };
-use crate::layer_file::LayerFile;
 use crate::lists::{self, ImageList, LayerList};
 use crate::lock::WriteLock;
 use crate::mark::Mark;
 use crate::own_file::OwnFiles;
 use crate::record::{ImageRecord, LayerRecord, VERSION};
 use crate::writer::{NewImage, Store};
+use parallax_format::layer_file::LayerFile;
 
 /// The SquashFS file that a layer of an image is to have.
 struct ChosenFile<'a> {

@@ -7,7 +7,7 @@ use parallax_format::{ImageRef, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::containers_storage::Link;
-use crate::layer_file::LayerFile;
+use parallax_format::layer_file::LayerFile;
 
 /// The only version of the record there is yet.
 pub const VERSION: u32 = 1;

@@ -15,8 +15,8 @@ use flate2::write::GzEncoder;
 use parallax_format::layout::{NO_FILES, podmans_tar_split};
 
 use crate::files::{IoContext as _, StoreError, ensure_link, move_into_place, replace_file};
-use crate::layer_file::{LayerFile, TarSplit};
 use crate::writer::Store;
+use parallax_format::layer_file::{LayerFile, TarSplit};
 
 /// The name that Podman's error message ends with; at most 255 bytes, and without a slash.
 const ADVICE: &str = "save and push images of this store inside a job step with --parallax-mode=podman: only there Podman can \

@@ -10,10 +10,10 @@ use tempfile::TempDir;
 
 use crate::containers_storage::{BigData, IMAGES_JSON, IMAGES_LOCK, Image, LAYERS_JSON, LAYERS_LOCK, Link, sha256_hex};
 use crate::files::StoreError;
-use crate::layer_file::LayerFile;
 use crate::own_file::OwnFiles;
 use crate::record::ImageRecord;
 use crate::writer::{NewImage, Store};
+use parallax_format::layer_file::LayerFile;
 
 pub(crate) fn store() -> (TempDir, Store) {
     let directory = tempfile::tempdir().unwrap();

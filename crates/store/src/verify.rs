@@ -13,12 +13,12 @@ use sha2::{Digest as _, Sha256};
 
 use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, lower_file, sha256_hex};
 use crate::files::{StoreError, entries, read_if_there};
-use crate::layer_file::{LayerFile, TarSplit};
 use crate::lists::{self, ImageList, LayerList};
 use crate::lock::ReadLock;
 use crate::open::OpenError;
 use crate::record::{ImageRecord, LayerRecord};
 use crate::writer::Store;
+use parallax_format::layer_file::{LayerFile, TarSplit};
 
 /// What to do about a SquashFS file that is not what it was.
 const REPLACE_FILE: &str = "remove the file and migrate an image that has the layer again";

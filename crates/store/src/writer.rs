@@ -12,10 +12,10 @@ use parallax_format::{ImageName, IndexPath, layout};
 use crate::files::{
     IoContext as _, StoreError, ensure_directory, entries, move_into_place, read_if_there, replace_file,
 };
-use crate::layer_file::LayerFile;
 use crate::lock::{self, WriteLock};
 use crate::record::ImageRecord;
 use crate::work::WorkDirectory;
+use parallax_format::layer_file::LayerFile;
 
 /// A store that images can be added to.
 #[derive(Debug, Clone)]

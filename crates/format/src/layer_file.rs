@@ -6,8 +6,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use parallax_format::layout;
 use serde::{Deserialize, Serialize};
+
+use crate::layout;
 
 /// The description of a layer's SquashFS file, at `parallax/layers/<diff id>.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
