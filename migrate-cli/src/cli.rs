@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use parallax_config::Config;
+use parallax_format::layout;
 use parallax_store::StoreError;
 use rustix::io::Errno;
 
@@ -115,7 +116,7 @@ impl Global {
     pub fn existing_store(&self) -> anyhow::Result<PathBuf> {
         let store = self.store()?;
         // Another tool's store has Podman's lists only.
-        let parts = ["parallax/images", "overlay-images/images.json"];
+        let parts = [layout::RECORDS, layout::IMAGES_JSON];
         let is_store = |path: &Path| parts.iter().any(|part| path.join(part).exists());
         anyhow::ensure!(
             is_store(&store),

@@ -1,6 +1,7 @@
 //! An image's manifest and configuration: the parts that a migration needs, checked against their digests.
 
 use anyhow::{Context as _, bail, ensure};
+use parallax_format::digest;
 use parallax_store::containers_storage::{chain_ids, sha256_hex};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -134,7 +135,8 @@ impl Image {
             );
         }
         let layers = diff_ids.iter().zip(parsed.layers).map(|(diff_id, blob)| {
-            let diff_id = hex_of(diff_id).with_context(|| format!("the image has the unusable diffID {diff_id:?}"))?;
+            let diff_id =
+                digest::hex_of(diff_id).with_context(|| format!("the image has the unusable diffID {diff_id:?}"))?;
             Ok(Layer { diff_id: diff_id.to_owned(), blob })
         });
         let config = String::from_utf8(config).context("the configuration is not UTF-8")?;
@@ -158,17 +160,12 @@ fn from_object<T: DeserializeOwned>(bytes: &[u8]) -> anyhow::Result<T> {
     Ok(serde_json::from_slice(bytes)?)
 }
 
-/// The digits of a `sha256:` digest.
-pub fn hex_of(digest: &str) -> Option<&str> {
-    let hex = digest.strip_prefix("sha256:")?;
-    let good = hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    good.then_some(hex)
-}
-
 fn check_digest(what: &str, digest: &str, bytes: &[u8]) -> anyhow::Result<()> {
     let found = sha256_hex(bytes);
-    let expected = hex_of(digest).with_context(|| format!("the image's {what} has the unusable digest {digest:?}"))?;
-    ensure!(found == expected, "the image's {what} is damaged: its digest is sha256:{found}, not sha256:{expected}");
+    let expected =
+        digest::hex_of(digest).with_context(|| format!("the image's {what} has the unusable digest {digest:?}"))?;
+    let is = digest::of_hex(&found);
+    ensure!(found == expected, "the image's {what} is damaged: its digest is {is}, not {digest}");
     Ok(())
 }
 
@@ -191,7 +188,7 @@ mod tests {
             config.len(),
             vec![layer; layers].join(",")
         );
-        let digest = format!("sha256:{}", sha256_hex(manifest.as_bytes()));
+        let digest = digest::of_hex(&sha256_hex(manifest.as_bytes()));
         Image::new(digest, manifest.into_bytes(), Vec::new(), config.as_bytes().to_vec())
     }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use parallax_format::digest::short_id;
 use serde::Serialize;
 
 use crate::cli::{Global, LogFormat};
@@ -62,18 +63,14 @@ impl Progress {
             if let Ok(style) = ProgressStyle::with_template(STYLE) {
                 bar.set_style(style.progress_chars("=> "));
             }
-            bar.set_prefix(short(diff_id).to_owned());
+            bar.set_prefix(short_id(diff_id).to_owned());
             bar
         });
         if self.json {
-            tracing::info!(target: TARGET, event = "layer-start", layer = diff_id, total = size, "layer {}", short(diff_id));
+            tracing::info!(target: TARGET, event = "layer-start", layer = diff_id, total = size, "layer {}", short_id(diff_id));
         }
         LayerProgress { bar, json: self.json, layer: diff_id.into(), bytes: Arc::default(), total: size }
     }
-}
-
-fn short(diff_id: &str) -> &str {
-    diff_id.get(..12).unwrap_or(diff_id)
 }
 
 /// The progress of one layer.
@@ -104,7 +101,7 @@ impl LayerProgress {
 
     /// Reports the finished layer: the size of its tar stream and of its file in bytes.
     pub fn done(&self, size: u64, stored: u64, progress: &Progress) {
-        let short = short(&self.layer);
+        let short = short_id(&self.layer);
         if self.json {
             tracing::info!(target: TARGET, event = "layer", layer = &*self.layer, size, stored, "layer {short}");
         } else {
@@ -144,7 +141,7 @@ impl<R: Read> Read for Counted<R> {
             if self.told.elapsed() >= OFTEN {
                 self.told = Instant::now();
                 let (layer, total) = (&*self.layer, self.total);
-                tracing::info!(target: TARGET, event = "layer-progress", layer, bytes, total, "layer {}", short(layer));
+                tracing::info!(target: TARGET, event = "layer-progress", layer, bytes, total, "layer {}", short_id(layer));
             }
         }
         Ok(got)

@@ -14,17 +14,14 @@ use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use parallax_format::layout;
+use parallax_format::squashfs::{MAGIC, Superblock};
 use rustix::fs::OFlags;
 
 use crate::shared_file_system;
 
 /// Prefix of the name of the marker file that the Go tool leaves in a layer's directory.
 const GO_TOOL_MARKER: &str = ".migrationv3-";
-/// First bytes of a SquashFS file.
-const MAGIC: &[u8] = b"hsqs";
-/// Size of the superblock, and the offset of the used size in it.
-const SUPERBLOCK_BYTES: usize = 96;
-const BYTES_USED: usize = 40;
 
 /// A lower directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,7 +138,7 @@ pub fn look_up(lower: &Path) -> Result<Option<Layer>, LayerError> {
 /// directory need not exist.
 fn is_filler(lower: &Path) -> bool {
     lower.file_name().is_some_and(|name| name == "empty")
-        && lower.with_file_name("link").is_file()
+        && lower.with_file_name(layout::LINK).is_file()
         && fs::read_dir(lower)
             .map_or_else(|error| error.kind() == ErrorKind::NotFound, |mut files| files.next().is_none())
 }
@@ -178,10 +175,10 @@ fn layer(lower: &Path) -> Result<Layer, LayerError> {
 fn place(lower: &Path) -> Result<Option<Place>, LayerError> {
     let (Some(name), Some(parent)) = (lower.file_name(), lower.parent()) else { return Ok(None) };
     let Some(overlay) = parent.parent() else { return Ok(None) };
-    let link = if parent.file_name().is_some_and(|parent| parent == "l") {
+    let link = if parent.file_name().is_some_and(|parent| parent == layout::LINKS_NAME) {
         name.to_owned()
-    } else if name == "diff" {
-        let path = parent.join("link");
+    } else if name == layout::DIFF {
+        let path = parent.join(layout::LINK);
         match fs::read_to_string(&path) {
             Ok(link) => link.trim().into(),
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -195,8 +192,9 @@ fn place(lower: &Path) -> Result<Option<Place>, LayerError> {
         return Ok(None);
     }
     let mut file = link;
-    file.push(".squash");
-    Ok(Some(Place { overlay: overlay.to_owned(), side_car: overlay.join("l").join(file) }))
+    file.push(".");
+    file.push(layout::SQUASHFS);
+    Ok(Some(Place { overlay: overlay.to_owned(), side_car: overlay.join(layout::LINKS_NAME).join(file) }))
 }
 
 /// Whether this is `<container>/mapped/<N>/l/<LINK>`, the name of layers to which rootful Podman 4 itself gives an id map.
@@ -213,11 +211,11 @@ fn directory(path: &Path, hollow_in: Option<PathBuf>) -> Result<Layer, LayerErro
 }
 
 fn squashfs(file: File, side_car: PathBuf) -> Result<Layer, LayerError> {
-    let mut superblock = Vec::with_capacity(SUPERBLOCK_BYTES);
+    let mut superblock = Vec::new();
     let read = |file: &File| -> io::Result<(fs::Metadata, Vec<u8>)> {
         let metadata = file.metadata()?;
         if metadata.is_file() {
-            file.take(SUPERBLOCK_BYTES as u64).read_to_end(&mut superblock)?;
+            file.take(Superblock::BYTES).read_to_end(&mut superblock)?;
         }
         Ok((metadata, superblock))
     };
@@ -244,10 +242,9 @@ fn squashfs(file: File, side_car: PathBuf) -> Result<Layer, LayerError> {
 
 /// Returns why a file with this size and these first bytes is invalid; `None` if it is valid.
 fn fault(size: u64, superblock: &[u8]) -> Option<&'static str> {
-    let used = superblock.get(BYTES_USED..BYTES_USED + 8).and_then(|bytes| bytes.try_into().ok());
-    match used {
-        _ if !superblock.starts_with(MAGIC) => Some("it is not a SquashFS file"),
-        Some(used) if u64::from_le_bytes(used) <= size => None,
+    match Superblock::parse(superblock) {
+        Some(superblock) if superblock.bytes_used <= size => None,
+        None if !superblock.starts_with(MAGIC) => Some("it is not a SquashFS file"),
         _ => Some("it is truncated"),
     }
 }
@@ -274,10 +271,12 @@ fn hollowness(layer: &Path) -> Result<Hollowness, LayerError> {
 /// Whether a store, given by its `overlay` directory, has SquashFS files. Unreadable directories count as absent.
 fn holds_squashfs(overlay: &Path) -> bool {
     let root = overlay.parent().unwrap_or(overlay);
-    root.join("parallax/layers").is_dir()
-        || root.join("squash").is_dir()
-        || fs::read_dir(overlay.join("l")).is_ok_and(|links| {
-            links.flatten().any(|link| Path::new(&link.file_name()).extension().is_some_and(|end| end == "squash"))
+    root.join(layout::LAYERS).is_dir()
+        || root.join(layout::SQUASH).is_dir()
+        || fs::read_dir(overlay.join(layout::LINKS_NAME)).is_ok_and(|links| {
+            links
+                .flatten()
+                .any(|link| Path::new(&link.file_name()).extension().is_some_and(|end| end == layout::SQUASHFS))
         })
 }
 

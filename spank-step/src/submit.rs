@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use parallax_config::{Config, ConfigError, OnMissing};
+use parallax_format::layout;
 use parallax_format::{
     ImageName, ImageRef, IndexPath, ambiguous_id, id_prefix, name_from_index_entry, nearest, unknown_image,
 };
@@ -138,7 +139,7 @@ fn by_prefix(prefix: &str, stores: &[PathBuf]) -> Result<Option<String>, Vec<Str
 /// Whether Podman's list has the image, or cannot be read: podman-hpc and the Go tool write nothing else. The text is only
 /// searched, which is fast, and only for images without an index entry.
 fn may_be_listed(store: &Path, image: &str, reference: &ImageRef) -> bool {
-    let text = match fs::read_to_string(store.join("overlay-images/images.json")) {
+    let text = match fs::read_to_string(store.join(layout::IMAGES_JSON)) {
         Ok(text) => text,
         Err(error) => return error.kind() != io::ErrorKind::NotFound,
     };

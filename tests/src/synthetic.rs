@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
-use parallax_format::{ImageName, IndexPath};
+use parallax_format::{ImageName, IndexPath, digest};
 use parallax_store::LayerFile;
 use parallax_store::containers_storage::{
     BigData, IMAGES_JSON, Image, LAYERS_JSON, LINKS, Layer, chain_ids, lower_file, sha256_hex,
@@ -56,7 +56,7 @@ impl Lists {
             id: layer.id.clone(),
             parent: base.layers.last().map(|below| below.id.clone()),
             created: base.created.clone(),
-            diff_digest: format!("sha256:{}", layer.diff_id),
+            diff_digest: digest::of_hex(&layer.diff_id),
             diff_size: layer.size,
             uidmap: Vec::new(),
             gidmap: Vec::new(),
@@ -66,7 +66,7 @@ impl Lists {
         record.config = config.to_string();
         record.id = sha256_hex(record.config.as_bytes());
         record.manifest = base.manifest.replace(&base.id, &record.id);
-        record.digest = format!("sha256:{}", sha256_hex(record.manifest.as_bytes()));
+        record.digest = digest::of_hex(&sha256_hex(record.manifest.as_bytes()));
         record.names = vec![format!("localhost/many:{number}")];
         record.layers.push(layer);
         self.images.push(to_raw_value(&add_image(store, &record)?)?);
@@ -101,7 +101,7 @@ fn add_layer(store: &Path, base: &ImageRecord, layer: &LayerRecord, file: &Path)
 }
 
 fn add_image(store: &Path, record: &ImageRecord) -> anyhow::Result<Image> {
-    let config_key = format!("sha256:{}", record.id);
+    let config_key = digest::of_hex(&record.id);
     let data = [
         BigData { key: "manifest", bytes: record.manifest.as_bytes() },
         BigData { key: &config_key, bytes: record.config.as_bytes() },
@@ -112,7 +112,7 @@ fn add_image(store: &Path, record: &ImageRecord) -> anyhow::Result<Image> {
         fs::write(directory.join(piece.file_name()), piece.bytes)?;
     }
     fs::write(store.join(IndexPath::record(&record.id)), record.to_bytes())?;
-    let hex = record.digest.trim_start_matches("sha256:");
+    let hex = digest::bare(&record.digest);
     let name = IndexPath::name(&ImageName::for_storing(&record.names[0])?).context("the name is too long")?;
     for entry in [IndexPath::digest(hex), name] {
         symlink(IndexPath::link_target(&record.id), store.join(entry))?;

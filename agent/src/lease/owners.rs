@@ -82,6 +82,8 @@ mod tests {
     use parallax_store::containers_storage::Link;
     use parallax_store::record::{LayerRecord, VERSION};
 
+    use parallax_format::digest;
+
     use super::*;
     use crate::identity::SubordinateRange;
 
@@ -101,7 +103,7 @@ mod tests {
         ImageRecord {
             version: VERSION,
             id: hex.clone(),
-            digest: format!("sha256:{hex}"),
+            digest: digest::of_hex(&hex),
             other_digests: Vec::new(),
             names: Vec::new(),
             created: String::new(),

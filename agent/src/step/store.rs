@@ -10,13 +10,13 @@
 
 use std::collections::HashSet;
 
+use parallax_format::layout::podmans_tar_split;
+use parallax_format::{digest, layout};
 use parallax_store::LayerFile;
 use parallax_store::containers_storage::{
-    BigData, IMAGES_JSON, IMAGES_LOCK, IdMapEntry, Image, LAYERS_JSON, LAYERS_LOCK, LINKS, LOCK_TOKEN_BYTES, Layer,
-    sha256_hex,
+    BigData, IMAGES_JSON, IMAGES_LOCK, IdMapEntry, Image, LAYERS_JSON, LAYERS_LOCK, LOCK_TOKEN_BYTES, Layer, sha256_hex,
 };
 use parallax_store::record::{ImageRecord, LayerRecord};
-use parallax_store::tar_split::podmans_path;
 
 use crate::identity::{Identity, NamespaceKind};
 
@@ -84,7 +84,7 @@ impl StepStore {
         let (uidmap, gidmap) = (identity.users.podman_keep_id_map(), identity.groups.podman_keep_id_map());
         let chains: Vec<Chain<'_>> = kinds.iter().map(|&kind| Chain::new(image, kind, &uidmap, &gidmap)).collect();
         let mut store = Self::default();
-        for directory in ["overlay", LINKS, "overlay-images", "overlay-layers"] {
+        for directory in layout::PODMANS_DIRECTORIES {
             store.directories.push(directory.to_owned());
         }
         for lock in [IMAGES_LOCK, LAYERS_LOCK] {
@@ -110,15 +110,15 @@ impl StepStore {
     pub fn with_tar_split(mut self, image: &ImageRecord, root: &str) -> Self {
         let of_layer = |index: usize| image.layers.get(index).map(|layer| (layer.id.as_str(), layer.diff_id.as_str()));
         for mount in &self.mounts {
-            let id = mount.directory.trim_start_matches("overlay/");
+            let id = layout::layer_of_directory(&mount.directory).unwrap_or(&mount.directory);
             if let Some((_, diff_id)) = of_layer(mount.layer) {
                 let target = format!("{root}/{}", LayerFile::tar_split_path(diff_id));
-                self.links.push((podmans_path(id), target));
+                self.links.push((podmans_tar_split(id), target));
             }
         }
         for side_car in &self.side_cars {
             if let Some((id, _)) = of_layer(side_car.layer) {
-                self.links.push((podmans_path(id), format!("{root}/{}", podmans_path(id))));
+                self.links.push((podmans_tar_split(id), format!("{root}/{}", podmans_tar_split(id))));
             }
         }
         self
@@ -130,15 +130,15 @@ impl StepStore {
 
     fn add_layers(&mut self, chain: &Chain<'_>, image: &ImageRecord, form: Form<'_>) {
         for (index, id) in chain.ids.iter().enumerate() {
-            let directory = format!("overlay/{id}");
+            let directory = layout::layer_directory(id);
             let link = chain.link(index);
             self.directories.push(directory.clone());
-            self.directories.push(format!("{directory}/diff"));
-            self.links.push((format!("{LINKS}/{link}"), format!("../{id}/diff")));
+            self.directories.push(format!("{directory}/{}", layout::DIFF));
+            self.links.push((layout::link(&link), layout::link_target(id)));
             if form == Form::Files {
-                self.side_cars.push(SideCar { layer: index, path: format!("{LINKS}/{link}.squash") });
+                self.side_cars.push(SideCar { layer: index, path: layout::side_car(&link) });
             }
-            self.file(format!("{directory}/link"), link);
+            self.file(format!("{directory}/{}", layout::LINK), link);
             let below: Vec<String> = below(image.layers.get(..=index).unwrap_or_default())
                 .into_iter()
                 .map(|below| format!("l/{}", chain.link(below)))
@@ -154,7 +154,7 @@ impl StepStore {
 
     fn add_image(&mut self, image: &ImageRecord, chains: &[Chain<'_>]) {
         // An image's id is this digest too, but for those of the Go tool, which draws ids at random.
-        let config_key = format!("sha256:{}", sha256_hex(image.config.as_bytes()));
+        let config_key = digest::of_hex(&sha256_hex(image.config.as_bytes()));
         let data = [
             BigData { key: "manifest", bytes: image.manifest.as_bytes() },
             BigData { key: &config_key, bytes: image.config.as_bytes() },
@@ -163,7 +163,7 @@ impl StepStore {
         let first = tops.next().unwrap_or_default();
         let mut entry = Image::new(&image.id, &image.digest, image.names.clone(), first, &image.created, &data);
         entry.mapped_layers = tops.map(ToOwned::to_owned).collect();
-        let directory = format!("overlay-images/{}", image.id);
+        let directory = layout::image_directory(&image.id);
         self.directories.push(directory.clone());
         for item in data {
             self.file(format!("{directory}/{}", item.file_name()), item.bytes);
@@ -203,7 +203,7 @@ impl<'a> Chain<'a> {
             id: id.clone(),
             parent: index.checked_sub(1).and_then(|below| self.ids.get(below).cloned()),
             created: image.created.clone(),
-            diff_digest: format!("sha256:{}", layer.diff_id),
+            diff_digest: digest::of_hex(&layer.diff_id),
             diff_size: layer.size,
             uidmap: self.uidmap.to_vec(),
             gidmap: self.gidmap.to_vec(),
@@ -250,7 +250,7 @@ mod tests {
         ImageRecord {
             version: VERSION,
             id: "ab".repeat(32),
-            digest: format!("sha256:{}", "cd".repeat(32)),
+            digest: digest::of_hex(&"cd".repeat(32)),
             other_digests: Vec::new(),
             names: vec!["localhost/a:latest".into()],
             created: "2026-01-01T00:00:00Z".into(),

@@ -1,6 +1,6 @@
 //! Advice for texts that are not image names but that users of other container tools write as such.
 
-use crate::name::ImageName;
+use crate::name::{ImageName, split_suffix};
 
 /// Prefixes by which other tools say where an image comes from (containers-transports(5), enroot, Apptainer).
 const TRANSPORTS: [&str; 15] = [
@@ -59,13 +59,7 @@ fn is_path(text: &str) -> bool {
 /// its repository in lower case.
 fn corrected(text: &str) -> Option<String> {
     let text = text.trim().trim_end_matches('/').replacen('#', "/", 1);
-    let (repository, rest) = match text.split_once('@') {
-        Some((repository, digest)) => (repository, format!("@{digest}")),
-        None => match text.rsplit_once(':') {
-            Some((repository, tag)) if !tag.contains('/') => (repository, format!(":{tag}")),
-            _ => (text.as_str(), String::new()),
-        },
-    };
+    let (repository, rest) = split_suffix(&text);
     let name = format!("{}{rest}", repository.to_ascii_lowercase());
     ImageName::from_registry(&name).is_ok().then_some(name)
 }

@@ -3,14 +3,10 @@
 //! An index entry is a symbolic link to the image's record, so that one `readlink` answers "which image is this?" and
 //! one read gives all of it. Moving a tag is one `rename`.
 
+use crate::digest::is_sha256_hex;
+use crate::layout::{DIGESTS, NAMES, RECORDS};
 use crate::name::{ImageName, ImageRef};
 
-/// Directory of the entries for names, relative to the store.
-const NAMES: &str = "parallax/names";
-/// Directory of the entries for manifest and index digests.
-const DIGESTS: &str = "parallax/digests";
-/// Directory of the records themselves, one file per image id.
-const IMAGES: &str = "parallax/images";
 /// The longest file name that Linux file systems take, in bytes.
 const MAX_FILE_NAME: usize = 255;
 
@@ -37,7 +33,7 @@ impl IndexPath {
     /// The record of the image with this id, given as 64 hexadecimal digits.
     #[must_use]
     pub fn record(id: &str) -> String {
-        format!("{IMAGES}/{id}.json")
+        format!("{RECORDS}/{id}.json")
     }
 
     /// What an index entry's link holds: the record's path, relative to the entry's directory.
@@ -49,7 +45,7 @@ impl IndexPath {
     /// The image id that an index entry's link names, or `None` if the link is none of ours.
     #[must_use]
     pub fn id_from_link(target: &str) -> Option<&str> {
-        target.strip_prefix("../images/")?.strip_suffix(".json").filter(|id| id.len() == 64)
+        target.strip_prefix("../images/")?.strip_suffix(".json").filter(|id| is_sha256_hex(id))
     }
 
     /// Every path to try for a reference, in order; the first that exists is the image meant.
@@ -65,13 +61,13 @@ impl IndexPath {
     /// The directory of the records, whose file names [`IndexPath::id_from_record`] reads.
     #[must_use]
     pub fn records_directory() -> &'static str {
-        IMAGES
+        RECORDS
     }
 
     /// The image id of a record's file name; `None` for a file that is not a record.
     #[must_use]
     pub fn id_from_record(file_name: &str) -> Option<&str> {
-        file_name.strip_suffix(".json").filter(|id| id.len() == 64)
+        file_name.strip_suffix(".json").filter(|id| is_sha256_hex(id))
     }
 
     /// The directory whose entries [`name_from_index_entry`] reads.

@@ -1,12 +1,22 @@
-//! Image names: parsing, the paths a name has in a store, and the nearest names to a misspelt one.
+//! What more than one component must know the same of: image names, digests, where a store keeps what, and what lies there.
 //!
-//! The command writes a store's index with these paths, and the plugin and the agent read it with them, so they
-//! all depend on this crate and on nothing else of each other. Nothing here touches a file.
+//! The command writes a store with these paths and formats, and the plugin, the agent and the mount program read it with
+//! them, so they all depend on this crate and on nothing else of each other. Nothing here touches a file.
+//!
+//! - [`name`]: the grammar of image names; where registry, tag and digest of a name begin.
+//! - [`digest`]: SHA-256 digests and ids.
+//! - [`layout`]: every path in a store.
+//! - [`layer_file`]: the description of a layer's SquashFS file.
+//! - [`squashfs`]: what is read of SquashFS files.
 
 mod correct;
+pub mod digest;
 mod index;
-mod name;
+pub mod layer_file;
+pub mod layout;
+pub mod name;
 mod nearest;
+pub mod squashfs;
 
 pub use index::{IndexPath, name_from_index_entry};
 pub use name::{ImageName, ImageRef, NameError, id_prefix};

@@ -2,24 +2,28 @@
 //!
 //! No crate serves: `oci-spec`'s references know no short names, and bring regex and derive_builder into the Slurm plugin.
 
+mod parts;
+
 use std::borrow::Cow;
 use std::fmt;
 
 use crate::correct::correction;
+use crate::digest;
+
+pub use parts::{split_registry, split_suffix, tag_and_digest};
 
 /// The registry host Podman gives to images that were built or named locally.
-const LOCAL_DOMAIN: &str = "localhost";
+pub const LOCAL_REGISTRY: &str = "localhost";
 /// The registry host a short name means, where no local image has it.
-const DEFAULT_DOMAIN: &str = "docker.io";
+pub const DEFAULT_REGISTRY: &str = "docker.io";
 /// The namespace of `docker.io` names that have none.
 const DEFAULT_NAMESPACE: &str = "library";
-const DEFAULT_TAG: &str = "latest";
+/// The tag a name without one means.
+pub const DEFAULT_TAG: &str = "latest";
 /// The distribution spec's limit for a repository name, host included.
 const MAX_REPOSITORY: usize = 255;
 /// The distribution spec's limit for a tag.
 const MAX_TAG: usize = 128;
-/// Fewest digits that name an image by the start of its id: as many as lists show.
-const MIN_ID_PREFIX: usize = 12;
 
 /// Why a text is not an image name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,7 +71,7 @@ impl ImageName {
         if parts.digest.is_some() {
             return Err(grammar(text, "a name to store an image under has a tag, not a digest"));
         }
-        Self::new(parts.domain.unwrap_or(LOCAL_DOMAIN), parts.path, parts.tag).ok_or_else(|| too_long(text))
+        Self::new(parts.domain.unwrap_or(LOCAL_REGISTRY), parts.path, parts.tag).ok_or_else(|| too_long(text))
     }
 
     /// Reads a name as a registry client does: a short name means `docker.io`.
@@ -76,12 +80,12 @@ impl ImageName {
     /// [`NameError`] if `text` is no image name. A digest is left out of the result.
     pub fn from_registry(text: &str) -> Result<Self, NameError> {
         let parts = Parts::parse(text)?;
-        Self::new(parts.domain.unwrap_or(DEFAULT_DOMAIN), parts.path, parts.tag).ok_or_else(|| too_long(text))
+        Self::new(parts.domain.unwrap_or(DEFAULT_REGISTRY), parts.path, parts.tag).ok_or_else(|| too_long(text))
     }
 
     /// The name of these parts; `None` if it is too long with what was left out.
     fn new(domain: &str, path: &str, tag: Option<&str>) -> Option<Self> {
-        let path = if domain == DEFAULT_DOMAIN && !path.contains('/') {
+        let path = if domain == DEFAULT_REGISTRY && !path.contains('/') {
             format!("{DEFAULT_NAMESPACE}/{path}")
         } else {
             path.to_owned()
@@ -94,8 +98,8 @@ impl ImageName {
     #[must_use]
     pub fn familiar(&self) -> String {
         let path = match self.domain.as_str() {
-            LOCAL_DOMAIN => self.path.clone(),
-            DEFAULT_DOMAIN => match self.path.strip_prefix("library/") {
+            LOCAL_REGISTRY => self.path.clone(),
+            DEFAULT_REGISTRY => match self.path.strip_prefix("library/") {
                 Some(rest) if !rest.contains('/') => rest.to_owned(),
                 _ => self.path.clone(),
             },
@@ -123,8 +127,8 @@ impl ImageRef {
     /// # Errors
     /// [`NameError`] if it is none of them.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        let bare = text.strip_prefix("sha256:").unwrap_or(text);
-        if is_sha256_hex(bare) {
+        let bare = digest::bare(text);
+        if digest::is_sha256_hex(bare) {
             return Ok(Self::Id(bare.to_owned()));
         }
         // What was probably meant is for people who name an image; the other readers of names are told what is wrong.
@@ -134,7 +138,7 @@ impl ImageRef {
         }
         let domains = match parts.domain {
             Some(domain) => vec![domain],
-            None => vec![LOCAL_DOMAIN, DEFAULT_DOMAIN],
+            None => vec![LOCAL_REGISTRY, DEFAULT_REGISTRY],
         };
         let names = domains.into_iter().filter_map(|domain| ImageName::new(domain, parts.path, parts.tag));
         let names: Vec<ImageName> = names.collect();
@@ -155,26 +159,16 @@ impl<'a> Parts<'a> {
         if text.is_empty() {
             return Err(NameError::Empty);
         }
-        let (rest, digest) = match text.split_once('@') {
-            Some((rest, digest)) => (rest, Some(digest)),
-            None => (text, None),
-        };
+        let (repository, suffix) = split_suffix(text);
+        let (tag, digest) = tag_and_digest(suffix);
         let digest = digest
-            .map(|d| d.strip_prefix("sha256:").filter(|hex| is_sha256_hex(hex)))
+            .map(digest::hex_of)
             .map(|d| d.ok_or_else(|| grammar(text, "after \"@\" comes sha256: and 64 hexadecimal digits")))
             .transpose()?;
-        // A colon after the last slash starts the tag; one before it belongs to a port.
-        let (repository, tag) = match rest.rsplit_once(':') {
-            Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
-            _ => (rest, None),
-        };
         if tag.is_some_and(|tag| !is_tag(tag)) {
             return Err(grammar(text, "a tag has up to 128 letters, digits, \"_\", \".\" or \"-\""));
         }
-        let (domain, path) = match repository.split_once('/') {
-            Some((first, path)) if looks_like_domain(first) => (Some(first), path),
-            _ => (None, repository),
-        };
+        let (domain, path) = split_registry(repository);
         if domain.is_some_and(|domain| !is_domain(domain)) {
             return Err(grammar(text, "the registry must be a host name with an optional port"));
         }
@@ -197,31 +191,17 @@ fn grammar(name: &str, what: impl Into<Cow<'static, str>>) -> NameError {
 /// Such a text may be a name as well; an image of that name comes first.
 #[must_use]
 pub fn id_prefix(text: &str) -> Option<&str> {
-    let bare = text.strip_prefix("sha256:").unwrap_or(text);
-    ((MIN_ID_PREFIX..64).contains(&bare.len()) && is_hex(bare)).then_some(bare)
+    digest::start_of_id(text)
 }
 
 fn too_long(name: &str) -> NameError {
     grammar(name, "a repository has up to 255 characters, its registry included")
 }
 
-fn is_sha256_hex(text: &str) -> bool {
-    text.len() == 64 && is_hex(text)
-}
-
-fn is_hex(text: &str) -> bool {
-    text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-}
-
 fn is_tag(text: &str) -> bool {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     let Some(first) = text.bytes().next() else { return false };
     text.len() <= MAX_TAG && word(first) && text.bytes().all(|b| word(b) || b == b'.' || b == b'-')
-}
-
-/// Podman's rule for telling a registry host from the first part of a path.
-fn looks_like_domain(first: &str) -> bool {
-    first == LOCAL_DOMAIN || first.contains(['.', ':']) || first.bytes().any(|b| b.is_ascii_uppercase())
 }
 
 fn is_domain(text: &str) -> bool {

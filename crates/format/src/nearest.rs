@@ -3,7 +3,9 @@
 use strsim::levenshtein;
 
 use crate::correct::{correction, is_source};
-use crate::name::{ImageName, ImageRef, id_prefix};
+use crate::name::{
+    DEFAULT_TAG, ImageName, ImageRef, LOCAL_REGISTRY, id_prefix, split_registry, split_suffix, tag_and_digest,
+};
 
 /// The most names that are worth showing.
 const MOST: usize = 3;
@@ -53,7 +55,7 @@ fn advice(typed: &str) -> String {
         Ok(ImageRef::Name(_)) if id_prefix(typed).is_some() => {
             "\"parallax list\" shows the images and their ids".to_owned()
         }
-        _ if typed.starts_with("localhost/") => {
+        _ if split_registry(typed).0 == Some(LOCAL_REGISTRY) => {
             format!("If your Podman has it, put it there with: parallax migrate containers-storage:{typed}")
         }
         _ => format!("Ask for it with: parallax migrate docker://{typed}"),
@@ -62,9 +64,10 @@ fn advice(typed: &str) -> String {
 
 /// The repository and the tag of a name in its short form.
 fn split_tag(name: &str) -> (&str, &str) {
-    match name.rsplit_once(':') {
-        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
-        _ => (name, "latest"),
+    let (repository, suffix) = split_suffix(name);
+    match tag_and_digest(suffix) {
+        (tag, None) => (repository, tag.unwrap_or(DEFAULT_TAG)),
+        _ => (name, DEFAULT_TAG),
     }
 }
 

@@ -76,7 +76,7 @@ pub fn image(compressor: u16) -> Vec<u8> {
     let used = image.len() as u64;
     let flags = if compressor == LZ4 { FLAGS | HAS_OPTIONS } else { FLAGS };
     let superblock = Bytes::default()
-        .raw(b"hsqs")
+        .raw(parallax_format::squashfs::MAGIC)
         .u32(2) // inodes
         .u32(0) // made when
         .u32(1 << BLOCK_LOG)

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{setresgid, setresuid};
+use parallax_format::layout;
 use parallax_sys::limits::{self, Namespace};
 use parallax_sys::loop_device::LoopDevice;
 use parallax_sys::mount::DetachedMount;
@@ -20,6 +21,8 @@ use crate::image::{FILE_CONTENT, FILE_NAME, FILE_OWNER, GZIP, image};
 
 /// The mount point of the trials' tmpfs, in their own mount namespace: a directory every system has and no trial needs.
 const PLACE: &str = "/run";
+/// The id of the store's layer.
+const LAYER: &str = "layer";
 /// The link of the store's one layer.
 const LINK: &str = "PROBE";
 
@@ -51,12 +54,12 @@ impl Place {
         let place = Self { root: PLACE.into() };
         fs::create_dir(place.plain_layer())?;
         fs::write(place.plain_layer().join(FILE_NAME), FILE_CONTENT)?;
-        let overlay = place.root.join("overlay");
-        fs::create_dir_all(overlay.join("layer/diff"))?;
-        fs::create_dir(overlay.join("l"))?;
-        fs::write(overlay.join("layer/link"), LINK)?;
-        symlink("../layer/diff", place.linked_layer())?;
-        fs::write(place.linked_layer().with_extension("squash"), image(GZIP))?;
+        let layer = place.root.join(layout::layer_directory(LAYER));
+        fs::create_dir_all(layer.join(layout::DIFF))?;
+        fs::create_dir(place.root.join(layout::LINKS))?;
+        fs::write(layer.join(layout::LINK), LINK)?;
+        symlink(layout::link_target(LAYER), place.linked_layer())?;
+        fs::write(place.linked_layer().with_extension(layout::SQUASHFS), image(GZIP))?;
         Ok(place)
     }
 
@@ -67,7 +70,7 @@ impl Place {
 
     /// The layer of the store as Podman names it.
     fn linked_layer(&self) -> PathBuf {
-        self.root.join("overlay/l").join(LINK)
+        self.root.join(layout::link(LINK))
     }
 
     /// New directories for an overlay, which belong to a user.
@@ -82,7 +85,7 @@ impl Place {
 
     /// Writes an image for a compressor; returns its path.
     fn image(&self, compressor: u16) -> io::Result<PathBuf> {
-        let path = self.root.join(format!("{compressor}.squash"));
+        let path = self.root.join(compressor.to_string()).with_extension(layout::SQUASHFS);
         fs::write(&path, image(compressor))?;
         Ok(path)
     }

@@ -4,14 +4,12 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
+use parallax_format::layout::LAYERS;
 use parallax_sys::credentials::may_read;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::open::{OpenError, TrustedStore};
 use crate::record::LayerRecord;
-
-/// The directory of the SquashFS files. The dot makes the kernel check search permission on the directory itself.
-const LAYERS: &str = "parallax/layers/.";
 
 impl TrustedStore {
     /// Checks that the directory of the SquashFS files may be searched: one path lookup.
@@ -21,8 +19,8 @@ impl TrustedStore {
     pub fn check_layers_directory(&self) -> Result<(), OpenError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let opened = openat2(self.root(), LAYERS, flags, Mode::empty(), resolve);
-        opened.map(drop).map_err(|error| self.read_failed("parallax/layers", error.into()))
+        let opened = openat2(self.root(), format!("{LAYERS}/."), flags, Mode::empty(), resolve);
+        opened.map(drop).map_err(|error| self.read_failed(LAYERS, error.into()))
     }
 
     /// Checks that the SquashFS file of a layer, which is open already, may be read. The way to it is checked by

@@ -7,9 +7,12 @@
 use std::fs;
 use std::path::PathBuf;
 
-use parallax_format::{ImageName, IndexPath};
+use parallax_format::{
+    ImageName, IndexPath,
+    layout::{self, PODMANS_DIRECTORIES},
+};
 
-use crate::containers_storage::{IMAGES_JSON, IMAGES_LOCK, LAYERS_JSON, LAYERS_LOCK, LINKS};
+use crate::containers_storage::{IMAGES_JSON, IMAGES_LOCK, LAYERS_JSON, LAYERS_LOCK};
 use crate::files::{IoContext as _, StoreError, entries, share};
 use crate::foreign::{Entry, LayerSizes};
 use crate::lists::{ImageList, LayerList};
@@ -89,16 +92,17 @@ impl Store {
 
     /// Lets everyone read what the image has: the Go tool's files are their owner's alone.
     fn share_image(&self, record: &ImageRecord, layers: &LayerList) -> Result<(), StoreError> {
-        let mut paths: Vec<PathBuf> =
-            ["overlay", LINKS, "overlay-images", "overlay-layers", IMAGES_JSON, IMAGES_LOCK, LAYERS_JSON, LAYERS_LOCK]
-                .map(PathBuf::from)
-                .to_vec();
-        let big_data = format!("overlay-images/{}", record.id);
+        let mut paths: Vec<PathBuf> = PODMANS_DIRECTORIES
+            .into_iter()
+            .chain([IMAGES_JSON, IMAGES_LOCK, LAYERS_JSON, LAYERS_LOCK])
+            .map(PathBuf::from)
+            .collect();
+        let big_data = layout::image_directory(&record.id);
         let files = entries(&self.root().join(&big_data))?;
         paths.extend(files.iter().map(|file| PathBuf::from(&big_data).join(file)).chain([big_data.clone().into()]));
         for id in layers.with_parents(record.layers.iter().map(|layer| layer.id.clone())) {
-            let directory = PathBuf::from("overlay").join(id);
-            paths.extend(["", "diff", "link", "lower"].map(|name| directory.join(name)));
+            let directory = PathBuf::from(layout::layer_directory(&id));
+            paths.extend(["", layout::DIFF, layout::LINK, layout::LOWER].map(|name| directory.join(name)));
         }
         for path in paths.iter().map(|path| self.root().join(path)).filter(|path| path.symlink_metadata().is_ok()) {
             share(&path)?;

@@ -4,19 +4,11 @@
 //! 5.8) read. Paths are relative to the store's root.
 
 use base64::Engine as _;
+use parallax_format::{digest, layout};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// The list of images.
-pub const IMAGES_JSON: &str = "overlay-images/images.json";
-/// The lock of the list of images.
-pub const IMAGES_LOCK: &str = "overlay-images/images.lock";
-/// The list of layers.
-pub const LAYERS_JSON: &str = "overlay-layers/layers.json";
-/// The lock of the list of layers.
-pub const LAYERS_LOCK: &str = "overlay-layers/layers.lock";
-/// The directory of the layers' short names.
-pub const LINKS: &str = "overlay/l";
+pub use parallax_format::layout::{IMAGES_JSON, IMAGES_LOCK, LAYERS_JSON, LAYERS_LOCK, LINKS};
 /// How many bytes a lock file holds. Podman 4.3 takes a shorter one as "changed" at every look and reads the lists
 /// dozens of times for one `podman run`.
 pub const LOCK_TOKEN_BYTES: usize = 64;
@@ -50,7 +42,7 @@ impl Link {
     /// Where a store keeps the layer's SquashFS file, or a link to it: the convention of podman-hpc and the Go tool.
     #[must_use]
     pub fn side_car(&self) -> String {
-        format!("{LINKS}/{}.squash", self.0)
+        layout::side_car(&self.0)
     }
 }
 
@@ -168,7 +160,7 @@ impl Image {
             mapped_layers: Vec::new(),
             big_data_names: data.iter().map(key).collect(),
             big_data_sizes: data.iter().map(|d| (key(d), d.bytes.len() as u64)).collect(),
-            big_data_digests: data.iter().map(|d| (key(d), format!("sha256:{}", sha256_hex(d.bytes)))).collect(),
+            big_data_digests: data.iter().map(|d| (key(d), digest::of_hex(&sha256_hex(d.bytes)))).collect(),
             created: created.to_owned(),
         }
     }
@@ -177,7 +169,7 @@ impl Image {
 /// The `lower` file of a layer: the links of the layers below it, the nearest first; `None` for a base layer.
 #[must_use]
 pub fn lower_file<'a>(below_nearest_first: impl IntoIterator<Item = &'a Link>) -> Option<String> {
-    let links: Vec<String> = below_nearest_first.into_iter().map(|link| format!("l/{}", link.as_str())).collect();
+    let links: Vec<String> = below_nearest_first.into_iter().map(|link| layout::lower(link.as_str())).collect();
     (!links.is_empty()).then(|| links.join(":"))
 }
 
@@ -188,11 +180,17 @@ pub fn chain_ids<'a>(diff_ids: impl IntoIterator<Item = &'a str>) -> Vec<String>
     for diff_id in diff_ids {
         let next = match chain.last() {
             None => diff_id.to_owned(),
-            Some(below) => sha256_hex(format!("sha256:{below} sha256:{diff_id}").as_bytes()),
+            Some(below) => sha256_hex(format!("{} {}", digest::of_hex(below), digest::of_hex(diff_id)).as_bytes()),
         };
         chain.push(next);
     }
     chain
+}
+
+/// The key under which an image's data holds the manifest with this digest.
+#[must_use]
+pub fn manifest_key(digest: &str) -> String {
+    format!("manifest-{digest}")
 }
 
 /// The SHA-256 of some bytes, as 64 hexadecimal digits.

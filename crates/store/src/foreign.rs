@@ -11,13 +11,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read as _;
 
-use parallax_format::{ImageName, ImageRef, IndexPath};
+use parallax_format::squashfs::Superblock;
+use parallax_format::{ImageName, ImageRef, IndexPath, digest, layout};
 use serde::Deserialize;
 
-use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, LINKS, Link, sha256_hex};
+use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, Link, sha256_hex};
 use crate::open::{OpenError, TrustedStore};
-use crate::record::{ImageRecord, LayerRecord, MAX_BYTES, VERSION, is_sha256_hex};
-use crate::squashfs::Superblock;
+use crate::record::{ImageRecord, LayerRecord, MAX_BYTES, VERSION};
 
 /// The largest list that is read: Podman itself is slow long before.
 const MOST_LIST_BYTES: u64 = 1 << 30;
@@ -100,7 +100,7 @@ impl Entry {
     pub fn manifest_digests(&self) -> impl Iterator<Item = &str> {
         let manifests = self.digests.iter().flatten().filter(|(key, _)| key.starts_with("manifest"));
         let all = manifests.map(|(_, digest)| digest).chain([&self.digest]);
-        all.filter_map(|digest| digest.strip_prefix("sha256:")).filter(|hex| is_sha256_hex(hex))
+        all.filter_map(|digest| digest::hex_of(digest))
     }
 
     /// How well a reference fits: 0 is best, `None` not at all.
@@ -178,12 +178,12 @@ impl TrustedStore {
 
     /// The images in Podman's list but those with these ids.
     pub(crate) fn images_but(&self, known: &BTreeSet<String>) -> Result<Vec<Entry>, OpenError> {
-        self.listed(|entry| is_sha256_hex(&entry.id) && !known.contains(&entry.id))
+        self.listed(|entry| digest::is_sha256_hex(&entry.id) && !known.contains(&entry.id))
     }
 
     /// Whether an entry is of an image without a record.
     fn is_foreign(&self, entry: &Entry) -> bool {
-        is_sha256_hex(&entry.id) && !self.has(&IndexPath::record(&entry.id))
+        digest::is_sha256_hex(&entry.id) && !self.has(&IndexPath::record(&entry.id))
     }
 
     /// The sizes in Podman's list of layers.
@@ -206,11 +206,11 @@ impl TrustedStore {
         let parsed: Manifest = serde_json::from_slice(&manifest)
             .map_err(|error| self.unusable(entry, &format!("its manifest is damaged: {error}")))?;
         let config = self.big_data(entry, &parsed.config.digest)?;
-        if parsed.config.digest.strip_prefix("sha256:") != Some(&sha256_hex(&config)) {
+        if digest::hex_of(&parsed.config.digest) != Some(&sha256_hex(&config)) {
             return Err(self.unusable(entry, "its configuration does not match its digest"));
         }
         let text = |bytes| String::from_utf8(bytes).map_err(|_| self.unusable(entry, "its manifest is no text"));
-        let digest = format!("sha256:{}", sha256_hex(&manifest));
+        let digest = digest::of_hex(&sha256_hex(&manifest));
         let mut layers = self.foreign_layers(entry)?;
         if let Some(top) = layers.last_mut() {
             top.size = top.size.max(sizes.of_chain(&entry.layer));
@@ -235,16 +235,16 @@ impl TrustedStore {
         if file.contains('/') {
             return Err(self.unusable(entry, &format!("its manifest names the configuration {key:?}")));
         }
-        let path = format!("overlay-images/{}/{file}", entry.id);
+        let path = format!("{}/{file}", layout::image_directory(&entry.id));
         self.read(&path, MAX_BYTES)?.ok_or_else(|| self.unusable(entry, &format!("{path} is missing")))
     }
 
     /// The image's layers that have files, base first.
     fn foreign_layers(&self, entry: &Entry) -> Result<Vec<LayerRecord>, OpenError> {
-        if !is_sha256_hex(&entry.layer) {
+        if !digest::is_sha256_hex(&entry.layer) {
             return Err(self.unusable(entry, "its top layer's id is not 64 hexadecimal digits"));
         }
-        let directory = format!("overlay/{}", entry.layer);
+        let directory = layout::layer_directory(&entry.layer);
         let text = |name: &str| -> Result<Option<String>, OpenError> {
             let bytes = self.read(&format!("{directory}/{name}"), MOST_LINK_BYTES)?;
             Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
@@ -252,15 +252,16 @@ impl TrustedStore {
         let link = |text: &str| {
             Link::try_from(text.to_owned()).map_err(|error| self.unusable(entry, &format!("{directory}: {error}")))
         };
-        let top = text("link")?.ok_or_else(|| self.unusable(entry, &format!("{directory}/link is missing")))?;
+        let top = text(layout::LINK)?
+            .ok_or_else(|| self.unusable(entry, &format!("{directory}/{} is missing", layout::LINK)))?;
         let mut layers = vec![self.foreign_layer(entry, entry.layer.clone(), link(&top)?)?];
-        for below in text("lower")?.unwrap_or_default().split(':').filter(|below| !below.is_empty()) {
-            let below = link(below.strip_prefix("l/").unwrap_or(below))?;
-            let path = format!("{LINKS}/{}", below.as_str());
+        for below in text(layout::LOWER)?.unwrap_or_default().split(':').filter(|below| !below.is_empty()) {
+            let below = link(layout::link_of_lower(below))?;
+            let path = layout::link(below.as_str());
             let target = self.link_target(&path)?.unwrap_or_default();
-            let id = target.strip_prefix("../").and_then(|rest| rest.strip_suffix("/diff"));
+            let id = layout::layer_of_link(&target);
             let id = id
-                .filter(|id| is_sha256_hex(id))
+                .filter(|id| digest::is_sha256_hex(id))
                 .ok_or_else(|| self.unusable(entry, &format!("{path} leads to no layer")))?;
             layers.push(self.foreign_layer(entry, id.to_owned(), below)?);
         }

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parallax_format::layout::HOLDS;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat};
 
 use crate::containers_storage::sha256_hex;
@@ -21,8 +22,6 @@ use crate::files::{StoreError, entries};
 use crate::open::TrustedStore;
 use crate::writer::Store;
 
-/// Where the files lie, relative to the store.
-pub const HOLDS: &str = "parallax/holds";
 /// How often an agent renews its files' times.
 pub const HEARTBEAT: Duration = Duration::from_secs(10 * 60);
 /// When a file that was not renewed counts for nothing. Clocks may differ.

@@ -6,7 +6,6 @@
 //! - [`foreign`]: images that podman-hpc and the Go tool brought.
 //! - [`lists`]: Podman's lists, changed without losing what others wrote.
 //! - [`tar_split`]: how Podman gives back the archives of layers.
-//! - [`squashfs`]: what is read of SquashFS files.
 //! - [`Store`]: adds and removes images.
 //! - [`reader`]: lists them.
 //! - [`Verifier`]: checks them.
@@ -18,7 +17,6 @@ mod files;
 pub mod foreign;
 pub mod holds;
 mod id_prefix;
-mod layer_file;
 pub mod lists;
 mod lock;
 mod lock_file;
@@ -31,7 +29,6 @@ pub mod reader;
 pub mod record;
 mod remove;
 mod removed;
-pub mod squashfs;
 pub mod tar_split;
 #[cfg(test)]
 mod testing;
@@ -41,9 +38,9 @@ mod work;
 mod writer;
 
 pub use files::StoreError;
-pub use layer_file::{LayerFile, Shape, TarSplit};
 pub use lock::has_locks;
 pub use own_file::OwnFiles;
+pub use parallax_format::layer_file::{LayerFile, Shape, TarSplit};
 pub use remove::{Collected, Collection, Removed, Target};
 pub use verify::{Problem, Verifier};
 pub use waste::Garbage;

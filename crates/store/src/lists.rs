@@ -9,7 +9,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use parallax_format::ImageName;
+use parallax_format::{ImageName, digest};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -99,7 +99,7 @@ impl LayerList {
     #[must_use]
     pub fn diff_ids(&self) -> BTreeSet<String> {
         let digests = self.0.all().filter_map(|layer| layer.diff_digest);
-        digests.filter_map(|digest| digest.strip_prefix("sha256:").map(str::to_owned)).collect()
+        digests.map(|digest| digest::bare(&digest).to_owned()).collect()
     }
 
     /// The ids of these layers and of all below them.

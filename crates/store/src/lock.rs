@@ -6,13 +6,13 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parallax_format::layout;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 
 use crate::containers_storage::{IMAGES_LOCK, LAYERS_LOCK, LOCK_TOKEN_BYTES};
 use crate::files::{IoContext as _, StoreError};
 use crate::lock_file::{LockFile, patience};
-use crate::writer::TEMPORARY;
 use parallax_sys::fault;
 
 /// fcntl locks belong to the process, so its threads are kept apart by this.
@@ -43,7 +43,7 @@ impl WriteLock {
         let file = if layers_locked && images_locked {
             None
         } else {
-            Some(LockFile::take(store, &store.join(TEMPORARY), patience())?)
+            Some(LockFile::take(store, &store.join(layout::TEMPORARY), patience())?)
         };
         Ok(Self { layers, images, file, _threads: threads })
     }

@@ -14,12 +14,9 @@ use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
 
 use crate::files::{IoContext as _, StoreError, remove_file};
+use parallax_format::layout::{LOCK, LOCK_BREAKING};
 use parallax_sys::fault;
 
-/// Where the lock is, relative to the store.
-pub(crate) const LOCK: &str = "parallax/lock";
-/// Made by whoever breaks a lock, so that one at a time does.
-const BREAKING: &str = "parallax/lock.breaking";
 /// How long a writer waits for another one, which works for seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it looks.
@@ -90,9 +87,9 @@ impl LockFile {
     pub(crate) fn break_it(store: &Path) -> Result<bool, StoreError> {
         let there = store.join(LOCK).exists();
         remove_file(&store.join(LOCK))?;
-        match fs::remove_dir(store.join(BREAKING)) {
+        match fs::remove_dir(store.join(LOCK_BREAKING)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).context("remove", &store.join(BREAKING))?;
+                Err(error).context("remove", &store.join(LOCK_BREAKING))?;
             }
             _ => {}
         }
@@ -121,7 +118,7 @@ pub(crate) fn signer_is_gone(file: File) -> bool {
 
 /// Removes the lock of an owner that is gone, unless it is another one by now.
 fn take_away(store: &Path, text: &str) -> Result<(), StoreError> {
-    let guard = store.join(BREAKING);
+    let guard = store.join(LOCK_BREAKING);
     match fs::create_dir(&guard) {
         Ok(()) => {}
         // Somebody else is at it.

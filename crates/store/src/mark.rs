@@ -4,6 +4,8 @@
 //! holds the locks and finds one knows that its writer died. Without marks an image in Podman's lists that has no record
 //! could be anybody's: podman-hpc and the Go tool write no records.
 
+use parallax_format::digest;
+
 use crate::files::{StoreError, read_if_there, remove_file, replace_file};
 use crate::writer::Store;
 
@@ -26,7 +28,7 @@ impl Mark {
 
     /// The image id in the name of a mark.
     pub(crate) fn image_id(file_name: &str) -> Option<&str> {
-        file_name.strip_prefix(PREFIX).filter(|id| id.len() == 64)
+        file_name.strip_prefix(PREFIX).filter(|id| digest::is_sha256_hex(id))
     }
 }
 
@@ -55,8 +57,7 @@ impl Store {
         let mut words = text.split(' ');
         let word = words.next().unwrap_or_default();
         let mark = Mark::ALL.iter().find(|(_, known)| *known == word).map(|(mark, _)| *mark);
-        let digest = |word: &&str| word.len() == 64 && word.bytes().all(|b| b.is_ascii_hexdigit());
-        Ok((mark, words.filter(digest).map(str::to_owned).collect()))
+        Ok((mark, words.filter(|word| digest::is_sha256_hex(word)).map(str::to_owned).collect()))
     }
 
     fn mark_path(&self, id: &str) -> std::path::PathBuf {

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use crate::containers_storage::Link;
 use crate::files::{IoContext as _, StoreError, move_into_place, read_if_there, replace_file};
-use crate::layer_file::LayerFile;
 use crate::writer::Store;
+use parallax_format::layer_file::LayerFile;
 
 /// Finished SquashFS files that are for one of Podman's layers alone, by the layer's id.
 pub type OwnFiles = BTreeMap<String, (PathBuf, LayerFile)>;

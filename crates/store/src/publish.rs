@@ -9,20 +9,22 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use parallax_format::{ImageName, IndexPath};
+use parallax_format::{ImageName, IndexPath, digest, layout};
 
-use crate::containers_storage::{BigData, IMAGES_JSON, Image, LAYERS_JSON, LINKS, Layer, Link, chain_ids, lower_file};
+use crate::containers_storage::{
+    BigData, IMAGES_JSON, Image, LAYERS_JSON, LINKS, Layer, Link, chain_ids, lower_file, manifest_key,
+};
 use crate::files::{
     IoContext as _, StoreError, ensure_directory, ensure_link, move_into_place, read_if_there, remove_tree,
     replace_file, replace_file_by, replace_link, sync_parent,
 };
-use crate::layer_file::LayerFile;
 use crate::lists::{self, ImageList, LayerList};
 use crate::lock::WriteLock;
 use crate::mark::Mark;
 use crate::own_file::OwnFiles;
 use crate::record::{ImageRecord, LayerRecord, VERSION};
 use crate::writer::{NewImage, Store};
+use parallax_format::layer_file::LayerFile;
 
 /// The SquashFS file that a layer of an image is to have.
 struct ChosenFile<'a> {
@@ -59,7 +61,7 @@ impl Store {
         let file = |(id, diff_id): (&String, &String)| self.chosen(id, diff_id, own);
         let files: Vec<ChosenFile<'_>> = ids.iter().zip(&image.diff_ids).map(file).collect::<Result<_, _>>()?;
         let (mut layers, mut images) = lists::read_both(self.root())?;
-        let digest = image.digest.trim_start_matches("sha256:");
+        let digest = digest::bare(&image.digest);
         let digests: Vec<&str> =
             std::iter::once(digest).chain(image.other_digests.iter().map(String::as_str)).collect();
         self.mark(&image.id, if images.has(&image.id) { Mark::Naming } else { Mark::Adding }, &digests)?;
@@ -163,7 +165,7 @@ impl Store {
 
     /// The link in a layer's directory.
     pub(crate) fn link_of(&self, layer: &str) -> Result<Option<Link>, StoreError> {
-        let bytes = read_if_there(&self.root().join("overlay").join(layer).join("link"))?;
+        let bytes = read_if_there(&self.root().join(layout::layer_directory(layer)).join(layout::LINK))?;
         let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
         Ok(text.and_then(|text| Link::try_from(text.trim().to_owned()).ok()))
     }
@@ -204,7 +206,7 @@ impl Store {
                 id: id.clone(),
                 parent: chain.last().map(|below| below.id.clone()),
                 created: image.created.clone(),
-                diff_digest: format!("sha256:{}", file.diff_id),
+                diff_digest: digest::of_hex(&file.diff_id),
                 diff_size: file.size,
                 uidmap: Vec::new(),
                 gidmap: Vec::new(),
@@ -223,7 +225,7 @@ impl Store {
             });
         }
         sync_parent(&self.root().join(LINKS).join("x"))?;
-        sync_parent(&self.root().join("overlay/x"))?;
+        sync_parent(&self.root().join(layout::layer_directory("x")))?;
         sync_parent(&self.root().join(LAYERS_JSON))?;
         Ok(chain)
     }
@@ -231,12 +233,12 @@ impl Store {
     /// Makes what is missing of one layer's directory and links, and returns its link: a base layer has the same id
     /// when podman-hpc brought it, and a link of its own then.
     fn layer_directory(&self, id: &str, chosen: &ChosenFile<'_>, below: &[LayerRecord]) -> Result<Link, StoreError> {
-        let directory = self.root().join("overlay").join(id);
+        let directory = self.root().join(layout::layer_directory(id));
         let lower = lower_file(below.iter().rev().map(|layer| &layer.link));
         let link = match self.link_of(id)? {
             Some(link) => {
-                ensure_directory(&directory.join("diff"))?;
-                let path = directory.join("lower");
+                ensure_directory(&directory.join(layout::DIFF))?;
+                let path = directory.join(layout::LOWER);
                 if let Some(lower) = lower.filter(|_| !path.exists()) {
                     replace_file(&self.temporary(), &path, lower.as_bytes())?;
                 }
@@ -245,13 +247,13 @@ impl Store {
             None => self.make_layer_directory(&directory, id, lower)?,
         };
         let links = self.root().join(LINKS);
-        ensure_link(&links.join(link.as_str()), &format!("../{id}/diff"))?;
+        ensure_link(&links.join(link.as_str()), &layout::link_target(id))?;
         if let Some(file) = chosen.new {
             self.add_tar_split(file, &chosen.layer)?;
             self.add_own_file(id, file, &chosen.layer)?;
         }
         if !chosen.own {
-            let squashfs = format!("../../{}", LayerFile::squashfs_path(&chosen.layer.diff_id));
+            let squashfs = layout::from_links(&LayerFile::squashfs_path(&chosen.layer.diff_id));
             ensure_link(&self.root().join(link.side_car()), &squashfs)?;
         }
         Ok(link)
@@ -264,12 +266,12 @@ impl Store {
         let is_there = directory.is_dir();
         let place = if is_there { directory } else { &scratch };
         ensure_directory(place)?;
-        ensure_directory(&place.join("diff"))?;
+        ensure_directory(&place.join(layout::DIFF))?;
         if let Some(lower) = lower {
-            replace_file(&self.temporary(), &place.join("lower"), lower.as_bytes())?;
+            replace_file(&self.temporary(), &place.join(layout::LOWER), lower.as_bytes())?;
         }
         let link = Link::of_layer(id);
-        replace_file(&self.temporary(), &place.join("link"), link.as_str().as_bytes())?;
+        replace_file(&self.temporary(), &place.join(layout::LINK), link.as_str().as_bytes())?;
         if is_there { Ok(()) } else { move_into_place(&scratch, directory) }.map(|()| link)
     }
 
@@ -283,10 +285,10 @@ impl Store {
             return Ok(());
         }
         let Some(top) = chain.last() else { return Err(self.damaged("the image", &"it has no layers")) };
-        let directory = self.root().join("overlay-images").join(&image.id);
+        let directory = self.root().join(layout::image_directory(&image.id));
         ensure_directory(&directory)?;
-        let config_key = format!("sha256:{}", image.id);
-        let manifest_key = format!("manifest-{}", image.digest);
+        let config_key = digest::of_hex(&image.id);
+        let manifest_key = manifest_key(&image.digest);
         let data = [
             BigData { key: &manifest_key, bytes: image.manifest.as_bytes() },
             BigData { key: "manifest", bytes: image.manifest.as_bytes() },

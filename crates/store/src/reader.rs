@@ -39,7 +39,7 @@ pub struct Listed {
 /// [`StoreError::Io`] if there is no store or it cannot be read.
 pub fn list(root: &Path) -> Result<Listing, StoreError> {
     let mut names = names_by_id(root)?;
-    let directory = root.join("parallax/images");
+    let directory = root.join(IndexPath::records_directory());
     let mut files = entries(&directory)?;
     files.retain(|file| file.ends_with(".json"));
     let read = |file: &String| -> Result<_, StoreError> {

@@ -3,11 +3,11 @@
 //! It lies at `parallax/images/<image id>.json` in the store and carries the manifest and the configuration with it, so
 //! that the cost of a start does not grow with the number of images in the store.
 
-use parallax_format::ImageRef;
+use parallax_format::{ImageRef, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::containers_storage::Link;
-use crate::layer_file::LayerFile;
+use parallax_format::layer_file::LayerFile;
 
 /// The only version of the record there is yet.
 pub const VERSION: u32 = 1;
@@ -121,9 +121,7 @@ impl ImageRecord {
     pub fn is_meant_by(&self, reference: &ImageRef) -> bool {
         match reference {
             ImageRef::Id(id) => self.id == *id,
-            ImageRef::Digest(hex) => {
-                self.digest.strip_prefix("sha256:") == Some(hex) || self.other_digests.contains(hex)
-            }
+            ImageRef::Digest(hex) => digest::hex_of(&self.digest) == Some(hex) || self.other_digests.contains(hex),
             ImageRef::Name(_) => reference.names_one_of(&self.names),
         }
     }
@@ -143,23 +141,19 @@ impl ImageRecord {
 
     fn check(&self) -> Result<(), RecordError> {
         const HEX: &str = "64 hexadecimal digits";
-        check("id", HEX, is_sha256_hex(&self.id))?;
-        check(
-            "digest",
-            "sha256: and 64 hexadecimal digits",
-            self.digest.strip_prefix("sha256:").is_some_and(is_sha256_hex),
-        )?;
+        check("id", HEX, digest::is_sha256_hex(&self.id))?;
+        check("digest", "sha256: and 64 hexadecimal digits", digest::hex_of(&self.digest).is_some())?;
         check("layers", "a list of at least one layer", !self.layers.is_empty())?;
         let sizes: [fn(&LayerRecord) -> u64; 2] = [|layer| layer.size, |layer| layer.squashfs_size];
         for size in sizes {
             let sum = self.layers.iter().try_fold(0_u64, |sum, layer| sum.checked_add(size(layer)));
             check("layers.size", "a number of bytes that can be added up", sum.is_some())?;
         }
-        check("other_digests", HEX, self.other_digests.iter().all(|hex| is_sha256_hex(hex)))?;
+        check("other_digests", HEX, self.other_digests.iter().all(|hex| digest::is_sha256_hex(hex)))?;
         for layer in &self.layers {
-            check("layers.id", HEX, is_sha256_hex(&layer.id))?;
-            check("layers.diff_id", HEX, is_sha256_hex(&layer.diff_id))?;
-            check("layers.squashfs_sha256", HEX, is_sha256_hex(&layer.squashfs_sha256))?;
+            check("layers.id", HEX, digest::is_sha256_hex(&layer.id))?;
+            check("layers.diff_id", HEX, digest::is_sha256_hex(&layer.diff_id))?;
+            check("layers.squashfs_sha256", HEX, digest::is_sha256_hex(&layer.squashfs_sha256))?;
         }
         Ok(())
     }
@@ -167,10 +161,6 @@ impl ImageRecord {
 
 fn check(field: &'static str, expected: &'static str, holds: bool) -> Result<(), RecordError> {
     if holds { Ok(()) } else { Err(RecordError::Field { field, expected }) }
-}
-
-pub(crate) fn is_sha256_hex(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 #[cfg(test)]
@@ -182,7 +172,7 @@ mod tests {
         ImageRecord {
             version: VERSION,
             id: hex.clone(),
-            digest: format!("sha256:{hex}"),
+            digest: digest::of_hex(&hex),
             other_digests: Vec::new(),
             names: vec!["localhost/a:latest".into()],
             created: "2026-01-01T00:00:00Z".into(),

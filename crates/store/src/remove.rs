@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use parallax_format::{ImageName, IndexPath};
+use parallax_format::{ImageName, IndexPath, layout::TEMPORARY};
 
 use crate::containers_storage::IMAGES_JSON;
 use crate::files::{StoreError, entries, remove_file, sync_parent};
@@ -15,7 +15,7 @@ use crate::publish::entry_of;
 use crate::record::ImageRecord;
 use crate::waste::{Candidates, Contents, Garbage, Records, Waste};
 use crate::work;
-use crate::writer::{Store, TEMPORARY};
+use crate::writer::Store;
 
 /// What is to be removed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,9 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::files::{IoContext as _, StoreError, entries, move_into_place};
 use crate::writer::Store;
-
-/// Where removed SquashFS files wait, relative to the store.
-pub(crate) const REMOVED: &str = "parallax/removed";
+use parallax_format::layout::REMOVED;
 
 impl Store {
     /// Moves a SquashFS file to where its grace begins. Under the store's locks.

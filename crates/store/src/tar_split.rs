@@ -12,22 +12,15 @@ use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use parallax_format::layout::{NO_FILES, podmans_tar_split};
 
 use crate::files::{IoContext as _, StoreError, ensure_link, move_into_place, replace_file};
-use crate::layer_file::{LayerFile, TarSplit};
 use crate::writer::Store;
+use parallax_format::layer_file::{LayerFile, TarSplit};
 
-/// The data that says what to do, relative to the root.
-const REFUSAL: &str = "parallax/no-files.tar-split.gz";
 /// The name that Podman's error message ends with; at most 255 bytes, and without a slash.
 const ADVICE: &str = "save and push images of this store inside a job step with --parallax-mode=podman: only there Podman can \
                       read the files of their layers";
-
-/// Where Podman looks for the data of a layer, relative to the root.
-#[must_use]
-pub fn podmans_path(layer_id: &str) -> String {
-    format!("overlay-layers/{layer_id}.tar-split.gz")
-}
 
 impl Store {
     /// Moves finished tar-split data into the store, unless it is there.
@@ -44,12 +37,12 @@ impl Store {
 
     /// Has Podman say what to do when it looks for a layer's data in the store itself.
     pub(crate) fn advise(&self, layer_id: &str) -> Result<(), StoreError> {
-        let refusal = self.root().join(REFUSAL);
+        let refusal = self.root().join(NO_FILES);
         if !refusal.exists() {
             let written = refusal_data().context("write", &refusal)?;
             replace_file(&self.temporary(), &refusal, &written)?;
         }
-        ensure_link(&self.root().join(podmans_path(layer_id)), &format!("../{REFUSAL}"))
+        ensure_link(&self.root().join(podmans_tar_split(layer_id)), &format!("../{NO_FILES}"))
     }
 }
 

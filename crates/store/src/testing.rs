@@ -4,16 +4,16 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use parallax_format::ImageName;
+use parallax_format::{ImageName, digest};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::containers_storage::{BigData, IMAGES_JSON, IMAGES_LOCK, Image, LAYERS_JSON, LAYERS_LOCK, Link, sha256_hex};
 use crate::files::StoreError;
-use crate::layer_file::LayerFile;
 use crate::own_file::OwnFiles;
 use crate::record::ImageRecord;
 use crate::writer::{NewImage, Store};
+use parallax_format::layer_file::LayerFile;
 
 pub(crate) fn store() -> (TempDir, Store) {
     let directory = tempfile::tempdir().unwrap();
@@ -23,7 +23,7 @@ pub(crate) fn store() -> (TempDir, Store) {
 
 /// Something that begins like a SquashFS file.
 pub(crate) fn squashfs(content: &str) -> Vec<u8> {
-    let mut bytes = b"hsqs".to_vec();
+    let mut bytes = parallax_format::squashfs::MAGIC.to_vec();
     bytes.resize(40, 0);
     bytes.extend(((96 + content.len()) as u64).to_le_bytes());
     bytes.resize(96, 0);
@@ -36,7 +36,7 @@ pub(crate) fn image(config: &str, name: &str, layers: &[&str]) -> NewImage {
     let manifest = format!("manifest of {config}");
     NewImage {
         id: sha256_hex(config.as_bytes()),
-        digest: format!("sha256:{}", sha256_hex(manifest.as_bytes())),
+        digest: digest::of_hex(&sha256_hex(manifest.as_bytes())),
         other_digests: vec![sha256_hex(format!("index of {config}").as_bytes())],
         name: ImageName::for_storing(name).unwrap(),
         created: "2026-01-01T00:00:00Z".into(),
@@ -94,7 +94,7 @@ pub(crate) fn foreign_image(root: &Path, tool: Foreign, name: &str) -> String {
         fs::write(root.join(lock), [b'x'; 64]).unwrap();
     }
     let config = json!({"architecture": "amd64", "config": {"Env": ["TOOL=1"]}, "name": name}).to_string();
-    let config_digest = format!("sha256:{}", sha256_hex(config.as_bytes()));
+    let config_digest = digest::of_hex(&sha256_hex(config.as_bytes()));
     let manifest = json!({"schemaVersion": 0, "config": {"digest": config_digest}, "layers": []}).to_string();
     // The Go tool draws ids at random.
     let id = match tool {
@@ -115,7 +115,7 @@ pub(crate) fn foreign_image(root: &Path, tool: Foreign, name: &str) -> String {
         symlink(format!("../{layer}/diff"), root.join("overlay/l").join(link.as_str())).unwrap();
         fs::write(root.join(format!("overlay-layers/{layer}.tar-split.gz")), "x").unwrap();
         list.push(json!({"id": layer, "parent": number.checked_sub(1).map_or("", |below| &layers[below]),
-            "created": "2026-01-01T00:00:00Z", "diff-digest": format!("sha256:{layer}"), "diff-size": 1000}));
+            "created": "2026-01-01T00:00:00Z", "diff-digest": digest::of_hex(layer), "diff-size": 1000}));
         if number + 1 == layers.len() {
             let (file, side_car) = (format!("squash/{}.squash", link.as_str()), root.join(link.side_car()));
             match tool {
@@ -137,7 +137,7 @@ pub(crate) fn foreign_image(root: &Path, tool: Foreign, name: &str) -> String {
     for piece in &data {
         fs::write(root.join("overlay-images").join(&id).join(piece.file_name()), piece.bytes).unwrap();
     }
-    let digest = format!("sha256:{}", sha256_hex(manifest.as_bytes()));
+    let digest = digest::of_hex(&sha256_hex(manifest.as_bytes()));
     let names = vec![ImageName::for_storing(name).unwrap().to_string()];
     let top = layers.last().unwrap();
     let mut list = entries(root, IMAGES_JSON);

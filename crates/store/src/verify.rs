@@ -6,19 +6,19 @@ use std::io::{self, Read};
 use std::mem;
 use std::path::Path;
 
-use parallax_format::IndexPath;
+use parallax_format::squashfs::Superblock;
+use parallax_format::{IndexPath, digest, layout};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, LINKS, lower_file, sha256_hex};
+use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, lower_file, sha256_hex};
 use crate::files::{StoreError, entries, read_if_there};
-use crate::layer_file::{LayerFile, TarSplit};
 use crate::lists::{self, ImageList, LayerList};
 use crate::lock::ReadLock;
 use crate::open::OpenError;
 use crate::record::{ImageRecord, LayerRecord};
-use crate::squashfs::Superblock;
 use crate::writer::Store;
+use parallax_format::layer_file::{LayerFile, TarSplit};
 
 /// What to do about a SquashFS file that is not what it was.
 const REPLACE_FILE: &str = "remove the file and migrate an image that has the layer again";
@@ -93,7 +93,7 @@ impl<'a> Verifier<'a> {
     /// # Errors
     /// [`StoreError::Io`] if a directory cannot be read.
     pub fn index(&mut self) -> Result<(), StoreError> {
-        for directory in [IndexPath::names_directory(), "parallax/digests"] {
+        for directory in [IndexPath::names_directory(), layout::DIGESTS] {
             for name in entries(&self.store.root().join(directory))? {
                 let entry = format!("{directory}/{name}");
                 match self.store.id_at(&entry) {
@@ -152,11 +152,12 @@ impl<'a> Verifier<'a> {
             self.note(Some(id), &path, "is not there", "migrate the image");
             return Ok(());
         };
-        let manifest = format!("sha256:{}", sha256_hex(record.manifest.as_bytes()));
+        let manifest = digest::of_hex(&sha256_hex(record.manifest.as_bytes()));
         let config = sha256_hex(record.config.as_bytes());
         // The Go tool draws an image's id at random.
         let adopted = record.layers.iter().any(|layer| layer.side_car);
-        let names_config = config == id || adopted && record.manifest.contains(&format!("\"sha256:{config}\""));
+        let names_config =
+            config == id || adopted && record.manifest.contains(&format!("\"{}\"", digest::of_hex(&config)));
         if record.id != id || !names_config || manifest != record.digest {
             self.note(Some(id), &path, "does not match its digests", MIGRATE_AGAIN);
         }
@@ -194,36 +195,38 @@ impl<'a> Verifier<'a> {
         if let Some(tar_split) = described.and_then(|there| there.tar_split) {
             self.tar_split(image, &LayerFile::tar_split_path(&layer.diff_id), &tar_split)?;
         }
-        let directory = format!("overlay/{}", layer.id);
-        if !root.join(&directory).join("diff").is_dir() {
-            self.note(Some(image), &format!("{directory}/diff"), "is not there", MIGRATE_AGAIN);
+        let directory = layout::layer_directory(&layer.id);
+        let within = |name: &str| format!("{directory}/{name}");
+        let text = |name: &str| read_if_there(&root.join(within(name)));
+        if !root.join(within(layout::DIFF)).is_dir() {
+            self.note(Some(image), &within(layout::DIFF), "is not there", MIGRATE_AGAIN);
         }
-        let text = |name: &str| read_if_there(&root.join(&directory).join(name));
-        if text("link")?.as_deref().map(<[u8]>::trim_ascii) != Some(layer.link.as_str().as_bytes()) {
-            self.note(Some(image), &format!("{directory}/link"), "does not hold the layer's link", MIGRATE_AGAIN);
+        if text(layout::LINK)?.as_deref().map(<[u8]>::trim_ascii) != Some(layer.link.as_str().as_bytes()) {
+            self.note(Some(image), &within(layout::LINK), "does not hold the layer's link", MIGRATE_AGAIN);
         }
         let lower = lower_file(below.iter().rev().map(|layer| &layer.link));
-        if text("lower")?.as_deref().map(<[u8]>::trim_ascii) != lower.as_deref().map(str::as_bytes) {
-            self.note(Some(image), &format!("{directory}/lower"), "does not name the layers below", MIGRATE_AGAIN);
+        if text(layout::LOWER)?.as_deref().map(<[u8]>::trim_ascii) != lower.as_deref().map(str::as_bytes) {
+            self.note(Some(image), &within(layout::LOWER), "does not name the layers below", MIGRATE_AGAIN);
         }
-        let link = format!("{LINKS}/{}", layer.link.as_str());
+        let link = layout::link(layer.link.as_str());
         let leads = |path: &str, to: &str| match (root.join(path).canonicalize(), root.join(to).canonicalize()) {
             (Ok(there), Ok(wanted)) => there == wanted,
             _ => false,
         };
-        if !leads(&link, &format!("{directory}/diff")) {
+        if !leads(&link, &within(layout::DIFF)) {
             self.note(Some(image), &link, "does not lead to the layer", MIGRATE_AGAIN);
         }
         // Another tool's link may lead to a SquashFS file of its own.
-        if !root.join(format!("{link}.squash")).is_file() {
-            self.note(Some(image), &format!("{link}.squash"), "leads to no SquashFS file", MIGRATE_AGAIN);
+        let side_car = layer.link.side_car();
+        if !root.join(&side_car).is_file() {
+            self.note(Some(image), &side_car, "leads to no SquashFS file", MIGRATE_AGAIN);
         }
         let entry = self.layers.get(&layer.id);
         let parent = below.last().map(|below| below.id.as_str());
         let right = entry.is_some_and(|entry| {
             // What another tool flattened has other layers below in the list than in files.
             layer.side_car
-                || entry["diff-digest"] == format!("sha256:{}", layer.diff_id)
+                || entry["diff-digest"] == digest::of_hex(&layer.diff_id)
                     && entry.get("parent").and_then(Value::as_str).filter(|id| !id.is_empty()) == parent
         });
         if !right {
@@ -248,8 +251,8 @@ impl<'a> Verifier<'a> {
     }
 
     fn names(&mut self, record: &ImageRecord) {
-        if self.store.id_of_digest(record.digest.trim_start_matches("sha256:")).as_deref() != Some(&record.id) {
-            let entry = IndexPath::digest(record.digest.trim_start_matches("sha256:"));
+        if self.store.id_of_digest(digest::bare(&record.digest)).as_deref() != Some(&record.id) {
+            let entry = IndexPath::digest(digest::bare(&record.digest));
             self.note(Some(&record.id), &entry, "does not lead to the image", MIGRATE_AGAIN);
         }
         for name in &record.names {
@@ -285,9 +288,9 @@ impl<'a> Verifier<'a> {
     fn big_data(&mut self, id: &str) -> Result<(), StoreError> {
         let Some(entry) = self.images.get(id) else { return Ok(()) };
         for (key, digest) in entry["big-data-digests"].as_object().into_iter().flatten() {
-            let path = format!("overlay-images/{id}/{}", BigData { key, bytes: b"" }.file_name());
+            let path = format!("{}/{}", layout::image_directory(id), BigData { key, bytes: b"" }.file_name());
             let there = read_if_there(&self.store.root().join(&path))?;
-            if there.is_none_or(|bytes| *digest != format!("sha256:{}", sha256_hex(&bytes))) {
+            if there.is_none_or(|bytes| *digest != digest::of_hex(&sha256_hex(&bytes))) {
                 self.note(Some(id), &path, "is missing or does not match its digest", MIGRATE_AGAIN);
             }
         }

@@ -9,21 +9,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use parallax_format::{ImageName, IndexPath};
+use parallax_format::{ImageName, IndexPath, digest, layout};
 
-use crate::containers_storage::{IMAGES_JSON, LAYERS_JSON, LINKS, Link};
+use crate::containers_storage::{IMAGES_JSON, LAYERS_JSON, Link};
 use crate::files::{StoreError, entries, remove_file, remove_tree, sync_parent};
 use crate::lists::{ImageList, LayerList};
 use crate::lock::WriteLock;
 use crate::parallel;
 use crate::record::ImageRecord;
-use crate::tar_split::podmans_path;
 use crate::writer::Store;
-
-/// Where Podman keeps the layers.
-const OVERLAY: &str = "overlay";
-/// Where the SquashFS files lie.
-const FILES: &str = "parallax/layers";
 
 /// Something that was removed, or is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +85,7 @@ impl Contents {
         except: &BTreeSet<String>,
     ) -> Result<Self, StoreError> {
         let layers = LayerList::read(&store.root().join(LAYERS_JSON))?;
-        let directory = store.root().join("parallax/images");
+        let directory = store.root().join(IndexPath::records_directory());
         let names = entries(&directory)?;
         let mut ids: Vec<&str> = names.iter().filter_map(|name| name.strip_suffix(".json")).collect();
         ids.retain(|id| which == Records::All || !images.has(id));
@@ -110,12 +104,14 @@ impl Candidates {
     /// Everything in the store.
     pub(crate) fn all(store: &Store, now: &Contents, foreign: BTreeSet<String>) -> Result<Self, StoreError> {
         let mut index = Vec::new();
-        for directory in [IndexPath::names_directory(), "parallax/digests"] {
+        for directory in [IndexPath::names_directory(), layout::DIGESTS] {
             index.extend(entries(&store.root().join(directory))?.iter().map(|name| format!("{directory}/{name}")));
         }
         let mut layers = now.layers.ids();
-        layers.extend(entries(&store.root().join(OVERLAY))?.into_iter().filter(|name| name.len() == 64));
-        let files = entries(&store.root().join(FILES))?;
+        layers.extend(
+            entries(&store.root().join(layout::OVERLAY))?.into_iter().filter(|name| digest::is_sha256_hex(name)),
+        );
+        let files = entries(&store.root().join(layout::LAYERS))?;
         let diff_ids = files.iter().filter_map(|name| name.split_once('.')).map(|(diff_id, _)| diff_id.to_owned());
         Ok(Self { index, layers, diff_ids: diff_ids.collect(), foreign })
     }
@@ -130,7 +126,7 @@ impl Candidates {
         if let Some(record) = record {
             candidates.layers.extend(record.layers.iter().map(|layer| layer.id.clone()));
             candidates.diff_ids.extend(record.layers.iter().map(|layer| layer.diff_id.clone()));
-            candidates.index.push(IndexPath::digest(record.digest.trim_start_matches("sha256:")));
+            candidates.index.push(IndexPath::digest(digest::bare(&record.digest)));
             candidates.index.extend(record.other_digests.iter().map(|hex| IndexPath::digest(hex)));
             names.extend(record.names.iter().cloned());
         }
@@ -154,7 +150,7 @@ impl Waste {
             candidates.index.iter().filter(|entry| store.id_at(entry).is_some_and(is_waste)).cloned().collect();
         for id in doomed {
             waste.records.extend(Some(IndexPath::record(id)).filter(|path| exists(store, path)));
-            waste.image_directories.extend(Some(format!("overlay-images/{id}")).filter(|path| exists(store, path)));
+            waste.image_directories.extend(Some(layout::image_directory(id)).filter(|path| exists(store, path)));
             if now.images.has(id) {
                 waste.images.insert(id.clone());
             }
@@ -174,18 +170,18 @@ impl Waste {
         let may_go =
             |id: &str| -> Result<bool, StoreError> { Ok(candidates.foreign.contains(id) || is_ours(store, id)?) };
         for id in candidates.layers.iter().filter(|id| !needed.contains(*id) && now.layers.has(id)) {
-            if may_go(id)? || !exists(store, &format!("{OVERLAY}/{id}")) {
+            if may_go(id)? || !exists(store, &layout::layer_directory(id)) {
                 self.layers.insert(id.clone());
             }
         }
         now.layers.remove(&self.layers);
         for id in candidates.layers.iter().filter(|id| !needed.contains(*id) && !now.layers.has(id)) {
-            let directory = format!("{OVERLAY}/{id}");
+            let directory = layout::layer_directory(id);
             if exists(store, &directory) && may_go(id)? {
                 let link = store.link_of(id)?;
-                let squash = link.iter().map(|link| format!("squash/{}.squash", link.as_str()));
-                let links = link.iter().flat_map(|link| [link.side_car(), format!("{LINKS}/{}", link.as_str())]);
-                let tar_split = [podmans_path(id)];
+                let squash = link.iter().map(|link| layout::squash(link.as_str()));
+                let links = link.iter().flat_map(|link| [link.side_car(), layout::link(link.as_str())]);
+                let tar_split = [layout::podmans_tar_split(id)];
                 self.links.extend(links.chain(squash).chain(tar_split).filter(|path| exists(store, path)));
                 self.layer_directories.push(directory);
             }
@@ -193,8 +189,9 @@ impl Waste {
         let mut diff_ids = now.layers.diff_ids();
         diff_ids.extend(recorded().map(|layer| layer.diff_id.clone()));
         let unneeded = candidates.diff_ids.difference(&diff_ids);
-        let files = unneeded
-            .flat_map(|diff_id| ["json", "tar-split.gz", "squash"].map(|kind| format!("{FILES}/{diff_id}.{kind}")));
+        let files = unneeded.flat_map(|diff_id| {
+            [layout::JSON, layout::TAR_SPLIT, layout::SQUASHFS].map(|extension| layout::layer_file(diff_id, extension))
+        });
         self.files = files.filter(|path| exists(store, path)).collect();
         Ok(())
     }
@@ -231,7 +228,7 @@ impl Waste {
         let mut directories = BTreeSet::new();
         for path in paths {
             let path = store.root().join(path);
-            let is_squashfs = path.extension().is_some_and(|kind| kind == "squash")
+            let is_squashfs = path.extension().is_some_and(|kind| kind == layout::SQUASHFS)
                 && path.symlink_metadata().is_ok_and(|file| file.is_file());
             if is_squashfs && self.aside {
                 store.put_aside(&path)?;

@@ -7,36 +7,15 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use parallax_format::{ImageName, IndexPath};
+use parallax_format::{ImageName, IndexPath, layout};
 
-use crate::containers_storage::LINKS;
 use crate::files::{
     IoContext as _, StoreError, ensure_directory, entries, move_into_place, read_if_there, replace_file,
 };
-use crate::holds::HOLDS;
-use crate::layer_file::LayerFile;
 use crate::lock::{self, WriteLock};
 use crate::record::ImageRecord;
-use crate::removed::REMOVED;
 use crate::work::WorkDirectory;
-
-/// Where unfinished files lie, relative to the store.
-pub(crate) const TEMPORARY: &str = "parallax/tmp";
-/// The directories of a store, parents first.
-const DIRECTORIES: [&str; 12] = [
-    "overlay",
-    LINKS,
-    "overlay-images",
-    "overlay-layers",
-    "parallax",
-    "parallax/layers",
-    "parallax/images",
-    "parallax/names",
-    "parallax/digests",
-    HOLDS,
-    REMOVED,
-    TEMPORARY,
-];
+use parallax_format::layer_file::LayerFile;
 
 /// A store that images can be added to.
 #[derive(Debug, Clone)]
@@ -82,7 +61,7 @@ impl Store {
 
     /// Makes what is missing of the store's directories and lock files: another tool's store has not all of them.
     pub(crate) fn make_directories(&self) -> Result<(), StoreError> {
-        for name in DIRECTORIES {
+        for name in layout::DIRECTORIES {
             ensure_directory(&self.root.join(name))?;
         }
         lock::create(&self.root)
@@ -171,7 +150,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`] if the store cannot be read.
     pub fn ids_with(&self, start: &str) -> Result<Vec<String>, StoreError> {
-        let names = entries(&self.root.join("parallax/images"))?;
+        let names = entries(&self.root.join(IndexPath::records_directory()))?;
         let ids = names.iter().filter_map(|name| name.strip_suffix(".json"));
         Ok(ids.filter(|id| id.starts_with(start)).map(str::to_owned).collect())
     }
@@ -198,7 +177,7 @@ impl Store {
     }
 
     pub(crate) fn temporary(&self) -> PathBuf {
-        self.root.join(TEMPORARY)
+        self.root.join(layout::TEMPORARY)
     }
 
     pub(crate) fn damaged(&self, what: &str, error: &dyn std::fmt::Display) -> StoreError {

@@ -1,6 +1,7 @@
 //! Manifests, indexes and configurations of images: anybody may have written them.
 
-use parallax_migrate_cli::image::{Image, Index, Manifest, hex_of};
+use parallax_format::digest;
+use parallax_migrate_cli::image::{Image, Index, Manifest};
 use parallax_migrate_cli::migration::flat;
 use parallax_store::containers_storage::sha256_hex;
 use serde_json::json;
@@ -25,11 +26,11 @@ pub fn check(input: &[u8]) {
 
 /// With a manifest of so many layers that fits.
 fn configured(config: &[u8], layers: usize) {
-    let layer = json!({"digest": format!("sha256:{}", "b".repeat(64)), "size": u64::MAX});
-    let config_digest = format!("sha256:{}", sha256_hex(config));
+    let layer = json!({"digest": digest::of_hex(&"b".repeat(64)), "size": u64::MAX});
+    let config_digest = digest::of_hex(&sha256_hex(config));
     let manifest = json!({"config": {"digest": config_digest, "size": config.len()}, "layers": vec![layer; layers]});
     let manifest = manifest.to_string().into_bytes();
-    let digest = format!("sha256:{}", sha256_hex(&manifest));
+    let digest = digest::of_hex(&sha256_hex(&manifest));
     let Ok(image) = Image::new(digest, manifest, Vec::new(), config.to_vec()) else { return };
     assert_eq!(image.layers.len(), layers);
     sound(&image);
@@ -43,7 +44,7 @@ fn configured(config: &[u8], layers: usize) {
 fn sound(image: &Image) {
     assert_eq!(image.id, sha256_hex(image.config.as_bytes()));
     for layer in &image.layers {
-        assert_eq!(hex_of(&format!("sha256:{}", layer.diff_id)), Some(&*layer.diff_id));
+        assert_eq!(digest::hex_of(&digest::of_hex(&layer.diff_id)), Some(&*layer.diff_id));
     }
     // Go's time.RFC3339 begins so; a store with another text in it is refused as a whole.
     let date = image.created.as_bytes();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use parallax_format::digest;
 use parallax_store::containers_storage::Layer;
 use parallax_store::foreign::LayerSizes;
 use parallax_store::lists::LayerList;
@@ -57,7 +58,7 @@ fn added(mut list: LayerList) {
         id: id.clone(),
         parent: list.ids().into_iter().next(),
         created: "2026-01-01T00:00:00Z".to_owned(),
-        diff_digest: format!("sha256:{}", "e".repeat(64)),
+        diff_digest: digest::of_hex(&"e".repeat(64)),
         diff_size: 1,
         uidmap: Vec::new(),
         gidmap: Vec::new(),

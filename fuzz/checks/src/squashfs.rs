@@ -1,7 +1,7 @@
 //! What of a layer's files is read without mounting them: the superblock of its SquashFS file, and its description.
 
+use parallax_format::squashfs::Superblock;
 use parallax_store::LayerFile;
-use parallax_store::squashfs::Superblock;
 
 /// Any bytes are no superblock, or say how many of them there must be; a description that can be read comes back as it was.
 ///

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
+use parallax_format::digest;
 use parallax_store::containers_storage::Digester;
 use parallax_store::record::{ImageRecord, LayerRecord};
 use parallax_store::{Store, StoreError};
@@ -70,7 +71,7 @@ pub fn run(global: &Global, images: &[String], json: bool) -> anyhow::Result<()>
 
 impl Outcome {
     fn sentence(&self) -> String {
-        let id = self.id.get(..12).unwrap_or(&self.id);
+        let id = digest::short_id(&self.id);
         let name = self.names.first().map_or("<none>", String::as_str);
         let what = if self.unchanged { "has a record already, nothing to do" } else { "adopted" };
         format!("{name}: {what} ({id})")

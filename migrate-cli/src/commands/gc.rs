@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use parallax_format::digest;
 use parallax_store::{Collected, Collection, Garbage, Store};
 use serde::Serialize;
 
@@ -86,7 +87,7 @@ fn text(collected: &Collected, dry_run: bool, freed: u64) -> String {
         lines.push(format!("{removes} {path} ({})", units::bytes(*bytes)));
     }
     for id in &collected.repaired {
-        lines.push(format!("{repairs} the names of {}", id.get(..12).unwrap_or(id)));
+        lines.push(format!("{repairs} the names of {}", digest::short_id(id)));
     }
     if collected.no_locks {
         lines.push("the file system has no locks: writers take turns by the file parallax/lock".to_owned());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::Context as _;
+use parallax_format::digest;
 use parallax_store::record::ImageRecord;
 use parallax_store::{Store, holds};
 use serde::{Deserialize, Serialize};
@@ -99,7 +100,7 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
 impl<'a> Report<'a> {
     fn new(store: &Store, record: &'a ImageRecord, config: Settings) -> Self {
         let row = |layer: &'a parallax_store::record::LayerRecord| LayerRow {
-            diff_id: format!("sha256:{}", layer.diff_id),
+            diff_id: digest::of_hex(&layer.diff_id),
             size: layer.size,
             stored: layer.squashfs_size,
             file: store.root().join(layer.squashfs_path()).display().to_string(),

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{bail, ensure};
-use parallax_format::ImageName;
+use parallax_format::{ImageName, digest};
 use parallax_store::Store;
 use serde::Serialize;
 
@@ -220,7 +220,7 @@ fn migrate(
 impl Outcome {
     fn sentence(&self) -> String {
         let Brought { id, layers, new_layers, new_stored, unchanged, .. } = &self.brought;
-        let (name, id) = (self.names.join(", "), id.get(..12).unwrap_or(id));
+        let (name, id) = (self.names.join(", "), digest::short_id(id));
         if *unchanged {
             return format!("{name}: already in the store ({id}), nothing to do");
         }

@@ -1,6 +1,6 @@
 //! `parallax rm` and `parallax tag`.
 
-use parallax_format::ImageName;
+use parallax_format::{ImageName, digest};
 use parallax_store::{Removed, Store, Target};
 use serde::Serialize;
 
@@ -83,7 +83,7 @@ impl Outcome {
     fn text(&self) -> String {
         let mut text: String = self.untagged.iter().map(|name| format!("untagged {name}\n")).collect();
         if self.removed {
-            let (id, size) = (self.id.get(..12).unwrap_or(&self.id), units::bytes(self.freed));
+            let (id, size) = (digest::short_id(&self.id), units::bytes(self.freed));
             text.push_str(&format!("removed {id}, parallax gc will free {size}\n"));
         }
         text
@@ -100,7 +100,7 @@ pub fn tag(global: &Global, options: &TagOptions) -> anyhow::Result<()> {
     let found = find(&store, &options.image)?;
     store.tag(&found.id, &name)?;
     if !global.quiet {
-        print(&format!("{name}: now names {}\n", found.id.get(..12).unwrap_or(&found.id)))?;
+        print(&format!("{name}: now names {}\n", digest::short_id(&found.id)))?;
     }
     Ok(())
 }

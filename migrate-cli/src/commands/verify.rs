@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::ensure;
+use parallax_format::digest;
 use parallax_layers::{ConvertError, content_digest};
 use parallax_store::record::LayerRecord;
 use parallax_store::{Problem, Store, Verifier};
@@ -153,6 +154,6 @@ fn row(problem: &Problem) -> Row<'_> {
 
 fn line(problem: &Problem) -> String {
     let Problem { image, path, what, remedy } = problem;
-    let image = image.as_deref().map_or(String::new(), |id| format!("{}: ", id.get(..12).unwrap_or(id)));
+    let image = image.as_deref().map_or(String::new(), |id| format!("{}: ", digest::short_id(id)));
     format!("{image}{path} {what}; {remedy}\n")
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use parallax_format::{ImageName, ImageRef};
+use parallax_format::{ImageName, ImageRef, layout};
 use parallax_store::{Store, Target};
 
 pub use arguments::is_meant;
@@ -79,7 +79,7 @@ pub fn run(line: &[String]) -> ExitCode {
 
 /// Refuses a directory that is not empty and not a store.
 fn check_store(store: &Path) -> anyhow::Result<()> {
-    const PARTS: [&str; 3] = ["overlay", "overlay-images", "overlay-layers"];
+    const PARTS: [&str; 3] = [layout::OVERLAY, layout::OVERLAY_IMAGES, layout::OVERLAY_LAYERS];
     let mut entries = store.read_dir().with_context(|| format!("failed reading directory '{}'", store.display()))?;
     anyhow::ensure!(
         entries.next().is_none() || PARTS.iter().any(|part| store.join(part).exists()),

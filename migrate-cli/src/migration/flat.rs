@@ -1,6 +1,7 @@
 //! The manifest and configuration of a flattened image.
 
 use anyhow::Context as _;
+use parallax_format::digest;
 use parallax_store::containers_storage::sha256_hex;
 use serde_json::{Value, json};
 
@@ -24,7 +25,7 @@ pub fn source_of(manifest: &str) -> Option<String> {
 /// If the configuration cannot be read.
 pub fn flattened(image: &Image, diff_id: &str, size: u64) -> anyhow::Result<Image> {
     let mut config: Value = serde_json::from_str(&image.config).context("the image's configuration cannot be read")?;
-    let digest = format!("sha256:{diff_id}");
+    let digest = digest::of_hex(diff_id);
     let fields = config.as_object_mut().context("the image's configuration cannot be read")?;
     fields.insert("rootfs".to_owned(), json!({"type": "layers", "diff_ids": [digest]}));
     let mut history = match fields.remove("history") {
@@ -48,14 +49,14 @@ pub fn flattened(image: &Image, diff_id: &str, size: u64) -> anyhow::Result<Imag
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": {
             "mediaType": "application/vnd.oci.image.config.v1+json",
-            "digest": format!("sha256:{id}"),
+            "digest": digest::of_hex(&id),
             "size": config.len(),
         },
         "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": size}],
         "annotations": {SOURCE: image.digest},
     })
     .to_string();
-    let digest = format!("sha256:{}", sha256_hex(manifest.as_bytes()));
+    let digest = digest::of_hex(&sha256_hex(manifest.as_bytes()));
     Image::new(digest, manifest.into_bytes(), Vec::new(), config.into_bytes())
 }
 
@@ -69,17 +70,17 @@ mod tests {
         let config = json!({
             "created": "2025-01-01T00:00:00Z",
             "config": {"Env": ["A=b"]},
-            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{hex}"), format!("sha256:{hex}")]},
+            "rootfs": {"type": "layers", "diff_ids": [digest::of_hex(&hex), digest::of_hex(&hex)]},
             "history": [{"created_by": "one"}, {"created_by": "env", "empty_layer": true}, {"created_by": "two"}],
         })
         .to_string();
-        let layer = json!({"digest": format!("sha256:{hex}"), "size": 1});
+        let layer = json!({"digest": digest::of_hex(&hex), "size": 1});
         let manifest = json!({
-            "config": {"digest": format!("sha256:{}", sha256_hex(config.as_bytes())), "size": config.len()},
+            "config": {"digest": digest::of_hex(&sha256_hex(config.as_bytes())), "size": config.len()},
             "layers": [layer, layer],
         })
         .to_string();
-        let digest = format!("sha256:{}", sha256_hex(manifest.as_bytes()));
+        let digest = digest::of_hex(&sha256_hex(manifest.as_bytes()));
         let image = Image::new(digest.clone(), manifest.into_bytes(), Vec::new(), config.into_bytes()).unwrap();
         let flat = flattened(&image, &"b".repeat(64), 10).unwrap();
         assert_eq!((flat.layers.len(), flat.created.as_str()), (1, "2025-01-01T00:00:00Z"));

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::bail;
+use parallax_format::digest::short_id;
 use parallax_layers::{
     Below, ConvertError, Converted, Flattened, MAX_USUAL_ID, Owners, Shape, SquashfsOptions, UnusualOwners, convert,
     flatten,
@@ -79,7 +80,7 @@ impl Migration<'_> {
 
     /// Reports layers in the store that differ from the requested settings: they stay unchanged, since images share them.
     fn say_if_other(&self, layer: &Layer, there: &LayerFile) {
-        let short = short(&layer.diff_id);
+        let short = short_id(&layer.diff_id);
         let squash = self.settings.owners == Owners::Squash;
         if squash && there.max_uid.max(there.max_gid) > MAX_USUAL_ID {
             tracing::warn!(
@@ -122,7 +123,7 @@ impl Migration<'_> {
         };
         let open = || open(source, index, layer, &shown);
         let done = convert(what, self.tool()?, &self.settings.squashfs, open)
-            .map_err(|error| self.explain(error, &format!("layer {}", short(&layer.diff_id))))?;
+            .map_err(|error| self.explain(error, &format!("layer {}", short_id(&layer.diff_id))))?;
         let layer = self.finished(&layer.diff_id, done);
         shown.done(layer.size, layer.squashfs_size, self.progress);
         Ok((file, layer))
@@ -163,7 +164,7 @@ impl Migration<'_> {
         }
         if !dropped_xattrs.is_empty() {
             let names: Vec<String> = dropped_xattrs.into_iter().collect();
-            let short = short(diff_id);
+            let short = short_id(diff_id);
             tracing::warn!("layer {short}: SquashFS cannot keep these extended attributes: {}", names.join(", "));
         }
         let (diff_id, content) = (diff_id.to_owned(), Some(content));
@@ -198,7 +199,7 @@ impl Migration<'_> {
             if *entries == 1 { "1 file has an owner".to_owned() } else { format!("{entries} files have owners") };
         tracing::warn!(
             "layer {}: {files} beyond {MAX_USUAL_ID}, such as /{path} (user {uid}, group {gid}): {follows}",
-            short(diff_id)
+            short_id(diff_id)
         );
     }
 
@@ -247,10 +248,6 @@ fn remove(file: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-fn short(diff_id: &str) -> &str {
-    diff_id.get(..12).unwrap_or(diff_id)
 }
 
 /// Describes a SquashFS file's compression: method and block size. The file does not record the level.

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use parallax_format::ImageName;
+use parallax_format::{ImageName, digest, layout};
 use parallax_layers::Sqfstar;
 use parallax_store::{Collection, LayerFile, NewImage, OwnFiles, Store, StoreError};
 use serde::Serialize;
@@ -21,7 +21,7 @@ use serde::Serialize;
 pub(crate) use settings::compression;
 pub use settings::{Settings, SettingsOptions};
 
-use crate::image::{Image, hex_of};
+use crate::image::Image;
 use crate::interrupt::{self, Guarded};
 use crate::progress::Progress;
 use crate::source::Source;
@@ -156,7 +156,7 @@ impl<'a> Migration<'a> {
 
     /// Returns the id of the store's image that was flattened from `image`, if its name or digest leads to that image.
     fn flattened_before(&self, image: &Image, name: &ImageName) -> anyhow::Result<Option<String>> {
-        let by_digest = hex_of(&image.digest).and_then(|digest| self.store.id_of_digest(digest));
+        let by_digest = digest::hex_of(&image.digest).and_then(|digest| self.store.id_of_digest(digest));
         for id in [self.store.id_of_name(name), by_digest].into_iter().flatten() {
             let record = self.store.image(&id)?;
             if record.is_some_and(|record| flat::source_of(&record.manifest).as_deref() == Some(&image.digest)) {
@@ -212,7 +212,7 @@ impl<'a> Migration<'a> {
 
     /// Deletes those of the removed SquashFS files that have these inodes.
     fn delete_removed(&self, own: &BTreeSet<u64>) -> anyhow::Result<()> {
-        for entry in std::fs::read_dir(self.store.root().join("parallax/removed"))? {
+        for entry in std::fs::read_dir(self.store.root().join(layout::REMOVED))? {
             let entry = entry?;
             if own.contains(&entry.metadata()?.ino()) {
                 std::fs::remove_file(entry.path())?;
@@ -277,7 +277,7 @@ impl Brought {
 
 /// Returns all digests of an image, hexadecimal.
 fn digests(image: &Image) -> impl Iterator<Item = &str> {
-    hex_of(&image.digest).into_iter().chain(image.other_digests.iter().map(String::as_str))
+    digest::hex_of(&image.digest).into_iter().chain(image.other_digests.iter().map(String::as_str))
 }
 
 /// Whether the store has the complete image, under this name and with these digests.

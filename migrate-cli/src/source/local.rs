@@ -8,15 +8,16 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use parallax_format::digest;
 use parallax_store::containers_storage::sha256_hex;
 use serde::Deserialize;
 
 use super::{Reference, Transport};
-use crate::image::{Descriptor, hex_of};
+use crate::image::Descriptor;
 
 /// Returns the file of a blob, if the source is a directory that has it. In case of doubt `None`, and skopeo reports the error.
 pub(super) fn open(reference: &Reference, blob: &Descriptor) -> Option<File> {
-    let path = path(reference, hex_of(&blob.digest)?)?;
+    let path = path(reference, digest::hex_of(&blob.digest)?)?;
     // Looked at before it is opened: opening a FIFO would wait.
     let metadata = path.metadata().ok()?;
     if !metadata.is_file() || metadata.len() != blob.size {
@@ -27,7 +28,7 @@ pub(super) fn open(reference: &Reference, blob: &Descriptor) -> Option<File> {
 
 /// Returns the manifest of one image of an index, if the source is a directory that has it.
 pub(super) fn manifest(reference: &Reference, digest: &str) -> Option<Vec<u8>> {
-    let hex = hex_of(digest)?;
+    let hex = digest::hex_of(digest)?;
     let path = match reference.transport {
         Transport::Dir => Path::new(&reference.rest).join(format!("{hex}.manifest.json")),
         _ => path(reference, hex)?,
@@ -47,7 +48,7 @@ pub(super) fn top(reference: &Reference) -> Option<Vec<u8>> {
     let is_meant = |entry: &&LayoutEntry| tag.is_none_or(|tag| entry.annotations.get(TAG).is_some_and(|it| it == tag));
     let mut meant = layout.manifests.iter().filter(is_meant);
     let (Some(one), None) = (meant.next(), meant.next()) else { return None };
-    let hex = hex_of(&one.digest)?;
+    let hex = digest::hex_of(&one.digest)?;
     small(&path(reference, hex)?).filter(|bytes| sha256_hex(bytes) == hex)
 }
 
@@ -104,7 +105,7 @@ mod tests {
         fs::write(directory.path().join("blobs/sha256").join(&hex), "oci").unwrap();
         fs::write(directory.path().join(&hex), "flat").unwrap();
         let size = |source: String, size| {
-            let blob = Descriptor { digest: format!("sha256:{hex}"), size };
+            let blob = Descriptor { digest: digest::of_hex(&hex), size };
             let file = open(&Reference::parse(&source).unwrap().unwrap(), &blob);
             file.map(|file| file.metadata().unwrap().len())
         };

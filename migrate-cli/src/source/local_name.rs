@@ -5,11 +5,13 @@
 //! image whose repository ends in the name and that has the tag.
 
 use anyhow::ensure;
-use parallax_format::{ImageName, ImageRef};
+use parallax_format::name::{
+    DEFAULT_REGISTRY, DEFAULT_TAG, LOCAL_REGISTRY, split_registry, split_suffix, tag_and_digest,
+};
+use parallax_format::{ImageName, ImageRef, digest};
 use parallax_store::foreign::Entry;
 
 use super::registries::Registries;
-use super::short_name::{has_registry, split};
 
 /// Minimum number of digits of an abbreviated id.
 const MIN_ID_DIGITS: usize = 3;
@@ -55,7 +57,7 @@ pub fn find(text: &str, images: &[Entry], registries: &Registries) -> anyhow::Re
     if let Some(image) = by_id(text, images)? {
         return Ok(Some(of_id(image)));
     }
-    if has_registry(text) {
+    if split_registry(text).0.is_some() {
         return Ok(None);
     }
     let ends_in_it = images.iter().find_map(|image| Some((image, listed_below(image, repository, &suffix)?)));
@@ -78,10 +80,10 @@ pub fn qualified(text: &str, registries: &Registries) -> anyhow::Result<Vec<Stri
 
 /// Returns the repository, and the tag or digest; a digest has precedence.
 fn parts(text: &str) -> (&str, Suffix<'_>) {
-    let (repository, suffix) = split(text);
-    let suffix = match suffix.split_once("@sha256:") {
-        Some((_, hex)) => Suffix::Digest(hex),
-        None => Suffix::Tag(suffix.strip_prefix(':').unwrap_or("latest")),
+    let (repository, suffix) = split_suffix(text);
+    let suffix = match tag_and_digest(suffix) {
+        (_, Some(digest)) => Suffix::Digest(digest::bare(digest)),
+        (tag, None) => Suffix::Tag(tag.unwrap_or(DEFAULT_TAG)),
     };
     (repository, suffix)
 }
@@ -89,11 +91,11 @@ fn parts(text: &str) -> (&str, Suffix<'_>) {
 /// Returns the fully qualified repositories that a repository may stand for.
 fn repositories(repository: &str, registries: &Registries) -> Vec<String> {
     let searched = registries.unqualified_search_registries.iter().flatten();
-    let all: Vec<String> = if has_registry(repository) {
+    let all: Vec<String> = if split_registry(repository).0.is_some() {
         vec![repository.to_owned()]
     } else {
-        let local = ["localhost".to_owned()];
-        let hosts = local.iter().chain(searched).map(String::as_str).chain(["docker.io"]);
+        let searched = searched.map(String::as_str);
+        let hosts = [LOCAL_REGISTRY].into_iter().chain(searched).chain([DEFAULT_REGISTRY]);
         registries
             .aliases
             .get(repository)
@@ -124,9 +126,12 @@ fn matching<'a>(image: &'a Entry, suffix: &Suffix<'_>, fits: impl Fn(&str) -> bo
         Suffix::Digest(hex) => image.has_digest(hex),
     };
     let is_it = |listed: &&String| {
-        let (repository, rest) = split(listed);
+        let (repository, rest) = split_suffix(listed);
         let tag_fits = match suffix {
-            Suffix::Tag(tag) => rest.strip_prefix(':').unwrap_or("latest") == *tag && !rest.contains('@'),
+            Suffix::Tag(tag) => {
+                let (listed, digest) = tag_and_digest(rest);
+                listed.unwrap_or(DEFAULT_TAG) == *tag && digest.is_none()
+            }
             Suffix::Digest(_) => has_digest,
         };
         tag_fits && fits(repository)
@@ -164,7 +169,7 @@ mod tests {
     fn images(list: &[(&str, &[&str])]) -> Vec<Entry> {
         let entry = |(id, names): &(&str, &[&str])| {
             let hex = id.repeat(64);
-            json!({"id": hex, "names": names, "digest": format!("sha256:{hex}")})
+            json!({"id": hex, "names": names, "digest": digest::of_hex(&hex)})
         };
         let list: Vec<_> = list.iter().map(entry).collect();
         Entry::list(json!(list).to_string().as_bytes()).unwrap()
@@ -181,6 +186,16 @@ mod tests {
     /// What is found, as the name that is given to skopeo.
     fn found(text: &str, images: &[Entry], searched: &[&str]) -> Option<String> {
         find(text, images, &registries(searched)).unwrap().map(|found| found.source)
+    }
+
+    #[test]
+    fn a_host_in_upper_case_is_a_registry() {
+        let images = images(&[("a", &["HOST/app:latest"]), ("b", &["docker.io/library/localhost:latest"])]);
+        assert_eq!(found("HOST/app", &images, &["quay.io"]), Some("HOST/app:latest".to_owned()));
+        assert_eq!(found("localhost", &images, &[]), Some("docker.io/library/localhost:latest".to_owned()));
+        assert_eq!(found("OTHER/app", &images, &[]), None);
+        let qualified = qualified("HOST/app:1", &registries(&["quay.io"])).unwrap();
+        assert_eq!(qualified, ["HOST/app:1"]);
     }
 
     #[test]
@@ -240,7 +255,7 @@ mod tests {
         ]);
         let (a, b, c) = ("a".repeat(64), "b".repeat(64), "c".repeat(64));
         assert_eq!(found(&b, &images, &[]), Some(format!("@{b}")));
-        assert_eq!(found(&format!("sha256:{b}"), &images, &[]), Some(format!("@{b}")));
+        assert_eq!(found(&digest::of_hex(&b), &images, &[]), Some(format!("@{b}")));
         assert_eq!(found("bbbb", &images, &[]), Some(format!("@{b}")));
         assert_eq!(found("@bbbb", &images, &[]), Some(format!("@{b}")));
         assert_eq!(found("bb", &images, &[]), None);

@@ -22,6 +22,7 @@ use std::str::FromStr as _;
 use anyhow::{Context as _, bail, ensure};
 use containers_image_proxy::oci_spec::image::Digest;
 use containers_image_proxy::{ConvertedLayerInfo, ImageProxy, OpenedImage};
+use parallax_format::digest;
 use parallax_store::containers_storage::sha256_hex;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -33,7 +34,7 @@ pub use platform::Platform;
 pub use reference::{Reference, Transport};
 use skopeo::{inspect, proxy_config, skopeo_error};
 
-use crate::image::{Descriptor, Image, Index, IndexEntry, Layer, Manifest, hex_of};
+use crate::image::{Descriptor, Image, Index, IndexEntry, Layer, Manifest};
 
 /// Options for access to a source.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -193,7 +194,7 @@ impl Source {
     /// The proxy converts Docker's manifests into OCI's and hides indexes, so they are read from the files, or by
     /// `skopeo inspect`.
     fn original(&self, digest: &str, manifest: Vec<u8>) -> anyhow::Result<(Vec<u8>, Option<String>)> {
-        let is_original = hex_of(digest).is_some_and(|hex| hex == sha256_hex(&manifest));
+        let is_original = digest::hex_of(digest).is_some_and(|hex| hex == sha256_hex(&manifest));
         let may_have_index = self.reference.transport != Transport::DockerArchive;
         if is_original && !may_have_index {
             return Ok((manifest, None));
@@ -203,7 +204,7 @@ impl Source {
             None => inspect(&self.reference.text, &self.reference, &self.access)?,
         };
         let top_hex = sha256_hex(&top);
-        if hex_of(digest) == Some(&top_hex) {
+        if digest::hex_of(digest) == Some(&top_hex) {
             return Ok((top, None));
         }
         let index: Option<Index> = serde_json::from_slice(&top).ok();
@@ -255,7 +256,7 @@ impl Source {
         }
         // Podman's storage finds layers by their diffID. skopeo before 1.14 does not tell their sizes.
         let size = self.stored_size(index);
-        self.blob(&format!("sha256:{}", layer.diff_id), size).map(LayerStream::Proxy)
+        self.blob(&digest::of_hex(&layer.diff_id), size).map(LayerStream::Proxy)
     }
 
     /// Returns the number of bytes of [`Self::layer`], if known.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
 use parallax_format::ImageName;
+use parallax_format::name::{DEFAULT_TAG, LOCAL_REGISTRY, split_suffix};
 
 /// Kind of a source, with skopeo's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +119,7 @@ impl Reference {
         }
         let base = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
         let base = [".tar.gz", ".tgz", ".tar"].iter().find_map(|suffix| base.strip_suffix(suffix)).unwrap_or(base);
-        format!("localhost/{base}:{}", tag.unwrap_or("latest"))
+        format!("{LOCAL_REGISTRY}/{base}:{}", tag.unwrap_or(DEFAULT_TAG))
     }
 
     /// Returns the reference to one image of an index, by digest; only registries and Podman's storage support this.
@@ -131,12 +132,7 @@ impl Reference {
             }
             _ => return None,
         };
-        let bare = rest.split('@').next().unwrap_or_default();
-        let repository = match bare.rsplit_once(':') {
-            Some((repository, tag)) if !tag.contains('/') => repository,
-            _ => bare,
-        };
-        Some(format!("{transport}{repository}@{digest}"))
+        Some(format!("{transport}{}@{digest}", split_suffix(rest).0))
     }
 }
 

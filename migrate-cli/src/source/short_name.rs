@@ -4,6 +4,7 @@ use std::io;
 
 use anyhow::{bail, ensure};
 use parallax_format::ImageName;
+use parallax_format::name::{split_registry, split_suffix};
 
 use super::registries::{Mode, Registries};
 
@@ -17,10 +18,10 @@ pub type Ask<'a> = &'a dyn Fn(&str, &[String]) -> anyhow::Result<String>;
 /// If the text is an invalid image name, no setting resolves it, or the user must be asked and cannot.
 pub fn candidates(text: &str, registries: &Registries, ask: Option<Ask<'_>>) -> anyhow::Result<Vec<String>> {
     ImageName::from_registry(text)?;
-    if has_registry(text) {
+    if split_registry(text).0.is_some() {
         return Ok(vec![text.to_owned()]);
     }
-    let (repository, suffix) = split(text);
+    let (repository, suffix) = split_suffix(text);
     if let Some(target) = registries.aliases.get(repository) {
         return Ok(vec![format!("{target}{suffix}")]);
     }
@@ -72,19 +73,6 @@ pub fn choose(
     }
 }
 
-/// Whether the name begins with a registry: a host has a dot or a port, or is `localhost`.
-pub(super) fn has_registry(text: &str) -> bool {
-    let first = text.split_once('/').map_or("", |(first, _)| first);
-    first.contains(['.', ':']) || first == "localhost"
-}
-
-/// Splits a text into the name, and `:TAG` or `@DIGEST` with the rest.
-pub(super) fn split(text: &str) -> (&str, &str) {
-    let name = text.rfind('/').map_or(0, |slash| slash + 1);
-    let end = text[name..].find([':', '@']).map_or(text.len(), |at| name + at);
-    text.split_at(end)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,7 +91,12 @@ mod tests {
         assert_eq!(candidates("debian:13", &two, None).unwrap(), ["docker.io/library/debian:13"]);
         assert_eq!(candidates("a/b", &two, None).unwrap(), ["one.org/a/b", "two.org:5000/a/b"]);
         assert_eq!(candidates("quay.io/a:1", &two, None).unwrap(), ["quay.io/a:1"]);
-        assert_eq!(candidates("localhost/a", &two, None).unwrap(), ["localhost/a"]);
+        for text in ["localhost/a", "localhost:5000/a", "HOST/a", "Host/a/b:1"] {
+            assert_eq!(candidates(text, &two, None).unwrap(), [text]);
+        }
+        for text in ["localhost", "localhost:5000", "host/a"] {
+            assert_eq!(candidates(text, &two, None).unwrap()[0], format!("one.org/{text}"));
+        }
         let digest = format!("debian@sha256:{}", "a".repeat(64));
         assert_eq!(candidates(&digest, &two, None).unwrap(), [format!("docker.io/library/{digest}")]);
     }

@@ -10,13 +10,14 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use parallax_store::containers_storage::{BigData, sha256_hex};
+use parallax_format::digest;
+use parallax_store::containers_storage::{BigData, manifest_key, sha256_hex};
 use parallax_store::foreign::Entry;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::registries::Registries;
 use super::{Access, LocalImage, Reference, local_name};
-use crate::image::{Image, Index, Manifest, hex_of};
+use crate::image::{Image, Index, Manifest};
 
 /// Maximum size in bytes of a manifest, the limit of registries.
 const MOST_MANIFEST: u64 = 4 << 20;
@@ -85,25 +86,26 @@ fn podmans_own() -> PathBuf {
 fn in_list(list: &[u8], image: &Image, data: impl Fn(&str) -> Option<Vec<u8>>) -> Vec<String> {
     let entries = Entry::list(list).unwrap_or_default();
     let Some(entry) = entries.into_iter().find(|entry| entry.id == image.id) else { return Vec::new() };
-    let claimed: BTreeSet<&str> = entry.manifest_digests().filter(|hex| hex_of(&image.digest) != Some(hex)).collect();
+    let claimed: BTreeSet<&str> =
+        entry.manifest_digests().filter(|hex| digest::hex_of(&image.digest) != Some(hex)).collect();
     let read: Vec<(&str, Vec<u8>)> = claimed
         .into_iter()
-        .filter_map(|hex| Some((hex, data(&format!("manifest-sha256:{hex}"))?)))
+        .filter_map(|hex| Some((hex, data(&manifest_key(&digest::of_hex(hex)))?)))
         .filter(|(hex, bytes)| sha256_hex(bytes) == *hex)
         .collect();
-    let config = format!("sha256:{}", image.id);
+    let config = digest::of_hex(&image.id);
     let is_manifest = |bytes: &[u8]| Manifest::parse(bytes).is_ok_and(|manifest| manifest.config.digest == config);
     let manifests: BTreeSet<String> = read
         .iter()
         .filter(|(_, bytes)| is_manifest(bytes))
-        .map(|(hex, _)| format!("sha256:{hex}"))
+        .map(|(hex, _)| digest::of_hex(hex))
         .chain([image.digest.clone()])
         .collect();
     let is_index = |bytes: &[u8]| {
         serde_json::from_slice::<Index>(bytes)
             .is_ok_and(|index| index.manifests.iter().any(|entry| manifests.contains(&entry.digest)))
     };
-    let means_it = |(hex, bytes): &(&str, Vec<u8>)| manifests.contains(&format!("sha256:{hex}")) || is_index(bytes);
+    let means_it = |(hex, bytes): &(&str, Vec<u8>)| manifests.contains(&digest::of_hex(hex)) || is_index(bytes);
     read.iter().filter(|found| means_it(found)).map(|(hex, _)| (*hex).to_owned()).collect()
 }
 
@@ -128,33 +130,33 @@ mod tests {
     use super::*;
 
     fn manifest(config: &str, note: &str) -> Vec<u8> {
-        let layer = json!({"digest": format!("sha256:{}", "b".repeat(64)), "size": 3});
-        let config = json!({"digest": format!("sha256:{}", sha256_hex(config.as_bytes())), "size": config.len()});
+        let layer = json!({"digest": digest::of_hex(&"b".repeat(64)), "size": 3});
+        let config = json!({"digest": digest::of_hex(&sha256_hex(config.as_bytes())), "size": config.len()});
         json!({"config": config, "layers": [layer], "note": note}).to_string().into_bytes()
     }
 
     fn index(manifest: &[u8]) -> Vec<u8> {
-        let digest = format!("sha256:{}", sha256_hex(manifest));
+        let digest = digest::of_hex(&sha256_hex(manifest));
         json!({"manifests": [{"digest": digest, "size": 1}]}).to_string().into_bytes()
     }
 
     #[test]
     fn only_what_a_digest_was_taken_of_is_believed() {
-        let config = json!({"rootfs": {"diff_ids": [format!("sha256:{}", "a".repeat(64))]}}).to_string();
+        let config = json!({"rootfs": {"diff_ids": [digest::of_hex(&"a".repeat(64))]}}).to_string();
         let own = manifest(&config, "own");
-        let digest = format!("sha256:{}", sha256_hex(&own));
+        let digest = digest::of_hex(&sha256_hex(&own));
         let image = Image::new(digest, own.clone(), Vec::new(), config.clone().into_bytes()).unwrap();
         let other = manifest(&config, "compressed otherwise");
         let strange = manifest("{}", "another image's");
         let good = [other.clone(), index(&own), index(&other)];
         let bad = [strange.clone(), index(&strange), b"no json".to_vec()];
-        let key = |bytes: &[u8]| format!("manifest-sha256:{}", sha256_hex(bytes));
+        let key = |bytes: &[u8]| manifest_key(&digest::of_hex(&sha256_hex(bytes)));
         let mut data: BTreeMap<String, Vec<u8>> =
             good.iter().chain(&bad).chain([&own]).map(|bytes| (key(bytes), bytes.clone())).collect();
         // Claimed, but something else, and not there at all.
-        let forged = format!("manifest-sha256:{}", "c".repeat(64));
+        let forged = manifest_key(&digest::of_hex(&"c".repeat(64)));
         data.insert(forged.clone(), index(&own));
-        let missing = format!("manifest-sha256:{}", "d".repeat(64));
+        let missing = manifest_key(&digest::of_hex(&"d".repeat(64)));
         let keys = data.keys().chain([&missing]);
         let digests: BTreeMap<&String, &str> = keys.map(|key| (key, key.trim_start_matches("manifest-"))).collect();
         let list = json!([{"id": "x"}, {"id": image.id, "digest": image.digest, "big-data-digests": digests}]);

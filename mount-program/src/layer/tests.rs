@@ -15,9 +15,9 @@ fn store() -> tempfile::TempDir {
 }
 
 fn superblock(used: u64) -> Vec<u8> {
-    let mut bytes = vec![0; SUPERBLOCK_BYTES];
+    let mut bytes = vec![0; 96];
     bytes[..4].copy_from_slice(MAGIC);
-    bytes[BYTES_USED..BYTES_USED + 8].copy_from_slice(&used.to_le_bytes());
+    bytes[40..48].copy_from_slice(&used.to_le_bytes());
     bytes
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use anyhow::Context as _;
+use parallax_format::digest;
 use parallax_store::containers_storage::sha256_hex;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -39,7 +40,7 @@ pub fn write(path: &Path, files: usize, average: usize) -> anyhow::Result<()> {
         "architecture": architecture,
         "os": "linux",
         "config": {},
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{diff_id}")]},
+        "rootfs": {"type": "layers", "diff_ids": [digest::of_hex(&diff_id)]},
     })
     .to_string();
     let name = format!("{}.json", sha256_hex(config.as_bytes()));

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use integration_tests::cluster::{Cluster, Done};
+use parallax_format::digest;
 use parallax_store::containers_storage::{BigData, Image, Link, sha256_hex};
 use serde_json::{Value, json};
 
@@ -62,11 +63,11 @@ impl ForeignStore {
         let mut config: Value = serde_json::from_str(&config)?;
         config["config"]["Env"] = json!(["PATH=/usr/bin:/bin", format!("BROUGHT_BY={name}")]);
         let config = config.to_string();
-        let config_digest = format!("sha256:{}", sha256_hex(config.as_bytes()));
+        let config_digest = digest::of_hex(&sha256_hex(config.as_bytes()));
         let media = |kind: &str| format!("application/vnd.oci.image.{kind}");
         let manifest = json!({"schemaVersion": 0, "mediaType": media("manifest.v1+json"),
             "config": {"mediaType": media("config.v1+json"), "digest": config_digest, "size": config.len()},
-            "layers": [{"mediaType": media("layer.v1.tar"), "digest": format!("sha256:{}", sha256_hex(b"marker")), "size": 2048}]})
+            "layers": [{"mediaType": media("layer.v1.tar"), "digest": digest::of_hex(&sha256_hex(b"marker")), "size": 2048}]})
         .to_string();
         let layers: Vec<String> = match tool {
             Tool::GoTool => vec![sha256_hex(name.as_bytes())],
@@ -75,7 +76,7 @@ impl ForeignStore {
         self.change("overlay-layers/layers.json", |list| {
             list.extend(layers.iter().enumerate().map(|(number, id)| {
                 let mut entry = json!({"id": id, "created": "2025-01-01T00:00:00Z", "diff-size": 2048,
-                    "compressed-size": 2048, "diff-digest": format!("sha256:{id}"), "uidset": [0], "gidset": [0]});
+                    "compressed-size": 2048, "diff-digest": digest::of_hex(id), "uidset": [0], "gidset": [0]});
                 if number > 0 {
                     entry["parent"] = json!(layers[number - 1]);
                 }
@@ -117,7 +118,7 @@ impl ForeignStore {
             Tool::GoTool => sha256_hex(format!("id of {name}").as_bytes()),
             Tool::PodmanHpc => sha256_hex(config.as_bytes()),
         };
-        let key = format!("sha256:{}", sha256_hex(config.as_bytes()));
+        let key = digest::of_hex(&sha256_hex(config.as_bytes()));
         let data =
             [BigData { key: "manifest", bytes: manifest.as_bytes() }, BigData { key: &key, bytes: config.as_bytes() }];
         let directory = self.root.join("overlay-images").join(&id);
@@ -125,7 +126,7 @@ impl ForeignStore {
         for piece in &data {
             fs::write(directory.join(piece.file_name()), piece.bytes)?;
         }
-        let digest = format!("sha256:{}", sha256_hex(manifest.as_bytes()));
+        let digest = digest::of_hex(&sha256_hex(manifest.as_bytes()));
         let entry = Image::new(&id, &digest, vec![name.to_owned()], top, "2025-01-01T00:00:00Z", &data);
         self.change("overlay-images/images.json", |list| list.push(json!(entry)))
     }

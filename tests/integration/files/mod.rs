@@ -9,6 +9,7 @@ use integration_tests::cluster::{Done, repository};
 use crate::OnMachine;
 
 mod documents;
+mod facts;
 mod rules;
 
 tests! { machine:
@@ -21,7 +22,7 @@ tests! { machine:
 
 /// Every test of this group.
 pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnMachine)> {
-    TESTS.iter().chain(documents::TESTS).chain(rules::TESTS)
+    TESTS.iter().chain(documents::TESTS).chain(facts::TESTS).chain(rules::TESTS)
 }
 
 fn read(path: &str) -> anyhow::Result<String> {

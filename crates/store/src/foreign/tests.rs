@@ -2,7 +2,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use parallax_format::ImageRef;
+use parallax_format::{ImageRef, digest};
 use serde_json::{Value, json};
 
 use super::*;
@@ -43,10 +43,9 @@ fn a_chain_with_lower_has_a_file_for_each_layer() {
     // The test's manifest is none.
     assert!(found.unwrap_err().to_string().contains("its manifest is damaged"));
     let path = store.root().join("overlay-images").join(&record.id);
-    let config = BigData { key: &format!("sha256:{}", record.id), bytes: b"" }.file_name();
+    let config = BigData { key: &digest::of_hex(&record.id), bytes: b"" }.file_name();
     assert!(path.join(&config).is_file());
-    fs::write(path.join("manifest"), json!({"config": {"digest": format!("sha256:{}", record.id)}}).to_string())
-        .unwrap();
+    fs::write(path.join("manifest"), json!({"config": {"digest": digest::of_hex(&record.id)}}).to_string()).unwrap();
     let layers = find(store.root(), "app:1").unwrap().unwrap().layers;
     let ids: Vec<_> = layers.iter().map(|layer| (layer.id.as_str(), layer.link.as_str())).collect();
     let expected: Vec<_> = record.layers.iter().map(|layer| (layer.id.as_str(), layer.link.as_str())).collect();

@@ -1,4 +1,5 @@
 use super::*;
+use parallax_format::digest;
 
 /// As Podman writes it, with a field of its own; as others may: spaces, another order, letters as numbers; two that
 /// belong to nobody here.
@@ -51,7 +52,7 @@ fn what_is_added_is_found_at_once() {
         id: id.to_owned(),
         parent: parent.map(str::to_owned),
         created: String::new(),
-        diff_digest: format!("sha256:{id}"),
+        diff_digest: digest::of_hex(id),
         diff_size: 1,
         uidmap: Vec::new(),
         gidmap: Vec::new(),

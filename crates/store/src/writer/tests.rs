@@ -1,3 +1,4 @@
+use parallax_format::digest;
 use serde_json::json;
 
 use super::*;
@@ -14,14 +15,14 @@ fn a_published_image_is_found_by_name_digest_and_id() {
     assert_eq!(record.names, ["localhost/app:1"]);
     assert_eq!(store.image(&new.id).unwrap().unwrap(), record);
     assert_eq!(store.id_of_name(&new.name).unwrap(), new.id);
-    for digest in [new.digest.trim_start_matches("sha256:"), &sha256_hex(b"index of config")] {
+    for digest in [digest::bare(&new.digest), &sha256_hex(b"index of config")] {
         assert_eq!(store.id_of_digest(digest).unwrap(), new.id);
     }
     for lock in [IMAGES_LOCK, LAYERS_LOCK] {
         assert_eq!(fs::metadata(store.root().join(lock)).unwrap().len(), LOCK_TOKEN_BYTES as u64);
     }
     assert_ne!(fs::read(store.root().join(IMAGES_LOCK)).unwrap(), before);
-    let links = store.root().join(LINKS);
+    let links = store.root().join(layout::LINKS);
     for layer in &record.layers {
         assert!(links.join(layer.link.as_str()).is_dir());
         assert!(links.join(format!("{}.squash", layer.link.as_str())).is_file());

@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use parallax_config::Agent;
+use parallax_format::layout::{HOLDS, JSON, LAYERS, OVERLAY_IMAGES, RECORDS, SQUASH, SQUASHFS};
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
 
@@ -15,8 +16,7 @@ use super::Check;
 use super::stores::TOPIC;
 
 /// Directories of a store that steps need, and the suffixes of the files in them.
-const READ: [(&str, &str); 4] =
-    [("parallax/images", "json"), ("parallax/layers", "squash"), ("overlay-images", "json"), ("squash", "squash")];
+const READ: [(&str, &str); 4] = [(RECORDS, JSON), (LAYERS, SQUASHFS), (OVERLAY_IMAGES, JSON), (SQUASH, SQUASHFS)];
 
 /// Returns root's missing rights in a store; empty if none is missing.
 pub fn check(store: &Path, owner: &str, config: &Agent) -> Option<Check> {
@@ -26,7 +26,7 @@ pub fn check(store: &Path, owner: &str, config: &Agent) -> Option<Check> {
     if !refuses_writing(store) {
         return None;
     }
-    let holds = store.join("parallax/holds");
+    let holds = store.join(HOLDS);
     let finding = format!(
         "root has no rights of its own in {} (root_squash): {owner} must run parallax migrate, rm and gc",
         store.display()

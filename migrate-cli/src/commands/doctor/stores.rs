@@ -2,18 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use parallax_config::{Agent, Owner};
+use parallax_format::layout;
+use parallax_format::squashfs::Superblock;
 use parallax_store::open::{OpenError, TrustedStore};
 
 use super::{Check, squashed};
 use crate::units;
 
 pub(super) const TOPIC: &str = "store";
-/// Offset of the compression in a SquashFS superblock.
-const COMPRESSOR_OFFSET: u64 = 20;
 /// Maximum number of layers whose compression is read.
 const MOST_LAYERS: usize = 1000;
 /// Permissions that let others replace files in a directory, and the one that forbids it nevertheless.
@@ -62,12 +63,13 @@ fn unusable(path: &Path, error: &OpenError, is_root: bool) -> Check {
 
 /// Ours by their records, or another tool's by Podman's list.
 fn image_count(path: &Path) -> std::io::Result<usize> {
-    match fs::read_dir(path.join("parallax/images")) {
-        Ok(entries) => {
-            Ok(entries.flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "json")).count())
-        }
+    match fs::read_dir(path.join(layout::RECORDS)) {
+        Ok(entries) => Ok(entries
+            .flatten()
+            .filter(|entry| entry.path().extension().is_some_and(|end| end == layout::JSON))
+            .count()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let list = match fs::read(path.join("overlay-images/images.json")) {
+            let list = match fs::read(path.join(layout::IMAGES_JSON)) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
                 list => list?,
             };
@@ -127,23 +129,28 @@ fn owner(path: &Path, owner: u32, config: &Agent) -> Check {
 /// How the layers of the stores are compressed, as their superblocks number it; of each store the first thousand are looked at.
 pub fn compressors(stores: &[PathBuf]) -> BTreeSet<u16> {
     let layers = stores.iter().flat_map(|store| {
-        let directories = ["parallax/layers", "squash"].map(|name| fs::read_dir(store.join(name)));
+        let directories = [layout::LAYERS, layout::SQUASH].map(|name| fs::read_dir(store.join(name)));
         let files = directories.into_iter().flatten().flatten().flatten().map(|entry| entry.path());
-        files.filter(|path| path.extension().is_some_and(|end| end == "squash")).take(MOST_LAYERS).collect::<Vec<_>>()
+        files
+            .filter(|path| path.extension().is_some_and(|end| end == layout::SQUASHFS))
+            .take(MOST_LAYERS)
+            .collect::<Vec<_>>()
     });
     layers.filter_map(|path| compressor(&path)).collect()
 }
 
 fn compressor(path: &Path) -> Option<u16> {
-    let mut number = [0; 2];
-    File::open(path).ok()?.read_exact_at(&mut number, COMPRESSOR_OFFSET).ok()?;
-    Some(u16::from_le_bytes(number))
+    let mut start = Vec::new();
+    File::open(path).ok()?.take(Superblock::BYTES).read_to_end(&mut start).ok()?;
+    Superblock::parse(&start).map(|superblock| superblock.compressor)
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt as _;
+
+    use parallax_format::squashfs::MAGIC;
 
     use super::super::State;
     use super::*;
@@ -183,6 +190,7 @@ mod tests {
         fs::create_dir_all(directory.path().join("parallax/layers")).unwrap();
         for (name, number) in [("a", 6), ("b", 6), ("c", 4)] {
             let mut bytes = vec![0; 96];
+            bytes[..4].copy_from_slice(MAGIC);
             bytes[20] = number;
             fs::write(directory.path().join(format!("parallax/layers/{name}.squash")), bytes).unwrap();
         }

@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::Context as _;
+use parallax_format::digest;
 use parallax_store::containers_storage::sha256_hex;
 use serde_json::{Value, json};
 
@@ -145,7 +146,7 @@ fn own_layer_alone(session: &Session) -> anyhow::Result<()> {
         return Ok(());
     }
     fs::create_dir(&own)?;
-    let hex = |digest: &Value| digest.as_str().and_then(|text| text.strip_prefix("sha256:")).map(ToOwned::to_owned);
+    let hex = |digest: &Value| digest.as_str().and_then(digest::hex_of).map(ToOwned::to_owned);
     let mut manifest: Value = serde_json::from_slice(&fs::read(plain.join("manifest.json"))?)?;
     let layer = manifest["layers"].as_array().and_then(|layers| layers.last()).context("no layers")?.clone();
     let name = hex(&manifest["config"]["digest"]).context("no configuration")?;
@@ -154,7 +155,7 @@ fn own_layer_alone(session: &Session) -> anyhow::Result<()> {
     config.as_object_mut().context("an odd configuration")?.remove("history");
     let config = config.to_string();
     let id = sha256_hex(config.as_bytes());
-    manifest["config"]["digest"] = json!(format!("sha256:{id}"));
+    manifest["config"]["digest"] = json!(digest::of_hex(&id));
     manifest["config"]["size"] = json!(config.len());
     let name = hex(&layer["digest"]).context("no layer")?;
     manifest["layers"] = json!([layer]);

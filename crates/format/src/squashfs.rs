@@ -2,11 +2,16 @@
 //!
 //! No crate serves: `backhand` reads and unpacks whole file systems; wanted is the superblock alone.
 
-/// The part of a file's superblock that tells whether the file is whole.
+/// How a SquashFS file begins.
+pub const MAGIC: &[u8; 4] = b"hsqs";
+
+/// What is used of a file's superblock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Superblock {
-    /// How many bytes of the file the file system takes.
+    /// How many bytes of the file the file system takes: a shorter file is not whole.
     pub bytes_used: u64,
+    /// How the file is compressed, as the format numbers it.
+    pub compressor: u16,
 }
 
 impl Superblock {
@@ -16,10 +21,14 @@ impl Superblock {
     /// Reads the first bytes of a file; `None` if it is no SquashFS.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
+        const COMPRESSOR: std::ops::Range<usize> = 20..22;
         const BYTES_USED: std::ops::Range<usize> = 40..48;
-        let whole = bytes.starts_with(b"hsqs") && bytes.len() as u64 >= Self::BYTES;
-        let used = bytes.get(BYTES_USED).filter(|_| whole)?;
-        Some(Self { bytes_used: u64::from_le_bytes(used.try_into().ok()?) })
+        if !bytes.starts_with(MAGIC) || (bytes.len() as u64) < Self::BYTES {
+            return None;
+        }
+        let compressor = u16::from_le_bytes(bytes.get(COMPRESSOR)?.try_into().ok()?);
+        let bytes_used = u64::from_le_bytes(bytes.get(BYTES_USED)?.try_into().ok()?);
+        Some(Self { bytes_used, compressor })
     }
 }
 
@@ -29,12 +38,13 @@ mod tests {
 
     #[test]
     fn what_is_no_squashfs_has_no_superblock() {
-        let mut bytes = b"hsqs".to_vec();
+        let mut bytes = MAGIC.to_vec();
         bytes.resize(40, 0);
+        bytes[20] = 6;
         bytes.extend(1000_u64.to_le_bytes());
         assert_eq!(Superblock::parse(&bytes), None);
         bytes.resize(96, 0);
-        assert_eq!(Superblock::parse(&bytes), Some(Superblock { bytes_used: 1000 }));
+        assert_eq!(Superblock::parse(&bytes), Some(Superblock { bytes_used: 1000, compressor: 6 }));
         bytes[0] = b'x';
         assert_eq!(Superblock::parse(&bytes), None);
     }

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// The ending of files of tar-split data.
-const TAR_SPLIT: &str = ".tar-split.gz";
+use crate::layout;
 
 /// The description of a layer's SquashFS file, at `parallax/layers/<diff id>.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,32 +67,33 @@ impl LayerFile {
     /// Where the SquashFS file of the layer with this diffID lies, relative to the store's root.
     #[must_use]
     pub fn squashfs_path(diff_id: &str) -> String {
-        format!("parallax/layers/{diff_id}.squash")
+        layout::squashfs(diff_id)
     }
 
     /// Where its description lies, relative to the store's root.
     #[must_use]
     pub fn description_path(diff_id: &str) -> String {
-        format!("parallax/layers/{diff_id}.json")
+        layout::layer_file(diff_id, layout::JSON)
     }
 
     /// Where the tar-split data of the layer with this diffID lies, relative to the store's root.
     #[must_use]
     pub fn tar_split_path(diff_id: &str) -> String {
-        format!("parallax/layers/{diff_id}{TAR_SPLIT}")
+        layout::layer_file(diff_id, layout::TAR_SPLIT)
     }
 
     /// Where the description of a SquashFS file lies that one of Podman's layers has for itself, relative to the store's root.
     #[must_use]
     pub fn own_description_path(layer_id: &str) -> String {
-        format!("overlay/{layer_id}/parallax.json")
+        layout::own_description(layer_id)
     }
 
     /// Where the tar-split data of an unfinished SquashFS file lies.
     #[must_use]
     pub fn tar_split_beside(squashfs: &Path) -> PathBuf {
         let mut path: OsString = squashfs.into();
-        path.push(TAR_SPLIT);
+        path.push(".");
+        path.push(layout::TAR_SPLIT);
         path.into()
     }
 }

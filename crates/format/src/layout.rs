@@ -1,0 +1,207 @@
+//! Where a store keeps what: every path in it, relative to the store's root.
+//!
+//! The directories `overlay…` and what is in them are containers/storage's (overlay driver), `squash` and the side-cars in
+//! [`LINKS`] podman-hpc's and the Go tool's convention, and `parallax` is ours. Step stores have the same layout. The index
+//! of names and digests is [`crate::IndexPath`]'s.
+
+/// Podman's directory of layers.
+pub const OVERLAY: &str = "overlay";
+/// The directory of the layers' short names.
+pub const LINKS: &str = "overlay/l";
+/// The name of [`LINKS`] in [`OVERLAY`].
+pub const LINKS_NAME: &str = "l";
+/// Podman's directory of images.
+pub const OVERLAY_IMAGES: &str = "overlay-images";
+/// The list of images.
+pub const IMAGES_JSON: &str = "overlay-images/images.json";
+/// The lock of the list of images.
+pub const IMAGES_LOCK: &str = "overlay-images/images.lock";
+/// Podman's directory of what it knows of layers.
+pub const OVERLAY_LAYERS: &str = "overlay-layers";
+/// The list of layers.
+pub const LAYERS_JSON: &str = "overlay-layers/layers.json";
+/// The lock of the list of layers.
+pub const LAYERS_LOCK: &str = "overlay-layers/layers.lock";
+
+/// Where podman-hpc and the Go tool keep SquashFS files, which side-cars lead to.
+pub const SQUASH: &str = "squash";
+
+/// Our own directory.
+pub const PARALLAX: &str = "parallax";
+/// The SquashFS files of layers, with their descriptions and tar-split data.
+pub const LAYERS: &str = "parallax/layers";
+/// The records, one file per image id.
+pub const RECORDS: &str = "parallax/images";
+/// The index of names.
+pub const NAMES: &str = "parallax/names";
+/// The index of manifest and index digests.
+pub const DIGESTS: &str = "parallax/digests";
+/// The files by which nodes say which images steps use.
+pub const HOLDS: &str = "parallax/holds";
+/// SquashFS files that are removed and may still be in use.
+pub const REMOVED: &str = "parallax/removed";
+/// Unfinished files.
+pub const TEMPORARY: &str = "parallax/tmp";
+/// The lock where the file system has none.
+pub const LOCK: &str = "parallax/lock";
+/// The directory that who breaks [`LOCK`] makes.
+pub const LOCK_BREAKING: &str = "parallax/lock.breaking";
+/// Tar-split data that has Podman say what to do.
+pub const NO_FILES: &str = "parallax/no-files.tar-split.gz";
+
+/// The directories of a store that Parallax writes, parents first.
+pub const DIRECTORIES: [&str; 12] = [
+    OVERLAY,
+    LINKS,
+    OVERLAY_IMAGES,
+    OVERLAY_LAYERS,
+    PARALLAX,
+    LAYERS,
+    RECORDS,
+    NAMES,
+    DIGESTS,
+    HOLDS,
+    REMOVED,
+    TEMPORARY,
+];
+/// The directories that each store of containers/storage has.
+pub const PODMANS_DIRECTORIES: [&str; 4] = [OVERLAY, LINKS, OVERLAY_IMAGES, OVERLAY_LAYERS];
+
+/// The directory of a layer's files, in the layer's directory.
+pub const DIFF: &str = "diff";
+/// The file with the layer's short name, in the layer's directory.
+pub const LINK: &str = "link";
+/// The file with the short names of the layers below, in the layer's directory.
+pub const LOWER: &str = "lower";
+
+/// The extension of SquashFS files.
+pub const SQUASHFS: &str = "squash";
+/// The extension of records and descriptions.
+pub const JSON: &str = "json";
+/// The extension of tar-split data.
+pub const TAR_SPLIT: &str = "tar-split.gz";
+
+/// The directory of a layer.
+#[must_use]
+pub fn layer_directory(id: &str) -> String {
+    format!("{OVERLAY}/{id}")
+}
+
+/// The layer's id in the path of its directory, if the path is one.
+#[must_use]
+pub fn layer_of_directory(path: &str) -> Option<&str> {
+    path.strip_prefix(OVERLAY)?.strip_prefix('/')
+}
+
+/// The symbolic link that is a layer's short name.
+#[must_use]
+pub fn link(name: &str) -> String {
+    format!("{LINKS}/{name}")
+}
+
+/// What the symbolic link holds that is the short name of the layer with this id.
+#[must_use]
+pub fn link_target(id: &str) -> String {
+    format!("../{id}/{DIFF}")
+}
+
+/// The layer's id in what its short name's symbolic link holds.
+#[must_use]
+pub fn layer_of_link(target: &str) -> Option<&str> {
+    target.strip_prefix("../")?.strip_suffix(DIFF)?.strip_suffix('/')
+}
+
+/// A layer below another, as [`LOWER`] names it by its short name.
+#[must_use]
+pub fn lower(name: &str) -> String {
+    format!("{LINKS_NAME}/{name}")
+}
+
+/// The short name of a layer in [`LOWER`].
+#[must_use]
+pub fn link_of_lower(text: &str) -> &str {
+    text.strip_prefix(LINKS_NAME).and_then(|rest| rest.strip_prefix('/')).unwrap_or(text)
+}
+
+/// The SquashFS file of the layer with this short name, or the symbolic link to it.
+#[must_use]
+pub fn side_car(link: &str) -> String {
+    format!("{LINKS}/{link}.{SQUASHFS}")
+}
+
+/// Where podman-hpc and the Go tool keep the SquashFS file of the layer with this short name.
+#[must_use]
+pub fn squash(link: &str) -> String {
+    format!("{SQUASH}/{link}.{SQUASHFS}")
+}
+
+/// What the symbolic link from the side-car in [`LINKS`] to a file of the store holds.
+#[must_use]
+pub fn from_links(path: &str) -> String {
+    format!("../../{path}")
+}
+
+/// The SquashFS file of the layer with this diffID.
+#[must_use]
+pub fn squashfs(diff_id: &str) -> String {
+    layer_file(diff_id, SQUASHFS)
+}
+
+/// One of the files of the layer with this diffID, by its extension.
+#[must_use]
+pub fn layer_file(diff_id: &str, extension: &str) -> String {
+    format!("{LAYERS}/{diff_id}.{extension}")
+}
+
+/// The description of a SquashFS file that one of Podman's layers has for itself.
+#[must_use]
+pub fn own_description(layer_id: &str) -> String {
+    format!("{OVERLAY}/{layer_id}/parallax.json")
+}
+
+/// Where Podman looks for the tar-split data of a layer.
+#[must_use]
+pub fn podmans_tar_split(layer_id: &str) -> String {
+    format!("{OVERLAY_LAYERS}/{layer_id}.{TAR_SPLIT}")
+}
+
+/// The directory of an image's manifest and configuration.
+#[must_use]
+pub fn image_directory(id: &str) -> String {
+    format!("{OVERLAY_IMAGES}/{id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        assert_eq!(layer_of_directory(&layer_directory("ab")), Some("ab"));
+        assert_eq!(layer_of_link(&link_target("ab")), Some("ab"));
+        assert_eq!(link_of_lower(&lower("AB")), "AB");
+        assert_eq!(link_of_lower("AB"), "AB");
+        assert_eq!(layer_of_link("../../etc"), None);
+    }
+
+    #[test]
+    fn parents_come_first() {
+        for (index, directory) in DIRECTORIES.iter().enumerate() {
+            let parent = directory.rsplit_once('/').map(|(parent, _)| parent);
+            assert!(parent.is_none_or(|parent| DIRECTORIES[..index].contains(&parent)), "{directory}");
+        }
+    }
+
+    #[test]
+    fn paths_are_those_that_stores_have() {
+        assert_eq!(link("AB"), "overlay/l/AB");
+        assert_eq!(side_car("AB"), "overlay/l/AB.squash");
+        assert_eq!(squash("AB"), "squash/AB.squash");
+        assert_eq!(squashfs("ab"), "parallax/layers/ab.squash");
+        assert_eq!(layer_file("ab", TAR_SPLIT), "parallax/layers/ab.tar-split.gz");
+        assert_eq!(podmans_tar_split("ab"), "overlay-layers/ab.tar-split.gz");
+        assert_eq!(own_description("ab"), "overlay/ab/parallax.json");
+        assert_eq!(image_directory("ab"), "overlay-images/ab");
+        assert_eq!(from_links(&squashfs("ab")), "../../parallax/layers/ab.squash");
+    }
+}
