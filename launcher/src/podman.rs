@@ -20,6 +20,8 @@ use parallax_sys::process::Process;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+/// Slurm's variable for the job of a process.
+const JOB_ID: &str = "SLURM_JOB_ID";
 /// Maximum length of Podman's output in messages, in characters from the end.
 const TAIL: usize = 600;
 
@@ -96,6 +98,8 @@ impl Podman {
         let mut command = Command::new(line.next().unwrap_or(&self.program));
         command.args(line).args(arguments).stdin(Stdio::null()).stdout(stdout).stderr(log).current_dir("/");
         command.env_clear().envs(self.variables.iter().map(|(name, path)| (name, path)));
+        // By the job the agent recognizes processes that outlive this one as the step's.
+        command.envs(std::env::var_os(JOB_ID).map(|job| (JOB_ID, job)));
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         // No bus of a session, over which Podman could move processes out of the job, and no timers of systemd's for health checks.
         command.env("DBUS_SESSION_BUS_ADDRESS", "disabled:").env("DISABLE_HC_SYSTEMD", "true");
