@@ -79,7 +79,7 @@ fn a_migration_by_root_says_who_can(cluster: &Cluster) -> anyhow::Result<()> {
         line.extend(["parallax", "--store", STORE, "migrate", "oci:/images/debian"]);
         let done = cluster.run("ctl", "root", &line)?;
         let told = done.stderr.contains("ermission denied")
-            && done.stderr.contains("(root_squash): run this as the store's owner");
+            && done.stderr.contains("(root_squash): run the command as the store's owner");
         ensure!(done.code == 1 && told, "{done:?}");
         let done = cluster.run("ctl", "u2", &line[2..])?;
         ensure!(done.code == 1 && !done.stderr.contains("root_squash"), "{done:?}");
