@@ -6,7 +6,6 @@ pub mod held;
 pub mod images;
 pub mod load;
 pub mod many_images;
-pub mod memory_group;
 pub mod processes;
 pub mod runner;
 pub mod synthetic;

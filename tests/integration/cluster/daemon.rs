@@ -210,7 +210,7 @@ print(readers[0].wait())
     );
     let said = python(cluster, "root", &script)?;
     let lines: Vec<&str> = said.lines().collect();
-    ensure!(lines[0].contains("does not end"), "{said}");
+    ensure!(lines[0].contains("timed out waiting for the end of the process"), "{said}");
     ensure!(lines[1..] == ["[] [] []", "False D", "-9"], "{said}");
     drop(agent);
     drop(store);
