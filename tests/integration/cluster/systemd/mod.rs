@@ -241,7 +241,7 @@ fn a_connection_starts_an_agent_that_was_stopped(
 ) -> anyhow::Result<()> {
     let journal = Journal::from_now(cluster)?;
     systemctl(cluster, &["stop"])?;
-    journal.wait_for("steps go on held=1")?;
+    journal.wait_for("steps continue held=1")?;
     let state = property(cluster, "ActiveState")?;
     ensure!(state == "inactive", "the agent is {state} after a stop");
     is_as_it_was("stop")?;
