@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod held;
 pub mod images;
 pub mod load;
+pub mod memory_group;
 pub mod many_images;
 pub mod processes;
 pub mod runner;
