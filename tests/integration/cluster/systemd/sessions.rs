@@ -57,7 +57,7 @@ pub fn processes_stay_in_the_jobs_control_group(cluster: &Cluster) -> anyhow::Re
 
 fn step(cluster: &Cluster, mode: &str, script: &str) -> anyhow::Result<integration_tests::cluster::Done> {
     let mode = format!("--parallax-mode={mode}");
-    let line = ["env", BUS, "srun", "-w", NODE, "--parallax-image=debian", &mode, "bash", "-c", script];
+    let line = ["env", BUS, "srun", "--quiet", "-w", NODE, "--parallax-image=debian", &mode, "bash", "-c", script];
     cluster.run("ctl", "u1", &line)?.success()
 }
 
