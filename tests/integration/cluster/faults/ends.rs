@@ -90,8 +90,10 @@ fn a_requeued_job(cluster: &Cluster) -> anyhow::Result<String> {
     cluster.run("ctl", "root", &["scontrol", "requeue", &job])?.success()?;
     // Slurm holds a requeued job back for two minutes. It may be let go once its first run is cleared away, of which Slurm
     // tells nobody, so it is let go again and again until it runs.
+    // Not within the second of the requeue: Slurm tells credentials of the first run, which it has revoked, from later ones by seconds.
     let release = format!(
-        "until squeue --noheader --jobs={job} --format=%T | grep -q RUNNING; do scontrol update JobId={job} StartTime=now || :; done"
+        "now=$(date +%s); until [ $(date +%s) -gt $((now + 1)) ]; do :; done; \
+         until squeue --noheader --jobs={job} --format=%T | grep -q RUNNING; do scontrol update JobId={job} StartTime=now || :; done"
     );
     cluster.run("ctl", "root", &["sh", "-c", &release])?.success()?;
     ensure!(runs()? == "1\n", "not the second run");
