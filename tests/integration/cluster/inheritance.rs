@@ -35,26 +35,26 @@ const SECOND: &str = "#!/bin/bash
 #SBATCH -w n1 --overcommit --output=second.out
 [[ -n $KEPT ]] || exit 1
 env | grep -F /run/parallax/steps/ | grep -v ^KEPT= && exit 1
-setsid bash -c 'echo daemon > up; read -r line < go; echo daemon $line > down' &
-exec bash -c 'echo started > up; read -r line < go; echo $line > down'
+setsid bash -c 'read -r line < go-daemon; echo daemon $line > down' &
+exec bash -c 'echo started > up; read -r line < go-shell; echo $line > down'
 ";
 
 fn a_job_survives_the_steps_end(cluster: &Cluster) -> anyhow::Result<()> {
     let home = cluster.home("u1");
-    cluster.run("n1", "u1", &["mkfifo", "up", "go", "down"])?.success()?;
+    cluster.run("n1", "u1", &["mkfifo", "up", "go-daemon", "go-shell", "down"])?.success()?;
     fs::write(home.join("first.sh"), FIRST)?;
     fs::write(home.join("second.sh"), SECOND)?;
     let tested = cluster.run("ctl", "u1", &["sbatch", "--wait", "first.sh"]).and_then(|done| {
         let output = fs::read_to_string(home.join("first.out"))?;
         done.success().with_context(|| output.clone())?;
-        ensure!(output.contains("started") || output.contains("daemon"), "{output}");
+        ensure!(output.contains("started"), "{output}");
         wait_for_no_lease(cluster, "n1")?;
-        // Whoever waits on the first job's behalf has been served; the others read now.
-        let ask = "cat up >/dev/null & echo on > go; cat down; echo on > go; cat down";
+        // Each has a FIFO of its own: of two readers of one, the second may see its end only.
+        let ask = "echo on > go-daemon; cat down; echo on > go-shell; cat down";
         cluster.run("n1", "u1", &["bash", "-c", ask])
     });
     let second = fs::read_to_string(home.join("second.out")).unwrap_or_default();
-    for file in ["first.sh", "second.sh", "first.out", "second.out", "up", "go", "down"] {
+    for file in ["first.sh", "second.sh", "first.out", "second.out", "up", "go-daemon", "go-shell", "down"] {
         let _ = fs::remove_file(home.join(file));
     }
     let said = tested.with_context(|| format!("the second job says: {second:?}"))?.success()?;
