@@ -13,7 +13,7 @@ use std::io::{self, Write};
 use blake3::Hasher;
 
 use crate::path::LayerPath;
-use crate::tar::{Kind, MAX_MTIME, Meta};
+use crate::tar::entry::{Kind, MAX_MTIME, Meta};
 
 /// A content digest: `blake3-sum:` and 64 hexadecimal digits.
 pub type ContentDigest = String;

@@ -52,6 +52,11 @@ impl From<ArchiveError> for ConvertError {
 }
 
 impl ConvertError {
+    /// The error of writing to mksquashfs, which may carry the reason why mksquashfs stopped reading.
+    pub(crate) fn of_write(error: io::Error) -> Self {
+        error.downcast().unwrap_or_else(Self::Write)
+    }
+
     /// Whether the layer has more entries than was allowed.
     #[must_use]
     pub fn has_too_many_entries(&self) -> bool {

@@ -12,40 +12,26 @@
 //! Directories and whiteouts are held back and written after everything else, because an opaque marker may come after its
 //! directory's own entry. sqfstar takes a directory's header after its children.
 
-mod below;
 mod content;
 mod convert;
 mod decompress;
-mod emit;
 mod error;
-mod flatten;
-mod header;
-mod layout;
-mod limits;
-mod member;
-mod owners;
+mod mksquashfs;
 mod path;
-mod pax;
-mod plan;
-mod resolve;
-mod rewrite;
-mod rewritten;
-mod sparse;
-mod sqfstar;
-mod stream;
 mod tar;
-mod tar_split;
+#[cfg(test)]
+mod testing;
 mod unpacked;
 
-pub use below::{Attributes, Below, Shape};
 pub use content::ContentDigest;
-pub use convert::{Converted, Layer, convert};
+pub use convert::below::{Attributes, Below, Shape};
+pub use convert::flatten::{Flattened, flatten};
+pub use convert::layer::{Converted, Layer, convert};
+pub use convert::owners::{MAX_USUAL_ID, Owners, UnusualOwners};
+pub use convert::rewritten::{Rewritten, rewritten};
 pub use error::{ArchiveError, ConvertError, EntryError};
-pub use flatten::{Flattened, flatten};
-pub use limits::Limits;
-pub use member::archive_member;
-pub use owners::{MAX_USUAL_ID, Owners, UnusualOwners};
-pub use rewritten::{Rewritten, rewritten};
-pub use sqfstar::{Compression, Sqfstar, SquashfsOptions};
-pub use tar_split::TarSplitFile;
+pub use mksquashfs::{Compression, Mksquashfs, SquashfsOptions};
+pub use tar::limits::Limits;
+pub use tar::member::archive_member;
+pub use tar::split::TarSplitFile;
 pub use unpacked::content_digest;

@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 
 use crate::content::{Content, ContentDigest, FileId, Hashing, id_of, id_of_root};
 use crate::error::ConvertError;
-use crate::limits::Limits;
 use crate::path::LayerPath;
-use crate::rewrite::{Stop, refuse};
-use crate::tar::{Kind, TarReader};
+use crate::tar::entry::{Kind, TarError};
+use crate::tar::limits::Limits;
+use crate::tar::reader::TarReader;
 
 /// The tool that reads SquashFS without mounting it, and tells attributes and hard links.
 const PROGRAM: &str = "sqfs2tar";
@@ -44,16 +44,16 @@ pub fn content_digest(file: &Path) -> Result<ContentDigest, ConvertError> {
     if !status.success() {
         return Err(ConvertError::Read(io::Error::other(format!("{PROGRAM} failed ({status}): {message}"))));
     }
-    digest.map_err(Stop::into_error)
+    Ok(digest?)
 }
 
 /// The digest of what an archive in mksquashfs's form holds, on top of what is in `content`.
-pub(crate) fn of_archive(archive: impl Read, mut content: Content) -> Result<ContentDigest, Stop> {
+pub(crate) fn of_archive(archive: impl Read, mut content: Content) -> Result<ContentDigest, TarError> {
     let mut tar = TarReader::new(io::BufReader::with_capacity(256 << 10, archive));
     tar = tar.limited_to(Limits { bytes: u64::MAX, entries: u64::MAX });
     let mut files: HashMap<LayerPath, FileId> = HashMap::new();
     while let Some(entry) = tar.next()? {
-        let path = LayerPath::of_entry(&entry.name).map_err(|error| refuse(&entry.name, error))?;
+        let path = LayerPath::of_entry(&entry.name).map_err(|error| TarError::refuse(&entry.name, error))?;
         if path.is_root() {
             content.add(&path, id_of_root(&entry.meta));
             continue;
@@ -66,7 +66,7 @@ pub(crate) fn of_archive(archive: impl Read, mut content: Content) -> Result<Con
                 hashing.id(&entry.kind, &entry.meta)
             }
             Kind::HardLink(target) => {
-                let target = LayerPath::of_entry(target).map_err(|error| refuse(&entry.name, error))?;
+                let target = LayerPath::of_entry(target).map_err(|error| TarError::refuse(&entry.name, error))?;
                 let id = files.get(&target).copied().unwrap_or_default();
                 content.add_link(&path, id);
                 files.insert(path, id);
@@ -85,15 +85,15 @@ pub(crate) fn of_archive(archive: impl Read, mut content: Content) -> Result<Con
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rewrite::tests::Archive;
-    use crate::{Compression, Layer, Sqfstar, SquashfsOptions, convert};
+    use crate::testing::Archive;
+    use crate::{Compression, Layer, Mksquashfs, SquashfsOptions, convert};
     use sha2::{Digest as _, Sha256};
 
     fn squashfs(archive: &[u8], file: &Path, compression: Compression) -> ContentDigest {
         let diff_id = crate::decompress::hex(&Sha256::digest(archive));
         let layer = Layer::new(&diff_id, file);
         let options = SquashfsOptions { compression, ..SquashfsOptions::default() };
-        convert(layer, Sqfstar::find().unwrap(), &options, || Ok(archive)).unwrap().content
+        convert(layer, Mksquashfs::find().unwrap(), &options, || Ok(archive)).unwrap().content
     }
 
     fn archive(text: &[u8]) -> Vec<u8> {

@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use parallax_format::{ImageName, digest, layout};
-use parallax_layers::Sqfstar;
+use parallax_layers::Mksquashfs;
 use parallax_store::{Collection, LayerFile, NewImage, OwnFiles, Store, StoreError};
 use serde::Serialize;
 
@@ -40,7 +40,7 @@ pub struct Migration<'a> {
     settings: Settings,
     progress: &'a Progress,
     slots: Slots,
-    tool: Mutex<Option<Sqfstar>>,
+    tool: Mutex<Option<Mksquashfs>>,
     /// The layers that were converted, by diffID.
     made: Once<Finished>,
     /// The working directory, made when the first layer needs it: a call without work changes nothing.
@@ -242,11 +242,11 @@ impl<'a> Migration<'a> {
     }
 
     /// Returns mksquashfs, searched when the first layer needs it.
-    fn tool(&self) -> anyhow::Result<Sqfstar> {
+    fn tool(&self) -> anyhow::Result<Mksquashfs> {
         let mut tool = self.tool.lock().unwrap_or_else(PoisonError::into_inner);
         match *tool {
             Some(found) => Ok(found),
-            None => Ok(*tool.insert(Sqfstar::find()?)),
+            None => Ok(*tool.insert(Mksquashfs::find()?)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use parallax_layers::Sqfstar;
+use parallax_layers::Mksquashfs;
 
 use super::Check;
 use super::programs::find;
@@ -13,10 +13,10 @@ const READER: &str = "sqfs2tar";
 
 /// Checks mksquashfs and the programs that it requires.
 pub fn check() -> Check {
-    judge(Sqfstar::find().map_err(|error| error.to_string()), find(READER).as_deref())
+    judge(Mksquashfs::find().map_err(|error| error.to_string()), find(READER).as_deref())
 }
 
-fn judge(tool: Result<Sqfstar, String>, reader: Option<&Path>) -> Check {
+fn judge(tool: Result<Mksquashfs, String>, reader: Option<&Path>) -> Check {
     let tool = match tool {
         Ok(tool) => tool,
         // Nodes need none.
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn the_version_and_what_follows_are_named() {
-        let tool = |text: &str| Sqfstar::parse(text).map_err(|error| error.to_string());
+        let tool = |text: &str| Mksquashfs::parse(text).map_err(|error| error.to_string());
         let state = |text, reader| judge(tool(text), reader);
         let reader = Some(Path::new("/usr/bin/sqfs2tar"));
         let checked = state("mksquashfs version 4.5.1 (2022/03/17)", reader);

@@ -20,10 +20,12 @@
 use std::io::{self, Read, Write};
 
 use crate::content::{Content, FileId, Hashing, id_of, id_of_root};
+use crate::mksquashfs::Running;
 use crate::path::LayerPath;
-use crate::pax;
-use crate::sqfstar::Running;
-use crate::tar::{BLOCK, Kind, MAX_MTIME, Meta, TarError, TarReader, padding};
+use crate::tar::entry::{Entry, Kind, MAX_MTIME, Meta, TarError};
+use crate::tar::header::{BLOCK, padding};
+use crate::tar::pax;
+use crate::tar::reader::TarReader;
 
 /// How many bytes a name or a link target may have to fit its header field.
 const FIELD: usize = 100;
@@ -90,6 +92,21 @@ impl<W: Sink> Emitter<W> {
     pub(crate) fn link(&mut self, path: &LayerPath, target: &[u8], meta: &Meta, id: FileId) {
         self.content.add_link(path, id);
         self.links.push((path.clone(), target.into(), Meta { xattrs: Vec::new(), ..*meta }));
+    }
+
+    /// Writes an entry under all its names.
+    pub(crate) fn names<R: Read>(
+        &mut self,
+        first: &LayerPath,
+        links: &[LayerPath],
+        entry: &Entry,
+        tar: &mut TarReader<R>,
+    ) -> Result<(), TarError> {
+        let id = self.leaf(first, &entry.kind, &entry.meta, tar)?;
+        for link in links {
+            self.link(link, first.as_bytes(), &entry.meta, id);
+        }
+        Ok(())
     }
 
     fn headers(&mut self, path: &LayerPath, kind: &Kind, meta: &Meta) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! One header block of a tar archive.
 
-use crate::tar::BLOCK;
+/// The size of a block in bytes. Headers have one, and data fills its last one up with zeros.
+pub(crate) const BLOCK: usize = 512;
 
 pub(crate) struct Header(pub(crate) [u8; BLOCK]);
 
@@ -44,6 +45,11 @@ impl Header {
             _ => None,
         })
     }
+}
+
+/// How many bytes are missing to a whole number of blocks.
+pub(crate) fn padding(size: u64) -> u64 {
+    size.wrapping_neg() % BLOCK as u64
 }
 
 /// A field up to its first NUL.

@@ -4,7 +4,7 @@
 //! file of a build user with an id from a directory service, 1516583083 say, is beyond any range.
 
 use crate::path::LayerPath;
-use crate::tar::Meta;
+use crate::tar::entry::Meta;
 
 /// The highest user or group id that a usual range of subordinate ids has.
 pub const MAX_USUAL_ID: u32 = 65_535;

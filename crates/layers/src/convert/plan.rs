@@ -6,15 +6,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 
+use super::entries::{Place, Seen, next_entry, place_of};
+use super::layout::{Layout, Role};
+use super::owners::Owners;
+use super::resolve::Step;
 use crate::content::FileId;
 use crate::error::EntryError;
-use crate::layout::{Layout, Role};
-use crate::limits::{Allowance, Limits};
-use crate::owners::Owners;
 use crate::path::{LayerPath, printable, remove_below};
-use crate::resolve::Step;
-use crate::rewrite::{Place, Seen, next_entry, place_of, refuse};
-use crate::tar::{Entry, Kind, Meta, TarError, TarReader};
+use crate::tar::entry::{Entry, Kind, Meta, TarError};
+use crate::tar::limits::{Allowance, Limits};
+use crate::tar::reader::TarReader;
 
 /// What extraction would leave of a layer.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl Plan {
             let applied = place_of(&mut entry, path, |path| tree.look(path))
                 .and_then(|place| tree.parents_left.take_more(place.grown).map(|()| place))
                 .and_then(|Place { path, role, .. }| tree.apply(entry, path, role, &mut layout));
-            applied.map_err(|error| refuse(&name, error))?;
+            applied.map_err(|error| TarError::refuse(&name, error))?;
         }
         tar.drain()?;
         let mut names: HashMap<u64, Vec<LayerPath>> = HashMap::new();

@@ -8,8 +8,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::decompress::hex;
-use crate::rewrite::tests::Archive;
-use crate::{Layer, Sqfstar, SquashfsOptions, convert, flatten};
+use crate::testing::Archive;
+use crate::{Layer, Mksquashfs, SquashfsOptions, convert, flatten};
 
 /// The lines of tar-split data.
 fn entries(file: &Path) -> Vec<Value> {
@@ -46,7 +46,7 @@ fn check(archive: &[u8]) -> usize {
     let (file, split) = (directory.path().join("file"), directory.path().join("split"));
     let diff_id = hex(&Sha256::digest(archive));
     let layer = Layer { tar_split: Some(&split), ..Layer::new(&diff_id, &file) };
-    let converted = convert(layer, Sqfstar::find().unwrap(), &SquashfsOptions::default(), || Ok(archive)).unwrap();
+    let converted = convert(layer, Mksquashfs::find().unwrap(), &SquashfsOptions::default(), || Ok(archive)).unwrap();
     let bytes = fs::read(&split).unwrap();
     let expected = TarSplitFile { size: bytes.len() as u64, sha256: hex(&Sha256::digest(&bytes)) };
     assert_eq!(converted.tar_split, Some(expected));
@@ -104,7 +104,7 @@ fn a_flattened_image_has_one_for_the_archive_that_its_diff_id_is_of() {
     ];
     let ids = layers.each_ref().map(|layer| hex(&Sha256::digest(layer)));
     let layer = Layer { tar_split: Some(&split), ..Layer::new("", &file) };
-    let tool = Sqfstar::find().unwrap();
+    let tool = Mksquashfs::find().unwrap();
     let flattened = flatten(&ids.each_ref().map(String::as_str), layer, tool, &SquashfsOptions::default(), |index| {
         Ok(&layers[index][..])
     });

@@ -7,18 +7,18 @@ use std::io::{self, Read, Write};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::convert::{Converted, Layer, finish, reading};
+use super::emit::{Emitter, Sink};
+use super::entries::{Seen, next_entry};
+use super::layer::{Converted, Layer, finish, reading};
+use super::layout::{Layout, default_directory};
+use super::plan::Plan;
 use crate::decompress::hex;
-use crate::emit::{Emitter, Sink};
 use crate::error::{ConvertError, EntryError};
-use crate::layout::{Layout, default_directory};
-use crate::limits::{Allowance, Limits};
+use crate::mksquashfs::{Mksquashfs, SquashfsOptions};
 use crate::path::{LayerPath, remove_below};
-use crate::plan::Plan;
-use crate::rewrite::{Seen, Stop, next_entry, refuse, write_names};
-use crate::sqfstar::{Sqfstar, SquashfsOptions};
-use crate::tar::Meta;
-use crate::tar_split::TarSplit;
+use crate::tar::entry::{Meta, TarError};
+use crate::tar::limits::{Allowance, Limits};
+use crate::tar::split::TarSplit;
 
 /// An image that has become one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct Flattened {
 pub fn flatten<R: Read + Send>(
     diff_ids: &[&str],
     layer: Layer<'_>,
-    tool: Sqfstar,
+    tool: Mksquashfs,
     options: &SquashfsOptions,
     mut open: impl FnMut(usize) -> io::Result<R>,
 ) -> Result<Flattened, ConvertError> {
@@ -48,8 +48,9 @@ pub fn flatten<R: Read + Send>(
     let mut merged = Merged::new(limits);
     for (index, diff_id) in diff_ids.iter().enumerate() {
         let source = open(index).map_err(ConvertError::Read)?;
-        let plan = reading(source, diff_id, limits, None, |tar| Ok(Plan::make(tar, limits, owners)?));
-        merged.add(index, plan.map_err(Stop::into_error)?.result).map_err(Stop::into_error)?;
+        let plan =
+            reading(source, diff_id, limits, None, |tar| Plan::make(tar, limits, owners).map_err(ConvertError::from))?;
+        merged.add(index, plan.result)?;
     }
     let names = merged.names();
     let root = merged.root.unwrap_or_else(default_directory);
@@ -60,23 +61,21 @@ pub fn flatten<R: Read + Send>(
     seen.owners.count(&root);
     for (index, diff_id) in diff_ids.iter().enumerate() {
         let source = open(index).map_err(ConvertError::Read)?;
-        let pass = reading(source, diff_id, limits, None, |tar| {
+        reading(source, diff_id, limits, None, |tar| -> Result<(), ConvertError> {
             let mut removed = Seen::new(owners);
             while let Some((entry, _)) = next_entry(tar, &mut removed)? {
                 if let Some((first, links)) = names.get(&(index, entry.index)).and_then(|names| names.split_first()) {
                     seen.owners.count(&entry.meta);
-                    write_names(&mut to, first, links, &entry, tar)?;
+                    to.names(first, links, &entry, tar)?;
                 }
             }
             seen.owners.add_unusual(removed.owners.unusual);
             seen.dropped_xattrs.append(&mut removed.dropped_xattrs);
             Ok(tar.drain()?)
-        });
-        pass.map_err(Stop::into_error)?;
+        })?;
     }
-    write_directories(merged.nodes, &mut to, &mut seen).map_err(|error| Stop::from(error).into_error())?;
-    let (Hashed { to: running, hash, size, split }, content) =
-        to.finish().map_err(|error| Stop::from(error).into_error())?;
+    write_directories(merged.nodes, &mut to, &mut seen).map_err(ConvertError::of_write)?;
+    let (Hashed { to: running, hash, size, split }, content) = to.finish().map_err(ConvertError::of_write)?;
     let converted = finish(running, tool, file, Seen { content, ..seen }, size, split)?;
     Ok(Flattened { diff_id: hex(&hash.finalize()), converted })
 }
@@ -92,7 +91,7 @@ fn write_directories<W: Sink>(
             layout.directories.insert(path, meta);
         }
     }
-    layout.write(to, None, seen).map(drop)
+    layout.write(to, None, &mut seen.owners).map(drop)
 }
 
 /// What a path is, as the layers so far have it.
@@ -118,7 +117,7 @@ impl Merged {
     }
 
     /// Lays a layer over the others, as overlayfs does.
-    fn add(&mut self, layer: usize, plan: Plan) -> Result<(), Stop> {
+    fn add(&mut self, layer: usize, plan: Plan) -> Result<(), TarError> {
         let Plan { names, layout } = plan;
         self.root = layout.root.or(self.root.take());
         for hidden in &layout.whiteouts {
@@ -149,10 +148,10 @@ impl Merged {
         Ok(())
     }
 
-    fn take(&mut self, path: &LayerPath, meta: Option<&Meta>) -> Result<(), Stop> {
-        let refused = |error: EntryError| Stop::from(refuse(path.as_bytes(), error));
+    fn take(&mut self, path: &LayerPath, meta: Option<&Meta>) -> Result<(), TarError> {
+        let refused = |error: EntryError| TarError::refuse(path.as_bytes(), error);
         self.left.take(path.as_bytes()).map_err(refused)?;
-        meta.map_or(Ok(()), |meta| self.left.take_meta(meta)).map_err(refused)
+        meta.map_or(Ok(()), |meta| self.left.take_xattrs(meta.xattr_bytes())).map_err(refused)
     }
 
     /// The names that are left of each entry's content: the one it is written under first.
@@ -211,9 +210,9 @@ impl<W: Write> Write for Hashed<'_, W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::owners::Owners;
-    use crate::rewrite::tests::Archive;
-    use crate::tar::TarReader;
+    use crate::convert::owners::Owners;
+    use crate::tar::reader::TarReader;
+    use crate::testing::Archive;
 
     /// The names that are left of these layers, with the layer that they are of; directories end in a slash.
     fn merged(layers: &[Vec<u8>]) -> Vec<String> {

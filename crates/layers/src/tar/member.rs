@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
 
+use super::entry::{Kind, TarError};
+use super::header::BLOCK;
+use super::reader::TarReader;
 use crate::decompress::decompress;
 use crate::path::LayerPath;
-use crate::tar::{BLOCK, Kind, TarError, TarReader};
 
 /// Where the magic of a tar header is.
 const MAGIC_OFFSET: usize = 257;

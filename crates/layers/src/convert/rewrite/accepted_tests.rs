@@ -1,8 +1,9 @@
 //! Archives that Podman takes although they are odd, and what depends on other layers.
 
-use super::tests::{Archive, names, refusal, run, run_by};
+use super::tests::{names, refusal, run, run_by};
 use super::*;
-use crate::below::Attributes;
+use crate::convert::below::Attributes;
+use crate::testing::Archive;
 
 fn written(archive: Archive) -> Vec<String> {
     names(archive.end())

@@ -1,13 +1,15 @@
 //! The archive that mksquashfs gets, by itself, for checks that try any input.
 
+use super::entries::Seen;
+use super::owners::Owners;
+use super::plan::Plan;
+use super::rewrite::{Rules, Stop, rewrite, rewrite_planned};
 use crate::content::{Content, ContentDigest, id_of_root};
 use crate::error::ConvertError;
-use crate::limits::Limits;
-use crate::owners::Owners;
 use crate::path::LayerPath;
-use crate::plan::Plan;
-use crate::rewrite::{Rules, Seen, Stop, rewrite, rewrite_planned};
-use crate::tar::{Meta, TarReader};
+use crate::tar::entry::Meta;
+use crate::tar::limits::Limits;
+use crate::tar::reader::TarReader;
 use crate::unpacked::of_archive;
 
 /// What becomes of a layer.
@@ -36,12 +38,12 @@ pub fn rewritten(layer: &[u8], limits: Limits) -> Result<Rewritten, ConvertError
     };
     let written = match rewrite(&mut tar(), rules, &mut start) {
         Err(Stop::NeedsPlan) => {
-            let plan = Plan::make(&mut tar(), limits, Owners::Keep).map_err(|error| Stop::from(error).into_error())?;
+            let plan = Plan::make(&mut tar(), limits, Owners::Keep)?;
             rewrite_planned(&mut tar(), plan, rules, &mut start)
         }
         done => done,
     };
     let (archive, Seen { content, .. }) = written.map_err(Stop::into_error)?;
-    let archived = of_archive(&archive[..], root).map_err(Stop::into_error)?;
+    let archived = of_archive(&archive[..], root)?;
     Ok(Rewritten { archive, content: content.finish(), archived })
 }

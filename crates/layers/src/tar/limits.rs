@@ -1,7 +1,6 @@
 //! How much a layer may hold. A few kilobytes can claim to be petabytes, or millions of files.
 
 use crate::error::EntryError;
-use crate::tar::Meta;
 
 /// How much a layer may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,9 +39,8 @@ impl Allowance {
         if bytes < 256 { Ok(()) } else { self.take_bytes(bytes) }
     }
 
-    /// Takes the part of a directory's attributes, which are kept until the end.
-    pub(crate) fn take_meta(&mut self, meta: &Meta) -> Result<(), EntryError> {
-        let bytes = meta.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+    /// Takes the part of a directory's extended attributes, which are kept until the end. `bytes` is their size.
+    pub(crate) fn take_xattrs(&mut self, bytes: usize) -> Result<(), EntryError> {
         if bytes == 0 { Ok(()) } else { self.take_bytes(bytes) }
     }
 

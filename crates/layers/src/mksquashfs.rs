@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use crate::error::ConvertError;
-use crate::tar::Meta;
+use crate::tar::entry::Meta;
 
 const PROGRAM: &str = "mksquashfs";
 /// How much of what sqfstar prints is kept for an error message, in bytes.
@@ -81,14 +81,14 @@ impl Default for SquashfsOptions {
 
 /// The `sqfstar` of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Sqfstar {
+pub struct Mksquashfs {
     version: Version,
 }
 
 /// The version of squashfs-tools, such as 4.5.1; what is not said is 0.
 type Version = (u32, u32, u32);
 
-impl Sqfstar {
+impl Mksquashfs {
     /// The oldest that exists.
     const OLDEST: Version = (4, 5, 0);
     /// The first that heeds `-root-uid`, `-root-gid` and `-root-time`.
@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(parse_version("mksquashfs version 4.5.1 (2022/03/17)\ncopyright"), Some((4, 5, 1)));
         assert_eq!(parse_version("mksquashfs version 4.7-git (2025/01/01)"), Some((4, 7, 0)));
         assert_eq!(parse_version("something"), None);
-        let has_defect = |version| Sqfstar { version }.has_link_defect();
+        let has_defect = |version| Mksquashfs { version }.has_link_defect();
         assert!(has_defect((4, 5, 1)) && has_defect((4, 7, 5)) && !has_defect((4, 7, 6)) && !has_defect((5, 0, 0)));
     }
 }

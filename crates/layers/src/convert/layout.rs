@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 
-use crate::below::{Below, Shape};
+use super::below::{Below, Shape};
+use super::emit::{Emitter, Sink};
+use super::owners::OwnersSeen;
+use super::resolve::Step;
 use crate::content::FileId;
-use crate::emit::{Emitter, Sink};
 use crate::error::EntryError;
-use crate::limits::{Allowance, Limits};
 use crate::path::LayerPath;
-use crate::resolve::Step;
-use crate::rewrite::Seen;
-use crate::tar::{Kind, Meta};
+use crate::tar::entry::{Kind, Meta};
+use crate::tar::limits::{Allowance, Limits};
 
 /// What Docker and Podman put before the name of what a whiteout hides.
 const WHITEOUT: &[u8] = b".wh.";
@@ -158,7 +158,7 @@ impl Layout {
         mut self,
         to: &mut Emitter<W>,
         below: Option<&Below>,
-        seen: &mut Seen,
+        owners: &mut OwnersSeen,
     ) -> io::Result<Shape> {
         let shape = self.shape();
         if shape.hides_all() {
@@ -179,7 +179,7 @@ impl Layout {
         for (path, meta) in self.directories {
             let from_below = || below.and_then(|below| below.directory(&path));
             let mut meta = meta.or_else(from_below).unwrap_or_else(default_directory);
-            seen.owners.count(&meta);
+            owners.count(&meta);
             if self.opaque.contains(&path) {
                 meta.xattrs.extend(OPAQUE_XATTRS.iter().map(|name| (name.to_vec(), b"y".to_vec())));
             }
