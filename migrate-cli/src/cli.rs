@@ -1,21 +1,16 @@
-//! The command line, and parts shared by all commands.
+//! The command line: which commands there are, and which function runs each.
 //!
 //! Exit codes: 0 for success, 1 for an error, 2 for an invalid command line, 128 plus the signal's number
 //! after an interruption.
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::OnceLock;
 
-use anyhow::Context as _;
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
-use parallax_config::Config;
-use parallax_format::layout;
-use parallax_store::StoreError;
-use rustix::io::Errno;
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{about, doctor, gc, inspect, list, migrate, rm, status, verify};
-use crate::{compat, output};
+use crate::compat;
+use crate::global::Global;
+use crate::output::{complain, explained, start_logging};
 
 /// Manage container images for Slurm jobs in a shared store
 #[derive(Debug, Parser)]
@@ -25,35 +20,6 @@ struct Cli {
     global: Global,
     #[command(subcommand)]
     command: Command,
-}
-
-/// Options of every command.
-#[derive(Debug, Args)]
-pub struct Global {
-    /// Image store [default: the first store in the configuration]
-    #[arg(long, global = true, value_name = "DIR", env = "PARALLAX_STORE")]
-    store: Option<PathBuf>,
-    /// Configuration file
-    #[arg(long, global = true, value_name = "FILE", default_value = parallax_config::DEFAULT_PATH)]
-    pub config: PathBuf,
-    /// Increase verbosity (-v info, -vv debug, -vvv trace)
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    verbose: u8,
-    /// Show errors only
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
-    pub quiet: bool,
-    /// Format of messages and progress on standard error; json: one object per line
-    #[arg(long, global = true, value_name = "FORMAT", default_value = "text", value_enum)]
-    pub log_format: LogFormat,
-}
-
-/// Format of messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// Plain text
-    Text,
-    /// JSON objects, one per line
-    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -82,49 +48,6 @@ enum Command {
     Completions(about::CompletionOptions),
     /// Print the manual page of parallax or of one of its commands
     Man(about::ManOptions),
-}
-
-impl Global {
-    /// Returns the default options with this store.
-    pub fn of_store(store: &Path) -> Self {
-        Self {
-            store: Some(store.to_owned()),
-            config: parallax_config::DEFAULT_PATH.into(),
-            verbose: 0,
-            quiet: false,
-            log_format: LogFormat::Text,
-        }
-    }
-
-    /// Returns the store to work on.
-    ///
-    /// # Errors
-    /// If `--store` was not given and the configuration cannot be read or has no store.
-    pub fn store(&self) -> anyhow::Result<PathBuf> {
-        if let Some(store) = &self.store {
-            return Ok(store.clone());
-        }
-        let config = Config::load(&self.config).context("no --store given and no valid configuration")?;
-        let first = config.stores.into_iter().next();
-        first.with_context(|| format!("{} has no store; specify one with --store DIR", self.config.display()))
-    }
-
-    /// Returns the store to read.
-    ///
-    /// # Errors
-    /// If the directory does not exist or is not a store.
-    pub fn existing_store(&self) -> anyhow::Result<PathBuf> {
-        let store = self.store()?;
-        // Another tool's store has Podman's lists only.
-        let parts = [layout::RECORDS, layout::IMAGES_JSON];
-        let is_store = |path: &Path| parts.iter().any(|part| path.join(part).exists());
-        anyhow::ensure!(
-            is_store(&store),
-            "{} is not an image store; create it with parallax migrate, or specify another one with --store DIR",
-            store.display()
-        );
-        Ok(store)
-    }
 }
 
 /// Returns clap's description of the command line.
@@ -160,61 +83,5 @@ pub fn run() -> ExitCode {
             complain(&explained(&error));
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Returns an error's message with all causes. Only a file server that does not trust root denies root access to a store.
-pub fn explained(error: &anyhow::Error) -> String {
-    let is_refused = |error: &StoreError| match error {
-        StoreError::Io { cause, .. } => cause.raw_os_error() == Some(Errno::ACCESS.raw_os_error()),
-        _ => false,
-    };
-    let is_refused = error.chain().filter_map(|cause| cause.downcast_ref()).any(is_refused);
-    let advice = match is_refused && rustix::process::geteuid().is_root() {
-        true => {
-            "; root has no rights of its own on this file system (root_squash): run the command as the store's owner"
-        }
-        false => "",
-    };
-    format!("{error:#}{advice}")
-}
-
-/// Whether messages are JSON; set when the command line has been parsed.
-static JSON: OnceLock<bool> = OnceLock::new();
-
-/// Reports an error.
-pub fn complain(text: &str) {
-    if JSON.get() == Some(&true) {
-        tracing::error!("{text}");
-    } else {
-        output::message(&format!("parallax: {text}"));
-    }
-}
-
-fn start_logging(global: &Global) {
-    let level = match (global.quiet, global.verbose) {
-        (true, _) => "error",
-        (_, 0) => "warn",
-        (_, 1) => "info",
-        (_, 2) => "debug",
-        _ => "trace",
-    };
-    let json = global.log_format == LogFormat::Json;
-    let _ = JSON.set(json);
-    let progress = if json && !global.quiet { format!(",{}=info", crate::progress::TARGET) } else { String::new() };
-    log_events(&(level.to_owned() + &progress), json);
-}
-
-/// Writes log events to standard error, filtered by `PARALLAX_LOG` if set, else by `filter`.
-pub fn log_events(filter: &str, json: bool) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("PARALLAX_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(filter));
-    // Write errors are not reported: tracing would use eprintln!, which panics.
-    let logs =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| output::Stderr).log_internal_errors(false);
-    if json {
-        logs.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
-    } else {
-        logs.with_ansi(output::has_colours()).event_format(output::Lines).init();
     }
 }

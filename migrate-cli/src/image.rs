@@ -1,13 +1,16 @@
 //! An image's manifest and configuration: the parts that a migration needs, checked against their digests.
 
+mod platform;
+
 use anyhow::{Context as _, bail, ensure};
 use parallax_format::digest;
 use parallax_store::containers_storage::{chain_ids, sha256_hex};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+pub use platform::Platform;
+
 use crate::runnable;
-use crate::source::Platform;
 
 /// Creation time of an image whose configuration has none.
 const NO_DATE: &str = "1970-01-01T00:00:00Z";

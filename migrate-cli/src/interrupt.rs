@@ -11,6 +11,8 @@ use parallax_store::WorkDirectory;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::output::complain;
+
 /// Unfinished files, and, while it is locked, a change that must not be cut short.
 static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
@@ -31,7 +33,7 @@ pub fn watch() -> anyhow::Result<()> {
         for directory in lock().drain(..) {
             remove(&directory);
         }
-        crate::cli::complain("interrupted; no unfinished image is left in the store");
+        complain("interrupted; no unfinished image is left in the store");
         std::process::exit(128 + signal);
     });
     Ok(())

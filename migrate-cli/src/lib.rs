@@ -8,6 +8,7 @@
 mod cli;
 mod commands;
 mod compat;
+mod global;
 pub mod image;
 mod interrupt;
 pub mod migration;

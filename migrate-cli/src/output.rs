@@ -9,13 +9,22 @@ use std::sync::OnceLock;
 
 use anyhow::Context as _;
 use indicatif::MultiProgress;
+use parallax_store::StoreError;
+use rustix::io::Errno;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::global::{Global, LogFormat};
+
+/// Target of the log events that report progress.
+pub const PROGRESS: &str = "progress";
+
 /// Progress bars of this process, once there are any.
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
+/// Whether messages are JSON; set when the command line has been parsed.
+static JSON: OnceLock<bool> = OnceLock::new();
 
 /// Prints text to standard output.
 ///
@@ -35,6 +44,14 @@ pub fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("the result cannot be printed"),
         _ => Ok(()),
     }
+}
+
+/// Prints a value as JSON to standard output.
+///
+/// # Errors
+/// As [`print()`].
+pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    print(&(serde_json::to_string_pretty(value)? + "\n"))
 }
 
 /// Writes a line to standard error. Write errors are ignored, since they cannot be reported.
@@ -119,6 +136,59 @@ where
         }
         context.field_format().format_fields(writer.by_ref(), event)?;
         writeln!(writer)
+    }
+}
+
+/// Returns an error's message with all causes. Only a file server that does not trust root denies root access to a store.
+pub fn explained(error: &anyhow::Error) -> String {
+    let is_refused = |error: &StoreError| match error {
+        StoreError::Io { cause, .. } => cause.raw_os_error() == Some(Errno::ACCESS.raw_os_error()),
+        _ => false,
+    };
+    let is_refused = error.chain().filter_map(|cause| cause.downcast_ref()).any(is_refused);
+    let advice = match is_refused && rustix::process::geteuid().is_root() {
+        true => {
+            "; root has no rights of its own on this file system (root_squash): run the command as the store's owner"
+        }
+        false => "",
+    };
+    format!("{error:#}{advice}")
+}
+
+/// Reports an error.
+pub fn complain(text: &str) {
+    if JSON.get() == Some(&true) {
+        tracing::error!("{text}");
+    } else {
+        message(&format!("parallax: {text}"));
+    }
+}
+
+/// Starts logging as the options of the command line say.
+pub fn start_logging(global: &Global) {
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => "error",
+        (_, 0) => "warn",
+        (_, 1) => "info",
+        (_, 2) => "debug",
+        _ => "trace",
+    };
+    let json = global.log_format == LogFormat::Json;
+    let _ = JSON.set(json);
+    let progress = if json && !global.quiet { format!(",{PROGRESS}=info") } else { String::new() };
+    log_events(&(level.to_owned() + &progress), json);
+}
+
+/// Writes log events to standard error, filtered by `PARALLAX_LOG` if set, else by `filter`.
+pub fn log_events(filter: &str, json: bool) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PARALLAX_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(filter));
+    // Write errors are not reported: tracing would use eprintln!, which panics.
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Stderr).log_internal_errors(false);
+    if json {
+        logs.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
+    } else {
+        logs.with_ansi(has_colours()).event_format(Lines).init();
     }
 }
 

@@ -9,14 +9,13 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use parallax_format::digest::short_id;
 use serde::Serialize;
 
-use crate::cli::{Global, LogFormat};
+use crate::global::{Global, LogFormat};
+use crate::output::PROGRESS;
 use crate::{output, units};
 
 /// What the bars show: bytes, how many there are, how many a second, and the time left.
 const STYLE: &str =
     "{prefix:16} {bar:30} {decimal_bytes:>10}/{decimal_total_bytes:10} {decimal_bytes_per_sec:>12} {eta:>4} left";
-/// By this events are known among what is logged.
-pub const TARGET: &str = "progress";
 /// Interval of a layer's progress events in JSON.
 const OFTEN: Duration = Duration::from_secs(1);
 
@@ -39,7 +38,7 @@ impl Progress {
     /// A line that stays.
     pub fn line(&self, text: &str) {
         match &self.bars {
-            _ if self.json => tracing::info!(target: TARGET, event = "note", "{text}"),
+            _ if self.json => tracing::info!(target: PROGRESS, event = "note", "{text}"),
             _ if self.quiet => {}
             // If the terminal is gone there is nobody to tell.
             Some(bars) => drop(bars.println(output::printable(text))),
@@ -53,7 +52,7 @@ impl Progress {
             return self.line(text);
         }
         let outcome = serde_json::to_string(outcome).unwrap_or_default();
-        tracing::info!(target: TARGET, event = "image", outcome, "{text}");
+        tracing::info!(target: PROGRESS, event = "image", outcome, "{text}");
     }
 
     /// Shows one layer of `size` bytes to fetch, until it is dropped.
@@ -67,7 +66,7 @@ impl Progress {
             bar
         });
         if self.json {
-            tracing::info!(target: TARGET, event = "layer-start", layer = diff_id, total = size, "layer {}", short_id(diff_id));
+            tracing::info!(target: PROGRESS, event = "layer-start", layer = diff_id, total = size, "layer {}", short_id(diff_id));
         }
         LayerProgress { bar, json: self.json, layer: diff_id.into(), bytes: Arc::default(), total: size }
     }
@@ -103,7 +102,7 @@ impl LayerProgress {
     pub fn done(&self, size: u64, stored: u64, progress: &Progress) {
         let short = short_id(&self.layer);
         if self.json {
-            tracing::info!(target: TARGET, event = "layer", layer = &*self.layer, size, stored, "layer {short}");
+            tracing::info!(target: PROGRESS, event = "layer", layer = &*self.layer, size, stored, "layer {short}");
         } else {
             progress.line(&format!("layer {short}: {} in, {} stored", units::bytes(size), units::bytes(stored)));
         }
@@ -141,7 +140,7 @@ impl<R: Read> Read for Counted<R> {
             if self.told.elapsed() >= OFTEN {
                 self.told = Instant::now();
                 let (layer, total) = (&*self.layer, self.total);
-                tracing::info!(target: TARGET, event = "layer-progress", layer, bytes, total, "layer {}", short_id(layer));
+                tracing::info!(target: PROGRESS, event = "layer-progress", layer, bytes, total, "layer {}", short_id(layer));
             }
         }
         Ok(got)

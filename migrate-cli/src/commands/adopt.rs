@@ -12,10 +12,11 @@ use parallax_store::record::{ImageRecord, LayerRecord};
 use parallax_store::{Store, StoreError};
 use serde::Serialize;
 
+use super::each::each;
 use super::find::find;
-use super::{all, print_json};
-use crate::cli::Global;
+use crate::global::Global;
 use crate::interrupt;
+use crate::output::print_json;
 use crate::progress::Progress;
 
 /// What became of one image, in the JSON form. Fields are only ever added.
@@ -55,7 +56,7 @@ pub fn run(global: &Global, images: &[String], json: bool) -> anyhow::Result<()>
         images
     };
     let mut outcomes = Vec::new();
-    let done = all(images, "adopted", |image| {
+    let done = each(images, "adopted", |image| {
         let outcome = adopt(&store, image)?;
         progress.line(&outcome.sentence());
         outcomes.push(outcome);

@@ -2,6 +2,7 @@
 //!
 //! One file for each topic; each returns its findings as [`Check`]s and prints nothing.
 //!
+//! - [`check`]: a finding and its remedy.
 //! - [`kernel`]: capabilities of the kernel and FUSE, found by probes.
 //! - [`programs`]: Podman and its helpers.
 //! - [`users`]: user namespaces and subordinate ids.
@@ -15,13 +16,14 @@ use std::fmt::Write as _;
 use anyhow::ensure;
 use parallax_config::{Agent, Config};
 use parallax_probe::probe;
-use serde::Serialize;
 
-use super::{print, print_json};
-use crate::cli::Global;
+use crate::global::Global;
+use crate::output::{print, print_json};
 use crate::units;
+use check::{Check, State};
 
 mod agent;
+mod check;
 mod kernel;
 mod programs;
 mod slurm;
@@ -42,48 +44,6 @@ pub struct Options {
     /// Print a JSON array with one object for each check
     #[arg(long)]
     json: bool,
-}
-
-/// Result of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// No problem.
-    Ok,
-    /// Steps run, but with a limitation, or the check could not be made.
-    Warning,
-    /// Some steps, or all, will fail.
-    Problem,
-}
-
-/// One line of the report, and one object of the JSON form. Future versions only add fields.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// Topic: `kernel`, `store` and so on.
-    topic: &'static str,
-    /// Result.
-    state: State,
-    /// Finding.
-    finding: String,
-    /// Remedy; null if there is no problem.
-    remedy: Option<String>,
-}
-
-impl Check {
-    /// Returns a check without a problem.
-    fn ok(topic: &'static str, finding: impl Into<String>) -> Self {
-        Self { topic, state: State::Ok, finding: finding.into(), remedy: None }
-    }
-
-    /// Returns a check with a limitation.
-    fn warning(topic: &'static str, finding: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { topic, state: State::Warning, finding: finding.into(), remedy: Some(remedy.into()) }
-    }
-
-    /// Returns a check with a problem: steps will fail.
-    fn problem(topic: &'static str, finding: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { topic, state: State::Problem, finding: finding.into(), remedy: Some(remedy.into()) }
-    }
 }
 
 /// Checks this machine.

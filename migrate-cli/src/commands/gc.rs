@@ -6,8 +6,8 @@ use parallax_format::digest;
 use parallax_store::{Collected, Collection, Garbage, Store};
 use serde::Serialize;
 
-use super::{print, print_json};
-use crate::cli::Global;
+use crate::global::Global;
+use crate::output::{print, print_json};
 use crate::units;
 
 /// Options of `parallax gc`.

@@ -10,8 +10,8 @@ use parallax_store::{Store, holds};
 use serde::{Deserialize, Serialize};
 
 use super::find::{find, record};
-use super::{print, print_json};
-use crate::cli::Global;
+use crate::global::Global;
+use crate::output::{print, print_json};
 use crate::units;
 
 /// Options of `parallax inspect`.

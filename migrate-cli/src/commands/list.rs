@@ -7,8 +7,8 @@ use parallax_store::reader::{self, Listed};
 use parallax_store::record::LayerRecord;
 use serde::Serialize;
 
-use super::{print, print_json};
-use crate::cli::Global;
+use crate::global::Global;
+use crate::output::{print, print_json};
 use crate::units;
 
 /// Options of `parallax list`.

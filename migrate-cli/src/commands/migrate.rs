@@ -9,10 +9,12 @@ use parallax_format::{ImageName, digest};
 use parallax_store::Store;
 use serde::Serialize;
 
-use super::{adopt, all, print_json};
-use crate::cli::{Global, LogFormat};
+use super::adopt;
+use super::each::each;
+use crate::global::{Global, LogFormat};
 use crate::interrupt;
 use crate::migration::{Brought, Migration, SettingsOptions};
+use crate::output::print_json;
 use crate::progress::Progress;
 use crate::source::{Access, Reference, Source, candidates, look_up_local, own_names, several};
 use crate::units;
@@ -97,7 +99,7 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let mut results = in_parallel(queue, settings.jobs.min(MAX_OPEN), work);
 
     let mut outcomes = Vec::new();
-    let done = all(&sources, "migrated", |text| match results.remove(text) {
+    let done = each(&sources, "migrated", |text| match results.remove(text) {
         Some(result) => result.map(|outcome| outcomes.push(outcome)),
         None => orders.remove(text).map_or(Ok(()), |order| order.map(drop)),
     });

@@ -4,9 +4,10 @@ use parallax_format::{ImageName, digest};
 use parallax_store::{Removed, Store, Target};
 use serde::Serialize;
 
+use super::each::each;
 use super::find::{find, find_if_there};
-use super::{all, print, print_json};
-use crate::cli::Global;
+use crate::global::Global;
+use crate::output::{print, print_json};
 use crate::units;
 
 /// Options of `parallax rm`.
@@ -55,7 +56,7 @@ struct Outcome {
 pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let store = Store::open(&global.existing_store()?)?;
     let mut outcomes = Vec::new();
-    let done = all(&options.images, "removed", |image| {
+    let done = each(&options.images, "removed", |image| {
         let Some(outcome) = remove(&store, image, options.force)? else { return Ok(()) };
         if !global.quiet && !options.json {
             print(&outcome.text())?;

@@ -11,8 +11,8 @@ use parallax_protocol::message::{Mode, Request, Response, Status, StepId, StepSt
 use parallax_protocol::node::NodeStatus;
 use serde::Serialize;
 
-use super::{print, print_json};
-use crate::cli::Global;
+use crate::global::Global;
+use crate::output::{print, print_json};
 
 /// Timeout of a query to the agent.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);

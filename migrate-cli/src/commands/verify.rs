@@ -10,8 +10,8 @@ use parallax_store::{Problem, Store, Verifier};
 use serde::Serialize;
 
 use super::find::find;
-use super::{print, print_json};
-use crate::cli::Global;
+use crate::global::Global;
+use crate::output::{print, print_json};
 use crate::units;
 
 /// Remedy for a file with the wrong content.

@@ -20,8 +20,8 @@ pub use arguments::is_meant;
 use arguments::{Arguments, Operation, Parsed, USAGE, parse};
 use log::{Level, Log};
 
-use crate::cli::Global;
 use crate::commands::find;
+use crate::global::Global;
 use crate::interrupt;
 use crate::migration::Migration;
 use crate::output;
@@ -54,7 +54,7 @@ pub fn run(line: &[String]) -> ExitCode {
     };
     let log = Log { level: *level, part };
     // What layers are warned of; the tool's own lines go to standard output.
-    crate::cli::log_events(if *level >= Level::Warning { "warn" } else { "error" }, false);
+    output::log_events(if *level >= Level::Warning { "warn" } else { "error" }, false);
     if let Err(error) = check_store(&arguments.store) {
         log.say(Level::Fatal, &format!("Storage validation failed before {before}: {error:#}"));
         return ExitCode::FAILURE;

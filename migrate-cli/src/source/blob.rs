@@ -10,6 +10,8 @@ use containers_image_proxy::{BlobStream, BlobStreamSource, Error};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::runtime::Runtime;
 
+use super::skopeo::skopeo_error;
+
 /// Timeout without data after which skopeo is asked to finish the blob.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -101,7 +103,7 @@ impl<'a> Blob<'a> {
                 tracing::debug!(%error, "skopeo on a blob of unknown size");
                 Ok(())
             }
-            result => result.map_err(|error| io::Error::other(super::skopeo_error(error).to_string())),
+            result => result.map_err(|error| io::Error::other(skopeo_error(error).to_string())),
         }
     }
 }

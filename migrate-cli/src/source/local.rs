@@ -12,7 +12,7 @@ use parallax_format::digest;
 use parallax_store::containers_storage::sha256_hex;
 use serde::Deserialize;
 
-use super::{Reference, Transport};
+use super::reference::{Reference, Transport};
 use crate::image::Descriptor;
 
 /// Returns the file of a blob, if the source is a directory that has it. In case of doubt `None`, and skopeo reports the error.

@@ -3,11 +3,11 @@
 //! The proxy's crate is asynchronous; the interface of this module is blocking. Several threads may read
 //! blobs of one image at once.
 
+mod access;
 mod blob;
 mod local;
 mod local_name;
 mod own_names;
-mod platform;
 mod reference;
 pub mod registries;
 pub mod short_name;
@@ -16,7 +16,6 @@ mod storage;
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read};
-use std::path::PathBuf;
 use std::str::FromStr as _;
 
 use anyhow::{Context as _, bail, ensure};
@@ -27,35 +26,14 @@ use parallax_store::containers_storage::sha256_hex;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+pub use access::Access;
 use blob::Blob;
 pub use local_name::{LocalImage, qualified as qualified_names};
 pub use own_names::{own_names, several};
-pub use platform::Platform;
 pub use reference::{Reference, Transport};
 use skopeo::{inspect, proxy_config, skopeo_error};
 
-use crate::image::{Descriptor, Image, Index, IndexEntry, Layer, Manifest};
-
-/// Options for access to a source.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub struct Access {
-    /// Verify the registry's certificate
-    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
-    pub tls_verify: bool,
-    /// File with credentials for registries [default: the file that podman login writes]
-    #[arg(long, value_name = "FILE")]
-    pub authfile: Option<PathBuf>,
-    /// Directory with certificates for the registry: *.crt of its authority, *.cert and *.key of the client [default:
-    /// /etc/containers/certs.d]
-    #[arg(long, value_name = "DIR")]
-    pub cert_dir: Option<PathBuf>,
-    /// Platform to select from a multi-platform image: OS/ARCHITECTURE[/VARIANT] [default: this machine's]
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<Platform>,
-    /// Root of the Podman storage for containers-storage:, as in podman --root [default: the user's own]
-    #[arg(long, value_name = "DIR")]
-    pub podman_root: Option<PathBuf>,
-}
+use crate::image::{Descriptor, Image, Index, IndexEntry, Layer, Manifest, Platform};
 
 /// An open image of a source.
 #[derive(Debug)]

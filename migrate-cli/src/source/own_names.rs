@@ -11,7 +11,8 @@ use parallax_format::ImageName;
 use parallax_layers::archive_member;
 use serde::Deserialize;
 
-use super::{Reference, Transport};
+use super::local;
+use super::reference::{Reference, Transport};
 
 /// Maximum size in bytes of a list of images.
 const MAX_LIST: u64 = 4 << 20;
@@ -98,7 +99,7 @@ fn list(transport: Transport, path: &str) -> io::Result<Option<Vec<Listed>>> {
     match transport {
         Transport::DockerArchive => member("manifest.json")?.map(|bytes| docker(&bytes)).transpose(),
         Transport::OciArchive => member("index.json")?.map(|bytes| oci(&bytes)).transpose(),
-        Transport::Oci => super::local::small(&Path::new(path).join("index.json")).map(|bytes| oci(&bytes)).transpose(),
+        Transport::Oci => local::small(&Path::new(path).join("index.json")).map(|bytes| oci(&bytes)).transpose(),
         _ => Ok(None),
     }
 }

@@ -5,7 +5,9 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 use containers_image_proxy::{Error, ImageProxyConfig};
 
-use super::{Access, Reference, Transport};
+use super::access::Access;
+use super::reference::{Reference, Transport};
+use crate::image::Platform;
 
 /// Returns the command line of skopeo up to its subcommand.
 ///
@@ -22,7 +24,7 @@ fn skopeo(reference: &Reference, access: &Access) -> Command {
     let mut words = before.iter().copied().chain(["setpriv", "--pdeathsig", "TERM", "--", "skopeo"]);
     let mut command = Command::new(words.next().unwrap_or("skopeo"));
     command.args(words);
-    command.args(access.platform.iter().flat_map(super::Platform::arguments));
+    command.args(access.platform.iter().flat_map(Platform::arguments));
     command
 }
 

@@ -15,8 +15,10 @@ use parallax_store::containers_storage::{BigData, manifest_key, sha256_hex};
 use parallax_store::foreign::Entry;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
+use super::access::Access;
+use super::local_name::{self, LocalImage};
+use super::reference::{self, Reference};
 use super::registries::Registries;
-use super::{Access, LocalImage, Reference, local_name};
 use crate::image::{Image, Index, Manifest};
 
 /// Maximum size in bytes of a manifest, the limit of registries.
@@ -34,7 +36,7 @@ const DEFAULT_ROOT: &str = "/var/lib/containers/storage";
 pub(super) fn look_up(reference: &Reference, access: &Access) -> anyhow::Result<Option<LocalImage>> {
     let images = match (place(&reference.rest), &access.podman_root) {
         (Some(place), _) => place,
-        (None, Some(root)) => match super::reference::driver_of(root) {
+        (None, Some(root)) => match reference::driver_of(root) {
             Some(driver) => root.join(format!("{driver}-images")),
             None => return Ok(None),
         },

@@ -8,7 +8,8 @@ use parallax_protocol::client::{Client, ClientError};
 use parallax_protocol::message::{Request, Response, Status};
 use parallax_protocol::node::NodeStatus;
 
-use super::{Check, programs};
+use super::check::Check;
+use super::programs;
 use crate::units;
 
 const TOPIC: &str = "agent";
@@ -106,7 +107,7 @@ mod tests {
     use parallax_probe::{Ability, Trial};
     use parallax_protocol::node::AbilityStatus;
 
-    use super::super::State;
+    use super::super::check::State;
     use super::*;
 
     #[test]

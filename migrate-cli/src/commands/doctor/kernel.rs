@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use parallax_config::Mounts;
 use parallax_probe::{Ability, COMPRESSORS, Findings, Obstacle};
 
-use super::{Check, State};
+use super::check::{Check, State};
 
 const TOPIC: &str = "kernel";
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use parallax_config::Run;
 use parallax_sys::process::Process;
 
-use super::Check;
+use super::check::Check;
 
 const TOPIC: &str = "podman";
 /// The oldest supported Podman, and the oldest tested one.
@@ -116,7 +116,7 @@ fn first_line(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::State;
+    use super::super::check::State;
     use super::*;
 
     #[test]

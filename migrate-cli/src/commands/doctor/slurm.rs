@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _};
 
-use super::{Check, programs};
+use super::check::Check;
+use super::programs;
 
 /// Default path of Slurm's list of SPANK plugins (`plugstack.conf(5)`).
 pub const PLUGSTACK: &str = "/etc/slurm/plugstack.conf";
@@ -186,7 +187,7 @@ fn launcher(path: &Path) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::super::State;
+    use super::super::check::State;
     use super::*;
 
     #[test]

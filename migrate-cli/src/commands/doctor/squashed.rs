@@ -12,9 +12,10 @@ use parallax_format::layout::{HOLDS, JSON, LAYERS, OVERLAY_IMAGES, RECORDS, SQUA
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
 
-use super::Check;
-use super::stores::TOPIC;
+use super::check::Check;
 
+/// The topic of all checks of stores.
+pub(super) const TOPIC: &str = "store";
 /// Directories of a store that steps need, and the suffixes of the files in them.
 const READ: [(&str, &str); 4] = [(RECORDS, JSON), (LAYERS, SQUASHFS), (OVERLAY_IMAGES, JSON), (SQUASH, SQUASHFS)];
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use parallax_layers::Mksquashfs;
 
-use super::Check;
+use super::check::Check;
 use super::programs::find;
 
 const TOPIC: &str = "squashfs-tools";
@@ -39,7 +39,7 @@ fn judge(tool: Result<Mksquashfs, String>, reader: Option<&Path>) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::super::State;
+    use super::super::check::State;
     use super::*;
 
     #[test]

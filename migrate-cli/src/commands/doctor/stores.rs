@@ -11,10 +11,10 @@ use parallax_format::layout;
 use parallax_format::squashfs::Superblock;
 use parallax_store::open::{OpenError, TrustedStore};
 
-use super::{Check, squashed};
+use super::check::Check;
+use super::squashed::{self, TOPIC};
 use crate::units;
 
-pub(super) const TOPIC: &str = "store";
 /// Maximum number of layers whose compression is read.
 const MOST_LAYERS: usize = 1000;
 /// Permissions that let others replace files in a directory, and the one that forbids it nevertheless.
@@ -152,7 +152,7 @@ mod tests {
 
     use parallax_format::squashfs::MAGIC;
 
-    use super::super::State;
+    use super::super::check::State;
     use super::*;
 
     fn states(store: &Path) -> Vec<State> {

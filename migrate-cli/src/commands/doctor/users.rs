@@ -5,7 +5,7 @@ use std::path::Path;
 
 use parallax_probe::subordinate::Subordinate;
 
-use super::Check;
+use super::check::Check;
 
 const TOPIC: &str = "users";
 /// Number of subordinate ids that suffices for any image: ids up to that of nobody.
@@ -106,7 +106,7 @@ fn subordinate(file: &str, option: &str, text: &str, name: &str, uid: u32, own: 
 
 #[cfg(test)]
 mod tests {
-    use super::super::State;
+    use super::super::check::State;
     use super::*;
 
     #[test]
