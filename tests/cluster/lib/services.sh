@@ -33,7 +33,7 @@ configure_slurm() {
     {
         cat "$here/slurm.conf"
         # More memory than there is, as with CPUs, so that steps may ask for any limit.
-        echo "NodeName=n[1-$count] CPUs=8 RealMemory=1048576 State=UNKNOWN"
+        echo "NodeName=n[1-$count] CPUs=8 RealMemory=4194304 State=UNKNOWN"
         echo "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE OverSubscribe=FORCE:8"
     } >"$etc/slurm.conf"
     echo "CgroupPlugin=disabled" >"$etc/cgroup.conf"

@@ -1,10 +1,11 @@
 //! The size of a step's writable layer.
 
 use anyhow::ensure;
-use integration_tests::clean::wait_for_no_lease;
 use integration_tests::cluster::Cluster;
+use integration_tests::held::HeldStep;
+use integration_tests::memory_group::MemoryGroup;
+use integration_tests::processes::machine_pid;
 
-use super::daemon::python;
 use crate::OnCluster;
 
 pub const TESTS: &[(&str, OnCluster)] = &[
@@ -14,28 +15,25 @@ pub const TESTS: &[(&str, OnCluster)] = &[
 
 const MEGABYTE: u64 = 1 << 20;
 
-/// The lease is asked for as the plugin does where Slurm limits memory; the nodes' Slurm has no control groups to do so.
+/// What is written is charged to the group of the writer, as it is where Slurm limits memory by control groups.
 fn a_full_layer_is_an_error(cluster: &Cluster) -> anyhow::Result<()> {
-    let script = r#"
-import subprocess
-message = request(77)
-message["lease"]["memory"] = 200
-client = connect()
-client.sendall(frame(message))
-directory = receive(client)["granted"]["directory"]
-about = os.statvfs(directory)
-print(about.f_blocks * about.f_frsize, about.f_files)
-# As the user, who owns what is in it.
-fill = 'message=$(cat /dev/zero 2>&1 >"$1/graph/full"); echo "$message" | tail -n1; echo goes on'
-as_user = ["setpriv", "--reuid=1001", "--regid=1001", "--clear-groups", "sh", "-c", fill, "sh", directory]
-print(subprocess.run(as_user, capture_output=True, text=True).stdout, end="")
-"#;
-    let said = python(cluster, "root", script)?;
-    let lines: Vec<&str> = said.lines().collect();
-    let [size, full, after] = lines[..] else { anyhow::bail!("{said}") };
-    ensure!(size == format!("{} {}", 136 * MEGABYTE, 136 * MEGABYTE / 4096), "{said}");
-    ensure!(full.ends_with("No space left on device") && after == "goes on", "{said}");
-    wait_for_no_lease(cluster, "n1")
+    let arguments = ["-w", "n1", "--mem=200", "--parallax-image=debian"];
+    let script = "echo $$ $(stat --file-system --format='%S %b %c' /); read -r _; \
+                  message=$(cat /dev/zero 2>&1 >/full); echo \"$message\" | tail -n1; echo goes on";
+    let mut step = HeldStep::start(cluster, "u1", &arguments, 1, script)?;
+    let facts: Vec<u64> = step.lines[0].split(' ').filter_map(|word| word.parse().ok()).collect();
+    let [pid, block, blocks, files] = facts[..] else { anyhow::bail!("{:?}", step.lines) };
+    let limit = MemoryGroup::new(200 * MEGABYTE)?;
+    limit.add(machine_pid(cluster, "n1", i32::try_from(pid)?)?)?;
+    step.write_line("go")?;
+    let said = (step.read_line()?, step.read_line()?);
+    step.finish()?;
+    ensure!(
+        block * blocks == 136 * MEGABYTE && files == 136 * MEGABYTE / 4096,
+        "{block} * {blocks} bytes, {files} files"
+    );
+    ensure!(said.0.ends_with("No space left on device") && said.1 == "goes on", "{said:?}");
+    Ok(())
 }
 
 fn without_a_limit_the_size_is_as_configured(cluster: &Cluster) -> anyhow::Result<()> {
