@@ -80,26 +80,30 @@ fn every_refusal_is_noticed_and_explained(cluster: &Cluster) -> anyhow::Result<(
     with_programs(cluster, || script(cluster, "ctl", text).map(drop))
 }
 
-/// Quotas of the kernel's own file systems need a kernel that has them. What counts is that a write fails so, at any point.
+/// Quotas of the kernel's own file systems need a kernel that has them. What counts is that a write fails so, at any point. The image's one file is
+/// random, so that its layer is larger than the quotas, and small, so that making it costs little.
 fn a_quota_leaves_the_store_as_it_was(cluster: &Cluster) -> anyhow::Result<()> {
     let text = r#"
         look() { (cd /shared/without/real/store; find . -printf '%p %y %l\n' | sort; find . -type f -exec sha256sum {} + | sort); }
+        umoci init --layout image; umoci new --image image:latest
+        head --bytes=4M /dev/urandom >random
+        umoci insert --image image:latest random /random
         served ENOLCK
         parallax migrate oci:/shared/without/image --name app
         umount served; wait
         look >before
         for quota in 0 100 4000 40000 400000 4000000; do
             served ENOLCK $quota
-            fails 'Disk quota exceeded' parallax migrate oci:/images/debian --name more
+            fails 'Disk quota exceeded' parallax migrate oci:$work/image --name more
             umount served; wait
             look >after; diff before after
         done
         # While the image is made visible: what can't be taken back without writing is left to gc.
-        /shared/without/parallax --store other migrate oci:/images/debian
+        /shared/without/parallax --store other migrate oci:$work/image
         size=$(stat -c %s other/parallax/layers/*.squash)
         for more in 200 1000 2000 4000; do
             served ENOLCK $((size + more))
-            fails 'Disk quota exceeded' parallax migrate oci:/images/debian --name more
+            fails 'Disk quota exceeded' parallax migrate oci:$work/image --name more
             umount served; wait
             served ENOLCK
             parallax verify; parallax gc --grace 0; parallax verify
@@ -107,7 +111,7 @@ fn a_quota_leaves_the_store_as_it_was(cluster: &Cluster) -> anyhow::Result<()> {
             umount served; wait
         done
         served ENOLCK
-        parallax migrate oci:/images/debian --name more
+        parallax migrate oci:$work/image --name more
         parallax verify
     "#;
     with_programs(cluster, || script(cluster, "ctl", text).map(drop))
