@@ -73,7 +73,7 @@ bench: dependencies
 	$(CARGO) run --locked --release --quiet --package parallax-bench -- $(BENCH_ARGS)
 
 # The fixed loads of the test suite, at full size.
-LOADS = cluster::faults::load cluster::daemon::many_leases cluster::calls::thousands cluster::store::killed
+LOADS = cluster::faults::load cluster::daemon::cost::many_leases cluster::calls::thousands cluster::store::killed
 
 # SOAK_MINUTES says how long, SOAK_ARGS='--seed=…' repeats the choices of an earlier one.
 soak: dependencies

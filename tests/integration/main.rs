@@ -13,15 +13,12 @@ use libtest_mimic::Arguments;
 
 use crate::cluster::faults::Fault;
 
-/// Lists tests, each by the path of its function: its one name.
+/// Lists a module's tests by what they need: a constructor of [`Listed`], functions, `;` between two needs. A test's one name is the path of its
+/// function.
 macro_rules! tests {
-    (cluster: $($test:ident),+ $(,)?) => {
-        pub const TESTS: &[(&str, crate::OnCluster)] =
-            &[$((concat!(module_path!(), "::", stringify!($test)), $test)),+];
-    };
-    (machine: $($test:ident),+ $(,)?) => {
-        pub const TESTS: &[(&str, crate::OnMachine)] =
-            &[$((concat!(module_path!(), "::", stringify!($test)), $test)),+];
+    ($($need:ident: $($test:ident),+ $(,)?);+ $(;)?) => {
+        pub const TESTS: &[crate::Listed] =
+            &[$($(crate::Listed::$need(concat!(module_path!(), "::", stringify!($test)), $test)),+),+];
     };
 }
 
@@ -29,14 +26,56 @@ mod cluster;
 mod files;
 mod privileged;
 
-/// A test on the cluster.
-type OnCluster = fn(&Cluster) -> anyhow::Result<()>;
-/// A test on this machine.
-type OnMachine = fn() -> anyhow::Result<()>;
+/// A test as its module lists it.
+#[derive(Clone, Copy)]
+struct Listed {
+    /// Path of its function, with this program's own name.
+    path: &'static str,
+    need: Need,
+    function: Function,
+}
 
-/// Tests that load the whole machine, by name.
-const ALONE: [&str; 2] =
-    ["cluster::faults::load::many_steps_at_once", "cluster::daemon::many_leases_leave_the_agent_as_it_was"];
+#[derive(Clone, Copy)]
+enum Function {
+    Machine(fn() -> anyhow::Result<()>),
+    Cluster(fn(&Cluster) -> anyhow::Result<()>),
+}
+
+impl Listed {
+    /// A test on this machine.
+    const fn machine(path: &'static str, test: fn() -> anyhow::Result<()>) -> Self {
+        Self { path, need: Need::Machine, function: Function::Machine(test) }
+    }
+
+    /// A test on a cluster.
+    const fn cluster(path: &'static str, test: fn(&Cluster) -> anyhow::Result<()>) -> Self {
+        Self { path, need: Need::Cluster, function: Function::Cluster(test) }
+    }
+
+    /// A test on a cluster that has guests.
+    const fn guests(path: &'static str, test: fn(&Cluster) -> anyhow::Result<()>) -> Self {
+        Self { path, need: Need::Guest, function: Function::Cluster(test) }
+    }
+
+    /// A test on a cluster that loads the machine.
+    const fn alone(path: &'static str, test: fn(&Cluster) -> anyhow::Result<()>) -> Self {
+        Self { path, need: Need::Alone, function: Function::Cluster(test) }
+    }
+
+    fn name(&self) -> String {
+        shown(self.path)
+    }
+}
+
+impl From<&Listed> for Test {
+    fn from(listed: &Listed) -> Self {
+        let body = match listed.function {
+            Function::Machine(test) => Body::Machine(Box::new(move || test().map_err(|error| format!("{error:#}")))),
+            Function::Cluster(test) => Body::Cluster(Box::new(move |cluster| run_on_cluster(cluster, test))),
+        };
+        Self { name: listed.name(), need: listed.need, body }
+    }
+}
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -46,41 +85,21 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let mut tests: Vec<Test> = machine_tests().map(|&(name, test)| on_machine(name, test)).collect();
+    let mut tests: Vec<Test> = machine_tests().map(Test::from).collect();
     tests.extend(fault_tests());
-    tests.extend(cluster::tests().map(|&(name, test)| on_cluster(name, test)));
+    tests.extend(cluster::tests().map(Test::from));
     runner::run(&arguments, tests)
 }
 
 /// Every test on this machine.
-fn machine_tests() -> impl Iterator<Item = &'static (&'static str, OnMachine)> {
+fn machine_tests() -> impl Iterator<Item = &'static Listed> {
     let privileged = [privileged::TESTS, privileged::credentials::TESTS, privileged::trust::TESTS];
     files::tests().chain(privileged.into_iter().flatten())
-}
-
-fn on_machine(name: &str, test: OnMachine) -> Test {
-    let body = move || test().map_err(|error| format!("{error:#}"));
-    Test { name: shown(name), need: Need::Machine, body: Body::Machine(Box::new(body)) }
-}
-
-fn on_cluster(name: &str, test: OnCluster) -> Test {
-    let body = move |cluster: &Cluster| run_on_cluster(cluster, test);
-    let name = shown(name);
-    Test { need: need(&name), name, body: Body::Cluster(Box::new(body)) }
 }
 
 /// The path of a test's function without this program's own name.
 fn shown(path: &str) -> String {
     path.strip_prefix("integration::").unwrap_or(path).to_owned()
-}
-
-/// What a test on a cluster needs.
-fn need(name: &str) -> Need {
-    match name {
-        _ if ALONE.contains(&name) => Need::Alone,
-        _ if name.starts_with("cluster::mount_program::") => Need::Guest,
-        _ => Need::Cluster,
-    }
 }
 
 /// The faults, each a test, and at their end the table of those that were tried.
@@ -90,7 +109,7 @@ fn fault_tests() -> Vec<Test> {
     for &fault in cluster::faults::all() {
         let rows = Arc::clone(&rows);
         let body = move |cluster: &Cluster| try_fault(cluster, &fault, &rows);
-        tests.push(Test { name: fault.name.to_owned(), need: need(fault.name), body: Body::Cluster(Box::new(body)) });
+        tests.push(Test { name: fault.name(), need: fault.need, body: Body::Cluster(Box::new(body)) });
     }
     // The name has nothing in common with those of the faults but their group: it is tried whenever the group is.
     let body = move || {
@@ -137,7 +156,7 @@ fn be_root_in_private() -> Result<(), String> {
 }
 
 /// Runs a test on a cluster and makes sure that it leaves nothing there.
-fn run_on_cluster(cluster: &Cluster, test: OnCluster) -> Result<(), String> {
+fn run_on_cluster(cluster: &Cluster, test: fn(&Cluster) -> anyhow::Result<()>) -> Result<(), String> {
     let tested = test(cluster).map_err(|error| format!("{error:#}"));
     let clean = assert_clean(cluster);
     if clean.is_err() {

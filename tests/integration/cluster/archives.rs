@@ -5,14 +5,12 @@ use std::process::Command;
 use anyhow::ensure;
 use integration_tests::cluster::{Cluster, Done, repository};
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::archives::podman_saves_and_pushes_an_image_of_the_store", saves_and_pushes_an_image),
-    ("cluster::archives::podman_pushes_what_was_built_on_it", podman_pushes_what_was_built_on_it),
-    ("cluster::archives::without_an_agent_podman_says_what_to_do", without_an_agent_podman_says_what_to_do),
-    ("cluster::archives::verify_and_rm_know_the_data", verify_and_rm_know_the_data),
-];
+tests! { cluster:
+    podman_saves_and_pushes_an_image_of_the_store,
+    podman_pushes_what_was_built_on_it,
+    without_an_agent_podman_says_what_to_do,
+    verify_and_rm_know_the_data,
+}
 
 /// A directory of its own, and a registry at 127.0.0.1:5000.
 const PRELUDE: &str = r#"
@@ -37,7 +35,7 @@ fn in_podman_mode(cluster: &Cluster, image: &str, text: &str) -> anyhow::Result<
     cluster.srun("u1", &["-w", "n1", &image, "--parallax-mode=podman", "bash", "-euc", &script])
 }
 
-fn saves_and_pushes_an_image(cluster: &Cluster) -> anyhow::Result<()> {
+fn podman_saves_and_pushes_an_image_of_the_store(cluster: &Cluster) -> anyhow::Result<()> {
     for image in ["python", "debian", "layers40"] {
         let text = format!(
             r#"

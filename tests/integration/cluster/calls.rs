@@ -8,13 +8,11 @@ use integration_tests::load;
 use integration_tests::many_images::{self, ManyImages};
 use integration_tests::tracing::{STORE, StoreCalls, Trace};
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::calls::a_node_without_the_image_looks_at_each_layer_once", a_node_without_the_image),
-    ("cluster::calls::a_node_with_the_image_looks_at_its_record_only", a_node_with_the_image),
-    ("cluster::calls::thousands_of_other_images_make_no_difference", thousands_of_other_images),
-];
+tests! { cluster:
+    a_node_without_the_image_looks_at_each_layer_once,
+    a_node_with_the_image_looks_at_its_record_only,
+    thousands_of_other_images_make_no_difference,
+}
 
 /// The layers of `layers40`.
 const LAYERS: u32 = 40;
@@ -26,15 +24,15 @@ fn step(cluster: &Cluster, image: &str) -> anyhow::Result<()> {
     cluster.srun("u1", &["-w", "n1", "-n4", &option, "true"])?.success().map(drop)
 }
 
-fn a_node_without_the_image(cluster: &Cluster) -> anyhow::Result<()> {
+fn a_node_without_the_image_looks_at_each_layer_once(cluster: &Cluster) -> anyhow::Result<()> {
     cold(cluster, STORE)
 }
 
-fn a_node_with_the_image(cluster: &Cluster) -> anyhow::Result<()> {
+fn a_node_with_the_image_looks_at_its_record_only(cluster: &Cluster) -> anyhow::Result<()> {
     warm(cluster, STORE)
 }
 
-fn thousands_of_other_images(cluster: &Cluster) -> anyhow::Result<()> {
+fn thousands_of_other_images_make_no_difference(cluster: &Cluster) -> anyhow::Result<()> {
     let images = [("debian", "oci:/images/debian"), ("layers40", "oci:/images/layers40")];
     let [small, large] = MANY;
     let many = ManyImages::install(cluster, "n1", &images, load::size(small, large)?)?;

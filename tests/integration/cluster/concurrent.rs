@@ -6,10 +6,9 @@ use std::process::Stdio;
 use anyhow::{Context as _, ensure};
 use integration_tests::cluster::{Cluster, Done};
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] =
-    &[("cluster::concurrent::eight_writers_and_podman_reading", eight_writers_and_podman_reading)];
+tests! { cluster:
+    eight_writers_and_podman_reading,
+}
 
 /// Eight images that share a layer and differ in their configuration; each is brought and removed again and again.
 const WRITERS: &str = "

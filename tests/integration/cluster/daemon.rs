@@ -13,22 +13,19 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 
 use super::own_agent::{self, OwnAgent};
-use crate::OnCluster;
 
-mod cost;
+pub mod cost;
 
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::daemon::systemd_is_told_of_start_reload_and_stop", systemd_is_told_of_start_reload_and_stop),
-    ("cluster::daemon::a_socket_that_systemd_opened_is_taken", a_socket_that_systemd_opened_is_taken),
-    ("cluster::daemon::a_stop_lets_requests_under_way_end", a_stop_lets_requests_under_way_end),
-    ("cluster::daemon::a_store_that_hangs_keeps_no_lease_from_ending", a_store_that_hangs_keeps_no_lease_from_ending),
-    ("cluster::daemon::an_administrator_releases_a_step_and_an_epilog_a_job", an_administrator_releases),
-    ("cluster::daemon::a_release_is_of_one_lease_and_not_of_the_next", a_release_is_of_one_lease),
-    ("cluster::daemon::an_idle_agent_does_not_wake_up", cost::an_idle_agent_does_not_wake_up),
-    ("cluster::daemon::many_leases_leave_the_agent_as_it_was", cost::many_leases_leave_the_agent_as_it_was),
-    ("cluster::daemon::metrics_are_counted_and_written_to_a_file", metrics_are_counted_and_written_to_a_file),
-    ("cluster::daemon::the_agent_has_given_up_what_it_does_not_need", the_agent_has_given_up_what_it_does_not_need),
-];
+tests! { cluster:
+    systemd_is_told_of_start_reload_and_stop,
+    a_socket_that_systemd_opened_is_taken,
+    a_stop_lets_requests_under_way_end,
+    a_store_that_hangs_keeps_no_lease_from_ending,
+    an_administrator_releases_a_step_and_an_epilog_a_job,
+    a_release_is_of_one_lease_and_not_of_the_next,
+    metrics_are_counted_and_written_to_a_file,
+    the_agent_has_given_up_what_it_does_not_need,
+}
 
 /// What a test's Python begins with.
 const CLIENT: &str = include_str!("agent.py");
@@ -217,7 +214,7 @@ print(readers[0].wait())
     Ok(())
 }
 
-fn an_administrator_releases(cluster: &Cluster) -> anyhow::Result<()> {
+fn an_administrator_releases_a_step_and_an_epilog_a_job(cluster: &Cluster) -> anyhow::Result<()> {
     let start = || HeldStep::start(cluster, "u1", &["-w", "n1", "--parallax-image=debian"], 1, "echo $SLURM_JOB_ID");
     let step = start()?;
     let name = format!("{}.0", step.lines[0]);
@@ -246,7 +243,7 @@ fn an_administrator_releases(cluster: &Cluster) -> anyhow::Result<()> {
     done?.success().map(drop)
 }
 
-fn a_release_is_of_one_lease(cluster: &Cluster) -> anyhow::Result<()> {
+fn a_release_is_of_one_lease_and_not_of_the_next(cluster: &Cluster) -> anyhow::Result<()> {
     let script = r#"
 first, granted = lease(10)
 print(list(granted)[0])

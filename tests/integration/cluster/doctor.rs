@@ -6,17 +6,16 @@ use anyhow::{Context as _, ensure};
 use integration_tests::cluster::Cluster;
 use serde_json::Value;
 
-use crate::OnCluster;
 use crate::cluster::with_file;
 
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::doctor::a_node_that_is_well", a_node_that_is_well),
-    ("cluster::doctor::what_a_user_and_a_login_node_see", what_a_user_and_a_login_node_see),
-    ("cluster::doctor::a_bad_configuration_and_bad_stores", a_bad_configuration_and_bad_stores),
-    ("cluster::doctor::no_agent_and_no_podman", no_agent_and_no_podman),
-    ("cluster::doctor::a_plugin_that_is_not_loaded", a_plugin_that_is_not_loaded),
-    ("cluster::doctor::a_kernel_that_lacks_something", a_kernel_that_lacks_something),
-];
+tests! { cluster:
+    a_node_that_is_well,
+    what_a_user_and_a_login_node_see,
+    a_bad_configuration_and_bad_stores,
+    no_agent_and_no_podman,
+    a_plugin_that_is_not_loaded,
+    a_kernel_that_lacks_something,
+}
 
 const CONFIG: &str = "/etc/parallax/parallax.toml";
 const PLUGSTACK: &str = "/etc/slurm/plugstack.conf";

@@ -7,20 +7,19 @@ use std::os::unix::fs::PermissionsExt as _;
 use anyhow::ensure;
 use integration_tests::cluster::{Cluster, Done};
 
-use crate::OnCluster;
 use crate::cluster::with_file;
 
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::errors::an_unknown_image_is_known_at_submit", an_unknown_image_is_known_at_submit),
-    ("cluster::errors::an_unknown_image_on_the_node_alone", an_unknown_image_on_the_node_alone),
-    ("cluster::errors::a_name_with_odd_characters", a_name_with_odd_characters),
-    ("cluster::errors::options_that_make_no_sense", options_that_make_no_sense),
-    ("cluster::errors::an_unreadable_store", an_unreadable_store),
-    ("cluster::errors::a_user_without_subordinate_ids", a_user_without_subordinate_ids),
-    ("cluster::errors::a_bad_configuration_at_submit_and_on_the_node", a_bad_configuration_at_submit_and_on_the_node),
-    ("cluster::errors::a_command_that_is_not_there", a_command_that_is_not_there),
-    ("cluster::errors::a_batch_job_says_it_in_its_output", a_batch_job_says_it_in_its_output),
-];
+tests! { cluster:
+    an_unknown_image_is_known_at_submit,
+    an_unknown_image_on_the_node_alone,
+    a_name_with_odd_characters,
+    options_that_make_no_sense,
+    an_unreadable_store,
+    a_user_without_subordinate_ids,
+    a_bad_configuration_at_submit_and_on_the_node,
+    a_command_that_is_not_there,
+    a_batch_job_says_it_in_its_output,
+}
 
 /// Makes sure that a command failed, and that exactly one line came from Parallax, with all these parts.
 fn one_sentence(done: &Done, parts: &[&str]) -> anyhow::Result<()> {

@@ -13,16 +13,14 @@ use integration_tests::cluster::{Cluster, Done, repository};
 use integration_tests::images;
 use serde_json::{Value, json};
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::fidelity::debian", |cluster| same_as_unpacked(cluster, "debian")),
-    ("cluster::fidelity::python", |cluster| same_as_unpacked(cluster, "python")),
-    ("cluster::fidelity::static", |cluster| same_as_unpacked(cluster, "static")),
-    ("cluster::fidelity::layers40", |cluster| same_as_unpacked(cluster, "layers40")),
-    ("cluster::fidelity::numpy", |cluster| same_as_unpacked(cluster, "numpy")),
-    ("cluster::fidelity::a_task_sees_the_images_own_ids", a_task_sees_the_images_own_ids),
-];
+tests! { cluster:
+    debian,
+    python,
+    static_image,
+    layers40,
+    numpy,
+    a_task_sees_the_images_own_ids,
+}
 
 /// The id of the user the containers are made by.
 const USER: u64 = 1001;
@@ -30,11 +28,29 @@ const USER: u64 = 1001;
 /// Files by path, each with all that describes it.
 type Tree = BTreeMap<String, Value>;
 
+fn debian(cluster: &Cluster) -> anyhow::Result<()> {
+    same_as_unpacked(cluster, "debian")
+}
+
+fn python(cluster: &Cluster) -> anyhow::Result<()> {
+    same_as_unpacked(cluster, "python")
+}
+
+fn static_image(cluster: &Cluster) -> anyhow::Result<()> {
+    same_as_unpacked(cluster, "static")
+}
+
+fn layers40(cluster: &Cluster) -> anyhow::Result<()> {
+    same_as_unpacked(cluster, "layers40")
+}
+
+fn numpy(cluster: &Cluster) -> anyhow::Result<()> {
+    images::build(&["numpy"])?;
+    images::migrate(cluster, "numpy")?;
+    same_as_unpacked(cluster, "numpy")
+}
+
 fn same_as_unpacked(cluster: &Cluster, image: &str) -> anyhow::Result<()> {
-    if image == "numpy" {
-        images::build(&["numpy"])?;
-        images::migrate(cluster, "numpy")?;
-    }
     let reference = reference(image)?;
     ensure!(reference.len() > 2, "the reference is empty");
     compare(&reference, &in_container(cluster, image, "")?, "as root").context(image.to_owned())?;

@@ -10,13 +10,11 @@ use parallax_format::digest;
 use parallax_store::containers_storage::{BigData, Image, Link, sha256_hex};
 use serde_json::{Value, json};
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::foreign::jobs_run_them_as_they_are", jobs_run_them_as_they_are),
-    ("cluster::foreign::commands_know_them", commands_know_them),
-    ("cluster::foreign::adopted_they_have_all_that_ours_have", adopted_they_have_all_that_ours_have),
-];
+tests! { cluster:
+    jobs_run_them_as_they_are,
+    commands_know_them,
+    adopted_they_have_all_that_ours_have,
+}
 
 /// Who brought an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

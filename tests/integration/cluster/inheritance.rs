@@ -9,15 +9,13 @@ use integration_tests::clean::wait_for_no_lease;
 use integration_tests::cluster::Cluster;
 use integration_tests::held::HeldStep;
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::inheritance::a_job_submitted_from_a_step_survives_the_steps_end", a_job_survives_the_steps_end),
-    ("cluster::inheritance::a_login_session_with_a_steps_variables_survives_its_end", a_login_session_survives),
-    ("cluster::inheritance::daemons_of_a_step_end_with_it", daemons_of_a_step_end_with_it),
-    ("cluster::inheritance::tasks_have_the_signals_that_slurm_gives_them", tasks_have_slurms_signals),
-    ("cluster::inheritance::steps_without_an_image_get_no_variables_of_another_step", other_steps_get_no_variables),
-];
+tests! { cluster:
+    a_job_submitted_from_a_step_survives_the_steps_end,
+    a_login_session_with_a_steps_variables_survives_its_end,
+    daemons_of_a_step_end_with_it,
+    tasks_have_the_signals_that_slurm_gives_them,
+    steps_without_an_image_get_no_variables_of_another_step,
+}
 
 const PODMAN: [&str; 4] = ["-w", "n1", "--parallax-image=debian", "--parallax-mode=podman"];
 
@@ -39,7 +37,7 @@ setsid bash -c 'read -r line < go-daemon; echo daemon $line > down' &
 exec bash -c 'echo started > up; read -r line < go-shell; echo $line > down'
 ";
 
-fn a_job_survives_the_steps_end(cluster: &Cluster) -> anyhow::Result<()> {
+fn a_job_submitted_from_a_step_survives_the_steps_end(cluster: &Cluster) -> anyhow::Result<()> {
     let home = cluster.home("u1");
     cluster.run("n1", "u1", &["mkfifo", "up", "go-daemon", "go-shell", "down"])?.success()?;
     fs::write(home.join("first.sh"), FIRST)?;
@@ -65,7 +63,7 @@ fn a_job_survives_the_steps_end(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 /// The launcher is a program between slurmstepd and the command, and must leave no trace in what is inherited: ignored signals, descriptors.
-fn tasks_have_slurms_signals(cluster: &Cluster) -> anyhow::Result<()> {
+fn tasks_have_the_signals_that_slurm_gives_them(cluster: &Cluster) -> anyhow::Result<()> {
     let show = ["sh", "-c", "grep -E '^Sig(Ign|Blk)' /proc/self/status; ls /proc/self/fd"];
     let steps: [&[&str]; 3] = [&["-w", "n1"], &PODMAN, &["-w", "n1", "--parallax-image=debian", "--parallax-mode=run"]];
     let shown: Vec<_> = steps
@@ -82,7 +80,7 @@ fn directory(cluster: &Cluster) -> anyhow::Result<String> {
     Ok(status.steps.first().context("no step")?.directory.display().to_string())
 }
 
-fn a_login_session_survives(cluster: &Cluster) -> anyhow::Result<()> {
+fn a_login_session_with_a_steps_variables_survives_its_end(cluster: &Cluster) -> anyhow::Result<()> {
     let step = HeldStep::start(cluster, "u1", &PODMAN, 1, "echo started")?;
     let variable = format!("XDG_RUNTIME_DIR={}/run", directory(cluster)?);
     // It comes from outside of the node's processes, as from sshd. The daemon has no parent, as screen.
@@ -112,7 +110,7 @@ fn daemons_of_a_step_end_with_it(cluster: &Cluster) -> anyhow::Result<()> {
     wait_for_no_lease(cluster, "n1")
 }
 
-fn other_steps_get_no_variables(cluster: &Cluster) -> anyhow::Result<()> {
+fn steps_without_an_image_get_no_variables_of_another_step(cluster: &Cluster) -> anyhow::Result<()> {
     let script = "export DOCKER_HOST=unix://$XDG_RUNTIME_DIR/podman.sock OTHER=/run/parallax/steps KEPT=1; env; echo ==; \
                   srun --overlap --parallax-image=none env; echo ==; srun --overlap --parallax-mode=run env";
     let done = cluster.srun("u1", &[&PODMAN[..], &["bash", "-c", script]].concat())?.success()?;

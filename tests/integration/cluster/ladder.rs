@@ -10,24 +10,23 @@ use integration_tests::cluster::{Cluster, Done};
 use integration_tests::held::HeldStep;
 use serde_json::Value;
 
-use crate::OnCluster;
 use crate::cluster::foreign::ForeignStore;
 use crate::cluster::with_file;
 
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::ladder::a_node_tells_what_it_can_do", a_node_tells_what_it_can_do),
-    ("cluster::ladder::by_fuse_if_told", by_fuse_if_told),
-    ("cluster::ladder::by_fuse_where_the_kernel_cannot", by_fuse_where_the_kernel_cannot),
-    ("cluster::ladder::a_node_that_can_neither_says_so", a_node_that_can_neither_says_so),
-    ("cluster::ladder::a_trial_that_hangs_is_ended", a_trial_that_hangs_is_ended),
-    ("cluster::ladder::a_users_store_never_reaches_the_kernel", a_users_store_never_reaches_the_kernel),
-    ("cluster::ladder::what_hides_in_a_container_by_fuse_is_ended", what_hides_in_a_container_by_fuse_is_ended),
-    ("cluster::ladder::another_tools_images_by_fuse", another_tools_images_by_fuse),
-    ("cluster::ladder::a_layer_that_was_changed_is_refused", a_layer_that_was_changed_is_refused),
-    ("cluster::ladder::idle_layers_stay_if_told", idle_layers_stay_if_told),
-    ("cluster::ladder::a_missing_image_is_pulled_if_told", a_missing_image_is_pulled_if_told),
-    ("cluster::ladder::what_cannot_be_pulled_is_told", what_cannot_be_pulled_is_told),
-];
+tests! { cluster:
+    a_node_tells_what_it_can_do,
+    by_fuse_if_told,
+    by_fuse_where_the_kernel_cannot,
+    a_node_that_can_neither_says_so,
+    a_trial_that_hangs_is_ended,
+    a_users_store_never_reaches_the_kernel,
+    what_hides_in_a_container_by_fuse_is_ended,
+    another_tools_images_by_fuse,
+    a_layer_that_was_changed_is_refused,
+    idle_layers_stay_if_told,
+    a_missing_image_is_pulled_if_told,
+    what_cannot_be_pulled_is_told,
+}
 
 const CONFIG: &str = "/etc/parallax/parallax.toml";
 const STORE: &str = "stores = [\"/shared/store\"]\n";

@@ -7,18 +7,16 @@ use anyhow::{Context as _, ensure};
 use integration_tests::cluster::{Cluster, Done, repository};
 use integration_tests::images;
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::migrate::the_same_image_again_does_nothing", the_same_image_again_does_nothing),
-    ("cluster::migrate::layers_are_shared", layers_are_shared),
-    ("cluster::migrate::archives_podmans_storage_and_a_registry", archives_podmans_storage_and_a_registry),
-    ("cluster::migrate::a_users_own_storage", a_users_own_storage),
-    ("cluster::migrate::an_image_with_a_layer_more_than_once", an_image_with_a_layer_more_than_once),
-    ("cluster::migrate::a_name_that_moves", a_name_that_moves),
-    ("cluster::migrate::podman_lists_the_store", podman_lists_the_store),
-    ("cluster::migrate::bad_sources_leave_the_store_as_it_was", bad_sources_leave_the_store_as_it_was),
-];
+tests! { cluster:
+    the_same_image_again_does_nothing,
+    layers_are_shared,
+    archives_podmans_storage_and_a_registry,
+    a_users_own_storage,
+    an_image_with_a_layer_more_than_once,
+    a_name_that_moves,
+    podman_lists_the_store,
+    bad_sources_leave_the_store_as_it_was,
+}
 
 fn parallax(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<Done> {
     let mut line = vec!["parallax"];

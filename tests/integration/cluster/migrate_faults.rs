@@ -6,15 +6,13 @@ use std::process::Command;
 use anyhow::ensure;
 use integration_tests::cluster::{Cluster, Done, repository};
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::migrate_faults::layers_that_must_not_be_let_in", layers_that_must_not_be_let_in),
-    ("cluster::migrate_faults::a_full_file_system", a_full_file_system),
-    ("cluster::migrate_faults::a_read_only_store", a_read_only_store),
-    ("cluster::migrate_faults::a_registry_that_dies_while_it_serves", a_registry_that_dies_while_it_serves),
-    ("cluster::migrate_faults::an_interruption_leaves_the_store_as_it_was", an_interruption_leaves_the_store_as_it_was),
-];
+tests! { cluster:
+    layers_that_must_not_be_let_in,
+    a_full_file_system,
+    a_read_only_store,
+    a_registry_that_dies_while_it_serves,
+    an_interruption_leaves_the_store_as_it_was,
+}
 
 /// A directory of its own, a store with one image in it, and `unchanged`, which compares the store with what `note` saw:
 /// every name, kind, size, link and content.

@@ -5,16 +5,14 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 use integration_tests::cluster::{Cluster, Done, repository};
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::migrate_options::a_flattened_image_is_the_same_to_those_who_run_it", a_flattened_image_is_the_same),
-    ("cluster::migrate_options::compression_is_what_was_asked_for", compression_is_what_was_asked_for),
-    ("cluster::migrate_options::the_same_layer_gives_the_same_bytes", the_same_layer_gives_the_same_bytes),
-    ("cluster::migrate_options::many_sources_share_what_they_convert", many_sources_share_what_they_convert),
-    ("cluster::migrate_options::verify_compares_contents", verify_compares_contents),
-    ("cluster::migrate_options::progress_for_programs_is_json_and_a_terminal_gets_bars", progress),
-];
+tests! { cluster:
+    a_flattened_image_is_the_same_to_those_who_run_it,
+    compression_is_what_was_asked_for,
+    the_same_layer_gives_the_same_bytes,
+    many_sources_share_what_they_convert,
+    verify_compares_contents,
+    progress_for_programs_is_json_and_a_terminal_gets_bars,
+}
 
 /// A directory of its own, and a store in it.
 const PRELUDE: &str = r#"
@@ -34,7 +32,7 @@ const WALK: &str = r"
     find /usr /opt /var -xdev -type f -exec sha256sum {} +
 ";
 
-fn a_flattened_image_is_the_same(cluster: &Cluster) -> anyhow::Result<()> {
+fn a_flattened_image_is_the_same_to_those_who_run_it(cluster: &Cluster) -> anyhow::Result<()> {
     let parallax = |arguments: &[&str]| {
         let mut line = vec!["parallax"];
         line.extend(arguments);
@@ -169,7 +167,7 @@ fn verify_compares_contents(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn progress(cluster: &Cluster) -> anyhow::Result<()> {
+fn progress_for_programs_is_json_and_a_terminal_gets_bars(cluster: &Cluster) -> anyhow::Result<()> {
     let text = r"
         parallax --log-format json migrate oci:/images/debian oci:/nonexistent 2>lines || true
         cat lines; rm -rf store

@@ -8,18 +8,13 @@ use anyhow::{Context as _, ensure};
 use integration_tests::cluster::{Cluster, Done, repository};
 use integration_tests::images;
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    (
-        "cluster::migrate_sources::a_registry_with_a_password_and_certificates",
-        a_registry_with_a_password_and_certificates,
-    ),
-    ("cluster::migrate_sources::short_names_as_podman_resolves_them", short_names_as_podman_resolves_them),
-    ("cluster::migrate_sources::an_index_gives_the_image_of_the_platform", an_index_gives_the_image_of_the_platform),
-    ("cluster::migrate_sources::another_podmans_storage", another_podmans_storage),
-    ("cluster::migrate_sources::podmans_storage_knows_the_index", podmans_storage_knows_the_index),
-];
+tests! { cluster:
+    a_registry_with_a_password_and_certificates,
+    short_names_as_podman_resolves_them,
+    an_index_gives_the_image_of_the_platform,
+    another_podmans_storage,
+    podmans_storage_knows_the_index,
+}
 
 /// A directory of its own that goes with whatever was started, a store in it, and `registry NAME`, which starts the one that
 /// NAME.yml describes and returns when it listens.

@@ -4,7 +4,7 @@ use std::fs;
 
 use integration_tests::cluster::Cluster;
 
-use crate::OnCluster;
+use crate::Listed;
 
 mod access;
 mod archives;
@@ -32,10 +32,10 @@ mod namespace;
 mod odd_images;
 mod own_agent;
 mod plugin;
-mod podman_mode;
+mod podman;
 mod releases;
 mod reload;
-mod run_mode;
+mod run;
 mod scratch;
 mod security;
 mod squashed;
@@ -46,11 +46,11 @@ mod typed;
 mod without_locks;
 
 /// All of them, by name.
-pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
+pub fn tests() -> impl Iterator<Item = &'static Listed> {
     [
-        run_mode::TESTS,
+        run::TESTS,
         plugin::TESTS,
-        podman_mode::TESTS,
+        podman::TESTS,
         doctor::TESTS,
         errors::TESTS,
         messages::TESTS,
@@ -66,13 +66,13 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         migrate_sources::TESTS,
         odd_images::TESTS,
         archives::TESTS,
-        mount_program::CALLS,
-        mount_program::PODMAN,
-        mount_program::IMAGES,
-        mount_program::SHARING,
-        mount_program::STORES,
-        mount_program::SETTINGS,
-        mount_program::FAILURES,
+        mount_program::calls::TESTS,
+        mount_program::podman::TESTS,
+        mount_program::images::TESTS,
+        mount_program::sharing::TESTS,
+        mount_program::stores::TESTS,
+        mount_program::settings::TESTS,
+        mount_program::failures::TESTS,
         squashed::TESTS,
         store::TESTS,
         without_locks::TESTS,
@@ -93,8 +93,11 @@ pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnCluster)> {
         releases::TESTS,
         trials::TESTS,
         systemd::TESTS,
+        systemd::users::TESTS,
+        systemd::sessions::TESTS,
         // Last, for what it says of all that came before.
         daemon::TESTS,
+        daemon::cost::TESTS,
     ]
     .into_iter()
     .flatten()

@@ -8,17 +8,15 @@ use anyhow::{Context as _, ensure};
 use integration_tests::cluster::{Cluster, Done, repository};
 use integration_tests::images;
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::odd_images::implied_directories_are_those_of_the_layers_below", implied_directories),
-    ("cluster::odd_images::a_layer_over_two_parents_is_right_over_both", a_layer_over_two_parents),
-    ("cluster::odd_images::names_mean_what_they_mean_to_podman", names_mean_what_they_mean_to_podman),
-    ("cluster::odd_images::an_opaque_root_hides_all_that_is_below", an_opaque_root_hides_all_that_is_below),
-    ("cluster::odd_images::owners_beyond_any_range_are_nobody", owners_beyond_any_range_are_nobody),
-    ("cluster::odd_images::owners_beyond_any_range_are_squashed", owners_beyond_any_range_are_squashed),
-    ("cluster::odd_images::layers_with_hard_links_are_compared", layers_with_hard_links_are_compared),
-];
+tests! { cluster:
+    implied_directories_are_those_of_the_layers_below,
+    a_layer_over_two_parents_is_right_over_both,
+    names_mean_what_they_mean_to_podman,
+    an_opaque_root_hides_all_that_is_below,
+    owners_beyond_any_range_are_nobody,
+    owners_beyond_any_range_are_squashed,
+    layers_with_hard_links_are_compared,
+}
 
 /// Runs `body` with the images in `/shared/odd`.
 fn with_images(cluster: &Cluster, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
@@ -70,7 +68,7 @@ fn remove(cluster: &Cluster, case: &str) -> anyhow::Result<()> {
 
 const ATTRIBUTES: &str = "stat -c '%n %a %u:%g' / /tmp /root /var/mail /new /new/dir";
 
-fn implied_directories(cluster: &Cluster) -> anyhow::Result<()> {
+fn implied_directories_are_those_of_the_layers_below(cluster: &Cluster) -> anyhow::Result<()> {
     let expected = "/ 755 0:0\n/tmp 1777 0:0\n/root 700 0:0\n/var/mail 2775 0:8\n/new 755 0:0\n/new/dir 755 0:0\n";
     with_images(cluster, || {
         for options in [&[][..], &["--flatten"]] {
@@ -83,7 +81,7 @@ fn implied_directories(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 /// One layer, one diffID, two images: whichever is migrated first, both show what lies below.
-fn a_layer_over_two_parents(cluster: &Cluster) -> anyhow::Result<()> {
+fn a_layer_over_two_parents_is_right_over_both(cluster: &Cluster) -> anyhow::Result<()> {
     const CASES: [&str; 2] = ["implied", "implied-over-another"];
     const SCRIPT: &str = "stat -c '%a %u:%g' /tmp; readlink /tmp/link";
     with_images(cluster, || {

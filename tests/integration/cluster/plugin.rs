@@ -8,15 +8,13 @@ use anyhow::ensure;
 use integration_tests::clean::assert_clean;
 use integration_tests::cluster::{Cluster, Done, repository};
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::plugin::only_a_few_symbols_are_resolved_at_load", only_a_few_symbols_are_resolved_at_load),
-    ("cluster::plugin::a_plugin_without_its_part_fails_who_wants_an_image", a_plugin_without_its_part),
-    ("cluster::plugin::no_failure_of_slurm_drains_a_node", no_failure_of_slurm_drains_a_node),
-    ("cluster::plugin::a_step_with_an_image_never_runs_without_it", a_step_with_an_image_never_runs_without_it),
-    ("cluster::plugin::an_agent_that_never_answers_is_waited_for_in_vain", an_agent_that_never_answers),
-];
+tests! { cluster:
+    only_a_few_symbols_are_resolved_at_load,
+    a_plugin_without_its_part_fails_who_wants_an_image,
+    no_failure_of_slurm_drains_a_node,
+    a_step_with_an_image_never_runs_without_it,
+    an_agent_that_never_answers_is_waited_for_in_vain,
+}
 
 /// `S_CTX_REMOTE` and `S_CTX_SLURMD` of `slurm/spank.h`.
 const SLURMSTEPD: &str = "2";
@@ -97,7 +95,7 @@ fn only_a_few_symbols_are_resolved_at_load(cluster: &Cluster) -> anyhow::Result<
 }
 
 /// A node with half an installation: whoever wants an image is told so and gets none, others do not notice.
-fn a_plugin_without_its_part(cluster: &Cluster) -> anyhow::Result<()> {
+fn a_plugin_without_its_part_fails_who_wants_an_image(cluster: &Cluster) -> anyhow::Result<()> {
     let step = |node: &str, image: &[&str]| {
         let line = [&["srun", "--nodelist", "n1"], image, &["echo", "it ran"]].concat();
         cluster.run(node, "u1", &line)
@@ -201,7 +199,7 @@ fn a_step_with_an_image_never_runs_without_it(cluster: &Cluster) -> anyhow::Resu
     Ok(())
 }
 
-fn an_agent_that_never_answers(cluster: &Cluster) -> anyhow::Result<()> {
+fn an_agent_that_never_answers_is_waited_for_in_vain(cluster: &Cluster) -> anyhow::Result<()> {
     let slurm = FakeSlurm::new(cluster)?;
     let _mute = UnixListener::bind(socket(slurm.directory.path()))?;
     let done = slurm.call(SLURMSTEPD, "nothing", "debian")?;

@@ -12,14 +12,13 @@ use serde_json::Value;
 
 use super::daemon::{python, wait_for_line};
 use super::own_agent::{self, NODE, OwnAgent};
-use crate::OnCluster;
 
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::reload::every_key_that_a_step_can_notice_is_taken", every_key_that_a_step_can_notice_is_taken),
-    ("cluster::reload::a_file_that_is_wrong_changes_nothing", a_file_that_is_wrong_changes_nothing),
-    ("cluster::reload::what_is_mounted_is_checked_once_that_is_asked_for", what_is_mounted_is_checked_once_asked_for),
-    ("cluster::reload::idle_layers_go_when_their_time_is_over", idle_layers_go_when_their_time_is_over),
-];
+tests! { cluster:
+    every_key_that_a_step_can_notice_is_taken,
+    a_file_that_is_wrong_changes_nothing,
+    what_is_mounted_is_checked_once_that_is_asked_for,
+    idle_layers_go_when_their_time_is_over,
+}
 
 const STORES: &str = "stores = [\"/shared/store\"]\n";
 const RELOADED: &str = "configuration reloaded";
@@ -139,7 +138,7 @@ fn a_file_that_is_wrong_changes_nothing(cluster: &Cluster) -> anyhow::Result<()>
     Ok(())
 }
 
-fn what_is_mounted_is_checked_once_asked_for(cluster: &Cluster) -> anyhow::Result<()> {
+fn what_is_mounted_is_checked_once_that_is_asked_for(cluster: &Cluster) -> anyhow::Result<()> {
     let entry = cluster.shared().join("store/parallax/names/localhost%2Fstatic:latest");
     let image: Value = serde_json::from_str(&fs::read_to_string(&entry)?)?;
     let layer = image["layers"][0]["diff_id"].as_str().context("no layer")?.to_owned();

@@ -6,17 +6,15 @@ use integration_tests::held::HeldStep;
 use integration_tests::memory_group::MemoryGroup;
 use integration_tests::processes::machine_pid;
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::scratch::a_full_layer_is_an_error_and_not_the_end_of_the_task", a_full_layer_is_an_error),
-    ("cluster::scratch::without_a_limit_the_size_is_as_configured", without_a_limit_the_size_is_as_configured),
-];
+tests! { cluster:
+    a_full_layer_is_an_error_and_not_the_end_of_the_task,
+    without_a_limit_the_size_is_as_configured,
+}
 
 const MEGABYTE: u64 = 1 << 20;
 
 /// What is written is charged to the group of the writer, as it is where Slurm limits memory by control groups.
-fn a_full_layer_is_an_error(cluster: &Cluster) -> anyhow::Result<()> {
+fn a_full_layer_is_an_error_and_not_the_end_of_the_task(cluster: &Cluster) -> anyhow::Result<()> {
     let arguments = ["-w", "n1", "--mem=200", "--parallax-image=debian"];
     let script = "echo $$ $(stat --file-system --format='%S %b %c' /); read -r _; \
                   message=$(cat /dev/zero 2>&1 >/full); echo \"$message\" | tail -n1; echo goes on";

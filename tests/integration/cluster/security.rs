@@ -11,21 +11,20 @@ use integration_tests::cluster::Cluster;
 use integration_tests::held::HeldStep;
 
 use super::daemon::python;
-use crate::OnCluster;
 
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::security::only_root_can_talk_to_the_agent", only_root_can_talk_to_the_agent),
-    ("cluster::security::wrong_messages_change_nothing", wrong_messages_change_nothing),
-    ("cluster::security::floods_and_slow_clients_keep_no_step_waiting", floods_and_slow_clients_keep_no_step_waiting),
-    ("cluster::security::a_connection_that_says_nothing_is_closed", a_connection_that_says_nothing_is_closed),
-    ("cluster::security::hostile_names_over_the_socket_are_refused", hostile_names_over_the_socket_are_refused),
-    ("cluster::security::a_steps_directory_is_closed_to_other_users", a_steps_directory_is_closed_to_other_users),
-    ("cluster::security::the_ids_of_a_mount_are_the_users_own", the_ids_of_a_mount_are_the_users_own),
-    ("cluster::security::a_users_files_in_a_step_do_not_lead_root_astray", a_users_files_do_not_lead_root_astray),
-    ("cluster::security::a_step_can_only_have_its_own_users_processes_ended", a_step_ends_its_own_users_processes_only),
-    ("cluster::security::a_hostile_environment_stays_the_users", a_hostile_environment_stays_the_users),
-    ("cluster::security::a_store_that_others_can_change_is_not_used", a_store_that_others_can_change_is_not_used),
-];
+tests! { cluster:
+    only_root_can_talk_to_the_agent,
+    wrong_messages_change_nothing,
+    floods_and_slow_clients_keep_no_step_waiting,
+    a_connection_that_says_nothing_is_closed,
+    hostile_names_over_the_socket_are_refused,
+    a_steps_directory_is_closed_to_other_users,
+    the_ids_of_a_mount_are_the_users_own,
+    a_users_files_in_a_step_do_not_lead_root_astray,
+    a_step_can_only_have_its_own_users_processes_ended,
+    a_hostile_environment_stays_the_users,
+    a_store_that_others_can_change_is_not_used,
+}
 
 const SOCKET: &str = "/run/parallax/agent.sock";
 
@@ -262,7 +261,7 @@ fn owners(directory: &Path, ids: &mut BTreeSet<(u32, u32)>, files: &mut usize) -
 }
 
 /// The directory belongs to the user, who can do with it what they like. The end of the step must not follow them anywhere.
-fn a_users_files_do_not_lead_root_astray(cluster: &Cluster) -> anyhow::Result<()> {
+fn a_users_files_in_a_step_do_not_lead_root_astray(cluster: &Cluster) -> anyhow::Result<()> {
     let step = held(cluster, "echo started")?;
     let directory = cluster.agent_status("n1")?.steps.first().context("no step")?.directory.clone();
     let directory = directory.to_str().context("not UTF-8")?;
@@ -287,7 +286,7 @@ fn a_users_files_do_not_lead_root_astray(cluster: &Cluster) -> anyhow::Result<()
 }
 
 /// A process belongs to a step if it names the step's directory; what others than the step's user name is of no interest.
-fn a_step_ends_its_own_users_processes_only(cluster: &Cluster) -> anyhow::Result<()> {
+fn a_step_can_only_have_its_own_users_processes_ended(cluster: &Cluster) -> anyhow::Result<()> {
     let step = held(cluster, "echo started")?;
     let status = cluster.agent_status("n1")?.steps.first().context("no step")?.clone();
     let marked = format!("STEP={}/x", status.directory.display());

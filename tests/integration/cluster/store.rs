@@ -12,15 +12,13 @@ use integration_tests::load;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::store::a_tag_runs_until_it_is_removed", a_tag_runs_until_it_is_removed),
-    ("cluster::store::removing_gives_back_what_no_other_image_has", removing_gives_back_what_no_other_image_has),
-    ("cluster::store::damage_is_found_and_the_remedy_helps", damage_is_found_and_the_remedy_helps),
-    ("cluster::store::an_image_that_a_node_holds_is_not_removed", an_image_that_a_node_holds_is_not_removed),
-    ("cluster::store::killed_on_the_way_podman_reads_the_store", killed_on_the_way_podman_reads_the_store),
-];
+tests! { cluster:
+    a_tag_runs_until_it_is_removed,
+    removing_gives_back_what_no_other_image_has,
+    damage_is_found_and_the_remedy_helps,
+    an_image_that_a_node_holds_is_not_removed,
+    killed_on_the_way_podman_reads_the_store,
+}
 
 fn parallax(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<Done> {
     let mut line = vec!["parallax"];

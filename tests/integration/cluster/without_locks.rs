@@ -6,15 +6,13 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 use integration_tests::cluster::{Cluster, Done, repository};
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::without_locks::every_refusal_is_noticed_and_explained", every_refusal_is_noticed_and_explained),
-    ("cluster::without_locks::writers_on_two_machines_take_turns", writers_on_two_machines_take_turns),
-    ("cluster::without_locks::who_is_killed_leaves_a_store_that_works", who_is_killed_leaves_a_store_that_works),
-    ("cluster::without_locks::the_lock_of_a_machine_that_is_gone", the_lock_of_a_machine_that_is_gone),
-    ("cluster::without_locks::a_quota_leaves_the_store_as_it_was", a_quota_leaves_the_store_as_it_was),
-];
+tests! { cluster:
+    every_refusal_is_noticed_and_explained,
+    writers_on_two_machines_take_turns,
+    who_is_killed_leaves_a_store_that_works,
+    the_lock_of_a_machine_that_is_gone,
+    a_quota_leaves_the_store_as_it_was,
+}
 
 /// `served ERRNO [QUOTA]` mounts the directory that all machines share at `$store`'s parent, and returns when it is there.
 const PRELUDE: &str = r#"

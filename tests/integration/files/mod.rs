@@ -6,7 +6,8 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 use integration_tests::cluster::{Done, repository};
 
-use crate::OnMachine;
+use crate::Listed;
+use crate::cluster::faults::Fault;
 
 mod documents;
 mod facts;
@@ -21,7 +22,7 @@ tests! { machine:
 }
 
 /// Every test of this group.
-pub fn tests() -> impl Iterator<Item = &'static (&'static str, OnMachine)> {
+pub fn tests() -> impl Iterator<Item = &'static Listed> {
     TESTS.iter().chain(documents::TESTS).chain(facts::TESTS).chain(rules::TESTS)
 }
 
@@ -110,10 +111,8 @@ fn the_units_are_taken_by_systemd_and_leave_mounts_alone() -> anyhow::Result<()>
 
 fn the_threat_model_names_tests_that_exist() -> anyhow::Result<()> {
     let text = read("docs/security.md")?;
-    let machine = crate::machine_tests();
-    let on_cluster = crate::cluster::tests().map(|(name, _)| *name);
-    let faults = crate::cluster::faults::all().map(|fault| fault.name);
-    let known: Vec<String> = machine.map(|(name, _)| *name).chain(on_cluster).chain(faults).map(crate::shown).collect();
+    let listed = crate::machine_tests().chain(crate::cluster::tests()).map(Listed::name);
+    let known: Vec<String> = listed.chain(crate::cluster::faults::all().map(Fault::name)).collect();
     let mut named = 0;
     for name in text.split('`').filter(|part| part.contains("::") && !part.contains(['\n', ' '])) {
         let exists = match name.split_once(".rs::") {

@@ -8,12 +8,17 @@ use integration_tests::load;
 
 use super::CLIENT;
 
+tests! {
+    cluster: an_idle_agent_does_not_wake_up;
+    alone: many_leases_leave_the_agent_as_it_was;
+}
+
 /// How often the agent's threads have given up the processor, a line each.
 fn switches(cluster: &Cluster) -> anyhow::Result<String> {
     cluster.shell("n1", "grep -H _ctxt_switches /proc/$(pidof parallax-agent)/task/*/status")
 }
 
-pub fn an_idle_agent_does_not_wake_up(cluster: &Cluster) -> anyhow::Result<()> {
+fn an_idle_agent_does_not_wake_up(cluster: &Cluster) -> anyhow::Result<()> {
     // What a step before this left to be done is done.
     cluster.service("n1", "stop", "agent")?;
     cluster.service("n1", "start", "agent")?;
@@ -47,7 +52,7 @@ const LEASES: [u32; 2] = [2000, 10_000];
 /// How many come before those that count: by then as many were at work at once as ever will be.
 const WARM_UP: u32 = 1000;
 
-pub fn many_leases_leave_the_agent_as_it_was(cluster: &Cluster) -> anyhow::Result<()> {
+fn many_leases_leave_the_agent_as_it_was(cluster: &Cluster) -> anyhow::Result<()> {
     let [small, large] = LEASES;
     let number = load::size(small, large)?;
     let script = format!(

@@ -8,7 +8,7 @@ use integration_tests::processes;
 
 use super::{CONFIG, failed_saying_once, faults, said, with_file};
 
-faults! { agent:
+faults! { Cluster:
     killed_with_steps_running = "kill -9 of the agent with steps running",
     killed_with_slurmstepd = "kill -9 of the agent and of slurmstepd",
     killed_with_other_slurmstepds = "kill -9 of the agent and of slurmstepds whose steps share layers with one that lives",

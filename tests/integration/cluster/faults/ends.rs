@@ -11,7 +11,7 @@ use integration_tests::processes;
 
 use super::{failed_saying, faults, said};
 
-faults! { ends:
+faults! { Cluster:
     a_cancelled_step = "scancel",
     a_time_limit = "time limit",
     a_killed_task = "a task killed by SIGKILL",

@@ -12,7 +12,7 @@ use integration_tests::load;
 
 use super::faults;
 
-faults! { load:
+faults! { Alone:
     many_steps_at_once = "64 steps of mixed images, users and modes at once on two nodes, for a while",
 }
 

@@ -5,8 +5,10 @@ use std::fs;
 
 use anyhow::{Context as _, ensure};
 use integration_tests::cluster::{Cluster, Done};
+use integration_tests::runner::Need;
 
 use super::with_file;
+use crate::shown;
 
 mod agent;
 mod ends;
@@ -21,19 +23,29 @@ mod trace;
 /// A fault. Its test tells what the user saw.
 #[derive(Clone, Copy)]
 pub struct Fault {
-    /// The test's name.
-    pub name: &'static str,
+    /// Path of its function, with this program's own name.
+    pub path: &'static str,
+    /// What it needs.
+    pub need: Need,
     /// What is done, for the table.
     pub what: &'static str,
     /// Does it, and makes sure of what the user sees.
     pub test: fn(&Cluster) -> anyhow::Result<String>,
 }
 
-/// Makes a fault whose test is a function of the module `$module`.
+impl Fault {
+    /// The test's name.
+    pub fn name(&self) -> String {
+        shown(self.path)
+    }
+}
+
+/// Lists a module's faults, by a variant of [`Need`], their functions and what is done.
 macro_rules! faults {
-    ($module:ident: $($test:ident = $what:literal),+ $(,)?) => {
+    ($need:ident: $($test:ident = $what:literal),+ $(,)?) => {
         pub const FAULTS: &[crate::cluster::faults::Fault] = &[$(crate::cluster::faults::Fault {
-            name: concat!("cluster::faults::", stringify!($module), "::", stringify!($test)),
+            path: concat!(module_path!(), "::", stringify!($test)),
+            need: integration_tests::runner::Need::$need,
             what: $what,
             test: $test,
         }),+];

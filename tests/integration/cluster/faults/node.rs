@@ -13,7 +13,7 @@ use integration_tests::processes;
 use super::trace::Injection;
 use super::{failed_saying, failed_saying_once, faults, restart_agent, said, with_config};
 
-faults! { node:
+faults! { Cluster:
     power_cut = "power cut of a node, and boot",
     run_is_full = "/run full",
     no_loop_device = "no loop device free",

@@ -7,7 +7,7 @@ use integration_tests::cluster::Cluster;
 
 use super::{failed_saying_once, faults, with_config};
 
-faults! { podman:
+faults! { Cluster:
     missing = "podman missing",
     failing = "podman fails",
     the_runtime_is_missing = "the OCI runtime missing",

@@ -11,7 +11,7 @@ use integration_tests::cluster::{Cluster, Done};
 
 use super::{failed_saying, failed_saying_once, faults, with_config};
 
-faults! { start:
+faults! { Cluster:
     the_task_that_makes_the_container_is_killed = "the first task killed while it makes the container",
     the_others_are_told_at_once_of_a_killed_podman = "Podman killed while it makes the container",
     an_interrupt = "Ctrl-C during the start",

@@ -12,7 +12,7 @@ use integration_tests::images;
 
 use super::{failed_saying_once, faults, last_layer, said, with_config};
 
-faults! { store:
+faults! { Cluster:
     gone_at_the_start = "the store gone at a step's start",
     gone_while_a_step_runs = "the store gone while a step runs",
     a_missing_layer = "a layer file missing",

@@ -6,7 +6,7 @@ use integration_tests::held::HeldStep;
 
 use super::{failed_saying_once, faults, with_config};
 
-faults! { store_hangs:
+faults! { Cluster:
     at_the_start = "the store hangs at a step's start",
     at_the_end = "the store hangs at a step's end",
 }

@@ -7,20 +7,18 @@ use anyhow::{Context as _, ensure};
 use integration_tests::cluster::Cluster;
 
 use super::{EVERY, PLAIN, PROGRAM, expect_lines};
-use crate::OnCluster;
 
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::mount_program::every_form_of_a_call", every_form_of_a_call),
-    ("cluster::mount_program::options_in_one_word", options_in_one_word),
-    ("cluster::mount_program::options_that_podman_may_give", options_that_podman_may_give),
-    ("cluster::mount_program::many_layers_and_long_paths", many_layers_and_long_paths),
-    ("cluster::mount_program::any_bytes_in_paths_and_the_real_root", any_bytes_in_paths_and_the_real_root),
-    (
-        "cluster::mount_program::a_store_on_fuse_is_read_little_and_not_locked",
+tests! {
+    guests:
+        every_form_of_a_call;
+    cluster:
+        options_in_one_word,
+        options_that_podman_may_give,
+        many_layers_and_long_paths,
+        any_bytes_in_paths_and_the_real_root,
         a_store_on_fuse_is_read_little_and_not_locked,
-    ),
-    ("cluster::mount_program::probes_are_answered", probes_are_answered),
-];
+        probes_are_answered;
+}
 
 /// What each Podman writes is recorded, so that it is known that these forms were tried.
 fn every_form_of_a_call(cluster: &Cluster) -> anyhow::Result<()> {

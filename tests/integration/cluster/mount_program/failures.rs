@@ -8,17 +8,15 @@ use anyhow::ensure;
 use integration_tests::cluster::{Cluster, Done, repository};
 
 use super::{PLAIN, ROOTLESS, expect_lines};
-use crate::OnCluster;
 
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::mount_program::programs_that_fail_are_told", programs_that_fail_are_told),
-    (
-        "cluster::mount_program::killed_while_it_starts_others_it_leaves_nothing",
+tests! {
+    guests:
+        killed_at_any_point_it_leaves_nothing;
+    cluster:
+        programs_that_fail_are_told,
         killed_while_it_starts_others_it_leaves_nothing,
-    ),
-    ("cluster::mount_program::killed_at_any_point_it_leaves_nothing", killed_at_any_point_it_leaves_nothing),
-    ("cluster::mount_program::programs_that_end_later", programs_that_end_later),
-];
+        programs_that_end_later;
+}
 
 fn programs_that_fail_are_told(cluster: &Cluster) -> anyhow::Result<()> {
     let wrapper = |name: &str, line: &str| -> anyhow::Result<String> {

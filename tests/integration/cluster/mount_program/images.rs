@@ -9,12 +9,13 @@ use integration_tests::cluster::{Cluster, Done, repository};
 use integration_tests::images;
 
 use super::{EVERY, PLAIN, Podman};
-use crate::OnCluster;
 
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::mount_program::every_image_is_what_it_is_unpacked", every_image_is_what_it_is_unpacked),
-    ("cluster::mount_program::keep_id_shows_the_images_own_ids", keep_id_shows_the_images_own_ids),
-];
+tests! {
+    guests:
+        every_image_is_what_it_is_unpacked;
+    cluster:
+        keep_id_shows_the_images_own_ids;
+}
 
 fn every_image_is_what_it_is_unpacked(cluster: &Cluster) -> anyhow::Result<()> {
     let scan = repository().join("tests/integration/scan.py");

@@ -7,18 +7,13 @@ use anyhow::{Context as _, ensure};
 use integration_tests::clean::leftovers;
 use integration_tests::cluster::{Cluster, Done};
 
-mod calls;
-mod failures;
-mod images;
-mod podman;
-mod settings;
-mod sharing;
-mod stores;
-
-pub use self::{calls::TESTS as CALLS, failures::TESTS as FAILURES, images::TESTS as IMAGES};
-pub use self::{
-    podman::TESTS as PODMAN, settings::TESTS as SETTINGS, sharing::TESTS as SHARING, stores::TESTS as STORES,
-};
+pub mod calls;
+pub mod failures;
+pub mod images;
+pub mod podman;
+pub mod settings;
+pub mod sharing;
+pub mod stores;
 
 /// The store of the cluster.
 const STORE: &str = "/shared/store";

@@ -5,14 +5,14 @@ use anyhow::{Context as _, ensure};
 use integration_tests::cluster::Cluster;
 
 use super::{EVERY, Podman, ROOTLESS, expect_lines};
-use crate::OnCluster;
 
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::mount_program::what_podman_does_with_an_image", what_podman_does_with_an_image),
-    ("cluster::mount_program::user_namespaces", user_namespaces),
-    ("cluster::mount_program::commits_and_builds", commits_and_builds),
-    ("cluster::mount_program::images_as_volumes", images_as_volumes),
-];
+tests! {
+    guests:
+        what_podman_does_with_an_image,
+        user_namespaces,
+        commits_and_builds,
+        images_as_volumes;
+}
 
 fn what_podman_does_with_an_image(cluster: &Cluster) -> anyhow::Result<()> {
     let text = "\

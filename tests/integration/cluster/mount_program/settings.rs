@@ -6,19 +6,16 @@ use anyhow::{Context as _, ensure};
 use integration_tests::cluster::Cluster;
 
 use super::{PLAIN, expect_lines};
-use crate::OnCluster;
 use crate::cluster::with_file;
 
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::mount_program::settings_of_the_configuration_file", settings_of_the_configuration_file),
-    ("cluster::mount_program::settings_of_the_scripts_file", settings_of_the_scripts_file),
-    (
-        "cluster::mount_program::a_program_that_the_scripts_file_names_is_missing",
+tests! {
+    cluster:
+        settings_of_the_configuration_file,
+        settings_of_the_scripts_file,
         a_program_that_the_scripts_file_names_is_missing,
-    ),
-    ("cluster::mount_program::the_journal_is_told", the_journal_is_told),
-    ("cluster::mount_program::what_others_put_in_its_way", what_others_put_in_its_way),
-];
+        the_journal_is_told,
+        what_others_put_in_its_way;
+}
 
 fn settings_of_the_configuration_file(cluster: &Cluster) -> anyhow::Result<()> {
     let before = fs::read_to_string(cluster.path_on("n1", "/etc/parallax/parallax.toml")?)?;

@@ -6,17 +6,15 @@ use anyhow::{Context as _, ensure};
 use integration_tests::cluster::Cluster;
 
 use super::{EVERY, PLAIN, expect_lines};
-use crate::OnCluster;
 
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::mount_program::fifty_containers_at_once", fifty_containers_at_once),
-    ("cluster::mount_program::every_podman_shares", every_podman_shares),
-    ("cluster::mount_program::a_squashfuse_that_hangs_is_not_shared", a_squashfuse_that_hangs_is_not_shared),
-    (
-        "cluster::mount_program::a_name_that_another_user_took_is_left_alone",
-        a_name_that_another_user_took_is_left_alone,
-    ),
-];
+tests! {
+    guests:
+        every_podman_shares;
+    cluster:
+        fifty_containers_at_once,
+        a_squashfuse_that_hangs_is_not_shared,
+        a_name_that_another_user_took_is_left_alone;
+}
 
 /// All of them are started at once, run together, and are ended at once.
 fn fifty_containers_at_once(cluster: &Cluster) -> anyhow::Result<()> {

@@ -11,14 +11,15 @@ use parallax_format::digest;
 use serde_json::{Value, json};
 
 use super::{EVERY, PLAIN, Podman};
-use crate::OnCluster;
 
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::mount_program::images_of_the_go_tool", images_of_the_go_tool),
-    ("cluster::mount_program::images_of_podman_hpc", images_of_podman_hpc),
-    ("cluster::mount_program::images_of_all_kinds_in_one_store", images_of_all_kinds_in_one_store),
-    ("cluster::mount_program::a_bad_layer_file_is_told", a_bad_layer_file_is_told),
-];
+tests! {
+    guests:
+        images_of_the_go_tool,
+        images_of_podman_hpc,
+        images_of_all_kinds_in_one_store;
+    cluster:
+        a_bad_layer_file_is_told;
+}
 
 /// A store that only a test has, with the image of the same id and name that the cluster's store has as `debian`.
 struct OwnStore {

@@ -12,18 +12,15 @@ use integration_tests::processes::machine_pid;
 use parallax_sys::process::Process;
 
 use super::with_file;
-use crate::OnCluster;
 
 mod restrictions;
-mod sessions;
-mod users;
+pub mod sessions;
+pub mod users;
 
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::systemd::a_node_boots_and_runs_steps_under_the_units_restrictions", a_node_boots_and_runs_steps),
-    ("cluster::systemd::users_that_systemd_knows_get_images", users::users_that_systemd_knows_get_images),
-    ("cluster::systemd::processes_stay_in_the_jobs_control_group", sessions::processes_stay_in_the_jobs_control_group),
-    ("cluster::systemd::steps_outlive_reload_restart_stop_and_watchdog", steps_outlive_the_agent),
-];
+tests! { cluster:
+    a_node_boots_and_runs_steps_under_the_units_restrictions,
+    steps_outlive_reload_restart_stop_and_watchdog,
+}
 
 /// The node that systemd boots.
 const NODE: &str = "n2";
@@ -75,7 +72,7 @@ fn mounts(cluster: &Cluster) -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn a_node_boots_and_runs_steps(cluster: &Cluster) -> anyhow::Result<()> {
+fn a_node_boots_and_runs_steps_under_the_units_restrictions(cluster: &Cluster) -> anyhow::Result<()> {
     booted_by_systemd(cluster, || {
         the_boot_brought_the_agent_before_slurmd(cluster)?;
         restrictions::what_the_unit_says_holds(cluster)?;
@@ -166,7 +163,7 @@ impl Slave {
     }
 }
 
-fn steps_outlive_the_agent(cluster: &Cluster) -> anyhow::Result<()> {
+fn steps_outlive_reload_restart_stop_and_watchdog(cluster: &Cluster) -> anyhow::Result<()> {
     booted_by_systemd(cluster, || {
         let script = "echo started; while read -r _; do cat /etc/debian_version; done";
         let mut step = HeldStep::start(cluster, "u1", &ON_NODE, 1, script)?;

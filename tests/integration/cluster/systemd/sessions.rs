@@ -5,6 +5,10 @@ use integration_tests::cluster::Cluster;
 
 use super::{NODE, booted_by_systemd};
 
+tests! { cluster:
+    processes_stay_in_the_jobs_control_group,
+}
+
 /// Starts what the node has masked (tests/cluster/lib/systemd-root.sh), and u1's user manager with its bus.
 const LOG_IN: &str = "
     rm /etc/systemd/system/dbus.service /etc/systemd/system/dbus.socket /etc/systemd/system/systemd-logind.service
@@ -44,7 +48,7 @@ const WORK: &str = "
         echo \"$(cat $process/comm 2>/dev/null) $(sed -n 's/^0:://p' $process/cgroup 2>/dev/null)\"
     done";
 
-pub fn processes_stay_in_the_jobs_control_group(cluster: &Cluster) -> anyhow::Result<()> {
+fn processes_stay_in_the_jobs_control_group(cluster: &Cluster) -> anyhow::Result<()> {
     booted_by_systemd(cluster, || {
         cluster.shell(NODE, LOG_IN)?;
         cluster.run(NODE, "u1", &["sh", "-euc", CONFIGURATION])?.success()?;

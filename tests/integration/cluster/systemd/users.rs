@@ -10,6 +10,10 @@ use integration_tests::cluster::Cluster;
 use super::{NODE, booted_by_systemd};
 use crate::cluster::with_file;
 
+tests! { cluster:
+    users_that_systemd_knows_get_images,
+}
+
 const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/libnss_systemd.so.2";
 const USER: &str = r#"{"userName": "managed", "uid": 4010, "gid": 4010, "disposition": "regular"}"#;
 
@@ -23,7 +27,7 @@ print(receive(client), "no user with the id 4011" in lease(82, uid=4011)[1]["ref
 print(metric("parallax_denied_system_calls_total") - denied)
 "#;
 
-pub fn users_that_systemd_knows_get_images(cluster: &Cluster) -> anyhow::Result<()> {
+fn users_that_systemd_knows_get_images(cluster: &Cluster) -> anyhow::Result<()> {
     booted_by_systemd(cluster, || {
         let at = |path: &str| cluster.path_on(NODE, path);
         fs::copy(LIBRARY, at(LIBRARY)?).context("the package libnss-systemd is needed on this machine")?;

@@ -6,14 +6,13 @@ use anyhow::ensure;
 use integration_tests::cluster::Cluster;
 
 use super::{batch_output, put};
-use crate::OnCluster;
 
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::typed::a_program_that_is_broadcast_runs", a_program_that_is_broadcast_runs),
-    ("cluster::typed::a_program_that_sbcast_brought_runs", a_program_that_sbcast_brought_runs),
-    ("cluster::typed::several_programs_in_one_step", several_programs_in_one_step),
-    ("cluster::typed::a_program_of_the_image_comes_first", a_program_of_the_image_comes_first),
-];
+tests! { cluster:
+    a_program_that_is_broadcast_runs,
+    a_program_that_sbcast_brought_runs,
+    several_programs_in_one_step,
+    a_program_of_the_image_comes_first,
+}
 
 const IMAGE: &str = "--parallax-image=debian";
 /// Says where it is and what it was given; a second line if it is in an image.

@@ -4,16 +4,15 @@ use anyhow::ensure;
 use integration_tests::cluster::Cluster;
 
 use super::{batch, batch_output, refused};
-use crate::OnCluster;
 
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::typed::components_that_differ_are_refused", components_that_differ_are_refused),
-    ("cluster::typed::components_that_agree_run", components_that_agree_run),
-    ("cluster::typed::an_inherited_image_and_components", an_inherited_image_and_components),
-    ("cluster::typed::a_heterogeneous_batch_job", a_heterogeneous_batch_job),
-    ("cluster::typed::a_heterogeneous_allocation", a_heterogeneous_allocation),
-    ("cluster::typed::the_last_of_several_values_counts", the_last_of_several_values_counts),
-];
+tests! { cluster:
+    components_that_differ_are_refused,
+    components_that_agree_run,
+    an_inherited_image_and_components,
+    a_heterogeneous_batch_job,
+    a_heterogeneous_allocation,
+    the_last_of_several_values_counts,
+}
 
 const DEBIAN: &str = "--parallax-image=debian";
 const PYTHON: &str = "--parallax-image=python";

@@ -4,12 +4,11 @@ use anyhow::ensure;
 use integration_tests::cluster::Cluster;
 
 use super::batch_output;
-use crate::OnCluster;
 
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::typed::the_home_is_there_without_its_variable", the_home_is_there_without_its_variable),
-    ("cluster::typed::a_home_that_the_job_names_is_there_too", a_home_that_the_job_names_is_there_too),
-];
+tests! { cluster:
+    the_home_is_there_without_its_variable,
+    a_home_that_the_job_names_is_there_too,
+}
 
 /// (bash sets `SHELL` itself, by the user database; an image need not have the user's shell, so there it is `/bin/sh`.)
 /// Says the home by its variable, by the user database, and what is in it. `/bin/bash` looks `~` up there.

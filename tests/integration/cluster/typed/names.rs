@@ -7,14 +7,13 @@ use integration_tests::cluster::Cluster;
 use parallax_format::digest;
 
 use super::refused;
-use crate::OnCluster;
 use crate::cluster::with_file;
 
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::typed::an_id_as_lists_show_it", an_id_as_lists_show_it),
-    ("cluster::typed::what_other_tools_take_is_told_as_a_name", what_other_tools_take_is_told_as_a_name),
-    ("cluster::typed::root_is_told_to_be_an_ordinary_user", root_is_told_to_be_an_ordinary_user),
-];
+tests! { cluster:
+    an_id_as_lists_show_it,
+    what_other_tools_take_is_told_as_a_name,
+    root_is_told_to_be_an_ordinary_user,
+}
 
 const CONFIG: &str = "/etc/parallax/parallax.toml";
 

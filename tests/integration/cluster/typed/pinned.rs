@@ -4,13 +4,12 @@ use anyhow::ensure;
 use integration_tests::cluster::Cluster;
 
 use super::put;
-use crate::OnCluster;
 
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::typed::a_name_means_one_image_throughout_a_job", a_name_means_one_image_throughout_a_job),
-    ("cluster::typed::a_job_submitted_from_a_job_asks_for_itself", a_job_submitted_from_a_job_asks_for_itself),
-    ("cluster::typed::an_id_of_another_job_is_not_used", an_id_of_another_job_is_not_used),
-];
+tests! { cluster:
+    a_name_means_one_image_throughout_a_job,
+    a_job_submitted_from_a_job_asks_for_itself,
+    an_id_of_another_job_is_not_used,
+}
 
 /// What is in `python` alone.
 const TOOL: &str = "/opt/tool";

@@ -5,19 +5,14 @@ use std::fs;
 use anyhow::ensure;
 use integration_tests::cluster::Cluster;
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::podman::a_plain_podman_run_starts_from_the_store", a_plain_podman_run_starts_from_the_store),
-    ("cluster::podman::sizes_are_true_and_nothing_is_copied", sizes_are_true_and_nothing_is_copied),
-    (
-        "cluster::podman::a_batch_script_and_every_srun_in_it_have_the_image",
-        a_batch_script_and_every_srun_in_it_have_the_image,
-    ),
-    ("cluster::podman::an_allocation_hands_its_image_on", an_allocation_hands_its_image_on),
-    ("cluster::podman::a_mode_that_was_said_is_handed_on", a_mode_that_was_said_is_handed_on),
-    ("cluster::podman::what_containers_leave_running_is_ended", what_containers_leave_running_is_ended),
-];
+tests! { cluster:
+    a_plain_podman_run_starts_from_the_store,
+    sizes_are_true_and_nothing_is_copied,
+    a_batch_script_and_every_srun_in_it_have_the_image,
+    an_allocation_hands_its_image_on,
+    a_mode_that_was_said_is_handed_on,
+    what_containers_leave_running_is_ended,
+}
 
 const MODE: &str = "--parallax-mode=podman";
 

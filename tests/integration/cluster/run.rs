@@ -8,24 +8,22 @@ use integration_tests::clean::NODES;
 use integration_tests::cluster::{Cluster, Done};
 use integration_tests::held::HeldStep;
 
-use crate::OnCluster;
-
-pub const TESTS: &[(&str, OnCluster)] = &[
-    ("cluster::run::tasks_run_in_the_image_on_two_nodes", tasks_run_in_the_image_on_two_nodes),
-    ("cluster::run::a_node_has_one_container_and_no_fuse", a_node_has_one_container_and_no_fuse),
-    ("cluster::run::layers_are_mounted_once_and_read_only", layers_are_mounted_once_and_read_only),
-    ("cluster::run::exit_codes_and_signals_are_the_tasks_own", exit_codes_and_signals_are_the_tasks_own),
-    ("cluster::run::the_image_sets_its_variables_over_the_jobs", the_image_sets_its_variables_over_the_jobs),
-    ("cluster::run::the_task_is_where_it_would_have_been", the_task_is_where_it_would_have_been),
-    ("cluster::run::a_task_has_no_privileges", a_task_has_no_privileges),
-    ("cluster::run::a_terminal_is_the_tasks_own", a_terminal_is_the_tasks_own),
-    ("cluster::run::an_image_without_a_shell", an_image_without_a_shell),
-    ("cluster::run::forty_layers", forty_layers),
-    ("cluster::run::two_users_and_two_images_at_once", two_users_and_two_images_at_once),
-    ("cluster::run::a_step_is_closed_to_other_users", a_step_is_closed_to_other_users),
-    ("cluster::run::the_plugin_exports_what_it_uses_and_no_more", the_plugin_exports_what_it_uses_and_no_more),
-    ("cluster::run::an_image_is_named_by_its_id_too", an_image_is_named_by_its_id_too),
-];
+tests! { cluster:
+    tasks_run_in_the_image_on_two_nodes,
+    a_node_has_one_container_and_no_fuse,
+    layers_are_mounted_once_and_read_only,
+    exit_codes_and_signals_are_the_tasks_own,
+    the_image_sets_its_variables_over_the_jobs,
+    the_task_is_where_it_would_have_been,
+    a_task_has_no_privileges,
+    a_terminal_is_the_tasks_own,
+    an_image_without_a_shell,
+    forty_layers,
+    two_users_and_two_images_at_once,
+    a_step_is_closed_to_other_users,
+    the_plugin_exports_what_it_uses_and_no_more,
+    an_image_is_named_by_its_id_too,
+}
 
 /// Lines of a text, each once.
 fn set(text: &str) -> BTreeSet<&str> {
