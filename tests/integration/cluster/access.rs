@@ -7,8 +7,8 @@ use anyhow::ensure;
 use integration_tests::cluster::{Cluster, Done};
 use integration_tests::held::HeldStep;
 
+use super::backend::with_config;
 use super::daemon::python;
-use super::ladder::with_config;
 use crate::cluster::foreign::ForeignStore;
 use crate::cluster::with_file;
 

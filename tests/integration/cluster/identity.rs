@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use integration_tests::cluster::Cluster;
 use integration_tests::held::HeldStep;
 
-use super::ladder::with_config;
+use super::backend::with_config;
 use crate::cluster::with_file;
 
 tests! { cluster:

@@ -8,6 +8,7 @@ use crate::Listed;
 
 mod access;
 mod archives;
+mod backend;
 mod calls;
 mod compat;
 mod concurrent;
@@ -19,7 +20,6 @@ mod fidelity;
 mod foreign;
 mod identity;
 mod inheritance;
-mod ladder;
 mod lookups;
 mod messages;
 mod migrate;
@@ -33,6 +33,7 @@ mod odd_images;
 mod own_agent;
 mod plugin;
 mod podman;
+mod pull;
 mod releases;
 mod reload;
 mod run;
@@ -81,7 +82,8 @@ pub fn tests() -> impl Iterator<Item = &'static Listed> {
         fidelity::TESTS,
         foreign::TESTS,
         identity::TESTS,
-        ladder::TESTS,
+        backend::TESTS,
+        pull::TESTS,
         compat::TESTS,
         concurrent::TESTS,
         namespace::TESTS,
