@@ -1,12 +1,12 @@
-//! What a layer holds, as one digest that does not depend on how it is packed.
+//! The content digest of a layer, which does not depend on compression and order.
 //!
-//! A SquashFS file does not give back the tar archive it was made from, so its content can't be compared with a diffID.
-//! Instead a second digest is taken while the layer is converted, of what the archive says is in it, in the very pass in
-//! which the diffID is checked. The same digest can be taken of the SquashFS file at any time.
+//! A SquashFS file does not contain the tar archive that it was made from, so its content cannot be compared with a diffID.
+//! Instead a second digest is computed while the layer is converted, of the archive's entries, in the same pass in
+//! which the diffID is checked. The same digest can be computed from the SquashFS file at any time.
 //!
-//! It is the sum of a hash for each name: of the path, the kind, owner, mode, time, attributes and content. A sum, because the order
-//! of the names is not kept and there is no room to sort millions of them. That two names are links of one file shows
-//! in the number of links only.
+//! The digest is the sum of a hash for each name: of the path, the kind, owner, mode, time, attributes and content. It is a sum
+//! because the order of the names is not kept and sorting millions of names would need too much memory. Hard links of one file
+//! only show in the number of links.
 
 use std::io::{self, Write};
 
@@ -18,10 +18,10 @@ use crate::tar::entry::{Kind, MAX_MTIME, Meta};
 /// A content digest: `blake3-sum:` and 64 hexadecimal digits.
 pub type ContentDigest = String;
 
-/// The hash of all there is to one file but its name.
+/// The hash of a file's content and metadata without its name.
 pub(crate) type FileId = [u8; 16];
 
-/// A content digest in the making.
+/// A content digest under construction.
 #[derive(Debug, Default)]
 pub(crate) struct Content {
     sum: [u64; 4],
@@ -29,7 +29,7 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    /// Counts a name of something with this hash.
+    /// Adds a name of a file with this hash.
     pub(crate) fn add(&mut self, path: &LayerPath, id: FileId) {
         let mut hash = Hasher::new();
         hash.update(&id).update(path.as_bytes());
@@ -39,13 +39,13 @@ impl Content {
         }
     }
 
-    /// Counts a further name of a file.
+    /// Adds a further name of a file.
     pub(crate) fn add_link(&mut self, path: &LayerPath, id: FileId) {
         self.links += 1;
         self.add(path, id);
     }
 
-    /// Whether any file has several names.
+    /// Returns `true` if any file has several names.
     pub(crate) fn has_links(&self) -> bool {
         self.links > 0
     }
@@ -59,7 +59,7 @@ impl Content {
     }
 }
 
-/// The hash of something that is no regular file.
+/// Returns the hash of a file that is not a regular file.
 pub(crate) fn id_of(kind: &Kind, meta: &Meta) -> FileId {
     let data = match kind {
         Kind::Symlink(target) => target.clone(),
@@ -69,8 +69,8 @@ pub(crate) fn id_of(kind: &Kind, meta: &Meta) -> FileId {
     id(kind, meta, blake3::hash(&data))
 }
 
-/// The hash of the root directory. Its time is left out, which squashfs-tools 4.5 can't set, and its attributes, which none
-/// can.
+/// Returns the hash of the root directory. Its time is left out, which squashfs-tools 4.5 cannot set, and its extended
+/// attributes, which no version can.
 pub(crate) fn id_of_root(meta: &Meta) -> FileId {
     id_of(&Kind::Dir, &Meta { mtime: 0, xattrs: Vec::new(), ..meta.clone() })
 }
@@ -84,7 +84,7 @@ fn id(kind: &Kind, meta: &Meta, data: blake3::Hash) -> FileId {
         Kind::Dir => b'd',
         Kind::Fifo => b'p',
     };
-    // Linux has no modes of symbolic links.
+    // Symbolic links have no mode on Linux.
     let mode = if letter == b'l' { 0o777 } else { meta.mode };
     let mut hash = Hasher::new();
     hash.update(&[letter]).update(data.as_bytes());
@@ -103,7 +103,7 @@ fn id(kind: &Kind, meta: &Meta, data: blake3::Hash) -> FileId {
     id
 }
 
-/// Passes a file's data on and takes its hash.
+/// A writer that passes a file's data on and computes its hash.
 pub(crate) struct Hashing<'a, W> {
     to: &'a mut W,
     hash: Hasher,
@@ -114,7 +114,7 @@ impl<'a, W: Write> Hashing<'a, W> {
         Self { to, hash: Hasher::new() }
     }
 
-    /// The hash of the file with this data.
+    /// Returns the hash of the file with this data.
     pub(crate) fn id(&self, kind: &Kind, meta: &Meta) -> FileId {
         id(kind, meta, self.hash.finalize())
     }

@@ -1,4 +1,4 @@
-//! Finds out how a layer is compressed, and takes digests.
+//! Decompression of layers, and digests.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -11,13 +11,13 @@ const ZSTD_SKIPPABLE: &[u8] = &[0x2a, 0x4d, 0x18];
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
 const BZIP2: &[u8] = b"BZh";
 
-/// The uncompressed bytes of a layer. What is in the stream counts, not its media type: an image in Podman's storage
-/// has a manifest that says "gzip" and layers that are not compressed any more.
+/// Returns a reader of the uncompressed bytes. The stream decides, not its media type: an image in Podman's storage
+/// has a manifest that says "gzip" and uncompressed layers.
 pub(crate) fn decompress<'a, R: Read + 'a>(source: R) -> io::Result<Box<dyn Read + 'a>> {
     let mut source = BufReader::with_capacity(256 << 10, source);
     let start = source.fill_buf()?;
     if start.starts_with(GZIP) {
-        // Parallel compressors and lazy-loading formats write several members one after the other.
+        // Parallel compressors and lazy-loading formats write several members in sequence.
         Ok(Box::new(flate2::bufread::MultiGzDecoder::new(source)))
     } else if start.starts_with(ZSTD) || start.get(1..4) == Some(ZSTD_SKIPPABLE) {
         // zstd itself refuses windows of more than 128 MiB.
@@ -29,6 +29,7 @@ pub(crate) fn decompress<'a, R: Read + 'a>(source: R) -> io::Result<Box<dyn Read
     }
 }
 
+/// Returns the bytes in lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
@@ -37,7 +38,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The SHA-256 and the size of all that `source` holds.
+/// Returns the SHA-256 (64 hexadecimal digits) and the size in bytes of all that `source` yields.
 pub(crate) fn digest(mut source: impl Read) -> io::Result<(String, u64)> {
     let (mut hash, mut size) = (Sha256::new(), 0);
     let mut buffer = vec![0; 256 << 10];

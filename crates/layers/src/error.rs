@@ -1,42 +1,42 @@
-//! What can be wrong with a layer, or with turning it into SquashFS.
+//! Errors of converting a layer to SquashFS.
 
 use std::io;
 
-/// Why a layer could not be converted.
+/// An error of converting a layer.
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
     /// The compressed or uncompressed stream could not be read to its end.
     #[error("the layer cannot be read: {0}")]
     Read(io::Error),
-    /// The stream is not the one the image's configuration names.
+    /// The stream has another digest than the image's configuration names.
     #[error("the layer's content has the digest sha256:{found}, the image's configuration says sha256:{expected}")]
     Digest {
         /// The diffID in the configuration, hexadecimal.
         expected: String,
-        /// The digest of what was read, hexadecimal.
+        /// The digest of the stream, hexadecimal.
         found: String,
     },
-    /// The stream is no tar archive that can be used.
+    /// The stream is not a valid tar archive of a layer.
     #[error("the layer is not a usable tar archive: {0}")]
     Archive(ArchiveError),
-    /// `sqfstar` is missing or too old.
+    /// mksquashfs is missing or too old.
     #[error("{0}; install squashfs-tools 4.5 or newer")]
     NoTool(String),
-    /// `sqfs2tar` is missing.
+    /// sqfs2tar is missing.
     #[error("{0}; install squashfs-tools-ng")]
     NoReader(String),
-    /// `sqfstar` gave up.
+    /// mksquashfs failed.
     #[error("mksquashfs failed ({status}): {message}")]
     Tool {
-        /// How it ended.
+        /// Its exit status.
         status: std::process::ExitStatus,
-        /// What it printed.
+        /// Its output on standard error.
         message: String,
     },
-    /// What mksquashfs wrote is not the layer.
+    /// The SquashFS file differs from the layer.
     #[error(
-        "mksquashfs wrote something else than it was given: a defect of versions up to 4.7.5 with hard links; try again, or \
-         install a later one"
+        "the file that mksquashfs wrote differs from its input: a defect of versions up to 4.7.5 with hard links; try again, or \
+         install a later version"
     )]
     Miswritten,
     /// The SquashFS file could not be written.
@@ -44,7 +44,7 @@ pub enum ConvertError {
     Write(io::Error),
 }
 
-// What is printed of these has the cause in it, so it is no source that would be printed once more.
+// The text contains the cause, which is therefore not a source: it would be printed twice.
 impl From<ArchiveError> for ConvertError {
     fn from(error: ArchiveError) -> Self {
         Self::Archive(error)
@@ -57,13 +57,13 @@ impl ConvertError {
         error.downcast().unwrap_or_else(Self::Write)
     }
 
-    /// Whether the layer has more entries than was allowed.
+    /// Returns `true` if the layer has more entries than the limit.
     #[must_use]
     pub fn has_too_many_entries(&self) -> bool {
         matches!(self, Self::Archive(ArchiveError::Entry { error: EntryError::TooMany, .. }))
     }
 
-    /// Whether the layer unpacks to more than was allowed.
+    /// Returns `true` if the unpacked layer exceeds the limit for bytes.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
         match self {
@@ -74,18 +74,18 @@ impl ConvertError {
     }
 }
 
-/// Why a tar archive cannot be used.
+/// An error in a tar archive.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// The stream ended inside an entry.
-    #[error("it ends in the middle of an entry")]
+    #[error("it is truncated: it ends in the middle of an entry")]
     Truncated,
-    /// A header is damaged.
+    /// A header is invalid.
     #[error("the header of entry {index} {what}")]
     Header {
-        /// Which header, counted from 1.
+        /// The number of the header, from 1.
         index: u64,
-        /// What is wrong with it.
+        /// The error: a predicate.
         what: &'static str,
     },
     /// An entry cannot be part of a layer.
@@ -93,12 +93,12 @@ pub enum ArchiveError {
     Entry {
         /// The entry's name, escaped for a terminal.
         name: String,
-        /// What is wrong with it.
+        /// The error: a predicate.
         error: EntryError,
     },
 }
 
-/// Why an entry cannot be part of a layer.
+/// The reason why an entry cannot be part of a layer: a predicate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
     /// The name contains a NUL byte.
@@ -107,40 +107,40 @@ pub enum EntryError {
     /// The name, or the target of a symbolic link, is longer than Linux allows.
     #[error("has a name or link target that is longer than Linux allows")]
     TooLong,
-    /// The root, or a whiteout, is not what it must be.
-    #[error("is the root of the layer but no directory")]
+    /// The root is not a directory.
+    #[error("is the root of the layer but not a directory")]
     RootNotDirectory,
     /// A symbolic link without a target.
     #[error("is a symbolic link without a target")]
     NoTarget,
-    /// Symbolic links on the way to the entry lead round in a circle.
+    /// Symbolic links on the path of the entry form a loop.
     #[error("has a name that leads through too many symbolic links")]
     LinkLoop,
-    /// The parent is something else than a directory.
+    /// The parent is not a directory.
     #[error("lies in \"{0}\", which is not a directory")]
     ParentNotDirectory(String),
     /// The target of a hard link is not in the layer.
-    #[error("is a hard link to \"{0}\", which is no file that comes before it in the layer")]
+    #[error("is a hard link to \"{0}\", which is not a file earlier in the layer")]
     HardLinkTarget(String),
-    /// A whiteout that hides nothing.
+    /// A whiteout without the name of what it hides.
     #[error("is a whiteout without a name")]
     EmptyWhiteout,
     /// A user or group id beyond 32 bits, or below zero.
-    #[error("has a user or group id that is no 32-bit number")]
+    #[error("has an invalid user or group id")]
     Id,
-    /// A type this version does not know.
-    #[error("has the unknown type {0:#04x}")]
+    /// An unsupported type.
+    #[error("has the unsupported type {0:#04x}")]
     Type(u8),
-    /// A device number that SquashFS cannot hold.
+    /// A device number that SquashFS cannot store.
     #[error("has a device number that is out of range")]
     Device,
-    /// With this entry the layer has more of them than was allowed.
-    #[error("is one more than the number of entries that is allowed")]
+    /// With this entry the layer exceeds the limit for entries.
+    #[error("exceeds the limit for entries")]
     TooMany,
-    /// With this entry the layer holds more than was allowed.
-    #[error("makes the layer larger than is allowed")]
+    /// With this entry the layer exceeds the limit for bytes.
+    #[error("exceeds the limit for the size of a layer")]
     TooMuch,
     /// A sparse map that contradicts itself.
-    #[error("has a damaged map of its holes")]
+    #[error("has an invalid sparse map")]
     SparseMap,
 }

@@ -1,16 +1,16 @@
 //! Turns the tar stream of an image layer into a SquashFS file.
 //!
-//! The stream is read once, from start to end, with flat memory: [`convert()`] decompresses it, takes the digest of the
-//! uncompressed bytes, rewrites the tar on the fly and pipes it into `sqfstar` of squashfs-tools, the only tool that
-//! writes SquashFS with extended attributes and hard links. The rewriting
+//! [`convert()`] reads the stream once, from start to end, with constant memory: it decompresses the stream, computes the digest
+//! of the uncompressed bytes, rewrites the archive and pipes it into mksquashfs of squashfs-tools, the only program that
+//! writes SquashFS with extended attributes and hard links. Rewriting
 //!
 //! - turns the whiteouts of the OCI image specification into those of overlayfs: `.wh.NAME` into a character device
 //!   0:0, `.wh..wh..opq` into the attributes `trusted.overlay.opaque` and `user.overlay.opaque` of its directory;
-//! - makes duplicate entries mean what extraction would: the last one wins;
-//! - writes every header anew in the one form that sqfstar 4.5.1 to 4.7 read right (see `emit`).
+//! - resolves duplicate entries as extraction would: the last entry wins;
+//! - writes every header in the one form that mksquashfs 4.5.1 to 4.7 read correctly (see `convert/emit.rs`).
 //!
-//! Directories and whiteouts are held back and written after everything else, because an opaque marker may come after its
-//! directory's own entry. sqfstar takes a directory's header after its children.
+//! Directories and whiteouts are written after all other entries, because an opaque marker may follow the entry of its
+//! directory. mksquashfs accepts a directory's header after its children.
 
 mod content;
 mod convert;

@@ -1,7 +1,7 @@
-//! Runs `mksquashfs -tar` of squashfs-tools: the same code as `sqfstar`, which messages and notes therefore speak of.
+//! Runs `mksquashfs -tar` of squashfs-tools.
 //!
-//! Not under that name, because sqfstar 4.5.1 cannot take a compression level: it takes the value of
-//! `-Xcompression-level` for the file to write.
+//! sqfstar is the same program with another command line, whose version 4.5.1 takes the value of `-Xcompression-level` for the
+//! file to write.
 
 use std::io::{self, BufWriter, Read, Write};
 use std::num::NonZeroUsize;
@@ -12,12 +12,12 @@ use crate::error::ConvertError;
 use crate::tar::entry::Meta;
 
 const PROGRAM: &str = "mksquashfs";
-/// How much of what sqfstar prints is kept for an error message, in bytes.
+/// Maximum length of mksquashfs's output in an error message, in bytes.
 const KEPT_MESSAGE: u64 = 4096;
-/// How much the pipe to sqfstar holds, in bytes; the default of Linux for one user's pipes allows this.
+/// Capacity of the pipe to mksquashfs in bytes; Linux's default limit for pipes allows this.
 const PIPE: usize = 1 << 20;
 
-/// How file contents and metadata are compressed.
+/// Compression of file contents and metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     /// zstd at a level from 1 to 22.
@@ -31,12 +31,12 @@ pub enum Compression {
     Gzip(u8),
     /// LZMA2.
     Xz,
-    /// Nothing is compressed but metadata.
+    /// Only metadata is compressed.
     None,
 }
 
 impl Compression {
-    /// Its name on the command line, without the level.
+    /// Returns the compressor's name on the command line, without the level.
     #[must_use]
     pub fn method(self) -> &'static str {
         match self {
@@ -49,20 +49,20 @@ impl Compression {
     }
 }
 
-/// How a SquashFS file is laid out, and what making it may use.
+/// The format of a SquashFS file, and the resources for making it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SquashfsOptions {
     /// The compression.
     pub compression: Compression,
-    /// Whether data blocks are stored uncompressed, whatever the compression.
+    /// Store data blocks uncompressed, independent of the compression.
     pub raw_data: bool,
-    /// Whether fragments (the ends of files) are stored uncompressed, whatever the compression.
+    /// Store fragments (the ends of files) uncompressed, independent of the compression.
     pub raw_fragments: bool,
     /// The size of a data block in bytes: a power of two from 4 KiB to 1 MiB.
     pub block_size: u32,
-    /// How many threads compress.
+    /// Number of threads that compress.
     pub processors: NonZeroUsize,
-    /// How much memory sqfstar's queues and caches may take, in MiB.
+    /// Limit for the memory of mksquashfs's queues and caches, in MiB.
     pub memory_mib: u32,
 }
 
@@ -79,27 +79,27 @@ impl Default for SquashfsOptions {
     }
 }
 
-/// The `sqfstar` of this machine.
+/// The mksquashfs of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mksquashfs {
     version: Version,
 }
 
-/// The version of squashfs-tools, such as 4.5.1; what is not said is 0.
+/// A version of squashfs-tools, such as 4.5.1; missing numbers are 0.
 type Version = (u32, u32, u32);
 
 impl Mksquashfs {
-    /// The oldest that exists.
+    /// The first version that reads tar archives.
     const OLDEST: Version = (4, 5, 0);
-    /// The first that heeds `-root-uid`, `-root-gid` and `-root-time`.
+    /// The first version that supports `-root-uid`, `-root-gid` and `-root-time`.
     const SETS_ROOT: Version = (4, 6, 0);
-    /// The last whose reader of archives may use a hard link's entry after it was freed.
+    /// The last version whose tar reader may use a hard link's entry after freeing it.
     const LAST_WITH_LINK_DEFECT: Version = (4, 7, 5);
 
-    /// Asks for its version.
+    /// Runs `mksquashfs -version`.
     ///
     /// # Errors
-    /// [`ConvertError::NoTool`] if it is not there or too old.
+    /// [`ConvertError::NoTool`] if it is missing or too old.
     pub fn find() -> Result<Self, ConvertError> {
         let output = Command::new(PROGRAM)
             .arg("-version")
@@ -108,34 +108,34 @@ impl Mksquashfs {
         Self::parse(&String::from_utf8_lossy(&output.stdout))
     }
 
-    /// The mksquashfs that says this of its version.
+    /// Parses the output of `mksquashfs -version`.
     ///
     /// # Errors
-    /// [`ConvertError::NoTool`] if it is too old, or says nothing of it.
+    /// [`ConvertError::NoTool`] if the version is too old or missing.
     pub fn parse(text: &str) -> Result<Self, ConvertError> {
         let version = parse_version(text)
-            .ok_or_else(|| ConvertError::NoTool("mksquashfs does not tell its version".to_owned()))?;
+            .ok_or_else(|| ConvertError::NoTool("mksquashfs does not print its version".to_owned()))?;
         if version < Self::OLDEST {
             return Err(ConvertError::NoTool(format!("mksquashfs is too old ({}.{})", version.0, version.1)));
         }
         Ok(Self { version })
     }
 
-    /// The version, as squashfs-tools writes it.
+    /// Returns the version in the form of squashfs-tools.
     #[must_use]
     pub fn version(self) -> String {
         let (major, minor, patch) = self.version;
         if patch == 0 { format!("{major}.{minor}") } else { format!("{major}.{minor}.{patch}") }
     }
 
-    /// Whether what it makes of a layer with hard links may be wrong: versions up to 4.7.5 may take headers that follow a hard
-    /// link for the data of a file.
+    /// Returns `true` if the file of a layer with hard links may be corrupt: versions up to 4.7.5 may take headers that follow a
+    /// hard link for the data of a file.
     #[must_use]
     pub fn has_link_defect(self) -> bool {
         self.version <= Self::LAST_WITH_LINK_DEFECT
     }
 
-    /// Starts it; it reads a tar archive and writes `file`.
+    /// Starts mksquashfs, which reads a tar archive and writes `file`.
     pub(crate) fn start(self, file: &Path, options: &SquashfsOptions, root: &Meta) -> Result<Running, ConvertError> {
         let mut child = self
             .command(root, file)
@@ -148,9 +148,9 @@ impl Mksquashfs {
             .spawn()
             .map_err(|error| ConvertError::NoTool(format!("mksquashfs cannot be run: {error}")))?;
         let (Some(stdin), Some(stderr)) = (child.stdin.take(), child.stderr.take()) else {
-            return Err(ConvertError::Write(io::Error::other("sqfstar has no pipes")));
+            return Err(ConvertError::Write(io::Error::other("mksquashfs has no pipes")));
         };
-        // Fewer changes between the two processes; without it all works as well.
+        // Optional: saves context switches between the two processes.
         let _ = rustix::pipe::fcntl_setpipe_size(&stdin, PIPE);
         let messages = std::thread::spawn(move || keep_start(stderr));
         Ok(Running {
@@ -160,9 +160,9 @@ impl Mksquashfs {
         })
     }
 
-    /// The command with what makes the root directory the layer's own.
+    /// Returns the command with the options for the root directory's attributes.
     ///
-    /// sqfstar 4.5 takes the root's owner from its own user id and ignores `-root-uid`, so it is run in a user
+    /// mksquashfs 4.5 takes the root's owner from its own user id and ignores `-root-uid`, so it runs in a user
     /// namespace in which it has that id. Its root always gets the current time.
     fn command(self, root: &Meta, file: &Path) -> Command {
         let (uid, gid) = (root.uid.to_string(), root.gid.to_string());
@@ -188,7 +188,7 @@ impl Mksquashfs {
 fn arguments(options: &SquashfsOptions) -> Vec<String> {
     let SquashfsOptions { compression, raw_data, raw_fragments, .. } = *options;
     let is_none = compression == Compression::None;
-    // Metadata is compressed all the same.
+    // Metadata is compressed in any case.
     let method = if is_none { "zstd" } else { compression.method() };
     let mut arguments = vec!["-comp".to_owned(), method.to_owned()];
     match compression {
@@ -204,11 +204,11 @@ fn arguments(options: &SquashfsOptions) -> Vec<String> {
         ("-b", options.block_size.to_string()),
         ("-processors", options.processors.to_string()),
         ("-mem", format!("{}M", options.memory_mib)),
-        // The same layer is to give the same bytes.
+        // The same layer must give the same bytes.
         ("-mkfs-time", "0".to_owned()),
     ];
     arguments.extend(sizes.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
-    // Without -exit-on-error a link that cannot be made is left out with a message nobody reads.
+    // Without -exit-on-error mksquashfs leaves out a link that it cannot make, with a message only.
     arguments.extend(["-exit-on-error", "-no-exports", "-no-recovery", "-quiet", "-no-progress"].map(str::to_owned));
     arguments
 }
@@ -237,7 +237,7 @@ impl Drop for Reaped {
     }
 }
 
-/// A running sqfstar, which takes the archive as a writer. Dropped before [`Self::finish`], it is killed.
+/// A running mksquashfs, to which the archive is written. It is killed if the value is dropped before [`Self::finish`].
 #[derive(Debug)]
 pub(crate) struct Running {
     child: Reaped,
@@ -246,12 +246,12 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Waits for its end.
+    /// Waits for the end of the process.
     pub(crate) fn finish(mut self) -> Result<(), ConvertError> {
         self.wait()
     }
 
-    /// Why it stopped reading, given what writing to it said.
+    /// Returns the reason why mksquashfs stopped reading, or the error of writing to it.
     fn explain(&mut self, error: io::Error) -> io::Error {
         match self.wait() {
             Err(reason) => io::Error::other(reason),
@@ -261,7 +261,7 @@ impl Running {
 
     fn wait(&mut self) -> Result<(), ConvertError> {
         if let Some(Err(error)) = self.stdin.take().map(BufWriter::into_inner) {
-            tracing::debug!(%error, "sqfstar closed its input early");
+            tracing::debug!(%error, "mksquashfs closed its input early");
         }
         let status = self.child.0.wait().map_err(ConvertError::Write)?;
         let message = self.messages.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
@@ -269,7 +269,7 @@ impl Running {
     }
 }
 
-/// Errors carry a [`ConvertError`] if sqfstar says why it stopped reading.
+/// Errors carry a [`ConvertError`] with the reason why mksquashfs stopped reading, if known.
 impl Write for Running {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.stdin.as_mut().map_or(Ok(0), |stdin| stdin.write(bytes));

@@ -1,13 +1,13 @@
-//! The names of a layer's entries, cleaned so that none can lead out of the layer.
+//! Paths of a layer's entries, normalized so that no path can leave the layer.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use crate::error::EntryError;
 
-/// The longest path Linux takes in one call, its final NUL not counted (`PATH_MAX`).
+/// Maximum length of a path in bytes, without the final NUL (`PATH_MAX`).
 const MAX_PATH: usize = 4095;
-/// The longest file name Linux takes (`NAME_MAX`).
+/// Maximum length of a file name in bytes (`NAME_MAX`).
 const MAX_NAME: usize = 255;
 
 /// A path inside a layer: components joined by single slashes, none of them empty, `.` or `..`; the root is empty.
@@ -15,8 +15,8 @@ const MAX_NAME: usize = 255;
 pub(crate) struct LayerPath(Box<[u8]>);
 
 impl LayerPath {
-    /// Cleans the name of an entry, or the target of a hard link, as containers/storage does: lexically, before any
-    /// symbolic link is looked at, and with the layer's root as `/` and as its own parent (it extracts in a chroot). So
+    /// Normalizes the name of an entry, or the target of a hard link, as containers/storage does: lexically, before any
+    /// symbolic link is followed, and with the layer's root as `/` and as its own parent (it extracts in a chroot). So
     /// absolute names begin at the root, and `..` cannot lead out of it.
     pub(crate) fn of_entry(name: &[u8]) -> Result<Self, EntryError> {
         if name.len() > MAX_PATH {
@@ -57,7 +57,7 @@ impl LayerPath {
         self.0.is_empty()
     }
 
-    /// The directory the entry lies in; the root has none.
+    /// Returns the parent directory; `None` for the root.
     pub(crate) fn parent(&self) -> Option<Self> {
         if self.is_root() {
             return None;
@@ -66,29 +66,29 @@ impl LayerPath {
         Some(Self(self.0[..end].into()))
     }
 
-    /// The directories the entry lies in, the nearest first, without the root.
+    /// Returns the parent directories, the nearest first, without the root.
     pub(crate) fn ancestors(&self) -> impl Iterator<Item = Self> + use<> {
         std::iter::successors(self.parent(), Self::parent).take_while(|dir| !dir.is_root())
     }
 
-    /// The last component; empty for the root.
+    /// Returns the last component; empty for the root.
     pub(crate) fn file_name(&self) -> &[u8] {
         let start = self.0.iter().rposition(|&b| b == b'/').map_or(0, |slash| slash + 1);
         &self.0[start..]
     }
 
-    /// The entry called `name` in the same directory.
+    /// Returns the path of `name` in the same directory.
     pub(crate) fn sibling(&self, name: &[u8]) -> Self {
         let keep = self.0.len() - self.file_name().len();
         Self([&self.0[..keep], name].concat().into())
     }
 
-    /// The entry called `name` in this directory.
+    /// Returns the path of `name` in this directory.
     pub(crate) fn child(&self, name: &[u8]) -> Self {
         if self.is_root() { Self(name.into()) } else { Self([&self.0, &b"/"[..], name].concat().into()) }
     }
 
-    /// The first component.
+    /// Returns the first component.
     pub(crate) fn top(&self) -> &[u8] {
         self.0.split(|&b| b == b'/').next().unwrap_or_default()
     }
@@ -101,13 +101,13 @@ impl std::borrow::Borrow<[u8]> for LayerPath {
 }
 
 impl std::fmt::Display for LayerPath {
-    /// The path for people: what is not UTF-8 or would move the cursor is escaped.
+    /// Writes the path with control characters and invalid UTF-8 escaped.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.is_root() { f.write_str("/") } else { f.write_str(&printable(&self.0)) }
     }
 }
 
-/// Bytes from an archive in a form that is safe on a terminal.
+/// Returns bytes from an archive in a form that is safe on a terminal, shortened if necessary.
 pub(crate) fn printable(bytes: &[u8]) -> String {
     const SHOWN: usize = 300;
     let cut = &bytes[..bytes.len().min(SHOWN)];
@@ -122,7 +122,7 @@ pub(crate) fn printable(bytes: &[u8]) -> String {
     text
 }
 
-/// Removes all that lies below a path, and not the path itself.
+/// Removes everything below a path, but not the path itself.
 pub(crate) fn remove_below<T>(nodes: &mut BTreeMap<LayerPath, T>, path: &LayerPath) {
     let prefix = [path.as_bytes(), b"/"].concat();
     let below = nodes.range::<[u8], _>((Bound::Included(&prefix[..]), Bound::Unbounded));

@@ -18,7 +18,7 @@ impl Archive {
         block[156] = flag;
         block[157..157 + link.len()].copy_from_slice(link);
         block[257..265].copy_from_slice(b"ustar\x0000");
-        // A name that sqfstar would look up on this machine.
+        // A name that mksquashfs would look up on this machine.
         block[265..269].copy_from_slice(b"root");
         block[148..156].fill(b' ');
         let sum: u64 = block.iter().map(|&b| u64::from(b)).sum();

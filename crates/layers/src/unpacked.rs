@@ -1,4 +1,4 @@
-//! Takes the content digest of a SquashFS file.
+//! The content digest of a SquashFS file.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -12,14 +12,14 @@ use crate::tar::entry::{Kind, TarError};
 use crate::tar::limits::Limits;
 use crate::tar::reader::TarReader;
 
-/// The tool that reads SquashFS without mounting it, and tells attributes and hard links.
+/// The program that reads SquashFS without mounting it, with extended attributes and hard links.
 const PROGRAM: &str = "sqfs2tar";
 
-/// The digest of what a SquashFS file holds. For a file that [`crate::convert()`] has made it is the one in
-/// [`crate::Converted::content`], whatever it is compressed with and in which order its files lie.
+/// Returns the content digest of a SquashFS file. For a file of [`crate::convert()`] it equals
+/// [`crate::Converted::content`], independent of the compression and the order of the files.
 ///
 /// # Errors
-/// [`ConvertError::NoReader`] if sqfs2tar is missing, others if the file cannot be read to its end.
+/// [`ConvertError::NoReader`] if sqfs2tar is missing, other errors if the file cannot be read to its end.
 pub fn content_digest(file: &Path) -> Result<ContentDigest, ConvertError> {
     let mut child = Command::new(PROGRAM)
         .args(["--no-skip", "--root-becomes", "."])
@@ -47,7 +47,7 @@ pub fn content_digest(file: &Path) -> Result<ContentDigest, ConvertError> {
     Ok(digest?)
 }
 
-/// The digest of what an archive in mksquashfs's form holds, on top of what is in `content`.
+/// Returns the content digest of an archive as `convert/emit.rs` writes it, with the names already in `content`.
 pub(crate) fn of_archive(archive: impl Read, mut content: Content) -> Result<ContentDigest, TarError> {
     let mut tar = TarReader::new(io::BufReader::with_capacity(256 << 10, archive));
     tar = tar.limited_to(Limits { bytes: u64::MAX, entries: u64::MAX });
@@ -121,7 +121,7 @@ mod tests {
         let two = squashfs(&archive(b"text"), &file("two"), Compression::None);
         assert_eq!((&one, content_digest(&file("one")).unwrap()), (&two, one.clone()));
         assert_eq!(content_digest(&file("two")).unwrap(), one);
-        // Entries that are replaced make it another way through the converter.
+        // Replaced entries take the other path through the converter.
         let replaced = [&Archive::default().file("d/z", b"old").end()[..1024], &archive(b"text")].concat();
         assert_eq!(squashfs(&replaced, &file("three"), Compression::Lz4 { high: false }), one);
         let other = squashfs(&archive(b"test"), &file("four"), Compression::Zstd(3));

@@ -1,8 +1,8 @@
-//! What of a layer depends on the layers below it.
+//! Properties of a layer that depend on the layers below it.
 //!
-//! A layer may have entries below a directory that no entry of it describes, `tmp/link` without `tmp`. In an overlay the
-//! upper layer's directory decides, so such an *implied* directory must have the attributes that the layers below give it.
-//! And overlayfs takes no notice of an opaque root, so there the names below must be hidden one by one.
+//! A layer may have entries in a directory for which it has no entry, `tmp/link` without `tmp`. In an overlay the
+//! upper layer's directory decides, so such an *implied* directory must have its attributes of the layers below.
+//! overlayfs ignores an opaque root, so the names below an opaque root must be hidden one by one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ pub struct Attributes {
 }
 
 impl Default for Attributes {
-    /// What a directory has of which no layer says anything: 0755, root's.
+    /// The attributes of a directory without an entry in any layer: 0755, owned by root.
     fn default() -> Self {
         Self { mode: 0o755, uid: 0, gid: 0 }
     }
@@ -33,30 +33,30 @@ impl From<&Meta> for Attributes {
     }
 }
 
-/// What a layer leaves to the layers below, and what it hides of them. Paths have no slash at their beginning; the empty one
-/// is the root. Those that are not UTF-8 are left out: they are directories of mode 0755.
+/// The directories that a layer leaves to the layers below, and those that it hides. Paths have no leading slash; the empty path
+/// is the root. Paths that are not UTF-8 are left out: such directories get mode 0755.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shape {
-    /// Directories that no entry describes and that the layer does not hide below, without the root.
+    /// Directories without an entry that the layer does not hide, without the root.
     pub implied: Vec<String>,
-    /// The attributes of the root, if an entry describes it.
+    /// The attributes of the root, if it has an entry.
     pub root: Option<Attributes>,
-    /// Directories in which the layer hides all that is below.
+    /// Directories whose content in lower layers is hidden.
     pub opaque: Vec<String>,
 }
 
 impl Shape {
-    /// Whether the layer hides all layers below.
+    /// Returns `true` if the layer hides all layers below.
     #[must_use]
     pub fn hides_all(&self) -> bool {
         self.opaque.iter().any(String::is_empty)
     }
 }
 
-/// What the layers below have.
+/// Properties of the layers below.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Below {
-    /// The attributes of directories that the layer only implies, where they are others than [`Attributes::default`].
+    /// The attributes of implied directories that differ from [`Attributes::default`].
     pub directories: BTreeMap<String, Attributes>,
     /// The names in the root that an opaque root hides.
     pub names: BTreeSet<Vec<u8>>,

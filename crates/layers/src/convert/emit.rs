@@ -1,6 +1,6 @@
-//! Writes a tar archive in the one form that every sqfstar from 4.5.1 on reads right.
+//! Writes a tar archive in the one form that every mksquashfs from 4.5.1 on reads correctly.
 //!
-//! What that form avoids (read in the sources of squashfs-tools 4.5.1 and 4.6.1; not all of it was also made to happen):
+//! This form avoids (from the sources of squashfs-tools 4.5.1 and 4.6.1; not all were reproduced):
 //!
 //! - User and group **names** win over ids when this machine knows the name, so an image's `postgres` would become
 //!   the machine's: names are never written.
@@ -13,9 +13,9 @@
 //! - Up to 4.7.5 the thread that reads the archive still looks at a hard link's entry after the main thread may have freed
 //!   it. If something else has the memory by then, the headers that follow can be taken for a file's data. Hard links
 //!   therefore come after everything else, and what was made of a layer that has any is checked (see `convert`).
-//! - Sparse files have met several defects up to 4.7.4: holes are written as zeros, which sqfstar finds by itself.
+//! - Sparse files have met several defects up to 4.7.4: holes are written as zeros, which mksquashfs finds by itself.
 //!
-//! No crate serves: the writer of `tar` chooses among these forms by itself.
+//! No crate serves: the writer of `tar` chooses between these forms by itself.
 
 use std::io::{self, Read, Write};
 
@@ -27,21 +27,21 @@ use crate::tar::header::{BLOCK, padding};
 use crate::tar::pax;
 use crate::tar::reader::TarReader;
 
-/// How many bytes a name or a link target may have to fit its header field.
+/// Size of the header's fields for a name and a link target, in bytes.
 const FIELD: usize = 100;
 
-/// What an archive is written to.
+/// The destination of an archive.
 pub(crate) trait Sink: Write {
-    /// The content of the file at `path` comes next.
+    /// Announces that the content of the file at `path` follows.
     fn begin_file(&mut self, _path: &LayerPath) {}
-    /// The content of the file has been written.
+    /// Announces that the content of the file is complete.
     fn end_file(&mut self) {}
 }
 
 impl Sink for Vec<u8> {}
 impl Sink for Running {}
 
-/// Writes entries to sqfstar.
+/// Writes entries to mksquashfs.
 pub(crate) struct Emitter<W> {
     to: W,
     content: Content,
@@ -50,7 +50,7 @@ pub(crate) struct Emitter<W> {
 }
 
 impl<W: Sink> Emitter<W> {
-    /// Writes to `to`, whose root directory has these attributes.
+    /// Starts an archive whose root directory has these attributes.
     pub(crate) fn new(to: W, root: &Meta) -> Self {
         let mut content = Content::default();
         content.add(&LayerPath::root(), id_of_root(root));
@@ -63,8 +63,7 @@ impl<W: Sink> Emitter<W> {
         self.headers(path, kind, meta)
     }
 
-    /// Writes a regular file or what else has a name of its own, and returns its hash. A file's data is what comes next in
-    /// `tar`.
+    /// Writes an entry that is not a directory, and returns its hash. A file's data is read from `tar`.
     pub(crate) fn leaf<R: Read>(
         &mut self,
         path: &LayerPath,
@@ -88,7 +87,7 @@ impl<W: Sink> Emitter<W> {
         Ok(id)
     }
 
-    /// Notes a further name of the file with this hash. It is written at the end, in the order of the calls.
+    /// Adds a hard link to the file with this hash. Links are written at the end, in the order of the calls.
     pub(crate) fn link(&mut self, path: &LayerPath, target: &[u8], meta: &Meta, id: FileId) {
         self.content.add_link(path, id);
         self.links.push((path.clone(), target.into(), Meta { xattrs: Vec::new(), ..*meta }));
@@ -148,7 +147,7 @@ impl<W: Sink> Emitter<W> {
         self.to.write_all(&[0; BLOCK][..padding(size) as usize])
     }
 
-    /// Writes the hard links, ends the archive and gives back what it was written to, and what it holds.
+    /// Writes the hard links, ends the archive and returns the destination and the content.
     pub(crate) fn finish(mut self) -> io::Result<(W, Content)> {
         for (path, target, meta) in std::mem::take(&mut self.links) {
             self.headers(&path, &Kind::HardLink(target.into()), &meta)?;
@@ -189,7 +188,7 @@ fn put(field: &mut [u8], value: &[u8]) {
     field[..length].copy_from_slice(&value[..length]);
 }
 
-/// Octal where it fits with the final NUL, else GNU's binary form.
+/// Writes a number in octal if it fits with the final NUL, else in GNU's binary form.
 fn number(field: &mut [u8], value: u64) {
     let digits = field.len() - 1;
     let octal = format!("{value:0digits$o}\0");
@@ -201,7 +200,7 @@ fn number(field: &mut [u8], value: u64) {
         if start > 0 {
             field[..start].fill(0);
         }
-        // An 8-byte field loses its top byte to the mark; ids and device numbers have 32 bits.
+        // The marker takes the top byte of an 8-byte field; ids and device numbers have 32 bits.
         field[0] = 0x80;
     }
 }

@@ -1,4 +1,4 @@
-//! The entries of a layer as they are read: names cleaned, links followed, owners and attributes as the layer keeps them.
+//! Reading of a layer's entries: normalizes names, follows links, and filters owners and attributes.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -13,17 +13,17 @@ use crate::path::{LayerPath, printable};
 use crate::tar::entry::{Entry, Kind, Meta, TarError};
 use crate::tar::reader::TarReader;
 
-/// The attribute namespaces that SquashFS can hold.
+/// The attribute namespaces that SquashFS can store.
 const XATTR_NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
-/// Attributes that would steer the overlay in which the layer is mounted.
+/// Attributes that would change the overlay in which the layer is mounted.
 const OVERLAY_XATTRS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 
-/// What was learnt on the way.
+/// Findings of a pass over a layer.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) owners: OwnersSeen,
     pub(crate) shape: Shape,
-    /// Names of attributes that were left out, for people.
+    /// Names of dropped attributes, escaped for a terminal.
     pub(crate) dropped_xattrs: BTreeSet<String>,
     pub(crate) content: Content,
 }
@@ -46,7 +46,7 @@ impl Seen {
     }
 }
 
-/// The next entry with its cleaned name, in which symbolic links are not followed yet.
+/// Returns the next entry with its normalized name, in which symbolic links are not followed yet.
 pub(crate) fn next_entry<R: Read>(
     tar: &mut TarReader<'_, R>,
     seen: &mut Seen,
@@ -56,7 +56,7 @@ pub(crate) fn next_entry<R: Read>(
     let path = path.map_err(|error| TarError::refuse(&entry.name, error))?;
     seen.take_in(&path, &mut entry.meta);
     if path.is_root() {
-        // sqfstar makes the root itself and gives it no attributes.
+        // mksquashfs makes the root itself, without extended attributes.
         let names = std::mem::take(&mut entry.meta.xattrs);
         seen.dropped_xattrs.extend(names.iter().map(|(name, _)| format!("{} of /", printable(name))));
     }
@@ -67,11 +67,11 @@ pub(crate) fn next_entry<R: Read>(
 pub(crate) struct Place {
     pub(crate) path: LayerPath,
     pub(crate) role: Role,
-    /// How many bytes following links has added to its names.
+    /// Growth of its names by following links, in bytes.
     pub(crate) grown: usize,
 }
 
-/// The place of an entry in the layer, of which `look` tells what it has so far.
+/// Returns the place of an entry in the layer. `look` looks a path up in the layer so far.
 pub(crate) fn place_of<'a>(
     entry: &mut Entry,
     path: LayerPath,
@@ -90,12 +90,12 @@ pub(crate) fn place_of<'a>(
 }
 
 fn check_links(kind: &mut Kind) -> Result<(), EntryError> {
-    const LONGEST_TARGET: usize = 4095;
+    const MAX_TARGET: usize = 4095;
     match kind {
         Kind::HardLink(target) => *target = LayerPath::of_entry(target)?.as_bytes().to_vec(),
         Kind::Symlink(target) if target.is_empty() => return Err(EntryError::NoTarget),
         Kind::Symlink(target) if target.contains(&0) => return Err(EntryError::Nul),
-        Kind::Symlink(target) if target.len() > LONGEST_TARGET => return Err(EntryError::TooLong),
+        Kind::Symlink(target) if target.len() > MAX_TARGET => return Err(EntryError::TooLong),
         _ => {}
     }
     Ok(())

@@ -1,6 +1,6 @@
-//! All layers of an image as one, without what upper layers hide of lower ones.
+//! Merges all layers of an image into one, without the files that upper layers hide.
 //!
-//! Every layer is read twice: once to learn what is left of it, once to write that. What is kept in memory is the names.
+//! Every layer is read twice: once to find the remaining files, once to write them. Only names are kept in memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
@@ -20,20 +20,20 @@ use crate::tar::entry::{Meta, TarError};
 use crate::tar::limits::{Allowance, Limits};
 use crate::tar::split::TarSplit;
 
-/// An image that has become one layer.
+/// The single layer of a flattened image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flattened {
-    /// The SHA-256 of the layer's tar stream, 64 hexadecimal digits. Nobody keeps that stream; the same layers always make
-    /// the same one.
+    /// The SHA-256 of the layer's tar stream, 64 hexadecimal digits. The stream is not kept; the same layers always give
+    /// the same stream.
     pub diff_id: String,
-    /// The rest.
+    /// The other properties.
     pub converted: Converted,
 }
 
-/// Makes one layer of several, given by their diffIDs (hexadecimal, base first), and writes it as `layer` says, whose own diffID
-/// nobody knows yet. `open` gives the stream of the layer at an index, from its start; it is called twice for each.
+/// Merges the layers with these diffIDs (hexadecimal, base first) and writes the result as `layer` describes; its own `diff_id` is
+/// ignored. `open` returns the stream of the layer at an index, from its start; it is called twice for each layer.
 ///
-/// The limits hold for each layer, and for what is left of all of them.
+/// The limits apply to each layer and to the result.
 ///
 /// # Errors
 /// As [`crate::convert()`].
@@ -94,16 +94,16 @@ fn write_directories<W: Sink>(
     layout.write(to, None, &mut seen.owners).map(drop)
 }
 
-/// What a path is, as the layers so far have it.
+/// The kind of a path in the layers so far.
 #[derive(Debug)]
 enum Node {
-    /// Its attributes, if any layer says.
+    /// A directory and its attributes, if a layer has an entry for it.
     Directory(Option<Meta>),
-    /// The layer and the index of the entry that brought the content.
+    /// The layer and the index of the entry with the content.
     Leaf((usize, u64)),
 }
 
-/// The layers so far, one over the other.
+/// The merged layers so far.
 #[derive(Debug)]
 struct Merged {
     nodes: BTreeMap<LayerPath, Node>,
@@ -116,7 +116,7 @@ impl Merged {
         Self { nodes: BTreeMap::new(), root: None, left: Allowance::new(limits) }
     }
 
-    /// Lays a layer over the others, as overlayfs does.
+    /// Adds a layer on top, as overlayfs does.
     fn add(&mut self, layer: usize, plan: Plan) -> Result<(), TarError> {
         let Plan { names, layout } = plan;
         self.root = layout.root.or(self.root.take());
@@ -133,7 +133,7 @@ impl Merged {
         for (path, meta) in layout.directories {
             self.take(&path, meta.as_ref())?;
             match self.nodes.get_mut(&path) {
-                // One that no entry describes is only on the way to another: what the layers below say of it holds.
+                // A directory without an entry keeps the attributes of the layers below.
                 Some(Node::Directory(known)) => *known = meta.or(known.take()),
                 _ => drop(self.nodes.insert(path, Node::Directory(meta))),
             }
@@ -154,7 +154,7 @@ impl Merged {
         meta.map_or(Ok(()), |meta| self.left.take_xattrs(meta.xattr_bytes())).map_err(refused)
     }
 
-    /// The names that are left of each entry's content: the one it is written under first.
+    /// Returns the remaining names of each entry's content; the entry is written under the first name.
     fn names(&self) -> HashMap<(usize, u64), Vec<LayerPath>> {
         let mut names: HashMap<_, Vec<LayerPath>> = HashMap::new();
         for (path, node) in &self.nodes {
@@ -166,7 +166,7 @@ impl Merged {
     }
 }
 
-/// Passes the archive on and takes its digest.
+/// A destination that passes the archive on and computes its digest.
 struct Hashed<'s, W> {
     to: W,
     hash: Sha256,
@@ -214,7 +214,7 @@ mod tests {
     use crate::tar::reader::TarReader;
     use crate::testing::Archive;
 
-    /// The names that are left of these layers, with the layer that they are of; directories end in a slash.
+    /// Returns the remaining names of these layers with the layer's index; directories end in a slash.
     fn merged(layers: &[Vec<u8>]) -> Vec<String> {
         let limits = Limits::default();
         let mut merged = Merged::new(limits);

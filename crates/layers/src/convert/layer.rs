@@ -1,4 +1,4 @@
-//! One layer, from its stream to its SquashFS file.
+//! Converts one layer from its stream to its SquashFS file.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -27,27 +27,27 @@ use crate::unpacked::content_digest;
 pub struct Layer<'a> {
     /// The SHA-256 that the uncompressed stream must have, 64 hexadecimal digits.
     pub diff_id: &'a str,
-    /// The SquashFS file to write. It must not exist; what is left there after an error is rubbish.
+    /// The SquashFS file to write. It must not exist. After an error it may exist and is invalid.
     pub file: &'a Path,
-    /// Where to write tar-split data, if that is wanted. What is there is replaced.
+    /// The file for tar-split data, if wanted. An existing file is replaced.
     pub tar_split: Option<&'a Path>,
-    /// How much the layer may hold.
+    /// The limits for the layer.
     pub limits: Limits,
-    /// What becomes of owners that users have no ids for.
+    /// The treatment of owners for which users have no ids.
     pub owners: Owners,
-    /// What the layers below have, if that is known and matters.
+    /// Properties of the layers below, if known and relevant.
     pub below: Option<&'a Below>,
 }
 
 impl<'a> Layer<'a> {
-    /// A layer to convert as it is.
+    /// Returns a layer to convert unchanged, with default limits.
     #[must_use]
     pub fn new(diff_id: &'a str, file: &'a Path) -> Self {
         Self { diff_id, file, tar_split: None, limits: Limits::default(), owners: Owners::Keep, below: None }
     }
 }
 
-/// A layer that has been converted.
+/// The result of converting a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Converted {
     /// The size of the uncompressed tar stream in bytes.
@@ -56,31 +56,32 @@ pub struct Converted {
     pub squashfs_size: u64,
     /// The SHA-256 of the SquashFS file, 64 hexadecimal digits.
     pub squashfs_sha256: String,
-    /// What the SquashFS file holds, whatever it is compressed with: see [`crate::content_digest`].
+    /// The digest of the SquashFS file's content, independent of the compression: see [`crate::content_digest`].
     pub content: ContentDigest,
     /// The highest user id in the layer.
     pub max_uid: u32,
     /// The highest group id in the layer.
     pub max_gid: u32,
-    /// The owners that users have no ids for, as the layer has them.
+    /// The layer's owners for which users have no ids.
     pub unusual_owners: UnusualOwners,
-    /// What depends on the layers below.
+    /// Properties that depend on the layers below.
     pub shape: Shape,
-    /// The tar-split data, if it was wanted.
+    /// The tar-split data, if wanted.
     pub tar_split: Option<TarSplitFile>,
-    /// Why the SquashFS file could not be compared with the layer, where that had to be: see [`Mksquashfs::has_link_defect`].
+    /// The reason why a required comparison of the SquashFS file with the layer was impossible: see
+    /// [`Mksquashfs::has_link_defect`].
     pub unchecked: Option<String>,
-    /// Extended attributes that SquashFS cannot hold or that would disturb the overlay, such as POSIX ACLs.
+    /// Dropped extended attributes: those that SquashFS cannot store, such as POSIX ACLs, or that would disturb the overlay.
     pub dropped_xattrs: BTreeSet<String>,
 }
 
 /// Converts one layer.
 ///
-/// `open` gives the layer's stream, plain or compressed with gzip or zstd, from its start. It is called once, or, for a
-/// layer in which later entries replace earlier ones, three times.
+/// `open` returns the layer's stream, uncompressed or compressed with gzip or zstd, from its start. It is called once, or three
+/// times for a layer in which later entries replace earlier ones.
 ///
 /// # Errors
-/// [`ConvertError`]. The file is complete and durable only if there was none.
+/// [`ConvertError`]. The file is complete and durable only on success.
 pub fn convert<R: io::Read + Send>(
     layer: Layer<'_>,
     tool: Mksquashfs,
@@ -105,7 +106,7 @@ pub fn convert<R: io::Read + Send>(
     finish(running, tool, file, seen, size, split)
 }
 
-/// Waits for the file and takes its digest, which is done while it is made durable.
+/// Waits for the file and computes its digest while the file is made durable.
 pub(crate) fn finish(
     running: Running,
     tool: Mksquashfs,
@@ -141,7 +142,7 @@ pub(crate) fn finish(
     })
 }
 
-/// Compares what a SquashFS file holds with what it must hold, and returns why that was not possible.
+/// Compares a SquashFS file's content with the expected content. Returns the reason if sqfs2tar is missing.
 fn compare(file: &Path, expected: &ContentDigest) -> Result<Option<String>, ConvertError> {
     match content_digest(file) {
         Ok(found) if found == *expected => Ok(None),
@@ -151,7 +152,7 @@ fn compare(file: &Path, expected: &ContentDigest) -> Result<Option<String>, Conv
     }
 }
 
-/// What came of one pass over a stream.
+/// The result of one pass over a stream.
 pub(crate) struct Read<'s, T> {
     pub(crate) result: T,
     /// The stream's size in bytes.
@@ -159,8 +160,8 @@ pub(crate) struct Read<'s, T> {
     pub(crate) split: Option<TarSplit<'s>>,
 }
 
-/// One pass over the stream, with its digest checked. What `work` returns is dropped if the
-/// digest is wrong, which kills mksquashfs.
+/// Makes one pass over the stream and checks its digest. If the digest is wrong, the result of `work` is dropped, which kills
+/// mksquashfs.
 pub(crate) fn reading<'s, R: io::Read + Send, T, E: From<ConvertError>>(
     source: R,
     diff_id: &str,

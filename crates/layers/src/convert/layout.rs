@@ -1,4 +1,4 @@
-//! What a layer holds by name: its directories, its whiteouts, and the names that are taken by anything else.
+//! The names of a layer: directories, whiteouts, and all others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -13,25 +13,25 @@ use crate::path::LayerPath;
 use crate::tar::entry::{Kind, Meta};
 use crate::tar::limits::{Allowance, Limits};
 
-/// What Docker and Podman put before the name of what a whiteout hides.
+/// Prefix of a whiteout before the name that it hides.
 const WHITEOUT: &[u8] = b".wh.";
-/// The file that hides all that the layers below have in its directory.
+/// Name of the file that hides the content of its directory in the layers below.
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// How other names begin that aufs kept for itself; they are no content.
+/// Prefix of other names that aufs reserved; they are not content.
 const AUFS: &[u8] = b".wh..wh.";
-/// The attributes by which overlayfs knows an opaque directory: mounted by root, and in a user namespace.
+/// The attributes of an opaque directory in overlayfs: mounted by root, and in a user namespace.
 const OPAQUE_XATTRS: [&[u8]; 2] = [b"trusted.overlay.opaque", b"user.overlay.opaque"];
 
-/// The part an entry plays in a layer.
+/// The role of an entry in a layer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     Root,
     Directory,
-    /// Everything else that has a name of its own.
+    /// A file of another kind.
     Leaf,
-    /// Hides this path of the layers below.
+    /// Hides this path in the layers below.
     Whiteout(LayerPath),
-    /// Hides what the layers below have in this directory.
+    /// Hides the content of this directory in the layers below.
     Opaque(LayerPath),
     /// Not content.
     None,
@@ -58,7 +58,7 @@ impl Role {
     }
 }
 
-/// What directories have that no entry describes: those missing in the archive, and the root.
+/// Returns the attributes of directories without an entry, the root included.
 pub(crate) fn default_directory() -> Meta {
     Meta { mode: 0o755, ..Meta::default() }
 }
@@ -68,15 +68,15 @@ pub(crate) fn default_directory() -> Meta {
 pub(crate) struct Layout {
     /// The root's own entry, if it has one.
     pub(crate) root: Option<Meta>,
-    /// Directories; `None` for those that no entry describes (yet).
+    /// Directories; `None` for those without an entry (yet).
     pub(crate) directories: BTreeMap<LayerPath, Option<Meta>>,
-    /// Whatever is no directory, with its hash once it has been written.
+    /// Files of other kinds, with their hash once they have been written.
     pub(crate) leaves: HashMap<LayerPath, FileId>,
     /// The targets of those leaves that are symbolic links.
     pub(crate) links: HashMap<LayerPath, Box<[u8]>>,
     pub(crate) whiteouts: BTreeSet<LayerPath>,
     pub(crate) opaque: BTreeSet<LayerPath>,
-    /// How many directories without an entry there may still be.
+    /// Remaining limit for directories without an entry.
     parents_left: Allowance,
 }
 
@@ -93,7 +93,7 @@ impl Layout {
         }
     }
 
-    /// What a path is so far.
+    /// Looks a path up among the entries so far.
     pub(crate) fn look(&self, path: &LayerPath) -> Step<'_> {
         if self.directories.contains_key(path) {
             return Step::Directory;
@@ -101,12 +101,12 @@ impl Layout {
         self.links.get(path).map_or(Step::Other, |target| Step::Link(target))
     }
 
-    /// Counts what following links has added to the names of an entry.
+    /// Counts the growth of an entry's names by following links, in bytes.
     pub(crate) fn note_growth(&mut self, bytes: usize) -> Result<(), EntryError> {
         self.parents_left.take_more(bytes)
     }
 
-    /// Notes the directories above `path` that have no entry yet.
+    /// Adds the directories above `path` that have no entry yet.
     pub(crate) fn note_parents(&mut self, path: &LayerPath) -> Result<(), EntryError> {
         for directory in path.ancestors() {
             if self.directories.contains_key(&directory) {
@@ -121,7 +121,7 @@ impl Layout {
         Ok(())
     }
 
-    /// Notes a directory, which hides all below it in other layers if `opaque`.
+    /// Adds a directory whose content in lower layers is hidden.
     pub(crate) fn note_opaque(&mut self, directory: LayerPath) -> Result<(), EntryError> {
         if directory.is_root() {
             self.opaque.insert(directory);
@@ -136,11 +136,11 @@ impl Layout {
         Ok(())
     }
 
-    /// What the layer leaves to the layers below, and what it hides of them.
+    /// Returns the directories that the layer leaves to the layers below, and those that it hides.
     fn shape(&self) -> Shape {
         let text = |path: &LayerPath| std::str::from_utf8(path.as_bytes()).ok().map(str::to_owned);
         let hides = |path: &LayerPath| self.whiteouts.contains(path) || self.opaque.contains(path);
-        // Under a directory that is hidden there is nothing below.
+        // Below a hidden directory lower layers have nothing.
         let is_left = |path: &LayerPath| !self.whiteouts.contains(path) && !path.ancestors().any(|above| hides(&above));
         let all_hidden = self.opaque.contains(&LayerPath::root());
         let implied = self.directories.iter().filter(|(path, meta)| !all_hidden && meta.is_none() && is_left(path));
@@ -153,7 +153,7 @@ impl Layout {
         }
     }
 
-    /// Writes the directories and whiteouts: all that was held back.
+    /// Writes the directories and whiteouts, which were kept until the end.
     pub(crate) fn write<W: Sink>(
         mut self,
         to: &mut Emitter<W>,
@@ -167,7 +167,7 @@ impl Layout {
         }
         for whiteout in std::mem::take(&mut self.whiteouts) {
             if self.leaves.contains_key(&whiteout) {
-                // What the layer has under this name hides the layers below as it is.
+                // The layer's own file of this name hides the layers below.
                 continue;
             }
             if self.directories.contains_key(&whiteout) {

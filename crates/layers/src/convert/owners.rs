@@ -1,34 +1,34 @@
-//! Owners that users have no ids for.
+//! Owners for which users have no ids.
 //!
-//! A user's range of subordinate ids usually has 65,536 ids, as `useradd` gives them, and images are made for that. A single
-//! file of a build user with an id from a directory service, 1516583083 say, is beyond any range.
+//! A user's range of subordinate ids usually has 65,536 ids, the default of `useradd`, and images are made for that. A single
+//! file of a build user with an id from a directory service, such as 1516583083, exceeds any range.
 
 use crate::path::LayerPath;
 use crate::tar::entry::Meta;
 
-/// The highest user or group id that a usual range of subordinate ids has.
+/// The highest user or group id of a usual range of subordinate ids.
 pub const MAX_USUAL_ID: u32 = 65_535;
 
-/// What becomes of owners above [`MAX_USUAL_ID`].
+/// The treatment of owners above [`MAX_USUAL_ID`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Owners {
-    /// They stay as they are.
+    /// Unchanged.
     #[default]
     Keep,
-    /// A user id above becomes 0, and so does a group id above, each by itself.
+    /// User and group ids above become 0, independently of each other.
     Squash,
 }
 
 /// Files whose user or group id is above [`MAX_USUAL_ID`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnusualOwners {
-    /// How many entries of the layer.
+    /// The number of entries.
     pub entries: u64,
-    /// The first one's path, escaped for a terminal.
+    /// The first entry's path, escaped for a terminal.
     pub path: String,
-    /// The first one's user id.
+    /// The first entry's user id.
     pub uid: u32,
-    /// The first one's group id.
+    /// The first entry's group id.
     pub gid: u32,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct OwnersSeen {
     what: Owners,
     pub(crate) max_uid: u32,
     pub(crate) max_gid: u32,
-    /// What there was above [`MAX_USUAL_ID`], squashed or not.
+    /// Owners above [`MAX_USUAL_ID`], squashed or not.
     pub(crate) unusual: UnusualOwners,
 }
 
@@ -47,7 +47,7 @@ impl OwnersSeen {
         Self { what, ..Self::default() }
     }
 
-    /// Counts an entry's owner, and changes it if it is to be.
+    /// Counts an entry's owner, and squashes it if wanted.
     pub(crate) fn take_in(&mut self, path: &LayerPath, meta: &mut Meta) {
         if meta.uid > MAX_USUAL_ID || meta.gid > MAX_USUAL_ID {
             if self.unusual.entries == 0 {
@@ -64,13 +64,13 @@ impl OwnersSeen {
         self.count(meta);
     }
 
-    /// Counts the owner of something that is written.
+    /// Counts the owner of a written entry.
     pub(crate) fn count(&mut self, meta: &Meta) {
         self.max_uid = self.max_uid.max(meta.uid);
         self.max_gid = self.max_gid.max(meta.gid);
     }
 
-    /// Takes over what was seen of unusual owners elsewhere.
+    /// Adds the unusual owners of another pass.
     pub(crate) fn add_unusual(&mut self, other: UnusualOwners) {
         if self.unusual.entries == 0 {
             self.unusual = other;

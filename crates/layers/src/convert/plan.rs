@@ -1,7 +1,7 @@
-//! What becomes of each entry of a layer in which later entries replace earlier ones.
+//! The remaining entries of a layer in which later entries replace earlier ones.
 //!
-//! That is rare, so such a layer is read twice more instead of every layer being kept: once to learn what extraction
-//! would leave, once to write that.
+//! Such layers are rare. They are read twice more, once to find the entries that remain after extraction, once to write them,
+//! so that no layer has to be kept.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
@@ -17,32 +17,32 @@ use crate::tar::entry::{Entry, Kind, Meta, TarError};
 use crate::tar::limits::{Allowance, Limits};
 use crate::tar::reader::TarReader;
 
-/// What extraction would leave of a layer.
+/// The result of extracting a layer.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// The names under which an entry's content is left, by the entry's index.
+    /// The remaining names of an entry's content, by the entry's index.
     pub(crate) names: HashMap<u64, Vec<LayerPath>>,
-    /// Everything that is written after the files.
+    /// The directories and whiteouts, which are written after the files.
     pub(crate) layout: Layout,
 }
 
 #[derive(Debug)]
 enum Node {
     Directory(Option<Meta>),
-    /// The index of the entry that brought the content, and where it leads if it is a symbolic link.
+    /// The index of the entry with the content, and the target of a symbolic link.
     Leaf(u64, Option<Box<[u8]>>),
 }
 
-/// The names at one point of the extraction.
+/// The names at a point of the extraction.
 #[derive(Debug)]
 struct Tree {
     nodes: BTreeMap<LayerPath, Node>,
-    /// How many directories without an entry there may still be.
+    /// Remaining limit for directories without an entry.
     parents_left: Allowance,
 }
 
 impl Plan {
-    /// The first name and the further hard links of what entry `index` brought; `None` if nothing of it is left.
+    /// Returns the first name and the hard links of the content of entry `index`; `None` if none remains.
     pub(crate) fn names(&self, index: u64) -> Option<(&LayerPath, &[LayerPath])> {
         self.names.get(&index)?.split_first()
     }
@@ -71,10 +71,10 @@ impl Plan {
                 }
             }
         }
-        // Marks inside a directory that was replaced later went with it.
-        let mut marks = std::mem::take(&mut layout.whiteouts);
-        marks.retain(|path| !path.ancestors().any(|dir| layout.leaves.contains_key(&dir)));
-        layout.whiteouts = marks;
+        // Whiteouts inside a directory that was replaced later are gone.
+        let mut whiteouts = std::mem::take(&mut layout.whiteouts);
+        whiteouts.retain(|path| !path.ancestors().any(|dir| layout.leaves.contains_key(&dir)));
+        layout.whiteouts = whiteouts;
         Ok(Self { names, layout })
     }
 }

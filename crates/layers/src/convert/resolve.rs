@@ -1,33 +1,33 @@
-//! Where entries go whose names lead through symbolic links of the same layer, such as `lib -> usr/lib` and then `lib/x.so`.
+//! Resolves entry names that contain symbolic links of the same layer, such as `lib -> usr/lib` and then `lib/x.so`.
 //!
 //! Extraction, by containers/storage in a chroot, lets the kernel follow the links of directories on the way to an entry, so
 //! that `/` is the layer's root and `..` in the root is the root. The last component is not followed: the entry replaces the
-//! link. A link that leads to a directory which the layer does not have makes extraction fail, and here makes the directory,
-//! which a layer below may have.
+//! link. If the target directory is not in the layer, extraction fails; the converter makes the directory, which may be
+//! in a layer below.
 
 use std::collections::VecDeque;
 
 use crate::error::EntryError;
 use crate::path::LayerPath;
 
-/// The most symbolic links that are followed for one name, as in the kernel (`MAXSYMLINKS`).
+/// Maximum number of symbolic links in one name, as in the kernel (`MAXSYMLINKS`).
 const MAX_LINKS: u32 = 40;
 
-/// What a path is, as far as finding the way is concerned.
+/// The kind of a path for name resolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step<'a> {
     /// A directory, all of whose parents are directories too.
     Directory,
     /// A symbolic link, with its target.
     Link(&'a [u8]),
-    /// Something else, or nothing.
+    /// Another file, or none.
     Other,
 }
 
-/// The path that an entry's name means where `look` tells what is there.
+/// Returns the path that an entry's name means. `look` looks a path up.
 pub(crate) fn resolve<'a>(path: LayerPath, look: impl Fn(&LayerPath) -> Step<'a>) -> Result<LayerPath, EntryError> {
     let Some(parent) = path.parent() else { return Ok(path) };
-    // Nearly always so.
+    // The usual case.
     if parent.is_root() || look(&parent) == Step::Directory {
         return Ok(path);
     }
@@ -63,7 +63,7 @@ pub(crate) fn resolve<'a>(path: LayerPath, look: impl Fn(&LayerPath) -> Step<'a>
     if links == 0 {
         return Ok(path);
     }
-    // Links make long names out of short ones.
+    // Links make short names longer, so the limits are checked again.
     LayerPath::of_entry(place.child(path.file_name()).as_bytes())
 }
 

@@ -1,4 +1,4 @@
-//! From a layer's tar stream to the one for sqfstar.
+//! Rewrites a layer's tar stream for mksquashfs.
 
 use std::io::{self, Read};
 
@@ -15,13 +15,12 @@ use crate::tar::entry::{Entry, Kind, Meta, TarError};
 use crate::tar::limits::Limits;
 use crate::tar::reader::TarReader;
 
-/// Why rewriting stopped.
+/// The reason why rewriting stopped.
 #[derive(Debug)]
 pub(crate) enum Stop {
-    /// An entry replaces an earlier one, or the root's entry came too late: the stream must be read again with a
-    /// [`Plan`].
+    /// An entry replaces an earlier one, or the root's entry came late: the stream must be read again with a [`Plan`].
     NeedsPlan,
-    /// Anything else.
+    /// An error.
     Failed(ConvertError),
 }
 
@@ -38,26 +37,26 @@ impl From<TarError> for Stop {
 }
 
 impl Stop {
-    /// The error it comes to where no plan can help.
+    /// Returns the error if no plan can help.
     pub(crate) fn into_error(self) -> ConvertError {
         match self {
             Self::Failed(error) => error,
-            // A plan is never asked for twice.
+            // With a plan no other plan is needed.
             Self::NeedsPlan => ConvertError::Write(io::Error::other("the layer changed while it was read")),
         }
     }
 }
 
-/// What a layer becomes, apart from what it holds.
+/// Parameters of rewriting.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Rules<'a> {
     pub(crate) limits: Limits,
     pub(crate) owners: Owners,
-    /// What the layers below have, if that is to be taken into account.
+    /// Properties of the layers below, if relevant.
     pub(crate) below: Option<&'a Below>,
 }
 
-/// Passes a layer on entry by entry. `start` opens what is written to, given the attributes of the root.
+/// Rewrites a layer entry by entry. `start` opens the destination, given the attributes of the root.
 pub(crate) fn rewrite<R: Read, W: Sink>(
     tar: &mut TarReader<'_, R>,
     rules: Rules<'_>,
@@ -72,7 +71,7 @@ pub(crate) fn rewrite<R: Read, W: Sink>(
         let counted = place_of.and_then(|place| layout.note_growth(place.grown).map(|()| place));
         let Place { path, role, .. } = counted.map_err(|error| TarError::refuse(&entry.name, error))?;
         if role == Role::Root {
-            // The root's attributes are fixed when sqfstar starts.
+            // The root's attributes are fixed when mksquashfs starts.
             let late = emitter.is_some() && layout.root.as_ref() != Some(&entry.meta);
             layout.root = Some(entry.meta);
             if late {
@@ -107,7 +106,7 @@ pub(crate) fn rewrite<R: Read, W: Sink>(
     Ok((to, Seen { content, ..seen }))
 }
 
-/// Notes an entry's name and says whether it is to be written now.
+/// Adds an entry's name to the layout. Returns `true` if the entry must be written now.
 fn place(layout: &mut Layout, entry: &Entry, path: &LayerPath, role: Role) -> Result<bool, Stop> {
     let refused = |error| Stop::from(TarError::refuse(&entry.name, error));
     match role {
@@ -148,7 +147,7 @@ fn place(layout: &mut Layout, entry: &Entry, path: &LayerPath, role: Role) -> Re
     }
 }
 
-/// Passes a layer on as a plan made from the same stream says.
+/// Rewrites a layer by a plan made from the same stream.
 pub(crate) fn rewrite_planned<R: Read, W: Sink>(
     tar: &mut TarReader<'_, R>,
     plan: Plan,

@@ -1,4 +1,4 @@
-//! The archive that mksquashfs gets, by itself, for checks that try any input.
+//! The archive for mksquashfs without running it, for fuzzing.
 
 use super::entries::Seen;
 use super::owners::Owners;
@@ -12,21 +12,21 @@ use crate::tar::limits::Limits;
 use crate::tar::reader::TarReader;
 use crate::unpacked::of_archive;
 
-/// What becomes of a layer.
+/// The rewritten layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rewritten {
-    /// What mksquashfs would be given.
+    /// The archive for mksquashfs.
     pub archive: Vec<u8>,
-    /// The digest of the layer's content, as it is recorded.
+    /// The digest of the layer's content, as recorded.
     pub content: ContentDigest,
-    /// The digest of what is in `archive`.
+    /// The digest of the content of `archive`.
     pub archived: ContentDigest,
 }
 
 /// Rewrites the uncompressed archive of a layer.
 ///
 /// # Errors
-/// [`ConvertError`] if it is no layer, or what was made of it cannot be read.
+/// [`ConvertError`] if the archive is not a valid layer, or the result cannot be read.
 pub fn rewritten(layer: &[u8], limits: Limits) -> Result<Rewritten, ConvertError> {
     let rules = Rules { limits, ..Rules::default() };
     let tar = || TarReader::new(layer).limited_to(limits);

@@ -1,7 +1,7 @@
-//! A layer's uncompressed bytes, with their digest, each made by a thread of its own.
+//! A layer's uncompressed bytes and their digest, computed in threads.
 //!
-//! Reading and unpacking, hashing, and what is then done with the bytes take about the same time each and are in the way
-//! of mksquashfs, which waits for its input. So they run at once, on the same few buffers that go round.
+//! Decompression, hashing and rewriting take about the same time each, and mksquashfs waits for them. They therefore run in
+//! parallel, on a few buffers that circulate.
 
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -11,12 +11,12 @@ use sha2::{Digest as _, Sha256};
 
 use crate::decompress::{decompress, hex};
 
-/// How many bytes a buffer holds.
+/// Size of a buffer in bytes.
 const BUFFER: usize = 256 << 10;
-/// How many buffers there are: one in each of three hands, and one on the way between any two.
+/// Number of buffers: one for each of three threads, and one on the way between any two.
 const BUFFERS: usize = 6;
 
-/// The bytes that one thread hands to the next.
+/// The bytes that one thread sends to the next.
 type Piece = io::Result<Buffer>;
 
 struct Buffer {
@@ -32,29 +32,29 @@ pub(crate) struct Stream {
     position: usize,
 }
 
-/// The digest of the bytes, once all of them have been read: 64 hexadecimal digits, and their number.
+/// The digest (64 hexadecimal digits) and the number of the bytes, available once all have been read.
 pub(crate) type Digest<'scope> = ScopedJoinHandle<'scope, (String, u64)>;
 
-/// Starts to read `source`, whatever it is compressed with. The threads end with the stream, or when it is dropped.
+/// Starts to read `source`, compressed or not. The threads end at the end of the stream, or when the stream is dropped.
 pub(crate) fn start<'scope, R: Read + Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     source: R,
-    most_bytes: u64,
+    max_bytes: u64,
 ) -> (Stream, Digest<'scope>) {
     let (read, to_hash) = sync_channel(BUFFERS);
     let (hashed, from) = sync_channel(BUFFERS);
     let (back, empty) = sync_channel(BUFFERS);
     for _ in 0..BUFFERS {
-        // There is room for all of them.
+        // The channel has room for all buffers.
         let _ = back.try_send(Buffer { bytes: vec![0; BUFFER].into(), filled: 0 });
     }
-    scope.spawn(move || unpack(source, most_bytes, &empty, &read));
+    scope.spawn(move || unpack(source, max_bytes, &empty, &read));
     let digest = scope.spawn(move || hash(&to_hash, &hashed));
     (Stream { from, back, current: None, position: 0 }, digest)
 }
 
-/// Fills buffers until the end, an error, or until nobody wants them any more.
-fn unpack<R: Read>(source: R, most_bytes: u64, empty: &Receiver<Buffer>, to: &SyncSender<Piece>) {
+/// Fills buffers until the end, an error, or until the receiver is dropped.
+fn unpack<R: Read>(source: R, max_bytes: u64, empty: &Receiver<Buffer>, to: &SyncSender<Piece>) {
     let mut size = 0_u64;
     let mut source = match decompress(source) {
         Ok(source) => source,
@@ -63,9 +63,12 @@ fn unpack<R: Read>(source: R, most_bytes: u64, empty: &Receiver<Buffer>, to: &Sy
     while let Ok(mut buffer) = empty.recv() {
         let end = fill(&mut source, &mut buffer);
         size += buffer.filled as u64;
-        let limit = io::Error::new(io::ErrorKind::FileTooLarge, format!("it unpacks to more than {most_bytes} bytes"));
+        let limit = io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("its unpacked size exceeds the limit of {max_bytes} bytes"),
+        );
         let (piece, last) = match end {
-            _ if size > most_bytes => (Err(limit), true),
+            _ if size > max_bytes => (Err(limit), true),
             Err(error) => (Err(error), true),
             Ok(last) => (Ok(buffer), last),
         };
@@ -75,7 +78,7 @@ fn unpack<R: Read>(source: R, most_bytes: u64, empty: &Receiver<Buffer>, to: &Sy
     }
 }
 
-/// Fills one buffer and says whether that was the end.
+/// Fills one buffer. Returns `true` at the end of the source.
 fn fill(source: &mut dyn Read, buffer: &mut Buffer) -> io::Result<bool> {
     buffer.filled = 0;
     while buffer.filled < buffer.bytes.len() {
@@ -116,12 +119,12 @@ impl Read for Stream {
                 }
             }
             if let Some(used) = self.current.take() {
-                // Nobody fills it if that was the last one.
+                // Fails if the filling thread has ended, which needs no more buffers.
                 let _ = self.back.try_send(used);
             }
             match self.from.recv() {
                 Ok(piece) => (self.current, self.position) = (Some(piece?), 0),
-                // Both threads have ended, and so has the layer.
+                // Both threads have ended: the end of the layer.
                 Err(_) => return Ok(0),
             }
         }
@@ -132,9 +135,9 @@ impl Read for Stream {
 mod tests {
     use super::*;
 
-    fn read(source: &[u8], most: u64) -> (io::Result<Vec<u8>>, String, u64) {
+    fn read(source: &[u8], max: u64) -> (io::Result<Vec<u8>>, String, u64) {
         std::thread::scope(|scope| {
-            let (mut stream, digest) = start(scope, source, most);
+            let (mut stream, digest) = start(scope, source, max);
             let mut all = Vec::new();
             let read = stream.read_to_end(&mut all).map(|_| all);
             drop(stream);

@@ -1,4 +1,4 @@
-//! The entries of a tar archive, and why reading or writing one fails.
+//! Entries of a tar archive, and errors of reading and writing them.
 
 use std::io;
 
@@ -54,7 +54,7 @@ pub(crate) struct Entry {
     pub(crate) meta: Meta,
 }
 
-/// Why reading or passing on an entry failed.
+/// An error of reading or passing on an entry.
 #[derive(Debug)]
 pub(crate) enum TarError {
     /// The source failed.
@@ -66,12 +66,12 @@ pub(crate) enum TarError {
 }
 
 impl TarError {
-    /// Refuses the entry with this name.
+    /// Returns the refusal of the entry with this name.
     pub(crate) fn refuse(name: &[u8], error: EntryError) -> Self {
         Self::Archive(ArchiveError::Entry { name: printable(name), error })
     }
 
-    /// The error of a read that must not meet the archive's end.
+    /// Returns the error of a read that must not reach the archive's end.
     pub(crate) fn of_read(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => ArchiveError::Truncated.into(),

@@ -1,6 +1,6 @@
 //! One header block of a tar archive.
 
-/// The size of a block in bytes. Headers have one, and data fills its last one up with zeros.
+/// Size of a block in bytes. A header has one block; the last block of data is filled up with zeros.
 pub(crate) const BLOCK: usize = 512;
 
 pub(crate) struct Header(pub(crate) [u8; BLOCK]);
@@ -9,7 +9,7 @@ impl Header {
     pub(crate) fn name(&self) -> Vec<u8> {
         let name = until_nul(&self.0[..100]);
         let prefix = until_nul(&self.0[345..500]);
-        // Only POSIX's form has a prefix; GNU's keeps times in those bytes.
+        // Only the POSIX format has a prefix; GNU's format has times in these bytes.
         if &self.0[257..263] == b"ustar\0" && !prefix.is_empty() {
             [prefix, b"/", name].concat()
         } else {
@@ -17,7 +17,7 @@ impl Header {
         }
     }
 
-    pub(crate) fn checksum_holds(&self) -> bool {
+    pub(crate) fn has_valid_checksum(&self) -> bool {
         let bytes = || self.0.iter().enumerate().map(|(i, &b)| if (148..156).contains(&i) { b' ' } else { b });
         let unsigned: i64 = bytes().map(i64::from).sum();
         // Some old writers summed signed bytes.
@@ -29,7 +29,7 @@ impl Header {
         Self::signed(field).and_then(|number| u64::try_from(number).ok())
     }
 
-    /// Octal digits between blanks, or a big-endian number whose first bit is set (GNU's form for large ones).
+    /// Parses octal digits between blanks, or a big-endian number with the first bit set (GNU's form for large numbers).
     pub(crate) fn signed(field: &[u8]) -> Option<i64> {
         if field[0] & 0x80 != 0 {
             let negative = field[0] & 0x40 != 0;
@@ -47,12 +47,12 @@ impl Header {
     }
 }
 
-/// How many bytes are missing to a whole number of blocks.
+/// Returns the number of bytes that fill up the last block of `size` bytes.
 pub(crate) fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK as u64
 }
 
-/// A field up to its first NUL.
+/// Returns a field up to its first NUL.
 pub(crate) fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|&b| b == 0).next().unwrap_or_default()
 }

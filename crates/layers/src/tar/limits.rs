@@ -1,25 +1,25 @@
-//! How much a layer may hold. A few kilobytes can claim to be petabytes, or millions of files.
+//! Limits for layers. An archive of a few kilobytes can claim to be petabytes, or millions of files.
 
 use crate::error::EntryError;
 
-/// How much a layer may hold.
+/// Limits for a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The most bytes that its uncompressed stream, and that its files with their holes filled, may come to.
+    /// Maximum size in bytes of the uncompressed stream, and of all files with their holes filled.
     pub bytes: u64,
-    /// The most entries. Directories that no entry describes count too, and what has a long name or long attributes counts
-    /// once more for every 256 bytes of them: all this is kept in memory while the layer is read.
+    /// Maximum number of entries. Directories without an entry count too, and long names and attributes count
+    /// once more for every 256 bytes: all of them are kept in memory while the layer is read.
     pub entries: u64,
 }
 
 impl Default for Limits {
-    /// 1 TiB in 10 million entries: the largest images have about a tenth of each.
+    /// 1 TiB and 10 million entries, about ten times as much as the largest images have.
     fn default() -> Self {
         Self { bytes: 1 << 40, entries: 10_000_000 }
     }
 }
 
-/// What is left of [`Limits::entries`].
+/// The remaining part of [`Limits::entries`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Allowance(u64);
 
@@ -28,18 +28,17 @@ impl Allowance {
         Self(limits.entries)
     }
 
-    /// Takes the part of a name that is kept.
+    /// Takes the share of an entry's name.
     pub(crate) fn take(&mut self, name: &[u8]) -> Result<(), EntryError> {
         self.take_bytes(name.len())
     }
 
-    /// Takes what an entry needs beyond its name: a link's target, which is kept, or what following links made its name
-    /// longer by.
+    /// Takes the share of bytes beyond an entry's name: a link's target, or the growth of the name by following links.
     pub(crate) fn take_more(&mut self, bytes: usize) -> Result<(), EntryError> {
         if bytes < 256 { Ok(()) } else { self.take_bytes(bytes) }
     }
 
-    /// Takes the part of a directory's extended attributes, which are kept until the end. `bytes` is their size.
+    /// Takes the share of a directory's extended attributes, which are kept until the end. `bytes` is their size.
     pub(crate) fn take_xattrs(&mut self, bytes: usize) -> Result<(), EntryError> {
         if bytes == 0 { Ok(()) } else { self.take_bytes(bytes) }
     }

@@ -1,4 +1,4 @@
-//! Reads one small file of a tar archive, such as the list of images in what `docker save` writes.
+//! Reads one small file of a tar archive, such as the list of images in the output of `docker save`.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
@@ -9,14 +9,14 @@ use super::reader::TarReader;
 use crate::decompress::decompress;
 use crate::path::LayerPath;
 
-/// Where the magic of a tar header is.
+/// Offset of the magic in a tar header.
 const MAGIC_OFFSET: usize = 257;
 
-/// The contents of the file `name` of an archive, if it has that; the first of several. Of an archive that is not compressed
-/// only the headers are read.
+/// Returns the content of the file `name` in an archive, the first of several; `None` if there is none. Only the headers of an
+/// uncompressed archive are read.
 ///
 /// # Errors
-/// The archive cannot be read, is damaged or compressed in a way that is not supported, or the file has more than `max` bytes.
+/// The archive cannot be read, is corrupt or has an unsupported compression, or the file has more than `max` bytes.
 pub fn archive_member(mut archive: File, name: &str, max: u64) -> io::Result<Option<Vec<u8>>> {
     let mut start = [0; BLOCK];
     let is_plain = match archive.read_exact(&mut start) {
@@ -49,7 +49,7 @@ fn find<R: Read>(
             }
         };
         if size > max {
-            return Err(io::Error::other(format!("{name} has {size} bytes, more than {max}")));
+            return Err(io::Error::other(format!("{name} has {size} bytes, more than the limit of {max}")));
         }
         let mut contents = Vec::new();
         reader.copy_data(&LayerPath::root(), &mut contents).map_err(io_error)?;
@@ -108,7 +108,7 @@ mod tests {
         for bytes in [plain, packed] {
             assert_eq!(member(&bytes, "manifest.json").unwrap().unwrap(), b"[]");
             assert_eq!(member(&bytes, "other").unwrap(), None);
-            assert!(member(&bytes, "z").unwrap_err().to_string().contains("more than 100"));
+            assert!(member(&bytes, "z").unwrap_err().to_string().contains("more than the limit of 100"));
         }
     }
 

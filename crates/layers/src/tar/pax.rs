@@ -2,10 +2,10 @@
 
 use base64::Engine as _;
 
-/// The most extended attributes of one entry: twice as many as Linux lists (64 KiB of names).
-const MOST_XATTRS: usize = 4096;
+/// Maximum number of extended attributes of one entry: twice as many as Linux lists (64 KiB of names).
+const MAX_XATTRS: usize = 4096;
 
-/// What the extended headers before an entry say about it. Fields that are absent are those of the entry's header.
+/// The content of the extended headers before an entry. For missing fields the entry's header counts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pax {
     pub(crate) path: Option<Vec<u8>>,
@@ -18,10 +18,10 @@ pub(crate) struct Pax {
     pub(crate) sparse: PaxSparse,
 }
 
-/// The three ways GNU tar describes a sparse file in extended headers.
+/// A sparse file in the three forms of GNU tar's extended headers.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PaxSparse {
-    /// `GNU.sparse.name`: the real name, where the header's name is a made-up one.
+    /// `GNU.sparse.name`: the real name; the header then has a substitute.
     pub(crate) name: Option<Vec<u8>>,
     /// The file's size with its holes (`GNU.sparse.realsize` in 1.0, `GNU.sparse.size` before).
     pub(crate) real_size: Option<u64>,
@@ -32,7 +32,7 @@ pub(crate) struct PaxSparse {
 }
 
 impl Pax {
-    /// Takes the records of one extended header on top of what is known already; `None` if they are damaged.
+    /// Adds the records of one extended header; `None` if they are invalid.
     pub(crate) fn merge(&mut self, mut records: &[u8]) -> Option<()> {
         while !records.is_empty() && records[0] != 0 {
             let space = records.iter().position(|&b| b == b' ')?;
@@ -45,7 +45,7 @@ impl Pax {
         Some(())
     }
 
-    /// An empty value takes back what a global header said.
+    /// Sets a field. An empty value resets a field of a global header.
     fn set(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
         let bytes = || (!value.is_empty()).then(|| value.to_vec());
         let number = || if value.is_empty() { Some(None) } else { decimal(value).map(Some) };
@@ -72,7 +72,7 @@ impl Pax {
         let (name, value) = if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
             (name.to_vec(), value.to_vec())
         } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
-            // bsdtar writes both forms; SCHILY's is the exact one.
+            // bsdtar writes both forms; only SCHILY's is exact.
             let (name, value) = (percent_decoded(name), base64_decoded(value));
             let (false, Some(value)) = (self.xattrs.iter().any(|(known, _)| *known == name), value) else {
                 return Some(());
@@ -83,11 +83,11 @@ impl Pax {
         };
         self.xattrs.retain(|(known, _)| *known != name);
         self.xattrs.push((name, value));
-        (self.xattrs.len() <= MOST_XATTRS).then_some(())
+        (self.xattrs.len() <= MAX_XATTRS).then_some(())
     }
 }
 
-/// A record as it stands in a header, its own length included.
+/// Returns a record in the form of a header, with its own length.
 pub(crate) fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
     let rest = key.len() + value.len() + 3;
     let digits = |n: usize| n.to_string().len();
@@ -106,7 +106,7 @@ pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// Whole seconds of a decimal number, rounded down as SquashFS has no fractions.
+/// Parses a decimal number into whole seconds, rounded down, since SquashFS has no fractions.
 fn seconds(text: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(text).ok()?;
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
@@ -118,7 +118,7 @@ fn seconds(text: &[u8]) -> Option<i64> {
     Some(if below { seconds.checked_sub(1)? } else { seconds })
 }
 
-/// libarchive escapes attribute names as in URLs.
+/// Decodes an attribute name, which libarchive escapes as in URLs.
 fn percent_decoded(name: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(name.len());
     let mut rest = name;
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_records_are_found() {
+    fn invalid_records_are_found() {
         for bad in [&b"5 a=b"[..], b"999 a=b\n", b"x a=b\n", b"6 a=bb\n", b"4 =\n\n", b"7 size\n", b"9 size=x\n"] {
             assert!(Pax::default().merge(bad).is_none(), "{}", String::from_utf8_lossy(bad));
         }

@@ -13,21 +13,21 @@ use super::split::TarSplit;
 use crate::error::{ArchiveError, EntryError};
 use crate::path::LayerPath;
 
-/// The largest device numbers of Linux, and so of SquashFS.
+/// Maximum device numbers of Linux, and therefore of SquashFS.
 const MAX_MAJOR: u32 = (1 << 12) - 1;
 const MAX_MINOR: u32 = (1 << 20) - 1;
-/// The most that a long name or an extended header may hold, in bytes. Go's reader has the same limit, so no image
+/// Maximum size of a long name or an extended header in bytes. Go's reader has the same limit, so no image
 /// that Podman can pull has more.
 const MAX_EXTENSION: u64 = 1 << 20;
-/// The most headers that extend one entry. Tools write one of each kind, and global ones now and then.
-const MOST_EXTENSIONS: u32 = 16;
+/// Maximum number of headers that extend one entry. Tools write one of each kind, and sometimes global headers.
+const MAX_EXTENSIONS: u32 = 16;
 
-/// The data of the current entry that is still to be read.
+/// The unread data of the current entry.
 #[derive(Debug, Default)]
 struct Data {
-    /// Bytes of data in the stream.
+    /// Size of the data in the stream in bytes.
     stored: u64,
-    /// Zero bytes after them up to the next block.
+    /// Number of zero bytes after the data up to the next block.
     padding: u64,
     /// For a file with holes.
     sparse: Option<Sparse>,
@@ -55,11 +55,11 @@ pub(crate) struct TarReader<'a, R> {
     headers: u64,
     entries: u64,
     data: Data,
-    /// How many bytes of file contents, holes included, may still come.
+    /// Remaining limit for bytes of file contents, holes included.
     bytes_left: u64,
-    /// How many entries may still come.
+    /// Remaining limit for entries.
     entries_left: Allowance,
-    /// How many bytes of global headers may still come.
+    /// Remaining limit for bytes of global headers.
     globals_left: u64,
     ended: bool,
     buffer: Box<[u8]>,
@@ -82,56 +82,57 @@ impl<'a, R: Read> TarReader<'a, R> {
         }
     }
 
-    /// Writes tar-split data of all that is read.
+    /// Records everything that is read in tar-split data.
     pub(crate) fn split_to(mut self, split: Option<TarSplit<'a>>) -> Self {
         self.source.split = split;
         self
     }
 
-    /// Gives the tar-split data back, once all has been read.
+    /// Returns the tar-split data once the archive has been read.
     pub(crate) fn take_split(&mut self) -> Option<TarSplit<'a>> {
         self.source.split.take()
     }
 
-    /// Refuses the entry with which there is more than this, holes included.
+    /// Refuses the entry that exceeds the limits, holes included.
     pub(crate) fn limited_to(mut self, limits: Limits) -> Self {
         self.bytes_left = limits.bytes;
         self.entries_left = Allowance::new(limits);
         self
     }
 
-    /// The next entry, whatever of the last one's data was not read; `None` at the archive's end.
+    /// Returns the next entry and skips unread data of the last entry; `None` at the archive's end.
     pub(crate) fn next(&mut self) -> Result<Option<Entry>, TarError> {
         let left = std::mem::take(&mut self.data);
         self.skip(left.stored)?;
         self.skip_padding(left.padding)?;
         let mut pax = self.globals.clone();
         let (mut long_name, mut long_link) = (None, None);
-        let mut extensions_left = MOST_EXTENSIONS;
+        let mut extensions_left = MAX_EXTENSIONS;
         loop {
             let Some(header) = self.header()? else { return Ok(None) };
             let size = self.field(Header::number(&header.0[124..136]), "has no valid size")?;
             if matches!(header.0[156], b'x' | b'X' | b'g' | b'L' | b'K') {
-                extensions_left = self.field(extensions_left.checked_sub(1), "is one of too many for one entry")?;
+                extensions_left =
+                    self.field(extensions_left.checked_sub(1), "exceeds the limit for headers of one entry")?;
             }
             match header.0[156] {
                 b'x' | b'X' => {
                     let records = self.extension(size)?;
-                    self.field(pax.merge(&records), "holds damaged PAX records")?;
+                    self.field(pax.merge(&records), "has invalid PAX records")?;
                 }
                 b'g' => {
                     let records = self.extension(size)?;
                     let left = self.globals_left.checked_sub(size);
-                    self.globals_left = self.field(left, "claims more than 1 MiB for what holds for all entries")?;
+                    self.globals_left = self.field(left, "exceeds the limit of 1 MiB for global headers")?;
                     let mut globals = std::mem::take(&mut self.globals);
-                    self.field(globals.merge(&records), "holds damaged PAX records")?;
+                    self.field(globals.merge(&records), "has invalid PAX records")?;
                     self.globals = globals;
                     pax = self.globals.clone();
                 }
                 b'L' => long_name = Some(until_nul(&self.extension(size)?).to_vec()),
                 b'K' => long_link = Some(until_nul(&self.extension(size)?).to_vec()),
                 _ => {
-                    // GNU's long names came before PAX and are what its tar prefers.
+                    // GNU tar prefers its own long names, which are older than PAX.
                     pax.path = long_name.or(pax.path);
                     pax.link_path = long_link.or(pax.link_path);
                     return self.entry(&header, size, pax).map(Some);
@@ -140,14 +141,13 @@ impl<'a, R: Read> TarReader<'a, R> {
         }
     }
 
-    /// Has `skip` pass over the data of the current entry, its padding included, without reading it.
+    /// Skips the data of the current entry, padding included, by `skip`, without reading it.
     pub(crate) fn skip_data(&mut self, skip: impl FnOnce(&mut R, u64) -> io::Result<()>) -> Result<(), TarError> {
         let left = std::mem::take(&mut self.data);
         skip(&mut self.source.from, left.stored.saturating_add(left.padding)).map_err(TarError::Read)
     }
 
-    /// Writes the current file's data, its holes as zeros, and returns how many bytes it wrote. `path` is where the layer has
-    /// them.
+    /// Writes the current file's data, holes as zeros, and returns the number of bytes. `path` is the file's path in the layer.
     pub(crate) fn copy_data(&mut self, path: &LayerPath, to: &mut dyn Write) -> Result<u64, TarError> {
         let Data { stored, padding, sparse } = std::mem::take(&mut self.data);
         let Some(Sparse { size, pieces }) = sparse else {
@@ -172,7 +172,7 @@ impl<'a, R: Read> TarReader<'a, R> {
         Ok(size)
     }
 
-    /// Reads what comes after the archive's end: it belongs to the stream whose digest is taken.
+    /// Reads the bytes after the archive's end, which belong to the stream's digest.
     pub(crate) fn drain(&mut self) -> Result<(), TarError> {
         loop {
             let got = self.source.read(&mut self.buffer).map_err(TarError::Read)?;
@@ -191,12 +191,12 @@ impl<'a, R: Read> TarReader<'a, R> {
         let number = |from: usize| Header::number(&header.0[from..from + 8]);
         self.entries_left.take(&name).map_err(refuse)?;
         let id = |pax: Option<u64>, from: usize| {
-            // -1 means "no id" to chown and can own nothing.
+            // -1 means "no id" to chown(2) and cannot own a file.
             let id = pax.or_else(|| number(from)).and_then(|id| u32::try_from(id).ok());
             id.filter(|&id| id != u32::MAX).ok_or_else(|| refuse(EntryError::Id))
         };
         let device = || {
-            let part = |from, most| number(from).and_then(|n| u32::try_from(n).ok()).filter(|&n| n <= most);
+            let part = |from, max| number(from).and_then(|n| u32::try_from(n).ok()).filter(|&n| n <= max);
             part(329, MAX_MAJOR).zip(part(337, MAX_MINOR)).ok_or_else(|| refuse(EntryError::Device))
         };
         let link = || pax.link_path.clone().unwrap_or_else(|| until_nul(&header.0[157..257]).to_vec());
@@ -214,18 +214,18 @@ impl<'a, R: Read> TarReader<'a, R> {
         };
         let stored = pax.size.unwrap_or(size);
         let kind = match header.0[156] {
-            // The old way to mark a directory.
+            // Archives older than POSIX mark directories by a slash.
             0 | b'0' if header_name.ends_with(b"/") => Kind::Dir,
             0 | b'0' | b'7' | b'S' => {
                 let mut data = Data { stored, padding: padding(stored), sparse: None };
                 data.sparse = holes(header, pax.sparse, &mut data.stored, &mut self.source, &refuse)?;
                 let size = data.sparse.as_ref().map_or(data.stored, |sparse| sparse.size);
                 self.data = data;
-                // Before any of it is written: a hole of terabytes costs its builder nothing.
+                // Checked before the file is written: a hole of terabytes costs its author nothing.
                 self.bytes_left = self.bytes_left.checked_sub(size).ok_or_else(|| refuse(EntryError::TooMuch))?;
                 Kind::File(size)
             }
-            // Whatever size their headers claim, the others have no data in the stream.
+            // Entries of other kinds have no data in the stream, even if their headers have a size.
             b'1' => Kind::HardLink(link()),
             b'2' => Kind::Symlink(link()),
             b'3' => device().map(|(major, minor)| Kind::Char(major, minor))?,
@@ -244,7 +244,7 @@ impl<'a, R: Read> TarReader<'a, R> {
         Ok(Entry { index, name, kind, meta })
     }
 
-    /// The next header; `None` at the end: a block of zeros, or no more bytes as some writers leave it.
+    /// Returns the next header; `None` at the end: a block of zeros, or the end of the stream, as some writers leave it.
     fn header(&mut self) -> Result<Option<Header>, TarError> {
         if self.ended {
             return Ok(None);
@@ -264,14 +264,14 @@ impl<'a, R: Read> TarReader<'a, R> {
             return Ok(None);
         }
         let header = Header(block);
-        self.field(header.checksum_holds().then_some(()), "has a wrong checksum")?;
+        self.field(header.has_valid_checksum().then_some(()), "has an invalid checksum")?;
         Ok(Some(header))
     }
 
-    /// The content of a header that extends the next one.
+    /// Returns the content of a header that extends the next header.
     fn extension(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
         let size =
-            self.field((size <= MAX_EXTENSION).then_some(size), "claims more than 1 MiB for names or attributes")?;
+            self.field((size <= MAX_EXTENSION).then_some(size), "exceeds the limit of 1 MiB for names or attributes")?;
         let mut content = vec![0; size as usize];
         self.source.read_exact(&mut content).map_err(TarError::of_read)?;
         self.skip(padding(size))?;
@@ -286,11 +286,11 @@ impl<'a, R: Read> TarReader<'a, R> {
         self.copy(count, &mut io::sink())
     }
 
-    /// Skips what fills the last block of a file up. Some writers end without it, and Go's reader, so Podman, takes that for the end.
+    /// Skips the padding of a file's last block. Some writers end without it; Go's reader, and so Podman, accepts this as the end.
     fn skip_padding(&mut self, mut count: u64) -> Result<(), TarError> {
         while count > 0 && !self.ended {
-            let most = count as usize;
-            match self.source.read(&mut self.buffer[..most]).map_err(TarError::Read)? {
+            let length = count as usize;
+            match self.source.read(&mut self.buffer[..length]).map_err(TarError::Read)? {
                 0 => self.ended = true,
                 got => count -= got as u64,
             }
@@ -300,8 +300,8 @@ impl<'a, R: Read> TarReader<'a, R> {
 
     fn copy(&mut self, mut count: u64, to: &mut dyn Write) -> Result<(), TarError> {
         while count > 0 {
-            let most = self.buffer.len().min(usize::try_from(count).unwrap_or(usize::MAX));
-            let got = self.source.read(&mut self.buffer[..most]).map_err(TarError::of_read)?;
+            let length = self.buffer.len().min(usize::try_from(count).unwrap_or(usize::MAX));
+            let got = self.source.read(&mut self.buffer[..length]).map_err(TarError::of_read)?;
             if got == 0 {
                 return Err(ArchiveError::Truncated.into());
             }

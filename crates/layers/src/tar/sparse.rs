@@ -7,7 +7,7 @@ use super::header::{BLOCK, Header};
 use super::pax::{PaxSparse, decimal};
 use crate::error::EntryError;
 
-/// The limit for the pieces of data in a sparse file.
+/// Maximum number of pieces of data in a sparse file.
 const MAX_PIECES: usize = 1 << 20;
 
 /// One piece of data of a file with holes.
@@ -51,7 +51,7 @@ pub(crate) fn holes(
     Ok(Some(Sparse { size, pieces }))
 }
 
-/// The map of the old GNU format: four pieces in the header and 21 in each block that follows it.
+/// Reads the map of the old GNU format: four pieces in the header and 21 in each block that follows it.
 fn gnu_map(header: &Header, source: &mut impl Read) -> Result<(Option<u64>, Option<Vec<u64>>), TarError> {
     let real_size = Header::number(&header.0[483..495]);
     let mut numbers = Some(Vec::new());
@@ -73,7 +73,7 @@ fn gnu_map(header: &Header, source: &mut impl Read) -> Result<(Option<u64>, Opti
     Ok((real_size, numbers))
 }
 
-/// The map of PAX format 1.0: decimal numbers, one a line, in whole blocks before the data.
+/// Reads the map of PAX format 1.0: decimal numbers, one a line, in whole blocks before the data.
 fn map_in_data(stored: &mut u64, source: &mut impl Read) -> Result<Option<Vec<u64>>, TarError> {
     let mut text = Vec::new();
     let mut numbers = Vec::new();
@@ -107,7 +107,8 @@ fn block(source: &mut impl Read) -> Result<[u8; BLOCK], TarError> {
     Ok(block)
 }
 
-/// Pieces out of offsets and lengths in turn, if they are in order, inside the file and cover the stored bytes exactly.
+/// Returns the pieces of alternating offsets and lengths; `None` unless they are in order, inside the file, and cover the stored
+/// bytes exactly.
 fn pieces(real_size: u64, numbers: &[u64], stored: u64) -> Option<Vec<Piece>> {
     let mut position = 0;
     let mut total = 0_u64;

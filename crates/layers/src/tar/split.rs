@@ -1,13 +1,13 @@
-//! Writes tar-split data: what Podman needs besides the files of a layer to give back the layer's tar archive byte by byte.
+//! Writes tar-split data, from which Podman rebuilds a layer's tar archive byte by byte together with the layer's files.
 //!
 //! The format is that of vbatts/tar-split, as containers/storage keeps it in `overlay-layers/<layer id>.tar-split.gz`: gzip of
 //! one JSON object a line. A *segment* (type 2) carries bytes of the archive in base64. A *file* (type 1) stands for the
-//! content of the file of that name in the layer's directory, with its size and its CRC-64. Read in
-//! `tar/storage/{entry,packer}.go` and `tar/asm/assemble.go`.
+//! content of the file of that name in the layer's directory, with its size and its CRC-64 (source:
+//! `tar/storage/{entry,packer}.go`, `tar/asm/assemble.go`). No crate serves: none writes this format.
 //!
-//! Only files whose whole content is left in the layer under a name are entries of their own. Everything else is in segments:
+//! Only files whose complete content remains in the layer under a name are entries of their own. All other bytes are in segments:
 //! headers and padding, sparse files (whose holes are not in the archive), contents that later entries replace, and files whose
-//! names are not UTF-8, which some versions of the reader take for duplicates.
+//! names are not UTF-8, which some versions of the reader mistake for duplicates.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -38,7 +38,7 @@ pub struct TarSplitFile {
     pub sha256: String,
 }
 
-/// Tar-split data in the making. Errors are kept until [`Self::finish`].
+/// Tar-split data under construction. Errors are kept until [`Self::finish`].
 pub(crate) struct TarSplit<'a> {
     path: &'a Path,
     to: io::Result<GzEncoder<BufWriter<File>>>,
@@ -47,7 +47,7 @@ pub(crate) struct TarSplit<'a> {
     file: Option<Content>,
 }
 
-/// A file whose content is passing.
+/// The file whose content is being read.
 struct Content {
     name: String,
     size: u64,
@@ -55,7 +55,7 @@ struct Content {
 }
 
 impl<'a> TarSplit<'a> {
-    /// Starts to write `path`, replacing a file that is there.
+    /// Starts to write `path`, replacing an existing file.
     pub(crate) fn create(path: &'a Path) -> Self {
         let open = || {
             let file = File::create(path)?;
@@ -65,7 +65,7 @@ impl<'a> TarSplit<'a> {
         Self { path, to: open(), segment: Vec::with_capacity(SEGMENT), position: 0, file: None }
     }
 
-    /// Takes the next bytes of the archive.
+    /// Adds the next bytes of the archive.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         if let Some(file) = &mut self.file {
             file.size += bytes.len() as u64;
@@ -80,13 +80,13 @@ impl<'a> TarSplit<'a> {
         }
     }
 
-    /// The bytes from here on are the whole content of this file, up to [`Self::end_file`].
+    /// Begins a file: the bytes up to [`Self::end_file`] are its complete content.
     pub(crate) fn begin_file(&mut self, path: &LayerPath) {
         let name = std::str::from_utf8(path.as_bytes()).ok();
         self.file = name.map(|name| Content { name: name.to_owned(), size: 0, crc: CRC.digest() });
     }
 
-    /// The content of the file has passed.
+    /// Ends the content of the file.
     pub(crate) fn end_file(&mut self) {
         let Some(Content { name, size, crc }) = self.file.take() else { return };
         if size == 0 {
@@ -118,7 +118,7 @@ impl<'a> TarSplit<'a> {
         }
     }
 
-    /// Makes the file whole and durable.
+    /// Completes the file and makes it durable.
     pub(crate) fn finish(mut self) -> Result<TarSplitFile, ConvertError> {
         self.write_segment();
         let Self { path, to, .. } = self;
