@@ -10,7 +10,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::commands::{about, doctor, gc, inspect, list, migrate, rm, status, verify};
 use crate::compat;
 use crate::global::Global;
-use crate::output::{complain, explained, start_logging};
+use crate::output::{explained, report_error, start_logging};
 
 /// Manage container images for Slurm jobs in a shared store
 #[derive(Debug, Parser)]
@@ -80,7 +80,7 @@ pub fn run() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&explained(&error));
+            report_error(&explained(&error));
             ExitCode::FAILURE
         }
     }

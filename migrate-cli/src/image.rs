@@ -20,7 +20,7 @@ const NO_DATE: &str = "1970-01-01T00:00:00Z";
 pub struct Descriptor {
     /// `sha256:…`
     pub digest: String,
-    /// In bytes.
+    /// Size in bytes.
     pub size: u64,
 }
 
@@ -48,7 +48,7 @@ pub struct IndexEntry {
     /// The manifest's size in bytes.
     #[serde(default)]
     pub size: u64,
-    /// What it is for.
+    /// Its platform.
     pub platform: Option<Platform>,
 }
 
@@ -74,19 +74,19 @@ pub struct Image {
     pub id: String,
     /// The manifest's digest, `sha256:…`.
     pub digest: String,
-    /// Other digests that mean it, 64 hexadecimal digits each: that of the index it was chosen from, and what else Podman knows.
+    /// Other digests of the image, 64 hexadecimal digits each: that of the index it was selected from, and those in Podman's storage.
     pub other_digests: Vec<String>,
-    /// The manifest as it is.
+    /// The manifest, byte for byte.
     pub manifest: String,
-    /// The configuration as it is.
+    /// The configuration, byte for byte.
     pub config: String,
-    /// When it was built, RFC 3339.
+    /// Time of the build, RFC 3339.
     pub created: String,
-    /// What it is for, if it says so.
+    /// Its platform, if the configuration has one.
     pub platform: Option<Platform>,
     /// The layers, base first.
     pub layers: Vec<Layer>,
-    /// Why steps may not be able to use it, a sentence each.
+    /// Reasons why steps may be unable to use it, one sentence each.
     pub warnings: Vec<String>,
 }
 
@@ -95,7 +95,7 @@ pub struct Image {
 pub struct Layer {
     /// The digest of the uncompressed tar, 64 hexadecimal digits.
     pub diff_id: String,
-    /// What to fetch.
+    /// The blob in the source.
     pub blob: Descriptor,
 }
 
@@ -105,7 +105,7 @@ impl Manifest {
     /// # Errors
     /// If the text is not a manifest of a container image.
     pub fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
-        from_object(bytes).context("the source has no manifest of a container image")
+        from_object(bytes).context("the source does not have a valid manifest of a container image")
     }
 }
 
@@ -115,7 +115,7 @@ impl Image {
         chain_ids(self.layers.iter().map(|layer| layer.diff_id.as_str()))
     }
 
-    /// Puts an image together from its parts.
+    /// Makes an image from its parts.
     ///
     /// # Errors
     /// If the digests do not match, or the configuration is not that of a container image.
@@ -123,7 +123,7 @@ impl Image {
         check_digest("manifest", &digest, &manifest)?;
         let parsed = Manifest::parse(&manifest)?;
         check_digest("configuration", &parsed.config.digest, &config)?;
-        let configuration: Configuration = from_object(&config).context("the image's configuration cannot be read")?;
+        let configuration: Configuration = from_object(&config).context("cannot parse the image's configuration")?;
         let said = |text: Option<String>| text.filter(|text| !text.is_empty());
         let platform = said(configuration.os)
             .zip(said(configuration.architecture))
@@ -132,14 +132,14 @@ impl Image {
         ensure!(!diff_ids.is_empty(), "the image has no layers, so nothing in it can be run");
         if diff_ids.len() != parsed.layers.len() {
             bail!(
-                "the image is damaged: its manifest has {} layers, its configuration {}",
+                "the image is corrupt: its manifest has {} layers, its configuration {}",
                 parsed.layers.len(),
                 diff_ids.len()
             );
         }
         let layers = diff_ids.iter().zip(parsed.layers).map(|(diff_id, blob)| {
             let diff_id =
-                digest::hex_of(diff_id).with_context(|| format!("the image has the unusable diffID {diff_id:?}"))?;
+                digest::hex_of(diff_id).with_context(|| format!("the image has the invalid diffID {diff_id:?}"))?;
             Ok(Layer { diff_id: diff_id.to_owned(), blob })
         });
         let config = String::from_utf8(config).context("the configuration is not UTF-8")?;
@@ -157,23 +157,23 @@ impl Image {
     }
 }
 
-/// Reads a JSON object. serde takes an array for a structure too, which nobody else does.
+/// Parses a JSON object. serde also accepts an array for a structure, which no other tool does.
 fn from_object<T: DeserializeOwned>(bytes: &[u8]) -> anyhow::Result<T> {
-    ensure!(bytes.trim_ascii_start().starts_with(b"{"), "it is no JSON object");
+    ensure!(bytes.trim_ascii_start().starts_with(b"{"), "not a JSON object");
     Ok(serde_json::from_slice(bytes)?)
 }
 
 fn check_digest(what: &str, digest: &str, bytes: &[u8]) -> anyhow::Result<()> {
     let found = sha256_hex(bytes);
     let expected =
-        digest::hex_of(digest).with_context(|| format!("the image's {what} has the unusable digest {digest:?}"))?;
+        digest::hex_of(digest).with_context(|| format!("the image's {what} has the invalid digest {digest:?}"))?;
     let is = digest::of_hex(&found);
-    ensure!(found == expected, "the image's {what} is damaged: its digest is {is}, not {digest}");
+    ensure!(found == expected, "the image's {what} is corrupt: its digest is {is}, not {digest}");
     Ok(())
 }
 
-/// A time as Go, and so Podman, reads it: RFC 3339, in UTC. A store with another text in it is refused as a whole. `None` if the
-/// text is no time, or one before year 0, which RFC 3339 cannot say.
+/// Returns a time in the form that Go, and so Podman, parses: RFC 3339, in UTC. Podman refuses a store with another form as a
+/// whole. `None` if the text is invalid or before year 0, which RFC 3339 cannot express.
 fn canonical_time(text: &str) -> Option<String> {
     let time: jiff::Timestamp = text.parse().ok()?;
     Some(time.to_string()).filter(|text| !text.starts_with('-'))
@@ -201,18 +201,18 @@ mod tests {
         let good = image(&format!(r#"{{"rootfs":{{"diff_ids":["sha256:{diff_id}"]}}}}"#), 1).unwrap();
         assert_eq!((good.layers[0].diff_id.as_str(), good.created.as_str()), (diff_id.as_str(), NO_DATE));
         let wrong = Image::new(good.digest.clone(), b"{}".to_vec(), Vec::new(), Vec::new()).unwrap_err();
-        assert!(wrong.to_string().contains("manifest is damaged"), "{wrong}");
+        assert!(wrong.to_string().contains("manifest is corrupt"), "{wrong}");
         let wrong = Image::new(good.digest, good.manifest.into_bytes(), Vec::new(), b"{}".to_vec()).unwrap_err();
-        assert!(wrong.to_string().contains("configuration is damaged"), "{wrong}");
+        assert!(wrong.to_string().contains("configuration is corrupt"), "{wrong}");
     }
 
     #[test]
     fn what_is_no_image_is_refused() {
         assert!(image("{}", 0).unwrap_err().to_string().contains("no layers"));
         let two = format!(r#"{{"rootfs":{{"diff_ids":["sha256:{0}","sha256:{0}"]}}}}"#, "a".repeat(64));
-        assert!(image(&two, 1).unwrap_err().to_string().contains("damaged"));
+        assert!(image(&two, 1).unwrap_err().to_string().contains("corrupt"));
         let odd = r#"{"rootfs":{"diff_ids":["sha256:../../x"]}}"#;
-        assert!(image(odd, 1).unwrap_err().to_string().contains("unusable diffID"));
+        assert!(image(odd, 1).unwrap_err().to_string().contains("invalid diffID"));
     }
 
     #[test]

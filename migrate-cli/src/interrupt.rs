@@ -11,7 +11,7 @@ use parallax_store::WorkDirectory;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::output::complain;
+use crate::output::report_error;
 
 /// Unfinished files, and, while it is locked, a change that must not be cut short.
 static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
@@ -24,7 +24,7 @@ pub fn watch() -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals cannot be caught")?;
     std::thread::spawn(move || {
         let Some(signal) = signals.forever().next() else { return };
-        // What is under way may be waiting for another machine. Who is asked twice goes, and leaves the rest to `parallax gc`.
+        // A change under way may wait for another machine. The second signal ends the process; `parallax gc` removes the rest.
         std::thread::spawn(move || {
             if let Some(signal) = signals.forever().next() {
                 std::process::exit(128 + signal);
@@ -33,7 +33,7 @@ pub fn watch() -> anyhow::Result<()> {
         for directory in lock().drain(..) {
             remove(&directory);
         }
-        complain("interrupted; no unfinished image is left in the store");
+        report_error("interrupted; no unfinished image is left in the store");
         std::process::exit(128 + signal);
     });
     Ok(())

@@ -23,7 +23,7 @@ pub const PROGRESS: &str = "progress";
 
 /// Progress bars of this process, once there are any.
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
-/// Whether messages are JSON; set when the command line has been parsed.
+/// `true` if messages are JSON; set when the command line has been parsed.
 static JSON: OnceLock<bool> = OnceLock::new();
 
 /// Prints text to standard output.
@@ -59,34 +59,34 @@ pub fn message(text: &str) {
     let _ = writeln!(Stderr, "{}", printable(text));
 }
 
-/// The text with its control characters escaped, but for line breaks and tabs: registries and archives have their say in errors, and
-/// are not to steer the terminal.
+/// Escapes control characters except line breaks and tabs: errors contain text from registries and archives, which must not
+/// control the terminal.
 pub fn printable(text: &str) -> String {
     let escaped = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
     text.chars().flat_map(|c| if escaped(c) { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
-/// Whether standard error can show bars that are drawn again and again.
+/// Returns `true` if standard error is a terminal that can redraw progress bars.
 pub fn draws_bars() -> bool {
     io::stderr().is_terminal() && !is_dumb(std::env::var("TERM").ok().as_deref())
 }
 
-/// Whether standard error gets colours: a terminal that can show them, and nobody objects (<https://no-color.org>).
+/// Returns `true` if standard error is a terminal with colours and `NO_COLOR` is not set (<https://no-color.org>).
 pub fn has_colours() -> bool {
     draws_bars() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Whether `TERM` says that the terminal knows no control sequences.
+/// Returns `true` if the terminal has no control sequences according to `TERM`.
 fn is_dumb(term: Option<&str>) -> bool {
     term == Some("dumb")
 }
 
-/// The bars that messages are written above.
+/// Returns the progress bars, above which messages are written.
 pub fn bars() -> MultiProgress {
     BARS.get_or_init(MultiProgress::new).clone()
 }
 
-/// Standard error, above the bars where there are any.
+/// Standard error, above progress bars if there are any.
 #[derive(Debug, Clone, Copy)]
 pub struct Stderr;
 
@@ -112,7 +112,7 @@ impl Write for Stderr {
     }
 }
 
-/// The text form of log events: `parallax: warning: MESSAGE`, as failures are told.
+/// The text form of log events: `parallax: warning: MESSAGE`.
 #[derive(Debug, Clone, Copy)]
 pub struct Lines;
 
@@ -156,7 +156,7 @@ pub fn explained(error: &anyhow::Error) -> String {
 }
 
 /// Reports an error.
-pub fn complain(text: &str) {
+pub fn report_error(text: &str) {
     if JSON.get() == Some(&true) {
         tracing::error!("{text}");
     } else {
@@ -198,7 +198,7 @@ mod tests {
 
     use super::*;
 
-    /// What a warning looks like, with colours or without.
+    /// Returns a warning, with or without colours.
     fn line(colours: bool) -> String {
         #[derive(Clone)]
         struct Memory(Arc<Mutex<Vec<u8>>>);

@@ -13,11 +13,11 @@ use crate::global::{Global, LogFormat};
 use crate::output::PROGRESS;
 use crate::{output, units};
 
-/// What the bars show: bytes, how many there are, how many a second, and the time left.
+/// Template of a bar: bytes so far, total, bytes per second, remaining time.
 const STYLE: &str =
     "{prefix:16} {bar:30} {decimal_bytes:>10}/{decimal_total_bytes:10} {decimal_bytes_per_sec:>12} {eta:>4} left";
 /// Interval of a layer's progress events in JSON.
-const OFTEN: Duration = Duration::from_secs(1);
+const EVENT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Output of progress.
 #[derive(Debug)]
@@ -28,19 +28,19 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Progress on standard error; none if `silent` or the user wants to see errors only.
+    /// Returns progress on standard error; none if `silent` or with `--quiet`.
     pub fn new(global: &Global, silent: bool) -> Self {
         let (json, quiet) = (global.log_format == LogFormat::Json, global.quiet || silent);
         let bars = (!quiet && !json && output::draws_bars()).then(output::bars);
         Self { bars, json, quiet }
     }
 
-    /// A line that stays.
+    /// Prints a line.
     pub fn line(&self, text: &str) {
         match &self.bars {
             _ if self.json => tracing::info!(target: PROGRESS, event = "note", "{text}"),
             _ if self.quiet => {}
-            // If the terminal is gone there is nobody to tell.
+            // Fails only if the terminal is gone.
             Some(bars) => drop(bars.println(output::printable(text))),
             None => output::message(text),
         }
@@ -95,7 +95,7 @@ impl LayerProgress {
     pub fn count<R: Read>(&self, source: R) -> Counted<R> {
         let Self { bar, json, layer, bytes, total } = self;
         let (layer, bytes) = (Arc::clone(layer), Arc::clone(bytes));
-        Counted { source, bar: bar.clone(), json: *json, layer, bytes, total: *total, told: Instant::now() }
+        Counted { source, bar: bar.clone(), json: *json, layer, bytes, total: *total, reported: Instant::now() }
     }
 
     /// Reports the finished layer: the size of its tar stream and of its file in bytes.
@@ -126,7 +126,7 @@ pub struct Counted<R> {
     layer: Arc<str>,
     bytes: Arc<AtomicU64>,
     total: u64,
-    told: Instant,
+    reported: Instant,
 }
 
 impl<R: Read> Read for Counted<R> {
@@ -137,8 +137,8 @@ impl<R: Read> Read for Counted<R> {
         }
         if self.json {
             let bytes = self.bytes.fetch_add(got as u64, Ordering::Relaxed) + got as u64;
-            if self.told.elapsed() >= OFTEN {
-                self.told = Instant::now();
+            if self.reported.elapsed() >= EVENT_INTERVAL {
+                self.reported = Instant::now();
                 let (layer, total) = (&*self.layer, self.total);
                 tracing::info!(target: PROGRESS, event = "layer-progress", layer, bytes, total, "layer {}", short_id(layer));
             }

@@ -1,5 +1,5 @@
-//! What in an image's configuration keeps programs from being started (pure). Such an image is migrated all the same: it may be
-//! a base for others, or be run with other settings.
+//! Errors in an image's configuration that prevent programs from starting (pure). Such an image is migrated nevertheless: it may
+//! be a base for others, or be run with other settings.
 
 use std::fmt;
 
@@ -7,16 +7,16 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The longest argument or variable that Linux passes to a program, in bytes, the zero at its end included
+/// Maximum length of an argument or variable in bytes, the final NUL included
 /// (`MAX_ARG_STRLEN`, 32 pages; 128 KiB with pages of 4 KiB).
 const MAX_ARG_STRLEN: usize = 128 << 10;
-/// The most that all arguments and variables may take together, in bytes: a quarter of the usual limit of 8 MiB for the stack
+/// Maximum total size of arguments and variables in bytes: a quarter of the usual limit of 8 MiB for the stack
 /// (`execve(2)`).
 const MAX_ARGS_AND_ENV: usize = 2 << 20;
-/// The most bytes of a value that a message shows.
+/// Maximum length of a value in a message, in bytes.
 const MAX_SHOWN: usize = 40;
 
-/// A JSON object as it is written, with keys that are there twice.
+/// A JSON object with duplicate keys.
 struct Object<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
@@ -68,7 +68,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// What is wrong with an image's configuration, a sentence each.
+/// Returns the errors in an image's configuration, one sentence each.
 pub fn defects(config: &str) -> Vec<String> {
     let mut notes = Vec::new();
     let Some(config) = Object::parse(config) else { return notes };
@@ -108,10 +108,10 @@ fn wrong_variable(variable: &str) -> Option<String> {
     wrong_string(variable, &format!("the variable {}", shown(name)))
 }
 
-/// What `execve(2)` refuses in one string.
+/// Returns the reason why `execve(2)` refuses a string.
 fn wrong_string(text: &str, what: &str) -> Option<String> {
     if text.contains('\0') {
-        return Some(format!("{what} holds a zero byte: no program can be started"));
+        return Some(format!("{what} contains a NUL byte: no program can be started"));
     }
     (text.len() >= MAX_ARG_STRLEN).then(|| {
         let length = text.len();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn each_defect_is_told() {
+    fn each_defect_is_reported() {
         let long = format!(r#"{{"Env":["A={}"]}}"#, "x".repeat(MAX_ARG_STRLEN - 2));
         let much = format!(r#"{{"Env":[{}"B=c"]}}"#, format!(r#""A={}","#, "x".repeat(100_000)).repeat(21));
         for (config, says) in [
@@ -161,7 +161,7 @@ mod tests {
             (r#"{"WorkingDir":"work"}"#, "WorkingDir is \"work\", which is not an absolute path"),
             (r#"{"Env":["A"]}"#, "Env has \"A\", which is not NAME=VALUE"),
             (r#"{"Env":["=b"]}"#, "Env has \"=b\""),
-            (r#"{"Env":["A=\u0000"]}"#, "the variable A holds a zero byte"),
+            (r#"{"Env":["A=\u0000"]}"#, "the variable A contains a NUL byte"),
             (r#"{"Env":["A=1"],"Env":["A=2"]}"#, "config has the key \"Env\" more than once"),
             ("[]", "config is [], and must be an object"),
             (long.as_str(), "the variable A has 131072 bytes"),

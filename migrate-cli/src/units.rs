@@ -27,12 +27,12 @@ pub fn count(number: usize, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
-/// The sum of sizes that others have written: no larger than fits.
+/// Returns the sum of untrusted sizes, saturated at the largest number.
 pub fn total(sizes: impl IntoIterator<Item = u64>) -> u64 {
     sizes.into_iter().fold(0, u64::saturating_add)
 }
 
-/// The sizes of an image in bytes: of its unpacked layers, and of their SquashFS files, each once.
+/// Returns the sizes of an image in bytes: of its unpacked layers, and of their SquashFS files, each once.
 pub fn sizes(record: &ImageRecord) -> (u64, u64) {
     let files: BTreeMap<String, u64> =
         record.layers.iter().map(|layer| (layer.squashfs_path(), layer.squashfs_size)).collect();

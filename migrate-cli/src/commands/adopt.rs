@@ -19,7 +19,7 @@ use crate::interrupt;
 use crate::output::print_json;
 use crate::progress::Progress;
 
-/// What became of one image, in the JSON form. Fields are only ever added.
+/// Result of one image in the JSON form. Future versions only add fields.
 #[derive(Debug, Serialize)]
 struct Outcome {
     /// The image as given, or its id.
@@ -28,11 +28,11 @@ struct Outcome {
     id: String,
     /// Its names.
     names: Vec<String>,
-    /// Whether it had a record already, so that nothing was done.
+    /// `true` if it already had a record, so that nothing was done.
     unchanged: bool,
 }
 
-/// What a listing of a SquashFS file tells.
+/// Totals of the listing of a SquashFS file.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Contents {
     bytes: u64,
@@ -40,7 +40,7 @@ struct Contents {
     max_gid: u32,
 }
 
-/// Adopts the images; all that there are if none is named.
+/// Adopts the images; all images if none is named.
 ///
 /// # Errors
 /// If any could not be adopted; the others have been.
@@ -124,7 +124,7 @@ fn fill(layer: &mut LayerRecord, path: &Path) -> anyhow::Result<()> {
 fn list(path: &Path) -> anyhow::Result<Contents> {
     let mut command = Command::new("unsquashfs");
     command.arg("-lln").arg(path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().context("unsquashfs cannot be run; install squashfs-tools")?;
+    let mut child = command.spawn().context("cannot run unsquashfs; install squashfs-tools")?;
     let mut contents = Contents::default();
     // Names may hold any bytes.
     for line in BufReader::new(child.stdout.take().context("no output")?).split(b'\n') {

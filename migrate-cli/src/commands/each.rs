@@ -1,6 +1,6 @@
-//! What commands do to each of several images.
+//! Work on each of several images.
 
-use crate::output::{complain, explained};
+use crate::output::{explained, report_error};
 
 /// Does the work for each of `items`, also if it fails for some. Prints all failures but the last, and returns that.
 pub(super) fn each(
@@ -16,7 +16,7 @@ pub(super) fn each(
     }
     let last = failures.pop();
     for error in failures {
-        complain(&explained(&error));
+        report_error(&explained(&error));
     }
     last.map_or(Ok(()), Err)
 }

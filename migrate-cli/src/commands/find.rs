@@ -88,7 +88,7 @@ fn one(text: &str, mut ids: Vec<String>) -> anyhow::Result<Option<Found>> {
 /// The record of an image; of one that another tool brought, what is known of it.
 ///
 /// # Errors
-/// If it is not there, or damaged.
+/// If it is not found, or corrupt.
 pub fn record(store: &Store, id: &str) -> anyhow::Result<(ImageRecord, bool)> {
     match store.record(id)? {
         Some(record) => Ok((record, false)),

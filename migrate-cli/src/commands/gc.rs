@@ -31,7 +31,7 @@ pub struct Options {
 /// The JSON form. Future versions only add fields.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
-    /// Whether this was a dry run.
+    /// `true` for a dry run.
     dry_run: bool,
     /// Removed files and entries.
     removed: Vec<Row<'a>>,
@@ -41,7 +41,7 @@ struct Report<'a> {
     repaired: &'a [String],
     /// Number of running writers, whose files were kept.
     writers: usize,
-    /// Whether the store's file system has no locks, so that writers take turns by a file.
+    /// `true` if the store's file system has no locks, so that writers use a lock file.
     no_locks: bool,
 }
 
@@ -90,7 +90,7 @@ fn text(collected: &Collected, dry_run: bool, freed: u64) -> String {
         lines.push(format!("{repairs} the names of {}", digest::short_id(id)));
     }
     if collected.no_locks {
-        lines.push("the file system has no locks: writers take turns by the file parallax/lock".to_owned());
+        lines.push("the file system has no locks: writers use the lock file parallax/lock".to_owned());
     }
     if collected.live > 0 {
         lines.push(format!("{} at work: their files are left alone", units::count(collected.live, "writer")));

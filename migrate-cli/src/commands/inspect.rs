@@ -39,7 +39,7 @@ struct Report<'a> {
     size: u64,
     /// Size of its SquashFS files in bytes.
     stored: u64,
-    /// Whether another tool stored the image and it was not adopted.
+    /// `true` if another tool stored the image and it was not adopted.
     foreign: bool,
     /// Nodes that use the image now, according to in-use markers.
     in_use: Vec<String>,
@@ -85,14 +85,14 @@ struct Configuration {
 /// Runs the command.
 ///
 /// # Errors
-/// If the image is not there or its record is damaged.
+/// If the image is not found or its record is corrupt.
 pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let store = Store::open(&global.existing_store()?)?;
     let id = find(&store, &options.image)?.id;
     let (record, foreign) = record(&store, &id)?;
     let holders = holds::read(store.root())?.remove(&id).unwrap_or_default();
     let parsed: Configuration =
-        serde_json::from_str(&record.config).with_context(|| format!("the configuration of {id} cannot be read"))?;
+        serde_json::from_str(&record.config).with_context(|| format!("cannot parse the configuration of {id}"))?;
     let report = Report { foreign, in_use: holders, ..Report::new(&store, &record, parsed.config.unwrap_or_default()) };
     if options.json { print_json(&report) } else { print(&report.text()) }
 }

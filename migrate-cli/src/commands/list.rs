@@ -30,7 +30,7 @@ struct Row<'a> {
     names: Vec<String>,
     /// When the image was built, RFC 3339.
     created: &'a str,
-    /// How many layers it has.
+    /// Number of layers.
     layers: usize,
     /// The size of its unpacked layers in bytes, as `podman images` shows it.
     size: u64,
@@ -40,13 +40,13 @@ struct Row<'a> {
     shared: u64,
     /// Part of `stored` that no other image uses, freed by removing the image.
     unique: u64,
-    /// Whether another tool stored the image and it was not adopted.
+    /// `true` if another tool stored the image and it was not adopted.
     foreign: bool,
     /// Nodes that use the image now, according to in-use markers.
     in_use: Vec<String>,
 }
 
-/// How many images have a SquashFS file, and its size in bytes, by its path in the store.
+/// The number of images with a SquashFS file, and its size in bytes, by its path in the store.
 type Files = BTreeMap<String, (usize, u64)>;
 /// The nodes that hold images, by image id.
 type Holders = BTreeMap<String, Vec<String>>;

@@ -91,7 +91,7 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     interrupt::watch()?;
     let progress = Progress::new(global, options.json);
     if parallax_store::has_locks(store.root()).is_ok_and(|has_locks| !has_locks) {
-        progress.line("the store's file system has no locks: writers take turns by the file parallax/lock; run parallax doctor for details");
+        progress.line("the store's file system has no locks: writers use the lock file parallax/lock; run parallax doctor for details");
     }
     let migration = Migration::new(&store, settings, &progress);
     let queue: Vec<Order<'_>> = orders.values_mut().filter_map(take).collect();

@@ -43,7 +43,7 @@ struct Outcome {
     id: String,
     /// The names that were removed, fully qualified.
     untagged: Vec<String>,
-    /// Whether the image itself was removed.
+    /// `true` if the image itself was removed.
     removed: bool,
     /// Space in bytes that becomes free on the store's file system: SquashFS files with `parallax gc`, after the retention time.
     freed: u64,

@@ -38,9 +38,9 @@ struct Row<'a> {
     image: Option<&'a str>,
     /// The file, relative to the store.
     path: &'a str,
-    /// What is wrong with it.
+    /// The problem.
     problem: &'a str,
-    /// What to do.
+    /// The remedy.
     remedy: &'a str,
 }
 
@@ -79,11 +79,11 @@ pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was checked.
+/// The checked objects.
 struct Checked {
     /// The ids of the images that have records.
     ids: Vec<String>,
-    /// How many other images there are.
+    /// Number of the other images.
     foreign: usize,
 }
 

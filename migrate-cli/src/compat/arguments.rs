@@ -46,9 +46,9 @@ pub enum Operation {
 /// A valid command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arguments {
-    /// What is to be done.
+    /// The operation.
     pub operation: Operation,
-    /// The image as it was typed.
+    /// The image as typed.
     pub image: String,
     /// Podman's storage.
     pub podman_root: PathBuf,
@@ -56,7 +56,7 @@ pub struct Arguments {
     pub store: PathBuf,
     /// The words for mksquashfs; empty if none were given.
     pub mksquashfs_options: Vec<String>,
-    /// How much is printed.
+    /// The last log level that is printed.
     pub level: Level,
 }
 
@@ -79,9 +79,8 @@ struct Raw {
     help: bool,
 }
 
-/// Whether a command line (without the program's name) is one of the Go tool's: it begins with an option, and has one that
-/// only the Go tool knows. A question for the version is, because scripts read what it is answered; and long names after one
-/// dash are.
+/// Returns `true` if a command line (without the program's name) is one of the Go tool: it begins with an option, and has an
+/// option that only the Go tool has. `--version` counts too, because scripts parse its output.
 #[must_use]
 pub fn is_meant(arguments: &[String]) -> bool {
     if matches!(arguments, [only] if ["--version", "-version", "-help"].contains(&only.as_str())) {

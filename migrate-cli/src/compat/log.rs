@@ -7,15 +7,15 @@ use crate::output;
 /// Log level, the quietest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// Nothing but what the program dies of.
+    /// Only panics.
     Panic,
-    /// What ends the program.
+    /// Errors that end the program.
     Fatal,
     /// Errors.
     Error,
     /// Warnings.
     Warning,
-    /// What is done.
+    /// Actions.
     Info,
     /// Everything.
     Debug,
@@ -56,13 +56,13 @@ impl Level {
 pub struct Log {
     /// The last level that is printed.
     pub level: Level,
-    /// What the program is doing: `migration` or `rmi`.
+    /// The operation: `migration` or `rmi`.
     pub part: &'static str,
 }
 
 impl Log {
     /// Prints a line.
-    pub fn say(self, level: Level, message: &str) {
+    pub fn print(self, level: Level, message: &str) {
         if level <= self.level {
             let _ = output::print(&(line(level, message, self.part, Timestamp::now()) + "\n"));
         }

@@ -53,10 +53,10 @@ pub fn run(line: &[String]) -> ExitCode {
         Operation::Remove => ("rmi", "rmi"),
     };
     let log = Log { level: *level, part };
-    // What layers are warned of; the tool's own lines go to standard output.
+    // Warnings about layers; the tool's own lines go to standard output.
     output::log_events(if *level >= Level::Warning { "warn" } else { "error" }, false);
     if let Err(error) = check_store(&arguments.store) {
-        log.say(Level::Fatal, &format!("Storage validation failed before {before}: {error:#}"));
+        log.print(Level::Fatal, &format!("Storage validation failed before {before}: {error:#}"));
         return ExitCode::FAILURE;
     }
     let done = match arguments.operation {
@@ -66,12 +66,12 @@ pub fn run(line: &[String]) -> ExitCode {
     match (done, arguments.operation) {
         (Ok(()), _) => ExitCode::SUCCESS,
         (Err(error), Operation::Migrate) => {
-            log.say(Level::Fatal, &format!("Migration failed for image '{image}': {error:#}"));
+            log.print(Level::Fatal, &format!("Migration failed for image '{image}': {error:#}"));
             ExitCode::FAILURE
         }
-        // Scripts count on it.
+        // Scripts rely on it.
         (Err(error), Operation::Remove) => {
-            log.say(Level::Error, &format!("{error:#}"));
+            log.print(Level::Error, &format!("{error:#}"));
             ExitCode::SUCCESS
         }
     }
@@ -90,10 +90,10 @@ fn check_store(store: &Path) -> anyhow::Result<()> {
 
 fn migrate(arguments: &Arguments, log: Log) -> anyhow::Result<()> {
     let name = &arguments.image;
-    log.say(Level::Info, &format!("Starting migration for image: {name}"));
+    log.print(Level::Info, &format!("Starting migration for image: {name}"));
     let (settings, ignored) = settings::from_mksquashfs(&arguments.mksquashfs_options)?;
     if !ignored.is_empty() {
-        log.say(Level::Warning, &format!("mksquashfs-opts without effect on layers: {}", ignored.join(" ")));
+        log.print(Level::Warning, &format!("mksquashfs-opts without effect on layers: {}", ignored.join(" ")));
     }
     let names = Names::of(name)?;
     let store = Store::create_or_open(&arguments.store)?;
@@ -101,7 +101,7 @@ fn migrate(arguments: &Arguments, log: Log) -> anyhow::Result<()> {
     let reference = Reference::parse(&format!("containers-storage:{name}"))?.context("no source")?;
     let Some(found) = look_up_local(&reference, &access)? else {
         if names.find(&store)?.is_some() {
-            log.say(Level::Info, "Image already migrated. Nothing to do.");
+            log.print(Level::Info, "Image already migrated. Nothing to do.");
             return Ok(());
         }
         anyhow::bail!("Image not found: {name:?}");
@@ -118,13 +118,13 @@ fn migrate(arguments: &Arguments, log: Log) -> anyhow::Result<()> {
         (id, warnings) = (brought.id, brought.warnings);
     }
     for warning in warnings {
-        log.say(Level::Warning, &warning);
+        log.print(Level::Warning, &warning);
     }
     anyhow::ensure!(!id.is_empty(), "the image has no name");
     if unchanged {
-        log.say(Level::Info, "Image already migrated. Nothing to do.");
+        log.print(Level::Info, "Image already migrated. Nothing to do.");
     } else {
-        log.say(Level::Info, &format!("Migration successfully completed for image: {id}"));
+        log.print(Level::Info, &format!("Migration successfully completed for image: {id}"));
     }
     Ok(())
 }
@@ -132,24 +132,24 @@ fn migrate(arguments: &Arguments, log: Log) -> anyhow::Result<()> {
 /// Removes the image with all its names, whichever of them was given.
 fn remove(arguments: &Arguments, log: Log) -> anyhow::Result<()> {
     let name = &arguments.image;
-    log.say(Level::Info, &format!("Starting removal of image: {name}"));
+    log.print(Level::Info, &format!("Starting removal of image: {name}"));
     let store = Store::open(&arguments.store)?;
     let id = Names::of(name)?
         .find(&store)?
         .with_context(|| format!("Could not locate image {name}: Image not found: {name:?}"))?;
     let (record, _) = find::record(&store, &id).with_context(|| format!("Could not locate image {name}"))?;
-    log.say(Level::Info, &format!("Removing Image from store {id}"));
+    log.print(Level::Info, &format!("Removing Image from store {id}"));
     let failed = || format!("Failed to delete image {id} via storage");
     let names = record.names.iter().filter_map(|name| ImageName::for_storing(name).ok());
     for name in names.skip(1) {
         store.remove(&Target::Name(name), false).with_context(failed)?;
     }
     store.remove(&Target::Image(id.clone()), false).with_context(failed)?;
-    log.say(Level::Info, &format!("Removal successfully completed for image: {name}"));
+    log.print(Level::Info, &format!("Removal successfully completed for image: {name}"));
     Ok(())
 }
 
-/// What a name may be listed as in a storage: it need not have a registry, nor a tag.
+/// The forms in which a storage may list a name: with or without registry and tag.
 #[derive(Debug)]
 struct Names {
     given: String,
@@ -159,7 +159,7 @@ struct Names {
 
 impl Names {
     /// # Errors
-    /// It is no image name, or what short names stand for cannot be read.
+    /// The name is invalid, or the configuration of short names cannot be read.
     fn of(given: &str) -> anyhow::Result<Self> {
         Ok(Self { given: given.to_owned(), qualified: qualified_names(given, &Registries::load()?)? })
     }

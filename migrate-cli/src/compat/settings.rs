@@ -1,5 +1,5 @@
-//! What options for mksquashfs mean for layers, as far as they mean anything: layers are made from their archives, in one
-//! way, so that the same layer gives the same bytes.
+//! Options for mksquashfs and their effect on layers. Most have none: layers are made from their archives in one way, so that the
+//! same layer gives the same bytes.
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
@@ -13,7 +13,7 @@ struct Line {
     settings: SettingsOptions,
 }
 
-/// The options that mean something, as they were given: in any order, the last of equal ones counts.
+/// The options with an effect, in any order; the last of equal options counts.
 #[derive(Debug, Default)]
 struct Given<'a> {
     compressor: Option<&'a str>,

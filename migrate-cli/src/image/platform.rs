@@ -40,7 +40,7 @@ impl Platform {
         arguments
     }
 
-    /// Whether an image for `found` runs on this platform. An image without a variant fits every variant.
+    /// Returns `true` if an image for `found` runs on this platform. An image without a variant fits every variant.
     pub fn takes(&self, found: &Self) -> bool {
         let same_variant = match (&self.variant, &found.variant) {
             (Some(wanted), Some(found)) => wanted == found,
@@ -68,7 +68,7 @@ impl FromStr for Platform {
             [os, architecture, variant] => (os, architecture, Some(variant.to_owned())),
             _ => return Err(wrong()),
         };
-        // As people and the kernel call them.
+        // Names of the kernel.
         let architecture = match architecture {
             "x86_64" => "amd64",
             "aarch64" => "arm64",

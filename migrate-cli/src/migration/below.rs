@@ -129,7 +129,7 @@ impl Listing {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .context("unsquashfs cannot be run; install squashfs-tools")?;
+            .context("cannot run unsquashfs; install squashfs-tools")?;
         let mut listing = Self::default();
         for line in BufReader::new(child.stdout.take().context("no output")?).split(b'\n') {
             listing.add(&line?, &asked);

@@ -24,9 +24,9 @@ pub fn source_of(manifest: &str) -> Option<String> {
 /// # Errors
 /// If the configuration cannot be read.
 pub fn flattened(image: &Image, diff_id: &str, size: u64) -> anyhow::Result<Image> {
-    let mut config: Value = serde_json::from_str(&image.config).context("the image's configuration cannot be read")?;
+    let mut config: Value = serde_json::from_str(&image.config).context("cannot parse the image's configuration")?;
     let digest = digest::of_hex(diff_id);
-    let fields = config.as_object_mut().context("the image's configuration cannot be read")?;
+    let fields = config.as_object_mut().context("cannot parse the image's configuration")?;
     fields.insert("rootfs".to_owned(), json!({"type": "layers", "diff_ids": [digest]}));
     let mut history = match fields.remove("history") {
         Some(Value::Array(history)) => history,

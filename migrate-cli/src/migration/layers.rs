@@ -111,7 +111,7 @@ impl Migration<'_> {
         let file = self.unfinished(name)?;
         let _slot = self.slots.take();
         let shown = self.progress.layer(&layer.diff_id, source.layer_size(index, layer));
-        // A try before, whose layer went with an image that somebody removed, may have left it.
+        // May be left of an earlier attempt, whose layer was removed with an image.
         remove(&file)?;
         let tar_split = LayerFile::tar_split_beside(&file);
         let what = parallax_layers::Layer {
@@ -158,14 +158,17 @@ impl Migration<'_> {
     fn finished(&self, diff_id: &str, done: Converted) -> LayerFile {
         let Converted { size, squashfs_size, squashfs_sha256, content, max_uid, max_gid, .. } = done;
         let Converted { unusual_owners, shape, tar_split, unchecked, dropped_xattrs, .. } = done;
-        self.say_if_unusual(diff_id, &unusual_owners);
+        self.warn_if_unusual(diff_id, &unusual_owners);
         if let Some(reason) = unchecked {
             self.warn_unchecked(&reason);
         }
         if !dropped_xattrs.is_empty() {
             let names: Vec<String> = dropped_xattrs.into_iter().collect();
             let short = short_id(diff_id);
-            tracing::warn!("layer {short}: SquashFS cannot keep these extended attributes: {}", names.join(", "));
+            tracing::warn!(
+                "layer {short}: extended attributes dropped, which SquashFS cannot store: {}",
+                names.join(", ")
+            );
         }
         let (diff_id, content) = (diff_id.to_owned(), Some(content));
         LayerFile {
@@ -183,13 +186,13 @@ impl Migration<'_> {
     }
 
     /// Warns about files whose owners have no subordinate ids.
-    fn say_if_unusual(&self, diff_id: &str, owners: &UnusualOwners) {
+    fn warn_if_unusual(&self, diff_id: &str, owners: &UnusualOwners) {
         let UnusualOwners { entries, path, uid, gid } = owners;
         if *entries == 0 {
             return;
         }
         let follows = match self.settings.owners {
-            Owners::Squash => "these owners have become root",
+            Owners::Squash => "squashed to root",
             Owners::Keep => {
                 "to users without ids for them they are nobody's, and Podman without Parallax refuses such an image; \
                  --squash-owners makes them root's"
@@ -206,13 +209,17 @@ impl Migration<'_> {
     fn explain(&self, error: ConvertError, what: &str) -> anyhow::Error {
         let limits = self.settings.limits;
         let context = if error.is_too_large() {
-            let most = units::bytes(limits.bytes);
-            format!("{what} unpacks to more than {most}; if that is right, allow it with --max-layer-size SIZE")
+            let max = units::bytes(limits.bytes);
+            format!(
+                "{what} exceeds the size limit of {max}; if the image is trusted, raise it with --max-layer-size SIZE"
+            )
         } else if error.has_too_many_entries() {
-            let most = limits.entries;
-            format!("{what} has more than {most} files; if that is right, allow them with --max-layer-entries N")
+            let max = limits.entries;
+            format!(
+                "{what} exceeds the limit of {max} files; if the image is trusted, raise it with --max-layer-entries N"
+            )
         } else {
-            format!("{what} cannot be converted")
+            format!("cannot convert {what}")
         };
         anyhow::Error::new(error).context(context)
     }

@@ -45,8 +45,8 @@ pub struct Migration<'a> {
     made: Once<Finished>,
     /// The working directory, made when the first layer needs it: a call without work changes nothing.
     work: Mutex<Option<Guarded>>,
-    /// Whether the warning about unchecked layers was printed.
-    said_unchecked: std::sync::Once,
+    /// Set when the warning about unchecked layers was printed.
+    warned_unchecked: std::sync::Once,
 }
 
 /// Result of a migration.
@@ -62,7 +62,7 @@ pub struct Brought {
     pub new_layers: usize,
     /// Size of the new layers in the store, in bytes.
     pub new_stored: u64,
-    /// Whether the store already had the image under this name, so that nothing was done.
+    /// `true` if the store already had the image under this name, so that nothing was done.
     pub unchanged: bool,
     /// Reasons why steps may be unable to use the image.
     pub warnings: Vec<String>,
@@ -80,7 +80,7 @@ impl<'a> Migration<'a> {
             tool: Mutex::new(None),
             made: Once::new(),
             work: Mutex::new(None),
-            said_unchecked: std::sync::Once::new(),
+            warned_unchecked: std::sync::Once::new(),
         }
     }
 
@@ -204,7 +204,7 @@ impl<'a> Migration<'a> {
             // What others have removed stays for those who have it mounted.
             let collected = self.store.collect(Collection { grace: Duration::MAX, ..Collection::default() });
             if let Err(error) = collected.map_err(anyhow::Error::from).and_then(|_| self.delete_removed(own)) {
-                tracing::debug!(%error, "the store cannot be tidied up");
+                tracing::debug!(%error, "cannot clean up the store");
             }
         }
         published
@@ -233,7 +233,7 @@ impl<'a> Migration<'a> {
 
     /// Warns once that the output of mksquashfs cannot be checked.
     fn warn_unchecked(&self, reason: &str) {
-        self.said_unchecked.call_once(|| {
+        self.warned_unchecked.call_once(|| {
             tracing::warn!(
                 "layers with hard links cannot be compared with what was written of them, which versions of mksquashfs up to \
                  4.7.5 need: {reason}"
@@ -280,7 +280,7 @@ fn digests(image: &Image) -> impl Iterator<Item = &str> {
     digest::hex_of(&image.digest).into_iter().chain(image.other_digests.iter().map(String::as_str))
 }
 
-/// Whether the store has the complete image, under this name and with these digests.
+/// Returns `true` if the store has the complete image, under this name and with these digests.
 fn is_there(store: &Store, image: &Image, name: &ImageName) -> anyhow::Result<bool> {
     let is_it = |id: Option<String>| id.as_deref() == Some(&*image.id);
     Ok(is_it(store.id_of_name(name))

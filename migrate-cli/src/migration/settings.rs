@@ -59,7 +59,7 @@ pub struct Settings {
     pub owners: Owners,
     /// Number of layers converted at once.
     pub jobs: usize,
-    /// Whether the user specified the compression or the block size.
+    /// `true` if the user specified the compression or the block size.
     pub asked: bool,
 }
 

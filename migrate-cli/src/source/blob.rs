@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use super::skopeo::skopeo_error;
 
 /// Timeout without data after which skopeo is asked to finish the blob.
-const PATIENCE: Duration = Duration::from_secs(5);
+const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Driver<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
 
@@ -31,11 +31,11 @@ pub struct Blob<'a> {
     driver: Option<Driver<'a>>,
     /// Number of remaining bytes, if known.
     left: Option<u64>,
-    /// Whether the stream ends by itself. If not, it ends only after the driver was asked.
+    /// `true` if the stream ends by itself; otherwise it ends only after the driver was asked.
     ends_by_itself: bool,
-    /// Whether skopeo was asked because of the timeout.
+    /// `true` if skopeo was asked because of the timeout.
     stalled: bool,
-    /// Whether the size is a placeholder, so that skopeo's error about the size is ignored.
+    /// `true` if the size is a placeholder: skopeo's error about the size is ignored.
     unsized_blob: bool,
 }
 
@@ -86,7 +86,7 @@ impl<'a> Blob<'a> {
         let runtime = self.runtime;
         runtime.block_on(async {
             let read = poll_fn(|cx| self.poll_reader(cx, buffer));
-            tokio::time::timeout(PATIENCE, read).await.ok()
+            tokio::time::timeout(STALL_TIMEOUT, read).await.ok()
         })
     }
 
@@ -98,7 +98,7 @@ impl<'a> Blob<'a> {
 
     fn checked(&self, result: Result<(), Error>) -> io::Result<()> {
         match result {
-            // The converter checks the digest of what came.
+            // The converter checks the digest of the bytes.
             Err(error) if self.unsized_blob => {
                 tracing::debug!(%error, "skopeo on a blob of unknown size");
                 Ok(())

@@ -70,9 +70,9 @@ struct LayoutEntry {
 /// Returns a file's content, if the size is within the limit for manifests.
 pub(super) fn small(path: &Path) -> Option<Vec<u8>> {
     /// The limit of registries.
-    const MOST: u64 = 4 << 20;
+    const MAX_BYTES: u64 = 4 << 20;
     let metadata = path.metadata().ok()?;
-    if !metadata.is_file() || metadata.len() > MOST {
+    if !metadata.is_file() || metadata.len() > MAX_BYTES {
         return None;
     }
     std::fs::read(path).ok()

@@ -183,7 +183,7 @@ mod tests {
         }
     }
 
-    /// What is found, as the name that is given to skopeo.
+    /// Returns the found image as the name for skopeo.
     fn found(text: &str, images: &[Entry], searched: &[&str]) -> Option<String> {
         find(text, images, &registries(searched)).unwrap().map(|found| found.source)
     }

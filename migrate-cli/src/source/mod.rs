@@ -42,12 +42,12 @@ pub struct Source {
     image: OpenedImage,
     reference: Reference,
     access: Access,
-    /// Layers in Podman's storage, which are uncompressed, whatever the manifest says.
+    /// Layers in Podman's storage, which are uncompressed even if the manifest says otherwise.
     layers: Option<Vec<ConvertedLayerInfo>>,
     /// Last but for the directory, because it waits for skopeo's end when it is dropped, and skopeo ends when the proxy is
     /// dropped.
     runtime: Runtime,
-    /// What Podman's storage keeps while somebody uses it, for a storage other than the user's own.
+    /// The run root for a storage other than the user's own.
     _run_root: Option<TempDir>,
 }
 
@@ -102,7 +102,7 @@ impl Source {
         if failures.len() > 1 {
             let each: Vec<String> =
                 failures.iter().map(|(reference, error)| format!("{}: {error:#}", reference.text)).collect();
-            bail!("no registry that is searched has it: {}", each.join("; "));
+            bail!("image not found in the searched registries: {}", each.join("; "));
         }
         Err(failures.pop().map_or_else(|| anyhow::anyhow!("there is nothing to open"), |(_, error)| error))
     }
@@ -112,11 +112,13 @@ impl Source {
     /// # Errors
     /// If skopeo is missing, too old, or cannot open it.
     pub fn open(mut reference: Reference, access: Access) -> anyhow::Result<Self> {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_time().build().context("no runtime for skopeo")?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .context("cannot start a runtime for skopeo")?;
         let mut run_root = None;
         if let (Transport::ContainersStorage, Some(root)) = (reference.transport, &access.podman_root) {
-            let directory = TempDir::new().context("no temporary directory can be made")?;
+            let directory = TempDir::new().context("cannot make a temporary directory")?;
             reference.move_to_storage(root, directory.path())?;
             run_root = Some(directory);
         }
@@ -140,10 +142,10 @@ impl Source {
     pub fn image(&self) -> anyhow::Result<Image> {
         let fetched = self.runtime.block_on(self.proxy.fetch_manifest_raw_oci(&self.image)).map_err(skopeo_error);
         let fetched = fetched.map_err(|error| with_platforms(error, &self.reference, &self.access));
-        let (digest, manifest) = fetched.context("the manifest cannot be read")?;
+        let (digest, manifest) = fetched.context("cannot read the manifest")?;
         let (manifest, index_digest) = self.original(&digest, manifest)?;
         let config = Manifest::parse(&manifest)?.config;
-        let config = self.small_blob(&config).context("the configuration cannot be read")?;
+        let config = self.small_blob(&config).context("cannot read the configuration")?;
         let mut image = Image::new(digest, manifest, index_digest.into_iter().collect(), config)?;
         if self.reference.transport == Transport::ContainersStorage {
             image.other_digests.extend(storage::other_digests(&self.reference, &image));
@@ -214,10 +216,14 @@ impl Source {
 
     fn small_blob(&self, descriptor: &Descriptor) -> anyhow::Result<Vec<u8>> {
         /// The limit of registries for configurations.
-        const MOST: u64 = 4 << 20;
-        ensure!(descriptor.size <= MOST, "it has {} bytes, more than the 4 MiB a registry takes", descriptor.size);
+        const MAX_BYTES: u64 = 4 << 20;
+        ensure!(
+            descriptor.size <= MAX_BYTES,
+            "its size of {} bytes exceeds the limit of registries, 4 MiB",
+            descriptor.size
+        );
         let mut content = Vec::new();
-        self.blob(&descriptor.digest, Some(descriptor.size))?.take(MOST).read_to_end(&mut content)?;
+        self.blob(&descriptor.digest, Some(descriptor.size))?.take(MAX_BYTES).read_to_end(&mut content)?;
         Ok(content)
     }
 
@@ -247,9 +253,9 @@ impl Source {
     }
 
     fn blob(&self, digest: &str, size: Option<u64>) -> anyhow::Result<Blob<'_>> {
-        let parsed = Digest::from_str(digest).with_context(|| format!("the digest {digest:?} cannot be used"))?;
+        let parsed = Digest::from_str(digest).with_context(|| format!("invalid digest {digest:?}"))?;
         let stream = self.runtime.block_on(self.proxy.get_blob_stream(&self.image, &parsed, size.unwrap_or(0)));
-        let stream = stream.map_err(skopeo_error).with_context(|| format!("the blob {digest} cannot be read"))?;
+        let stream = stream.map_err(skopeo_error).with_context(|| format!("cannot read the blob {digest}"))?;
         Ok(Blob::new(&self.runtime, stream, size))
     }
 }
@@ -286,5 +292,8 @@ fn with_platforms(error: anyhow::Error, reference: &Reference, access: &Access) 
         .map(|platform| platform.to_string())
         .collect();
     let wanted = access.platform.clone().unwrap_or_else(Platform::of_this_machine);
-    anyhow::anyhow!("there is no image for {wanted} in it; choose one with --platform: {}", platforms.join(", "))
+    anyhow::anyhow!(
+        "it has no image for the platform {wanted}; select another one with --platform: {}",
+        platforms.join(", ")
+    )
 }

@@ -64,7 +64,7 @@ pub fn own_names(reference: &Reference) -> io::Result<Vec<ImageName>> {
         match ImageName::for_storing(&name) {
             Ok(name) if !usable.contains(&name) => usable.push(name),
             Ok(_) => {}
-            Err(error) => tracing::warn!("{}: a name of the image is left out: {error}", reference.text),
+            Err(error) => tracing::warn!("{}: ignoring a name of the image: {error}", reference.text),
         }
     }
     Ok(usable)

@@ -74,7 +74,7 @@ impl Reference {
     pub fn move_to_storage(&mut self, root: &Path, run_root: &Path) -> anyhow::Result<()> {
         ensure!(!self.rest.starts_with('['), "{} names a storage, and so does --podman-root; give one", self.text);
         let root = root.canonicalize().with_context(|| format!("cannot read {}", root.display()))?;
-        let driver = driver_of(&root).with_context(|| format!("{} is no storage of Podman's", root.display()))?;
+        let driver = driver_of(&root).with_context(|| format!("{} is not a storage of Podman", root.display()))?;
         self.rest = format!("[{driver}@{}+{}]{}", root.display(), run_root.display(), self.rest);
         self.text = format!("containers-storage:{}", self.rest);
         Ok(())

@@ -117,7 +117,7 @@ fn read(file: &Path) -> anyhow::Result<Option<Registries>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         text => text.with_context(|| format!("cannot read {}", file.display()))?,
     };
-    Registries::parse(&text).map(Some).with_context(|| format!("{} cannot be understood", file.display()))
+    Registries::parse(&text).map(Some).with_context(|| format!("invalid configuration {}", file.display()))
 }
 
 /// Returns the files of a directory that end in `.conf`, in the order of their names.

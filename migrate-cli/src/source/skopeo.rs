@@ -54,10 +54,10 @@ pub(super) fn inspect(text: &str, reference: &Reference, access: &Access) -> any
     if !access.tls_verify {
         command.arg("--tls-verify=false");
     }
-    let output = command.arg(text).output().context("skopeo cannot be run")?;
+    let output = command.arg(text).output().context("cannot run skopeo")?;
     ensure!(
         output.status.success(),
-        "the manifest cannot be read: skopeo inspect: {}",
+        "cannot read the manifest: skopeo inspect: {}",
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(output.stdout)
@@ -66,7 +66,7 @@ pub(super) fn inspect(text: &str, reference: &Reference, access: &Access) -> any
 /// Returns an error's message without the names of the proxy's methods.
 pub(super) fn skopeo_error(error: Error) -> anyhow::Error {
     match error {
-        Error::SkopeoSpawnError(error) => anyhow::anyhow!("skopeo cannot be run: {error}; install skopeo 1.9 or newer"),
+        Error::SkopeoSpawnError(error) => anyhow::anyhow!("cannot run skopeo: {error}; install skopeo 1.9 or newer"),
         Error::ProxyTooOld { .. } => anyhow::anyhow!("skopeo is too old; install skopeo 1.9 or newer"),
         Error::RequestInitiationFailure { error, .. } | Error::RetryableRequestFailure { error, .. } => {
             anyhow::anyhow!("{error}")

@@ -22,9 +22,9 @@ use super::registries::Registries;
 use crate::image::{Image, Index, Manifest};
 
 /// Maximum size in bytes of a manifest, the limit of registries.
-const MOST_MANIFEST: u64 = 4 << 20;
+const MAX_MANIFEST: u64 = 4 << 20;
 /// Maximum size in bytes of a list.
-const MOST_LIST: u64 = 1 << 30;
+const MAX_LIST: u64 = 1 << 30;
 /// Default path of root's storage.
 const DEFAULT_ROOT: &str = "/var/lib/containers/storage";
 
@@ -42,7 +42,7 @@ pub(super) fn look_up(reference: &Reference, access: &Access) -> anyhow::Result<
         },
         (None, None) => podmans_own(),
     };
-    let Some(list) = read(&images.join("images.json"), MOST_LIST) else { return Ok(None) };
+    let Some(list) = read(&images.join("images.json"), MAX_LIST) else { return Ok(None) };
     let name = reference.within_storage().1;
     local_name::find(name, &Entry::list(&list)?, &Registries::load()?)
 }
@@ -51,13 +51,13 @@ pub(super) fn look_up(reference: &Reference, access: &Access) -> anyhow::Result<
 /// found: the digests are additional ways to find the image, and optional.
 pub(super) fn other_digests(reference: &Reference, image: &Image) -> Vec<String> {
     let images = place(&reference.rest).unwrap_or_else(podmans_own);
-    let found = read(&images.join("images.json"), MOST_LIST).map(|list| {
+    let found = read(&images.join("images.json"), MAX_LIST).map(|list| {
         in_list(&list, image, |key| {
-            read(&images.join(&image.id).join(BigData { key, bytes: b"" }.file_name()), MOST_MANIFEST)
+            read(&images.join(&image.id).join(BigData { key, bytes: b"" }.file_name()), MAX_MANIFEST)
         })
     });
     found.unwrap_or_else(|| {
-        tracing::debug!(place = %images.display(), "Podman's list of images is not there");
+        tracing::debug!(place = %images.display(), "Podman's list of images not found");
         Vec::new()
     })
 }

@@ -95,7 +95,7 @@ fn short_names_as_podman_resolves_them(cluster: &Cluster) -> anyhow::Result<()> 
         configure 'unqualified-search-registries = ["127.0.0.1:5001", "127.0.0.1:5000"]'
         same some/thing:2; same nick:2
         parallax list; parallax migrate some/thing:2
-        none 'no registry that is searched has it' some/other
+        none 'image not found in the searched registries' some/other
         configure 'unqualified-search-registries = ["127.0.0.1:5001", "127.0.0.1:5000"]
 short-name-mode = "enforcing"'
         none 'may mean 127.0.0.1:5001/some/thing:2 or 127.0.0.1:5000/some/thing:2, and short-name-mode is "enforcing"' \

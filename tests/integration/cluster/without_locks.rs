@@ -63,7 +63,7 @@ fn every_refusal_is_noticed_and_explained(cluster: &Cluster) -> anyhow::Result<(
     let text = r#"
         for errno in ENOLCK ENOSYS EOPNOTSUPP; do
             served $errno
-            parallax migrate oci:/shared/without/image --name app 2>said; grep 'has no locks: writers take turns' said
+            parallax migrate oci:/shared/without/image --name app 2>said; grep 'has no locks: writers use' said
             parallax list; parallax verify
             parallax tag app again; parallax rm again
             parallax gc --json | grep '"no_locks": true'

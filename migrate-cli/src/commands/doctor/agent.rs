@@ -14,19 +14,19 @@ use crate::units;
 
 const TOPIC: &str = "agent";
 /// Timeout of the agent's answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Queries the agent, which only root can, and compares its probe results with the current `findings`.
 pub fn check(config: &Agent, findings: &Findings, is_root: bool) -> Vec<Check> {
     let socket = config.socket();
     if !is_root {
         return vec![if socket.exists() {
-            Check::ok(TOPIC, format!("{} is there; only root can ask the agent more", socket.display()))
+            Check::ok(TOPIC, format!("{} exists; only root can query the agent", socket.display()))
         } else {
-            absent(format!("{} is not there: no agent runs here", socket.display()))
+            absent(format!("{} not found: no agent runs on this machine", socket.display()))
         }];
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + QUERY_TIMEOUT;
     let answer = Client::connect(&socket).and_then(|client| {
         client.send(&Request::Status, deadline)?;
         client.receive(deadline)
@@ -42,7 +42,7 @@ pub fn check(config: &Agent, findings: &Findings, is_root: bool) -> Vec<Check> {
             "it answers something else than it was asked",
             "install agent and command of one version",
         ),
-        Err(ClientError::NotRunning { socket }) => absent(format!("none runs: nobody answers at {}", socket.display())),
+        Err(ClientError::NotRunning { socket }) => absent(format!("not running: no answer at {}", socket.display())),
         Err(error) => {
             let remedy = "look at its log, and restart it: systemctl restart parallax-agent";
             Check::problem(TOPIC, format!("it does not answer: {error}"), remedy)
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_agent_does_not_know_is_told() {
+    fn what_the_agent_does_not_know_is_reported() {
         let trial = |ability, failure: Option<&str>| Trial { ability, failure: failure.map(ToOwned::to_owned) };
         let now = |failure| Findings { trials: vec![trial(Ability::Squashfs, failure)], cut_short: None };
         let found = |failure: Option<&str>| AbilityStatus {
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_of_another_version_is_told() {
+    fn an_agent_of_another_version_is_reported() {
         let status = |version: &str| Status {
             version: version.to_owned(),
             steps: Vec::new(),

@@ -16,9 +16,9 @@ const TOPIC: &str = "podman";
 const OLDEST: [u32; 2] = [4, 3];
 const TESTED: [u32; 2] = [5, 0];
 /// Timeout of a program that prints its version.
-const PATIENCE: Duration = Duration::from_secs(10);
+const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of its output in bytes.
-const MOST_OUTPUT: u64 = 16 * 1024;
+const MAX_OUTPUT: u64 = 16 * 1024;
 /// Directories in which programs are searched.
 const DIRECTORIES: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
@@ -26,7 +26,7 @@ const DIRECTORIES: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin"
 pub fn check(config: &Run) -> Vec<Check> {
     let mut checks = vec![podman(&config.podman, version(&config.podman))];
     checks.push(match version(&config.runtime) {
-        Ok(said) => Check::ok(TOPIC, format!("OCI runtime {}: {}", config.runtime.display(), first_line(&said))),
+        Ok(text) => Check::ok(TOPIC, format!("OCI runtime {}: {}", config.runtime.display(), first_line(&text))),
         Err(reason) => Check::problem(TOPIC, reason, "install crun, or set run.runtime in the configuration"),
     });
     checks.extend(["newuidmap", "newgidmap"].map(|name| id_mapper(name, find(name).as_deref())));
@@ -35,17 +35,17 @@ pub fn check(config: &Run) -> Vec<Check> {
 
 fn podman(path: &Path, said: Result<String, String>) -> Check {
     let said = match said {
-        Ok(said) => said,
+        Ok(text) => text,
         Err(reason) => return Check::problem(TOPIC, reason, "install podman, or set run.podman in the configuration"),
     };
     let line = first_line(&said);
     match numbers(line) {
         Some(version) if version >= TESTED => Check::ok(TOPIC, format!("{}: {line}", path.display())),
         Some(version) if version >= OLDEST => {
-            Check::warning(TOPIC, format!("{}: {line}", path.display()), "use Podman 5, which is what is tested")
+            Check::warning(TOPIC, format!("{}: {line}", path.display()), "use Podman 5, which is tested")
         }
         _ => {
-            let finding = format!("{}: \"{line}\" is no version of Podman that works", path.display());
+            let finding = format!("{}: \"{line}\" is an unsupported version of Podman", path.display());
             Check::problem(TOPIC, finding, "use Podman 5")
         }
     }
@@ -87,19 +87,19 @@ pub fn version(program: &Path) -> Result<String, String> {
         .spawn()
         .map_err(failed)?;
     let process = Process::open(i32::try_from(child.id()).unwrap_or_default()).map_err(failed)?;
-    let ended = process.wait_until_ended(PATIENCE).map_err(failed)?;
+    let ended = process.wait_until_ended(VERSION_TIMEOUT).map_err(failed)?;
     if !ended {
         child.kill().map_err(failed)?;
     }
     let status = child.wait().map_err(failed)?;
     if !ended {
-        return Err(format!("{name} does not tell its version within {} s", PATIENCE.as_secs()));
+        return Err(format!("{name} --version did not end within {} s", VERSION_TIMEOUT.as_secs()));
     }
-    let mut said = String::new();
+    let mut text = String::new();
     if let Some(output) = child.stdout.take() {
-        std::io::Read::read_to_string(&mut std::io::Read::take(output, MOST_OUTPUT), &mut said).map_err(failed)?;
+        std::io::Read::read_to_string(&mut std::io::Read::take(output, MAX_OUTPUT), &mut text).map_err(failed)?;
     }
-    if status.success() { Ok(said) } else { Err(format!("{name} --version fails ({status})")) }
+    if status.success() { Ok(text) } else { Err(format!("{name} --version failed ({status})")) }
 }
 
 /// Returns the first two numbers of a version in a text: `podman version 5.4.2` is 5, 4.
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn a_program_that_fails_or_is_not_there_is_named() {
         assert!(version(Path::new("/nonexistent")).unwrap_err().contains("/nonexistent cannot be started"));
-        assert!(version(Path::new("/bin/false")).unwrap_err().contains("/bin/false --version fails"));
+        assert!(version(Path::new("/bin/false")).unwrap_err().contains("/bin/false --version failed"));
         assert_eq!(id_mapper("newuidmap", None).state, State::Problem);
         assert_eq!(id_mapper("newuidmap", Some(Path::new("/bin/true"))).state, State::Problem);
     }

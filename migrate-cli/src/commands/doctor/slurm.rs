@@ -20,7 +20,7 @@ const TOPIC: &str = "slurm";
 const PLUGIN: &str = "spank_parallax.so";
 const LAUNCHER: &str = "/usr/libexec/parallax/parallax-launch";
 /// Maximum size of a checked plugin in bytes.
-const MOST_BYTES: u64 = 64 << 20;
+const MAX_PLUGIN: u64 = 64 << 20;
 
 /// A line of plugstack.conf.
 #[derive(Debug, PartialEq, Eq)]
@@ -126,7 +126,7 @@ fn plugin(path: &Path, slurm: [u32; 2]) -> Check {
             );
             Check::problem(TOPIC, finding, remedy)
         }
-        Ok(None) => Check::problem(TOPIC, format!("{} is no plugin of Slurm's", path.display()), remedy),
+        Ok(None) => Check::problem(TOPIC, format!("{} is not a plugin of Slurm", path.display()), remedy),
         Err(error) => Check::problem(TOPIC, format!("{} cannot be read: {error}", path.display()), remedy),
     }
 }
@@ -147,7 +147,7 @@ fn step_part(plugin: &Path) -> Check {
 
 /// Returns a plugin's bytes; `None` if the file is too large.
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
-    if fs::metadata(path)?.len() > MOST_BYTES { Ok(Vec::new()) } else { fs::read(path) }
+    if fs::metadata(path)?.len() > MAX_PLUGIN { Ok(Vec::new()) } else { fs::read(path) }
 }
 
 /// Returns the Slurm version in a plugin: `plugin_version`, `SLURM_VERSION_NUM` of `slurm/slurm.h`.
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_plugin_is_told() {
+    fn files_of_other_kinds_are_reported() {
         assert_eq!(plugin(Path::new("/nonexistent"), [24, 11]).state, State::Problem);
         assert_eq!(built_for(Path::new("/bin/true")).unwrap(), None);
         assert_eq!(built_for(Path::new("/etc/passwd")).unwrap(), None);

@@ -44,7 +44,7 @@ pub fn check(store: &Path, owner: &str, config: &Agent) -> Option<Check> {
 pub fn no_reading(path: &Path, store: &Path, owner: &str) -> Check {
     let finding = format!(
         "root cannot read {}: permission denied; the file server maps root to an account without rights (root_squash), so only \
-         users who may read it can say whether the store is whole",
+         users who may read it can check the store",
         path.display()
     );
     let remedy = format!(
@@ -72,7 +72,7 @@ fn unreadable(store: &Path) -> Option<PathBuf> {
     None
 }
 
-/// Whether write permission is denied. Read-only file systems and missing paths do not count.
+/// Returns `true` if write permission is denied. Read-only file systems and missing paths do not count.
 fn refuses_writing(path: &Path) -> bool {
     access(path, Access::WRITE_OK) == Err(Errno::ACCESS)
 }

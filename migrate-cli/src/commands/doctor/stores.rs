@@ -16,7 +16,7 @@ use super::squashed::{self, TOPIC};
 use crate::units;
 
 /// Maximum number of layers whose compression is read.
-const MOST_LAYERS: usize = 1000;
+const MAX_LAYERS: usize = 1000;
 /// Permissions that let others replace files in a directory, and the one that forbids it nevertheless.
 const OTHERS_MAY_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
@@ -36,7 +36,7 @@ fn one(path: &Path, config: &Agent, is_root: bool) -> Vec<Check> {
         checks.extend(squashed::check(path, &owner_name(store.owner()), config));
     }
     match image_count(path) {
-        // That has been said, with its reason.
+        // Already reported, with its reason.
         Err(error) if is_root && error.kind() == std::io::ErrorKind::PermissionDenied => {}
         Ok(count) => checks.push(Check::ok(TOPIC, format!("{} has {}", path.display(), units::count(count, "image")))),
         Err(error) => {
@@ -61,7 +61,7 @@ fn unusable(path: &Path, error: &OpenError, is_root: bool) -> Check {
     Check::problem(TOPIC, error.to_string(), remedy)
 }
 
-/// Ours by their records, or another tool's by Podman's list.
+/// Returns the number of images: of records, or of entries in Podman's list in another tool's store.
 fn image_count(path: &Path) -> std::io::Result<usize> {
     match fs::read_dir(path.join(layout::RECORDS)) {
         Ok(entries) => Ok(entries
@@ -79,12 +79,12 @@ fn image_count(path: &Path) -> std::io::Result<usize> {
     }
 }
 
-/// Podman cannot be told to do without.
+/// Returns a finding if the file system has no locks, which Podman needs.
 fn without_locks(path: &Path) -> Option<Check> {
     let has_locks = parallax_store::has_locks(path).unwrap_or(true);
     let finding = format!(
-        "the file system of {} has no locks: writers take turns by the file parallax/lock, jobs do not mind, but a Podman that \
-         reads the store itself waits for ever",
+        "the file system of {} has no locks: writers use the lock file parallax/lock and jobs are not affected, but a Podman that \
+         reads the store itself blocks",
         path.display()
     );
     let remedy = "mount it with locks: Lustre with -o flock, NFS with lockd or as version 4";
@@ -99,7 +99,7 @@ fn exchangeable(path: &Path) -> Option<Check> {
             .is_ok_and(|metadata| metadata.mode() & OTHERS_MAY_WRITE != 0 && metadata.mode() & STICKY == 0)
     })?;
     let finding = format!(
-        "others than its owner may write in {}, and so put another store in the place of {}",
+        "other users than the owner may write in {} and can replace the store {}",
         weak.display(),
         path.display()
     );
@@ -126,14 +126,15 @@ fn owner(path: &Path, owner: u32, config: &Agent) -> Check {
     }
 }
 
-/// How the layers of the stores are compressed, as their superblocks number it; of each store the first thousand are looked at.
+/// Returns the compressors of the stores' layers, by their number in the superblock; at most a thousand layers of each store are
+/// read.
 pub fn compressors(stores: &[PathBuf]) -> BTreeSet<u16> {
     let layers = stores.iter().flat_map(|store| {
         let directories = [layout::LAYERS, layout::SQUASH].map(|name| fs::read_dir(store.join(name)));
         let files = directories.into_iter().flatten().flatten().flatten().map(|entry| entry.path());
         files
             .filter(|path| path.extension().is_some_and(|end| end == layout::SQUASHFS))
-            .take(MOST_LAYERS)
+            .take(MAX_LAYERS)
             .collect::<Vec<_>>()
     });
     layers.filter_map(|path| compressor(&path)).collect()
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_who_is_not_trusted_is_told() {
+    fn an_untrusted_owner_is_reported() {
         let config = Agent { trusted_owners: vec![Owner::Id(7)], ..Agent::default() };
         assert_eq!(owner(Path::new("/s"), 7, &config).state, State::Ok);
         assert_eq!(owner(Path::new("/s"), 8, &config).state, State::Warning);

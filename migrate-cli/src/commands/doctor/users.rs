@@ -16,7 +16,7 @@ const FEW_NAMESPACES: u64 = 100;
 /// A limit of the kernel, below `/proc/sys`.
 struct Limit {
     file: &'static str,
-    /// Whether the value forbids user namespaces.
+    /// Returns `true` if the value forbids user namespaces.
     forbids: fn(u64) -> bool,
     remedy: &'static str,
 }
@@ -95,9 +95,9 @@ fn subordinate(file: &str, option: &str, text: &str, name: &str, uid: u32, own: 
     let count: u64 = ranges.iter().map(|range| u64::from(range.count)).sum();
     let remedy = format!("usermod {option} FIRST-LAST {name}, with {ENOUGH} ids that nobody else has");
     match count {
-        0 => Check::problem(TOPIC, format!("{file} has no ids for {name}: most images don't start"), remedy),
+        0 => Check::problem(TOPIC, format!("{file} has no ids for {name}: most images do not start"), remedy),
         1..ENOUGH => {
-            let finding = format!("{file} has only {count} ids for {name}: some images don't start");
+            let finding = format!("{file} has only {count} ids for {name}: some images do not start");
             Check::warning(TOPIC, finding, remedy)
         }
         _ => Check::ok(TOPIC, format!("{file} has {count} ids for {name}")),
