@@ -89,7 +89,7 @@ fn a_bad_configuration_and_bad_stores(cluster: &Cluster) -> anyhow::Result<()> {
     };
     store("/shared/none", &["/shared/none", "No such file", "mount its file system"])?;
     cluster.shell("ctl", "install -d -m 0777 /shared/open /shared/open/inner; chmod 0755 /shared/open/inner")?;
-    let tested = store("/shared/open", &["other users than the owner may write", "chmod go-w /shared/open"])
+    let tested = store("/shared/open", &["others than its owner may write", "chmod go-w /shared/open"])
         .and_then(|()| store("/shared/open/inner", &["can replace the store", "chmod go-w /shared/open"]));
     cluster.shell("ctl", "rm -r /shared/open")?;
     tested

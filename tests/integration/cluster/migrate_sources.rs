@@ -169,7 +169,7 @@ fn another_podmans_storage(cluster: &Cluster) -> anyhow::Result<()> {
         unshare --mount skopeo copy --quiet oci:/images/python "containers-storage:[overlay@$work/elsewhere+$work/run]localhost/mine:1"
         parallax migrate --podman-root elsewhere containers-storage:localhost/mine:1
         parallax migrate --podman-root elsewhere containers-storage:localhost/mine:1 --flatten --name flat
-        fails 'is no storage' parallax migrate --podman-root / containers-storage:localhost/mine:1
+        fails 'is not a storage' parallax migrate --podman-root / containers-storage:localhost/mine:1
         parallax verify; parallax list
         [ "$(grep -c . /proc/self/mountinfo)" = "$before" ]
     "#;
