@@ -3,7 +3,7 @@
 //! Looking a user up runs third-party code: the modules of `nsswitch.conf(5)` open sockets of any family, start threads,
 //! set timers, and hang where their server does. Trying what the node can do ([`parallax_probe`]) starts programs. The agent
 //! filters its own system calls and so can do neither. The helper is started before the agent restricts itself. It answers
-//! four questions (`query`) and nothing else: no request names a program, a path or an argument of one.
+//! five questions (`query`) and nothing else: no request names a program, a path or an argument of one.
 //!
 //! Each question is answered by a process of its own (`serve`) with a time limit, so that a module that hangs holds one process
 //! for a while and no thread of the agent.

@@ -11,6 +11,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use parallax_probe::subordinate::{Listed, Source};
 pub use parallax_probe::subordinate::{Subordinate, SubordinateRange};
 use parallax_store::containers_storage::IdMapEntry;
 use parallax_sys::user_namespace::{IdRange, MAX_RANGES};
@@ -35,6 +36,9 @@ pub struct Identity {
     pub users: Ids,
     /// The user's group ids.
     pub groups: Ids,
+    /// The module that the subordinate ids are from; none for the files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subid_module: Option<String>,
 }
 
 /// One id of a user and the subordinate ids that come with it.
@@ -59,7 +63,7 @@ impl Identity {
     /// Looks a user up in the node's databases. Ranges of subordinate ids that cannot be used are left out.
     ///
     /// # Errors
-    /// One sentence for the user: unknown user, or unreadable file.
+    /// One sentence for the user: unknown user, unreadable file, or no answer.
     pub fn of(helper: &Helper, uid: u32, gid: u32) -> Result<Self, String> {
         Self::look_up(helper, uid, gid).map(|(identity, _)| identity)
     }
@@ -90,7 +94,7 @@ impl Identity {
     #[must_use]
     pub fn of_ids(uid: u32, gid: u32) -> Self {
         let ids = |own| Ids { own, subordinate: Vec::new() };
-        Self { name: uid.to_string(), home: None, users: ids(uid), groups: ids(gid) }
+        Self { name: uid.to_string(), home: None, users: ids(uid), groups: ids(gid), subid_module: None }
     }
 
     fn look_up(helper: &Helper, uid: u32, gid: u32) -> Result<(Self, Option<String>), String> {
@@ -98,7 +102,10 @@ impl Identity {
             .user(uid)
             .map_err(|error| format!("the user with the id {uid} cannot be looked up: {error}"))?
             .ok_or_else(|| format!("this node has no user with the id {uid}"))?;
-        let (mut identity, fault) = Self::with_files(&user.name, uid, gid)?;
+        let (mut identity, fault) = match Source::of_this_machine() {
+            Source::Files => Self::with_files(&user.name, uid, gid)?,
+            source @ Source::Module(_) => Self::with_module(helper, &user.name, uid, gid, source)?,
+        };
         identity.home = Some(user.home).filter(|home| home.is_absolute());
         Ok((identity, fault))
     }
@@ -107,7 +114,36 @@ impl Identity {
         // subgid(5) too is by user, not by group.
         let (users, user_fault) = read_ids(Path::new(SUBUID), name, uid, uid)?;
         let (groups, group_fault) = read_ids(Path::new(SUBGID), name, uid, gid)?;
-        Ok((Self { name: name.to_owned(), home: None, users, groups }, user_fault.or(group_fault)))
+        let identity = Self { name: name.to_owned(), home: None, users, groups, subid_module: None };
+        Ok((identity, user_fault.or(group_fault)))
+    }
+
+    /// Takes the subordinate ids from a module, or from the files if libsubid is not installed, as Podman does.
+    fn with_module(
+        helper: &Helper,
+        name: &str,
+        uid: u32,
+        gid: u32,
+        source: Source,
+    ) -> Result<(Self, Option<String>), String> {
+        let listed = helper
+            .subordinate_ids(name, uid)
+            .map_err(|error| format!("the subordinate ids of the user {name} cannot be looked up: {error}"))?;
+        let Some(Listed { users, groups }) = listed else { return Self::with_files(name, uid, gid) };
+        let (users, user_fault) = parse_ids(&users, &source.describe(SUBUID), name, uid, uid);
+        let (groups, group_fault) = parse_ids(&groups, &source.describe(SUBGID), name, uid, gid);
+        let subid_module = match source {
+            Source::Files => None,
+            Source::Module(module) => Some(module),
+        };
+        let identity = Self { name: name.to_owned(), home: None, users, groups, subid_module };
+        Ok((identity, user_fault.or(group_fault)))
+    }
+
+    /// Returns the place where the subordinate ids of `file` come from, for messages.
+    #[must_use]
+    pub fn source_of(&self, file: &str) -> String {
+        self.subid_module.clone().map_or(Source::Files, Source::Module).describe(file)
     }
 }
 
@@ -117,10 +153,13 @@ fn read_ids(path: &Path, name: &str, uid: u32, own: u32) -> Result<(Ids, Option<
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         other => other.map_err(|error| format!("cannot read {}: {error}", path.display()))?,
     };
-    let Subordinate { ranges, faults } = Subordinate::parse(&text, name, uid, own);
+    Ok(parse_ids(&text, &path.display().to_string(), name, uid, own))
+}
+
+fn parse_ids(text: &str, source: &str, name: &str, uid: u32, own: u32) -> (Ids, Option<String>) {
+    let Subordinate { ranges, faults } = Subordinate::parse(text, name, uid, own);
     let fault = faults.iter().find(|fault| fault.is_fatal());
-    let fault = fault.map(|fault| fault.describe(&path.display().to_string()));
-    Ok((Ids { own, subordinate: ranges }, fault))
+    (Ids { own, subordinate: ranges }, fault.map(|fault| fault.describe(source)))
 }
 
 impl Ids {

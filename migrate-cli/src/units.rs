@@ -1,4 +1,6 @@
 //! Parsing and formatting of sizes and times.
+//!
+//! No crate serves: `humansize` and `bytesize` round to decimal places, Podman to three digits.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -3,6 +3,9 @@
 //! A value may be plain, in quotes, or of several such pieces, and name variables (`$HOME`, `${TMPDIR:-/tmp}`). Other commands are
 //! left out, which is logged. What cannot be told without executing it is an error: a value by a command (`$(…)`), and
 //! conditions, loops and functions.
+//!
+//! No crate serves: `shlex` splits words and knows no variables, `shellexpand` knows variables and no quotes, and a shell's parser
+//! would accept commands.
 
 use std::ffi::{OsStr, OsString};
 use std::iter::Peekable;

@@ -9,6 +9,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::unistd::{Gid, getgrouplist};
 use parallax_config::Config;
+use parallax_probe::subordinate::Listed;
 use parallax_probe::{Findings, probe};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
@@ -25,6 +26,7 @@ pub fn write(query: &Query, reply: OwnedFd, config: &Path) -> i32 {
         Query::UserById(uid) => answer(reply, as_nobody_special().and_then(|()| user_by_id(*uid))),
         Query::UserByName(name) => answer(reply, as_nobody_special().and_then(|()| user_by_name(name))),
         Query::Groups { user, gid } => answer(reply, as_nobody_special().and_then(|()| groups(user, *gid))),
+        Query::SubordinateIds { user, uid } => answer(reply, as_nobody_special().map(|()| subordinate_ids(user, *uid))),
         Query::Probe => answer(reply, trials(config)),
     };
     i32::from(written.is_err())
@@ -71,6 +73,11 @@ fn groups(user: &str, gid: u32) -> Result<Vec<u32>, String> {
     let user = CString::new(user).map_err(|error| error.to_string())?;
     let groups = getgrouplist(&user, Gid::from_raw(gid)).map_err(|error| error.desc().to_owned())?;
     Ok(groups.into_iter().map(Gid::as_raw).collect())
+}
+
+/// Returns `None` if libsubid is not installed.
+fn subordinate_ids(user: &str, uid: u32) -> Option<Listed> {
+    Listed::by_module(user, uid).ok()
 }
 
 fn trials(config: &Path) -> Result<Findings, String> {

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use parallax_probe::Findings;
+use parallax_probe::subordinate::Listed;
 use parallax_sys::process::Process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -100,6 +101,14 @@ impl Helper {
     /// [`HelperError`].
     pub fn groups(&self, user: &str, gid: u32) -> Result<Vec<u32>, HelperError> {
         self.ask(&Query::Groups { user: user.to_owned(), gid })
+    }
+
+    /// Returns the subordinate ids of a user from the module that nsswitch.conf names; `None` if libsubid is not installed.
+    ///
+    /// # Errors
+    /// [`HelperError`].
+    pub fn subordinate_ids(&self, user: &str, uid: u32) -> Result<Option<Listed>, HelperError> {
+        self.ask(&Query::SubordinateIds { user: user.to_owned(), uid })
     }
 
     /// Tries what this node can do.

@@ -30,6 +30,13 @@ pub(super) enum Query {
         /// A group that the user has in any case.
         gid: u32,
     },
+    /// The subordinate ids of a user from the module that nsswitch.conf names.
+    SubordinateIds {
+        /// The user's name.
+        user: String,
+        /// The user's id.
+        uid: u32,
+    },
     /// The node's abilities, with the mount program of the configuration file.
     Probe,
 }
@@ -40,7 +47,11 @@ impl Query {
     }
 
     pub(super) fn what(&self) -> &'static str {
-        if *self == Self::Probe { "the trials" } else { "the user database" }
+        match self {
+            Self::Probe => "the trials",
+            Self::SubordinateIds { .. } => "the source of subordinate ids",
+            _ => "the user database",
+        }
     }
 }
 

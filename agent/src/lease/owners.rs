@@ -27,14 +27,24 @@ struct Need<'a> {
     /// The highest owner, no more than [`MAX_USUAL_ID`].
     highest: u32,
     what: &'static str,
-    file: &'static str,
+    source: String,
 }
 
 fn needs<'a>(image: &ImageRecord, identity: &'a Identity) -> [Need<'a>; 2] {
     let (uid, gid) = image.max_ids();
     [
-        Need { ids: &identity.users, highest: uid.min(MAX_USUAL_ID), what: "user", file: "/etc/subuid" },
-        Need { ids: &identity.groups, highest: gid.min(MAX_USUAL_ID), what: "group", file: "/etc/subgid" },
+        Need {
+            ids: &identity.users,
+            highest: uid.min(MAX_USUAL_ID),
+            what: "user",
+            source: identity.source_of("/etc/subuid"),
+        },
+        Need {
+            ids: &identity.groups,
+            highest: gid.min(MAX_USUAL_ID),
+            what: "group",
+            source: identity.source_of("/etc/subgid"),
+        },
     ]
 }
 
@@ -43,7 +53,7 @@ fn needs<'a>(image: &ImageRecord, identity: &'a Identity) -> [Need<'a>; 2] {
 pub(super) fn check(name: &str, image: &ImageRecord, identity: &Identity, mode: Mode) -> Result<(), Refusal> {
     // Podman's default namespace comes first where there is a choice; it is the one that needs less.
     let Some(&kind) = namespaces(mode).first() else { return Ok(()) };
-    for Need { ids, highest, what, file } in needs(image, identity) {
+    for Need { ids, highest, what, source } in needs(image, identity) {
         let user = &identity.name;
         // Podman does not start a container of root's that lacks ids of the image, whatever shows them as nobody's.
         if identity.users.own == 0 && !ids.covers(kind, highest) {
@@ -59,7 +69,7 @@ pub(super) fn check(name: &str, image: &ImageRecord, identity: &Identity, mode: 
         let has = if count == 0 { "none".to_owned() } else { format!("only {count}") };
         return Err(Refusal::administrator(format!(
             "the image \"{name}\" needs subordinate {what} ids up to {highest}, and the user {user} has {has} on this node; \
-             ask the administrator to add a range of 65536 to {file}"
+             ask the administrator to add a range of 65536 to {source}"
         )));
     }
     Ok(())
@@ -69,11 +79,11 @@ pub(super) fn check(name: &str, image: &ImageRecord, identity: &Identity, mode: 
 pub(super) fn notice(name: &str, image: &ImageRecord, identity: &Identity, mode: Mode) -> Option<String> {
     let &kind = namespaces(mode).first()?;
     let short = needs(image, identity).into_iter().find(|need| !need.ids.covers(kind, need.highest))?;
-    let Need { ids, highest, what, file } = short;
+    let Need { ids, highest, what, source } = short;
     let (user, count) = (&identity.name, ids.subordinate_count());
     Some(format!(
         "the image \"{name}\" has files of {what} ids up to {highest}, and the user {user} has only {count} subordinate ids on \
-         this node: files of the others look like nobody's; ask the administrator to add a range of 65536 to {file}"
+         this node: files of the others look like nobody's; ask the administrator to add a range of 65536 to {source}"
     ))
 }
 
@@ -116,7 +126,7 @@ mod tests {
     fn user(count: u32) -> Identity {
         let ranges = if count == 0 { Vec::new() } else { vec![SubordinateRange { start: 100_000, count }] };
         let ids = || Ids { own: 1001, subordinate: ranges.clone() };
-        Identity { name: "u1".into(), home: None, users: ids(), groups: ids() }
+        Identity { name: "u1".into(), home: None, users: ids(), groups: ids(), subid_module: None }
     }
 
     #[test]

@@ -132,7 +132,7 @@ mod tests {
     fn this_user() -> Identity {
         let own = rustix::process::getuid().as_raw();
         let ids = || Ids { own, subordinate: Vec::new() };
-        Identity { name: String::new(), home: None, users: ids(), groups: ids() }
+        Identity { name: String::new(), home: None, users: ids(), groups: ids(), subid_module: None }
     }
 
     /// A shell with a child, started with variables that name a directory.

@@ -160,7 +160,7 @@ mod tests {
     fn the_parent_is_an_ancestor() {
         let own = rustix::process::getuid().as_raw();
         let ids = || crate::identity::Ids { own, subordinate: Vec::new() };
-        let identity = Identity { name: String::new(), home: None, users: ids(), groups: ids() };
+        let identity = Identity { name: String::new(), home: None, users: ids(), groups: ids(), subid_module: None };
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         let owner = i32::try_from(std::process::id()).unwrap();

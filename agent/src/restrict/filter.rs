@@ -1,4 +1,6 @@
 //! The system calls that the agent makes, and the filters that deny it all others.
+//!
+//! `seccompiler` makes the programs; no crate has lists that fit. libseccomp would be one more library on every node.
 
 use std::collections::BTreeMap;
 

@@ -262,7 +262,7 @@ mod tests {
 
     fn identity() -> Identity {
         let ids = || Ids { own: 1001, subordinate: vec![SubordinateRange { start: 100_000, count: 65_536 }] };
-        Identity { name: "u1".into(), home: None, users: ids(), groups: ids() }
+        Identity { name: "u1".into(), home: None, users: ids(), groups: ids(), subid_module: None }
     }
 
     fn text<'a>(store: &'a StepStore, path: &str) -> &'a str {

@@ -5,7 +5,7 @@
 //! the process in it that makes the trials is the first there. When it ends, or is ended because it takes too long, every mount,
 //! every loop device and every program that it started goes with it, so nothing can be left.
 //!
-//! Subordinate ids are read from the files that Podman reads ([`subordinate`]).
+//! Subordinate ids come from the source that Podman uses ([`subordinate`]).
 //!
 //! Root tries all. Any other user tries what a user can, in a user namespace of their own.
 

@@ -1,11 +1,101 @@
-//! A user's subordinate ids in a file such as `/etc/subuid` (`subuid(5)`).
+//! A user's subordinate ids, from a file such as `/etc/subuid` (`subuid(5)`) or from the module that `nsswitch.conf(5)` names.
+//!
+//! shadow reads one source: the first word after `subid:`, and the files if there is none (`lib/nss.c`, `nss_init`). Podman asks
+//! libsubid for the ids, by the user's name and, if it has none for the name, by the number (containers/storage
+//! `pkg/idtools/idtools_supported.go`). So the module is asked here by libsubid, too; without libsubid on the machine the files
+//! count, as they do for a Podman without it.
 //!
 //! Podman takes all ranges under the user's name and all under the number (containers/storage `pkg/idtools`, `parseSubidFile`;
 //! shadow's libsubid, `list_owner_ranges`), sorts them by their first id and maps one after the other. newuidmap(1) accepts both
 //! owners, too. Neither merges ranges that overlap: the kernel refuses the map, and so Podman fails. Here such a range is left out and
 //! its line is named.
 
+use std::ffi::CString;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use parallax_sys::subid::{Libsubid, SubidKind};
 use serde::{Deserialize, Serialize};
+
+/// The configuration of name services.
+const NSSWITCH: &str = "/etc/nsswitch.conf";
+
+/// The source of subordinate ids on a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// `/etc/subuid` and `/etc/subgid`.
+    Files,
+    /// The module of this name, such as `sss`.
+    Module(String),
+}
+
+impl Source {
+    /// Returns the source that this machine's `nsswitch.conf` names.
+    #[must_use]
+    pub fn of_this_machine() -> Self {
+        Self::of_file(Path::new(NSSWITCH))
+    }
+
+    fn of_file(path: &Path) -> Self {
+        // As shadow: without a readable file the source is the files.
+        std::fs::read(path).map_or(Self::Files, |text| Self::parse(&String::from_utf8_lossy(&text)))
+    }
+
+    /// Returns the name of the source for messages; `file` is the name of a file with ids.
+    #[must_use]
+    pub fn describe(&self, file: &str) -> String {
+        match self {
+            Self::Files => file.to_owned(),
+            Self::Module(module) => format!("the source \"{module}\" (subid in {NSSWITCH})"),
+        }
+    }
+
+    /// Parses `nsswitch.conf`: the first line with a source counts, and its first source.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        const KEY: &str = "subid:";
+        let sources = |line: &'_ str| -> Option<String> {
+            let (key, sources) = line.split_at_checked(KEY.len())?;
+            let first = sources.split([' ', '\t']).find(|word| !word.is_empty())?;
+            key.eq_ignore_ascii_case(KEY).then(|| first.to_owned())
+        };
+        match text.lines().find_map(sources) {
+            Some(module) if module != "files" => Self::Module(module),
+            _ => Self::Files,
+        }
+    }
+}
+
+/// The ids of a user from a module, in the form of the files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// As in `/etc/subuid`.
+    pub users: String,
+    /// As in `/etc/subgid`.
+    pub groups: String,
+}
+
+impl Listed {
+    /// Asks the module of this machine for the ids of the user `name` with the number `uid`. Calls code of third parties, which may
+    /// hang. A module that reports an error gives no ids: libsubid does not distinguish an error from an unknown user.
+    ///
+    /// # Errors
+    /// The reason why libsubid cannot be loaded.
+    pub fn by_module(name: &str, uid: u32) -> Result<Self, String> {
+        let library = Libsubid::load()?;
+        let number = uid.to_string();
+        let list = |kind| {
+            let ranges =
+                |owner: &str| library.ranges(kind, &CString::new(owner).ok()?).filter(|ranges| !ranges.is_empty());
+            let found = ranges(name).or_else(|| ranges(&number)).unwrap_or_default();
+            found.iter().fold(String::new(), |mut text, (start, count)| {
+                let _ = writeln!(text, "{number}:{start}:{count}");
+                text
+            })
+        };
+        Ok(Self { users: list(SubidKind::User), groups: list(SubidKind::Group) })
+    }
+}
 
 /// A range of subordinate ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -129,6 +219,29 @@ mod tests {
         let Subordinate { ranges, faults } = Subordinate::parse(text, "u1", 1001, 1001);
         let ranges = ranges.iter().map(|range| (range.start, range.count)).collect();
         (ranges, faults.iter().map(|fault| fault.describe("F")).collect())
+    }
+
+    #[test]
+    fn the_source_is_the_first_word_of_the_first_line_with_one() {
+        let module = |name: &str| Source::Module(name.to_owned());
+        for (text, source) in [
+            ("", Source::Files),
+            ("passwd: files sss\n", Source::Files),
+            ("subid: files sss\n", Source::Files),
+            ("passwd: files\nSubID:\t sss files\n", module("sss")),
+            ("subid:sss", module("sss")),
+            ("subid:\nsubid: \nsubid: ldap\n", module("ldap")),
+            ("#subid: sss\nsubid: files\n", Source::Files),
+            (" subid: sss\n", Source::Files),
+            ("sübid: sss\n", Source::Files),
+        ] {
+            assert_eq!(Source::parse(text), source, "{text:?}");
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("nsswitch.conf");
+        assert_eq!(Source::of_file(&file), Source::Files);
+        std::fs::write(&file, b"\xff\nsubid: sss\n").unwrap();
+        assert_eq!(Source::of_file(&file), module("sss"));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! - [`limits`]: the names of limits that errors do not name.
 //! - [`loop_device`]: a block device over a file, for file systems that need one.
 //! - [`mount`]: mounts as file descriptors, completed before they are attached.
+//! - [`subid`]: subordinate ids from the module that nsswitch.conf names.
 //! - [`user_namespace`]: user namespaces that only carry an id map.
 //! - [`credentials`]: access to files with a user's own rights, in one thread.
 //! - [`activation`]: sockets that systemd has opened.
@@ -30,5 +31,7 @@ pub mod loop_device;
 pub mod mount;
 #[allow(unsafe_code, reason = "acts between fork(2) and execve(2)")]
 pub mod process;
+#[allow(unsafe_code, reason = "calls functions of a library that is loaded by name")]
+pub mod subid;
 #[allow(unsafe_code, reason = "calls clone(2)")]
 pub mod user_namespace;

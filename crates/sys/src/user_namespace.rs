@@ -1,4 +1,6 @@
 //! User namespaces made for a user: for id-mapped mounts (`mount_setattr(2)`), and for the user's programs to enter.
+//!
+//! No crate serves: `unshare` and others start a program in the namespace; here no program runs in it.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};

@@ -1,4 +1,6 @@
 //! References to sources of images, as typed, and the names that images get.
+//!
+//! No crate serves: the syntax is skopeo's, and containers-image-proxy passes it on as text.
 
 use std::path::Path;
 

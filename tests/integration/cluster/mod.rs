@@ -41,6 +41,7 @@ mod scratch;
 mod security;
 mod squashed;
 mod store;
+mod subordinate;
 mod systemd;
 mod trials;
 mod typed;
@@ -92,6 +93,7 @@ pub fn tests() -> impl Iterator<Item = &'static Listed> {
         security::TESTS,
         reload::TESTS,
         lookups::TESTS,
+        subordinate::TESTS,
         releases::TESTS,
         trials::TESTS,
         systemd::TESTS,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use parallax_probe::subordinate::Subordinate;
+use parallax_probe::subordinate::{Listed, Source, Subordinate};
 
 use super::check::Check;
 
@@ -53,10 +53,7 @@ pub fn check(name: Option<&str>, is_root: bool) -> Vec<Check> {
     match user {
         Ok(user) => {
             let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
-            for (file, option, own) in [("/etc/subuid", "--add-subuids", uid), ("/etc/subgid", "--add-subgids", gid)] {
-                let text = fs::read_to_string(file).unwrap_or_default();
-                checks.push(subordinate(file, option, &text, &user.name, uid, own));
-            }
+            checks.extend(all_subordinate(&Source::of_this_machine(), &user.name, uid, gid));
         }
         Err(name) => {
             let finding = format!("this machine has no user {name}");
@@ -85,22 +82,57 @@ fn limits(sys: &Path) -> Vec<Check> {
     checks
 }
 
-fn subordinate(file: &str, option: &str, text: &str, name: &str, uid: u32, own: u32) -> Check {
+/// Checks the subordinate user and group ids. The module is asked in this process, so one that hangs can be interrupted.
+fn all_subordinate(source: &Source, name: &str, uid: u32, gid: u32) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if let Source::Module(module) = source {
+        match Listed::by_module(name, uid) {
+            Ok(Listed { users, groups }) => {
+                let remedy = format!("add a range of {ENOUGH} ids for {name} to the database behind \"{module}\"");
+                let check = |file, text: &str, own| subordinate(&source.describe(file), &remedy, text, name, uid, own);
+                return vec![check("/etc/subuid", &users, uid), check("/etc/subgid", &groups, gid)];
+            }
+            Err(reason) => {
+                let finding = format!(
+                    "nsswitch.conf names \"{module}\" for subordinate ids, but libsubid cannot be loaded, so /etc/subuid and \
+                     /etc/subgid are used: {reason}"
+                );
+                checks.push(Check::warning(
+                    TOPIC,
+                    finding,
+                    "install libsubid: libsubid5 in Debian, shadow-utils-subid in RHEL",
+                ));
+            }
+        }
+    }
+    for (file, option, own) in [("/etc/subuid", "--add-subuids", uid), ("/etc/subgid", "--add-subgids", gid)] {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        checks.push(subordinate(file, &add(option, name), &text, name, uid, own));
+    }
+    checks
+}
+
+/// The remedy for a user with too few ids in a file.
+fn add(option: &str, name: &str) -> String {
+    format!("usermod {option} FIRST-LAST {name}, with {ENOUGH} ids that nobody else has")
+}
+
+/// Checks the ids that a source lists in the form of subuid(5).
+fn subordinate(source: &str, remedy: &str, text: &str, name: &str, uid: u32, own: u32) -> Check {
     let Subordinate { ranges, faults } = Subordinate::parse(text, name, uid, own);
     if let Some(fault) = faults.iter().find(|fault| fault.is_fatal()).or(faults.first()) {
         let effect = if fault.is_fatal() { "no container starts" } else { "its ids are not used" };
-        let finding = format!("{}: {effect}", fault.describe(file));
-        return Check::problem(TOPIC, finding, format!("correct the line in {file}"));
+        let finding = format!("{}: {effect}", fault.describe(source));
+        return Check::problem(TOPIC, finding, format!("correct the line in {source}"));
     }
     let count: u64 = ranges.iter().map(|range| u64::from(range.count)).sum();
-    let remedy = format!("usermod {option} FIRST-LAST {name}, with {ENOUGH} ids that nobody else has");
     match count {
-        0 => Check::problem(TOPIC, format!("{file} has no ids for {name}: most images do not start"), remedy),
+        0 => Check::problem(TOPIC, format!("{source} has no ids for {name}: most images do not start"), remedy),
         1..ENOUGH => {
-            let finding = format!("{file} has only {count} ids for {name}: some images do not start");
+            let finding = format!("{source} has only {count} ids for {name}: some images do not start");
             Check::warning(TOPIC, finding, remedy)
         }
-        _ => Check::ok(TOPIC, format!("{file} has {count} ids for {name}")),
+        _ => Check::ok(TOPIC, format!("{source} has {count} ids for {name}")),
     }
 }
 
@@ -111,7 +143,7 @@ mod tests {
 
     #[test]
     fn subordinate_ids_are_counted() {
-        let state = |text: &str| subordinate("/etc/subuid", "--add-subuids", text, "u1", 1001, 1001).state;
+        let state = |text: &str| subordinate("/etc/subuid", &add("--add-subuids", "u1"), text, "u1", 1001, 1001).state;
         assert_eq!(state("u1:100000:65536\n"), State::Ok);
         assert_eq!(state("1001:100000:65536\n"), State::Ok);
         assert_eq!(state("u1:100000:32768\nu1:200000:32768\n"), State::Ok);
@@ -126,14 +158,14 @@ mod tests {
             ("u1:100000:65536\n1001:100000:65536\n", "line 2 of /etc/subuid (\"1001:100000:65536\") overlaps line 1"),
             ("u1:100000:65536\nu1:bad:x\n", "line 2 of /etc/subuid (\"u1:bad:x\") is malformed: its ids are not used"),
         ] {
-            let check = subordinate("/etc/subuid", "--add-subuids", text, "u1", 1001, 1001);
+            let check = subordinate("/etc/subuid", &add("--add-subuids", "u1"), text, "u1", 1001, 1001);
             assert!(check.state == State::Problem && check.finding.contains(part), "{}", check.finding);
         }
     }
 
     #[test]
     fn a_user_without_ids_is_a_problem() {
-        let state = |text: &str| subordinate("/etc/subuid", "--add-subuids", text, "u1", 1001, 1001).state;
+        let state = |text: &str| subordinate("/etc/subuid", &add("--add-subuids", "u1"), text, "u1", 1001, 1001).state;
         assert_eq!(state(""), State::Problem);
     }
 
