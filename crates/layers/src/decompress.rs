@@ -46,7 +46,7 @@ pub(crate) fn digest(mut source: impl Read) -> io::Result<(String, u64)> {
         match source.read(&mut buffer)? {
             0 => return Ok((hex(&hash.finalize()), size)),
             got => {
-                hash.update(&buffer[..got]);
+                hash.update(buffer.get(..got).unwrap_or_default());
                 size += got as u64;
             }
         }

@@ -63,7 +63,7 @@ impl LayerPath {
             return None;
         }
         let end = self.0.iter().rposition(|&b| b == b'/').unwrap_or(0);
-        Some(Self(self.0[..end].into()))
+        Some(Self(self.0.get(..end).unwrap_or_default().into()))
     }
 
     /// Returns the parent directories, the nearest first, without the root.
@@ -73,14 +73,13 @@ impl LayerPath {
 
     /// Returns the last component; empty for the root.
     pub(crate) fn file_name(&self) -> &[u8] {
-        let start = self.0.iter().rposition(|&b| b == b'/').map_or(0, |slash| slash + 1);
-        &self.0[start..]
+        self.0.rsplit(|&b| b == b'/').next().unwrap_or_default()
     }
 
     /// Returns the path of `name` in the same directory.
     pub(crate) fn sibling(&self, name: &[u8]) -> Self {
         let keep = self.0.len() - self.file_name().len();
-        Self([&self.0[..keep], name].concat().into())
+        Self([self.0.get(..keep).unwrap_or_default(), name].concat().into())
     }
 
     /// Returns the path of `name` in this directory.
@@ -110,7 +109,7 @@ impl std::fmt::Display for LayerPath {
 /// Returns bytes from an archive in a form that is safe on a terminal, shortened if necessary.
 pub(crate) fn printable(bytes: &[u8]) -> String {
     const SHOWN: usize = 300;
-    let cut = &bytes[..bytes.len().min(SHOWN)];
+    let cut = bytes.get(..SHOWN).unwrap_or(bytes);
     let mut text: String = cut.utf8_chunks().fold(String::new(), |mut text, chunk| {
         text.extend(chunk.valid().chars().flat_map(char::escape_debug));
         text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));

@@ -144,7 +144,7 @@ impl<W: Sink> Emitter<W> {
 
     /// Fills the last block of a file's data.
     fn pad(&mut self, size: u64) -> io::Result<()> {
-        self.to.write_all(&[0; BLOCK][..padding(size) as usize])
+        self.to.write_all([0; BLOCK].get(..padding(size) as usize).unwrap_or_default())
     }
 
     /// Writes the hard links, ends the archive and returns the destination and the content.
@@ -175,7 +175,9 @@ fn header(flag: u8, name: &[u8], size: u64) -> [u8; BLOCK] {
     let mut header = [0; BLOCK];
     put(&mut header[..100], name);
     for field in [100..108, 108..116, 116..124, 136..148, 329..337, 337..345] {
-        number(&mut header[field], 0);
+        if let Some(field) = header.get_mut(field) {
+            number(field, 0);
+        }
     }
     number(&mut header[124..136], size);
     header[156] = flag;
@@ -184,8 +186,7 @@ fn header(flag: u8, name: &[u8], size: u64) -> [u8; BLOCK] {
 }
 
 fn put(field: &mut [u8], value: &[u8]) {
-    let length = field.len().min(value.len());
-    field[..length].copy_from_slice(&value[..length]);
+    field.iter_mut().zip(value).for_each(|(to, byte)| *to = *byte);
 }
 
 /// Writes a number in octal if it fits with the final NUL, else in GNU's binary form.
@@ -195,13 +196,12 @@ fn number(field: &mut [u8], value: u64) {
     if octal.len() == field.len() {
         field.copy_from_slice(octal.as_bytes());
     } else {
-        let start = field.len() - 8;
-        field[start..].copy_from_slice(&value.to_be_bytes());
-        if start > 0 {
-            field[..start].fill(0);
-        }
+        field.fill(0);
+        field.iter_mut().rev().zip(value.to_le_bytes()).for_each(|(to, byte)| *to = byte);
         // The marker takes the top byte of an 8-byte field; ids and device numbers have 32 bits.
-        field[0] = 0x80;
+        if let Some(first) = field.first_mut() {
+            *first = 0x80;
+        }
     }
 }
 

@@ -24,6 +24,12 @@ struct Buffer {
     filled: usize,
 }
 
+impl Buffer {
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.filled).unwrap_or_default()
+    }
+}
+
 /// The uncompressed bytes of a layer.
 pub(crate) struct Stream {
     from: Receiver<Piece>,
@@ -81,8 +87,8 @@ fn unpack<R: Read>(source: R, max_bytes: u64, empty: &Receiver<Buffer>, to: &Syn
 /// Fills one buffer. Returns `true` at the end of the source.
 fn fill(source: &mut dyn Read, buffer: &mut Buffer) -> io::Result<bool> {
     buffer.filled = 0;
-    while buffer.filled < buffer.bytes.len() {
-        match source.read(&mut buffer.bytes[buffer.filled..]) {
+    while let Some(free) = buffer.bytes.get_mut(buffer.filled..).filter(|free| !free.is_empty()) {
+        match source.read(free) {
             Ok(0) => return Ok(true),
             Ok(got) => buffer.filled += got,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -96,7 +102,7 @@ fn hash(from: &Receiver<Piece>, to: &SyncSender<Piece>) -> (String, u64) {
     let (mut hash, mut size) = (Sha256::new(), 0);
     for piece in from {
         if let Ok(buffer) = &piece {
-            hash.update(&buffer.bytes[..buffer.filled]);
+            hash.update(buffer.bytes());
             size += buffer.filled as u64;
         }
         if to.send(piece).is_err() {
@@ -110,10 +116,9 @@ impl Read for Stream {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         loop {
             if let Some(buffer) = &self.current {
-                let left = &buffer.bytes[self.position..buffer.filled];
+                let mut left = buffer.bytes().get(self.position..).unwrap_or_default();
                 if !left.is_empty() {
-                    let count = left.len().min(to.len());
-                    to[..count].copy_from_slice(&left[..count]);
+                    let count = left.read(to)?;
                     self.position += count;
                     return Ok(count);
                 }

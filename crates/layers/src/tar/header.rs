@@ -31,16 +31,15 @@ impl Header {
 
     /// Parses octal digits between blanks, or a big-endian number with the first bit set (GNU's form for large numbers).
     pub(crate) fn signed(field: &[u8]) -> Option<i64> {
-        if field[0] & 0x80 != 0 {
-            let negative = field[0] & 0x40 != 0;
-            let first = if negative { i128::from(field[0] as i8) } else { i128::from(field[0] & 0x7f) };
-            let number =
-                field[1..].iter().try_fold(first, |sum, &b| sum.checked_mul(256)?.checked_add(i128::from(b)))?;
+        let (&first, rest) = field.split_first()?;
+        if first & 0x80 != 0 {
+            let negative = first & 0x40 != 0;
+            let first = if negative { i128::from(first as i8) } else { i128::from(first & 0x7f) };
+            let number = rest.iter().try_fold(first, |sum, &b| sum.checked_mul(256)?.checked_add(i128::from(b)))?;
             return i64::try_from(number).ok();
         }
-        let digits = field.trim_ascii_start();
-        let end = digits.iter().position(|&b| b == 0 || b == b' ').unwrap_or(digits.len());
-        digits[..end].iter().try_fold(0_i64, |sum, &b| match b {
+        let digits = field.trim_ascii_start().split(|&b| b == 0 || b == b' ').next()?;
+        digits.iter().try_fold(0_i64, |sum, &b| match b {
             b'0'..=b'7' => sum.checked_mul(8)?.checked_add(i64::from(b - b'0')),
             _ => None,
         })

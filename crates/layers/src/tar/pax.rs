@@ -34,13 +34,13 @@ pub(crate) struct PaxSparse {
 impl Pax {
     /// Adds the records of one extended header; `None` if they are invalid.
     pub(crate) fn merge(&mut self, mut records: &[u8]) -> Option<()> {
-        while !records.is_empty() && records[0] != 0 {
+        while records.first().is_some_and(|&first| first != 0) {
             let space = records.iter().position(|&b| b == b' ')?;
-            let length = usize::try_from(decimal(&records[..space])?).ok()?;
+            let length = usize::try_from(decimal(records.get(..space)?)?).ok()?;
             let record = records.get(space + 1..length)?.strip_suffix(b"\n")?;
             let equals = record.iter().position(|&b| b == b'=')?;
-            self.set(&record[..equals], &record[equals + 1..])?;
-            records = &records[length..];
+            self.set(record.get(..equals)?, record.get(equals + 1..)?)?;
+            records = records.get(length..)?;
         }
         Some(())
     }
@@ -127,7 +127,7 @@ fn percent_decoded(name: &[u8]) -> Vec<u8> {
         match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
             Some(value) => {
                 decoded.push(value);
-                rest = &tail[2..];
+                rest = tail.get(2..).unwrap_or_default();
             }
             None => {
                 decoded.push(byte);

@@ -43,7 +43,7 @@ impl<R: Read> Read for Source<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.from.read(buffer)?;
         if let Some(split) = &mut self.split {
-            split.bytes(&buffer[..got]);
+            split.bytes(buffer.get(..got).unwrap_or_default());
         }
         Ok(got)
     }
@@ -188,7 +188,7 @@ impl<'a, R: Read> TarReader<'a, R> {
         let header_name = pax.path.unwrap_or_else(|| header.name());
         let name = pax.sparse.name.take().unwrap_or_else(|| header_name.clone());
         let refuse = |error| TarError::refuse(&name, error);
-        let number = |from: usize| Header::number(&header.0[from..from + 8]);
+        let number = |from: usize| header.0.get(from..from + 8).and_then(Header::number);
         self.entries_left.take(&name).map_err(refuse)?;
         let id = |pax: Option<u64>, from: usize| {
             // -1 means "no id" to chown(2) and cannot own a file.
@@ -253,7 +253,7 @@ impl<'a, R: Read> TarReader<'a, R> {
         let mut block = [0; BLOCK];
         let mut got = 0;
         while got < BLOCK {
-            match self.source.read(&mut block[got..]).map_err(TarError::Read)? {
+            match self.source.read(block.get_mut(got..).unwrap_or_default()).map_err(TarError::Read)? {
                 0 if got == 0 => break,
                 0 => return Err(ArchiveError::Truncated.into()),
                 n => got += n,
@@ -290,7 +290,7 @@ impl<'a, R: Read> TarReader<'a, R> {
     fn skip_padding(&mut self, mut count: u64) -> Result<(), TarError> {
         while count > 0 && !self.ended {
             let length = count as usize;
-            match self.source.read(&mut self.buffer[..length]).map_err(TarError::Read)? {
+            match self.source.read(self.buffer.get_mut(..length).unwrap_or_default()).map_err(TarError::Read)? {
                 0 => self.ended = true,
                 got => count -= got as u64,
             }
@@ -301,11 +301,11 @@ impl<'a, R: Read> TarReader<'a, R> {
     fn copy(&mut self, mut count: u64, to: &mut dyn Write) -> Result<(), TarError> {
         while count > 0 {
             let length = self.buffer.len().min(usize::try_from(count).unwrap_or(usize::MAX));
-            let got = self.source.read(&mut self.buffer[..length]).map_err(TarError::of_read)?;
+            let got = self.source.read(self.buffer.get_mut(..length).unwrap_or_default()).map_err(TarError::of_read)?;
             if got == 0 {
                 return Err(ArchiveError::Truncated.into());
             }
-            to.write_all(&self.buffer[..got]).map_err(TarError::Write)?;
+            to.write_all(self.buffer.get(..got).unwrap_or_default()).map_err(TarError::Write)?;
             count -= got as u64;
         }
         Ok(())
@@ -316,7 +316,7 @@ fn copy_zeros(mut count: u64, to: &mut dyn Write) -> Result<(), TarError> {
     static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     while count > 0 {
         let now = ZEROS.len().min(usize::try_from(count).unwrap_or(usize::MAX));
-        to.write_all(&ZEROS[..now]).map_err(TarError::Write)?;
+        to.write_all(ZEROS.get(..now).unwrap_or_default()).map_err(TarError::Write)?;
         count -= now as u64;
     }
     Ok(())

@@ -56,7 +56,7 @@ fn gnu_map(header: &Header, source: &mut impl Read) -> Result<(Option<u64>, Opti
     let real_size = Header::number(&header.0[483..495]);
     let mut numbers = Some(Vec::new());
     let mut take = |fields: &[u8]| {
-        for field in fields.chunks_exact(12).take_while(|field| field[0] != 0) {
+        for field in fields.chunks_exact(12).take_while(|field| field.first() != Some(&0)) {
             match (Header::number(field), &mut numbers) {
                 (Some(number), Some(numbers)) if numbers.len() < 2 * MAX_PIECES => numbers.push(number),
                 _ => numbers = None,
@@ -85,7 +85,7 @@ fn map_in_data(stored: &mut u64, source: &mut impl Read) -> Result<Option<Vec<u6
         text.extend_from_slice(&block(source)?);
         *stored -= BLOCK as u64;
         while let Some(end) = text.iter().position(|&b| b == b'\n') {
-            let Some(number) = decimal(&text[..end]) else { return Ok(None) };
+            let Some(number) = text.get(..end).and_then(decimal) else { return Ok(None) };
             text.drain(..=end);
             match wanted {
                 None if number > MAX_PIECES as u64 => return Ok(None),
@@ -117,7 +117,8 @@ fn pieces(real_size: u64, numbers: &[u64], stored: u64) -> Option<Vec<Piece>> {
         return None;
     }
     for pair in numbers.chunks_exact(2) {
-        let piece = Piece { offset: pair[0], length: pair[1] };
+        let &[offset, length] = pair else { return None };
+        let piece = Piece { offset, length };
         let end = piece.offset.checked_add(piece.length)?;
         if piece.offset < position || end > real_size {
             return None;
