@@ -51,12 +51,12 @@ enum Command {
 }
 
 /// Returns clap's description of the command line.
-pub fn command() -> clap::Command {
+pub(crate) fn command() -> clap::Command {
     Cli::command()
 }
 
 /// Parses the command line and runs the command.
-pub fn run() -> ExitCode {
+pub(crate) fn run() -> ExitCode {
     let typed: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     if compat::is_meant(&typed) {
         return compat::run(&typed);

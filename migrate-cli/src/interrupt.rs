@@ -20,7 +20,7 @@ static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 ///
 /// # Errors
 /// If signals cannot be caught.
-pub fn watch() -> anyhow::Result<()> {
+pub(crate) fn watch() -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals cannot be caught")?;
     std::thread::spawn(move || {
         let Some(signal) = signals.forever().next() else { return };
@@ -51,14 +51,14 @@ fn remove(directory: &std::path::Path) {
 
 /// A working directory that is removed when the process is interrupted.
 #[derive(Debug)]
-pub struct Guarded(WorkDirectory);
+pub(crate) struct Guarded(WorkDirectory);
 
 impl Guarded {
     /// Makes a directory and guards it until it is dropped.
     ///
     /// # Errors
     /// If it cannot be made.
-    pub fn new<E>(make: impl FnOnce() -> Result<WorkDirectory, E>) -> Result<Self, E> {
+    pub(crate) fn new<E>(make: impl FnOnce() -> Result<WorkDirectory, E>) -> Result<Self, E> {
         // No signal comes between the two.
         let mut unfinished = lock();
         let directory = make()?;
@@ -67,7 +67,7 @@ impl Guarded {
     }
 
     /// Its path.
-    pub fn path(&self) -> &std::path::Path {
+    pub(crate) fn path(&self) -> &std::path::Path {
         self.0.path()
     }
 }
@@ -79,7 +79,7 @@ impl Drop for Guarded {
 }
 
 /// Delays the end of the process while changes that belong together are made.
-pub fn hold() -> MutexGuard<'static, Vec<PathBuf>> {
+pub(crate) fn hold() -> MutexGuard<'static, Vec<PathBuf>> {
     lock()
 }
 

@@ -19,7 +19,7 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::global::{Global, LogFormat};
 
 /// Target of the log events that report progress.
-pub const PROGRESS: &str = "progress";
+pub(crate) const PROGRESS: &str = "progress";
 
 /// Progress bars of this process, once there are any.
 static BARS: OnceLock<MultiProgress> = OnceLock::new();
@@ -30,7 +30,7 @@ static JSON: OnceLock<bool> = OnceLock::new();
 ///
 /// # Errors
 /// The text cannot be written, and not because its reader has ended.
-pub fn print(text: &str) -> anyhow::Result<()> {
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     print_bytes(text.as_bytes())
 }
 
@@ -38,7 +38,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// As [`print()`].
-pub fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
+pub(crate) fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
     let mut stdout = io::stdout();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("the result cannot be printed"),
@@ -50,29 +50,29 @@ pub fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// As [`print()`].
-pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+pub(crate) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     print(&(serde_json::to_string_pretty(value)? + "\n"))
 }
 
 /// Writes a line to standard error. Write errors are ignored, since they cannot be reported.
-pub fn message(text: &str) {
+pub(crate) fn message(text: &str) {
     let _ = writeln!(Stderr, "{}", printable(text));
 }
 
 /// Escapes control characters except line breaks and tabs: errors contain text from registries and archives, which must not
 /// control the terminal.
-pub fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let escaped = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
     text.chars().flat_map(|c| if escaped(c) { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 /// Returns `true` if standard error is a terminal that can redraw progress bars.
-pub fn draws_bars() -> bool {
+pub(crate) fn draws_bars() -> bool {
     io::stderr().is_terminal() && !is_dumb(std::env::var("TERM").ok().as_deref())
 }
 
 /// Returns `true` if standard error is a terminal with colours and `NO_COLOR` is not set (<https://no-color.org>).
-pub fn has_colours() -> bool {
+pub(crate) fn has_colours() -> bool {
     draws_bars() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
@@ -82,13 +82,13 @@ fn is_dumb(term: Option<&str>) -> bool {
 }
 
 /// Returns the progress bars, above which messages are written.
-pub fn bars() -> MultiProgress {
+pub(crate) fn bars() -> MultiProgress {
     BARS.get_or_init(MultiProgress::new).clone()
 }
 
 /// Standard error, above progress bars if there are any.
 #[derive(Debug, Clone, Copy)]
-pub struct Stderr;
+pub(crate) struct Stderr;
 
 impl Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -114,7 +114,7 @@ impl Write for Stderr {
 
 /// The text form of log events: `parallax: warning: MESSAGE`.
 #[derive(Debug, Clone, Copy)]
-pub struct Lines;
+pub(crate) struct Lines;
 
 impl<S, N> FormatEvent<S, N> for Lines
 where
@@ -140,7 +140,7 @@ where
 }
 
 /// Returns an error's message with all causes. Only a file server that does not trust root denies root access to a store.
-pub fn explained(error: &anyhow::Error) -> String {
+pub(crate) fn explained(error: &anyhow::Error) -> String {
     let is_refused = |error: &StoreError| match error {
         StoreError::Io { cause, .. } => cause.raw_os_error() == Some(Errno::ACCESS.raw_os_error()),
         _ => false,
@@ -156,7 +156,7 @@ pub fn explained(error: &anyhow::Error) -> String {
 }
 
 /// Reports an error.
-pub fn report_error(text: &str) {
+pub(crate) fn report_error(text: &str) {
     if JSON.get() == Some(&true) {
         tracing::error!("{text}");
     } else {
@@ -165,7 +165,7 @@ pub fn report_error(text: &str) {
 }
 
 /// Starts logging as the options of the command line say.
-pub fn start_logging(global: &Global) {
+pub(crate) fn start_logging(global: &Global) {
     let level = match (global.quiet, global.verbose) {
         (true, _) => "error",
         (_, 0) => "warn",
@@ -180,7 +180,7 @@ pub fn start_logging(global: &Global) {
 }
 
 /// Writes log events to standard error, filtered by `PARALLAX_LOG` if set, else by `filter`.
-pub fn log_events(filter: &str, json: bool) {
+pub(crate) fn log_events(filter: &str, json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("PARALLAX_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(filter));
     // Write errors are not reported: tracing would use eprintln!, which panics.

@@ -69,7 +69,7 @@ impl<'a> Object<'a> {
 }
 
 /// Returns the errors in an image's configuration, one sentence each.
-pub fn defects(config: &str) -> Vec<String> {
+pub(crate) fn defects(config: &str) -> Vec<String> {
     let mut notes = Vec::new();
     let Some(config) = Object::parse(config) else { return notes };
     config.note_duplicates("the configuration", &["config", "os", "architecture", "variant"], &mut notes);

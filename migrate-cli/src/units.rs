@@ -8,41 +8,47 @@ use std::time::Duration;
 use parallax_store::record::ImageRecord;
 
 /// Formats a size in bytes with three digits and a decimal unit, as `podman images` does.
-pub fn bytes(size: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
+pub(crate) fn bytes(size: u64) -> String {
+    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
     let mut value = size as f64;
-    let mut unit = 0;
-    while value >= 999.5 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
+    if value < 999.5 {
+        return format!("{size} B");
     }
-    match unit {
-        0 => format!("{size} B"),
-        _ if value < 9.995 => format!("{value:.2} {}", UNITS[unit]),
-        _ if value < 99.95 => format!("{value:.1} {}", UNITS[unit]),
-        _ => format!("{value:.0} {}", UNITS[unit]),
+    value /= 1000.0;
+    let mut unit = "PB";
+    for smaller in UNITS {
+        if value < 999.5 {
+            unit = smaller;
+            break;
+        }
+        value /= 1000.0;
+    }
+    match value {
+        ..9.995 => format!("{value:.2} {unit}"),
+        ..99.95 => format!("{value:.1} {unit}"),
+        _ => format!("{value:.0} {unit}"),
     }
 }
 
 /// Formats a count: `1 writer`, `2 writers`.
-pub fn count(number: usize, thing: &str) -> String {
+pub(crate) fn count(number: usize, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Returns the sum of untrusted sizes, saturated at the largest number.
-pub fn total(sizes: impl IntoIterator<Item = u64>) -> u64 {
+pub(crate) fn total(sizes: impl IntoIterator<Item = u64>) -> u64 {
     sizes.into_iter().fold(0, u64::saturating_add)
 }
 
 /// Returns the sizes of an image in bytes: of its unpacked layers, and of their SquashFS files, each once.
-pub fn sizes(record: &ImageRecord) -> (u64, u64) {
+pub(crate) fn sizes(record: &ImageRecord) -> (u64, u64) {
     let files: BTreeMap<String, u64> =
         record.layers.iter().map(|layer| (layer.squashfs_path(), layer.squashfs_size)).collect();
     (total(record.layers.iter().map(|layer| layer.size)), total(files.into_values()))
 }
 
 /// Parses a size in bytes, with a decimal unit (`200GB`), a binary one (`4TiB`) or none.
-pub fn parse(text: &str) -> Result<u64, String> {
+pub(crate) fn parse(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 11] = [
         ("", 1),
         ("B", 1),
@@ -65,7 +71,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
 }
 
 /// Parses a time with a unit: `90s`, `30min`, `24h`, `7d`.
-pub fn parse_time(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, u64); 5] = [("s", 1), ("min", 60), ("m", 60), ("h", 3600), ("d", 86_400)];
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let unit = text[digits.len()..].trim();

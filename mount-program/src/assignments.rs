@@ -98,7 +98,7 @@ fn logical_lines(text: &[u8]) -> Vec<(usize, Vec<u8>)> {
 /// Returns the name, if the text begins with `NAME=`.
 fn assigned_name(text: &[u8]) -> Option<String> {
     let at = text.iter().position(|byte| *byte == b'=')?;
-    let name = &text[..at];
+    let name = text.get(..at)?;
     let is_name = name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
         && name.first().is_some_and(|first| !first.is_ascii_digit());
     is_name.then(|| String::from_utf8_lossy(name).into_owned())

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// The parsed arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
+pub(crate) enum Order {
     /// A mount.
     Mount {
         /// The options, as one string.
@@ -26,7 +26,7 @@ impl Order {
     ///
     /// # Errors
     /// The reason why the arguments are invalid.
-    pub fn parse(arguments: &[OsString]) -> Result<Self, String> {
+    pub(crate) fn parse(arguments: &[OsString]) -> Result<Self, String> {
         match arguments {
             [one] if one == "--version" || one == "-V" => return Ok(Self::Version),
             [one] if one == "--help" || one == "-h" => return Ok(Self::Help),

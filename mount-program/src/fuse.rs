@@ -29,7 +29,7 @@ const SAID_BYTES: u16 = 4096;
 
 /// Error of starting a program that serves a file system.
 #[derive(Debug, thiserror::Error)]
-pub enum FuseError {
+pub(crate) enum FuseError {
     /// The kernel refuses a connection.
     #[error("no FUSE mount can be made ({0}): /dev/fuse must be there and open to the user")]
     Mount(io::Error),
@@ -64,7 +64,7 @@ pub enum FuseError {
 
 /// Parameters of the mount of a program's file system.
 #[derive(Debug, Clone)]
-pub struct MountOptions {
+pub(crate) struct MountOptions {
     /// The subtype that `/proc/self/mountinfo` shows after `fuse.`.
     pub subtype: &'static str,
     /// The kernel's flags of FUSE.
@@ -77,7 +77,7 @@ pub struct MountOptions {
 
 /// Parameters of the start of a program.
 #[derive(Debug, Clone, Copy)]
-pub struct Program<'a> {
+pub(crate) struct Program<'a> {
     /// Candidates; the first that exists is used.
     pub programs: &'a Programs,
     /// Arguments before `/dev/fd/N`, N being the connection's number.
@@ -90,20 +90,20 @@ pub struct Program<'a> {
 
 /// A program that was started to serve a file system.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     program: String,
     child: Child,
     said: File,
 }
 
 /// A FUSE connection without a server.
-pub fn connection() -> Result<OwnedFd, FuseError> {
+pub(crate) fn connection() -> Result<OwnedFd, FuseError> {
     open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|error| FuseError::Mount(error.into()))
 }
 
 /// A detached mount of a connection. A connection may have several mounts (Linux 5.16); they all end
 /// with the connection, and the connection ends with the last of them.
-pub fn mount(connection: &OwnedFd, options: &MountOptions) -> io::Result<OwnedFd> {
+pub(crate) fn mount(connection: &OwnedFd, options: &MountOptions) -> io::Result<OwnedFd> {
     let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in [
         ("source", options.subtype.to_owned()),
@@ -127,7 +127,7 @@ pub fn mount(connection: &OwnedFd, options: &MountOptions) -> io::Result<OwnedFd
 }
 
 /// Starts a program that serves a connection.
-pub fn start(program: Program<'_>, connection: &OwnedFd) -> Result<Server, FuseError> {
+pub(crate) fn start(program: Program<'_>, connection: &OwnedFd) -> Result<Server, FuseError> {
     for candidate in &program.programs.names {
         let name = candidate.to_string_lossy().into_owned();
         fault::point();
@@ -162,7 +162,7 @@ fn spawn(name: &OsStr, program: Program<'_>, connection: &OwnedFd) -> io::Result
 
 impl Server {
     /// Waits until a program that daemonizes when it serves has done so.
-    pub fn wait_for_background(mut self, timeout: Duration) -> Result<(), FuseError> {
+    pub(crate) fn wait_for_background(mut self, timeout: Duration) -> Result<(), FuseError> {
         match self.end(timeout)? {
             Some(status) if status.success() => Ok(()),
             Some(status) => Err(self.failure(status)),
@@ -171,7 +171,7 @@ impl Server {
     }
 
     /// Returns the program's error after its connection has ended; `None` if the program printed none.
-    pub fn why_not(mut self, timeout: Duration) -> Option<FuseError> {
+    pub(crate) fn why_not(mut self, timeout: Duration) -> Option<FuseError> {
         match self.end(timeout) {
             Ok(Some(status)) if status.success() && self.words().is_empty() => None,
             Ok(Some(status)) => Some(self.failure(status)),
@@ -181,7 +181,7 @@ impl Server {
     }
 
     /// Kills a program that has not started serving, and all processes that it started.
-    pub fn give_up(mut self, timeout: Duration) -> FuseError {
+    pub(crate) fn give_up(mut self, timeout: Duration) -> FuseError {
         // It leads a process group of its own.
         if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process_group(group, Signal::KILL);
@@ -205,7 +205,7 @@ impl Server {
     fn words(&self) -> String {
         let mut buffer = [0; SAID_BYTES as usize];
         let length = self.said.read_at(&mut buffer, 0).unwrap_or_default();
-        let text = buffer[..length].split(|byte| *byte == 0).next().unwrap_or_default();
+        let text = buffer.get(..length).and_then(|text| text.split(|byte| *byte == 0).next()).unwrap_or_default();
         String::from_utf8_lossy(text).split_whitespace().collect::<Vec<_>>().join(" ")
     }
 }

@@ -25,7 +25,7 @@ const GO_TOOL_MARKER: &str = ".migrationv3-";
 
 /// A lower directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layer {
+pub(crate) struct Layer {
     /// The layer's source.
     pub source: Source,
     /// Device and inode of the source, which identify the layer.
@@ -34,7 +34,7 @@ pub struct Layer {
 
 /// Location of a layer's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// In this SquashFS file.
     Squashfs(SideCar),
     /// In this directory.
@@ -48,7 +48,7 @@ pub enum Source {
 
 impl Source {
     /// Returns the SquashFS file, if the source is one.
-    pub fn side_car(&self) -> Option<&SideCar> {
+    pub(crate) fn side_car(&self) -> Option<&SideCar> {
         match self {
             Self::Squashfs(side_car) => Some(side_car),
             Self::Directory { .. } => None,
@@ -58,7 +58,7 @@ impl Source {
 
 /// A SquashFS file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SideCar {
+pub(crate) struct SideCar {
     /// Its path, absolute.
     pub path: PathBuf,
     /// Identity of the file.
@@ -72,7 +72,7 @@ pub struct SideCar {
 
 /// Identity of a file, which changes when the file is written or replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stamp {
+pub(crate) struct Stamp {
     /// The file system's device.
     pub device: u64,
     /// The file in it.
@@ -85,7 +85,7 @@ pub struct Stamp {
 
 /// Error of looking up a layer.
 #[derive(Debug, thiserror::Error)]
-pub enum LayerError {
+pub(crate) enum LayerError {
     /// Only the empty placeholder exists.
     #[error(
         "{}, the SquashFS file of the layer {}, is missing: the image is corrupt; migrate it again",
@@ -130,7 +130,7 @@ struct Place {
 }
 
 /// Looks up a lower directory; `None` if the directory has no files and Podman adds it only to have two.
-pub fn look_up(lower: &Path) -> Result<Option<Layer>, LayerError> {
+pub(crate) fn look_up(lower: &Path) -> Result<Option<Layer>, LayerError> {
     if is_filler(lower) { Ok(None) } else { layer(lower).map(Some) }
 }
 

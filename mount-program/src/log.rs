@@ -25,7 +25,7 @@ const MAX_LOG_BYTES: u64 = 1024 * 1024;
 
 /// The log of this process.
 #[derive(Debug)]
-pub struct Log {
+pub(crate) struct Log {
     level: LogLevel,
     sink: Sink,
 }
@@ -39,7 +39,7 @@ enum Sink {
 
 impl Log {
     /// Opens the file or finds the journal; prints an error about the file on standard error.
-    pub fn open(level: LogLevel, file: Option<&Path>) -> Self {
+    pub(crate) fn open(level: LogLevel, file: Option<&Path>) -> Self {
         let file = file.and_then(|path| {
             open_bounded(path).inspect_err(|error| complain(&format!("the log {}: {error}", path.display()))).ok()
         });
@@ -48,7 +48,7 @@ impl Log {
     }
 
     /// Logs a message.
-    pub fn say(&self, level: LogLevel, message: &str) {
+    pub(crate) fn say(&self, level: LogLevel, message: &str) {
         if level > self.level {
             return;
         }
@@ -68,7 +68,7 @@ impl Log {
 }
 
 /// Writes a line to standard error. `eprintln!` would panic on a closed pipe.
-pub fn complain(message: &str) {
+pub(crate) fn complain(message: &str) {
     let _ = io::stderr().write_all(format!("{NAME}: {message}\n").as_bytes());
 }
 

@@ -36,7 +36,7 @@ const WORKPLACE: &str = "/sys";
 
 /// Error of mounting.
 #[derive(Debug, thiserror::Error)]
-pub enum MountError {
+pub(crate) enum MountError {
     /// A SquashFS file cannot be used.
     #[error(transparent)]
     Layer(#[from] LayerMountError),
@@ -70,7 +70,7 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
 
 /// The finished mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mounted {
+pub(crate) struct Mounted {
     /// The layers in SquashFS files.
     pub count: Count,
     /// The kind of the overlay, and the reason.
@@ -78,7 +78,7 @@ pub struct Mounted {
 }
 
 /// Mounts the overlay; `note` gets messages for the log.
-pub fn mount_overlay(
+pub(crate) fn mount_overlay(
     plan: &OverlayPlan,
     target: &Path,
     settings: &Settings,

@@ -46,10 +46,8 @@ impl Options {
         let mut options = Self::default();
         let (mut upper, mut work) = (None, None);
         for option in split(text.as_bytes(), b',', true) {
-            let (key, value) = match option.iter().position(|&byte| byte == b'=') {
-                Some(at) => (&option[..at], &option[at + 1..]),
-                None => (option, &b""[..]),
-            };
+            let mut parts = option.splitn(2, |&byte| byte == b'=');
+            let (key, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
             match key {
                 b"" => {}
                 b"lowerdir" => {
@@ -91,14 +89,14 @@ fn split(text: &[u8], separator: u8, quotes: bool) -> Vec<&[u8]> {
             escaped = false;
         } else if byte == b'\\' {
             escaped = true;
-        } else if quotes && byte == b'"' && (quoted || text[..at].ends_with(b"=")) {
+        } else if quotes && byte == b'"' && (quoted || text.get(..at).is_some_and(|before| before.ends_with(b"="))) {
             quoted = !quoted;
         } else if byte == separator && !quoted {
-            parts.push(&text[begin..at]);
+            parts.push(text.get(begin..at).unwrap_or_default());
             begin = at + 1;
         }
     }
-    parts.push(&text[begin..]);
+    parts.push(text.get(begin..).unwrap_or_default());
     parts
 }
 

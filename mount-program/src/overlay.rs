@@ -18,7 +18,7 @@ use parallax_sys::fault;
 
 /// The overlay in terms of names in the current directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Names {
+pub(crate) struct Names {
     /// The layers, the topmost first.
     pub lower: Vec<String>,
     /// The writable directory and its companion.
@@ -44,7 +44,7 @@ impl Names {
 ///
 /// # Errors
 /// The reasons why both forms failed, with the kernel's messages if any.
-pub fn of_the_kernel(names: &Names, others: &[OsString]) -> Result<(OwnedFd, &'static str), String> {
+pub(crate) fn of_the_kernel(names: &Names, others: &[OsString]) -> Result<(OwnedFd, &'static str), String> {
     fault::point();
     let new = match by_parameters(names, others) {
         Ok(overlay) => return Ok((overlay, "the kernel's overlay")),
@@ -86,14 +86,13 @@ fn by_parameters(names: &Names, others: &[OsString]) -> Result<OwnedFd, String> 
 /// An option as key and value; the quotes are for `mount(2)` only.
 fn parameter(option: &OsStr) -> (&OsStr, Option<&OsStr>) {
     let bytes = option.as_bytes();
-    match bytes.iter().position(|byte| *byte == b'=') {
-        None => (option, None),
-        Some(at) => {
-            let value = &bytes[at + 1..];
-            let quoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
-            (OsStr::from_bytes(&bytes[..at]), Some(OsStr::from_bytes(quoted.unwrap_or(value))))
-        }
-    }
+    let mut parts = bytes.splitn(2, |byte| *byte == b'=');
+    let key = parts.next().unwrap_or_default();
+    let value = parts.next().map(|value| {
+        let quoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
+        OsStr::from_bytes(quoted.unwrap_or(value))
+    });
+    (OsStr::from_bytes(key), value)
 }
 
 /// An error with what the kernel wrote about it; each message begins with a letter for its kind and a space.
@@ -101,7 +100,12 @@ fn explained(context: impl AsFd, error: rustix::io::Errno) -> String {
     let mut buffer = [0; 1024];
     let mut said = Vec::new();
     while let Ok(length @ 1..) = rustix::io::read(context.as_fd(), &mut buffer[..]) {
-        said.push(String::from_utf8_lossy(&buffer[..length]).trim_start_matches(['e', 'w', 'i']).trim().to_owned());
+        said.push(
+            String::from_utf8_lossy(buffer.get(..length).unwrap_or_default())
+                .trim_start_matches(['e', 'w', 'i'])
+                .trim()
+                .to_owned(),
+        );
     }
     if said.is_empty() { error.to_string() } else { format!("{error}: {}", said.join("; ")) }
 }
@@ -126,7 +130,7 @@ fn by_one_page(names: &Names, others: &[OsString]) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// The program does not serve.
-pub fn of_fuse(
+pub(crate) fn of_fuse(
     names: &Names,
     others: &[OsString],
     context: Option<String>,

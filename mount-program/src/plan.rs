@@ -46,7 +46,7 @@ const IGNORED: [&str; 15] = [
 
 /// The plan of a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Plan {
+pub(crate) enum Plan {
     /// No layer is a SquashFS file, and no path needs escapes: the mount is passed to fuse-overlayfs unchanged.
     PassThrough,
     /// An overlay over these layers.
@@ -55,7 +55,7 @@ pub enum Plan {
 
 /// An overlay with layers from SquashFS files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OverlayPlan {
+pub(crate) struct OverlayPlan {
     /// Its layers, the topmost first.
     pub layers: Vec<Source>,
     /// Directories for changes.
@@ -70,7 +70,7 @@ pub struct OverlayPlan {
 
 /// Error of making a plan.
 #[derive(Debug, thiserror::Error)]
-pub enum PlanError {
+pub(crate) enum PlanError {
     /// A layer cannot be used.
     #[error(transparent)]
     Layer(#[from] LayerError),
@@ -80,7 +80,7 @@ pub enum PlanError {
 }
 
 /// Makes the plan. `own_home` is the `overlay` directory of the caller's own store, where empty images are possible.
-pub fn plan(
+pub(crate) fn plan(
     options: &Options,
     own_home: Option<&Path>,
     mut look_up: impl FnMut(&Path) -> Result<Option<Layer>, LayerError>,

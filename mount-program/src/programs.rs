@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// Candidate programs; the first that is installed is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Programs {
+pub(crate) struct Programs {
     /// Names, searched in PATH, or paths.
     pub names: Vec<OsString>,
     /// The setting that names them, with its file; none for the defaults.
@@ -16,28 +16,28 @@ pub struct Programs {
 
 impl Programs {
     /// The defaults.
-    pub fn default_of(names: &[&str]) -> Self {
+    pub(crate) fn default_of(names: &[&str]) -> Self {
         Self { names: names.iter().map(OsString::from).collect(), named_by: None }
     }
 
     /// One program, named by a setting.
-    pub fn named(name: impl Into<OsString>, by: impl Into<String>) -> Self {
+    pub(crate) fn named(name: impl Into<OsString>, by: impl Into<String>) -> Self {
         Self { names: vec![name.into()], named_by: Some(by.into()) }
     }
 
     /// The names as text.
-    pub fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         let names: Vec<_> = self.names.iter().map(|name| name.to_string_lossy()).collect();
         names.join(" or ")
     }
 
     /// The setting in brackets, to follow a statement about one of the programs.
-    pub fn origin(&self) -> String {
+    pub(crate) fn origin(&self) -> String {
         self.named_by.as_ref().map_or_else(String::new, |by| format!(" (named by {by})"))
     }
 
     /// Returns the error message if none of them is found.
-    pub fn missing(&self) -> String {
+    pub(crate) fn missing(&self) -> String {
         let is_path = self.names.iter().all(|name| name.as_bytes().contains(&b'/'));
         let path = if is_path { "" } else { ", or not on the PATH that Podman was started with" };
         let remedy = if self.named_by.is_some() { "; install it, or correct the name" } else { "" };
@@ -47,7 +47,7 @@ impl Programs {
 
 /// Whether starting a program failed because it does not exist. A program that exists but whose interpreter does not gives the
 /// same error number.
-pub fn is_missing(name: &OsString, error: &io::Error) -> bool {
+pub(crate) fn is_missing(name: &OsString, error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound && !(name.as_bytes().contains(&b'/') && Path::new(name).exists())
 }
 

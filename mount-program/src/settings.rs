@@ -22,7 +22,7 @@ const UNUSED: [&str; 4] = [
 
 /// Programs, timeout and logging.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The programs that serve SquashFS.
     pub squashfuse: Programs,
     /// Arguments for it, before all others.
@@ -39,7 +39,7 @@ pub struct Settings {
 
 /// Settings, and messages about them for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub(crate) struct Found {
     /// The effective settings.
     pub settings: Settings,
     /// Messages about unusual settings.
@@ -48,7 +48,7 @@ pub struct Found {
 
 /// Error of reading the settings.
 #[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
+pub(crate) enum SettingsError {
     /// The configuration file is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -68,7 +68,7 @@ pub enum SettingsError {
 }
 
 /// Reads all settings. Neither `parallax.toml` nor the other file need exist.
-pub fn load(get: impl Fn(&str) -> Option<OsString>) -> Result<Found, SettingsError> {
+pub(crate) fn load(get: impl Fn(&str) -> Option<OsString>) -> Result<Found, SettingsError> {
     let section = match Config::load(Path::new(parallax_config::DEFAULT_PATH)) {
         Ok(config) => config.mount_program,
         Err(ConfigError::Read { cause, .. }) if cause.kind() == std::io::ErrorKind::NotFound => MountProgram::default(),
@@ -205,7 +205,7 @@ fn owner((uid, gid): (u32, u32)) -> [OsString; 2] {
 }
 
 /// Returns the value of a variable of the environment.
-pub fn environment(name: &str) -> Option<OsString> {
+pub(crate) fn environment(name: &str) -> Option<OsString> {
     std::env::var_os(OsStr::new(name))
 }
 

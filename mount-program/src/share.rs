@@ -29,17 +29,17 @@ use crate::layer::SideCar;
 
 /// Identity of a served layer, as the name of a socket.
 #[derive(Debug)]
-pub struct Name(SocketAddrUnix);
+pub(crate) struct Name(SocketAddrUnix);
 
 /// Lock held while squashfuse processes are started, so that one of several programs that need the same layer starts its process.
 #[derive(Debug)]
-pub struct Turn(#[expect(dead_code, reason = "held for what closing it does")] OwnedFd);
+pub(crate) struct Turn(#[expect(dead_code, reason = "held for what closing it does")] OwnedFd);
 
 impl Name {
     /// Returns the name for a layer of a store and a command line. A file that is replaced or written gets another name.
     /// A file in two stores has a name for each: the processes of a step end with the step, and another step's containers, even if
     /// of the same user and in the same user namespace, must not lose their layers then.
-    pub fn new(side_car: &SideCar, programs: &[OsString], flags: &[OsString]) -> io::Result<Self> {
+    pub(crate) fn new(side_car: &SideCar, programs: &[OsString], flags: &[OsString]) -> io::Result<Self> {
         let namespace = fs::metadata("/proc/self/ns/user")?.ino();
         let mut hasher = DefaultHasher::new();
         (programs, flags).hash(&mut hasher);
@@ -54,7 +54,7 @@ impl Name {
     ///
     /// # Errors
     /// `ECONNREFUSED` without such a process; `EPERM` if the name belongs to another user; others if the kernel does not allow it.
-    pub fn find(&self) -> io::Result<OwnedFd> {
+    pub(crate) fn find(&self) -> io::Result<OwnedFd> {
         let socket = stream_socket()?;
         connect(&socket, &self.0)?;
         let peer = socket_peercred(&socket)?;
@@ -94,7 +94,7 @@ impl Name {
     ///
     /// # Errors
     /// `EADDRINUSE` if the name is taken.
-    pub fn take(&self) -> io::Result<OwnedFd> {
+    pub(crate) fn take(&self) -> io::Result<OwnedFd> {
         let socket = stream_socket()?;
         bind(&socket, &self.0)?;
         Ok(socket)
@@ -114,7 +114,7 @@ fn stream_socket() -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// The kernel does not lock such a file.
-pub fn turn(first_user_namespace: bool) -> io::Result<Turn> {
+pub(crate) fn turn(first_user_namespace: bool) -> io::Result<Turn> {
     let path = if first_user_namespace { "." } else { "/proc/self/ns/user" };
     let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     flock(file.as_fd(), FlockOperation::LockExclusive)?;

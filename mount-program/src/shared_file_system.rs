@@ -27,7 +27,7 @@ const KNOWN: [(u32, &str); 13] = [
 ///
 /// # Errors
 /// Those of `fstatfs(2)`.
-pub fn of(file: impl AsFd) -> rustix::io::Result<Option<&'static str>> {
+pub(crate) fn of(file: impl AsFd) -> rustix::io::Result<Option<&'static str>> {
     Ok(name(i128::from(fstatfs(file)?.f_type)))
 }
 

@@ -27,7 +27,7 @@ const OPTIONS: MountOptions = MountOptions {
 
 /// Error of mounting a layer.
 #[derive(Debug, thiserror::Error)]
-pub enum LayerMountError {
+pub(crate) enum LayerMountError {
     /// No program serves the layer.
     #[error("{} cannot be mounted: {cause}", path.display())]
     Server {
@@ -48,7 +48,7 @@ pub enum LayerMountError {
 
 /// A layer that is served or whose server is starting.
 #[derive(Debug)]
-pub struct Layer<'a> {
+pub(crate) struct Layer<'a> {
     side_car: &'a SideCar,
     mount: OwnedFd,
     /// The serving program, if it was started here.
@@ -63,14 +63,14 @@ impl AsFd for Layer<'_> {
 
 impl Layer<'_> {
     /// The SquashFS file.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.side_car.path
     }
 }
 
 /// Numbers of layers, for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Count {
+pub(crate) struct Count {
     /// All.
     pub layers: usize,
     /// Layers whose squashfuse was already running.
@@ -79,7 +79,7 @@ pub struct Count {
 
 /// Has every layer served, by a running squashfuse or a new one; all are started before the function waits for
 /// the first. `note` gets the reasons why a layer is not shared.
-pub fn serve<'a>(
+pub(crate) fn serve<'a>(
     side_cars: &[&'a SideCar],
     settings: &Settings,
     first_user_namespace: bool,
@@ -152,9 +152,9 @@ fn wait(layers: &mut [Layer<'_>], settings: &Settings, note: &dyn Fn(String)) ->
     fault::point();
     let timeout = settings.timeout;
     let mut answers = ask(layers)?;
-    for number in 0..layers.len() {
+    let mut left = layers;
+    while let Some((layer, others)) = left.split_first_mut() {
         let answer = answers.recv_timeout(timeout);
-        let layer = &mut layers[number];
         let path = layer.side_car.path.clone();
         match (answer, layer.server.take()) {
             (Ok(Ok(())), _) => {}
@@ -175,9 +175,10 @@ fn wait(layers: &mut [Layer<'_>], settings: &Settings, note: &dyn Fn(String)) ->
                 *layer = started(layer.side_car, settings, false, note)?;
                 wait(std::slice::from_mut(layer), settings, note)?;
                 // The thread may still wait for the one that does not answer.
-                answers = ask(&layers[number + 1..])?;
+                answers = ask(others)?;
             }
         }
+        left = others;
     }
     Ok(())
 }

@@ -8,14 +8,14 @@ use crate::output::print_bytes;
 
 /// Options of `parallax completions`.
 #[derive(Debug, clap::Args)]
-pub struct CompletionOptions {
+pub(crate) struct CompletionOptions {
     /// Shell
     shell: Shell,
 }
 
 /// Options of `parallax man`.
 #[derive(Debug, clap::Args)]
-pub struct ManOptions {
+pub(crate) struct ManOptions {
     /// Command, such as migrate [default: parallax itself]
     command: Option<String>,
 }
@@ -24,7 +24,7 @@ pub struct ManOptions {
 ///
 /// # Errors
 /// If they cannot be printed.
-pub fn completions(mut command: Command, options: &CompletionOptions) -> anyhow::Result<()> {
+pub(crate) fn completions(mut command: Command, options: &CompletionOptions) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(options.shell, &mut command, "parallax", &mut script);
     print_bytes(&script)
@@ -34,7 +34,7 @@ pub fn completions(mut command: Command, options: &CompletionOptions) -> anyhow:
 ///
 /// # Errors
 /// If there is no such command, or the page cannot be printed.
-pub fn man(command: Command, options: &ManOptions) -> anyhow::Result<()> {
+pub(crate) fn man(command: Command, options: &ManOptions) -> anyhow::Result<()> {
     print_bytes(&page(command, options.command.as_deref())?)
 }
 

@@ -44,7 +44,7 @@ struct Contents {
 ///
 /// # Errors
 /// If any could not be adopted; the others have been.
-pub fn run(global: &Global, images: &[String], json: bool) -> anyhow::Result<()> {
+pub(super) fn run(global: &Global, images: &[String], json: bool) -> anyhow::Result<()> {
     let store = Store::open(&global.existing_store()?)?;
     interrupt::watch()?;
     let progress = Progress::new(global, json);
@@ -109,7 +109,7 @@ fn fill(layer: &mut LayerRecord, path: &Path) -> anyhow::Result<()> {
     loop {
         match file.read(&mut buffer)? {
             0 => break,
-            got => digester.update(&buffer[..got]),
+            got => digester.update(buffer.get(..got).unwrap_or_default()),
         }
     }
     let contents = list(path)?;

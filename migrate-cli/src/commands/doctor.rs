@@ -34,7 +34,7 @@ mod users;
 
 /// Options of `parallax doctor`.
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// User whose subordinate ids are checked [default: the calling user, unless root]
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
@@ -50,7 +50,7 @@ pub struct Options {
 ///
 /// # Errors
 /// If there is a problem.
-pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
+pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let is_root = rustix::process::geteuid().is_root();
     let mut checks = Vec::new();
     let config = match Config::load(&global.config) {

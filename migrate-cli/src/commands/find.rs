@@ -10,7 +10,7 @@ const SHORTEST_ID: usize = 3;
 
 /// An image that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub(crate) struct Found {
     /// Its id, 64 hexadecimal digits.
     pub id: String,
     /// The name by which the image was found; none for an id or a digest.
@@ -21,7 +21,7 @@ pub struct Found {
 ///
 /// # Errors
 /// If the image is not found, with the nearest names, or the start of an id is ambiguous.
-pub fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
+pub(crate) fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
     if let Some(found) = find_if_there(store, text)? {
         return Ok(found);
     }
@@ -33,7 +33,7 @@ pub fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
 ///
 /// # Errors
 /// If `text` is invalid, or the start of an id is ambiguous.
-pub fn find_if_there(store: &Store, text: &str) -> anyhow::Result<Option<Found>> {
+pub(crate) fn find_if_there(store: &Store, text: &str) -> anyhow::Result<Option<Found>> {
     match indexed(store, text)? {
         None => foreign(store, text),
         found => Ok(found),
@@ -89,7 +89,7 @@ fn one(text: &str, mut ids: Vec<String>) -> anyhow::Result<Option<Found>> {
 ///
 /// # Errors
 /// If it is not found, or corrupt.
-pub fn record(store: &Store, id: &str) -> anyhow::Result<(ImageRecord, bool)> {
+pub(crate) fn record(store: &Store, id: &str) -> anyhow::Result<(ImageRecord, bool)> {
     match store.record(id)? {
         Some(record) => Ok((record, false)),
         None => Ok((store.foreign_image(id)?, true)),

@@ -12,7 +12,7 @@ use crate::units;
 
 /// Options of `parallax gc`.
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// Show what would be removed, without changing anything
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -57,7 +57,7 @@ struct Row<'a> {
 ///
 /// # Errors
 /// If the store cannot be read or changed.
-pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
+pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let store = Store::open(&global.existing_store()?)?;
     let collected =
         store.collect(Collection { dry_run: options.dry_run, grace: options.grace, break_lock: options.break_lock })?;

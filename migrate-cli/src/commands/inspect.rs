@@ -16,7 +16,7 @@ use crate::units;
 
 /// Options of `parallax inspect`.
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// Image: name, digest or id
     image: String,
     /// Print a JSON object
@@ -86,7 +86,7 @@ struct Configuration {
 ///
 /// # Errors
 /// If the image is not found or its record is corrupt.
-pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
+pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let store = Store::open(&global.existing_store()?)?;
     let id = find(&store, &options.image)?.id;
     let (record, foreign) = record(&store, &id)?;

@@ -13,7 +13,7 @@ use crate::units;
 
 /// Options of `parallax list`.
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// Print a JSON array with one object for each image
     #[arg(long)]
     json: bool,
@@ -90,7 +90,7 @@ impl<'a> Row<'a> {
 ///
 /// # Errors
 /// If the store cannot be read.
-pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
+pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let root = global.existing_store()?;
     let listing = reader::list(&root)?;
     let holders = holds::read(&root)?;
@@ -122,11 +122,12 @@ fn totals(rows: &[Row<'_>], files: &Files) -> String {
 
 fn table(images: &[Listed], rows: &[Row<'_>]) -> String {
     const HEADER: [&str; 8] = ["NAME", "ID", "LAYERS", "CREATED", "SIZE", "STORED", "UNIQUE", "IN USE"];
-    let mut lines = vec![HEADER.map(str::to_owned)];
-    // Only where nodes say what they hold.
+    let mut header = HEADER.map(str::to_owned);
+    // The last column is empty if no node uses an image.
     if rows.iter().all(|row| row.in_use.is_empty()) {
-        lines[0][7].clear();
+        header[7].clear();
     }
+    let mut lines = vec![header];
     for (image, row) in images.iter().zip(rows) {
         let names: Vec<String> = match image.names.as_slice() {
             [] => vec!["<none>".to_owned()],
@@ -145,8 +146,12 @@ fn table(images: &[Listed], rows: &[Row<'_>]) -> String {
             ]
         }));
     }
-    let widths: Vec<usize> =
-        (0..HEADER.len()).map(|column| lines.iter().map(|line| line[column].len()).max().unwrap_or(0)).collect();
+    let mut widths = [0; HEADER.len()];
+    for line in &lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = cell.len().max(*width);
+        }
+    }
     lines.iter().fold(String::new(), |mut text, line| {
         let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         text.push_str(cells.join("  ").trim_end());

@@ -24,7 +24,7 @@ const MAX_OPEN: usize = 8;
 
 /// Options of `parallax migrate`.
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// Images to migrate: docker://NAME, containers-storage:NAME, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, dir:DIR, or
     /// a NAME, which is resolved as by podman pull
     #[arg(required_unless_present = "adopt", value_name = "SOURCE")]
@@ -73,7 +73,7 @@ struct Order<'a> {
 ///
 /// # Errors
 /// If any source could not be migrated; the others have been.
-pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
+pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     if options.adopt {
         return adopt::run(global, &options.sources, options.json);
     }

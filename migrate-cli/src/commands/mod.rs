@@ -1,14 +1,14 @@
 //! The commands, one file each.
 
-pub mod about;
+pub(crate) mod about;
 mod adopt;
-pub mod doctor;
+pub(crate) mod doctor;
 mod each;
-pub mod find;
-pub mod gc;
-pub mod inspect;
-pub mod list;
-pub mod migrate;
-pub mod rm;
-pub mod status;
-pub mod verify;
+pub(crate) mod find;
+pub(crate) mod gc;
+pub(crate) mod inspect;
+pub(crate) mod list;
+pub(crate) mod migrate;
+pub(crate) mod rm;
+pub(crate) mod status;
+pub(crate) mod verify;

@@ -12,7 +12,7 @@ use crate::units;
 
 /// Options of `parallax rm`.
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// Images to remove. A name removes that name, and the image with its last name; an id or digest removes the image
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
@@ -27,7 +27,7 @@ pub struct Options {
 
 /// Options of `parallax tag`.
 #[derive(Debug, clap::Args)]
-pub struct TagOptions {
+pub(crate) struct TagOptions {
     /// Image: name, digest or id
     image: String,
     /// Name to add. Another image with this name loses it
@@ -53,7 +53,7 @@ struct Outcome {
 ///
 /// # Errors
 /// If an image does not exist or cannot be removed; the others have been removed.
-pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
+pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let store = Store::open(&global.existing_store()?)?;
     let mut outcomes = Vec::new();
     let done = each(&options.images, "removed", |image| {
@@ -95,7 +95,7 @@ impl Outcome {
 ///
 /// # Errors
 /// If the image does not exist or the name cannot be stored.
-pub fn tag(global: &Global, options: &TagOptions) -> anyhow::Result<()> {
+pub(crate) fn tag(global: &Global, options: &TagOptions) -> anyhow::Result<()> {
     let name = ImageName::for_storing(&options.name)?;
     let store = Store::open(&global.existing_store()?)?;
     let found = find(&store, &options.image)?;

@@ -21,7 +21,7 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Options of `parallax status`.
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// Print a JSON object
     #[arg(long)]
     json: bool,
@@ -104,7 +104,7 @@ impl<'a> From<&'a StepStatus> for Row<'a> {
 ///
 /// # Errors
 /// If no agent runs, or the caller is not root.
-pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
+pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let config = Config::load(&global.config)?;
     ensure!(rustix::process::geteuid().is_root(), "only root can query the agent; run the command as root");
     let agent =

@@ -19,7 +19,7 @@ const REPLACE: &str = "remove the file and migrate an image that has the layer a
 
 /// Options of `parallax verify`.
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// Images to check: names, digests or ids [default: all images and the index]
     #[arg(value_name = "IMAGE")]
     images: Vec<String>,
@@ -48,7 +48,7 @@ struct Row<'a> {
 ///
 /// # Errors
 /// If there is a problem, or the store cannot be read.
-pub fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
+pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let store = Store::open(&global.existing_store()?)?;
     let mut verifier = Verifier::new(&store)?;
     let mut checked = check(&store, &mut verifier, &options.images);

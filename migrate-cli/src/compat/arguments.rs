@@ -12,7 +12,7 @@ const VALUES: [&str; 6] = ["image", "podmanRoot", "roStoragePath", "mksquashfsPa
 const SWITCHES: [&str; 3] = ["migrate", "rmi", "version"];
 
 /// The help, printed after each mistake too.
-pub const USAGE: &str = "
+pub(super) const USAGE: &str = "
 Parallax
 OCI image migration tool for Podman on HPC systems
 
@@ -36,7 +36,7 @@ This is the command line of earlier versions. parallax help shows the present on
 
 /// The requested operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
+pub(super) enum Operation {
     /// Bring an image from Podman's storage into the store.
     Migrate,
     /// Remove an image from the store.
@@ -45,7 +45,7 @@ pub enum Operation {
 
 /// A valid command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// The operation.
     pub operation: Operation,
     /// The image as typed.
@@ -62,7 +62,7 @@ pub struct Arguments {
 
 /// Result of parsing a command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Parsed {
+pub(super) enum Parsed {
     /// Work.
     Work(Arguments),
     /// The version is to be printed.
@@ -82,7 +82,7 @@ struct Raw {
 /// Returns `true` if a command line (without the program's name) is one of the Go tool: it begins with an option, and has an
 /// option that only the Go tool has. `--version` counts too, because scripts parse its output.
 #[must_use]
-pub fn is_meant(arguments: &[String]) -> bool {
+pub(crate) fn is_meant(arguments: &[String]) -> bool {
     if matches!(arguments, [only] if ["--version", "-version", "-help"].contains(&only.as_str())) {
         return true;
     }
@@ -104,7 +104,7 @@ fn option_name(argument: &str) -> Option<&str> {
 ///
 /// # Errors
 /// The first failed check, in the Go tool's order.
-pub fn parse(arguments: &[String]) -> Result<Parsed, String> {
+pub(super) fn parse(arguments: &[String]) -> Result<Parsed, String> {
     let raw = Raw::read(arguments)?;
     if raw.help {
         return Ok(Parsed::Help);
@@ -156,15 +156,17 @@ impl Raw {
                 Some((name, value)) => (name, Some(value)),
                 None => (name, None),
             };
-            if let Some(at) = SWITCHES.iter().position(|known| *known == name) {
-                raw.switches[at] = match value {
+            let switch = SWITCHES.iter().zip(&mut raw.switches).find(|(known, _)| **known == name);
+            let text = VALUES.iter().zip(&mut raw.values).find(|(known, _)| **known == name);
+            if let Some((_, switch)) = switch {
+                *switch = match value {
                     None => true,
                     Some(value) => truth(value)
                         .ok_or_else(|| format!("invalid boolean value {value:?} for -{name}: parse error"))?,
                 };
-            } else if let Some(at) = VALUES.iter().position(|known| *known == name) {
+            } else if let Some((_, text)) = text {
                 let value = value.map(ToOwned::to_owned).or_else(|| arguments.next().cloned());
-                raw.values[at] = Some(value.ok_or_else(|| format!("flag needs an argument: -{name}"))?);
+                *text = Some(value.ok_or_else(|| format!("flag needs an argument: -{name}"))?);
             } else if name == "h" || name == "help" {
                 raw.help = true;
                 return Ok(raw);

@@ -6,7 +6,7 @@ use crate::output;
 
 /// Log level, the quietest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+pub(super) enum Level {
     /// Only panics.
     Panic,
     /// Errors that end the program.
@@ -25,7 +25,7 @@ pub enum Level {
 
 impl Level {
     /// Parses a level; `None` if it is invalid.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         Some(match text.to_ascii_lowercase().as_str() {
             "panic" => Self::Panic,
             "fatal" => Self::Fatal,
@@ -53,7 +53,7 @@ impl Level {
 
 /// Prints lines up to a level.
 #[derive(Debug, Clone, Copy)]
-pub struct Log {
+pub(super) struct Log {
     /// The last level that is printed.
     pub level: Level,
     /// The operation: `migration` or `rmi`.
@@ -62,7 +62,7 @@ pub struct Log {
 
 impl Log {
     /// Prints a line.
-    pub fn print(self, level: Level, message: &str) {
+    pub(super) fn print(self, level: Level, message: &str) {
         if level <= self.level {
             let _ = output::print(&(line(level, message, self.part, Timestamp::now()) + "\n"));
         }

@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use parallax_format::{ImageName, ImageRef, layout};
 use parallax_store::{Store, Target};
 
-pub use arguments::is_meant;
+pub(crate) use arguments::is_meant;
 use arguments::{Arguments, Operation, Parsed, USAGE, parse};
 use log::{Level, Log};
 
@@ -30,7 +30,7 @@ use crate::source::registries::Registries;
 use crate::source::{Access, LocalImage, Reference, Source, look_up_local, qualified_names};
 
 /// Runs the command line (without the program's name).
-pub fn run(line: &[String]) -> ExitCode {
+pub(crate) fn run(line: &[String]) -> ExitCode {
     let arguments = match parse(line) {
         Ok(Parsed::Work(arguments)) => arguments,
         Ok(Parsed::Version) => {

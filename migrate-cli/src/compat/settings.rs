@@ -30,7 +30,7 @@ struct Given<'a> {
 ///
 /// # Errors
 /// A value is missing or invalid, or the compressor is not supported.
-pub fn from_mksquashfs(words: &[String]) -> anyhow::Result<(Settings, Vec<String>)> {
+pub(super) fn from_mksquashfs(words: &[String]) -> anyhow::Result<(Settings, Vec<String>)> {
     let given = Given::read(words)?;
     let mut line = vec!["parallax".to_owned()];
     line.extend(given.block_size.as_ref().map(|size| format!("--block-size={size}")));

@@ -4,7 +4,7 @@
 ///
 /// # Errors
 /// An open quote; or what only a shell could execute, which the Go tool had it do.
-pub fn split(text: &str) -> Result<Vec<String>, String> {
+pub(super) fn split(text: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut quote = None;

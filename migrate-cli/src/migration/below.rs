@@ -143,10 +143,11 @@ impl Listing {
     fn add(&mut self, line: &[u8], asked: &BTreeSet<&str>) {
         const ROOT: &[u8] = b" squashfs-root/";
         let Some(start) = line.windows(ROOT.len()).position(|part| part == ROOT) else { return };
-        let (before, name) = (&line[..start], &line[start + ROOT.len()..]);
+        let Some((before, rest)) = line.split_at_checked(start) else { return };
+        let name = rest.strip_prefix(ROOT).unwrap_or_default();
         let is_link = before.first() == Some(&b'l');
         let end = name.windows(4).position(|part| part == b" -> ").filter(|_| is_link);
-        let name = &name[..end.unwrap_or(name.len())];
+        let name = end.and_then(|end| name.get(..end)).unwrap_or(name);
         if !name.contains(&b'/') {
             self.names.insert(name.to_vec());
         }

@@ -64,12 +64,11 @@ impl Migration<'_> {
     /// not run alone at the end.
     fn missing<'a>(&self, image: &'a Image) -> anyhow::Result<Vec<(usize, &'a Layer)>> {
         let mut missing: BTreeMap<&str, (usize, &Layer)> = BTreeMap::new();
-        let ids = image.chain_ids();
-        for (index, layer) in image.layers.iter().enumerate() {
+        for (index, (layer, id)) in image.layers.iter().zip(image.chain_ids()).enumerate() {
             match self.store.layer(&layer.diff_id)? {
                 Some(there) => self.say_if_other(layer, &there),
                 // It may be there for this chain of layers alone.
-                None if self.store.own_file(&ids[index])?.is_some() => {}
+                None if self.store.own_file(&id)?.is_some() => {}
                 None => drop(missing.entry(&layer.diff_id).or_insert((index, layer))),
             }
         }
@@ -139,7 +138,10 @@ impl Migration<'_> {
         let size = units::total(sizes);
         // Every layer is read twice.
         let shown = self.progress.layer(&image.id, 2 * size);
-        let open = |index: usize| open_again(source, index, &image.layers[index], &shown);
+        let open = |index: usize| match image.layers.get(index) {
+            Some(layer) => open_again(source, index, layer, &shown),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
         let tar_split = LayerFile::tar_split_beside(&file);
         let layer = parallax_layers::Layer {
             tar_split: Some(&tar_split),
@@ -262,7 +264,8 @@ fn form(file: &Path) -> Option<String> {
     const UNCOMPRESSED_DATA: u16 = 2;
     let mut superblock = [0; 96];
     File::open(file).ok()?.read_exact(&mut superblock).ok()?;
-    let u16_at = |at: usize| u16::from_le_bytes([superblock[at], superblock[at + 1]]);
+    let u16_at =
+        |at: usize| superblock.get(at..at + 2).and_then(|bytes| bytes.try_into().ok()).map_or(0, u16::from_le_bytes);
     let block = u32::from_le_bytes(superblock[12..16].try_into().ok()?);
     let method = match u16_at(20) {
         _ if u16_at(24) & UNCOMPRESSED_DATA != 0 => "none",

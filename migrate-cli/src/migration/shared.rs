@@ -5,23 +5,23 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Semaphore that limits concurrent work.
 #[derive(Debug)]
-pub struct Slots {
+pub(super) struct Slots {
     free: Mutex<usize>,
     freed: Condvar,
 }
 
 /// A permit, released when dropped.
 #[derive(Debug)]
-pub struct Slot<'a>(&'a Slots);
+pub(super) struct Slot<'a>(&'a Slots);
 
 impl Slots {
     /// Returns a semaphore with `count` permits.
-    pub fn new(count: usize) -> Self {
+    pub(super) fn new(count: usize) -> Self {
         Self { free: Mutex::new(count), freed: Condvar::new() }
     }
 
     /// Waits for a permit.
-    pub fn take(&self) -> Slot<'_> {
+    pub(super) fn take(&self) -> Slot<'_> {
         let free = lock(&self.free);
         let mut free = self.freed.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
         *free -= 1;
@@ -38,20 +38,20 @@ impl Drop for Slot<'_> {
 
 /// Values that are made once, by the first caller that needs them.
 #[derive(Debug)]
-pub struct Once<T> {
+pub(super) struct Once<T> {
     made: Mutex<HashMap<String, Option<T>>>,
     changed: Condvar,
 }
 
 impl<T: Clone> Once<T> {
     /// Returns an empty map.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { made: Mutex::new(HashMap::new()), changed: Condvar::new() }
     }
 
     /// Returns the value of `key`, and whether it was made now. While one caller makes the value, others wait; if that fails, the
     /// next caller tries. A caller that makes a value must not wait for another value.
-    pub fn get<E>(&self, key: &str, make: impl FnOnce() -> Result<T, E>) -> Result<(T, bool), E> {
+    pub(super) fn get<E>(&self, key: &str, make: impl FnOnce() -> Result<T, E>) -> Result<(T, bool), E> {
         let mut made = lock(&self.made);
         loop {
             match made.get(key) {
@@ -70,7 +70,7 @@ impl<T: Clone> Once<T> {
     }
 
     /// Removes the value of `key`, so that it is made again.
-    pub fn forget(&self, key: &str) {
+    pub(super) fn forget(&self, key: &str) {
         lock(&self.made).remove(key);
     }
 }

@@ -37,7 +37,7 @@ enum Suffix<'a> {
 ///
 /// # Errors
 /// `text` is an invalid name or id, or an ambiguous start of an id.
-pub fn find(text: &str, images: &[Entry], registries: &Registries) -> anyhow::Result<Option<LocalImage>> {
+pub(super) fn find(text: &str, images: &[Entry], registries: &Registries) -> anyhow::Result<Option<LocalImage>> {
     if let Some(id) = text.strip_prefix('@') {
         return Ok(by_id(id, images)?.map(of_id));
     }

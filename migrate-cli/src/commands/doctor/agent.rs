@@ -17,7 +17,7 @@ const TOPIC: &str = "agent";
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Queries the agent, which only root can, and compares its probe results with the current `findings`.
-pub fn check(config: &Agent, findings: &Findings, is_root: bool) -> Vec<Check> {
+pub(super) fn check(config: &Agent, findings: &Findings, is_root: bool) -> Vec<Check> {
     let socket = config.socket();
     if !is_root {
         return vec![if socket.exists() {

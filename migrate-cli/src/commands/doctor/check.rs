@@ -5,7 +5,7 @@ use serde::Serialize;
 /// Result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum State {
+pub(super) enum State {
     /// No problem.
     Ok,
     /// Steps run, but with a limitation, or the check could not be made.
@@ -16,7 +16,7 @@ pub enum State {
 
 /// One line of the report, and one object of the JSON form. Future versions only add fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
+pub(super) struct Check {
     /// Topic: `kernel`, `store` and so on.
     pub topic: &'static str,
     /// Result.
@@ -29,17 +29,17 @@ pub struct Check {
 
 impl Check {
     /// Returns a check without a problem.
-    pub fn ok(topic: &'static str, finding: impl Into<String>) -> Self {
+    pub(super) fn ok(topic: &'static str, finding: impl Into<String>) -> Self {
         Self { topic, state: State::Ok, finding: finding.into(), remedy: None }
     }
 
     /// Returns a check with a limitation.
-    pub fn warning(topic: &'static str, finding: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(super) fn warning(topic: &'static str, finding: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { topic, state: State::Warning, finding: finding.into(), remedy: Some(remedy.into()) }
     }
 
     /// Returns a check with a problem: steps will fail.
-    pub fn problem(topic: &'static str, finding: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(super) fn problem(topic: &'static str, finding: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { topic, state: State::Problem, finding: finding.into(), remedy: Some(remedy.into()) }
     }
 }

@@ -10,7 +10,7 @@ use super::check::{Check, State};
 const TOPIC: &str = "kernel";
 
 /// Evaluates the findings; `compressors` are those that the stores' layers need.
-pub fn check(findings: &Findings, mounts: Mounts, compressors: &BTreeSet<u16>, is_root: bool) -> Vec<Check> {
+pub(super) fn check(findings: &Findings, mounts: Mounts, compressors: &BTreeSet<u16>, is_root: bool) -> Vec<Check> {
     let (native, fuse) = (findings.native().is_ok(), findings.fuse().is_ok());
     // What is missing for one way matters only if the other is not there, or is not wanted.
     let (no_native, no_fuse) = match mounts {

@@ -23,7 +23,7 @@ const MAX_OUTPUT: u64 = 16 * 1024;
 const DIRECTORIES: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// Checks the programs that the configuration names, and those that Podman needs.
-pub fn check(config: &Run) -> Vec<Check> {
+pub(super) fn check(config: &Run) -> Vec<Check> {
     let mut checks = vec![podman(&config.podman, version(&config.podman))];
     checks.push(match version(&config.runtime) {
         Ok(text) => Check::ok(TOPIC, format!("OCI runtime {}: {}", config.runtime.display(), first_line(&text))),
@@ -68,7 +68,7 @@ fn id_mapper(name: &str, path: Option<&Path>) -> Check {
 }
 
 /// Finds a program in the system's directories.
-pub fn find(name: &str) -> Option<PathBuf> {
+pub(super) fn find(name: &str) -> Option<PathBuf> {
     DIRECTORIES.iter().map(|directory| Path::new(directory).join(name)).find(|path| path.is_file())
 }
 
@@ -76,7 +76,7 @@ pub fn find(name: &str) -> Option<PathBuf> {
 ///
 /// # Errors
 /// The program cannot be started, fails or hangs.
-pub fn version(program: &Path) -> Result<String, String> {
+pub(super) fn version(program: &Path) -> Result<String, String> {
     let name = program.display();
     let failed = |error: std::io::Error| format!("{name} cannot be started: {error}");
     let mut child = Command::new(program)
@@ -103,7 +103,7 @@ pub fn version(program: &Path) -> Result<String, String> {
 }
 
 /// Returns the first two numbers of a version in a text: `podman version 5.4.2` is 5, 4.
-pub fn numbers(text: &str) -> Option<[u32; 2]> {
+pub(super) fn numbers(text: &str) -> Option<[u32; 2]> {
     text.split_whitespace().find_map(|word| {
         let mut parts = word.split('.').map(str::parse);
         Some([parts.next()?.ok()?, parts.next()?.ok()?])

@@ -14,7 +14,7 @@ use super::check::Check;
 use super::programs;
 
 /// Default path of Slurm's list of SPANK plugins (`plugstack.conf(5)`).
-pub const PLUGSTACK: &str = "/etc/slurm/plugstack.conf";
+pub(super) const PLUGSTACK: &str = "/etc/slurm/plugstack.conf";
 const TOPIC: &str = "slurm";
 /// The plugin's file name, and the default path of the launcher.
 const PLUGIN: &str = "spank_parallax.so";
@@ -31,7 +31,7 @@ struct Listed {
 }
 
 /// Checks the list, the plugin in it and its launcher.
-pub fn check(plugstack: &Path) -> Vec<Check> {
+pub(super) fn check(plugstack: &Path) -> Vec<Check> {
     let Some(version) = slurm_version() else {
         return vec![Check::warning(
             TOPIC,

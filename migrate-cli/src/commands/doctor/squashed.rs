@@ -20,7 +20,7 @@ pub(super) const TOPIC: &str = "store";
 const READ: [(&str, &str); 4] = [(RECORDS, JSON), (LAYERS, SQUASHFS), (OVERLAY_IMAGES, JSON), (SQUASH, SQUASHFS)];
 
 /// Returns root's missing rights in a store; empty if none is missing.
-pub fn check(store: &Path, owner: &str, config: &Agent) -> Option<Check> {
+pub(super) fn check(store: &Path, owner: &str, config: &Agent) -> Option<Check> {
     if let Some(path) = unreadable(store) {
         return Some(no_reading(&path, store, owner));
     }
@@ -41,7 +41,7 @@ pub fn check(store: &Path, owner: &str, config: &Agent) -> Option<Check> {
 }
 
 /// Returns the finding for a `path` that root may not read.
-pub fn no_reading(path: &Path, store: &Path, owner: &str) -> Check {
+pub(super) fn no_reading(path: &Path, store: &Path, owner: &str) -> Check {
     let finding = format!(
         "root cannot read {}: permission denied; the file server maps root to an account without rights (root_squash), so only \
          users who may read it can check the store",

@@ -12,7 +12,7 @@ const TOPIC: &str = "squashfs-tools";
 const READER: &str = "sqfs2tar";
 
 /// Checks mksquashfs and the programs that it requires.
-pub fn check() -> Check {
+pub(super) fn check() -> Check {
     judge(Mksquashfs::find().map_err(|error| error.to_string()), find(READER).as_deref())
 }
 

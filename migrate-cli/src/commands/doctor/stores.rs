@@ -22,7 +22,7 @@ const OTHERS_MAY_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
 /// Checks each store.
-pub fn check(stores: &[PathBuf], config: &Agent, is_root: bool) -> Vec<Check> {
+pub(super) fn check(stores: &[PathBuf], config: &Agent, is_root: bool) -> Vec<Check> {
     stores.iter().flat_map(|store| one(store, config, is_root)).collect()
 }
 
@@ -128,7 +128,7 @@ fn owner(path: &Path, owner: u32, config: &Agent) -> Check {
 
 /// Returns the compressors of the stores' layers, by their number in the superblock; at most a thousand layers of each store are
 /// read.
-pub fn compressors(stores: &[PathBuf]) -> BTreeSet<u16> {
+pub(super) fn compressors(stores: &[PathBuf]) -> BTreeSet<u16> {
     let layers = stores.iter().flat_map(|store| {
         let directories = [layout::LAYERS, layout::SQUASH].map(|name| fs::read_dir(store.join(name)));
         let files = directories.into_iter().flatten().flatten().flatten().map(|entry| entry.path());

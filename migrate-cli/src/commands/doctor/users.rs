@@ -40,7 +40,7 @@ const LIMITS: [Limit; 3] = [
 ];
 
 /// Checks the kernel's limits, and the subordinate ids of a user: of `name`, or of the calling user unless root.
-pub fn check(name: Option<&str>, is_root: bool) -> Vec<Check> {
+pub(super) fn check(name: Option<&str>, is_root: bool) -> Vec<Check> {
     let mut checks = limits(Path::new("/proc/sys"));
     let user = match name {
         Some(name) => nix::unistd::User::from_name(name).ok().flatten().ok_or_else(|| name.to_owned()),
