@@ -146,11 +146,10 @@ pub(crate) fn explained(error: &anyhow::Error) -> String {
         _ => false,
     };
     let is_refused = error.chain().filter_map(|cause| cause.downcast_ref()).any(is_refused);
-    let advice = match is_refused && rustix::process::geteuid().is_root() {
-        true => {
-            "; root has no rights of its own on this file system (root_squash): run the command as the store's owner"
-        }
-        false => "",
+    let advice = if is_refused && rustix::process::geteuid().is_root() {
+        "; root has no rights of its own on this file system (root_squash): run the command as the store's owner"
+    } else {
+        ""
     };
     format!("{error:#}{advice}")
 }

@@ -30,11 +30,11 @@ pub(crate) struct Names {
 impl Names {
     /// Returns the options that both overlays support.
     fn options(&self) -> String {
-        let mut options = format!("lowerdir={}", self.lower.join(":"));
-        if let Some([directory, work]) = &self.upper {
-            options.push_str(&format!(",upperdir={directory},workdir={work}"));
+        let lower = self.lower.join(":");
+        match &self.upper {
+            Some([directory, work]) => format!("lowerdir={lower},upperdir={directory},workdir={work}"),
+            None => format!("lowerdir={lower}"),
         }
-        options
     }
 }
 

@@ -119,9 +119,10 @@ impl Variables<'_> {
 
     /// Returns the variable's name, with the file that assigns it.
     fn origin(&self, name: &str) -> String {
-        match self.assigned.iter().any(|assignment| assignment.name == name) {
-            true => format!("{name} in {}", self.file.display()),
-            false => name.to_owned(),
+        if self.assigned.iter().any(|assignment| assignment.name == name) {
+            format!("{name} in {}", self.file.display())
+        } else {
+            name.to_owned()
         }
     }
 

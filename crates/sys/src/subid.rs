@@ -102,13 +102,13 @@ impl Libsubid {
         // SAFETY: the owner is a string, and the second argument points to a pointer that the function sets.
         let count = unsafe { get(owner.as_ptr(), &raw mut ranges) };
         let length = usize::try_from(count).ok();
-        let found = length.map(|length| match ranges.is_null() {
-            true => Vec::new(),
-            // SAFETY: on success the pointer is null or that of an array of `count` ranges, allocated by the library.
-            false => unsafe { std::slice::from_raw_parts(ranges, length) }
-                .iter()
-                .map(|range| (range.start, range.count))
-                .collect(),
+        let found = length.map(|length| {
+            if ranges.is_null() {
+                return Vec::new();
+            }
+            // SAFETY: on success the pointer is that of an array of `count` ranges, allocated by the library.
+            let ranges = unsafe { std::slice::from_raw_parts(ranges, length) };
+            ranges.iter().map(|range| (range.start, range.count)).collect()
         });
         if found.is_some() && !ranges.is_null() {
             // SAFETY: the array is the library's, and nothing refers to it any more.

@@ -82,12 +82,10 @@ fn remove(store: &Store, image: &str, force: bool) -> anyhow::Result<Option<Outc
 
 impl Outcome {
     fn text(&self) -> String {
-        let mut text: String = self.untagged.iter().map(|name| format!("untagged {name}\n")).collect();
-        if self.removed {
-            let (id, size) = (digest::short_id(&self.id), units::bytes(self.freed));
-            text.push_str(&format!("removed {id}, parallax gc will free {size}\n"));
-        }
-        text
+        let untagged = self.untagged.iter().map(|name| format!("untagged {name}"));
+        let (id, size) = (digest::short_id(&self.id), units::bytes(self.freed));
+        let removed = self.removed.then(|| format!("removed {id}, parallax gc will free {size}"));
+        untagged.chain(removed).map(|line| line + "\n").collect()
     }
 }
 

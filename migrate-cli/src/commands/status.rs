@@ -192,7 +192,7 @@ fn image(step: &StepStatus) -> String {
     let Some(id) = &step.image_id else { return written.clone() };
     match ImageRef::parse(written) {
         Ok(reference @ ImageRef::Name(_)) if !reference.names_one_of(&step.image_names) => {
-            let names = step.image_names.iter().map(|name| format!("{name}, ")).collect::<String>();
+            let names = step.image_names.iter().map(|name| name.to_owned() + ", ").collect::<String>();
             format!("{written} (runs {names}id {id:.12})")
         }
         _ => written.clone(),

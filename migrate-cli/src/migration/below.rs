@@ -193,7 +193,9 @@ mod tests {
     fn listing(lines: &[&str], asked: &[&str]) -> Listing {
         let mut listing = Listing::default();
         let asked = asked.iter().flat_map(|path| and_above(path)).collect();
-        lines.iter().for_each(|line| listing.add(line.as_bytes(), &asked));
+        for line in lines {
+            listing.add(line.as_bytes(), &asked);
+        }
         listing
     }
 
