@@ -18,8 +18,6 @@
 
 // An index out of bounds would be a panic of root's.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
-// A folder's module is the file beside it, as in all crates here but the command.
-#![deny(clippy::mod_module_files)]
 
 pub mod args;
 pub mod backend;
