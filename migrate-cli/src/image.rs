@@ -124,10 +124,10 @@ impl Image {
         let parsed = Manifest::parse(&manifest)?;
         check_digest("configuration", &parsed.config.digest, &config)?;
         let configuration: Configuration = from_object(&config).context("cannot parse the image's configuration")?;
-        let said = |text: Option<String>| text.filter(|text| !text.is_empty());
-        let platform = said(configuration.os)
-            .zip(said(configuration.architecture))
-            .map(|(os, architecture)| Platform { os, architecture, variant: said(configuration.variant) });
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let platform = given(configuration.os)
+            .zip(given(configuration.architecture))
+            .map(|(os, architecture)| Platform { os, architecture, variant: given(configuration.variant) });
         let diff_ids = configuration.rootfs.map(|rootfs| rootfs.diff_ids).unwrap_or_default();
         ensure!(!diff_ids.is_empty(), "the image has no layers, so nothing in it can be run");
         if diff_ids.len() != parsed.layers.len() {

@@ -91,7 +91,7 @@ impl LayerProgress {
         }
     }
 
-    /// Counts what is read through the result.
+    /// Returns a reader that reports the bytes read from `source`.
     pub fn count<R: Read>(&self, source: R) -> Counted<R> {
         let Self { bar, json, layer, bytes, total } = self;
         let (layer, bytes) = (Arc::clone(layer), Arc::clone(bytes));

@@ -190,7 +190,7 @@ impl Source {
         let index: Option<Index> = serde_json::from_slice(&top).ok();
         let entry = index.and_then(|index| index.manifests.into_iter().find(|entry| entry.digest == digest));
         let Some(entry) = entry else {
-            // Podman's storage has another form of the manifest than the one it got: what it gives out counts.
+            // Podman's storage may convert a manifest: the converted one counts.
             ensure!(
                 is_original && self.reference.transport == Transport::ContainersStorage,
                 "{} changed while it was read; try again",

@@ -85,7 +85,7 @@ fn one(text: &str, mut ids: Vec<String>) -> anyhow::Result<Option<Found>> {
     Ok(ids.pop().map(|id| Found { id, name: None }))
 }
 
-/// The record of an image; of one that another tool brought, what is known of it.
+/// Returns the record of an image; for another tool's image a record made from Podman's lists.
 ///
 /// # Errors
 /// If it is not found, or corrupt.

@@ -33,7 +33,7 @@ struct Report<'a> {
     digest: &'a str,
     /// Fully qualified names.
     names: &'a [String],
-    /// When the image was built, RFC 3339.
+    /// Time of the build, RFC 3339.
     created: &'a str,
     /// The size of its unpacked layers in bytes, as `podman images` shows it.
     size: u64,

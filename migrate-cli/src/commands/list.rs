@@ -28,7 +28,7 @@ struct Row<'a> {
     digest: &'a str,
     /// Fully qualified names, sorted; empty if another image took them over.
     names: Vec<String>,
-    /// When the image was built, RFC 3339.
+    /// Time of the build, RFC 3339.
     created: &'a str,
     /// Number of layers.
     layers: usize,

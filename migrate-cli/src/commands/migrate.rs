@@ -141,7 +141,7 @@ fn order<'a>(global: &Global, text: &'a str, options: &Options) -> anyhow::Resul
     Ok(Order { text, candidates, names })
 }
 
-/// The names that a source gives its image: its own, else the one that is derived from the source.
+/// Returns the names of a source's image: its own, or else the name derived from the source.
 fn names_of(reference: &Reference) -> anyhow::Result<Vec<ImageName>> {
     let own = own_names(reference).unwrap_or_else(|error| {
         tracing::warn!("{}: cannot read the names in it: {error}", reference.text);

@@ -73,7 +73,7 @@ struct Row<'a> {
     uid: u32,
     /// The image as the user wrote it.
     image: &'a str,
-    /// The id of the image that the step got, or null for one that Podman pulls.
+    /// The id of the step's image; null for an image that Podman pulls.
     image_id: Option<&'a str>,
     /// The names of that image when the step got it.
     image_names: &'a [String],
@@ -81,7 +81,7 @@ struct Row<'a> {
     mode: Mode,
     /// The step's directory.
     directory: String,
-    /// When the step got its image, seconds since 1970.
+    /// Time of the lease, seconds since 1970.
     since: u64,
 }
 

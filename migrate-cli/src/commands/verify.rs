@@ -54,7 +54,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let mut checked = check(&store, &mut verifier, &options.images);
     let mut problems = verifier.problems().to_vec();
     if checked.is_err() || !problems.is_empty() {
-        // Writers may have been at work: only what is found while they wait is true.
+        // Writers may have changed the store meanwhile: only findings under the lock count.
         let believed = verifier.again()? || checked.is_err();
         checked = check(&store, &mut verifier, &options.images);
         let seen_before = |problem: &Problem| problems.contains(problem);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::log::Level;
 use super::words;
 
-/// Options that take a value, and those that are true or false. By the first few a command line is known.
+/// Options with a value, and switches.
 const VALUES: [&str; 6] = ["image", "podmanRoot", "roStoragePath", "mksquashfsPath", "mksquashfs-opts", "log-level"];
 const SWITCHES: [&str; 3] = ["migrate", "rmi", "version"];
 
@@ -65,9 +65,9 @@ pub(super) struct Arguments {
 pub(super) enum Parsed {
     /// Work.
     Work(Arguments),
-    /// The version is to be printed.
+    /// Print the version.
     Version,
-    /// The help is to be printed.
+    /// Print the help.
     Help,
 }
 

@@ -66,7 +66,7 @@ impl Migration<'_> {
         let mut missing: BTreeMap<&str, (usize, &Layer)> = BTreeMap::new();
         for (index, (layer, id)) in image.layers.iter().zip(image.chain_ids()).enumerate() {
             match self.store.layer(&layer.diff_id)? {
-                Some(there) => self.say_if_other(layer, &there),
+                Some(there) => self.report_if_different(layer, &there),
                 // It may be there for this chain of layers alone.
                 None if self.store.own_file(&id)?.is_some() => {}
                 None => drop(missing.entry(&layer.diff_id).or_insert((index, layer))),
@@ -78,7 +78,7 @@ impl Migration<'_> {
     }
 
     /// Reports layers in the store that differ from the requested settings: they stay unchanged, since images share them.
-    fn say_if_other(&self, layer: &Layer, there: &LayerFile) {
+    fn report_if_different(&self, layer: &Layer, there: &LayerFile) {
         let short = short_id(&layer.diff_id);
         let squash = self.settings.owners == Owners::Squash;
         if squash && there.max_uid.max(there.max_gid) > MAX_USUAL_ID {

@@ -84,7 +84,7 @@ pub fn several(reference: &Reference) -> io::Result<Vec<String>> {
     };
     let Some(images) = list(reference.transport, path)?.filter(|_| selector.is_none()) else { return Ok(Vec::new()) };
     let selectors: Option<Vec<String>> = images.into_iter().map(|image| image.selector).collect();
-    // skopeo says what there is to choose from if not all can be.
+    // If not all images have a selector, skopeo reports the images to select from.
     let selectors = selectors.filter(|all| all.len() > 1).unwrap_or_default();
     Ok(selectors.iter().map(|selector| format!("{prefix}:{path}:{selector}")).collect())
 }

@@ -8,7 +8,7 @@ use parallax_format::name::{split_registry, split_suffix};
 
 use super::registries::{Mode, Registries};
 
-/// Asks somebody at a terminal which of several names a short one means.
+/// Asks the user at a terminal which of several names a short name means.
 pub type Ask<'a> = &'a dyn Fn(&str, &[String]) -> anyhow::Result<String>;
 
 /// Returns the names, with registry, that `text` may stand for, most likely first. Podman pulls the first that exists. Where Podman

@@ -72,14 +72,14 @@ fn place(rest: &str) -> Option<PathBuf> {
 
 /// The same for the user's own storage, which Podman knows.
 fn podmans_own() -> PathBuf {
-    let said = Command::new("podman")
+    let output = Command::new("podman")
         .args(["info", "--format", "{{.Store.GraphDriverName}} {{.Store.GraphRoot}}"])
         .output()
         .ok()
         .filter(|output| output.status.success())
         .and_then(|output| String::from_utf8(output.stdout).ok());
-    let said = said.as_deref().map(str::trim).and_then(|said| said.split_once(' '));
-    let (driver, root) = said.unwrap_or(("overlay", DEFAULT_ROOT));
+    let words = output.as_deref().map(str::trim).and_then(|output| output.split_once(' '));
+    let (driver, root) = words.unwrap_or(("overlay", DEFAULT_ROOT));
     Path::new(root).join(format!("{driver}-images"))
 }
 

@@ -8,11 +8,11 @@
 //! - A PAX `linkpath` loses leading `/`, `./` and `../` in 4.5.1, also for symbolic links: long targets are written
 //!   as GNU's `K` header.
 //! - A PAX `size` would be taken for the size of a following `L` header: sizes, like large ids, are written in binary.
-//! - The prefix field is used whatever the header's form: it stays empty, long names are GNU's `L` headers.
+//! - The prefix field is used in all forms of headers: it stays empty, long names are GNU's `L` headers.
 //! - PAX records are scanned as C strings: at least one zero byte follows them.
 //! - Up to 4.7.5 the thread that reads the archive still looks at a hard link's entry after the main thread may have freed
 //!   it. If something else has the memory by then, the headers that follow can be taken for a file's data. Hard links
-//!   therefore come after everything else, and what was made of a layer that has any is checked (see `convert`).
+//!   therefore come after everything else, and the file of a layer with hard links is compared with the layer (`convert/layer.rs`).
 //! - Sparse files have met several defects up to 4.7.4: holes are written as zeros, which mksquashfs finds by itself.
 //!
 //! No crate serves: the writer of `tar` chooses between these forms by itself.
