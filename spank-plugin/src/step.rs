@@ -52,7 +52,7 @@ fn beside_this_file(path: &mut [c_char]) -> Option<*const c_char> {
         dli_saddr: null_mut(),
     };
     // SAFETY: any address may be asked for, and the answer is written where there is room for it.
-    let known = unsafe { c::dladdr((&raw const MISSING).cast(), &mut info) };
+    let known = unsafe { c::dladdr((&raw const MISSING).cast(), &raw mut info) };
     if known == 0 || info.dli_fname.is_null() {
         return None;
     }

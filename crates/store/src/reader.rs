@@ -99,6 +99,8 @@ fn names_by_id(root: &Path) -> Result<BTreeMap<String, Vec<ImageName>>, StoreErr
             names.entry(id.to_owned()).or_default().push(name);
         }
     }
-    names.values_mut().for_each(|names| names.sort());
+    for names in names.values_mut() {
+        names.sort();
+    }
     Ok(names)
 }

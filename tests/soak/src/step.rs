@@ -90,7 +90,7 @@ impl Step {
             }
             Kind::Inherited => {
                 let mut salloc = srun;
-                salloc[0] = "salloc".to_owned();
+                "salloc".clone_into(&mut salloc[0]);
                 line.extend(salloc.into_iter().chain(["--quiet".to_owned(), image, "srun".to_owned()]));
             }
             Kind::Unknown => line.extend(srun.into_iter().chain(["--parallax-image=pyhton".to_owned()])),

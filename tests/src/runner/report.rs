@@ -81,7 +81,9 @@ impl Report {
                 println!("---- {} ----\n{}\n", outcome.name, outcome.result.as_ref().err().map_or("", String::as_str));
             }
             println!("failures:");
-            failed.iter().for_each(|outcome| println!("    {}", outcome.name));
+            for outcome in &failed {
+                println!("    {}", outcome.name);
+            }
         }
         print_slowest(&outcomes);
         if let Err(error) = times::write(&outcomes) {
