@@ -215,10 +215,11 @@ fn a_users_store_never_reaches_the_kernel(cluster: &Cluster) -> anyhow::Result<(
     tested
 }
 
-/// A process that has shaken off its parent, its environment and its command line.
+/// A process that has shaken off its parent, its environment and its command line. It has nothing of the step's input and output either, for which
+/// Slurm would wait for a minute before it lets the step end.
 fn what_hides_in_a_container_by_fuse_is_ended(cluster: &Cluster) -> anyhow::Result<()> {
     with_config(cluster, "n1", &format!("{STORE}[agent]\nmounts = \"fuse\"\n"), || {
-        let script = "setsid env -i sh -c 'sleep 1000 & echo hidden'";
+        let script = "setsid env -i sh -c 'sleep 1000 <>/dev/null >&0 2>&0 & echo hidden'";
         let step = HeldStep::start(cluster, "u1", &["-w", "n1", "--parallax-image=debian"], 1, script)?;
         ensure!(step.lines == ["hidden"], "{:?}", step.lines);
         step.finish()
