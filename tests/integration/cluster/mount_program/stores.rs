@@ -105,7 +105,9 @@ impl OwnStore {
             if podman.is_rootful() && how == "--userns=keep-id" {
                 continue;
             }
-            let done = podman.script_on(cluster, &self.name, &format!("run {how} debian true"))?;
+            // squashfuse that mounts a damaged file may answer nothing, which is waited for.
+            let text = format!("export PARALLAX_MP_START_TIMEOUT=2; run {how} debian true");
+            let done = podman.script_on(cluster, &self.name, &text)?;
             ensure!(done.code == 125 || done.code == 126 || done.code == 127, "{how}, not {words}: {done:?}");
             ensure!(done.stderr.matches("parallax-mount-program: ").count() >= 1, "{done:?}");
             ensure!(done.stderr.contains(words), "{podman:?}: {how}, not {words}: {done:?}");
