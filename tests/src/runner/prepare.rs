@@ -1,6 +1,6 @@
 //! What is done before the clock starts: programs, images, root file systems and clusters.
 
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -18,7 +18,6 @@ const FEW: usize = 16;
 /// What the lanes run on. The clusters that were not up before are taken down with this value.
 pub struct Prepared {
     clusters: Vec<Cluster>,
-    guests: Option<Child>,
     /// The signal that came, or 0.
     signal: Arc<AtomicUsize>,
 }
@@ -50,16 +49,10 @@ impl Prepared {
     }
 }
 
-impl Drop for Prepared {
-    fn drop(&mut self) {
-        if let Some(Err(error)) = self.guests.as_mut().map(Child::wait) {
-            eprintln!("the build of the guests' root file systems cannot be waited for: {error}");
-        }
-    }
-}
-
 fn prepare(names: &[&'static str], with_guests: bool) -> anyhow::Result<Prepared> {
     let signal = Arc::new(AtomicUsize::new(0));
+    // Takes a minute if they are not there yet, most of which is downloading, so it goes on beside the builds.
+    let guests = with_guests.then(Cluster::build_guests).transpose()?;
     if !names.is_empty() {
         for number in [SIGINT, SIGTERM, SIGHUP] {
             let value = usize::try_from(number)?;
@@ -69,8 +62,6 @@ fn prepare(names: &[&'static str], with_guests: bool) -> anyhow::Result<Prepared
         images::build(&images::IMAGES)?;
         build_debug_programs()?;
     }
-    // Takes a minute if they are not there yet, most of which is downloading.
-    let guests = with_guests.then(Cluster::build_guests).transpose()?;
     // The first builds what all share; the others come up side by side.
     let mut clusters = Vec::new();
     let mut rest = names.iter();
@@ -84,7 +75,10 @@ fn prepare(names: &[&'static str], with_guests: bool) -> anyhow::Result<Prepared
     });
     let others: anyhow::Result<Vec<Cluster>> = others;
     clusters.extend(others?);
-    Ok(Prepared { clusters, guests, signal })
+    if let Some(guests) = guests {
+        Done::from(guests.wait_with_output()?).success().context("the guests' root file systems")?;
+    }
+    Ok(Prepared { clusters, signal })
 }
 
 fn bring_up(name: &'static str) -> anyhow::Result<Cluster> {
