@@ -73,7 +73,8 @@ bench: dependencies
 	$(CARGO) run --locked --release --quiet --package parallax-bench -- $(BENCH_ARGS)
 
 # The fixed loads of the test suite, at full size.
-LOADS = cluster::faults::load cluster::daemon::cost::many_leases cluster::calls::thousands cluster::store::killed
+LOADS = cluster::faults::load cluster::daemon::cost::many_leases cluster::calls::thousands cluster::store::killed \
+	cluster::fidelity::many
 
 # SOAK_MINUTES says how long, SOAK_ARGS='--seed=…' repeats the choices of an earlier one.
 soak: dependencies

@@ -125,6 +125,15 @@ def kinds(root):
     _file(_directory(opaque / "kept-name") / "hidden", "hidden, though the directory's name is not\n")
 
 
+def many(root):
+    """As many files as a large Python installation has."""
+    for package in range(200):
+        for part in range(10):
+            directory = _directory(root / f"srv/many/package-{package:03}/part-{part}")
+            for module in range(10):
+                _file(directory / f"module_{module}.py", f"{package} {part} {module}\n" * (20 * module))
+
+
 def removals(root):
     """Removes, hides and replaces what layers below have, Debian's own files included."""
     going = _directory(root / "srv/going")

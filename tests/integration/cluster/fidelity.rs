@@ -1,16 +1,15 @@
 //! A container's root is the image's, bit by bit: compared with the same image unpacked by tools that are not ours
-//! (`tests/images/unpack`: skopeo and umoci), for every test image and in both kinds of user namespace.
+//! (`tests/images/unpack`: skopeo and umoci), for every test image, and in both kinds of user namespace.
 //!
 //! The trees are described by `scan.py`; the container's is looked at before it starts, when Podman has not yet put its own
 //! files (`/etc/hosts` and the like) into it, from Podman's user namespace.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
 
 use anyhow::{Context as _, ensure};
-use integration_tests::cluster::{Cluster, Done, repository};
-use integration_tests::images;
+use integration_tests::cluster::{Cluster, repository};
+use integration_tests::{images, load};
 use serde_json::{Value, json};
 
 tests! { cluster:
@@ -18,7 +17,7 @@ tests! { cluster:
     python,
     static_image,
     layers40,
-    numpy,
+    many_files,
     a_task_sees_the_images_own_ids,
 }
 
@@ -44,30 +43,20 @@ fn layers40(cluster: &Cluster) -> anyhow::Result<()> {
     same_as_unpacked(cluster, "layers40")
 }
 
-fn numpy(cluster: &Cluster) -> anyhow::Result<()> {
-    images::build(&["numpy"])?;
-    images::migrate(cluster, "numpy")?;
-    same_as_unpacked(cluster, "numpy")
+fn many_files(cluster: &Cluster) -> anyhow::Result<()> {
+    let image = load::size("many", "numpy")?;
+    images::build(&[image])?;
+    images::migrate(cluster, image)?;
+    same_as_unpacked(cluster, image)
 }
 
 fn same_as_unpacked(cluster: &Cluster, image: &str) -> anyhow::Result<()> {
-    let reference = reference(image)?;
+    let reference = parse(&images::unpacked(image)?)?;
     ensure!(reference.len() > 2, "the reference is empty");
     compare(&reference, &in_container(cluster, image, "")?, "as root").context(image.to_owned())?;
     let seen_from_podman = in_container(cluster, image, "--userns=keep-id")?;
     let seen_inside = seen_from_podman.into_iter().map(|(path, file)| (path, as_seen_inside(file))).collect();
     compare(&reference, &seen_inside, "with keep-id").context(image.to_owned())
-}
-
-/// The image as others unpack it.
-fn reference(image: &str) -> anyhow::Result<Tree> {
-    let directory = tempfile::tempdir_in(repository().join("target"))?;
-    let root = directory.path().join("root");
-    let unpacked = Command::new(repository().join("tests/images/unpack")).arg(image).arg(&root).output()?;
-    Done::from(unpacked).success()?;
-    let scan = repository().join("tests/integration/scan.py");
-    let scanned = Done::from(Command::new("python3").arg(scan).arg(&root).output()?).success()?;
-    parse(&scanned.stdout)
 }
 
 /// The root of a container that was created from the store and not started.

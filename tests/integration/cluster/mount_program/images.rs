@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
 
 use anyhow::{Context as _, ensure};
-use integration_tests::cluster::{Cluster, Done, repository};
+use integration_tests::cluster::{Cluster, repository};
 use integration_tests::images;
 
 use super::{EVERY, PLAIN, Podman};
@@ -21,11 +20,7 @@ fn every_image_is_what_it_is_unpacked(cluster: &Cluster) -> anyhow::Result<()> {
     let scan = repository().join("tests/integration/scan.py");
     fs::copy(&scan, cluster.shared().join("scan.py"))?;
     for image in images::IMAGES {
-        let directory = tempfile::tempdir_in(repository().join("target"))?;
-        let root = directory.path().join("root");
-        let unpack = repository().join("tests/images/unpack");
-        Done::from(Command::new(unpack).arg(image).arg(&root).output()?).success()?;
-        let reference = Done::from(Command::new("python3").arg(&scan).arg(&root).output()?).success()?.stdout;
+        let reference = images::unpacked(image)?;
         // Podman's versions do not differ in this: one is enough for all images, the others have the one with all kinds.
         for podman in EVERY.into_iter().filter(|podman| *podman == PLAIN || image == "python") {
             // In Podman's namespace the frame's function is known again.
