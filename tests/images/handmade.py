@@ -183,6 +183,30 @@ def static(root):
     binary.chmod(0o755)
 
 
+def tiny(root, base):
+    """A shell and a few programs of the Debian `base`: little to walk through, which Podman does for each commit."""
+    for name in ("usr/bin", "usr/lib", "usr/lib64", "etc", "usr/share/doc/tiny", "dev", "proc", "sys", "run", "var/tmp"):
+        _directory(root / name)
+    _directory(root / "tmp", mode=0o1777)
+    for name in ("bin", "lib", "lib64"):
+        os.symlink(f"usr/{name}", root / name)
+    programs = [f"/usr/bin/{name}" for name in ("cat", "dash", "id", "ls", "mkdir", "rm", "sleep", "stat", "touch", "wc")]
+    linked = subprocess.run(["chroot", base, "ldd", *programs], stdout=subprocess.PIPE, text=True, check=True).stdout
+    libraries = {word for line in linked.splitlines() for word in line.split() if word.startswith("/") and word[-1] != ":"}
+    for path in (*programs, *sorted(libraries)):
+        target = root / path.lstrip("/")
+        _directory(target.parent.resolve())
+        shutil.copyfile(base / path.lstrip("/"), target)
+        target.chmod(0o755)
+    os.symlink("dash", root / "usr/bin/sh")
+    for name in ("passwd", "group", "shadow", "debian_version"):
+        shutil.copyfile(base / "etc" / name, root / "etc" / name)
+    shadow = root / "etc/shadow"
+    os.chown(shadow, 0, 42)
+    shadow.chmod(0o640)
+    _file(root / "usr/share/doc/tiny/README", "A few programs of Debian.\n")
+
+
 def small_change(root, number):
     """The `number`th (from 1) of many small layers: adds, changes and removes."""
     top = _directory(root / "srv/layers")

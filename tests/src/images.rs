@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use crate::cluster::{Cluster, Done, repository};
 
 /// The images that tests use; `many` and `numpy` are large ones, which only some need.
-pub const IMAGES: [&str; 4] = ["debian", "python", "static", "layers40"];
+pub const IMAGES: [&str; 5] = ["debian", "python", "static", "tiny", "layers40"];
 
 /// Makes test images (`tests/images/build`) that are not there yet.
 ///

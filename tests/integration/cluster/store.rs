@@ -160,7 +160,7 @@ fn kill_and_read(cluster: &Cluster) -> anyhow::Result<()> {
         cd /shared/killed
         mkdir before after
         on() { store=$1; shift; ./parallax --quiet --store $store \"$@\"; }
-        on one migrate oci:/images/debian
+        on one migrate oci:/images/tiny --name kept
         cp -al one two
         on two migrate oci:/images/static
         for change in add remove; do
@@ -189,8 +189,8 @@ fn kill_and_read(cluster: &Cluster) -> anyhow::Result<()> {
         for store in /shared/killed/before/* /shared/killed/after/*; do
             names=$(on $store images --format '{{.Repository}}')
             case $names in
-                localhost/debian) ;;
-                *localhost/static*) on $store image inspect static debian >/dev/null ;;
+                localhost/kept) ;;
+                *localhost/static*) on $store image inspect static kept >/dev/null ;;
                 *) echo \"$store: $names\"; exit 1 ;;
             esac
         done

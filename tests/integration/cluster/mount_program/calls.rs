@@ -37,7 +37,7 @@ fn every_form_of_a_call(cluster: &Cluster) -> anyhow::Result<()> {
         run --userns=auto debian true || true
         [ $(id -u) = 0 ] || run --userns=keep-id debian true
         mkdir $XDG_RUNTIME_DIR/a:b; touch $XDG_RUNTIME_DIR/a:b/file
-        podman run --name changed --network=host debian touch /new
+        podman run --name changed --network=host tiny touch /new
         export -f podman
         # Rootless Podman 4.3 can't; its own image comes from elsewhere then.
         if ! podman commit --quiet changed localhost/own >/dev/null 2>&1; then

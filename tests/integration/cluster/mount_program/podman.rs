@@ -86,15 +86,16 @@ fn user_namespaces(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The image is small: at each commit Podman compares all files of the container with those of the image.
 fn commits_and_builds(cluster: &Cluster) -> anyhow::Result<()> {
     let text = "\
-        podman run --name changed --network=host debian sh -c 'rm -r /usr/share/doc /etc/debian_version; mkdir /usr/share/doc; echo 1 >/usr/share/doc/one'
+        podman run --name changed --network=host tiny sh -c 'rm -r /usr/share/doc /etc/debian_version; mkdir /usr/share/doc; echo 1 >/usr/share/doc/one'
         podman commit --quiet changed localhost/committed >/dev/null
         for how in $HOWS; do
             run $how localhost/committed sh -c 'cat /usr/share/doc/*; ls /etc/debian_version 2>/dev/null || echo gone; stat -c %u:%g /etc/shadow'
         done
         mkdir $XDG_RUNTIME_DIR/context
-        printf 'FROM debian\\nRUN rm /etc/debian_version && echo 2 >/two\\nRUN ls /etc/debian_version || cat /two >/three\\n' >$XDG_RUNTIME_DIR/context/Containerfile
+        printf 'FROM tiny\\nRUN rm /etc/debian_version && echo 2 >/two\\nRUN ls /etc/debian_version || cat /two >/three\\n' >$XDG_RUNTIME_DIR/context/Containerfile
         podman build --quiet --network=host --isolation=chroot --tag localhost/built $XDG_RUNTIME_DIR/context >/dev/null
         run localhost/built sh -c 'cat /two /three; ls /etc/debian_version 2>/dev/null || echo gone'";
     for podman in EVERY {
@@ -114,8 +115,8 @@ fn commits_and_builds(cluster: &Cluster) -> anyhow::Result<()> {
 /// Rootless Podman 4.3 with any mount program wants to own the directories of an additional store.
 fn commits_and_builds_are_refused(cluster: &Cluster, podman: Podman) -> anyhow::Result<()> {
     for text in [
-        "podman run --name changed --network=host debian touch /new; podman commit --quiet changed localhost/committed",
-        "printf 'FROM debian\\nRUN touch /new\\n' >$HOME/Containerfile
+        "podman run --name changed --network=host tiny touch /new; podman commit --quiet changed localhost/committed",
+        "printf 'FROM tiny\\nRUN touch /new\\n' >$HOME/Containerfile
          podman build --quiet --network=host --isolation=chroot --tag localhost/built $HOME",
     ] {
         let done = podman.script(cluster, text)?;
