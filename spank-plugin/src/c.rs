@@ -14,3 +14,6 @@
 )]
 
 include!(concat!(env!("OUT_DIR"), "/c.rs"));
+
+/// `ESPANK_SUCCESS`.
+pub(crate) const SUCCESS: spank_err_t = 0;

@@ -22,8 +22,6 @@ mod inherited;
 mod other_step;
 mod step;
 
-/// `ESPANK_SUCCESS`.
-const SUCCESS: c::spank_err_t = 0;
 /// Return value that Slurm treats as a failure.
 const FAILED: c_int = -1;
 
@@ -105,7 +103,7 @@ extern "C" fn slurm_spank_init(spank: c::spank_t, _argc: c_int, _argv: *const *c
     let taken = OPTIONS.0.iter().all(|option| {
         // SAFETY: the handle is Slurm's own, in the hook in which options are registered. Slurm reads the option, and copies it.
         let result = unsafe { c::spank_option_register(spank, core::ptr::from_ref(option).cast_mut()) };
-        result == SUCCESS
+        result == c::SUCCESS
     });
     UNREGISTERED.store(!taken, Relaxed);
     if taken || is_node { 0 } else { FAILED }
@@ -131,7 +129,7 @@ fn has_image(spank: c::spank_t) -> bool {
     // SAFETY: the handle is Slurm's own, and the buffer has as many bytes as is said.
     let result = unsafe { c::spank_getenv(spank, IMAGE_OF_STEP.as_ptr(), buffer.as_mut_ptr(), buffer.len() as c_int) };
     // A value longer than the buffer is set, too.
-    [SUCCESS, c::slurm_err_t_ESPANK_NOSPACE].contains(&result)
+    [c::SUCCESS, c::slurm_err_t_ESPANK_NOSPACE].contains(&result)
 }
 
 /// Passes the hook on. If the part for steps with an image cannot be loaded, the task fails: it must not run without its image.

@@ -8,7 +8,7 @@ use core::ptr::null_mut;
 
 use parallax_spank_hooks::{PODMAN_SETTINGS, STEP_DIRECTORY};
 
-use crate::{SUCCESS, c};
+use crate::c;
 
 /// Maximum length in bytes of the path of a step's directory, or of the name of a variable, with its final null byte.
 const MAX_LENGTH: usize = 512;
@@ -46,12 +46,12 @@ fn get<'a>(spank: c::spank_t, name: &CStr, buffer: &'a mut [c_char]) -> Option<&
     // SAFETY: the handle is Slurm's own, and the buffer has as many bytes as is said.
     let result = unsafe { c::spank_getenv(spank, name.as_ptr(), buffer.as_mut_ptr(), buffer.len() as c_int) };
     // SAFETY: after a success the buffer holds a string.
-    (result == SUCCESS).then(|| unsafe { CStr::from_ptr(buffer.as_ptr()) })
+    (result == c::SUCCESS).then(|| unsafe { CStr::from_ptr(buffer.as_ptr()) })
 }
 
 fn unset(spank: c::spank_t, name: &CStr) -> bool {
     // SAFETY: the handle is Slurm's own, and the name is a string.
-    (unsafe { c::spank_unsetenv(spank, name.as_ptr()) }) == SUCCESS
+    (unsafe { c::spank_unsetenv(spank, name.as_ptr()) }) == c::SUCCESS
 }
 
 /// Returns the name of the first variable whose value is the directory, a path below it, or the address of a socket there.
@@ -59,7 +59,7 @@ fn find<'a>(spank: c::spank_t, directory: &[u8], name: &'a mut [c_char]) -> Opti
     let mut variable: *mut *mut c_char = null_mut();
     // SAFETY: for this item Slurm takes one pointer to an array of strings that ends with a null pointer (`slurm/spank.h`).
     let result = unsafe { c::spank_get_item(spank, c::spank_item_S_JOB_ENV, &raw mut variable) };
-    if result != SUCCESS || variable.is_null() {
+    if result != c::SUCCESS || variable.is_null() {
         return None;
     }
     // SAFETY: the array's end has not been passed, and it is not changed while it is read.

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use crate::{BindMount, Owner};
+use crate::mount::BindMount;
 
 /// A section of the file.
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +70,6 @@ described! {
     String: "string",
     PathBuf: "path",
     BindMount: "SOURCE[:TARGET][:ro]",
-    Owner: "user name or id",
 }
 
 impl<T: Described> Described for Option<T> {

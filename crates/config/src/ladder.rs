@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::keys::choices;
+use crate::keys::{Described, Shape, choices};
 
 choices! {
     /// How the layers of images are mounted (`agent.mounts`).
@@ -48,4 +48,8 @@ pub enum Owner {
     Id(u32),
     /// The user's name on the node.
     Name(String),
+}
+
+impl Described for Owner {
+    const SHAPE: Shape = Shape { kind: "user name or id", choices: &[], list: false };
 }
