@@ -187,7 +187,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir_all(directory.path().join("parallax/holds")).unwrap();
         let files = || fs::read_dir(directory.path().join("parallax/holds")).unwrap().count();
-        let image = || StoreImage { store: directory.path().to_owned(), id: "ab".repeat(32) };
+        let image = || StoreImage { store: directory.path().to_owned(), id: "ab".repeat(32).parse().unwrap() };
         let mut table = Table::new(Node::new("n1", &[]));
         for (order, left) in [
             (Order::Mark(image()), 1),
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn a_store_that_cannot_be_written_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
-        let image = || StoreImage { store: directory.path().to_owned(), id: "ab".repeat(32) };
+        let image = || StoreImage { store: directory.path().to_owned(), id: "ab".repeat(32).parse().unwrap() };
         let mut table = Table::new(Node::new("n1", &[]));
         table.execute(Order::Mark(image()));
         table.renew();

@@ -10,6 +10,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use parallax_format::digest::ImageId;
 use parallax_protocol::message::{LeaseRequest, Mode, StepId};
 use parallax_sys::process::{Process, start_time};
 use serde::{Deserialize, Serialize};
@@ -100,7 +101,7 @@ pub struct StoreImage {
     /// The store's path, as it is configured.
     pub store: PathBuf,
     /// The image's id.
-    pub id: String,
+    pub id: ImageId,
 }
 
 impl Entry {

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use parallax_format::digest::ImageId;
 use parallax_format::{ImageName, ImageRef, layout};
 use parallax_store::{Store, Target};
 
@@ -111,16 +112,16 @@ fn migrate(arguments: &Arguments, log: Log) -> anyhow::Result<()> {
     let progress = Progress::new(&Global::of_store(&arguments.store), true);
     let migration = Migration::new(&store, settings, &progress);
     let mut unchanged = true;
-    let (mut id, mut warnings) = (String::new(), Vec::new());
+    let (mut id, mut warnings) = (None, Vec::new());
     for name in names.to_store(&found) {
         let brought = migration.bring(&source, &name)?;
         unchanged &= brought.unchanged;
-        (id, warnings) = (brought.id, brought.warnings);
+        (id, warnings) = (Some(brought.id), brought.warnings);
     }
     for warning in warnings {
         log.print(Level::Warning, &warning);
     }
-    anyhow::ensure!(!id.is_empty(), "the image has no name");
+    let id = id.context("the image has no name")?;
     if unchanged {
         log.print(Level::Info, "Image already migrated. Nothing to do.");
     } else {
@@ -144,7 +145,7 @@ fn remove(arguments: &Arguments, log: Log) -> anyhow::Result<()> {
     for name in names.skip(1) {
         store.remove(&Target::Name(name), false).with_context(failed)?;
     }
-    store.remove(&Target::Image(id.clone()), false).with_context(failed)?;
+    store.remove(&Target::Image(id), false).with_context(failed)?;
     log.print(Level::Info, &format!("Removal successfully completed for image: {name}"));
     Ok(())
 }
@@ -165,7 +166,7 @@ impl Names {
     }
 
     /// The id of the store's image with such a name.
-    fn find(&self, store: &Store) -> anyhow::Result<Option<String>> {
+    fn find(&self, store: &Store) -> anyhow::Result<Option<ImageId>> {
         for name in std::iter::once(&self.given).chain(&self.qualified) {
             if let Some(found) = find::find_if_there(store, name)?.filter(|found| found.name.is_some()) {
                 return Ok(Some(found.id));

@@ -3,8 +3,8 @@
 mod platform;
 
 use anyhow::{Context as _, bail, ensure};
-use parallax_format::digest;
-use parallax_store::containers_storage::{chain_ids, sha256_hex};
+use parallax_format::digest::{DiffId, Digest, ImageId, LayerId};
+use parallax_store::containers_storage::{chain_ids, sha256};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -70,12 +70,12 @@ struct RootFs {
 /// An image to migrate.
 #[derive(Debug)]
 pub struct Image {
-    /// The digest of the configuration, 64 hexadecimal digits.
-    pub id: String,
-    /// The manifest's digest, `sha256:…`.
-    pub digest: String,
-    /// Other digests of the image, 64 hexadecimal digits each: that of the index it was selected from, and those in Podman's storage.
-    pub other_digests: Vec<String>,
+    /// The digest of the configuration.
+    pub id: ImageId,
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// Other digests of the image: that of the index it was selected from, and those in Podman's storage.
+    pub other_digests: Vec<Digest>,
     /// The manifest, byte for byte.
     pub manifest: String,
     /// The configuration, byte for byte.
@@ -93,8 +93,8 @@ pub struct Image {
 /// A layer to migrate.
 #[derive(Debug, Clone)]
 pub struct Layer {
-    /// The digest of the uncompressed tar, 64 hexadecimal digits.
-    pub diff_id: String,
+    /// The digest of the uncompressed tar.
+    pub diff_id: DiffId,
     /// The blob in the source.
     pub blob: Descriptor,
 }
@@ -111,18 +111,18 @@ impl Manifest {
 
 impl Image {
     /// Podman's ids of the layers, base first.
-    pub fn chain_ids(&self) -> Vec<String> {
-        chain_ids(self.layers.iter().map(|layer| layer.diff_id.as_str()))
+    pub fn chain_ids(&self) -> Vec<LayerId> {
+        chain_ids(self.layers.iter().map(|layer| layer.diff_id))
     }
 
     /// Makes an image from its parts.
     ///
     /// # Errors
     /// If the digests do not match, or the configuration is not that of a container image.
-    pub fn new(digest: String, manifest: Vec<u8>, other_digests: Vec<String>, config: Vec<u8>) -> anyhow::Result<Self> {
-        check_digest("manifest", &digest, &manifest)?;
+    pub fn new(digest: &str, manifest: Vec<u8>, other_digests: Vec<Digest>, config: Vec<u8>) -> anyhow::Result<Self> {
+        let digest = checked_digest("manifest", digest, &manifest)?;
         let parsed = Manifest::parse(&manifest)?;
-        check_digest("configuration", &parsed.config.digest, &config)?;
+        let config_digest = checked_digest("configuration", &parsed.config.digest, &config)?;
         let configuration: Configuration = from_object(&config).context("cannot parse the image's configuration")?;
         let given = |text: Option<String>| text.filter(|text| !text.is_empty());
         let platform = given(configuration.os)
@@ -138,13 +138,13 @@ impl Image {
             );
         }
         let layers = diff_ids.iter().zip(parsed.layers).map(|(diff_id, blob)| {
-            let diff_id =
-                digest::hex_of(diff_id).with_context(|| format!("the image has the invalid diffID {diff_id:?}"))?;
-            Ok(Layer { diff_id: diff_id.to_owned(), blob })
+            let digest =
+                Digest::parse(diff_id).with_context(|| format!("the image has the invalid diffID {diff_id:?}"))?;
+            Ok(Layer { diff_id: DiffId::from(*digest.sha256()), blob })
         });
         let config = String::from_utf8(config).context("the configuration is not UTF-8")?;
         Ok(Self {
-            id: sha256_hex(config.as_bytes()),
+            id: ImageId::from(*config_digest.sha256()),
             warnings: runnable::defects(&config),
             layers: layers.collect::<anyhow::Result<_>>()?,
             digest,
@@ -163,13 +163,13 @@ fn from_object<T: DeserializeOwned>(bytes: &[u8]) -> anyhow::Result<T> {
     Ok(serde_json::from_slice(bytes)?)
 }
 
-fn check_digest(what: &str, digest: &str, bytes: &[u8]) -> anyhow::Result<()> {
-    let found = sha256_hex(bytes);
+/// Returns the digest of a part of an image, if it is `digest`.
+fn checked_digest(what: &str, digest: &str, bytes: &[u8]) -> anyhow::Result<Digest> {
+    let found = Digest::from(sha256(bytes));
     let expected =
-        digest::hex_of(digest).with_context(|| format!("the image's {what} has the invalid digest {digest:?}"))?;
-    let is = digest::of_hex(&found);
-    ensure!(found == expected, "the image's {what} is corrupt: its digest is {is}, not {digest}");
-    Ok(())
+        Digest::parse(digest).with_context(|| format!("the image's {what} has the invalid digest {digest:?}"))?;
+    ensure!(found == expected, "the image's {what} is corrupt: its digest is {found}, not {digest}");
+    Ok(found)
 }
 
 /// Returns a time in the form that Go, and so Podman, parses: RFC 3339, in UTC. Podman refuses a store with another form as a
@@ -187,12 +187,12 @@ mod tests {
         let layer = format!(r#"{{"digest":"sha256:{}","size":3}}"#, "b".repeat(64));
         let manifest = format!(
             r#"{{"config":{{"digest":"sha256:{}","size":{}}},"layers":[{}]}}"#,
-            sha256_hex(config.as_bytes()),
+            sha256(config.as_bytes()),
             config.len(),
             vec![layer; layers].join(",")
         );
-        let digest = digest::of_hex(&sha256_hex(manifest.as_bytes()));
-        Image::new(digest, manifest.into_bytes(), Vec::new(), config.as_bytes().to_vec())
+        let digest = Digest::from(sha256(manifest.as_bytes())).to_string();
+        Image::new(&digest, manifest.into_bytes(), Vec::new(), config.as_bytes().to_vec())
     }
 
     #[test]
@@ -200,9 +200,10 @@ mod tests {
         let diff_id = "a".repeat(64);
         let good = image(&format!(r#"{{"rootfs":{{"diff_ids":["sha256:{diff_id}"]}}}}"#), 1).unwrap();
         assert_eq!((good.layers[0].diff_id.as_str(), good.created.as_str()), (diff_id.as_str(), NO_DATE));
-        let wrong = Image::new(good.digest.clone(), b"{}".to_vec(), Vec::new(), Vec::new()).unwrap_err();
+        let wrong = Image::new(&good.digest.to_string(), b"{}".to_vec(), Vec::new(), Vec::new()).unwrap_err();
         assert!(wrong.to_string().contains("manifest is corrupt"), "{wrong}");
-        let wrong = Image::new(good.digest, good.manifest.into_bytes(), Vec::new(), b"{}".to_vec()).unwrap_err();
+        let wrong =
+            Image::new(&good.digest.to_string(), good.manifest.into_bytes(), Vec::new(), b"{}".to_vec()).unwrap_err();
         assert!(wrong.to_string().contains("configuration is corrupt"), "{wrong}");
     }
 

@@ -13,7 +13,8 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use parallax_format::{ImageName, digest, layout};
+use parallax_format::digest::{DiffId, Digest, ImageId};
+use parallax_format::{ImageName, layout};
 use parallax_layers::Mksquashfs;
 use parallax_store::{Collection, LayerFile, NewImage, OwnFiles, Store, StoreError};
 use serde::Serialize;
@@ -52,10 +53,10 @@ pub struct Migration<'a> {
 /// Result of a migration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Brought {
-    /// The image id, 64 hexadecimal digits.
-    pub id: String,
-    /// The manifest's digest, `sha256:…`.
-    pub digest: String,
+    /// The image id.
+    pub id: ImageId,
+    /// The manifest's digest.
+    pub digest: Digest,
     /// Number of the image's layers.
     pub layers: usize,
     /// Number of layers that the store lacked.
@@ -119,7 +120,7 @@ impl<'a> Migration<'a> {
         if let Some(id) = self.flattened_before(&image, name)? {
             let mut brought = Brought::unchanged(image);
             brought.layers = 1;
-            if self.store.id_of_name(name).as_deref() != Some(&id) {
+            if self.store.id_of_name(name) != Some(id) {
                 let _uninterrupted = interrupt::hold();
                 self.store.tag(&id, name)?;
                 brought.unchanged = false;
@@ -128,11 +129,10 @@ impl<'a> Migration<'a> {
         }
         let finished = self.flatten(source, &image)?;
         let (file, layer) = &finished;
-        let flat = flat::flattened(&image, &layer.diff_id, layer.size)?;
+        let flat = flat::flattened(&image, layer.diff_id, layer.size)?;
         // The image with all its layers may be there too, and keeps its digests.
-        let free = digests(&image).filter(|digest| self.leads_to_no_layers(digest));
-        let free = free.map(str::to_owned).collect();
-        let new = self.store.layer(&layer.diff_id)?.is_none().then_some((layer.diff_id.clone(), layer.squashfs_size));
+        let free = digests(&image).filter(|digest| self.leads_to_no_layers(digest)).collect();
+        let new = self.store.layer(&layer.diff_id)?.is_none().then_some((layer.diff_id, layer.squashfs_size));
         let own = inodes([&finished]);
         let files = [(file.clone(), layer.clone())];
         self.tidied(self.publish(&flat, name, free, &files, &OwnFiles::new()), &own)?;
@@ -143,30 +143,30 @@ impl<'a> Migration<'a> {
     ///
     /// # Errors
     /// If the store fails.
-    pub fn also_name(&self, id: &str, names: &[ImageName]) -> anyhow::Result<bool> {
+    pub fn also_name(&self, id: ImageId, names: &[ImageName]) -> anyhow::Result<bool> {
         let _uninterrupted = interrupt::hold();
-        let missing = names.iter().filter(|name| self.store.id_of_name(name).as_deref() != Some(id));
+        let missing = names.iter().filter(|name| self.store.id_of_name(name) != Some(id));
         let mut changed = false;
         for name in missing {
-            self.store.tag(id, name)?;
+            self.store.tag(&id, name)?;
             changed = true;
         }
         Ok(changed)
     }
 
     /// Returns the id of the store's image that was flattened from `image`, if its name or digest leads to that image.
-    fn flattened_before(&self, image: &Image, name: &ImageName) -> anyhow::Result<Option<String>> {
-        let by_digest = digest::hex_of(&image.digest).and_then(|digest| self.store.id_of_digest(digest));
+    fn flattened_before(&self, image: &Image, name: &ImageName) -> anyhow::Result<Option<ImageId>> {
+        let by_digest = self.store.id_of_digest(&image.digest);
         for id in [self.store.id_of_name(name), by_digest].into_iter().flatten() {
             let record = self.store.image(&id)?;
-            if record.is_some_and(|record| flat::source_of(&record.manifest).as_deref() == Some(&image.digest)) {
+            if record.is_some_and(|record| flat::source_of(&record.manifest) == Some(image.digest)) {
                 return Ok(Some(id));
             }
         }
         Ok(None)
     }
 
-    fn leads_to_no_layers(&self, digest: &str) -> bool {
+    fn leads_to_no_layers(&self, digest: &Digest) -> bool {
         let record = self.store.id_of_digest(digest).and_then(|id| self.store.image(&id).ok().flatten());
         record.is_none_or(|record| flat::source_of(&record.manifest).is_some())
     }
@@ -176,7 +176,7 @@ impl<'a> Migration<'a> {
         &self,
         image: &Image,
         name: &ImageName,
-        other_digests: Vec<String>,
+        other_digests: Vec<Digest>,
         finished: &[Finished],
         own: &OwnFiles,
     ) -> Result<(), StoreError> {
@@ -184,14 +184,14 @@ impl<'a> Migration<'a> {
         // Those that another source of this call has published are in the store.
         let finished: Vec<Finished> = finished.iter().filter(|(file, _)| file.exists()).cloned().collect();
         let image = NewImage {
-            id: image.id.clone(),
-            digest: image.digest.clone(),
-            other_digests: image.other_digests.iter().cloned().chain(other_digests).collect(),
+            id: image.id,
+            digest: image.digest,
+            other_digests: image.other_digests.iter().copied().chain(other_digests).collect(),
             name: name.clone(),
             created: image.created.clone(),
             manifest: image.manifest.clone(),
             config: image.config.clone(),
-            diff_ids: image.layers.iter().map(|layer| layer.diff_id.clone()).collect(),
+            diff_ids: image.layers.iter().map(|layer| layer.diff_id).collect(),
         };
         self.store.publish(&image, &finished, own).map(drop)
     }
@@ -257,7 +257,7 @@ fn inodes<'a>(finished: impl IntoIterator<Item = &'a Finished>) -> BTreeSet<u64>
 }
 
 impl Brought {
-    fn new(image: Image, new: &BTreeMap<String, u64>) -> Self {
+    fn new(image: Image, new: &BTreeMap<DiffId, u64>) -> Self {
         let (new_layers, new_stored) = (new.len(), new.values().sum());
         Self {
             id: image.id,
@@ -275,15 +275,15 @@ impl Brought {
     }
 }
 
-/// Returns all digests of an image, hexadecimal.
-fn digests(image: &Image) -> impl Iterator<Item = &str> {
-    digest::hex_of(&image.digest).into_iter().chain(image.other_digests.iter().map(String::as_str))
+/// Returns all digests of an image.
+fn digests(image: &Image) -> impl Iterator<Item = Digest> {
+    std::iter::once(image.digest).chain(image.other_digests.iter().copied())
 }
 
 /// Returns `true` if the store has the complete image, under this name and with these digests.
 fn is_there(store: &Store, image: &Image, name: &ImageName) -> anyhow::Result<bool> {
-    let is_it = |id: Option<String>| id.as_deref() == Some(&*image.id);
+    let is_it = |id: Option<ImageId>| id == Some(image.id);
     Ok(is_it(store.id_of_name(name))
-        && digests(image).all(|digest| is_it(store.id_of_digest(digest)))
+        && digests(image).all(|digest| is_it(store.id_of_digest(&digest)))
         && store.image(&image.id)?.is_some())
 }

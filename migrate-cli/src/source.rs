@@ -22,7 +22,7 @@ use anyhow::{Context as _, bail, ensure};
 use containers_image_proxy::oci_spec::image::Digest;
 use containers_image_proxy::{ConvertedLayerInfo, ImageProxy, OpenedImage};
 use parallax_format::digest;
-use parallax_store::containers_storage::sha256_hex;
+use parallax_store::containers_storage::sha256;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -146,7 +146,7 @@ impl Source {
         let (manifest, index_digest) = self.original(&digest, manifest)?;
         let config = Manifest::parse(&manifest)?.config;
         let config = self.small_blob(&config).context("cannot read the configuration")?;
-        let mut image = Image::new(digest, manifest, index_digest.into_iter().collect(), config)?;
+        let mut image = Image::new(&digest, manifest, index_digest.into_iter().collect(), config)?;
         if self.reference.transport == Transport::ContainersStorage {
             image.other_digests.extend(storage::other_digests(&self.reference, &image));
         }
@@ -173,8 +173,9 @@ impl Source {
     ///
     /// The proxy converts Docker's manifests into OCI's and hides indexes, so they are read from the files, or by
     /// `skopeo inspect`.
-    fn original(&self, digest: &str, manifest: Vec<u8>) -> anyhow::Result<(Vec<u8>, Option<String>)> {
-        let is_original = digest::hex_of(digest).is_some_and(|hex| hex == sha256_hex(&manifest));
+    fn original(&self, digest: &str, manifest: Vec<u8>) -> anyhow::Result<(Vec<u8>, Option<digest::Digest>)> {
+        let parsed = digest::Digest::parse(digest);
+        let is_original = parsed == Some(sha256(&manifest).into());
         let may_have_index = self.reference.transport != Transport::DockerArchive;
         if is_original && !may_have_index {
             return Ok((manifest, None));
@@ -183,8 +184,8 @@ impl Source {
             Some(top) => top,
             None => inspect(&self.reference.text, &self.reference, &self.access)?,
         };
-        let top_hex = sha256_hex(&top);
-        if digest::hex_of(digest) == Some(&top_hex) {
+        let top_digest = digest::Digest::from(sha256(&top));
+        if parsed == Some(top_digest) {
             return Ok((top, None));
         }
         let index: Option<Index> = serde_json::from_slice(&top).ok();
@@ -199,7 +200,7 @@ impl Source {
             return Ok((manifest, None));
         };
         let manifest = if is_original { manifest } else { self.manifest_of_index(&entry)? };
-        Ok((manifest, Some(top_hex)))
+        Ok((manifest, Some(top_digest)))
     }
 
     /// Returns the manifest of one image of an index, byte for byte.
@@ -240,7 +241,7 @@ impl Source {
         }
         // Podman's storage finds layers by their diffID. skopeo before 1.14 does not tell their sizes.
         let size = self.stored_size(index);
-        self.blob(&digest::of_hex(&layer.diff_id), size).map(LayerStream::Proxy)
+        self.blob(&digest::Digest::from(layer.diff_id).to_string(), size).map(LayerStream::Proxy)
     }
 
     /// Returns the number of bytes of [`Self::layer`], if known.

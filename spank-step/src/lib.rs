@@ -3,7 +3,6 @@
 //! - [`options`]: the options and their meaning.
 //! - [`job`]: the job's properties and the plugin's settings, read once.
 //! - [`components`]: components of heterogeneous jobs and steps.
-//! - [`pin`]: the image that a name meant at submission, bound to the job.
 //! - [`submit`]: srun, sbatch and salloc, as the user: options are checked where they are typed.
 //! - [`step`]: slurmstepd, as root: the lease, from its request to its release.
 //!
@@ -31,7 +30,6 @@ use slurm_spank::{Context, Plugin, SpankHandle, spank_log_error};
 mod components;
 mod job;
 mod options;
-mod pin;
 mod step;
 mod submit;
 

@@ -8,16 +8,16 @@ use std::path::Path;
 use std::time::Instant;
 
 use parallax_config::Config;
+use parallax_format::Pin;
 use parallax_protocol::client::{Client, ClientError};
 use parallax_protocol::frame::FrameError;
 use parallax_protocol::message::{Grant, LeaseRequest, Mode, Request, Response};
 use parallax_protocol::step_file::StepPaths;
-use parallax_spank_hooks::{PODMAN_SETTINGS, STEP_DIRECTORY, text};
+use parallax_spank_hooks::{JOB_ID, PIN, PODMAN_SETTINGS, STEP_DIRECTORY, text};
 use slurm_spank::{SpankHandle, spank_log_error};
 
 use crate::job::{Job, Setting};
 use crate::options::{self, LEFT_BY_SLURM, Wanted};
-use crate::pin::{self, Pin};
 
 /// Message about an agent that violates the protocol.
 const UNEXPECTED: &str = "unexpected response from the Parallax agent; tell the administrator";
@@ -77,10 +77,10 @@ impl Step {
             Err(message) => return Some(Self::failed(message)),
         };
         let variable = |name| spank.getenv(name).ok().flatten();
-        let pin = variable(pin::VARIABLE).as_deref().and_then(Pin::parse);
+        let pin = variable(text(PIN)).and_then(|text| text.parse::<Pin>().ok());
         // A component of a heterogeneous job has a number of its own; tasks see that of the whole job.
-        let number = variable(pin::JOB_ID).unwrap_or_else(|| job.step.job.to_string());
-        let id = pin.and_then(|pin| pin.id_in(&number, &wanted.image));
+        let number = variable(text(JOB_ID)).and_then(|number| number.parse().ok()).unwrap_or(job.step.job);
+        let id = pin.and_then(|pin| pin.id_in(number, &wanted.image));
         let pin = Pin { job: Some(number), image: wanted.image.clone(), id };
         let lease = match ask(&setting.config, wanted, job, Job::groups(spank), pin) {
             Ok(held) => Lease::Requested(held),
@@ -126,7 +126,7 @@ impl Step {
             spank.unsetenv(name)?;
         }
         let Lease::Granted(held, grant) = &self.lease else { return Ok(()) };
-        spank.setenv(pin::VARIABLE, held.pin.value(), true)?;
+        spank.setenv(text(PIN), held.pin.to_string(), true)?;
         if held.mode() == Mode::Podman {
             for (name, value) in &grant.environment {
                 spank.setenv(name, value, true)?;
@@ -236,7 +236,7 @@ fn ask(config: &Path, wanted: Wanted, job: Job, groups: Option<Vec<u32>>, pin: P
         gid: job.gid,
         groups,
         image: held.wanted.image.clone(),
-        image_id: held.pin.id.clone(),
+        image_id: held.pin.id.map(|id| id.to_string()),
         mode: held.mode(),
         memory: job.memory,
     });

@@ -9,26 +9,27 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use parallax_config::{Config, ConfigError, OnMissing};
+use parallax_format::digest::ImageId;
 use parallax_format::layout;
 use parallax_format::{
-    ImageName, ImageRef, IndexPath, ambiguous_id, id_prefix, name_from_index_entry, nearest, unknown_image,
+    ImageName, ImageRef, IndexPath, Pin, ambiguous_id, id_prefix, name_from_index_entry, nearest, unknown_image,
 };
+use parallax_spank_hooks::{JOB_ID, PIN, text};
 use parallax_sys::process::exit_now;
 use slurm_spank::{SpankHandle, spank_log_user};
 
 use crate::components::Components;
 use crate::job::Setting;
 use crate::options::{self, Wanted};
-use crate::pin::{self, Pin};
 
 /// Checks the request, and ends the program if the request is invalid: an error returned to Slurm would be followed by
 /// another message of Slurm, and with an `optional` plugin the job would run without its image. The program ends at once, because
 /// Slurm's regular exit would call this plugin again from within this hook. Slurm calls this function once for each component
 /// of a heterogeneous job or step. `makes_step` is true in srun.
 pub fn check(spank: &SpankHandle, components: &mut Components, makes_step: bool) {
-    let job = if makes_step { std::env::var(pin::JOB_ID).ok() } else { None };
+    let job = if makes_step { std::env::var(text(JOB_ID)).ok().and_then(|job| job.parse().ok()) } else { None };
     let examined = components.next(&options::events(), makes_step).and_then(|wanted| match wanted {
-        Some(wanted) => examine(spank, &wanted, job.as_deref()).map(|id| hand_on(&wanted, job, id)),
+        Some(wanted) => examine(spank, &wanted, job).map(|id| hand_on(&wanted, job, id)),
         None => Ok(()),
     });
     if let Err(message) = examined {
@@ -38,7 +39,7 @@ pub fn check(spank: &SpankHandle, components: &mut Components, makes_step: bool)
 }
 
 /// Returns the id of the image, if this host can determine it.
-fn examine(spank: &SpankHandle, wanted: &Wanted, job: Option<&str>) -> Result<Option<String>, String> {
+fn examine(spank: &SpankHandle, wanted: &Wanted, job: Option<u32>) -> Result<Option<ImageId>, String> {
     let reference = ImageRef::parse(&wanted.image).map_err(|error| error.to_string())?;
     let setting = Setting::read(spank)?;
     let config = match Config::load(&setting.config) {
@@ -68,14 +69,14 @@ fn can_be_pulled(image: &str, reference: &ImageRef) -> bool {
 }
 
 /// Returns the id that the name meant when this process's job was submitted.
-fn pinned(job: &str, image: &str) -> Option<String> {
-    Pin::parse(&std::env::var(pin::VARIABLE).ok()?)?.id_in(job, image)
+fn pinned(job: u32, image: &str) -> Option<ImageId> {
+    std::env::var(text(PIN)).ok()?.parse::<Pin>().ok()?.id_in(job, image)
 }
 
 /// Result of resolving a name on this host.
 enum Resolved {
     /// The image's id.
-    Id(String),
+    Id(ImageId),
     /// This host cannot resolve the name: a store is unreadable, or has an image of another tool with this name.
     NotHere,
     /// Not found; the message for the user.
@@ -111,28 +112,27 @@ fn resolve(image: &str, reference: &ImageRef, stores: &[PathBuf]) -> Resolved {
     Resolved::Unknown(unknown_image(image, &paths, &nearest(image, &known)))
 }
 
-fn look_up(path: &Path, reference: &ImageRef) -> io::Result<Option<String>> {
+fn look_up(path: &Path, reference: &ImageRef) -> io::Result<Option<ImageId>> {
     if let ImageRef::Id(id) = reference {
-        return Ok(path.try_exists()?.then(|| id.clone()));
+        return Ok(path.try_exists()?.then_some(*id));
     }
     match fs::read_link(path) {
-        Ok(target) => Ok(target.to_str().and_then(IndexPath::id_from_link).map(ToOwned::to_owned)),
+        Ok(target) => Ok(target.to_str().and_then(IndexPath::id_from_link)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
 /// Returns the image whose id begins with `prefix`; if there are several, all of their ids as the error.
-fn by_prefix(prefix: &str, stores: &[PathBuf]) -> Result<Option<String>, Vec<String>> {
+fn by_prefix(prefix: &str, stores: &[PathBuf]) -> Result<Option<ImageId>, Vec<ImageId>> {
     let records =
         stores.iter().filter_map(|store| fs::read_dir(store.join(IndexPath::records_directory())).ok()).flatten();
     let ids = records.filter_map(|entry| {
-        let file = entry.ok()?.file_name();
-        let id = IndexPath::id_from_record(file.to_str()?)?;
-        id.starts_with(prefix).then(|| id.to_owned())
+        let id = IndexPath::id_from_record(entry.ok()?.file_name().to_str()?)?;
+        id.starts_with(prefix).then_some(id)
     });
     // The same image may be in several stores.
-    let mut ids: Vec<String> = ids.collect::<BTreeSet<_>>().into_iter().collect();
+    let mut ids: Vec<ImageId> = ids.collect::<BTreeSet<_>>().into_iter().collect();
     if ids.len() > 1 { Err(ids) } else { Ok(ids.pop()) }
 }
 
@@ -144,7 +144,8 @@ fn may_be_listed(store: &Path, image: &str, reference: &ImageRef) -> bool {
         Err(error) => return error.kind() != io::ErrorKind::NotFound,
     };
     match reference {
-        ImageRef::Id(hex) | ImageRef::Digest(hex) => text.contains(hex.as_str()),
+        ImageRef::Id(id) => text.contains(id.as_str()),
+        ImageRef::Digest(digest) => text.contains(digest.sha256().as_str()),
         ImageRef::Name(names) => {
             let names = names.iter().map(ToString::to_string).chain([image.to_owned()]);
             let has_name = names.into_iter().any(|name| text.contains(&format!("\"{name}\"")));
@@ -160,13 +161,13 @@ fn names(store: &Path) -> Vec<ImageName> {
 
 /// Sets the variables by which the job and every srun in it inherit the image.
 #[allow(unsafe_code, reason = "sets environment variables")]
-fn hand_on(wanted: &Wanted, job: Option<String>, id: Option<String>) {
+fn hand_on(wanted: &Wanted, job: Option<u32>, id: Option<ImageId>) {
     let pin = Pin { job, image: wanted.image.clone(), id };
     // SAFETY: srun, sbatch and salloc have one thread while they process their options.
     unsafe {
         for (name, value) in wanted.inheritance() {
             std::env::set_var(name, value);
         }
-        std::env::set_var(pin::VARIABLE, pin.value());
+        std::env::set_var(text(PIN), pin.to_string());
     }
 }

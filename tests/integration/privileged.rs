@@ -42,12 +42,12 @@ fn store() -> anyhow::Result<(tempfile::TempDir, LayerRecord)> {
     }
     let hex = "0123456789abcdef".repeat(4);
     let mut layer = LayerRecord {
-        id: hex.clone(),
+        id: hex.parse()?,
         link: Link::of_layer(&hex),
-        diff_id: hex.clone(),
+        diff_id: hex.parse()?,
         size: 1,
         squashfs_size: 0,
-        squashfs_sha256: hex,
+        squashfs_sha256: hex.parse().ok(),
         max_uid: 60_000,
         max_gid: 60_001,
         side_car: false,

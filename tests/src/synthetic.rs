@@ -6,10 +6,11 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
-use parallax_format::{ImageName, IndexPath, digest};
+use parallax_format::digest::{DiffId, Digest};
+use parallax_format::{ImageName, IndexPath};
 use parallax_store::LayerFile;
 use parallax_store::containers_storage::{
-    BigData, IMAGES_JSON, Image, LAYERS_JSON, LINKS, Layer, chain_ids, lower_file, sha256_hex,
+    BigData, IMAGES_JSON, Image, LAYERS_JSON, LINKS, Layer, chain_ids, lower_file, sha256,
 };
 use parallax_store::record::{ImageRecord, LayerRecord};
 use serde_json::value::{RawValue, to_raw_value};
@@ -53,10 +54,10 @@ impl Lists {
         let layer = own_layer(base, number)?;
         add_layer(store, base, &layer, file)?;
         self.layers.push(to_raw_value(&Layer {
-            id: layer.id.clone(),
-            parent: base.layers.last().map(|below| below.id.clone()),
+            id: layer.id,
+            parent: base.layers.last().map(|below| below.id),
             created: base.created.clone(),
-            diff_digest: digest::of_hex(&layer.diff_id),
+            diff_digest: layer.diff_id.into(),
             diff_size: layer.size,
             uidmap: Vec::new(),
             gidmap: Vec::new(),
@@ -64,9 +65,9 @@ impl Lists {
         let mut config: Value = serde_json::from_str(&base.config)?;
         config["config"]["Env"] = json!([format!("NUMBER={number}"), "PATH=/usr/bin:/bin"]);
         record.config = config.to_string();
-        record.id = sha256_hex(record.config.as_bytes());
-        record.manifest = base.manifest.replace(&base.id, &record.id);
-        record.digest = digest::of_hex(&sha256_hex(record.manifest.as_bytes()));
+        record.id = sha256(record.config.as_bytes()).into();
+        record.manifest = base.manifest.replace(base.id.as_str(), &record.id);
+        record.digest = sha256(record.manifest.as_bytes()).into();
         record.names = vec![format!("localhost/many:{number}")];
         record.layers.push(layer);
         self.images.push(to_raw_value(&add_image(store, &record)?)?);
@@ -76,14 +77,14 @@ impl Lists {
 
 fn own_layer(base: &ImageRecord, number: usize) -> anyhow::Result<LayerRecord> {
     let below = base.layers.first().context("no layers")?;
-    let diff_id = sha256_hex(format!("layer {number}").as_bytes());
-    let chain = base.layers.iter().map(|layer| layer.diff_id.as_str()).chain([diff_id.as_str()]);
+    let diff_id = DiffId::from(sha256(format!("layer {number}").as_bytes()));
+    let chain = base.layers.iter().map(|layer| layer.diff_id).chain([diff_id]);
     let id = chain_ids(chain).pop().context("no layers")?;
     Ok(LayerRecord { link: parallax_store::containers_storage::Link::of_layer(&id), id, diff_id, ..below.clone() })
 }
 
 fn add_layer(store: &Path, base: &ImageRecord, layer: &LayerRecord, file: &Path) -> anyhow::Result<()> {
-    let directory = store.join("overlay").join(&layer.id);
+    let directory = store.join("overlay").join(layer.id);
     fs::create_dir_all(directory.join("diff"))?;
     fs::write(directory.join("link"), layer.link.as_str())?;
     fs::write(
@@ -96,29 +97,28 @@ fn add_layer(store: &Path, base: &ImageRecord, layer: &LayerRecord, file: &Path)
     fs::hard_link(file, store.join(squashfs))?;
     let known = store.join(LayerFile::description_path(&base.layers[0].diff_id));
     let description =
-        LayerFile { diff_id: layer.diff_id.clone(), tar_split: None, ..serde_json::from_slice(&fs::read(known)?)? };
+        LayerFile { diff_id: layer.diff_id, tar_split: None, ..serde_json::from_slice(&fs::read(known)?)? };
     Ok(fs::write(store.join(LayerFile::description_path(&layer.diff_id)), serde_json::to_vec(&description)?)?)
 }
 
 fn add_image(store: &Path, record: &ImageRecord) -> anyhow::Result<Image> {
-    let config_key = digest::of_hex(&record.id);
+    let config_key = Digest::from(record.id).to_string();
     let data = [
         BigData { key: "manifest", bytes: record.manifest.as_bytes() },
         BigData { key: &config_key, bytes: record.config.as_bytes() },
     ];
-    let directory: PathBuf = store.join("overlay-images").join(&record.id);
+    let directory: PathBuf = store.join("overlay-images").join(record.id);
     fs::create_dir(&directory)?;
     for piece in &data {
         fs::write(directory.join(piece.file_name()), piece.bytes)?;
     }
     fs::write(store.join(IndexPath::record(&record.id)), record.to_bytes())?;
-    let hex = digest::bare(&record.digest);
     let name = IndexPath::name(&ImageName::for_storing(&record.names[0])?).context("the name is too long")?;
-    for entry in [IndexPath::digest(hex), name] {
+    for entry in [IndexPath::digest(&record.digest), name] {
         symlink(IndexPath::link_target(&record.id), store.join(entry))?;
     }
     let top = record.layers.last().context("no layers")?;
-    Ok(Image::new(&record.id, &record.digest, record.names.clone(), &top.id, &record.created, &data))
+    Ok(Image::new(record.id, record.digest, record.names.clone(), top.id, &record.created, &data))
 }
 
 /// Makes sure that a store has at least this many images.

@@ -17,7 +17,7 @@ fn entry() -> Entry {
     let ids = |own| Ids { own, subordinate: vec![SubordinateRange { start: 100_000, count: 65_536 }] };
     let identity =
         Some(Identity { name: "u1".into(), home: None, users: ids(1001), groups: ids(1001), subid_module: None });
-    let image = Some(StoreImage { store: "/s".into(), id: "ab".repeat(32) });
+    let image = Some(StoreImage { store: "/s".into(), id: "ab".repeat(32).parse().unwrap() });
     Entry {
         version: VERSION,
         request,

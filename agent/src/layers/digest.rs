@@ -10,7 +10,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::{Mutex, PoisonError};
 
 use parallax_config::Verify;
-use sha2::{Digest as _, Sha256};
+use parallax_format::digest::Sha256;
+use parallax_store::containers_storage::Digester;
 
 /// Size of one read in bytes.
 const CHUNK: usize = 1 << 20;
@@ -25,9 +26,9 @@ pub enum DigestError {
     #[error("its SHA-256 is {found:.16}…, and {recorded:.16}… was recorded when it was migrated")]
     Differs {
         /// The file's SHA-256.
-        found: String,
+        found: Box<Sha256>,
         /// The recorded SHA-256.
-        recorded: String,
+        recorded: Box<Sha256>,
     },
 }
 
@@ -45,7 +46,7 @@ struct Checked {
     inode: u64,
     size: u64,
     changed: (i64, i64),
-    digest: String,
+    digest: Sha256,
 }
 
 /// Checks files, as often as it is configured.
@@ -77,15 +78,13 @@ impl Checker {
         *self.when.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Checks a file that is about to be mounted against its recorded SHA-256, 64 hexadecimal digits; nothing if none was
+    /// Checks a file that is about to be mounted against its recorded SHA-256; nothing if none was
     /// recorded, as for files of other tools.
     ///
     /// # Errors
     /// [`DigestError`].
-    pub fn check(&self, file: &File, recorded: &str) -> Result<(), DigestError> {
-        if !self.is_on() || recorded.is_empty() {
-            return Ok(());
-        }
+    pub fn check(&self, file: &File, recorded: Option<Sha256>) -> Result<(), DigestError> {
+        let Some(recorded) = recorded.filter(|_| self.is_on()) else { return Ok(()) };
         let metadata = file.metadata()?;
         let key = (metadata.dev(), metadata.ino());
         let checked = Checked {
@@ -93,7 +92,7 @@ impl Checker {
             inode: key.1,
             size: metadata.size(),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
-            digest: recorded.to_owned(),
+            digest: recorded,
         };
         let right = || self.right.lock().unwrap_or_else(PoisonError::into_inner);
         if self.when() == Verify::First && right().get(&key) == Some(&checked) {
@@ -101,21 +100,21 @@ impl Checker {
         }
         let found = sha256(file)?;
         if found != recorded {
-            return Err(DigestError::Differs { found, recorded: recorded.to_owned() });
+            return Err(DigestError::Differs { found: Box::new(found), recorded: Box::new(recorded) });
         }
         right().insert(key, checked);
         Ok(())
     }
 }
 
-fn sha256(file: &File) -> io::Result<String> {
-    let mut hash = Sha256::new();
+fn sha256(file: &File) -> io::Result<Sha256> {
+    let mut hash = Digester::default();
     let mut buffer = vec![0; CHUNK];
     let mut offset = 0;
     loop {
         let read = file.read_at(&mut buffer, offset)?;
         if read == 0 {
-            return Ok(format!("{:x}", hash.finalize()));
+            return Ok(hash.finish());
         }
         hash.update(buffer.get(..read).unwrap_or(&buffer));
         offset += read as u64;
@@ -138,10 +137,10 @@ mod tests {
         for when in [Verify::First, Verify::Always] {
             fs::write(&path, "abc").unwrap();
             let checker = Checker::new(when);
-            checker.check(&File::open(&path).unwrap(), ABC).unwrap();
-            checker.check(&File::open(&path).unwrap(), ABC).unwrap();
+            checker.check(&File::open(&path).unwrap(), Sha256::parse(ABC)).unwrap();
+            checker.check(&File::open(&path).unwrap(), Sha256::parse(ABC)).unwrap();
             fs::write(&path, "abcd").unwrap();
-            let error = checker.check(&File::open(&path).unwrap(), ABC).unwrap_err().to_string();
+            let error = checker.check(&File::open(&path).unwrap(), Sha256::parse(ABC)).unwrap_err().to_string();
             assert!(error.contains("ba7816bf8f01cfea…") && error.contains("was recorded"), "{error}");
         }
     }
@@ -150,8 +149,8 @@ mod tests {
     fn nothing_is_read_when_it_is_off_or_nothing_was_recorded() {
         let checker = Checker::new(Verify::Off);
         // Reading a directory would fail.
-        checker.check(&File::open("/").unwrap(), ABC).unwrap();
-        Checker::new(Verify::Always).check(&File::open("/").unwrap(), "").unwrap();
-        assert!(Checker::new(Verify::Always).check(&File::open("/").unwrap(), ABC).is_err());
+        checker.check(&File::open("/").unwrap(), Sha256::parse(ABC)).unwrap();
+        Checker::new(Verify::Always).check(&File::open("/").unwrap(), None).unwrap();
+        assert!(Checker::new(Verify::Always).check(&File::open("/").unwrap(), Sha256::parse(ABC)).is_err());
     }
 }

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use parallax_config::Agent;
+use parallax_format::digest::{DiffId, Sha256};
 use parallax_store::open::{OpenError, StoreKey, TrustedStore};
 use parallax_store::record::LayerRecord;
 use parallax_sys::credentials::{Credentials, reopen};
@@ -69,7 +70,7 @@ pub struct FileKey {
 #[derive(Debug)]
 pub struct MountedLayer {
     key: FileKey,
-    diff_id: String,
+    diff_id: DiffId,
     mount_point: PathBuf,
     /// Its file, by which access is checked; an earlier agent's layer has none.
     file: Option<File>,
@@ -79,7 +80,7 @@ pub struct MountedLayer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerEntry {
     /// The layer's diffID.
-    pub diff_id: String,
+    pub diff_id: DiffId,
     /// The file it was mounted from.
     pub file: FileKey,
     /// The mount point.
@@ -89,8 +90,8 @@ pub struct LayerEntry {
 impl MountedLayer {
     /// Returns the layer's diffID.
     #[must_use]
-    pub fn diff_id(&self) -> &str {
-        &self.diff_id
+    pub fn diff_id(&self) -> DiffId {
+        self.diff_id
     }
 
     /// Makes a second, detached mount of the layer.
@@ -104,7 +105,7 @@ impl MountedLayer {
     /// Returns the layer's record for the journal.
     #[must_use]
     pub fn entry(&self) -> LayerEntry {
-        LayerEntry { diff_id: self.diff_id.clone(), file: self.key, mount_point: self.mount_point.clone() }
+        LayerEntry { diff_id: self.diff_id, file: self.key, mount_point: self.mount_point.clone() }
     }
 }
 
@@ -121,10 +122,11 @@ impl Drop for MountedLayer {
 type Slot = Arc<Mutex<Weak<MountedLayer>>>;
 
 /// The key of a layer's record: the store, the layer's diffID and the SHA-256 of its SquashFS file.
-type Recorded = (StoreKey, String, String);
+type Recorded = (StoreKey, DiffId, Sha256);
 
-fn recorded(store: &TrustedStore, layer: &LayerRecord) -> Recorded {
-    (store.key(), layer.diff_id.clone(), layer.squashfs_sha256.clone())
+/// Returns the key of a layer's record; `None` for a file of another tool, of which no digest was recorded.
+fn recorded(store: &TrustedStore, layer: &LayerRecord) -> Option<Recorded> {
+    Some((store.key(), layer.diff_id, layer.squashfs_sha256?))
 }
 
 /// Opens a layer's file with a user's credentials.
@@ -193,7 +195,7 @@ impl LayerTable {
 
     fn check(&self, file: &File, layer: &LayerRecord) -> Result<(), LayerError> {
         let failed = |cause| LayerError::Digest { path: layer.squashfs_path(), cause };
-        self.checker.check(file, &layer.squashfs_sha256).map_err(failed)
+        self.checker.check(file, layer.squashfs_sha256).map_err(failed)
     }
 
     /// Returns `true` if files are checked before they are mounted.
@@ -214,10 +216,10 @@ impl LayerTable {
     ) -> Result<Arc<MountedLayer>, LayerError> {
         let mounted = self.open(store, layer, user)?;
         // The files of other tools have no recorded digest, so only device and inode identify them.
-        if !layer.squashfs_sha256.is_empty() {
+        if let Some(key) = recorded(store, layer) {
             let mut known = self.recorded();
             known.retain(|_, layer| layer.strong_count() > 0);
-            known.insert(recorded(store, layer), Arc::downgrade(&mounted));
+            known.insert(key, Arc::downgrade(&mounted));
         }
         Ok(mounted)
     }
@@ -232,7 +234,7 @@ impl LayerTable {
         layers: &[LayerRecord],
         user: &Credentials,
     ) -> Result<Option<Vec<Arc<MountedLayer>>>, LayerError> {
-        let known = |layer| self.recorded().get(&recorded(store, layer)).and_then(Weak::upgrade);
+        let known = |layer| recorded(store, layer).and_then(|key| self.recorded().get(&key).and_then(Weak::upgrade));
         let Some(mounted) = layers.iter().map(known).collect::<Option<Vec<_>>>() else { return Ok(None) };
         let check = || -> Result<(), OpenError> {
             if layers.iter().any(|layer| !layer.side_car) {
@@ -272,7 +274,7 @@ impl LayerTable {
             .map_err(|error| failed("the kernel does not accept it as SquashFS", error))?;
         let mount_point =
             self.mount_point(&layer.diff_id).map_err(|error| failed("cannot create a mount point", error))?;
-        let mounted = MountedLayer { key, diff_id: layer.diff_id.clone(), mount_point, file: Some(file) };
+        let mounted = MountedLayer { key, diff_id: layer.diff_id, mount_point, file: Some(file) };
         mount.attach_at(&mounted.mount_point).map_err(|error| failed("cannot attach the mount", error))?;
         let mounted = Arc::new(mounted);
         *place = Arc::downgrade(&mounted);
@@ -332,10 +334,10 @@ impl LayerTable {
     }
 
     /// Creates a new mount point. Names are never reused: a layer that is being unmounted must not unmount the next one.
-    fn mount_point(&self, diff_id: &str) -> io::Result<PathBuf> {
+    fn mount_point(&self, diff_id: &DiffId) -> io::Result<PathBuf> {
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let path = self.directory.join(format!("{}.{number}", &diff_id[..12]));
+            let path = self.directory.join(format!("{}.{number}", diff_id.short()));
             match fs::create_dir(&path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 other => return other.map(|()| path),

@@ -75,7 +75,7 @@ impl Leases {
 
         let mut entry = self.entry(request, owner, &identity, contents.layers.mounted())?;
         if let Found::Image(store, image) = &found {
-            entry.image = Some(StoreImage { store: store.path().to_owned(), id: image.id.clone() });
+            entry.image = Some(StoreImage { store: store.path().to_owned(), id: image.id });
             entry.image_names.clone_from(&image.names);
         }
         self.journal.write(&entry).map_err(|error| refused(&format!("cannot write the agent's journal: {error}")))?;
@@ -235,7 +235,7 @@ impl Leases {
             Found::Image(_, image) => {
                 let notices = [other_image(request, image), owners::notice(name, image, identity, request.mode)];
                 let notice = notices.into_iter().flatten().reduce(|both, next| both + "; " + &next);
-                (Some(image.id.clone()), notice, execution(name, image)?)
+                (Some(image.id.to_string()), notice, execution(name, image)?)
             }
             Found::Missing(notice) => (None, Some(notice.clone()), Execution::default()),
         };
@@ -287,7 +287,7 @@ fn names_of(names: &[String]) -> String {
 /// Logs the request and the image that runs.
 fn log_grant(entry: &Entry, timings: Timings) {
     let request = &entry.request;
-    let id = entry.image.as_ref().map_or("none", |image| &image.id);
+    let id = entry.image.as_ref().map_or("none", |image| image.id.as_str());
     let names = names_of(&entry.image_names);
     tracing::info!(
         step = %entry.step(), uid = request.uid, image = request.image, image_id = id, image_names = names, ?timings, "granted"

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use parallax_config::OnMissing;
+use parallax_format::digest::ImageId;
 use parallax_format::{ImageRef, ambiguous_id, id_prefix, nearest};
 use parallax_protocol::message::LeaseRequest;
 use parallax_store::open::TrustedStore;
@@ -121,7 +122,7 @@ fn by_id_prefix(
             Err(error) => obstacles.add(error),
         }
     }
-    let mut ids: Vec<String> = ids.into_iter().collect();
+    let mut ids: Vec<ImageId> = ids.into_iter().collect();
     if ids.len() > 1 {
         return Err(Refusal::user(ambiguous_id(name, &ids)));
     }

@@ -92,28 +92,26 @@ mod tests {
     use parallax_store::containers_storage::Link;
     use parallax_store::record::{LayerRecord, VERSION};
 
-    use parallax_format::digest;
-
     use super::*;
     use crate::identity::SubordinateRange;
 
     fn image(max_uid: u32) -> ImageRecord {
         let hex = "ab".repeat(32);
         let layer = LayerRecord {
-            id: hex.clone(),
+            id: hex.parse().unwrap(),
             link: Link::of_layer(&hex),
-            diff_id: hex.clone(),
+            diff_id: hex.parse().unwrap(),
             size: 1,
             squashfs_size: 1,
-            squashfs_sha256: hex.clone(),
+            squashfs_sha256: hex.parse().ok(),
             max_uid,
             max_gid: 0,
             side_car: false,
         };
         ImageRecord {
             version: VERSION,
-            id: hex.clone(),
-            digest: digest::of_hex(&hex),
+            id: hex.parse().unwrap(),
+            digest: format!("sha256:{hex}").parse().unwrap(),
             other_digests: Vec::new(),
             names: Vec::new(),
             created: String::new(),

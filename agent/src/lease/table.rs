@@ -65,7 +65,7 @@ impl Leases {
                 step: entry.step(),
                 uid: entry.request.uid,
                 image: entry.request.image.clone(),
-                image_id: entry.image.as_ref().map(|image| image.id.clone()),
+                image_id: entry.image.as_ref().map(|image| image.id.to_string()),
                 image_names: entry.image_names.clone(),
                 mode: entry.request.mode,
                 directory: self.step_path(&entry.key),
@@ -74,7 +74,7 @@ impl Leases {
         };
         let mut steps: Vec<StepStatus> = self.live().values().map(step).collect();
         steps.sort_by_key(|status| status.step);
-        let mut layers: Vec<String> = self.layers.mounted().iter().map(|layer| layer.diff_id().to_owned()).collect();
+        let mut layers: Vec<String> = self.layers.mounted().iter().map(|layer| layer.diff_id().to_string()).collect();
         layers.sort();
         Status { version: env!("CARGO_PKG_VERSION").to_owned(), steps, layers, node: self.backends().status() }
     }

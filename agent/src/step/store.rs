@@ -10,11 +10,11 @@
 
 use std::collections::HashSet;
 
-use parallax_format::layout::podmans_tar_split;
-use parallax_format::{digest, layout};
+use parallax_format::digest::{Digest, LayerId};
+use parallax_format::layout::{self, podmans_tar_split};
 use parallax_store::LayerFile;
 use parallax_store::containers_storage::{
-    BigData, IMAGES_JSON, IMAGES_LOCK, IdMapEntry, Image, LAYERS_JSON, LAYERS_LOCK, LOCK_TOKEN_BYTES, Layer, sha256_hex,
+    BigData, IMAGES_JSON, IMAGES_LOCK, IdMapEntry, Image, LAYERS_JSON, LAYERS_LOCK, LOCK_TOKEN_BYTES, Layer, sha256,
 };
 use parallax_store::record::{ImageRecord, LayerRecord};
 
@@ -68,7 +68,7 @@ pub struct LayerMount {
 struct Chain<'a> {
     kind: NamespaceKind,
     /// Podman's ids of the layers, base first.
-    ids: Vec<String>,
+    ids: Vec<LayerId>,
     uidmap: &'a [IdMapEntry],
     gidmap: &'a [IdMapEntry],
 }
@@ -108,7 +108,7 @@ impl StepStore {
     /// mounted Podman cannot read their files, and the store has data that makes it say so.
     #[must_use]
     pub fn with_tar_split(mut self, image: &ImageRecord, root: &str) -> Self {
-        let of_layer = |index: usize| image.layers.get(index).map(|layer| (layer.id.as_str(), layer.diff_id.as_str()));
+        let of_layer = |index: usize| image.layers.get(index).map(|layer| (&layer.id, &layer.diff_id));
         for mount in &self.mounts {
             let id = layout::layer_of_directory(&mount.directory).unwrap_or(&mount.directory);
             if let Some((_, diff_id)) = of_layer(mount.layer) {
@@ -154,29 +154,32 @@ impl StepStore {
 
     fn add_image(&mut self, image: &ImageRecord, chains: &[Chain<'_>]) {
         // An image's id is this digest too, but for those of the Go tool, which draws ids at random.
-        let config_key = digest::of_hex(&sha256_hex(image.config.as_bytes()));
+        let config_key = Digest::from(sha256(image.config.as_bytes())).to_string();
         let data = [
             BigData { key: "manifest", bytes: image.manifest.as_bytes() },
             BigData { key: &config_key, bytes: image.config.as_bytes() },
         ];
         let mut tops = chains.iter().filter_map(Chain::top);
-        let first = tops.next().unwrap_or_default();
-        let mut entry = Image::new(&image.id, &image.digest, image.names.clone(), first, &image.created, &data);
-        entry.mapped_layers = tops.map(ToOwned::to_owned).collect();
         let directory = layout::image_directory(&image.id);
         self.directories.push(directory.clone());
+        // A record has at least one layer.
+        let first = tops.next();
+        let entry = first.map(|top| Image {
+            mapped_layers: tops.collect(),
+            ..Image::new(image.id, image.digest, image.names.clone(), top, &image.created, &data)
+        });
         for item in data {
             self.file(format!("{directory}/{}", item.file_name()), item.bytes);
         }
-        self.file(IMAGES_JSON, json(&[entry]));
+        self.file(IMAGES_JSON, json(&entry.as_slice()));
     }
 }
 
 impl<'a> Chain<'a> {
     fn new(image: &ImageRecord, kind: NamespaceKind, uidmap: &'a [IdMapEntry], gidmap: &'a [IdMapEntry]) -> Self {
         let ids = image.layers.iter().map(|layer| match kind {
-            NamespaceKind::Plain => layer.id.clone(),
-            NamespaceKind::KeepId => sha256_hex(format!("keep-id {}", layer.id).as_bytes()),
+            NamespaceKind::Plain => layer.id,
+            NamespaceKind::KeepId => sha256(format!("keep-id {}", layer.id).as_bytes()).into(),
         });
         let (uidmap, gidmap): (&[IdMapEntry], &[IdMapEntry]) = match kind {
             NamespaceKind::Plain => (&[], &[]),
@@ -194,16 +197,16 @@ impl<'a> Chain<'a> {
         }
     }
 
-    fn top(&self) -> Option<&str> {
-        self.ids.last().map(String::as_str)
+    fn top(&self) -> Option<LayerId> {
+        self.ids.last().copied()
     }
 
     fn records(&self, image: &ImageRecord) -> Vec<Layer> {
-        let entry = |(index, (id, layer)): (usize, (&String, &LayerRecord))| Layer {
-            id: id.clone(),
-            parent: index.checked_sub(1).and_then(|below| self.ids.get(below).cloned()),
+        let entry = |(index, (id, layer)): (usize, (&LayerId, &LayerRecord))| Layer {
+            id: *id,
+            parent: index.checked_sub(1).and_then(|below| self.ids.get(below).copied()),
             created: image.created.clone(),
-            diff_digest: digest::of_hex(&layer.diff_id),
+            diff_digest: layer.diff_id.into(),
             diff_size: layer.size,
             uidmap: self.uidmap.to_vec(),
             gidmap: self.gidmap.to_vec(),
@@ -218,7 +221,7 @@ impl<'a> Chain<'a> {
 /// twice, and the lower one of the two adds nothing: all it has is in the upper one too.
 fn below(layers: &[LayerRecord]) -> Vec<usize> {
     let mut seen = HashSet::new();
-    let distinct = layers.iter().enumerate().rev().filter(|(_, layer)| seen.insert(layer.diff_id.as_str()));
+    let distinct = layers.iter().enumerate().rev().filter(|(_, layer)| seen.insert(layer.diff_id));
     distinct.map(|(index, _)| index).skip(1).collect()
 }
 
@@ -237,20 +240,20 @@ mod tests {
 
     fn image() -> ImageRecord {
         let layer = |n: u8| LayerRecord {
-            id: format!("{n:064x}"),
+            id: format!("{n:064x}").parse().unwrap(),
             link: Link::of_layer(&n.to_string()),
-            diff_id: format!("{:064x}", u16::from(n) + 256),
+            diff_id: format!("{:064x}", u16::from(n) + 256).parse().unwrap(),
             size: 100 * u64::from(n),
             squashfs_size: 1,
-            squashfs_sha256: format!("{n:064x}"),
+            squashfs_sha256: format!("{n:064x}").parse().ok(),
             max_uid: 0,
             max_gid: 0,
             side_car: false,
         };
         ImageRecord {
             version: VERSION,
-            id: "ab".repeat(32),
-            digest: digest::of_hex(&"cd".repeat(32)),
+            id: "ab".repeat(32).parse().unwrap(),
+            digest: format!("sha256:{}", "cd".repeat(32)).parse().unwrap(),
             other_digests: Vec::new(),
             names: vec!["localhost/a:latest".into()],
             created: "2026-01-01T00:00:00Z".into(),
@@ -276,7 +279,7 @@ mod tests {
         assert_eq!(store.mounts.len(), 6);
         let images: Vec<Image> = serde_json::from_str(text(&store, IMAGES_JSON)).unwrap();
         let layers: Vec<Layer> = serde_json::from_str(text(&store, LAYERS_JSON)).unwrap();
-        let find = |id: &str| layers.iter().find(|layer| layer.id == id).unwrap();
+        let find = |id: &LayerId| layers.iter().find(|layer| layer.id == *id).unwrap();
         let (plain, mapped) = (find(&images[0].layer), find(&images[0].mapped_layers[0]));
         assert!(plain.uidmap.is_empty());
         assert_eq!(mapped.uidmap, identity().users.podman_keep_id_map());
@@ -321,7 +324,7 @@ mod tests {
     #[test]
     fn a_layer_that_comes_again_is_named_once() {
         let mut image = image();
-        let again = image.layers[0].diff_id.clone();
+        let again = image.layers[0].diff_id;
         image.layers[2].diff_id = again;
         assert_eq!(below(&image.layers), [1]);
         assert_eq!(below(&image.layers[..2]), [0]);
@@ -333,9 +336,9 @@ mod tests {
     #[test]
     fn an_image_of_one_layer_again_and_again_has_nothing_below() {
         let mut image = image();
-        let all = image.layers[0].diff_id.clone();
+        let all = image.layers[0].diff_id;
         for layer in &mut image.layers {
-            layer.diff_id.clone_from(&all);
+            layer.diff_id = all;
         }
         assert!(below(&image.layers).is_empty());
     }
@@ -346,7 +349,9 @@ mod tests {
         let images: Vec<Image> = serde_json::from_str(text(&store, IMAGES_JSON)).unwrap();
         assert!(images[0].mapped_layers.is_empty());
         assert_eq!(store.mounts.len(), 3);
-        assert!(store.mounts.iter().all(|mount| mount.directory.ends_with(&images[0].layer) == (mount.layer == 2)));
+        assert!(
+            store.mounts.iter().all(|mount| mount.directory.ends_with(images[0].layer.as_str()) == (mount.layer == 2))
+        );
     }
 
     #[test]

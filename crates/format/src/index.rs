@@ -3,12 +3,14 @@
 //! An index entry is a symbolic link to the image's record, so that one `readlink` answers "which image is this?" and
 //! one read gives all of it. Moving a tag is one `rename`.
 
-use crate::digest::is_sha256_hex;
-use crate::layout::{DIGESTS, NAMES, RECORDS};
+use crate::digest::{Digest, ImageId};
+use crate::layout::{DIGESTS, JSON, NAMES, RECORDS};
 use crate::name::{ImageName, ImageRef};
 
 /// The longest file name that Linux file systems take, in bytes.
 const MAX_FILE_NAME: usize = 255;
+/// The directory of the records, as seen from the directory of an index entry.
+const RECORDS_FROM_ENTRY: &str = "../images/";
 
 /// The paths of index entries and records, relative to the store's root.
 ///
@@ -17,67 +19,67 @@ const MAX_FILE_NAME: usize = 255;
 pub struct IndexPath;
 
 impl IndexPath {
-    /// The entry of a name; `None` if the name is too long to be a file name.
+    /// Returns the entry of a name; `None` if the name is too long to be a file name.
     #[must_use]
     pub fn name(name: &ImageName) -> Option<String> {
         let file = name.to_string().replace('/', "%2F");
         (file.len() <= MAX_FILE_NAME).then(|| format!("{NAMES}/{file}"))
     }
 
-    /// The entry of a manifest's or index's digest, given as 64 hexadecimal digits.
+    /// Returns the entry of a manifest's or index's digest.
     #[must_use]
-    pub fn digest(hex: &str) -> String {
-        format!("{DIGESTS}/{hex}")
+    pub fn digest(digest: &Digest) -> String {
+        format!("{DIGESTS}/{}", digest.sha256())
     }
 
-    /// The record of the image with this id, given as 64 hexadecimal digits.
+    /// Returns the record of the image with this id.
     #[must_use]
-    pub fn record(id: &str) -> String {
-        format!("{RECORDS}/{id}.json")
+    pub fn record(id: &ImageId) -> String {
+        format!("{RECORDS}/{id}.{JSON}")
     }
 
-    /// What an index entry's link holds: the record's path, relative to the entry's directory.
+    /// Returns the target of an index entry's link: the record's path, relative to the entry's directory.
     #[must_use]
-    pub fn link_target(id: &str) -> String {
-        format!("../images/{id}.json")
+    pub fn link_target(id: &ImageId) -> String {
+        format!("{RECORDS_FROM_ENTRY}{id}.{JSON}")
     }
 
-    /// The image id that an index entry's link names, or `None` if the link is none of ours.
+    /// Returns the image id that an index entry's link names; `None` if the link does not lead to a record.
     #[must_use]
-    pub fn id_from_link(target: &str) -> Option<&str> {
-        target.strip_prefix("../images/")?.strip_suffix(".json").filter(|id| is_sha256_hex(id))
+    pub fn id_from_link(target: &str) -> Option<ImageId> {
+        Self::id_from_record(target.strip_prefix(RECORDS_FROM_ENTRY)?)
     }
 
-    /// Every path to try for a reference, in order; the first that exists is the image meant.
+    /// Returns all paths to try for a reference, in order; the first that exists is the image meant.
     #[must_use]
     pub fn candidates(reference: &ImageRef) -> Vec<String> {
         match reference {
             ImageRef::Id(id) => vec![Self::record(id)],
-            ImageRef::Digest(hex) => vec![Self::digest(hex)],
+            ImageRef::Digest(digest) => vec![Self::digest(digest)],
             ImageRef::Name(names) => names.iter().filter_map(Self::name).collect(),
         }
     }
 
-    /// The directory of the records, whose file names [`IndexPath::id_from_record`] reads.
+    /// Returns the directory of the records, whose file names [`IndexPath::id_from_record`] reads.
     #[must_use]
     pub fn records_directory() -> &'static str {
         RECORDS
     }
 
-    /// The image id of a record's file name; `None` for a file that is not a record.
+    /// Returns the image id of a record's file name; `None` for a file that is not a record.
     #[must_use]
-    pub fn id_from_record(file_name: &str) -> Option<&str> {
-        file_name.strip_suffix(".json").filter(|id| is_sha256_hex(id))
+    pub fn id_from_record(file_name: &str) -> Option<ImageId> {
+        ImageId::parse(file_name.strip_suffix(JSON)?.strip_suffix('.')?)
     }
 
-    /// The directory whose entries [`name_from_index_entry`] reads.
+    /// Returns the directory whose entries [`name_from_index_entry`] reads.
     #[must_use]
     pub fn names_directory() -> &'static str {
         NAMES
     }
 }
 
-/// The name an entry of the names directory stands for; `None` for a file that is no entry.
+/// Returns the name that an entry of the names directory stands for; `None` for a file that is no entry.
 #[must_use]
 pub fn name_from_index_entry(file_name: &str) -> Option<ImageName> {
     ImageName::for_storing(&file_name.replace("%2F", "/")).ok()
@@ -97,8 +99,9 @@ mod tests {
 
     #[test]
     fn a_link_leads_to_the_id() {
-        let id = "ab".repeat(32);
-        assert_eq!(IndexPath::id_from_link(&IndexPath::link_target(&id)), Some(id.as_str()));
+        let id = ImageId::parse(&"ab".repeat(32)).unwrap();
+        assert_eq!(IndexPath::link_target(&id), format!("../images/{id}.json"));
+        assert_eq!(IndexPath::id_from_link(&IndexPath::link_target(&id)), Some(id));
         assert_eq!(IndexPath::id_from_link("../images/../../etc/passwd"), None);
     }
 

@@ -8,19 +8,20 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::{DiffId, LayerId, Sha256};
 use crate::layout;
 
 /// The description of a layer's SquashFS file, at `parallax/layers/<diff id>.json`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerFile {
-    /// The SHA-256 of the layer's uncompressed tar stream, 64 hexadecimal digits.
-    pub diff_id: String,
+    /// The layer's diffID.
+    pub diff_id: DiffId,
     /// The size of that stream in bytes.
     pub size: u64,
     /// The size of the SquashFS file in bytes.
     pub squashfs_size: u64,
-    /// The SHA-256 of the SquashFS file, 64 hexadecimal digits.
-    pub squashfs_sha256: String,
+    /// The SHA-256 of the SquashFS file.
+    pub squashfs_sha256: Sha256,
     /// The highest user id that owns a file of the layer.
     pub max_uid: u32,
     /// The highest group id that owns a file of the layer.
@@ -45,8 +46,8 @@ pub struct LayerFile {
 pub struct TarSplit {
     /// Its size in bytes.
     pub size: u64,
-    /// Its SHA-256, 64 hexadecimal digits.
-    pub sha256: String,
+    /// Its SHA-256.
+    pub sha256: Sha256,
 }
 
 /// What a layer leaves to the layers below. Paths have no slash at their beginning; the empty one is the root.
@@ -64,27 +65,44 @@ pub struct Shape {
 }
 
 impl LayerFile {
+    /// Returns the description of a SquashFS file of which only this is known; sizes are in bytes.
+    #[must_use]
+    pub fn new(diff_id: DiffId, size: u64, squashfs_size: u64, squashfs_sha256: Sha256) -> Self {
+        Self {
+            diff_id,
+            size,
+            squashfs_size,
+            squashfs_sha256,
+            max_uid: 0,
+            max_gid: 0,
+            content: None,
+            tar_split: None,
+            shape: None,
+            squashed_owners: false,
+        }
+    }
+
     /// Where the SquashFS file of the layer with this diffID lies, relative to the store's root.
     #[must_use]
-    pub fn squashfs_path(diff_id: &str) -> String {
+    pub fn squashfs_path(diff_id: &DiffId) -> String {
         layout::squashfs(diff_id)
     }
 
     /// Where its description lies, relative to the store's root.
     #[must_use]
-    pub fn description_path(diff_id: &str) -> String {
+    pub fn description_path(diff_id: &DiffId) -> String {
         layout::layer_file(diff_id, layout::JSON)
     }
 
     /// Where the tar-split data of the layer with this diffID lies, relative to the store's root.
     #[must_use]
-    pub fn tar_split_path(diff_id: &str) -> String {
+    pub fn tar_split_path(diff_id: &DiffId) -> String {
         layout::layer_file(diff_id, layout::TAR_SPLIT)
     }
 
     /// Where the description of a SquashFS file lies that one of Podman's layers has for itself, relative to the store's root.
     #[must_use]
-    pub fn own_description_path(layer_id: &str) -> String {
+    pub fn own_description_path(layer_id: &LayerId) -> String {
         layout::own_description(layer_id)
     }
 

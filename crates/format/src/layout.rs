@@ -4,6 +4,8 @@
 //! [`LINKS`] podman-hpc's and the Go tool's convention, and `parallax` is ours. Step stores have the same layout. The index
 //! of names and digests is [`crate::IndexPath`]'s.
 
+use crate::digest::{DiffId, ImageId, LayerId};
+
 /// Podman's directory of layers.
 pub const OVERLAY: &str = "overlay";
 /// The directory of the layers' short names.
@@ -143,11 +145,11 @@ pub fn from_links(path: &str) -> String {
 
 /// The SquashFS file of the layer with this diffID.
 #[must_use]
-pub fn squashfs(diff_id: &str) -> String {
+pub fn squashfs(diff_id: &DiffId) -> String {
     layer_file(diff_id, SQUASHFS)
 }
 
-/// One of the files of the layer with this diffID, by its extension.
+/// One of the files of the layer with this diffID, by its extension. What lies there may have another name.
 #[must_use]
 pub fn layer_file(diff_id: &str, extension: &str) -> String {
     format!("{LAYERS}/{diff_id}.{extension}")
@@ -155,7 +157,7 @@ pub fn layer_file(diff_id: &str, extension: &str) -> String {
 
 /// The description of a SquashFS file that one of Podman's layers has for itself.
 #[must_use]
-pub fn own_description(layer_id: &str) -> String {
+pub fn own_description(layer_id: &LayerId) -> String {
     format!("{OVERLAY}/{layer_id}/parallax.json")
 }
 
@@ -167,7 +169,7 @@ pub fn podmans_tar_split(layer_id: &str) -> String {
 
 /// The directory of an image's manifest and configuration.
 #[must_use]
-pub fn image_directory(id: &str) -> String {
+pub fn image_directory(id: &ImageId) -> String {
     format!("{OVERLAY_IMAGES}/{id}")
 }
 
@@ -197,11 +199,13 @@ mod tests {
         assert_eq!(link("AB"), "overlay/l/AB");
         assert_eq!(side_car("AB"), "overlay/l/AB.squash");
         assert_eq!(squash("AB"), "squash/AB.squash");
-        assert_eq!(squashfs("ab"), "parallax/layers/ab.squash");
-        assert_eq!(layer_file("ab", TAR_SPLIT), "parallax/layers/ab.tar-split.gz");
-        assert_eq!(podmans_tar_split("ab"), "overlay-layers/ab.tar-split.gz");
-        assert_eq!(own_description("ab"), "overlay/ab/parallax.json");
-        assert_eq!(image_directory("ab"), "overlay-images/ab");
-        assert_eq!(from_links(&squashfs("ab")), "../../parallax/layers/ab.squash");
+        let hex = "ab".repeat(32);
+        let (diff_id, layer_id, image_id) = (hex.parse().unwrap(), hex.parse().unwrap(), hex.parse().unwrap());
+        assert_eq!(squashfs(&diff_id), format!("parallax/layers/{hex}.squash"));
+        assert_eq!(layer_file(&diff_id, TAR_SPLIT), format!("parallax/layers/{hex}.tar-split.gz"));
+        assert_eq!(podmans_tar_split(&hex), format!("overlay-layers/{hex}.tar-split.gz"));
+        assert_eq!(own_description(&layer_id), format!("overlay/{hex}/parallax.json"));
+        assert_eq!(image_directory(&image_id), format!("overlay-images/{hex}"));
+        assert_eq!(from_links(&squashfs(&diff_id)), format!("../../parallax/layers/{hex}.squash"));
     }
 }

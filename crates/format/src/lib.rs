@@ -5,6 +5,7 @@
 //!
 //! - [`name`]: the grammar of image names; where registry, tag and digest of a name begin.
 //! - [`digest`]: SHA-256 digests and ids.
+//! - [`Pin`]: an image that is bound to a job.
 //! - [`layout`]: every path in a store.
 //! - [`layer_file`]: the description of a layer's SquashFS file.
 //! - [`squashfs`]: what is read of SquashFS files.
@@ -16,8 +17,10 @@ pub mod layer_file;
 pub mod layout;
 pub mod name;
 mod nearest;
+mod pin;
 pub mod squashfs;
 
 pub use index::{IndexPath, name_from_index_entry};
 pub use name::{ImageName, ImageRef, NameError, id_prefix};
 pub use nearest::{ambiguous_id, nearest, unknown_image};
+pub use pin::Pin;

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use crate::correct::correction;
-use crate::digest;
+use crate::digest::{self, Digest, ImageId};
 
 pub use parts::{split_registry, split_suffix, tag_and_digest};
 
@@ -52,10 +52,10 @@ pub struct ImageName {
 /// What a user may write to mean an image in a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImageRef {
-    /// An image id: 64 lower-case hexadecimal digits, with or without `sha256:`.
-    Id(String),
-    /// A manifest's (or an index's) digest, as in `python@sha256:…`; 64 hexadecimal digits.
-    Digest(String),
+    /// An image id, with or without `sha256:`.
+    Id(ImageId),
+    /// A manifest's (or an index's) digest, as in `python@sha256:…`.
+    Digest(Digest),
     /// A name; the fully qualified names it may mean, most likely first.
     Name(Vec<ImageName>),
 }
@@ -127,14 +127,13 @@ impl ImageRef {
     /// # Errors
     /// [`NameError`] if it is none of them.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        let bare = digest::bare(text);
-        if digest::is_sha256_hex(bare) {
-            return Ok(Self::Id(bare.to_owned()));
+        if let Some(id) = ImageId::parse(digest::bare(text)) {
+            return Ok(Self::Id(id));
         }
         // What was probably meant is for people who name an image; the other readers of names are told what is wrong.
         let parts = Parts::parse(text).map_err(|error| correction(text).map_or(error, |what| grammar(text, what)))?;
         if let Some(digest) = parts.digest {
-            return Ok(Self::Digest(digest.to_owned()));
+            return Ok(Self::Digest(digest));
         }
         let domains = match parts.domain {
             Some(domain) => vec![domain],
@@ -151,7 +150,7 @@ struct Parts<'a> {
     domain: Option<&'a str>,
     path: &'a str,
     tag: Option<&'a str>,
-    digest: Option<&'a str>,
+    digest: Option<Digest>,
 }
 
 impl<'a> Parts<'a> {
@@ -162,7 +161,7 @@ impl<'a> Parts<'a> {
         let (repository, suffix) = split_suffix(text);
         let (tag, digest) = tag_and_digest(suffix);
         let digest = digest
-            .map(digest::hex_of)
+            .map(Digest::parse)
             .map(|d| d.ok_or_else(|| grammar(text, "after \"@\" comes sha256: and 64 hexadecimal digits")))
             .transpose()?;
         if tag.is_some_and(|tag| !is_tag(tag)) {
@@ -257,9 +256,11 @@ mod tests {
     #[test]
     fn ids_and_digests() {
         let hex = "0123456789abcdef".repeat(4);
-        assert_eq!(ImageRef::parse(&hex).unwrap(), ImageRef::Id(hex.clone()));
-        assert_eq!(ImageRef::parse(&format!("sha256:{hex}")).unwrap(), ImageRef::Id(hex.clone()));
-        assert_eq!(ImageRef::parse(&format!("python@sha256:{hex}")).unwrap(), ImageRef::Digest(hex));
+        let id = ImageRef::Id(hex.parse().unwrap());
+        assert_eq!(ImageRef::parse(&hex).unwrap(), id);
+        assert_eq!(ImageRef::parse(&format!("sha256:{hex}")).unwrap(), id);
+        let digest = Digest::parse(&format!("sha256:{hex}")).unwrap();
+        assert_eq!(ImageRef::parse(&format!("python@sha256:{hex}")).unwrap(), ImageRef::Digest(digest));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use strsim::levenshtein;
 
 use crate::correct::{correction, is_source};
+use crate::digest::ImageId;
 use crate::name::{
     DEFAULT_TAG, ImageName, ImageRef, LOCAL_REGISTRY, id_prefix, split_registry, split_suffix, tag_and_digest,
 };
@@ -41,7 +42,8 @@ pub fn unknown_image(typed: &str, stores: &[String], nearest: &[String]) -> Stri
 
 /// The sentence for digits that several images' ids begin with.
 #[must_use]
-pub fn ambiguous_id(typed: &str, ids: &[String]) -> String {
+pub fn ambiguous_id(typed: &str, ids: &[ImageId]) -> String {
+    let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
     format!("\"{typed}\" is the start of more than one image id ({}); write more digits", ids.join(", "))
 }
 

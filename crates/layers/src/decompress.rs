@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
+use parallax_format::digest;
 use sha2::{Digest as _, Sha256};
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
@@ -29,22 +30,18 @@ pub(crate) fn decompress<'a, R: Read + 'a>(source: R) -> io::Result<Box<dyn Read
     }
 }
 
-/// Returns the bytes in lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+/// Writes a finished hash in digits.
+pub(crate) fn hex(hash: Sha256) -> digest::Sha256 {
+    <[u8; 32]>::from(hash.finalize()).into()
 }
 
-/// Returns the SHA-256 (64 hexadecimal digits) and the size in bytes of all that `source` yields.
-pub(crate) fn digest(mut source: impl Read) -> io::Result<(String, u64)> {
+/// Returns the SHA-256 and the size in bytes of all that `source` yields.
+pub(crate) fn digest(mut source: impl Read) -> io::Result<(digest::Sha256, u64)> {
     let (mut hash, mut size) = (Sha256::new(), 0);
     let mut buffer = vec![0; 256 << 10];
     loop {
         match source.read(&mut buffer)? {
-            0 => return Ok((hex(&hash.finalize()), size)),
+            0 => return Ok((hex(hash), size)),
             got => {
                 hash.update(buffer.get(..got).unwrap_or_default());
                 size += got as u64;

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use parallax_format::digest::Sha256;
+
 /// An error of converting a layer.
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
@@ -13,8 +15,8 @@ pub enum ConvertError {
     Digest {
         /// The diffID in the configuration, hexadecimal.
         expected: String,
-        /// The digest of the stream, hexadecimal.
-        found: String,
+        /// The SHA-256 of the stream.
+        found: Sha256,
     },
     /// The stream is not a valid tar archive of a layer.
     #[error("the layer is not a usable tar archive: {0}")]

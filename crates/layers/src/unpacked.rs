@@ -90,7 +90,7 @@ mod tests {
     use sha2::{Digest as _, Sha256};
 
     fn squashfs(archive: &[u8], file: &Path, compression: Compression) -> ContentDigest {
-        let diff_id = crate::decompress::hex(&Sha256::digest(archive));
+        let diff_id = crate::decompress::hex(Sha256::new_with_prefix(archive));
         let layer = Layer::new(&diff_id, file);
         let options = SquashfsOptions { compression, ..SquashfsOptions::default() };
         convert(layer, Mksquashfs::find().unwrap(), &options, || Ok(archive)).unwrap().content

@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use parallax_format::digest::{Digest, ImageId, Sha256};
 use parallax_format::{
     ImageName, IndexPath,
     layout::{self, PODMANS_DIRECTORIES},
@@ -36,15 +37,15 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NoImage`]; [`StoreError::Open`] says what of it is missing.
-    pub fn foreign_image(&self, id: &str) -> Result<ImageRecord, StoreError> {
+    pub fn foreign_image(&self, id: &ImageId) -> Result<ImageRecord, StoreError> {
         let store = TrustedStore::open_lenient(self.root())?;
         let entry = self.foreign_entry(&store, id)?;
         Ok(store.foreign_record(&entry, &store.layer_sizes()?)?)
     }
 
-    fn foreign_entry(&self, store: &TrustedStore, id: &str) -> Result<Entry, StoreError> {
-        let found = store.foreign_images()?.into_iter().find(|entry| entry.id == id);
-        found.ok_or_else(|| StoreError::NoImage(id.to_owned()))
+    fn foreign_entry(&self, store: &TrustedStore, id: &ImageId) -> Result<Entry, StoreError> {
+        let found = store.foreign_images()?.into_iter().find(|entry| entry.id == id.as_str());
+        found.ok_or_else(|| StoreError::NoImage(id.to_string()))
     }
 
     /// Adopts an image. `record` is what [`Store::foreign_image`] gave, with sizes, digests and ids of its layers filled
@@ -65,8 +66,9 @@ impl Store {
         if files(&now) != files(record) || now.config != record.config {
             return Err(self.damaged(&format!("the image {}", record.id), &"it changed while it was read; try again"));
         }
-        let digests: Vec<&str> = entry.manifest_digests().collect();
-        self.mark(&record.id, Mark::Naming, &digests)?;
+        let digests: Vec<Digest> = entry.manifest_digests().collect();
+        let marked: Vec<Sha256> = digests.iter().map(|digest| *digest.sha256()).collect();
+        self.mark(&record.id, Mark::Naming, &marked)?;
         let mut layers = LayerList::read(&self.root().join(LAYERS_JSON))?;
         for layer in &record.layers {
             layers.set_size(&layer.id, layer.size);
@@ -75,12 +77,12 @@ impl Store {
         self.share_image(record, &layers)?;
         let images = ImageList::read(&self.root().join(IMAGES_JSON))?;
         let mut record = record.clone();
-        record.other_digests = digests.iter().map(|hex| (*hex).to_owned()).collect();
-        record.other_digests.retain(|hex| !record.digest.ends_with(hex.as_str()));
+        record.other_digests.clone_from(&digests);
+        record.other_digests.retain(|digest| *digest != record.digest);
         record.other_digests.sort();
         record.other_digests.dedup();
         let record = self.write_named(record, &images)?;
-        for digest in digests {
+        for digest in &digests {
             self.point(&IndexPath::digest(digest), &record.id)?;
         }
         for name in record.names.iter().filter_map(|name| ImageName::for_storing(name).ok()) {
@@ -100,7 +102,7 @@ impl Store {
         let big_data = layout::image_directory(&record.id);
         let files = entries(&self.root().join(&big_data))?;
         paths.extend(files.iter().map(|file| PathBuf::from(&big_data).join(file)).chain([big_data.clone().into()]));
-        for id in layers.with_parents(record.layers.iter().map(|layer| layer.id.clone())) {
+        for id in layers.with_parents(record.layers.iter().map(|layer| layer.id.to_string())) {
             let directory = PathBuf::from(layout::layer_directory(&id));
             paths.extend(["", layout::DIFF, layout::LINK, layout::LOWER].map(|name| directory.join(name)));
         }
@@ -128,11 +130,11 @@ mod tests {
     use crate::remove::{Collection, Target};
     use crate::testing::{Foreign, foreign_image, image, json, publish};
 
-    fn adopted(store: &Store, id: &str) -> ImageRecord {
+    fn adopted(store: &Store, id: &ImageId) -> ImageRecord {
         let mut record = store.foreign_image(id).unwrap();
         for layer in &mut record.layers {
             let bytes = fs::read(store.root().join(layer.squashfs_path())).unwrap();
-            layer.squashfs_sha256 = crate::containers_storage::sha256_hex(&bytes);
+            layer.squashfs_sha256 = Some(crate::containers_storage::sha256(&bytes));
             (layer.size, layer.max_uid) = (5000, 7);
         }
         store.adopt(&record).unwrap()
@@ -152,7 +154,7 @@ mod tests {
             let mode = fs::metadata(store.root().join("overlay-images")).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o755);
             let trusted = TrustedStore::open(store.root()).unwrap();
-            for text in ["app:1".to_owned(), id.clone(), format!("app@{}", record.digest)] {
+            for text in ["app:1".to_owned(), id.to_string(), format!("app@{}", record.digest)] {
                 let found = trusted.resolve(&ImageRef::parse(&text).unwrap()).unwrap().unwrap();
                 assert_eq!(found, record, "{text}");
             }
@@ -166,7 +168,7 @@ mod tests {
             assert_eq!(store.collect(Collection::default()).unwrap().garbage, []);
 
             // It goes with all it has, and nothing of the other's.
-            store.remove(&Target::Image(id.clone()), false).unwrap();
+            store.remove(&Target::Image(id), false).unwrap();
             let left: Vec<_> = json(&store, LAYERS_JSON).as_array().unwrap().iter().map(|l| l["id"].clone()).collect();
             assert_eq!(left.len(), if tool == Foreign::GoTool { 1 } else { 3 });
             for layer in left {
@@ -183,7 +185,7 @@ mod tests {
         let id = foreign_image(directory.path(), Foreign::PodmanHpc, "app:1");
         let store = Store::create_or_open(directory.path()).unwrap();
         let mut new = image("config", "app:1", &["base", "top"]);
-        new.id.clone_from(&id);
+        new.id = id;
         let record = publish(&store, &new, &["base", "top"]).unwrap();
         assert_eq!(json(&store, IMAGES_JSON)[0]["layer"], record.layers[1].id.as_str());
     }

@@ -4,9 +4,10 @@
 //! 5.8) read. Paths are relative to the store's root.
 
 use base64::Engine as _;
-use parallax_format::{digest, layout};
+use parallax_format::digest::{DiffId, Digest, ImageId, LayerId, Sha256};
+use parallax_format::layout;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+use sha2::Digest as _;
 
 pub use parallax_format::layout::{IMAGES_JSON, IMAGES_LOCK, LAYERS_JSON, LAYERS_LOCK, LINKS};
 /// How many bytes a lock file holds. Podman 4.3 takes a shorter one as "changed" at every look and reads the lists
@@ -29,7 +30,7 @@ impl Link {
     #[must_use]
     pub fn of_layer(id: &str) -> Self {
         const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-        let hash = Sha256::digest(id.as_bytes());
+        let hash = sha2::Sha256::digest(id.as_bytes());
         Self(hash.iter().take(Self::LENGTH).map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect())
     }
 
@@ -75,18 +76,18 @@ pub struct IdMapEntry {
 /// An entry of [`IMAGES_JSON`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
-    /// The image id, 64 hexadecimal digits.
-    pub id: String,
-    /// The manifest's digest, `sha256:…`.
-    pub digest: String,
+    /// The image id.
+    pub id: ImageId,
+    /// The manifest's digest.
+    pub digest: Digest,
     /// Fully qualified names. No name may be on two images: Podman then fails on the whole store.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
     /// The id of the top layer.
-    pub layer: String,
+    pub layer: LayerId,
     /// Top layers of the same image that carry an id map; Podman picks the one whose map is the container's.
     #[serde(rename = "mapped-layers", default, skip_serializing_if = "Vec::is_empty")]
-    pub mapped_layers: Vec<String>,
+    pub mapped_layers: Vec<LayerId>,
     /// Keys of the big data (manifest, configuration).
     #[serde(rename = "big-data-names")]
     pub big_data_names: Vec<String>,
@@ -95,7 +96,7 @@ pub struct Image {
     pub big_data_sizes: std::collections::BTreeMap<String, u64>,
     /// Their digests.
     #[serde(rename = "big-data-digests")]
-    pub big_data_digests: std::collections::BTreeMap<String, String>,
+    pub big_data_digests: std::collections::BTreeMap<String, Digest>,
     /// When the image was built, RFC 3339.
     pub created: String,
 }
@@ -103,16 +104,16 @@ pub struct Image {
 /// An entry of [`LAYERS_JSON`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layer {
-    /// The layer id, 64 hexadecimal digits.
-    pub id: String,
+    /// The layer id.
+    pub id: LayerId,
     /// The id of the layer below.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub parent: Option<String>,
+    pub parent: Option<LayerId>,
     /// When the layer was built, RFC 3339.
     pub created: String,
-    /// The layer's diffID, `sha256:…`.
+    /// The layer's diffID.
     #[serde(rename = "diff-digest")]
-    pub diff_digest: String,
+    pub diff_digest: Digest,
     /// The size of the layer's tar stream in bytes; `podman images` shows the sum. Without it Podman walks the layer.
     #[serde(rename = "diff-size")]
     pub diff_size: u64,
@@ -150,17 +151,24 @@ impl BigData<'_> {
 impl Image {
     /// An entry with its big data listed.
     #[must_use]
-    pub fn new(id: &str, digest: &str, names: Vec<String>, layer: &str, created: &str, data: &[BigData<'_>]) -> Self {
+    pub fn new(
+        id: ImageId,
+        digest: Digest,
+        names: Vec<String>,
+        layer: LayerId,
+        created: &str,
+        data: &[BigData<'_>],
+    ) -> Self {
         let key = |d: &BigData<'_>| d.key.to_owned();
         Self {
-            id: id.to_owned(),
-            digest: digest.to_owned(),
+            id,
+            digest,
             names,
-            layer: layer.to_owned(),
+            layer,
             mapped_layers: Vec::new(),
             big_data_names: data.iter().map(key).collect(),
             big_data_sizes: data.iter().map(|d| (key(d), d.bytes.len() as u64)).collect(),
-            big_data_digests: data.iter().map(|d| (key(d), digest::of_hex(&sha256_hex(d.bytes)))).collect(),
+            big_data_digests: data.iter().map(|d| (key(d), sha256(d.bytes).into())).collect(),
             created: created.to_owned(),
         }
     }
@@ -173,35 +181,35 @@ pub fn lower_file<'a>(below_nearest_first: impl IntoIterator<Item = &'a Link>) -
     (!links.is_empty()).then(|| links.join(":"))
 }
 
-/// The ids of a chain of layers, base first: chain IDs of the OCI image specification over the diffIDs (hexadecimal).
+/// The ids of a chain of layers, base first: chain IDs of the OCI image specification over the diffIDs.
 #[must_use]
-pub fn chain_ids<'a>(diff_ids: impl IntoIterator<Item = &'a str>) -> Vec<String> {
-    let mut chain: Vec<String> = Vec::new();
+pub fn chain_ids(diff_ids: impl IntoIterator<Item = DiffId>) -> Vec<LayerId> {
+    let mut chain: Vec<LayerId> = Vec::new();
     for diff_id in diff_ids {
         let next = match chain.last() {
-            None => diff_id.to_owned(),
-            Some(below) => sha256_hex(format!("{} {}", digest::of_hex(below), digest::of_hex(diff_id)).as_bytes()),
+            None => *diff_id,
+            Some(below) => sha256(format!("{} {}", Digest::from(**below), Digest::from(diff_id)).as_bytes()),
         };
-        chain.push(next);
+        chain.push(next.into());
     }
     chain
 }
 
 /// The key under which an image's data holds the manifest with this digest.
 #[must_use]
-pub fn manifest_key(digest: &str) -> String {
+pub fn manifest_key(digest: &Digest) -> String {
     format!("manifest-{digest}")
 }
 
-/// The SHA-256 of some bytes, as 64 hexadecimal digits.
+/// The SHA-256 of some bytes.
 #[must_use]
-pub fn sha256_hex(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+pub fn sha256(bytes: &[u8]) -> Sha256 {
+    <[u8; 32]>::from(sha2::Sha256::digest(bytes)).into()
 }
 
 /// Takes the SHA-256 of bytes that come in pieces.
 #[derive(Debug, Default, Clone)]
-pub struct Digester(Sha256);
+pub struct Digester(sha2::Sha256);
 
 impl Digester {
     /// Takes in more bytes.
@@ -209,19 +217,11 @@ impl Digester {
         self.0.update(bytes);
     }
 
-    /// The SHA-256 of all bytes, as 64 hexadecimal digits.
+    /// The SHA-256 of all bytes.
     #[must_use]
-    pub fn hex(self) -> String {
-        hex(&self.0.finalize())
+    pub fn finish(self) -> Sha256 {
+        <[u8; 32]>::from(self.0.finalize()).into()
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(64), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 #[cfg(test)]
@@ -243,9 +243,10 @@ mod tests {
 
     #[test]
     fn a_chain_begins_with_the_diff_id() {
-        let chain = chain_ids(["aa", "bb"]);
-        assert_eq!(chain[0], "aa");
-        assert_eq!(chain[1], sha256_hex(b"sha256:aa sha256:bb"));
+        let (base, top) = (sha256(b"base"), sha256(b"top"));
+        let chain = chain_ids([base.into(), top.into()]);
+        assert_eq!(*chain[0], base);
+        assert_eq!(*chain[1], sha256(format!("sha256:{base} sha256:{top}").as_bytes()));
     }
 
     #[test]

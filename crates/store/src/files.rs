@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use parallax_format::digest::DiffId;
 use tempfile::NamedTempFile;
 
 use crate::open::OpenError;
@@ -36,7 +37,7 @@ pub enum StoreError {
     },
     /// A layer that a new image needs is not in the store (any more).
     #[error("the layer {0} is not in the store")]
-    LayerGone(String),
+    LayerGone(DiffId),
     /// There is no such image, or no longer.
     #[error("the store has no image {0}")]
     NoImage(String),

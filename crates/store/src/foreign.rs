@@ -11,11 +11,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read as _;
 
+use parallax_format::digest::{Digest, ImageId, LayerId};
 use parallax_format::squashfs::Superblock;
-use parallax_format::{ImageName, ImageRef, IndexPath, digest, layout};
+use parallax_format::{ImageName, ImageRef, IndexPath, layout};
 use serde::Deserialize;
 
-use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, Link, sha256_hex};
+use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, Link, sha256};
 use crate::open::{OpenError, TrustedStore};
 use crate::record::{ImageRecord, LayerRecord, MAX_BYTES, VERSION};
 
@@ -96,19 +97,19 @@ impl Entry {
         &self.layer
     }
 
-    /// The digests of the image's manifests, hexadecimal: those of the index it was chosen from too.
-    pub fn manifest_digests(&self) -> impl Iterator<Item = &str> {
+    /// The digests of the image's manifests: those of the index it was chosen from too.
+    pub fn manifest_digests(&self) -> impl Iterator<Item = Digest> {
         let manifests = self.digests.iter().flatten().filter(|(key, _)| key.starts_with("manifest"));
         let all = manifests.map(|(_, digest)| digest).chain([&self.digest]);
-        all.filter_map(|digest| digest::hex_of(digest))
+        all.filter_map(|digest| Digest::parse(digest))
     }
 
     /// How well a reference fits: 0 is best, `None` not at all.
     #[must_use]
     pub fn fits(&self, reference: &ImageRef) -> Option<usize> {
         match reference {
-            ImageRef::Id(id) => (self.id == *id).then_some(0),
-            ImageRef::Digest(hex) => self.has_digest(hex).then_some(0),
+            ImageRef::Id(id) => (self.id == id.as_str()).then_some(0),
+            ImageRef::Digest(digest) => self.has_digest(digest).then_some(0),
             ImageRef::Name(names) => {
                 let own = self.names();
                 names.iter().position(|name| own.contains(name))
@@ -116,10 +117,10 @@ impl Entry {
         }
     }
 
-    /// Whether a manifest of the image, or the index it was chosen from, has this digest (hexadecimal).
+    /// Whether a manifest of the image, or the index it was chosen from, has this digest.
     #[must_use]
-    pub fn has_digest(&self, hex: &str) -> bool {
-        self.manifest_digests().any(|digest| digest == hex)
+    pub fn has_digest(&self, digest: &Digest) -> bool {
+        self.manifest_digests().any(|own| own == *digest)
     }
 }
 
@@ -177,13 +178,13 @@ impl TrustedStore {
     }
 
     /// The images in Podman's list but those with these ids.
-    pub(crate) fn images_but(&self, known: &BTreeSet<String>) -> Result<Vec<Entry>, OpenError> {
-        self.listed(|entry| digest::is_sha256_hex(&entry.id) && !known.contains(&entry.id))
+    pub(crate) fn images_but(&self, known: &BTreeSet<ImageId>) -> Result<Vec<Entry>, OpenError> {
+        self.listed(|entry| ImageId::parse(&entry.id).is_some_and(|id| !known.contains(&id)))
     }
 
     /// Whether an entry is of an image without a record.
     fn is_foreign(&self, entry: &Entry) -> bool {
-        digest::is_sha256_hex(&entry.id) && !self.has(&IndexPath::record(&entry.id))
+        ImageId::parse(&entry.id).is_some_and(|id| !self.has(&IndexPath::record(&id)))
     }
 
     /// The sizes in Podman's list of layers.
@@ -196,28 +197,29 @@ impl TrustedStore {
 
     /// All that a node needs to start the image, as a record, with nothing of it checked but its digests.
     ///
-    /// The layers' digests are empty and their highest ids 0: nobody recorded them. Their sizes are those in `sizes`,
+    /// The layers' digests are unknown and their highest ids 0: nobody recorded them. Their sizes are those in `sizes`,
     /// or of their files.
     ///
     /// # Errors
     /// [`OpenError`] says what is missing.
     pub fn foreign_record(&self, entry: &Entry, sizes: &LayerSizes) -> Result<ImageRecord, OpenError> {
+        let id = self.id_of(entry)?;
         let manifest = self.big_data(entry, "manifest")?;
         let parsed: Manifest = serde_json::from_slice(&manifest)
             .map_err(|error| self.unusable(entry, &format!("its manifest is damaged: {error}")))?;
         let config = self.big_data(entry, &parsed.config.digest)?;
-        if digest::hex_of(&parsed.config.digest) != Some(&sha256_hex(&config)) {
+        if Digest::parse(&parsed.config.digest) != Some(sha256(&config).into()) {
             return Err(self.unusable(entry, "its configuration does not match its digest"));
         }
         let text = |bytes| String::from_utf8(bytes).map_err(|_| self.unusable(entry, "its manifest is no text"));
-        let digest = digest::of_hex(&sha256_hex(&manifest));
+        let digest = sha256(&manifest).into();
         let mut layers = self.foreign_layers(entry)?;
         if let Some(top) = layers.last_mut() {
             top.size = top.size.max(sizes.of_chain(&entry.layer));
         }
         Ok(ImageRecord {
             version: VERSION,
-            id: entry.id.clone(),
+            id,
             digest,
             other_digests: Vec::new(),
             names: entry.names().iter().map(ToString::to_string).collect(),
@@ -228,6 +230,10 @@ impl TrustedStore {
         })
     }
 
+    fn id_of(&self, entry: &Entry) -> Result<ImageId, OpenError> {
+        ImageId::parse(&entry.id).ok_or_else(|| self.unusable(entry, "its id is not 64 hexadecimal digits"))
+    }
+
     /// A piece of the image's big data.
     fn big_data(&self, entry: &Entry, key: &str) -> Result<Vec<u8>, OpenError> {
         // A key with a slash is written as base64, where a slash may be again; none of a manifest's has one.
@@ -235,15 +241,14 @@ impl TrustedStore {
         if file.contains('/') {
             return Err(self.unusable(entry, &format!("its manifest names the configuration {key:?}")));
         }
-        let path = format!("{}/{file}", layout::image_directory(&entry.id));
+        let path = format!("{}/{file}", layout::image_directory(&self.id_of(entry)?));
         self.read(&path, MAX_BYTES)?.ok_or_else(|| self.unusable(entry, &format!("{path} is missing")))
     }
 
     /// The image's layers that have files, base first.
     fn foreign_layers(&self, entry: &Entry) -> Result<Vec<LayerRecord>, OpenError> {
-        if !digest::is_sha256_hex(&entry.layer) {
-            return Err(self.unusable(entry, "its top layer's id is not 64 hexadecimal digits"));
-        }
+        let top_id = LayerId::parse(&entry.layer)
+            .ok_or_else(|| self.unusable(entry, "its top layer's id is not 64 hexadecimal digits"))?;
         let directory = layout::layer_directory(&entry.layer);
         let text = |name: &str| -> Result<Option<String>, OpenError> {
             let bytes = self.read(&format!("{directory}/{name}"), MOST_LINK_BYTES)?;
@@ -254,29 +259,28 @@ impl TrustedStore {
         };
         let top = text(layout::LINK)?
             .ok_or_else(|| self.unusable(entry, &format!("{directory}/{} is missing", layout::LINK)))?;
-        let mut layers = vec![self.foreign_layer(entry, entry.layer.clone(), link(&top)?)?];
+        let mut layers = vec![self.foreign_layer(entry, top_id, link(&top)?)?];
         for below in text(layout::LOWER)?.unwrap_or_default().split(':').filter(|below| !below.is_empty()) {
             let below = link(layout::link_of_lower(below))?;
             let path = layout::link(below.as_str());
             let target = self.link_target(&path)?.unwrap_or_default();
-            let id = layout::layer_of_link(&target);
-            let id = id
-                .filter(|id| digest::is_sha256_hex(id))
+            let id = layout::layer_of_link(&target)
+                .and_then(LayerId::parse)
                 .ok_or_else(|| self.unusable(entry, &format!("{path} leads to no layer")))?;
-            layers.push(self.foreign_layer(entry, id.to_owned(), below)?);
+            layers.push(self.foreign_layer(entry, id, below)?);
         }
         layers.reverse();
         Ok(layers)
     }
 
-    fn foreign_layer(&self, entry: &Entry, id: String, link: Link) -> Result<LayerRecord, OpenError> {
+    fn foreign_layer(&self, entry: &Entry, id: LayerId, link: Link) -> Result<LayerRecord, OpenError> {
         let mut layer = LayerRecord {
-            diff_id: id.clone(),
+            diff_id: (*id).into(),
             id,
             link,
             size: 0,
             squashfs_size: 0,
-            squashfs_sha256: String::new(),
+            squashfs_sha256: None,
             max_uid: 0,
             max_gid: 0,
             side_car: true,

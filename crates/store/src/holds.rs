@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use parallax_format::layout::HOLDS;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat};
 
-use crate::containers_storage::sha256_hex;
+use crate::containers_storage::sha256;
 use crate::files::{StoreError, entries};
 use crate::open::TrustedStore;
 use crate::writer::Store;
@@ -44,7 +44,7 @@ impl Node {
     /// A node of this name that is known by these facts.
     #[must_use]
     pub fn new(host: &str, facts: &[String]) -> Self {
-        let identity = sha256_hex(facts.join("\n").as_bytes());
+        let identity = sha256(facts.join("\n").as_bytes());
         Self(format!("{host}{BEFORE_IDENTITY}{}", &identity[..IDENTITY_DIGITS]))
     }
 }
@@ -203,8 +203,8 @@ mod tests {
         let id = publish(&store, &image("config", "app:1", &["base"]), &["base"]).unwrap().id;
         let path = store.root().join(HOLDS).join(file_name(&id, &node("n1")).unwrap());
         fs::write(&path, "").unwrap();
-        assert_eq!(read(store.root()).unwrap(), BTreeMap::from([(id.clone(), vec!["n1".to_owned()])]));
-        let target = Target::Image(id.clone());
+        assert_eq!(read(store.root()).unwrap(), BTreeMap::from([(id.to_string(), vec!["n1".to_owned()])]));
+        let target = Target::Image(id);
         let error = store.remove(&target, false).unwrap_err();
         assert!(matches!(&error, StoreError::InUse(nodes) if *nodes == ["n1"]), "{error}");
         assert!(store.image(&id).unwrap().is_some());

@@ -1,6 +1,7 @@
 //! Images that are named by the start of their ids.
 
 use parallax_format::IndexPath;
+use parallax_format::digest::ImageId;
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
@@ -13,14 +14,14 @@ impl TrustedStore {
     ///
     /// # Errors
     /// [`OpenError`] if one of them cannot be read.
-    pub fn ids_with_prefix(&self, prefix: &str) -> Result<Vec<String>, OpenError> {
+    pub fn ids_with_prefix(&self, prefix: &str) -> Result<Vec<ImageId>, OpenError> {
         let mut ids = self.record_ids(prefix)?;
-        let foreign = self.foreign_images()?.into_iter().map(|entry| entry.id);
+        let foreign = self.foreign_images()?.into_iter().filter_map(|entry| ImageId::parse(&entry.id));
         ids.extend(foreign.filter(|id| id.starts_with(prefix)));
         Ok(ids)
     }
 
-    fn record_ids(&self, prefix: &str) -> Result<Vec<String>, OpenError> {
+    fn record_ids(&self, prefix: &str) -> Result<Vec<ImageId>, OpenError> {
         let path = IndexPath::records_directory();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
@@ -34,7 +35,7 @@ impl TrustedStore {
         for entry in Dir::read_from(&directory).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let id = entry.file_name().to_str().ok().and_then(IndexPath::id_from_record);
-            ids.extend(id.filter(|id| id.starts_with(prefix)).map(ToOwned::to_owned));
+            ids.extend(id.filter(|id| id.starts_with(prefix)));
         }
         Ok(ids)
     }

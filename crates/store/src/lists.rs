@@ -6,10 +6,12 @@
 //!
 //! No crate serves: the format is containers/storage's own, which has no library but in Go.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use parallax_format::{ImageName, digest};
+use parallax_format::ImageName;
+use parallax_format::digest::{DiffId, Digest};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -70,7 +72,7 @@ impl LayerList {
     }
 
     /// Takes out the entries with these ids.
-    pub fn remove(&mut self, ids: &BTreeSet<String>) {
+    pub fn remove<Id: Borrow<str> + Ord>(&mut self, ids: &BTreeSet<Id>) {
         self.0.remove(ids);
     }
 
@@ -97,9 +99,9 @@ impl LayerList {
 
     /// The diffIDs of all layers, hexadecimal.
     #[must_use]
-    pub fn diff_ids(&self) -> BTreeSet<String> {
+    pub fn diff_ids(&self) -> BTreeSet<DiffId> {
         let digests = self.0.all().filter_map(|layer| layer.diff_digest);
-        digests.map(|digest| digest::bare(&digest).to_owned()).collect()
+        digests.filter_map(|digest| Digest::parse(&digest)).map(|digest| DiffId::from(*digest.sha256())).collect()
     }
 
     /// The ids of these layers and of all below them.
@@ -184,7 +186,7 @@ impl ImageList {
     }
 
     /// Takes out the entries with these ids.
-    pub fn remove(&mut self, ids: &BTreeSet<String>) {
+    pub fn remove<Id: Borrow<str> + Ord>(&mut self, ids: &BTreeSet<Id>) {
         self.0.remove(ids);
     }
 

@@ -306,12 +306,12 @@ mod tests {
         }
         let hex = "ab".repeat(32);
         let layer = LayerRecord {
-            id: hex.clone(),
+            id: hex.parse().unwrap(),
             link: crate::containers_storage::Link::of_layer(&hex),
-            diff_id: hex.clone(),
+            diff_id: hex.parse().unwrap(),
             size: 1,
             squashfs_size: 1,
-            squashfs_sha256: hex,
+            squashfs_sha256: hex.parse().ok(),
             max_uid: 0,
             max_gid: 0,
             side_car: false,

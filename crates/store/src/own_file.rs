@@ -14,17 +14,18 @@ use std::path::{Path, PathBuf};
 use crate::containers_storage::Link;
 use crate::files::{IoContext as _, StoreError, move_into_place, read_if_there, replace_file};
 use crate::writer::Store;
+use parallax_format::digest::LayerId;
 use parallax_format::layer_file::LayerFile;
 
 /// Finished SquashFS files that are for one of Podman's layers alone, by the layer's id.
-pub type OwnFiles = BTreeMap<String, (PathBuf, LayerFile)>;
+pub type OwnFiles = BTreeMap<LayerId, (PathBuf, LayerFile)>;
 
 impl Store {
     /// The description of the SquashFS file that Podman's layer of this id has for itself, if it has one.
     ///
     /// # Errors
     /// [`StoreError::Io`] if the store cannot be read.
-    pub fn own_file(&self, layer_id: &str) -> Result<Option<LayerFile>, StoreError> {
+    pub fn own_file(&self, layer_id: &LayerId) -> Result<Option<LayerFile>, StoreError> {
         let path = self.root().join(LayerFile::own_description_path(layer_id));
         let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
         let file = self.root().join(Link::of_layer(layer_id).side_car());
@@ -37,7 +38,12 @@ impl Store {
     }
 
     /// Gives a layer, whose directory is there, a finished SquashFS file for itself.
-    pub(crate) fn add_own_file(&self, layer_id: &str, squashfs: &Path, layer: &LayerFile) -> Result<(), StoreError> {
+    pub(crate) fn add_own_file(
+        &self,
+        layer_id: &LayerId,
+        squashfs: &Path,
+        layer: &LayerFile,
+    ) -> Result<(), StoreError> {
         fs::set_permissions(squashfs, Permissions::from_mode(0o644)).context("set the mode of", squashfs)?;
         let description = serde_json::to_vec(layer).map_err(|error| self.damaged("the layer", &error))?;
         let path = self.root().join(LayerFile::own_description_path(layer_id));
@@ -53,7 +59,7 @@ mod tests {
 
     use super::*;
     use crate::Verifier;
-    use crate::containers_storage::{chain_ids, sha256_hex};
+    use crate::containers_storage::{chain_ids, sha256};
     use crate::open::TrustedStore;
     use crate::remove::{Collection, Target};
     use crate::testing::{image, publish, squashfs, store};
@@ -62,16 +68,10 @@ mod tests {
     fn publish_own(store: &Store, name: &str, layers: &[&str]) -> crate::record::ImageRecord {
         let new = image(name, name, layers);
         let work = store.work_directory().unwrap();
-        let id = chain_ids(new.diff_ids.iter().map(String::as_str)).pop().unwrap();
-        let (file, bytes) = (work.path().join(&id), squashfs("for itself"));
+        let id = chain_ids(new.diff_ids.iter().copied()).pop().unwrap();
+        let (file, bytes) = (work.path().join(id.as_str()), squashfs("for itself"));
         fs::write(&file, &bytes).unwrap();
-        let described = LayerFile {
-            diff_id: new.diff_ids.last().unwrap().clone(),
-            size: 1000,
-            squashfs_size: bytes.len() as u64,
-            squashfs_sha256: sha256_hex(&bytes),
-            ..LayerFile::default()
-        };
+        let described = LayerFile::new(*new.diff_ids.last().unwrap(), 1000, bytes.len() as u64, sha256(&bytes));
         store.publish(&new, &[], &OwnFiles::from([(id, (file, described))])).unwrap()
     }
 

@@ -7,9 +7,11 @@
 //! works, at most files that nothing refers to, and a mark that tells [`Store::collect`] what it was at.
 
 use std::collections::BTreeSet;
+use std::iter;
 use std::path::{Path, PathBuf};
 
-use parallax_format::{ImageName, IndexPath, digest, layout};
+use parallax_format::digest::{DiffId, Digest, ImageId, LayerId, Sha256};
+use parallax_format::{ImageName, IndexPath, layout};
 
 use crate::containers_storage::{
     BigData, IMAGES_JSON, Image, LAYERS_JSON, LINKS, Layer, Link, chain_ids, lower_file, manifest_key,
@@ -51,20 +53,19 @@ impl Store {
     ) -> Result<ImageRecord, StoreError> {
         entry_of(&image.name)?;
         let lock = WriteLock::take(self.root())?;
-        let ids = chain_ids(image.diff_ids.iter().map(String::as_str));
-        let is_shared = |(id, _): &(&String, _)| !own.contains_key(*id);
-        let shared: BTreeSet<&String> =
+        let ids = chain_ids(image.diff_ids.iter().copied());
+        let is_shared = |(id, _): &(&LayerId, _)| !own.contains_key(*id);
+        let shared: BTreeSet<&DiffId> =
             ids.iter().zip(&image.diff_ids).filter(is_shared).map(|(_, diff)| diff).collect();
         for (file, layer) in converted.iter().filter(|(_, layer)| shared.contains(&layer.diff_id)) {
             self.add_layer(&lock, file, layer)?;
         }
-        let file = |(id, diff_id): (&String, &String)| self.chosen(id, diff_id, own);
+        let file = |(id, diff_id): (&LayerId, &DiffId)| self.chosen(id, diff_id, own);
         let files: Vec<ChosenFile<'_>> = ids.iter().zip(&image.diff_ids).map(file).collect::<Result<_, _>>()?;
         let (mut layers, mut images) = lists::read_both(self.root())?;
-        let digest = digest::bare(&image.digest);
-        let digests: Vec<&str> =
-            std::iter::once(digest).chain(image.other_digests.iter().map(String::as_str)).collect();
-        self.mark(&image.id, if images.has(&image.id) { Mark::Naming } else { Mark::Adding }, &digests)?;
+        let digests: Vec<Digest> = iter::once(image.digest).chain(image.other_digests.iter().copied()).collect();
+        let marked: Vec<Sha256> = digests.iter().map(|digest| *digest.sha256()).collect();
+        self.mark(&image.id, if images.has(&image.id) { Mark::Naming } else { Mark::Adding }, &marked)?;
 
         let chain = self.publish_layers(image, &files, &mut layers)?;
         self.write_layers(&lock, &layers)?;
@@ -77,13 +78,13 @@ impl Store {
         self.write_images(&lock, &images)?;
         // The image was there already with a manifest of its own, which stays: compressed otherwise, say.
         let mut record = self.image(&image.id)?.unwrap_or_else(|| new_record(image, chain));
-        for hex in &image.other_digests {
-            if !record.other_digests.contains(hex) {
-                record.other_digests.push(hex.clone());
+        for digest in &image.other_digests {
+            if !record.other_digests.contains(digest) {
+                record.other_digests.push(*digest);
             }
         }
         let record = self.write_named(record, &images)?;
-        for digest in digests {
+        for digest in &digests {
             self.point(&IndexPath::digest(digest), &image.id)?;
         }
         self.follow(&images, &image.name, &image.id, &losers)?;
@@ -95,10 +96,10 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]; [`StoreError::NoImage`] if the store does not have it.
-    pub fn tag(&self, id: &str, name: &ImageName) -> Result<ImageRecord, StoreError> {
+    pub fn tag(&self, id: &ImageId, name: &ImageName) -> Result<ImageRecord, StoreError> {
         entry_of(name)?;
         let lock = WriteLock::take(self.root())?;
-        let record = self.image(id)?.ok_or_else(|| StoreError::NoImage(id.to_owned()))?;
+        let record = self.image(id)?.ok_or_else(|| StoreError::NoImage(id.to_string()))?;
         let mut images = ImageList::read(&self.root().join(IMAGES_JSON))?;
         if !images.has(id) {
             return Err(
@@ -119,12 +120,13 @@ impl Store {
         &self,
         images: &ImageList,
         name: &ImageName,
-        id: &str,
+        id: &ImageId,
         losers: &[String],
     ) -> Result<(), StoreError> {
         self.point(&entry_of(name)?, id)?;
-        for loser in losers {
-            if let Some(record) = self.image(loser)? {
+        // An id of another form is no record's.
+        for loser in losers.iter().filter_map(|id| ImageId::parse(id)) {
+            if let Some(record) = self.image(&loser)? {
                 self.write_named(record, images)?;
             }
         }
@@ -139,7 +141,7 @@ impl Store {
     }
 
     /// Points an index entry to an image.
-    pub(crate) fn point(&self, entry: &str, id: &str) -> Result<(), StoreError> {
+    pub(crate) fn point(&self, entry: &str, id: &ImageId) -> Result<(), StoreError> {
         replace_link(&self.temporary().join("link"), &self.root().join(entry), &IndexPath::link_target(id))
     }
 
@@ -171,7 +173,7 @@ impl Store {
     }
 
     /// The SquashFS file that a layer of the image is to have.
-    fn chosen<'a>(&self, id: &str, diff_id: &str, own: &'a OwnFiles) -> Result<ChosenFile<'a>, StoreError> {
+    fn chosen<'a>(&self, id: &LayerId, diff_id: &DiffId, own: &'a OwnFiles) -> Result<ChosenFile<'a>, StoreError> {
         if let Some(layer) = self.own_file(id)? {
             return Ok(ChosenFile { layer, own: true, new: None });
         }
@@ -185,7 +187,7 @@ impl Store {
             }
             return Ok(ChosenFile { layer: layer.clone(), own: true, new: Some(file.as_path()) });
         }
-        let layer = self.layer(diff_id)?.ok_or_else(|| StoreError::LayerGone(diff_id.to_owned()))?;
+        let layer = self.layer(diff_id)?.ok_or(StoreError::LayerGone(*diff_id))?;
         Ok(ChosenFile { layer, own: false, new: None })
     }
 
@@ -196,17 +198,17 @@ impl Store {
         files: &[ChosenFile<'_>],
         list: &mut LayerList,
     ) -> Result<Vec<LayerRecord>, StoreError> {
-        let ids = chain_ids(files.iter().map(|file| file.layer.diff_id.as_str()));
+        let ids = chain_ids(files.iter().map(|file| file.layer.diff_id));
         let mut chain: Vec<LayerRecord> = Vec::with_capacity(ids.len());
         for (id, chosen) in ids.into_iter().zip(files) {
             let link = self.layer_directory(&id, chosen, &chain)?;
             self.advise(&id)?;
             let file = &chosen.layer;
             let entry = Layer {
-                id: id.clone(),
-                parent: chain.last().map(|below| below.id.clone()),
+                id,
+                parent: chain.last().map(|below| below.id),
                 created: image.created.clone(),
-                diff_digest: digest::of_hex(&file.diff_id),
+                diff_digest: file.diff_id.into(),
                 diff_size: file.size,
                 uidmap: Vec::new(),
                 gidmap: Vec::new(),
@@ -215,10 +217,10 @@ impl Store {
             chain.push(LayerRecord {
                 id,
                 link,
-                diff_id: file.diff_id.clone(),
+                diff_id: file.diff_id,
                 size: file.size,
                 squashfs_size: file.squashfs_size,
-                squashfs_sha256: file.squashfs_sha256.clone(),
+                squashfs_sha256: Some(file.squashfs_sha256),
                 max_uid: file.max_uid,
                 max_gid: file.max_gid,
                 side_car: chosen.own,
@@ -232,7 +234,12 @@ impl Store {
 
     /// Makes what is missing of one layer's directory and links, and returns its link: a base layer has the same id
     /// when podman-hpc brought it, and a link of its own then.
-    fn layer_directory(&self, id: &str, chosen: &ChosenFile<'_>, below: &[LayerRecord]) -> Result<Link, StoreError> {
+    fn layer_directory(
+        &self,
+        id: &LayerId,
+        chosen: &ChosenFile<'_>,
+        below: &[LayerRecord],
+    ) -> Result<Link, StoreError> {
         let directory = self.root().join(layout::layer_directory(id));
         let lower = lower_file(below.iter().rev().map(|layer| &layer.link));
         let link = match self.link_of(id)? {
@@ -287,7 +294,7 @@ impl Store {
         let Some(top) = chain.last() else { return Err(self.damaged("the image", &"it has no layers")) };
         let directory = self.root().join(layout::image_directory(&image.id));
         ensure_directory(&directory)?;
-        let config_key = digest::of_hex(&image.id);
+        let config_key = Digest::from(image.id).to_string();
         let manifest_key = manifest_key(&image.digest);
         let data = [
             BigData { key: &manifest_key, bytes: image.manifest.as_bytes() },
@@ -298,7 +305,7 @@ impl Store {
             replace_file(&self.temporary(), &directory.join(piece.file_name()), piece.bytes)?;
         }
         sync_parent(&directory)?;
-        list.add(&Image::new(&image.id, &image.digest, Vec::new(), &top.id, &image.created, &data))
+        list.add(&Image::new(image.id, image.digest, Vec::new(), top.id, &image.created, &data))
             .map_err(|error| self.damaged(IMAGES_JSON, &error))
     }
 }
@@ -311,8 +318,8 @@ pub(crate) fn entry_of(name: &ImageName) -> Result<String, StoreError> {
 fn new_record(image: &NewImage, layers: Vec<LayerRecord>) -> ImageRecord {
     ImageRecord {
         version: VERSION,
-        id: image.id.clone(),
-        digest: image.digest.clone(),
+        id: image.id,
+        digest: image.digest,
         other_digests: Vec::new(),
         names: Vec::new(),
         created: image.created.clone(),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use parallax_format::digest::ImageId;
 use parallax_format::{ImageName, IndexPath, name_from_index_entry};
 
 use crate::files::{StoreError, entries, read_if_there};
@@ -58,16 +59,16 @@ pub fn list(root: &Path) -> Result<Listing, StoreError> {
             Err(damaged) => listing.damaged.push(damaged),
         }
     }
-    let known = files.iter().filter_map(|file| file.strip_suffix(".json")).map(str::to_owned).collect();
+    let known = files.iter().filter_map(|file| IndexPath::id_from_record(file)).collect();
     add_foreign(root, &known, &mut listing)?;
     // Images without a name come last.
-    let key = |listed: &Listed| (listed.names.is_empty(), listed.names.first().cloned(), listed.record.id.clone());
+    let key = |listed: &Listed| (listed.names.is_empty(), listed.names.first().cloned(), listed.record.id);
     listing.images.sort_by_cached_key(key);
     Ok(listing)
 }
 
 /// Adds the images in Podman's list that have no record.
-fn add_foreign(root: &Path, known: &BTreeSet<String>, listing: &mut Listing) -> Result<(), StoreError> {
+fn add_foreign(root: &Path, known: &BTreeSet<ImageId>, listing: &mut Listing) -> Result<(), StoreError> {
     let store = TrustedStore::open_lenient(root)?;
     let images = store.images_but(known)?;
     if images.is_empty() {
@@ -88,15 +89,15 @@ fn add_foreign(root: &Path, known: &BTreeSet<String>, listing: &mut Listing) -> 
     Ok(())
 }
 
-fn names_by_id(root: &Path) -> Result<BTreeMap<String, Vec<ImageName>>, StoreError> {
+fn names_by_id(root: &Path) -> Result<BTreeMap<ImageId, Vec<ImageName>>, StoreError> {
     let directory = root.join(IndexPath::names_directory());
     let entries = entries(&directory)?;
     let targets = parallel::map(&entries, |entry| fs::read_link(directory.join(entry)).ok());
-    let mut names: BTreeMap<String, Vec<ImageName>> = BTreeMap::new();
+    let mut names: BTreeMap<ImageId, Vec<ImageName>> = BTreeMap::new();
     for (entry, target) in entries.iter().zip(targets) {
         let id = target.as_deref().and_then(Path::to_str).and_then(IndexPath::id_from_link);
         if let (Some(name), Some(id)) = (name_from_index_entry(entry), id) {
-            names.entry(id.to_owned()).or_default().push(name);
+            names.entry(id).or_default().push(name);
         }
     }
     for names in names.values_mut() {

@@ -3,7 +3,8 @@
 //! It lies at `parallax/images/<image id>.json` in the store and carries the manifest and the configuration with it, so
 //! that the cost of a start does not grow with the number of images in the store.
 
-use parallax_format::{ImageRef, digest};
+use parallax_format::ImageRef;
+use parallax_format::digest::{DiffId, Digest, ImageId, LayerId, Sha256, without_algorithm};
 use serde::{Deserialize, Serialize};
 
 use crate::containers_storage::Link;
@@ -20,13 +21,13 @@ pub const MAX_BYTES: u64 = 16 << 20;
 pub struct ImageRecord {
     /// [`VERSION`].
     pub version: u32,
-    /// The image id: the SHA-256 of the configuration, 64 hexadecimal digits.
-    pub id: String,
-    /// The manifest's digest, `sha256:` and 64 hexadecimal digits.
-    pub digest: String,
-    /// Other digests that mean the image, such as those of multi-platform indexes, 64 hexadecimal digits each.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub other_digests: Vec<String>,
+    /// The image id: the SHA-256 of the configuration.
+    pub id: ImageId,
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// Other digests that mean the image, such as those of multi-platform indexes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "without_algorithm")]
+    pub other_digests: Vec<Digest>,
     /// The fully qualified names of the image. They are kept current: a tag that moves to another image is taken out.
     pub names: Vec<String>,
     /// When the image was built, RFC 3339, as Podman shows it.
@@ -43,18 +44,18 @@ pub struct ImageRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerRecord {
-    /// Podman's id of the layer: its chain ID, 64 hexadecimal digits.
-    pub id: String,
+    /// Podman's id of the layer: its chain ID.
+    pub id: LayerId,
     /// The short name of the layer in `overlay/l`.
     pub link: Link,
-    /// The SHA-256 of the layer's uncompressed tar stream, 64 hexadecimal digits; it names the SquashFS file.
-    pub diff_id: String,
+    /// The layer's diffID, which names the SquashFS file.
+    pub diff_id: DiffId,
     /// The size of the uncompressed tar stream in bytes: what Podman shows as the layer's size.
     pub size: u64,
     /// The size of the SquashFS file in bytes.
     pub squashfs_size: u64,
-    /// The SHA-256 of the SquashFS file, 64 hexadecimal digits.
-    pub squashfs_sha256: String,
+    /// The SHA-256 of the SquashFS file. Every stored record has it; nobody recorded it of another tool's image.
+    pub squashfs_sha256: Option<Sha256>,
     /// The highest user id that owns a file of the layer.
     pub max_uid: u32,
     /// The highest group id that owns a file of the layer.
@@ -98,7 +99,7 @@ pub enum RecordError {
 }
 
 impl ImageRecord {
-    /// Reads a record and checks every field that becomes part of a path.
+    /// Reads a record. Every field that becomes part of a path has a type that is checked.
     ///
     /// # Errors
     /// [`RecordError`] says what is wrong with `bytes`.
@@ -121,7 +122,7 @@ impl ImageRecord {
     pub fn is_meant_by(&self, reference: &ImageRef) -> bool {
         match reference {
             ImageRef::Id(id) => self.id == *id,
-            ImageRef::Digest(hex) => digest::hex_of(&self.digest) == Some(hex) || self.other_digests.contains(hex),
+            ImageRef::Digest(digest) => self.digest == *digest || self.other_digests.contains(digest),
             ImageRef::Name(_) => reference.names_one_of(&self.names),
         }
     }
@@ -140,22 +141,14 @@ impl ImageRecord {
     }
 
     fn check(&self) -> Result<(), RecordError> {
-        const HEX: &str = "64 hexadecimal digits";
-        check("id", HEX, digest::is_sha256_hex(&self.id))?;
-        check("digest", "sha256: and 64 hexadecimal digits", digest::hex_of(&self.digest).is_some())?;
         check("layers", "a list of at least one layer", !self.layers.is_empty())?;
         let sizes: [fn(&LayerRecord) -> u64; 2] = [|layer| layer.size, |layer| layer.squashfs_size];
         for size in sizes {
             let sum = self.layers.iter().try_fold(0_u64, |sum, layer| sum.checked_add(size(layer)));
             check("layers.size", "a number of bytes that can be added up", sum.is_some())?;
         }
-        check("other_digests", HEX, self.other_digests.iter().all(|hex| digest::is_sha256_hex(hex)))?;
-        for layer in &self.layers {
-            check("layers.id", HEX, digest::is_sha256_hex(&layer.id))?;
-            check("layers.diff_id", HEX, digest::is_sha256_hex(&layer.diff_id))?;
-            check("layers.squashfs_sha256", HEX, digest::is_sha256_hex(&layer.squashfs_sha256))?;
-        }
-        Ok(())
+        let has_sha256 = self.layers.iter().all(|layer| layer.squashfs_sha256.is_some());
+        check("layers.squashfs_sha256", "64 hexadecimal digits", has_sha256)
     }
 }
 
@@ -171,20 +164,20 @@ mod tests {
         let hex = "0123456789abcdef".repeat(4);
         ImageRecord {
             version: VERSION,
-            id: hex.clone(),
-            digest: digest::of_hex(&hex),
+            id: hex.parse().unwrap(),
+            digest: Digest::parse(&format!("sha256:{hex}")).unwrap(),
             other_digests: Vec::new(),
             names: vec!["localhost/a:latest".into()],
             created: "2026-01-01T00:00:00Z".into(),
             manifest: "{}".into(),
             config: "{}".into(),
             layers: vec![LayerRecord {
-                id: hex.clone(),
+                id: hex.parse().unwrap(),
                 link: Link::of_layer(&hex),
-                diff_id: hex.clone(),
+                diff_id: hex.parse().unwrap(),
                 size: 10,
                 squashfs_size: 5,
-                squashfs_sha256: hex,
+                squashfs_sha256: Sha256::parse(&hex),
                 max_uid: 7,
                 max_gid: 9,
                 side_car: false,
@@ -201,9 +194,9 @@ mod tests {
     #[test]
     fn references_mean_the_image_by_id_digest_or_name() {
         let mut record = record();
-        record.other_digests.push("cd".repeat(32));
+        record.other_digests.push(Digest::parse(&format!("sha256:{}", "cd".repeat(32))).unwrap());
         let means = |text: &str| record.is_meant_by(&ImageRef::parse(text).unwrap());
-        let hex = &record.id;
+        let hex = record.id.as_str();
         for text in
             ["a", "localhost/a:latest", hex, &format!("x@sha256:{hex}"), &format!("x@sha256:{}", "cd".repeat(32))]
         {
@@ -222,11 +215,19 @@ mod tests {
 
     #[test]
     fn a_field_that_would_lead_out_of_the_store_is_refused() {
-        let mut bad = record();
-        bad.layers[0].diff_id = "../../../etc/shadow".into();
-        assert!(matches!(ImageRecord::parse(&bad.to_bytes()), Err(RecordError::Field { field: "layers.diff_id", .. })));
+        for (field, expected) in [
+            ("id", "invalid layer id"),
+            ("diff_id", "invalid diffID"),
+            ("squashfs_sha256", "invalid SHA-256"),
+            ("link", "a link has 26"),
+        ] {
+            let mut json = serde_json::to_value(record()).unwrap();
+            json["layers"][0][field] = "../../../etc/shadow".into();
+            let error = ImageRecord::parse(json.to_string().as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{field}: {error}");
+        }
         let mut json = serde_json::to_value(record()).unwrap();
-        json["layers"][0]["link"] = "../x".into();
-        assert!(ImageRecord::parse(json.to_string().as_bytes()).is_err());
+        json["id"] = "../x".into();
+        assert!(ImageRecord::parse(json.to_string().as_bytes()).unwrap_err().to_string().contains("invalid image id"));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use parallax_format::digest::{Digest, ImageId, Sha256};
 use parallax_format::{ImageName, IndexPath, layout::TEMPORARY};
 
 use crate::containers_storage::IMAGES_JSON;
@@ -23,14 +24,14 @@ pub enum Target {
     /// A name, and the image with its last one.
     Name(ImageName),
     /// The image with this id, and its names.
-    Image(String),
+    Image(ImageId),
 }
 
 /// What was removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removed {
     /// The id of the image that was meant.
-    pub id: String,
+    pub id: ImageId,
     /// The names it does not have any more.
     pub names: Vec<String>,
     /// What went with it, if the image itself is gone.
@@ -54,7 +55,7 @@ pub struct Collected {
     /// What nothing needed.
     pub garbage: Vec<Garbage>,
     /// The ids of images whose names were brought in step.
-    pub repaired: Vec<String>,
+    pub repaired: Vec<ImageId>,
     /// Working directories of writers that are still at it: these were left alone.
     pub live: usize,
     /// Whether the file system has no locks.
@@ -72,9 +73,9 @@ impl Store {
         let lock = WriteLock::take(self.root())?;
         let images = ImageList::read(&self.root().join(IMAGES_JSON))?;
         let (id, name) = match target {
-            Target::Image(id) => (id.clone(), None),
+            Target::Image(id) => (*id, None),
             Target::Name(name) => {
-                let id = self.id_of_name(name).or_else(|| images.id_of_name(name));
+                let id = self.id_of_name(name).or_else(|| ImageId::parse(&images.id_of_name(name)?));
                 (id.ok_or_else(|| StoreError::NoImage(name.to_string()))?, Some(name))
             }
         };
@@ -84,7 +85,7 @@ impl Store {
             record => record?,
         };
         if !self.root().join(IndexPath::record(&id)).exists() && !images.has(&id) {
-            return Err(StoreError::NoImage(id));
+            return Err(StoreError::NoImage(id.to_string()));
         }
         // The union, should a crash have left them apart: an image goes only with its very last name.
         let mut names: BTreeSet<String> = images.names(&id).into_iter().collect();
@@ -113,16 +114,16 @@ impl Store {
         &self,
         lock: &WriteLock,
         images: ImageList,
-        id: &str,
+        id: &ImageId,
         record: Option<&ImageRecord>,
     ) -> Result<Vec<Garbage>, StoreError> {
-        let doomed = BTreeSet::from([id.to_owned()]);
+        let doomed = BTreeSet::from([*id]);
         let mut now = Contents::read(self, images, Records::Unlisted, &doomed)?;
         let candidates = Candidates::of_image(&now, id, record);
-        let foreign: Vec<String> = candidates.foreign.iter().cloned().collect();
+        let foreign: Vec<Sha256> = candidates.foreign.iter().filter_map(|id| Sha256::parse(id)).collect();
         let waste = Waste::find(self, &mut now, &doomed, candidates)?;
         // A collector could not tell another tool's layers that are to go from those that are to stay.
-        self.mark(id, Mark::Removing, &foreign.iter().map(String::as_str).collect::<Vec<_>>())?;
+        self.mark(id, Mark::Removing, &foreign)?;
         let garbage = waste.list(self);
         waste.remove(self, lock, &now)?;
         self.unmark(id)?;
@@ -133,7 +134,7 @@ impl Store {
         &self,
         lock: &WriteLock,
         mut images: ImageList,
-        id: &str,
+        id: &ImageId,
         name: &ImageName,
     ) -> Result<(), StoreError> {
         self.mark(id, Mark::Naming, &[])?;
@@ -178,15 +179,15 @@ impl Store {
                 continue;
             }
             if let Some(id) = Mark::image_id(&name) {
-                let recorded = self.root().join(IndexPath::record(id)).exists();
-                let (mark, digests) = self.marked(id)?;
+                let recorded = self.root().join(IndexPath::record(&id)).exists();
+                let (mark, digests) = self.marked(&id)?;
                 match mark {
                     Some(Mark::Removing) => {
-                        doomed.insert(id.to_owned());
-                        foreign.extend(digests);
+                        doomed.insert(id);
+                        foreign.extend(digests.iter().map(ToString::to_string));
                     }
-                    Some(Mark::Adding) if !recorded => drop(doomed.insert(id.to_owned())),
-                    _ => to_name.extend(recorded.then(|| (id.to_owned(), digests))),
+                    Some(Mark::Adding) if !recorded => drop(doomed.insert(id)),
+                    _ => to_name.extend(recorded.then_some((id, digests))),
                 }
             }
             // Everything else there is written under the locks, which are held: its writer is dead.
@@ -210,10 +211,10 @@ impl Store {
     }
 
     /// Makes index and records say what the list of images, which is changed first, says of names.
-    fn finish_naming(&self, now: &mut Contents, images: &[(String, Vec<String>)]) -> Result<(), StoreError> {
+    fn finish_naming(&self, now: &mut Contents, images: &[(ImageId, Vec<Sha256>)]) -> Result<(), StoreError> {
         for (id, digests) in images {
             for digest in digests {
-                self.point(&IndexPath::digest(digest), id)?;
+                self.point(&IndexPath::digest(&Digest::from(*digest)), id)?;
             }
             for name in now.images.names(id) {
                 let name = ImageName::for_storing(&name).ok();
@@ -224,7 +225,7 @@ impl Store {
         }
         let listed = now.images.all_names();
         for record in &mut now.records {
-            if record.names != listed.get(&record.id).map(Vec::as_slice).unwrap_or_default() {
+            if record.names != listed.get(record.id.as_str()).map(Vec::as_slice).unwrap_or_default() {
                 *record = self.write_named(record.clone(), &now.images)?;
             }
         }

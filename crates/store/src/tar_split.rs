@@ -16,6 +16,7 @@ use parallax_format::layout::{NO_FILES, podmans_tar_split};
 
 use crate::files::{IoContext as _, StoreError, ensure_link, move_into_place, replace_file};
 use crate::writer::Store;
+use parallax_format::digest::LayerId;
 use parallax_format::layer_file::{LayerFile, TarSplit};
 
 /// The name that Podman's error message ends with; at most 255 bytes, and without a slash.
@@ -36,7 +37,7 @@ impl Store {
     }
 
     /// Has Podman say what to do when it looks for a layer's data in the store itself.
-    pub(crate) fn advise(&self, layer_id: &str) -> Result<(), StoreError> {
+    pub(crate) fn advise(&self, layer_id: &LayerId) -> Result<(), StoreError> {
         let refusal = self.root().join(NO_FILES);
         if !refusal.exists() {
             let written = refusal_data().context("write", &refusal)?;

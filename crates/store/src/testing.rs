@@ -4,11 +4,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use parallax_format::{ImageName, digest};
+use parallax_format::ImageName;
+use parallax_format::digest::{DiffId, Digest, ImageId, LayerId};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::containers_storage::{BigData, IMAGES_JSON, IMAGES_LOCK, Image, LAYERS_JSON, LAYERS_LOCK, Link, sha256_hex};
+use crate::containers_storage::{BigData, IMAGES_JSON, IMAGES_LOCK, Image, LAYERS_JSON, LAYERS_LOCK, Link, sha256};
 use crate::files::StoreError;
 use crate::own_file::OwnFiles;
 use crate::record::ImageRecord;
@@ -35,14 +36,14 @@ pub(crate) fn squashfs(content: &str) -> Vec<u8> {
 pub(crate) fn image(config: &str, name: &str, layers: &[&str]) -> NewImage {
     let manifest = format!("manifest of {config}");
     NewImage {
-        id: sha256_hex(config.as_bytes()),
-        digest: digest::of_hex(&sha256_hex(manifest.as_bytes())),
-        other_digests: vec![sha256_hex(format!("index of {config}").as_bytes())],
+        id: sha256(config.as_bytes()).into(),
+        digest: sha256(manifest.as_bytes()).into(),
+        other_digests: vec![sha256(format!("index of {config}").as_bytes()).into()],
         name: ImageName::for_storing(name).unwrap(),
         created: "2026-01-01T00:00:00Z".into(),
         manifest,
         config: config.into(),
-        diff_ids: layers.iter().map(|content| sha256_hex(content.as_bytes())).collect(),
+        diff_ids: layers.iter().map(|content| sha256(content.as_bytes()).into()).collect(),
     }
 }
 
@@ -51,23 +52,12 @@ pub(crate) fn publish(store: &Store, image: &NewImage, layers: &[&str]) -> Resul
     let work = store.work_directory()?;
     let mut converted = Vec::new();
     for content in layers {
-        let (diff_id, bytes) = (sha256_hex(content.as_bytes()), squashfs(content));
+        let (diff_id, bytes) = (DiffId::from(sha256(content.as_bytes())), squashfs(content));
         if store.layer(&diff_id)?.is_none() {
-            let file = work.path().join(&diff_id);
+            let file = work.path().join(diff_id.as_str());
             fs::write(&file, &bytes).unwrap();
-            let (squashfs_size, squashfs_sha256) = (bytes.len() as u64, sha256_hex(&bytes));
-            converted.push((
-                file,
-                LayerFile {
-                    diff_id,
-                    size: 1000,
-                    squashfs_size,
-                    squashfs_sha256,
-                    max_uid: 1,
-                    max_gid: 2,
-                    ..LayerFile::default()
-                },
-            ));
+            let layer = LayerFile::new(diff_id, 1000, bytes.len() as u64, sha256(&bytes));
+            converted.push((file, LayerFile { max_uid: 1, max_gid: 2, ..layer }));
         }
     }
     store.publish(image, &converted, &OwnFiles::new())
@@ -86,7 +76,7 @@ pub(crate) enum Foreign {
 
 /// Adds an image to a store as another tool does, and returns its id. The tests of the command and of the mount program
 /// have real ones; this one's parts are of the same shape.
-pub(crate) fn foreign_image(root: &Path, tool: Foreign, name: &str) -> String {
+pub(crate) fn foreign_image(root: &Path, tool: Foreign, name: &str) -> ImageId {
     for directory in ["overlay/l", "overlay-images", "overlay-layers", "squash"] {
         fs::create_dir_all(root.join(directory)).unwrap();
     }
@@ -94,33 +84,33 @@ pub(crate) fn foreign_image(root: &Path, tool: Foreign, name: &str) -> String {
         fs::write(root.join(lock), [b'x'; 64]).unwrap();
     }
     let config = json!({"architecture": "amd64", "config": {"Env": ["TOOL=1"]}, "name": name}).to_string();
-    let config_digest = digest::of_hex(&sha256_hex(config.as_bytes()));
+    let config_digest = Digest::from(sha256(config.as_bytes()));
     let manifest = json!({"schemaVersion": 0, "config": {"digest": config_digest}, "layers": []}).to_string();
     // The Go tool draws ids at random.
-    let id = match tool {
-        Foreign::GoTool => sha256_hex(format!("id of {name}").as_bytes()),
-        Foreign::PodmanHpc => config_digest[7..].to_owned(),
-    };
-    let layers: Vec<String> = match tool {
-        Foreign::GoTool => vec![sha256_hex(format!("marker of {name}").as_bytes())],
+    let id = ImageId::from(match tool {
+        Foreign::GoTool => sha256(format!("id of {name}").as_bytes()),
+        Foreign::PodmanHpc => *config_digest.sha256(),
+    });
+    let layers: Vec<LayerId> = match tool {
+        Foreign::GoTool => vec![sha256(format!("marker of {name}").as_bytes()).into()],
         Foreign::PodmanHpc => {
-            ["base", "middle", "top"].map(|at| sha256_hex(format!("{at} {name}").as_bytes())).to_vec()
+            ["base", "middle", "top"].map(|at| sha256(format!("{at} {name}").as_bytes()).into()).to_vec()
         }
     };
     let mut list = entries(root, LAYERS_JSON);
     for (number, layer) in layers.iter().enumerate() {
         let link = Link::of_layer(&format!("drawn for {layer}"));
-        fs::create_dir_all(root.join("overlay").join(layer).join("diff")).unwrap();
-        fs::write(root.join("overlay").join(layer).join("link"), link.as_str()).unwrap();
+        fs::create_dir_all(root.join("overlay").join(layer.as_str()).join("diff")).unwrap();
+        fs::write(root.join("overlay").join(layer.as_str()).join("link"), link.as_str()).unwrap();
         symlink(format!("../{layer}/diff"), root.join("overlay/l").join(link.as_str())).unwrap();
         fs::write(root.join(format!("overlay-layers/{layer}.tar-split.gz")), "x").unwrap();
         list.push(json!({"id": layer, "parent": number.checked_sub(1).map_or("", |below| &layers[below]),
-            "created": "2026-01-01T00:00:00Z", "diff-digest": digest::of_hex(layer), "diff-size": 1000}));
+            "created": "2026-01-01T00:00:00Z", "diff-digest": Digest::from(**layer), "diff-size": 1000}));
         if number + 1 == layers.len() {
             let (file, side_car) = (format!("squash/{}.squash", link.as_str()), root.join(link.side_car()));
             match tool {
                 Foreign::GoTool => {
-                    fs::write(root.join("overlay").join(layer).join("diff/.migrationv3-x"), "0\n").unwrap();
+                    fs::write(root.join("overlay").join(layer.as_str()).join("diff/.migrationv3-x"), "0\n").unwrap();
                     fs::write(root.join(&file), squashfs(name)).unwrap();
                     symlink(format!("../../{file}"), side_car).unwrap();
                 }
@@ -131,17 +121,17 @@ pub(crate) fn foreign_image(root: &Path, tool: Foreign, name: &str) -> String {
     fs::write(root.join(LAYERS_JSON), Value::Array(list).to_string()).unwrap();
     let data = [
         BigData { key: "manifest", bytes: manifest.as_bytes() },
-        BigData { key: &config_digest, bytes: config.as_bytes() },
+        BigData { key: &config_digest.to_string(), bytes: config.as_bytes() },
     ];
-    fs::create_dir_all(root.join("overlay-images").join(&id)).unwrap();
+    fs::create_dir_all(root.join("overlay-images").join(id.as_str())).unwrap();
     for piece in &data {
-        fs::write(root.join("overlay-images").join(&id).join(piece.file_name()), piece.bytes).unwrap();
+        fs::write(root.join("overlay-images").join(id.as_str()).join(piece.file_name()), piece.bytes).unwrap();
     }
-    let digest = digest::of_hex(&sha256_hex(manifest.as_bytes()));
+    let digest = sha256(manifest.as_bytes()).into();
     let names = vec![ImageName::for_storing(name).unwrap().to_string()];
-    let top = layers.last().unwrap();
+    let top = *layers.last().unwrap();
     let mut list = entries(root, IMAGES_JSON);
-    list.push(json!(Image::new(&id, &digest, names, top, "2026-01-01T00:00:00Z", &data)));
+    list.push(json!(Image::new(id, digest, names, top, "2026-01-01T00:00:00Z", &data)));
     fs::write(root.join(IMAGES_JSON), Value::Array(list).to_string()).unwrap();
     id
 }

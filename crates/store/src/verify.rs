@@ -6,12 +6,12 @@ use std::io::{self, Read};
 use std::mem;
 use std::path::Path;
 
+use parallax_format::digest::{Digest, ImageId};
 use parallax_format::squashfs::Superblock;
-use parallax_format::{IndexPath, digest, layout};
+use parallax_format::{IndexPath, layout};
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
-use crate::containers_storage::{BigData, IMAGES_JSON, LAYERS_JSON, lower_file, sha256_hex};
+use crate::containers_storage::{BigData, Digester, IMAGES_JSON, LAYERS_JSON, lower_file, sha256};
 use crate::files::{StoreError, entries, read_if_there};
 use crate::lists::{self, ImageList, LayerList};
 use crate::lock::ReadLock;
@@ -35,7 +35,7 @@ const TAG_AGAIN: &str = "give the image the name again (parallax tag)";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The id of the image that has it, if it is one's.
-    pub image: Option<String>,
+    pub image: Option<ImageId>,
     /// The file, relative to the store's root.
     pub path: String,
     /// What is wrong with it.
@@ -116,12 +116,14 @@ impl<'a> Verifier<'a> {
     pub fn foreign(&mut self) -> Result<usize, StoreError> {
         let images = self.store.foreign_images()?;
         for image in &images {
-            self.foreign_image(&image.id)?;
+            if let Some(id) = ImageId::parse(&image.id) {
+                self.foreign_image(&id)?;
+            }
         }
         Ok(images.len())
     }
 
-    fn foreign_image(&mut self, id: &str) -> Result<(), StoreError> {
+    fn foreign_image(&mut self, id: &ImageId) -> Result<(), StoreError> {
         match self.store.foreign_image(id) {
             Ok(_) => self.big_data(id),
             Err(StoreError::Open(OpenError::Foreign { reason, .. })) => {
@@ -136,7 +138,7 @@ impl<'a> Verifier<'a> {
     ///
     /// # Errors
     /// [`StoreError::Io`] if something cannot be read, which says nothing about what it holds.
-    pub fn image(&mut self, id: &str) -> Result<(), StoreError> {
+    pub fn image(&mut self, id: &ImageId) -> Result<(), StoreError> {
         let path = IndexPath::record(id);
         let record = match self.store.record(id) {
             Err(StoreError::Damaged { what, .. }) => {
@@ -152,13 +154,12 @@ impl<'a> Verifier<'a> {
             self.note(Some(id), &path, "is not there", "migrate the image");
             return Ok(());
         };
-        let manifest = digest::of_hex(&sha256_hex(record.manifest.as_bytes()));
-        let config = sha256_hex(record.config.as_bytes());
+        let manifest = Digest::from(sha256(record.manifest.as_bytes()));
+        let config = Digest::from(sha256(record.config.as_bytes()));
         // The Go tool draws an image's id at random.
         let adopted = record.layers.iter().any(|layer| layer.side_car);
-        let names_config =
-            config == id || adopted && record.manifest.contains(&format!("\"{}\"", digest::of_hex(&config)));
-        if record.id != id || !names_config || manifest != record.digest {
+        let names_config = config == Digest::from(*id) || adopted && record.manifest.contains(&format!("\"{config}\""));
+        if record.id != *id || !names_config || manifest != record.digest {
             self.note(Some(id), &path, "does not match its digests", MIGRATE_AGAIN);
         }
         for (index, layer) in record.layers.iter().enumerate() {
@@ -168,12 +169,12 @@ impl<'a> Verifier<'a> {
         self.listed_image(&record)
     }
 
-    fn note(&mut self, image: Option<&str>, path: &str, what: &str, remedy: &'static str) {
-        let image = image.map(str::to_owned);
+    fn note(&mut self, image: Option<&ImageId>, path: &str, what: &str, remedy: &'static str) {
+        let image = image.copied();
         self.problems.push(Problem { image, path: path.to_owned(), what: what.to_owned(), remedy });
     }
 
-    fn layer(&mut self, image: &str, layer: &LayerRecord, below: &[LayerRecord]) -> Result<(), StoreError> {
+    fn layer(&mut self, image: &ImageId, layer: &LayerRecord, below: &[LayerRecord]) -> Result<(), StoreError> {
         let root = self.store.root();
         let file = layer.squashfs_path();
         let wrong = match self.files.get(&file) {
@@ -186,7 +187,7 @@ impl<'a> Verifier<'a> {
         }
         let (own, shared) = (self.store.own_file(&layer.id)?, self.store.layer(&layer.diff_id)?);
         let described = if layer.side_car { own } else { shared };
-        let is_it = |there: &LayerFile| there.squashfs_sha256 == layer.squashfs_sha256;
+        let is_it = |there: &LayerFile| Some(there.squashfs_sha256) == layer.squashfs_sha256;
         // Another tool's file has no description.
         if !layer.side_car && !described.as_ref().is_some_and(is_it) {
             let description = LayerFile::description_path(&layer.diff_id);
@@ -226,7 +227,7 @@ impl<'a> Verifier<'a> {
         let right = entry.is_some_and(|entry| {
             // What another tool flattened has other layers below in the list than in files.
             layer.side_car
-                || entry["diff-digest"] == digest::of_hex(&layer.diff_id)
+                || entry["diff-digest"] == Digest::from(layer.diff_id).to_string()
                     && entry.get("parent").and_then(Value::as_str).filter(|id| !id.is_empty()) == parent
         });
         if !right {
@@ -236,10 +237,10 @@ impl<'a> Verifier<'a> {
     }
 
     /// Checks the data by which Podman gives a layer's archive back.
-    fn tar_split(&mut self, image: &str, path: &str, expected: &TarSplit) -> Result<(), StoreError> {
+    fn tar_split(&mut self, image: &ImageId, path: &str, expected: &TarSplit) -> Result<(), StoreError> {
         if !self.files.contains_key(path) {
             let there = read_if_there(&self.store.root().join(path))?;
-            let right = there.is_some_and(|bytes| sha256_hex(&bytes) == expected.sha256);
+            let right = there.is_some_and(|bytes| sha256(&bytes) == expected.sha256);
             let wrong =
                 (!right).then(|| "is missing or does not match its digest, so Podman cannot save the image".to_owned());
             self.files.insert(path.to_owned(), wrong);
@@ -251,21 +252,21 @@ impl<'a> Verifier<'a> {
     }
 
     fn names(&mut self, record: &ImageRecord) {
-        if self.store.id_of_digest(digest::bare(&record.digest)).as_deref() != Some(&record.id) {
-            let entry = IndexPath::digest(digest::bare(&record.digest));
+        if self.store.id_of_digest(&record.digest) != Some(record.id) {
+            let entry = IndexPath::digest(&record.digest);
             self.note(Some(&record.id), &entry, "does not lead to the image", MIGRATE_AGAIN);
         }
         for name in &record.names {
             let entry = parallax_format::ImageName::for_storing(name).ok().and_then(|name| IndexPath::name(&name));
             let entry = entry.unwrap_or_else(|| format!("{}/{name}", IndexPath::names_directory()));
-            if self.store.id_at(&entry).as_deref() != Some(&record.id) {
+            if self.store.id_at(&entry) != Some(record.id) {
                 self.note(Some(&record.id), &entry, "does not lead to the image that has the name", TAG_AGAIN);
             }
         }
     }
 
     fn listed_image(&mut self, record: &ImageRecord) -> Result<(), StoreError> {
-        let id = record.id.as_str();
+        let id = &record.id;
         let Some(entry) = self.images.get(id) else {
             self.note(Some(id), IMAGES_JSON, "does not list the image, so Podman does not see it", MIGRATE_AGAIN);
             return Ok(());
@@ -285,12 +286,12 @@ impl<'a> Verifier<'a> {
     }
 
     /// Checks the files that Podman keeps of an image.
-    fn big_data(&mut self, id: &str) -> Result<(), StoreError> {
+    fn big_data(&mut self, id: &ImageId) -> Result<(), StoreError> {
         let Some(entry) = self.images.get(id) else { return Ok(()) };
         for (key, digest) in entry["big-data-digests"].as_object().into_iter().flatten() {
             let path = format!("{}/{}", layout::image_directory(id), BigData { key, bytes: b"" }.file_name());
             let there = read_if_there(&self.store.root().join(&path))?;
-            if there.is_none_or(|bytes| *digest != digest::of_hex(&sha256_hex(&bytes))) {
+            if there.is_none_or(|bytes| *digest != Digest::from(sha256(&bytes)).to_string()) {
                 self.note(Some(id), &path, "is missing or does not match its digest", MIGRATE_AGAIN);
             }
         }
@@ -317,7 +318,8 @@ fn check_file(path: &Path, layer: &LayerRecord) -> Result<Option<String>, StoreE
     if Superblock::parse(&superblock).is_none_or(|superblock| superblock.bytes_used > size) {
         return Ok(Some("has no SquashFS superblock that fits it".to_owned()));
     }
-    let mut hash = Sha256::new_with_prefix(&superblock);
+    let mut hash = Digester::default();
+    hash.update(&superblock);
     let mut buffer = vec![0; 256 << 10];
     loop {
         match file.read(&mut buffer).map_err(failed)? {
@@ -325,8 +327,8 @@ fn check_file(path: &Path, layer: &LayerRecord) -> Result<Option<String>, StoreE
             got => hash.update(&buffer[..got]),
         }
     }
-    let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((hex != layer.squashfs_sha256).then(|| format!("has changed: its SHA-256 is {hex}")))
+    let is = hash.finish();
+    Ok((Some(is) != layer.squashfs_sha256).then(|| format!("has changed: its SHA-256 is {is}")))
 }
 
 #[cfg(test)]

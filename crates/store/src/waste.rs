@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use parallax_format::{ImageName, IndexPath, digest, layout};
+use parallax_format::digest::{ImageId, LayerId};
+use parallax_format::{ImageName, IndexPath, layout};
 
 use crate::containers_storage::{IMAGES_JSON, LAYERS_JSON, Link};
 use crate::files::{StoreError, entries, remove_file, remove_tree, sync_parent};
@@ -52,7 +53,7 @@ pub(crate) struct Candidates {
     pub(crate) index: Vec<String>,
     /// Podman's ids of layers.
     pub(crate) layers: BTreeSet<String>,
-    /// DiffIDs of SquashFS files.
+    /// DiffIDs of SquashFS files, or what files there have for one.
     pub(crate) diff_ids: BTreeSet<String>,
     /// Layers that may go although another tool made them.
     pub(crate) foreign: BTreeSet<String>,
@@ -63,7 +64,7 @@ pub(crate) struct Candidates {
 pub(crate) struct Waste {
     index: Vec<String>,
     records: Vec<String>,
-    images: BTreeSet<String>,
+    images: BTreeSet<ImageId>,
     image_directories: Vec<String>,
     layers: BTreeSet<String>,
     links: Vec<String>,
@@ -82,17 +83,18 @@ impl Contents {
         store: &Store,
         images: ImageList,
         which: Records,
-        except: &BTreeSet<String>,
+        except: &BTreeSet<ImageId>,
     ) -> Result<Self, StoreError> {
         let layers = LayerList::read(&store.root().join(LAYERS_JSON))?;
         let directory = store.root().join(IndexPath::records_directory());
         let names = entries(&directory)?;
-        let mut ids: Vec<&str> = names.iter().filter_map(|name| name.strip_suffix(".json")).collect();
+        let records = names.iter().filter(|name| Path::new(name).extension().is_some_and(|kind| kind == layout::JSON));
+        let mut ids = records.map(|name| id_of_record(&directory, name)).collect::<Result<Vec<_>, _>>()?;
         ids.retain(|id| which == Records::All || !images.has(id));
         let mut records = Vec::new();
         for (id, record) in ids.iter().zip(parallel::map(&ids, |id| store.record(id))) {
             match record {
-                Err(StoreError::Damaged { .. }) if except.contains(*id) => {}
+                Err(StoreError::Damaged { .. }) if except.contains(id) => {}
                 record => records.extend(record?),
             }
         }
@@ -109,7 +111,7 @@ impl Candidates {
         }
         let mut layers = now.layers.ids();
         layers.extend(
-            entries(&store.root().join(layout::OVERLAY))?.into_iter().filter(|name| digest::is_sha256_hex(name)),
+            entries(&store.root().join(layout::OVERLAY))?.into_iter().filter(|name| LayerId::parse(name).is_some()),
         );
         let files = entries(&store.root().join(layout::LAYERS))?;
         let diff_ids = files.iter().filter_map(|name| name.split_once('.')).map(|(diff_id, _)| diff_id.to_owned());
@@ -117,17 +119,17 @@ impl Candidates {
     }
 
     /// What one image has. Its layers of other tools may go with it.
-    pub(crate) fn of_image(now: &Contents, id: &str, record: Option<&ImageRecord>) -> Self {
+    pub(crate) fn of_image(now: &Contents, id: &ImageId, record: Option<&ImageRecord>) -> Self {
         let mut candidates = Self { layers: now.layers.with_parents(now.images.tops_of(id)), ..Self::default() };
         if record.is_none_or(|record| record.layers.iter().any(|layer| layer.side_car)) {
             candidates.foreign.clone_from(&candidates.layers);
         }
         let mut names = now.images.names(id);
         if let Some(record) = record {
-            candidates.layers.extend(record.layers.iter().map(|layer| layer.id.clone()));
-            candidates.diff_ids.extend(record.layers.iter().map(|layer| layer.diff_id.clone()));
-            candidates.index.push(IndexPath::digest(digest::bare(&record.digest)));
-            candidates.index.extend(record.other_digests.iter().map(|hex| IndexPath::digest(hex)));
+            candidates.layers.extend(record.layers.iter().map(|layer| layer.id.to_string()));
+            candidates.diff_ids.extend(record.layers.iter().map(|layer| layer.diff_id.to_string()));
+            candidates.index.push(IndexPath::digest(&record.digest));
+            candidates.index.extend(record.other_digests.iter().map(IndexPath::digest));
             names.extend(record.names.iter().cloned());
         }
         let names: BTreeSet<ImageName> = names.iter().filter_map(|name| ImageName::for_storing(name).ok()).collect();
@@ -141,18 +143,18 @@ impl Waste {
     pub(crate) fn find(
         store: &Store,
         now: &mut Contents,
-        doomed: &BTreeSet<String>,
+        doomed: &BTreeSet<ImageId>,
         candidates: Candidates,
     ) -> Result<Self, StoreError> {
         let mut waste = Self { aside: true, ..Self::default() };
-        let is_waste = |id: String| doomed.contains(&id) || !exists(store, &IndexPath::record(&id));
+        let is_waste = |id: ImageId| doomed.contains(&id) || !exists(store, &IndexPath::record(&id));
         waste.index =
             candidates.index.iter().filter(|entry| store.id_at(entry).is_some_and(is_waste)).cloned().collect();
         for id in doomed {
             waste.records.extend(Some(IndexPath::record(id)).filter(|path| exists(store, path)));
             waste.image_directories.extend(Some(layout::image_directory(id)).filter(|path| exists(store, path)));
             if now.images.has(id) {
-                waste.images.insert(id.clone());
+                waste.images.insert(*id);
             }
         }
         now.images.remove(doomed);
@@ -165,7 +167,7 @@ impl Waste {
     fn find_layers(&mut self, store: &Store, now: &mut Contents, candidates: &Candidates) -> Result<(), StoreError> {
         let recorded = || now.records.iter().flat_map(|record| &record.layers);
         let mut needed = now.layers.with_parents(now.images.top_layers());
-        needed.extend(recorded().map(|layer| layer.id.clone()));
+        needed.extend(recorded().map(|layer| layer.id.to_string()));
         // What another tool wrote is its own, in use or not: it may be about to add the image.
         let may_go =
             |id: &str| -> Result<bool, StoreError> { Ok(candidates.foreign.contains(id) || is_ours(store, id)?) };
@@ -187,8 +189,8 @@ impl Waste {
             }
         }
         let mut diff_ids = now.layers.diff_ids();
-        diff_ids.extend(recorded().map(|layer| layer.diff_id.clone()));
-        let unneeded = candidates.diff_ids.difference(&diff_ids);
+        diff_ids.extend(recorded().map(|layer| layer.diff_id));
+        let unneeded = candidates.diff_ids.iter().filter(|id| !diff_ids.contains(id.as_str()));
         let files = unneeded.flat_map(|diff_id| {
             [layout::JSON, layout::TAR_SPLIT, layout::SQUASHFS].map(|extension| layout::layer_file(diff_id, extension))
         });
@@ -198,7 +200,7 @@ impl Waste {
 
     /// All of it, with what it takes on disk.
     pub(crate) fn list(&self, store: &Store) -> Vec<Garbage> {
-        let entry = |list: &str, id: &String| Garbage { path: format!("{list}: {id}"), bytes: 0 };
+        let entry = |list: &str, id: &str| Garbage { path: format!("{list}: {id}"), bytes: 0 };
         let file = |path: &String| Garbage { path: path.clone(), bytes: size(&store.root().join(path)) };
         let files = |paths: &[String]| paths.iter().map(file).collect::<Vec<_>>();
         let mut all = [files(&self.index), files(&self.records)].concat();
@@ -253,6 +255,12 @@ fn remove_directories(store: &Store, paths: &[String]) -> Result<(), StoreError>
         remove_tree(&scratch)?;
     }
     Ok(())
+}
+
+/// The image id in the name of a record.
+fn id_of_record(directory: &Path, name: &str) -> Result<ImageId, StoreError> {
+    let odd = || StoreError::Damaged { path: directory.join(name), what: "its name is no image id".to_owned() };
+    IndexPath::id_from_record(name).ok_or_else(odd)
 }
 
 /// Whether a layer's directory was made by this program: its link is made from the layer's id, others draw lots.

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use parallax_format::digest::{DiffId, Digest, ImageId};
 use parallax_format::{ImageName, IndexPath, layout};
 
 use crate::files::{
@@ -26,12 +27,12 @@ pub struct Store {
 /// An image to make visible.
 #[derive(Debug, Clone)]
 pub struct NewImage {
-    /// The SHA-256 of `config`, 64 hexadecimal digits.
-    pub id: String,
-    /// The manifest's digest, `sha256:…`.
-    pub digest: String,
-    /// Other digests that mean it, such as that of the multi-platform index it was chosen from, 64 hexadecimal digits each.
-    pub other_digests: Vec<String>,
+    /// The SHA-256 of `config`.
+    pub id: ImageId,
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// Other digests that mean it, such as that of the multi-platform index it was chosen from.
+    pub other_digests: Vec<Digest>,
     /// The name to store it under.
     pub name: ImageName,
     /// When it was built, RFC 3339.
@@ -40,8 +41,8 @@ pub struct NewImage {
     pub manifest: String,
     /// The configuration, byte for byte.
     pub config: String,
-    /// The diffIDs of its layers, hexadecimal, base first.
-    pub diff_ids: Vec<String>,
+    /// The diffIDs of its layers, base first.
+    pub diff_ids: Vec<DiffId>,
 }
 
 impl Store {
@@ -93,7 +94,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Io`] if the store cannot be read.
-    pub fn layer(&self, diff_id: &str) -> Result<Option<LayerFile>, StoreError> {
+    pub fn layer(&self, diff_id: &DiffId) -> Result<Option<LayerFile>, StoreError> {
         let squashfs = self.root.join(LayerFile::squashfs_path(diff_id));
         let size = match fs::metadata(&squashfs) {
             Ok(metadata) => metadata.len(),
@@ -105,7 +106,7 @@ impl Store {
         };
         // A damaged description is as good as none: the layer is converted again.
         let file: Option<LayerFile> = serde_json::from_slice(&bytes).ok();
-        Ok(file.filter(|file| file.diff_id == diff_id && file.squashfs_size == size))
+        Ok(file.filter(|file| file.diff_id == *diff_id && file.squashfs_size == size))
     }
 
     /// Moves a finished SquashFS file, durable already, into the store, unless another writer was faster.
@@ -124,7 +125,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Damaged`] if it cannot be understood, [`StoreError::Io`] if it cannot be read.
-    pub fn record(&self, id: &str) -> Result<Option<ImageRecord>, StoreError> {
+    pub fn record(&self, id: &ImageId) -> Result<Option<ImageRecord>, StoreError> {
         let path = self.root.join(IndexPath::record(id));
         let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
         let record = ImageRecord::parse(&bytes);
@@ -135,7 +136,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Io`] if the store cannot be read.
-    pub fn image(&self, id: &str) -> Result<Option<ImageRecord>, StoreError> {
+    pub fn image(&self, id: &ImageId) -> Result<Option<ImageRecord>, StoreError> {
         let record = match self.record(id) {
             Err(StoreError::Damaged { .. }) => None,
             record => record?,
@@ -149,27 +150,27 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Io`] if the store cannot be read.
-    pub fn ids_with(&self, start: &str) -> Result<Vec<String>, StoreError> {
+    pub fn ids_with(&self, start: &str) -> Result<Vec<ImageId>, StoreError> {
         let names = entries(&self.root.join(IndexPath::records_directory()))?;
-        let ids = names.iter().filter_map(|name| name.strip_suffix(".json"));
-        Ok(ids.filter(|id| id.starts_with(start)).map(str::to_owned).collect())
+        let ids = names.iter().filter_map(|name| IndexPath::id_from_record(name));
+        Ok(ids.filter(|id| id.starts_with(start)).collect())
     }
 
     /// The id of the image a name stands for.
     #[must_use]
-    pub fn id_of_name(&self, name: &ImageName) -> Option<String> {
+    pub fn id_of_name(&self, name: &ImageName) -> Option<ImageId> {
         self.id_at(&IndexPath::name(name)?)
     }
 
-    /// The id of the image with a manifest or index of this digest, given as 64 hexadecimal digits.
+    /// The id of the image with a manifest or index of this digest.
     #[must_use]
-    pub fn id_of_digest(&self, hex: &str) -> Option<String> {
-        self.id_at(&IndexPath::digest(hex))
+    pub fn id_of_digest(&self, digest: &Digest) -> Option<ImageId> {
+        self.id_at(&IndexPath::digest(digest))
     }
 
-    pub(crate) fn id_at(&self, entry: &str) -> Option<String> {
+    pub(crate) fn id_at(&self, entry: &str) -> Option<ImageId> {
         let target = fs::read_link(self.root.join(entry)).ok()?;
-        IndexPath::id_from_link(target.to_str()?).map(str::to_owned)
+        IndexPath::id_from_link(target.to_str()?)
     }
 
     pub(crate) fn write_record(&self, record: &ImageRecord) -> Result<(), StoreError> {

@@ -1,9 +1,9 @@
 //! Manifests, indexes and configurations of images: anybody may have written them.
 
-use parallax_format::digest;
+use parallax_format::digest::{DiffId, Digest};
 use parallax_migrate_cli::image::{Image, Index, Manifest};
 use parallax_migrate_cli::migration::flat;
-use parallax_store::containers_storage::sha256_hex;
+use parallax_store::containers_storage::sha256;
 use serde_json::json;
 
 /// Any bytes are refused, or are a configuration whose layers can be fetched, whose date Podman takes, and which has one layer
@@ -26,25 +26,27 @@ pub fn check(input: &[u8]) {
 
 /// With a manifest of so many layers that fits.
 fn configured(config: &[u8], layers: usize) {
-    let layer = json!({"digest": digest::of_hex(&"b".repeat(64)), "size": u64::MAX});
-    let config_digest = digest::of_hex(&sha256_hex(config));
+    let layer = json!({"digest": Digest::from(sha256(b"a layer")), "size": u64::MAX});
+    let config_digest = Digest::from(sha256(config));
     let manifest = json!({"config": {"digest": config_digest, "size": config.len()}, "layers": vec![layer; layers]});
     let manifest = manifest.to_string().into_bytes();
-    let digest = digest::of_hex(&sha256_hex(&manifest));
-    let Ok(image) = Image::new(digest, manifest, Vec::new(), config.to_vec()) else { return };
+    let digest = Digest::from(sha256(&manifest));
+    let Ok(image) = Image::new(&digest.to_string(), manifest, Vec::new(), config.to_vec()) else { return };
     assert_eq!(image.layers.len(), layers);
     sound(&image);
-    if let Ok(flat) = flat::flattened(&image, &"c".repeat(64), 1) {
+    let diff_id = DiffId::from(sha256(b"all layers"));
+    if let Ok(flat) = flat::flattened(&image, diff_id, 1) {
         sound(&flat);
-        assert_eq!((flat.layers.len(), flat.layers[0].diff_id.as_str()), (1, &*"c".repeat(64)));
-        assert_eq!(flat::source_of(&flat.manifest).as_ref(), Some(&image.digest));
+        assert_eq!((flat.layers.len(), flat.layers[0].diff_id), (1, diff_id));
+        assert_eq!(flat::source_of(&flat.manifest), Some(image.digest));
     }
 }
 
 fn sound(image: &Image) {
-    assert_eq!(image.id, sha256_hex(image.config.as_bytes()));
+    assert_eq!(*image.id, sha256(image.config.as_bytes()));
     for layer in &image.layers {
-        assert_eq!(digest::hex_of(&digest::of_hex(&layer.diff_id)), Some(&*layer.diff_id));
+        let digest = Digest::from(layer.diff_id);
+        assert_eq!(Digest::parse(&digest.to_string()), Some(digest));
     }
     // Go's time.RFC3339 begins so; a store with another text in it is refused as a whole.
     let date = image.created.as_bytes();

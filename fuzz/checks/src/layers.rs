@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use parallax_format::digest;
+use parallax_format::digest::{DiffId, Digest, LayerId};
 use parallax_store::containers_storage::Layer;
 use parallax_store::foreign::LayerSizes;
 use parallax_store::lists::LayerList;
@@ -53,18 +53,19 @@ fn removed(input: &[u8], id: &str) {
 }
 
 fn added(mut list: LayerList) {
-    let id = "f".repeat(64);
+    let id = LayerId::parse(&"f".repeat(64)).expect("an id");
+    let diff_id = DiffId::parse(&"e".repeat(64)).expect("a diffID");
     let layer = Layer {
-        id: id.clone(),
-        parent: list.ids().into_iter().next(),
+        id,
+        parent: list.ids().iter().find_map(|id| LayerId::parse(id)),
         created: "2026-01-01T00:00:00Z".to_owned(),
-        diff_digest: digest::of_hex(&"e".repeat(64)),
+        diff_digest: Digest::from(diff_id),
         diff_size: 1,
         uidmap: Vec::new(),
         gidmap: Vec::new(),
     };
-    let known = list.ids().contains(&id);
+    let known = list.ids().contains(id.as_str());
     list.add(&layer).expect("an entry");
     let list = LayerList::parse(list.pieces().concat()).expect("what was written can be read");
-    assert!(list.get(&id).is_some() && (known || list.diff_ids().contains(&"e".repeat(64))));
+    assert!(list.get(&id).is_some() && (known || list.diff_ids().contains(&diff_id)));
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
-use parallax_format::digest;
+use parallax_format::digest::ImageId;
 use parallax_store::containers_storage::Digester;
 use parallax_store::record::{ImageRecord, LayerRecord};
 use parallax_store::{Store, StoreError};
@@ -24,8 +24,8 @@ use crate::progress::Progress;
 struct Outcome {
     /// The image as given, or its id.
     image: String,
-    /// The image id, 64 hexadecimal digits.
-    id: String,
+    /// The image id.
+    id: ImageId,
     /// Its names.
     names: Vec<String>,
     /// `true` if it already had a record, so that nothing was done.
@@ -72,7 +72,7 @@ pub(super) fn run(global: &Global, images: &[String], json: bool) -> anyhow::Res
 
 impl Outcome {
     fn sentence(&self) -> String {
-        let id = digest::short_id(&self.id);
+        let id = self.id.short();
         let name = self.names.first().map_or("<none>", String::as_str);
         let what = if self.unchanged { "has a record already, nothing to do" } else { "adopted" };
         format!("{name}: {what} ({id})")
@@ -88,7 +88,7 @@ fn adopt(store: &Store, image: &str) -> anyhow::Result<Outcome> {
     Ok(Outcome { image: image.to_owned(), id, names: record.names, unchanged })
 }
 
-fn fill_and_adopt(store: &Store, id: &str) -> anyhow::Result<(ImageRecord, bool)> {
+fn fill_and_adopt(store: &Store, id: &ImageId) -> anyhow::Result<(ImageRecord, bool)> {
     let mut record = store.foreign_image(id)?;
     for layer in &mut record.layers {
         let path = store.root().join(layer.squashfs_path());
@@ -97,7 +97,7 @@ fn fill_and_adopt(store: &Store, id: &str) -> anyhow::Result<(ImageRecord, bool)
     let _uninterrupted = interrupt::hold();
     match store.adopt(&record) {
         // Another process was faster.
-        Err(StoreError::NoImage(id)) => Ok((store.record(&id)?.ok_or(StoreError::NoImage(id))?, true)),
+        Err(error @ StoreError::NoImage(_)) => Ok((store.record(id)?.ok_or(error)?, true)),
         record => Ok((record?, false)),
     }
 }
@@ -113,7 +113,7 @@ fn fill(layer: &mut LayerRecord, path: &Path) -> anyhow::Result<()> {
         }
     }
     let contents = list(path)?;
-    layer.squashfs_sha256 = digester.hex();
+    layer.squashfs_sha256 = Some(digester.finish());
     layer.size = contents.bytes;
     layer.max_uid = contents.max_uid;
     layer.max_gid = contents.max_gid;

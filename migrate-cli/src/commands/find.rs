@@ -1,6 +1,7 @@
 //! Looks up an image of the store by a command's argument.
 
 use anyhow::{bail, ensure};
+use parallax_format::digest::{Digest, ImageId};
 use parallax_format::{ImageName, ImageRef, nearest, unknown_image};
 use parallax_store::record::ImageRecord;
 use parallax_store::{Store, reader};
@@ -11,8 +12,8 @@ const SHORTEST_ID: usize = 3;
 /// An image that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// Its id, 64 hexadecimal digits.
-    pub id: String,
+    /// Its id.
+    pub id: ImageId,
     /// The name by which the image was found; none for an id or a digest.
     pub name: Option<ImageName>,
 }
@@ -50,9 +51,10 @@ fn foreign(store: &Store, text: &str) -> anyhow::Result<Option<Found>> {
             ImageRef::Name(names) => names.into_iter().nth(fit),
             _ => None,
         };
-        return Ok(Some(Found { id: image.id.clone(), name }));
+        return Ok(ImageId::parse(&image.id).map(|id| Found { id, name }));
     }
-    one(text, images.into_iter().map(|image| image.id).filter(|id| is_start(text) && id.starts_with(text)).collect())
+    let ids = images.iter().filter_map(|image| ImageId::parse(&image.id));
+    one(text, ids.filter(|id| is_start(text) && id.starts_with(text)).collect())
 }
 
 fn indexed(store: &Store, text: &str) -> anyhow::Result<Option<Found>> {
@@ -64,9 +66,10 @@ fn indexed(store: &Store, text: &str) -> anyhow::Result<Option<Found>> {
                 found => found,
             }
         }
-        ImageRef::Digest(hex) => store.id_of_digest(&hex).map(|id| Found { id, name: None }),
-        ImageRef::Id(hex) => match by_start(store, &hex)? {
-            None => store.id_of_digest(&hex).map(|id| Found { id, name: None }),
+        ImageRef::Digest(digest) => store.id_of_digest(&digest).map(|id| Found { id, name: None }),
+        ImageRef::Id(id) => match by_start(store, &id)? {
+            // What was typed may be a digest without its algorithm.
+            None => store.id_of_digest(&Digest::from(id)).map(|id| Found { id, name: None }),
             found => found,
         },
     })
@@ -80,7 +83,7 @@ fn is_start(text: &str) -> bool {
     text.len() >= SHORTEST_ID && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
-fn one(text: &str, mut ids: Vec<String>) -> anyhow::Result<Option<Found>> {
+fn one(text: &str, mut ids: Vec<ImageId>) -> anyhow::Result<Option<Found>> {
     ensure!(ids.len() < 2, "{text} is the start of {} image ids; give more digits", ids.len());
     Ok(ids.pop().map(|id| Found { id, name: None }))
 }
@@ -89,7 +92,7 @@ fn one(text: &str, mut ids: Vec<String>) -> anyhow::Result<Option<Found>> {
 ///
 /// # Errors
 /// If it is not found, or corrupt.
-pub(crate) fn record(store: &Store, id: &str) -> anyhow::Result<(ImageRecord, bool)> {
+pub(crate) fn record(store: &Store, id: &ImageId) -> anyhow::Result<(ImageRecord, bool)> {
     match store.record(id)? {
         Some(record) => Ok((record, false)),
         None => Ok((store.foreign_image(id)?, true)),

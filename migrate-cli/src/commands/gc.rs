@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use parallax_format::digest;
+use parallax_format::digest::ImageId;
 use parallax_store::{Collected, Collection, Garbage, Store};
 use serde::Serialize;
 
@@ -38,7 +38,7 @@ struct Report<'a> {
     /// Total size of the removed files in bytes.
     freed: u64,
     /// Ids of images whose names were repaired.
-    repaired: &'a [String],
+    repaired: &'a [ImageId],
     /// Number of running writers, whose files were kept.
     writers: usize,
     /// `true` if the store's file system has no locks, so that writers use a lock file.
@@ -87,7 +87,7 @@ fn text(collected: &Collected, dry_run: bool, freed: u64) -> String {
         lines.push(format!("{removes} {path} ({})", units::bytes(*bytes)));
     }
     for id in &collected.repaired {
-        lines.push(format!("{repairs} the names of {}", digest::short_id(id)));
+        lines.push(format!("{repairs} the names of {}", id.short()));
     }
     if collected.no_locks {
         lines.push("the file system has no locks: writers use the lock file parallax/lock".to_owned());

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::Context as _;
-use parallax_format::digest;
-use parallax_store::record::ImageRecord;
+use parallax_format::digest::{Digest, ImageId, Sha256};
+use parallax_store::record::{ImageRecord, LayerRecord};
 use parallax_store::{Store, holds};
 use serde::{Deserialize, Serialize};
 
@@ -27,10 +27,10 @@ pub(crate) struct Options {
 /// The JSON form. Future versions only add fields.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
-    /// The image id, 64 hexadecimal digits.
-    id: &'a str,
-    /// The manifest's digest, `sha256:…`.
-    digest: &'a str,
+    /// The image id.
+    id: ImageId,
+    /// The manifest's digest.
+    digest: Digest,
     /// Fully qualified names.
     names: &'a [String],
     /// Time of the build, RFC 3339.
@@ -44,15 +44,15 @@ struct Report<'a> {
     /// Nodes that use the image now, according to in-use markers.
     in_use: Vec<String>,
     /// The layers, base first.
-    layers: Vec<LayerRow<'a>>,
+    layers: Vec<LayerRow>,
     /// Settings for running the image.
     config: Settings,
 }
 
 #[derive(Debug, Serialize)]
-struct LayerRow<'a> {
-    /// `sha256:` and the digest of the uncompressed tar; for a layer in another tool's file, Podman's id of it.
-    diff_id: String,
+struct LayerRow {
+    /// The digest of the uncompressed tar; for a layer in another tool's file, Podman's id of it.
+    diff_id: Digest,
     /// The size of the uncompressed tar in bytes.
     size: u64,
     /// The size of the SquashFS file in bytes.
@@ -60,7 +60,7 @@ struct LayerRow<'a> {
     /// The SquashFS file's path.
     file: String,
     /// The SHA-256 of the SquashFS file; null if not recorded.
-    squashfs_sha256: Option<&'a str>,
+    squashfs_sha256: Option<Sha256>,
 }
 
 /// What an image's configuration says of how it is run. In the JSON form as in the configuration, with its names in
@@ -90,7 +90,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let store = Store::open(&global.existing_store()?)?;
     let id = find(&store, &options.image)?.id;
     let (record, foreign) = record(&store, &id)?;
-    let holders = holds::read(store.root())?.remove(&id).unwrap_or_default();
+    let holders = holds::read(store.root())?.remove(id.as_str()).unwrap_or_default();
     let parsed: Configuration =
         serde_json::from_str(&record.config).with_context(|| format!("cannot parse the configuration of {id}"))?;
     let report = Report { foreign, in_use: holders, ..Report::new(&store, &record, parsed.config.unwrap_or_default()) };
@@ -99,24 +99,35 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
 
 impl<'a> Report<'a> {
     fn new(store: &Store, record: &'a ImageRecord, config: Settings) -> Self {
-        let row = |layer: &'a parallax_store::record::LayerRecord| LayerRow {
-            diff_id: digest::of_hex(&layer.diff_id),
+        let row = |layer: &LayerRecord| LayerRow {
+            diff_id: layer.diff_id.into(),
             size: layer.size,
             stored: layer.squashfs_size,
             file: store.root().join(layer.squashfs_path()).display().to_string(),
-            squashfs_sha256: Some(layer.squashfs_sha256.as_str()).filter(|hex| !hex.is_empty()),
+            squashfs_sha256: layer.squashfs_sha256,
         };
         let (size, stored) = units::sizes(record);
         let layers = record.layers.iter().map(row).collect();
         let ImageRecord { id, digest, names, created, .. } = record;
-        Self { id, digest, names, created, size, stored, foreign: false, in_use: Vec::new(), layers, config }
+        Self {
+            id: *id,
+            digest: *digest,
+            names,
+            created,
+            size,
+            stored,
+            foreign: false,
+            in_use: Vec::new(),
+            layers,
+            config,
+        }
     }
 
     fn text(&self) -> String {
         let mut lines = vec![
             ("Names", if self.names.is_empty() { "<none>".to_owned() } else { self.names.join("\n") }),
-            ("Id", self.id.to_owned()),
-            ("Digest", self.digest.to_owned()),
+            ("Id", self.id.to_string()),
+            ("Digest", self.digest.to_string()),
             ("Created", self.created.to_owned()),
             ("Size", format!("{}, {} stored", units::bytes(self.size), units::bytes(self.stored))),
         ];
@@ -129,7 +140,7 @@ impl<'a> Report<'a> {
         if !self.in_use.is_empty() {
             lines.push(("In use on", self.in_use.join("\n")));
         }
-        let layer = |layer: &LayerRow<'_>| {
+        let layer = |layer: &LayerRow| {
             let (size, stored) = (units::bytes(layer.size), units::bytes(layer.stored));
             format!("{} {size}, {stored} stored\n  {}", layer.diff_id, layer.file)
         };

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use parallax_format::digest::{Digest, ImageId};
 use parallax_store::holds;
 use parallax_store::reader::{self, Listed};
 use parallax_store::record::LayerRecord;
@@ -22,10 +23,10 @@ pub(crate) struct Options {
 /// One image in the JSON form. Future versions only add fields.
 #[derive(Debug, Serialize)]
 struct Row<'a> {
-    /// The image id, 64 hexadecimal digits.
-    id: &'a str,
-    /// The manifest's digest, `sha256:…`.
-    digest: &'a str,
+    /// The image id.
+    id: ImageId,
+    /// The manifest's digest.
+    digest: Digest,
     /// Fully qualified names, sorted; empty if another image took them over.
     names: Vec<String>,
     /// Time of the build, RFC 3339.
@@ -71,8 +72,8 @@ impl<'a> Row<'a> {
         let unique = own.iter().filter_map(|file| files.get(file)).filter(|(images, _)| *images == 1);
         let unique = units::total(unique.map(|(_, size)| *size));
         Self {
-            id: &record.id,
-            digest: &record.digest,
+            id: record.id,
+            digest: record.digest,
             names: listed.names.iter().map(ToString::to_string).collect(),
             created: &record.created,
             layers: record.layers.len(),
@@ -81,7 +82,7 @@ impl<'a> Row<'a> {
             shared: stored - unique,
             unique,
             foreign: listed.foreign,
-            in_use: holders.get(&record.id).cloned().unwrap_or_default(),
+            in_use: holders.get(record.id.as_str()).cloned().unwrap_or_default(),
         }
     }
 }
@@ -136,7 +137,7 @@ fn table(images: &[Listed], rows: &[Row<'_>]) -> String {
         lines.extend(names.into_iter().map(|name| {
             [
                 name,
-                row.id.chars().take(12).collect(),
+                row.id.short().to_owned(),
                 row.layers.to_string(),
                 row.created.chars().take(10).collect(),
                 units::bytes(row.size),
@@ -162,27 +163,27 @@ fn table(images: &[Listed], rows: &[Row<'_>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use parallax_store::containers_storage::Link;
+    use parallax_store::containers_storage::{Link, sha256};
     use parallax_store::record::{ImageRecord, VERSION};
 
     use super::*;
 
     fn listed(id: &str, layers: &[(&str, u64)]) -> Listed {
         let layer = |(diff_id, squashfs_size): &(&str, u64)| LayerRecord {
-            id: (*diff_id).to_owned(),
+            id: sha256(diff_id.as_bytes()).into(),
             link: Link::of_layer(diff_id),
-            diff_id: (*diff_id).to_owned(),
+            diff_id: sha256(diff_id.as_bytes()).into(),
             size: 10 * squashfs_size,
             squashfs_size: *squashfs_size,
-            squashfs_sha256: String::new(),
+            squashfs_sha256: None,
             max_uid: 0,
             max_gid: 0,
             side_car: false,
         };
         let record = ImageRecord {
             version: VERSION,
-            id: id.to_owned(),
-            digest: String::new(),
+            id: sha256(id.as_bytes()).into(),
+            digest: sha256(id.as_bytes()).into(),
             other_digests: Vec::new(),
             names: Vec::new(),
             created: "2026-01-01T00:00:00Z".to_owned(),

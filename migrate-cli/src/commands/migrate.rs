@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{bail, ensure};
-use parallax_format::{ImageName, digest};
+use parallax_format::ImageName;
 use parallax_store::Store;
 use serde::Serialize;
 
@@ -209,7 +209,7 @@ fn migrate(
     let [name, others @ ..] = &names[..] else { bail!("the image has no name; specify one with --name NAME") };
     let bring = if options.flatten { Migration::bring_flat } else { Migration::bring };
     let mut brought = bring(migration, &source, name)?;
-    brought.unchanged &= !migration.also_name(&brought.id, others)?;
+    brought.unchanged &= !migration.also_name(brought.id, others)?;
     for warning in &brought.warnings {
         tracing::warn!("{name}: {warning}");
     }
@@ -222,7 +222,7 @@ fn migrate(
 impl Outcome {
     fn sentence(&self) -> String {
         let Brought { id, layers, new_layers, new_stored, unchanged, .. } = &self.brought;
-        let (name, id) = (self.names.join(", "), digest::short_id(id));
+        let (name, id) = (self.names.join(", "), id.short());
         if *unchanged {
             return format!("{name}: already in the store ({id}), nothing to do");
         }

@@ -1,6 +1,7 @@
 //! `parallax rm` and `parallax tag`.
 
-use parallax_format::{ImageName, digest};
+use parallax_format::ImageName;
+use parallax_format::digest::ImageId;
 use parallax_store::{Removed, Store, Target};
 use serde::Serialize;
 
@@ -39,8 +40,8 @@ pub(crate) struct TagOptions {
 struct Outcome {
     /// The image as given.
     image: String,
-    /// The image id, 64 hexadecimal digits.
-    id: String,
+    /// The image id.
+    id: ImageId,
     /// The names that were removed, fully qualified.
     untagged: Vec<String>,
     /// `true` if the image itself was removed.
@@ -83,7 +84,7 @@ fn remove(store: &Store, image: &str, force: bool) -> anyhow::Result<Option<Outc
 impl Outcome {
     fn text(&self) -> String {
         let untagged = self.untagged.iter().map(|name| format!("untagged {name}"));
-        let (id, size) = (digest::short_id(&self.id), units::bytes(self.freed));
+        let (id, size) = (self.id.short(), units::bytes(self.freed));
         let removed = self.removed.then(|| format!("removed {id}, parallax gc will free {size}"));
         untagged.chain(removed).map(|line| line + "\n").collect()
     }
@@ -99,7 +100,7 @@ pub(crate) fn tag(global: &Global, options: &TagOptions) -> anyhow::Result<()> {
     let found = find(&store, &options.image)?;
     store.tag(&found.id, &name)?;
     if !global.quiet {
-        print(&format!("{name}: now names {}\n", digest::short_id(&found.id)))?;
+        print(&format!("{name}: now names {}\n", found.id.short()))?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::ensure;
-use parallax_format::digest;
+use parallax_format::digest::ImageId;
 use parallax_layers::{ConvertError, content_digest};
 use parallax_store::record::LayerRecord;
 use parallax_store::{Problem, Store, Verifier};
@@ -35,7 +35,7 @@ pub(crate) struct Options {
 #[derive(Debug, Serialize)]
 struct Row<'a> {
     /// The id of the image that has it; null for one of the index.
-    image: Option<&'a str>,
+    image: Option<ImageId>,
     /// The file, relative to the store.
     path: &'a str,
     /// The problem.
@@ -82,7 +82,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
 /// The checked objects.
 struct Checked {
     /// The ids of the images that have records.
-    ids: Vec<String>,
+    ids: Vec<ImageId>,
     /// Number of the other images.
     foreign: usize,
 }
@@ -103,13 +103,13 @@ fn check(store: &Store, verifier: &mut Verifier<'_>, images: &[String]) -> anyho
 }
 
 /// Compares the content of each layer of these images, once, whose file is as it was written.
-fn deep(store: &Store, ids: &[String], problems: &mut Vec<Problem>) -> anyhow::Result<()> {
+fn deep(store: &Store, ids: &[ImageId], problems: &mut Vec<Problem>) -> anyhow::Result<()> {
     let mut layers = BTreeMap::new();
     for id in ids {
         // Records that cannot be read are problems already.
         let record = store.record(id).ok().flatten();
         let of_record = record.into_iter().flat_map(|record| record.layers);
-        layers.extend(of_record.map(|layer| (layer.squashfs_path(), (layer, id.as_str()))));
+        layers.extend(of_record.map(|layer| (layer.squashfs_path(), (layer, *id))));
     }
     let mut unknown = 0;
     for (path, (layer, image)) in layers {
@@ -131,7 +131,7 @@ fn deep(store: &Store, ids: &[String], problems: &mut Vec<Problem>) -> anyhow::R
             Err(error @ ConvertError::NoReader(_)) => return Err(error.into()),
             Err(error) => format!("cannot be unpacked: {error}"),
         };
-        problems.push(Problem { image: Some(image.to_owned()), path, what, remedy: REPLACE });
+        problems.push(Problem { image: Some(image), path, what, remedy: REPLACE });
     }
     if unknown > 0 {
         let layers = units::count(unknown, "layer");
@@ -149,11 +149,11 @@ fn content(store: &Store, layer: &LayerRecord) -> anyhow::Result<Option<String>>
 }
 
 fn row(problem: &Problem) -> Row<'_> {
-    Row { image: problem.image.as_deref(), path: &problem.path, problem: &problem.what, remedy: problem.remedy }
+    Row { image: problem.image, path: &problem.path, problem: &problem.what, remedy: problem.remedy }
 }
 
 fn line(problem: &Problem) -> String {
     let Problem { image, path, what, remedy } = problem;
-    let image = image.as_deref().map_or(String::new(), |id| format!("{}: ", digest::short_id(id)));
+    let image = image.map_or(String::new(), |id| format!("{}: ", id.short()));
     format!("{image}{path} {what}; {remedy}\n")
 }

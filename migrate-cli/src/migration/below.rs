@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
+use parallax_format::digest::DiffId;
 use parallax_layers::{Attributes, Below};
 use parallax_store::containers_storage::Link;
 use parallax_store::{LayerFile, OwnFiles, Shape};
@@ -33,7 +34,7 @@ impl Migration<'_> {
         source: &Source,
         image: &Image,
         finished: &[Finished],
-        new: &mut BTreeMap<String, u64>,
+        new: &mut BTreeMap<DiffId, u64>,
     ) -> anyhow::Result<OwnFiles> {
         let mut own = OwnFiles::new();
         let mut lower: Vec<Lower> = Vec::new();
@@ -49,7 +50,7 @@ impl Migration<'_> {
                 None => lower.push(Lower { file, shape: described.shape }),
                 Some(below) => {
                     let (made, _) = self.made.get(&id, || self.convert_one(source, index, layer, &id, Some(&below)))?;
-                    new.insert(layer.diff_id.clone(), made.1.squashfs_size);
+                    new.insert(layer.diff_id, made.1.squashfs_size);
                     lower.push(Lower { file: made.0.clone(), shape: made.1.shape.clone() });
                     own.insert(id, made);
                 }

@@ -1,31 +1,31 @@
 //! The manifest and configuration of a flattened image.
 
 use anyhow::Context as _;
-use parallax_format::digest;
-use parallax_store::containers_storage::sha256_hex;
+use parallax_format::digest::{DiffId, Digest};
+use parallax_store::containers_storage::sha256;
 use serde_json::{Value, json};
 
 use crate::image::Image;
 
-/// Annotation of a flattened image's manifest with the digest of the source's manifest, `sha256:…`.
+/// Annotation of a flattened image's manifest with the digest of the source's manifest.
 const SOURCE: &str = "org.parallax.flattened-from";
 
 /// Returns the digest of the source's manifest, if the image with this manifest was flattened.
-pub fn source_of(manifest: &str) -> Option<String> {
+pub fn source_of(manifest: &str) -> Option<Digest> {
     let manifest: Value = serde_json::from_str(manifest).ok()?;
-    Some(manifest.get("annotations")?.get(SOURCE)?.as_str()?.to_owned())
+    Digest::parse(manifest.get("annotations")?.get(SOURCE)?.as_str()?)
 }
 
-/// Returns the image with a single layer, given by its diffID (hexadecimal) and the size of its tar stream in bytes.
+/// Returns the image with a single layer, given by its diffID and the size of its tar stream in bytes.
 ///
 /// The history keeps all entries: those of layers are marked as empty except for the last one, so that the numbers of non-empty
 /// entries and of layers are equal, as the image specification requires.
 ///
 /// # Errors
 /// If the configuration cannot be read.
-pub fn flattened(image: &Image, diff_id: &str, size: u64) -> anyhow::Result<Image> {
+pub fn flattened(image: &Image, diff_id: DiffId, size: u64) -> anyhow::Result<Image> {
     let mut config: Value = serde_json::from_str(&image.config).context("cannot parse the image's configuration")?;
-    let digest = digest::of_hex(diff_id);
+    let digest = Digest::from(diff_id);
     let fields = config.as_object_mut().context("cannot parse the image's configuration")?;
     fields.insert("rootfs".to_owned(), json!({"type": "layers", "diff_ids": [digest]}));
     let mut history = match fields.remove("history") {
@@ -43,21 +43,20 @@ pub fn flattened(image: &Image, diff_id: &str, size: u64) -> anyhow::Result<Imag
     }));
     fields.insert("history".to_owned(), history.into());
     let config = config.to_string();
-    let id = sha256_hex(config.as_bytes());
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": {
             "mediaType": "application/vnd.oci.image.config.v1+json",
-            "digest": digest::of_hex(&id),
+            "digest": Digest::from(sha256(config.as_bytes())),
             "size": config.len(),
         },
         "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": size}],
         "annotations": {SOURCE: image.digest},
     })
     .to_string();
-    let digest = digest::of_hex(&sha256_hex(manifest.as_bytes()));
-    Image::new(digest, manifest.into_bytes(), Vec::new(), config.into_bytes())
+    let digest = Digest::from(sha256(manifest.as_bytes()));
+    Image::new(&digest.to_string(), manifest.into_bytes(), Vec::new(), config.into_bytes())
 }
 
 #[cfg(test)]
@@ -66,23 +65,23 @@ mod tests {
 
     #[test]
     fn history_and_layers_agree() {
-        let hex = "a".repeat(64);
+        let digest = Digest::from(sha256(b"a layer"));
         let config = json!({
             "created": "2025-01-01T00:00:00Z",
             "config": {"Env": ["A=b"]},
-            "rootfs": {"type": "layers", "diff_ids": [digest::of_hex(&hex), digest::of_hex(&hex)]},
+            "rootfs": {"type": "layers", "diff_ids": [digest, digest]},
             "history": [{"created_by": "one"}, {"created_by": "env", "empty_layer": true}, {"created_by": "two"}],
         })
         .to_string();
-        let layer = json!({"digest": digest::of_hex(&hex), "size": 1});
+        let layer = json!({"digest": digest, "size": 1});
         let manifest = json!({
-            "config": {"digest": digest::of_hex(&sha256_hex(config.as_bytes())), "size": config.len()},
+            "config": {"digest": Digest::from(sha256(config.as_bytes())), "size": config.len()},
             "layers": [layer, layer],
         })
         .to_string();
-        let digest = digest::of_hex(&sha256_hex(manifest.as_bytes()));
-        let image = Image::new(digest.clone(), manifest.into_bytes(), Vec::new(), config.into_bytes()).unwrap();
-        let flat = flattened(&image, &"b".repeat(64), 10).unwrap();
+        let digest = Digest::from(sha256(manifest.as_bytes()));
+        let image = Image::new(&digest.to_string(), manifest.into_bytes(), Vec::new(), config.into_bytes()).unwrap();
+        let flat = flattened(&image, sha256(b"all").into(), 10).unwrap();
         assert_eq!((flat.layers.len(), flat.created.as_str()), (1, "2025-01-01T00:00:00Z"));
         let config: Value = serde_json::from_str(&flat.config).unwrap();
         let history = config["history"].as_array().unwrap();
@@ -91,6 +90,6 @@ mod tests {
         assert_eq!(config["config"]["Env"][0], "A=b");
         assert_eq!(source_of(&flat.manifest), Some(digest));
         assert_eq!(source_of(&image.manifest), None);
-        assert_eq!(flattened(&image, &"b".repeat(64), 10).unwrap().id, flat.id);
+        assert_eq!(flattened(&image, sha256(b"all").into(), 10).unwrap().id, flat.id);
     }
 }

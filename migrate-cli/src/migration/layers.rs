@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::bail;
-use parallax_format::digest::short_id;
+use parallax_format::digest::DiffId;
 use parallax_layers::{
     Below, ConvertError, Converted, Flattened, MAX_USUAL_ID, Owners, Shape, SquashfsOptions, UnusualOwners, convert,
     flatten,
@@ -27,7 +27,7 @@ impl Migration<'_> {
         &self,
         source: &Source,
         image: &Image,
-        new: &mut BTreeMap<String, u64>,
+        new: &mut BTreeMap<DiffId, u64>,
     ) -> anyhow::Result<Vec<Finished>> {
         let missing = self.missing(image)?;
         let workers = self.settings.jobs.min(missing.len());
@@ -52,7 +52,7 @@ impl Migration<'_> {
             let Ok(done) = result else { bail!("a thread of the migration panicked; this is a defect of parallax") };
             for (finished, is_new) in done? {
                 if is_new {
-                    new.insert(finished.1.diff_id.clone(), finished.1.squashfs_size);
+                    new.insert(finished.1.diff_id, finished.1.squashfs_size);
                 }
                 all.push(finished);
             }
@@ -63,7 +63,7 @@ impl Migration<'_> {
     /// Returns the layers that the store lacks, each once, with their positions in the image; the largest first, so that it does
     /// not run alone at the end.
     fn missing<'a>(&self, image: &'a Image) -> anyhow::Result<Vec<(usize, &'a Layer)>> {
-        let mut missing: BTreeMap<&str, (usize, &Layer)> = BTreeMap::new();
+        let mut missing: BTreeMap<&DiffId, (usize, &Layer)> = BTreeMap::new();
         for (index, (layer, id)) in image.layers.iter().zip(image.chain_ids()).enumerate() {
             match self.store.layer(&layer.diff_id)? {
                 Some(there) => self.report_if_different(layer, &there),
@@ -79,7 +79,7 @@ impl Migration<'_> {
 
     /// Reports layers in the store that differ from the requested settings: they stay unchanged, since images share them.
     fn report_if_different(&self, layer: &Layer, there: &LayerFile) {
-        let short = short_id(&layer.diff_id);
+        let short = layer.diff_id.short();
         let squash = self.settings.owners == Owners::Squash;
         if squash && there.max_uid.max(there.max_gid) > MAX_USUAL_ID {
             tracing::warn!(
@@ -122,8 +122,8 @@ impl Migration<'_> {
         };
         let open = || open(source, index, layer, &shown);
         let done = convert(what, self.tool()?, &self.settings.squashfs, open)
-            .map_err(|error| self.explain(error, &format!("layer {}", short_id(&layer.diff_id))))?;
-        let layer = self.finished(&layer.diff_id, done);
+            .map_err(|error| self.explain(error, &format!("layer {}", layer.diff_id.short())))?;
+        let layer = self.finished(layer.diff_id, done);
         shown.done(layer.size, layer.squashfs_size, self.progress);
         Ok((file, layer))
     }
@@ -152,12 +152,12 @@ impl Migration<'_> {
         let done = flatten(&ids, layer, self.tool()?, &self.settings.squashfs, open)
             .map_err(|error| self.explain(error, "the image"))?;
         let Flattened { diff_id, converted } = done;
-        let layer = self.finished(&diff_id, converted);
+        let layer = self.finished(diff_id, converted);
         shown.done(layer.size, layer.squashfs_size, self.progress);
         Ok((file, layer))
     }
 
-    fn finished(&self, diff_id: &str, done: Converted) -> LayerFile {
+    fn finished(&self, diff_id: DiffId, done: Converted) -> LayerFile {
         let Converted { size, squashfs_size, squashfs_sha256, content, max_uid, max_gid, .. } = done;
         let Converted { unusual_owners, shape, tar_split, unchecked, dropped_xattrs, .. } = done;
         self.warn_if_unusual(diff_id, &unusual_owners);
@@ -166,13 +166,12 @@ impl Migration<'_> {
         }
         if !dropped_xattrs.is_empty() {
             let names: Vec<String> = dropped_xattrs.into_iter().collect();
-            let short = short_id(diff_id);
+            let short = diff_id.short();
             tracing::warn!(
                 "layer {short}: extended attributes dropped, which SquashFS cannot store: {}",
                 names.join(", ")
             );
         }
-        let (diff_id, content) = (diff_id.to_owned(), Some(content));
         LayerFile {
             diff_id,
             size,
@@ -180,7 +179,7 @@ impl Migration<'_> {
             squashfs_sha256,
             max_uid,
             max_gid,
-            content,
+            content: Some(content),
             tar_split: tar_split.map(|file| TarSplit { size: file.size, sha256: file.sha256 }),
             shape: Some(described(shape)),
             squashed_owners: self.settings.owners == Owners::Squash && unusual_owners.entries > 0,
@@ -188,7 +187,7 @@ impl Migration<'_> {
     }
 
     /// Warns about files whose owners have no subordinate ids.
-    fn warn_if_unusual(&self, diff_id: &str, owners: &UnusualOwners) {
+    fn warn_if_unusual(&self, diff_id: DiffId, owners: &UnusualOwners) {
         let UnusualOwners { entries, path, uid, gid } = owners;
         if *entries == 0 {
             return;
@@ -204,7 +203,7 @@ impl Migration<'_> {
             if *entries == 1 { "1 file has an owner".to_owned() } else { format!("{entries} files have owners") };
         tracing::warn!(
             "layer {}: {files} beyond {MAX_USUAL_ID}, such as /{path} (user {uid}, group {gid}): {follows}",
-            short_id(diff_id)
+            diff_id.short()
         );
     }
 

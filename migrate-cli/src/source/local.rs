@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use parallax_format::digest;
-use parallax_store::containers_storage::sha256_hex;
+use parallax_format::digest::{Digest, Sha256};
+use parallax_store::containers_storage::sha256;
 use serde::Deserialize;
 
 use super::reference::{Reference, Transport};
@@ -17,7 +17,7 @@ use crate::image::Descriptor;
 
 /// Returns the file of a blob, if the source is a directory that has it. In case of doubt `None`, and skopeo reports the error.
 pub(super) fn open(reference: &Reference, blob: &Descriptor) -> Option<File> {
-    let path = path(reference, digest::hex_of(&blob.digest)?)?;
+    let path = path(reference, Digest::parse(&blob.digest)?.sha256())?;
     // Looked at before it is opened: opening a FIFO would wait.
     let metadata = path.metadata().ok()?;
     if !metadata.is_file() || metadata.len() != blob.size {
@@ -28,10 +28,10 @@ pub(super) fn open(reference: &Reference, blob: &Descriptor) -> Option<File> {
 
 /// Returns the manifest of one image of an index, if the source is a directory that has it.
 pub(super) fn manifest(reference: &Reference, digest: &str) -> Option<Vec<u8>> {
-    let hex = digest::hex_of(digest)?;
+    let digest = Digest::parse(digest)?;
     let path = match reference.transport {
-        Transport::Dir => Path::new(&reference.rest).join(format!("{hex}.manifest.json")),
-        _ => path(reference, hex)?,
+        Transport::Dir => Path::new(&reference.rest).join(format!("{}.manifest.json", digest.sha256())),
+        _ => path(reference, digest.sha256())?,
     };
     small(&path)
 }
@@ -48,8 +48,8 @@ pub(super) fn top(reference: &Reference) -> Option<Vec<u8>> {
     let is_meant = |entry: &&LayoutEntry| tag.is_none_or(|tag| entry.annotations.get(TAG).is_some_and(|it| it == tag));
     let mut meant = layout.manifests.iter().filter(is_meant);
     let (Some(one), None) = (meant.next(), meant.next()) else { return None };
-    let hex = digest::hex_of(&one.digest)?;
-    small(&path(reference, hex)?).filter(|bytes| sha256_hex(bytes) == hex)
+    let digest = Digest::parse(&one.digest)?;
+    small(&path(reference, digest.sha256())?).filter(|bytes| Digest::from(sha256(bytes)) == digest)
 }
 
 /// Annotation of an OCI layout's index with the tag of an image.
@@ -83,10 +83,10 @@ fn layout(rest: &str) -> (&str, Option<&str>) {
     rest.split_once(':').map_or((rest, None), |(path, tag)| (path, Some(tag).filter(|tag| !tag.is_empty())))
 }
 
-fn path(reference: &Reference, hex: &str) -> Option<PathBuf> {
+fn path(reference: &Reference, sha256: &Sha256) -> Option<PathBuf> {
     match reference.transport {
-        Transport::Oci => Some(Path::new(layout(&reference.rest).0).join("blobs/sha256").join(hex)),
-        Transport::Dir => Some(Path::new(&reference.rest).join(hex)),
+        Transport::Oci => Some(Path::new(layout(&reference.rest).0).join("blobs/sha256").join(sha256)),
+        Transport::Dir => Some(Path::new(&reference.rest).join(sha256)),
         _ => None,
     }
 }
@@ -105,7 +105,7 @@ mod tests {
         fs::write(directory.path().join("blobs/sha256").join(&hex), "oci").unwrap();
         fs::write(directory.path().join(&hex), "flat").unwrap();
         let size = |source: String, size| {
-            let blob = Descriptor { digest: digest::of_hex(&hex), size };
+            let blob = Descriptor { digest: format!("sha256:{hex}"), size };
             let file = open(&Reference::parse(&source).unwrap().unwrap(), &blob);
             file.map(|file| file.metadata().unwrap().len())
         };
@@ -130,8 +130,8 @@ mod tests {
         let blobs = directory.path().join("blobs/sha256");
         fs::create_dir_all(&blobs).unwrap();
         let entry = |text: &str, tag: &str| {
-            fs::write(blobs.join(sha256_hex(text.as_bytes())), text).unwrap();
-            format!(r#"{{"digest":"sha256:{}","annotations":{{"{TAG}":"{tag}"}}}}"#, sha256_hex(text.as_bytes()))
+            fs::write(blobs.join(sha256(text.as_bytes())), text).unwrap();
+            format!(r#"{{"digest":"sha256:{}","annotations":{{"{TAG}":"{tag}"}}}}"#, sha256(text.as_bytes()))
         };
         let index = |entries: &[String]| {
             let text = format!(r#"{{"manifests":[{}]}}"#, entries.join(","));
@@ -144,7 +144,7 @@ mod tests {
         index(&[entry("one", "1"), entry("two", "2")]);
         assert_eq!(top(format!("oci:{root}:2")).unwrap(), b"two");
         assert_eq!(top(format!("oci:{root}")), None);
-        fs::write(blobs.join(sha256_hex(b"two")), "another").unwrap();
+        fs::write(blobs.join(sha256(b"two")), "another").unwrap();
         assert_eq!(top(format!("oci:{root}:2")), None);
         assert_eq!(top(format!("oci-archive:{root}")), None);
     }

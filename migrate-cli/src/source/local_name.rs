@@ -5,10 +5,11 @@
 //! image whose repository ends in the name and that has the tag.
 
 use anyhow::ensure;
+use parallax_format::digest::Digest;
 use parallax_format::name::{
     DEFAULT_REGISTRY, DEFAULT_TAG, LOCAL_REGISTRY, split_registry, split_suffix, tag_and_digest,
 };
-use parallax_format::{ImageName, ImageRef, digest};
+use parallax_format::{ImageName, ImageRef};
 use parallax_store::foreign::Entry;
 
 use super::registries::Registries;
@@ -29,8 +30,8 @@ pub struct LocalImage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Suffix<'a> {
     Tag(&'a str),
-    /// Hexadecimal.
-    Digest(&'a str),
+    /// `None` for one that no image has.
+    Digest(Option<Digest>),
 }
 
 /// Finds the image that `text` means; `None` if not found.
@@ -42,7 +43,7 @@ pub(super) fn find(text: &str, images: &[Entry], registries: &Registries) -> any
         return Ok(by_id(id, images)?.map(of_id));
     }
     if let ImageRef::Id(id) = ImageRef::parse(text)? {
-        return Ok(images.iter().find(|image| image.id == id).map(of_id));
+        return Ok(images.iter().find(|image| image.id == id.as_str()).map(of_id));
     }
     let (repository, suffix) = parts(text);
     for candidate in repositories(repository, registries) {
@@ -82,7 +83,7 @@ pub fn qualified(text: &str, registries: &Registries) -> anyhow::Result<Vec<Stri
 fn parts(text: &str) -> (&str, Suffix<'_>) {
     let (repository, suffix) = split_suffix(text);
     let suffix = match tag_and_digest(suffix) {
-        (_, Some(digest)) => Suffix::Digest(digest::bare(digest)),
+        (_, Some(digest)) => Suffix::Digest(Digest::parse(digest)),
         (tag, None) => Suffix::Tag(tag.unwrap_or(DEFAULT_TAG)),
     };
     (repository, suffix)
@@ -123,7 +124,7 @@ fn listed_below<'a>(image: &'a Entry, repository: &str, suffix: &Suffix<'_>) -> 
 fn matching<'a>(image: &'a Entry, suffix: &Suffix<'_>, fits: impl Fn(&str) -> bool) -> Option<&'a str> {
     let has_digest = match suffix {
         Suffix::Tag(_) => true,
-        Suffix::Digest(hex) => image.has_digest(hex),
+        Suffix::Digest(digest) => digest.is_some_and(|digest| image.has_digest(&digest)),
     };
     let is_it = |listed: &&String| {
         let (repository, rest) = split_suffix(listed);
@@ -169,7 +170,7 @@ mod tests {
     fn images(list: &[(&str, &[&str])]) -> Vec<Entry> {
         let entry = |(id, names): &(&str, &[&str])| {
             let hex = id.repeat(64);
-            json!({"id": hex, "names": names, "digest": digest::of_hex(&hex)})
+            json!({"id": hex, "names": names, "digest": format!("sha256:{hex}")})
         };
         let list: Vec<_> = list.iter().map(entry).collect();
         Entry::list(json!(list).to_string().as_bytes()).unwrap()
@@ -255,7 +256,7 @@ mod tests {
         ]);
         let (a, b, c) = ("a".repeat(64), "b".repeat(64), "c".repeat(64));
         assert_eq!(found(&b, &images, &[]), Some(format!("@{b}")));
-        assert_eq!(found(&digest::of_hex(&b), &images, &[]), Some(format!("@{b}")));
+        assert_eq!(found(&format!("sha256:{b}"), &images, &[]), Some(format!("@{b}")));
         assert_eq!(found("bbbb", &images, &[]), Some(format!("@{b}")));
         assert_eq!(found("@bbbb", &images, &[]), Some(format!("@{b}")));
         assert_eq!(found("bb", &images, &[]), None);

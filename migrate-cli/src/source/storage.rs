@@ -10,8 +10,8 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use parallax_format::digest;
-use parallax_store::containers_storage::{BigData, manifest_key, sha256_hex};
+use parallax_format::digest::Digest;
+use parallax_store::containers_storage::{BigData, manifest_key, sha256};
 use parallax_store::foreign::Entry;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
@@ -19,7 +19,7 @@ use super::access::Access;
 use super::local_name::{self, LocalImage};
 use super::reference::{self, Reference};
 use super::registries::Registries;
-use crate::image::{Image, Index, Manifest};
+use crate::image::{Image, Index, IndexEntry, Manifest};
 
 /// Maximum size in bytes of a manifest, the limit of registries.
 const MAX_MANIFEST: u64 = 4 << 20;
@@ -47,13 +47,13 @@ pub(super) fn look_up(reference: &Reference, access: &Access) -> anyhow::Result<
     local_name::find(name, &Entry::list(&list)?, &Registries::load()?)
 }
 
-/// Returns the digests of an image in Podman's storage, hexadecimal, except that of its manifest. Empty if the storage is not
+/// Returns the digests of an image in Podman's storage, except that of its manifest. Empty if the storage is not
 /// found: the digests are additional ways to find the image, and optional.
-pub(super) fn other_digests(reference: &Reference, image: &Image) -> Vec<String> {
+pub(super) fn other_digests(reference: &Reference, image: &Image) -> Vec<Digest> {
     let images = place(&reference.rest).unwrap_or_else(podmans_own);
     let found = read(&images.join("images.json"), MAX_LIST).map(|list| {
         in_list(&list, image, |key| {
-            read(&images.join(&image.id).join(BigData { key, bytes: b"" }.file_name()), MAX_MANIFEST)
+            read(&images.join(image.id).join(BigData { key, bytes: b"" }.file_name()), MAX_MANIFEST)
         })
     });
     found.unwrap_or_else(|| {
@@ -85,30 +85,26 @@ fn podmans_own() -> PathBuf {
 
 /// Returns the digests that a list, the bytes of images.json, has for an image, if `data`, which reads the document of a key,
 /// confirms them.
-fn in_list(list: &[u8], image: &Image, data: impl Fn(&str) -> Option<Vec<u8>>) -> Vec<String> {
+fn in_list(list: &[u8], image: &Image, data: impl Fn(&str) -> Option<Vec<u8>>) -> Vec<Digest> {
     let entries = Entry::list(list).unwrap_or_default();
-    let Some(entry) = entries.into_iter().find(|entry| entry.id == image.id) else { return Vec::new() };
-    let claimed: BTreeSet<&str> =
-        entry.manifest_digests().filter(|hex| digest::hex_of(&image.digest) != Some(hex)).collect();
-    let read: Vec<(&str, Vec<u8>)> = claimed
+    let Some(entry) = entries.into_iter().find(|entry| entry.id == image.id.as_str()) else { return Vec::new() };
+    let claimed: BTreeSet<Digest> = entry.manifest_digests().filter(|digest| *digest != image.digest).collect();
+    let read: Vec<(Digest, Vec<u8>)> = claimed
         .into_iter()
-        .filter_map(|hex| Some((hex, data(&manifest_key(&digest::of_hex(hex)))?)))
-        .filter(|(hex, bytes)| sha256_hex(bytes) == *hex)
+        .filter_map(|digest| Some((digest, data(&manifest_key(&digest))?)))
+        .filter(|(digest, bytes)| Digest::from(sha256(bytes)) == *digest)
         .collect();
-    let config = digest::of_hex(&image.id);
+    let config = Digest::from(image.id).to_string();
     let is_manifest = |bytes: &[u8]| Manifest::parse(bytes).is_ok_and(|manifest| manifest.config.digest == config);
-    let manifests: BTreeSet<String> = read
-        .iter()
-        .filter(|(_, bytes)| is_manifest(bytes))
-        .map(|(hex, _)| digest::of_hex(hex))
-        .chain([image.digest.clone()])
-        .collect();
+    let manifests: BTreeSet<Digest> =
+        read.iter().filter(|(_, bytes)| is_manifest(bytes)).map(|(digest, _)| *digest).chain([image.digest]).collect();
     let is_index = |bytes: &[u8]| {
-        serde_json::from_slice::<Index>(bytes)
-            .is_ok_and(|index| index.manifests.iter().any(|entry| manifests.contains(&entry.digest)))
+        let has_one =
+            |entry: &IndexEntry| Digest::parse(&entry.digest).is_some_and(|digest| manifests.contains(&digest));
+        serde_json::from_slice::<Index>(bytes).is_ok_and(|index| index.manifests.iter().any(has_one))
     };
-    let means_it = |(hex, bytes): &(&str, Vec<u8>)| manifests.contains(&digest::of_hex(hex)) || is_index(bytes);
-    read.iter().filter(|found| means_it(found)).map(|(hex, _)| (*hex).to_owned()).collect()
+    let means_it = |(digest, bytes): &(Digest, Vec<u8>)| manifests.contains(digest) || is_index(bytes);
+    read.iter().filter(|found| means_it(found)).map(|(digest, _)| *digest).collect()
 }
 
 /// Returns the bytes of a regular file of at most this size. Another user's directory may contain any kind of file.
@@ -131,39 +127,42 @@ mod tests {
 
     use super::*;
 
+    fn digest_of(bytes: &[u8]) -> Digest {
+        sha256(bytes).into()
+    }
+
     fn manifest(config: &str, note: &str) -> Vec<u8> {
-        let layer = json!({"digest": digest::of_hex(&"b".repeat(64)), "size": 3});
-        let config = json!({"digest": digest::of_hex(&sha256_hex(config.as_bytes())), "size": config.len()});
+        let layer = json!({"digest": digest_of(b"a layer"), "size": 3});
+        let config = json!({"digest": digest_of(config.as_bytes()), "size": config.len()});
         json!({"config": config, "layers": [layer], "note": note}).to_string().into_bytes()
     }
 
     fn index(manifest: &[u8]) -> Vec<u8> {
-        let digest = digest::of_hex(&sha256_hex(manifest));
-        json!({"manifests": [{"digest": digest, "size": 1}]}).to_string().into_bytes()
+        json!({"manifests": [{"digest": digest_of(manifest), "size": 1}]}).to_string().into_bytes()
     }
 
     #[test]
     fn only_what_a_digest_was_taken_of_is_believed() {
-        let config = json!({"rootfs": {"diff_ids": [digest::of_hex(&"a".repeat(64))]}}).to_string();
+        let config = json!({"rootfs": {"diff_ids": [digest_of(b"a tar stream")]}}).to_string();
         let own = manifest(&config, "own");
-        let digest = digest::of_hex(&sha256_hex(&own));
-        let image = Image::new(digest, own.clone(), Vec::new(), config.clone().into_bytes()).unwrap();
+        let image =
+            Image::new(&digest_of(&own).to_string(), own.clone(), Vec::new(), config.clone().into_bytes()).unwrap();
         let other = manifest(&config, "compressed otherwise");
         let strange = manifest("{}", "another image's");
         let good = [other.clone(), index(&own), index(&other)];
         let bad = [strange.clone(), index(&strange), b"no json".to_vec()];
-        let key = |bytes: &[u8]| manifest_key(&digest::of_hex(&sha256_hex(bytes)));
+        let key = |bytes: &[u8]| manifest_key(&digest_of(bytes));
         let mut data: BTreeMap<String, Vec<u8>> =
             good.iter().chain(&bad).chain([&own]).map(|bytes| (key(bytes), bytes.clone())).collect();
         // Claimed, but something else, and not there at all.
-        let forged = manifest_key(&digest::of_hex(&"c".repeat(64)));
+        let forged = manifest_key(&digest_of(b"forged"));
         data.insert(forged.clone(), index(&own));
-        let missing = manifest_key(&digest::of_hex(&"d".repeat(64)));
+        let missing = manifest_key(&digest_of(b"missing"));
         let keys = data.keys().chain([&missing]);
         let digests: BTreeMap<&String, &str> = keys.map(|key| (key, key.trim_start_matches("manifest-"))).collect();
         let list = json!([{"id": "x"}, {"id": image.id, "digest": image.digest, "big-data-digests": digests}]);
         let found = in_list(list.to_string().as_bytes(), &image, |key| data.get(key).cloned());
-        let mut expected: Vec<String> = good.iter().map(|bytes| sha256_hex(bytes)).collect();
+        let mut expected: Vec<Digest> = good.iter().map(|bytes| digest_of(bytes)).collect();
         expected.sort();
         assert_eq!(found, expected);
     }

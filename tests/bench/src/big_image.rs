@@ -6,9 +6,8 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use parallax_format::digest;
-use parallax_store::containers_storage::sha256_hex;
+use parallax_store::containers_storage::{Digester, sha256};
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
 const BLOCK: usize = 512;
 /// How large a file of the layer is, in bytes, on average `average`: of all sizes, because mksquashfs compares files of one size
@@ -30,20 +29,20 @@ pub fn write(path: &Path, files: usize, average: usize) -> anyhow::Result<()> {
     let layer_size = (0..files).map(|file| BLOCK + padded(size_of(file, average))).sum::<usize>() + 2 * BLOCK;
     let layer_size = layer_size as u64;
     archive.write_all(&header("layer.tar", layer_size))?;
-    let mut layer = Hashed { to: archive, hash: Sha256::new() };
+    let mut layer = Hashed { to: archive, hash: Digester::default() };
     write_files(&mut layer, files, average)?;
     let Hashed { to: mut archive, hash } = layer;
-    let diff_id: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let diff_id = hash.finish();
 
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let config = json!({
         "architecture": architecture,
         "os": "linux",
         "config": {},
-        "rootfs": {"type": "layers", "diff_ids": [digest::of_hex(&diff_id)]},
+        "rootfs": {"type": "layers", "diff_ids": [digest::Digest::from(diff_id)]},
     })
     .to_string();
-    let name = format!("{}.json", sha256_hex(config.as_bytes()));
+    let name = format!("{}.json", sha256(config.as_bytes()));
     let manifest = json!([{"Config": name, "RepoTags": null, "Layers": ["layer.tar"]}]).to_string();
     for (name, content) in [(name.as_str(), &config), ("manifest.json", &manifest)] {
         archive.write_all(&header(name, content.len() as u64))?;
@@ -89,7 +88,7 @@ fn header(name: &str, size: u64) -> [u8; BLOCK] {
 
 struct Hashed<W> {
     to: W,
-    hash: Sha256,
+    hash: Digester,
 }
 
 impl<W: Write> Write for Hashed<W> {

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use integration_tests::cluster::{Cluster, Done};
-use parallax_format::digest;
-use parallax_store::containers_storage::{BigData, Image, Link, sha256_hex};
+use parallax_format::digest::{Digest, LayerId};
+use parallax_store::containers_storage::{BigData, Image, Link, sha256};
 use serde_json::{Value, json};
 
 tests! { cluster:
@@ -61,20 +61,20 @@ impl ForeignStore {
         let mut config: Value = serde_json::from_str(&config)?;
         config["config"]["Env"] = json!(["PATH=/usr/bin:/bin", format!("BROUGHT_BY={name}")]);
         let config = config.to_string();
-        let config_digest = digest::of_hex(&sha256_hex(config.as_bytes()));
+        let config_digest = Digest::from(sha256(config.as_bytes()));
         let media = |kind: &str| format!("application/vnd.oci.image.{kind}");
         let manifest = json!({"schemaVersion": 0, "mediaType": media("manifest.v1+json"),
             "config": {"mediaType": media("config.v1+json"), "digest": config_digest, "size": config.len()},
-            "layers": [{"mediaType": media("layer.v1.tar"), "digest": digest::of_hex(&sha256_hex(b"marker")), "size": 2048}]})
+            "layers": [{"mediaType": media("layer.v1.tar"), "digest": Digest::from(sha256(b"marker")), "size": 2048}]})
         .to_string();
-        let layers: Vec<String> = match tool {
-            Tool::GoTool => vec![sha256_hex(name.as_bytes())],
-            Tool::PodmanHpc => ["base", "top"].map(|at| sha256_hex(format!("{at} of {name}").as_bytes())).to_vec(),
+        let layers: Vec<LayerId> = match tool {
+            Tool::GoTool => vec![sha256(name.as_bytes()).into()],
+            Tool::PodmanHpc => ["base", "top"].map(|at| sha256(format!("{at} of {name}").as_bytes()).into()).to_vec(),
         };
         self.change("overlay-layers/layers.json", |list| {
             list.extend(layers.iter().enumerate().map(|(number, id)| {
                 let mut entry = json!({"id": id, "created": "2025-01-01T00:00:00Z", "diff-size": 2048,
-                    "compressed-size": 2048, "diff-digest": digest::of_hex(id), "uidset": [0], "gidset": [0]});
+                    "compressed-size": 2048, "diff-digest": Digest::from(**id), "uidset": [0], "gidset": [0]});
                 if number > 0 {
                     entry["parent"] = json!(layers[number - 1]);
                 }
@@ -84,8 +84,8 @@ impl ForeignStore {
         for id in &layers {
             self.add_layer(id)?;
         }
-        let top = layers.last().context("no layers")?;
-        let link = link_of(top);
+        let top = *layers.last().context("no layers")?;
+        let link = link_of(&top);
         let side_car = self.root.join(link.side_car());
         match tool {
             Tool::GoTool => {
@@ -110,22 +110,22 @@ impl ForeignStore {
         Ok(())
     }
 
-    fn add_image(&self, tool: Tool, name: &str, top: &str, config: &str, manifest: &str) -> anyhow::Result<()> {
+    fn add_image(&self, tool: Tool, name: &str, top: LayerId, config: &str, manifest: &str) -> anyhow::Result<()> {
         let id = match tool {
             // It draws ids at random.
-            Tool::GoTool => sha256_hex(format!("id of {name}").as_bytes()),
-            Tool::PodmanHpc => sha256_hex(config.as_bytes()),
+            Tool::GoTool => sha256(format!("id of {name}").as_bytes()),
+            Tool::PodmanHpc => sha256(config.as_bytes()),
         };
-        let key = digest::of_hex(&sha256_hex(config.as_bytes()));
+        let key = Digest::from(sha256(config.as_bytes())).to_string();
         let data =
             [BigData { key: "manifest", bytes: manifest.as_bytes() }, BigData { key: &key, bytes: config.as_bytes() }];
-        let directory = self.root.join("overlay-images").join(&id);
+        let directory = self.root.join("overlay-images").join(id);
         fs::create_dir_all(&directory)?;
         for piece in &data {
             fs::write(directory.join(piece.file_name()), piece.bytes)?;
         }
-        let digest = digest::of_hex(&sha256_hex(manifest.as_bytes()));
-        let entry = Image::new(&id, &digest, vec![name.to_owned()], top, "2025-01-01T00:00:00Z", &data);
+        let digest = sha256(manifest.as_bytes()).into();
+        let entry = Image::new(id.into(), digest, vec![name.to_owned()], top, "2025-01-01T00:00:00Z", &data);
         self.change("overlay-images/images.json", |list| list.push(json!(entry)))
     }
 

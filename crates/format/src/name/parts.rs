@@ -42,7 +42,7 @@ pub fn tag_and_digest(suffix: &str) -> (Option<&str>, Option<&str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ImageRef, digest};
+    use crate::ImageRef;
 
     #[test]
     fn the_first_part_is_a_registry_by_one_rule() {
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_tag_begins_after_the_last_slash() {
-        let digest = digest::of_hex(&"a".repeat(64));
+        let digest = format!("sha256:{}", "a".repeat(64));
         for (repository, tag, digest) in [
             ("app", None, None),
             ("app", Some("1"), None),

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
 
+use parallax_format::digest::DiffId;
 use sha2::{Digest as _, Sha256};
 
 use super::emit::{Emitter, Sink};
@@ -23,9 +24,8 @@ use crate::tar::split::TarSplit;
 /// The single layer of a flattened image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flattened {
-    /// The SHA-256 of the layer's tar stream, 64 hexadecimal digits. The stream is not kept; the same layers always give
-    /// the same stream.
-    pub diff_id: String,
+    /// The SHA-256 of the layer's tar stream. The stream is not kept; the same layers always give the same stream.
+    pub diff_id: DiffId,
     /// The other properties.
     pub converted: Converted,
 }
@@ -77,7 +77,7 @@ pub fn flatten<R: Read + Send>(
     write_directories(merged.nodes, &mut to, &mut seen).map_err(ConvertError::of_write)?;
     let (Hashed { to: running, hash, size, split }, content) = to.finish().map_err(ConvertError::of_write)?;
     let converted = finish(running, tool, file, Seen { content, ..seen }, size, split)?;
-    Ok(Flattened { diff_id: hex(&hash.finalize()), converted })
+    Ok(Flattened { diff_id: hex(hash).into(), converted })
 }
 
 fn write_directories<W: Sink>(

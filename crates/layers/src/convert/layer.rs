@@ -6,6 +6,8 @@ use std::io;
 use std::path::Path;
 use std::thread;
 
+use parallax_format::digest::Sha256;
+
 use super::below::{Below, Shape};
 use super::entries::Seen;
 use super::owners::{Owners, UnusualOwners};
@@ -54,8 +56,8 @@ pub struct Converted {
     pub size: u64,
     /// The size of the SquashFS file in bytes.
     pub squashfs_size: u64,
-    /// The SHA-256 of the SquashFS file, 64 hexadecimal digits.
-    pub squashfs_sha256: String,
+    /// The SHA-256 of the SquashFS file.
+    pub squashfs_sha256: Sha256,
     /// The digest of the SquashFS file's content, independent of the compression: see [`crate::content_digest`].
     pub content: ContentDigest,
     /// The highest user id in the layer.
@@ -177,7 +179,7 @@ pub(crate) fn reading<'s, R: io::Read + Send, T, E: From<ConvertError>>(
         drop(tar);
         let failed = |_| E::from(ConvertError::Read(io::Error::other("a thread panicked")));
         let (found, size) = digest.join().map_err(failed)?;
-        if found != diff_id {
+        if found.as_str() != diff_id {
             return Err(ConvertError::Digest { expected: diff_id.to_owned(), found }.into());
         }
         Ok(Read { result, size, split })

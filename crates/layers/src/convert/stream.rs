@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 
+use parallax_format::digest;
 use sha2::{Digest as _, Sha256};
 
 use crate::decompress::{decompress, hex};
@@ -38,8 +39,8 @@ pub(crate) struct Stream {
     position: usize,
 }
 
-/// The digest (64 hexadecimal digits) and the number of the bytes, available once all have been read.
-pub(crate) type Digest<'scope> = ScopedJoinHandle<'scope, (String, u64)>;
+/// The SHA-256 and the number of the bytes, available once all have been read.
+pub(crate) type Digest<'scope> = ScopedJoinHandle<'scope, (digest::Sha256, u64)>;
 
 /// Starts to read `source`, compressed or not. The threads end at the end of the stream, or when the stream is dropped.
 pub(crate) fn start<'scope, R: Read + Send + 'scope>(
@@ -98,7 +99,7 @@ fn fill(source: &mut dyn Read, buffer: &mut Buffer) -> io::Result<bool> {
     Ok(false)
 }
 
-fn hash(from: &Receiver<Piece>, to: &SyncSender<Piece>) -> (String, u64) {
+fn hash(from: &Receiver<Piece>, to: &SyncSender<Piece>) -> (digest::Sha256, u64) {
     let (mut hash, mut size) = (Sha256::new(), 0);
     for piece in from {
         if let Ok(buffer) = &piece {
@@ -109,7 +110,7 @@ fn hash(from: &Receiver<Piece>, to: &SyncSender<Piece>) -> (String, u64) {
             break;
         }
     }
-    (hex(&hash.finalize()), size)
+    (hex(hash), size)
 }
 
 impl Read for Stream {
@@ -140,7 +141,7 @@ impl Read for Stream {
 mod tests {
     use super::*;
 
-    fn read(source: &[u8], max: u64) -> (io::Result<Vec<u8>>, String, u64) {
+    fn read(source: &[u8], max: u64) -> (io::Result<Vec<u8>>, digest::Sha256, u64) {
         std::thread::scope(|scope| {
             let (mut stream, digest) = start(scope, source, max);
             let mut all = Vec::new();
@@ -157,7 +158,7 @@ mod tests {
         for length in [0, 1, BUFFER, BUFFER + 1, bytes.len()] {
             let (read, hex, size) = read(&bytes[..length], u64::MAX);
             assert!(read.unwrap() == bytes[..length], "{length}");
-            assert_eq!((hex, size), (crate::decompress::hex(&Sha256::digest(&bytes[..length])), length as u64));
+            assert_eq!((hex, size), (crate::decompress::hex(Sha256::new_with_prefix(&bytes[..length])), length as u64));
         }
     }
 

@@ -19,6 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use crc::{CRC_64_GO_ISO, Crc, Digest, Table};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use parallax_format::digest::Sha256;
 
 use crate::decompress::digest;
 use crate::error::ConvertError;
@@ -34,8 +35,8 @@ const SEGMENT: usize = 64 << 10;
 pub struct TarSplitFile {
     /// Its size in bytes.
     pub size: u64,
-    /// Its SHA-256, 64 hexadecimal digits.
-    pub sha256: String,
+    /// Its SHA-256.
+    pub sha256: Sha256,
 }
 
 /// Tar-split data under construction. Errors are kept until [`Self::finish`].

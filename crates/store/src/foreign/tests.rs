@@ -2,7 +2,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use parallax_format::{ImageRef, digest};
+use parallax_format::ImageRef;
 use serde_json::{Value, json};
 
 use super::*;
@@ -18,7 +18,7 @@ fn images_of_both_tools_are_found_by_name_id_and_digest() {
         let directory = tempfile::tempdir().unwrap();
         let id = foreign_image(directory.path(), tool, "app:1");
         let record = find(directory.path(), "app:1").unwrap().unwrap();
-        for text in [id.clone(), format!("app@{}", record.digest)] {
+        for text in [id.to_string(), format!("app@{}", record.digest)] {
             assert_eq!(find(directory.path(), &text).unwrap().as_ref(), Some(&record), "{text}");
         }
         assert!(find(directory.path(), "app:2").unwrap().is_none());
@@ -42,10 +42,11 @@ fn a_chain_with_lower_has_a_file_for_each_layer() {
     let found = find(store.root(), "app:1");
     // The test's manifest is none.
     assert!(found.unwrap_err().to_string().contains("its manifest is damaged"));
-    let path = store.root().join("overlay-images").join(&record.id);
-    let config = BigData { key: &digest::of_hex(&record.id), bytes: b"" }.file_name();
+    let path = store.root().join("overlay-images").join(record.id.as_str());
+    let config = BigData { key: &Digest::from(record.id).to_string(), bytes: b"" }.file_name();
     assert!(path.join(&config).is_file());
-    fs::write(path.join("manifest"), json!({"config": {"digest": digest::of_hex(&record.id)}}).to_string()).unwrap();
+    fs::write(path.join("manifest"), json!({"config": {"digest": Digest::from(record.id).to_string()}}).to_string())
+        .unwrap();
     let layers = find(store.root(), "app:1").unwrap().unwrap().layers;
     let ids: Vec<_> = layers.iter().map(|layer| (layer.id.as_str(), layer.link.as_str())).collect();
     let expected: Vec<_> = record.layers.iter().map(|layer| (layer.id.as_str(), layer.link.as_str())).collect();
@@ -76,9 +77,11 @@ fn damage_and_files_that_lead_out_are_told() {
             fs::remove_file(root.join(layer.squashfs_path())).unwrap();
             symlink("../../../../../etc/passwd", root.join(layer.squashfs_path())).unwrap();
         }),
-        ("link is missing", |root, layer| fs::remove_file(root.join("overlay").join(&layer.id).join("link")).unwrap()),
+        ("link is missing", |root, layer| {
+            fs::remove_file(root.join("overlay").join(layer.id.as_str()).join("link")).unwrap()
+        }),
         ("a link has 26", |root, layer| {
-            fs::write(root.join("overlay").join(&layer.id).join("link"), "../../../etc/passwd").unwrap();
+            fs::write(root.join("overlay").join(layer.id.as_str()).join("link"), "../../../etc/passwd").unwrap();
         }),
         ("is damaged", |root, _| fs::write(root.join(IMAGES_JSON), "[{").unwrap()),
     ];

@@ -1,6 +1,6 @@
 //! A list of entries, of which most stay the texts that they were in the file.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::cell::OnceCell;
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeSet, HashMap};
@@ -103,7 +103,7 @@ impl<T: Fields> List<T> {
     }
 
     /// Takes out the entries with these ids.
-    pub fn remove(&mut self, ids: &BTreeSet<String>) {
+    pub fn remove<Id: Borrow<str> + Ord>(&mut self, ids: &BTreeSet<Id>) {
         let before = self.entries.len();
         let Self { text, entries, .. } = self;
         entries.retain(|entry| {

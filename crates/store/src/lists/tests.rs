@@ -1,5 +1,6 @@
 use super::*;
-use parallax_format::digest;
+use crate::containers_storage::sha256;
+use parallax_format::digest::LayerId;
 
 /// As Podman writes it, with a field of its own; as others may: spaces, another order, letters as numbers; two that
 /// belong to nobody here.
@@ -48,24 +49,26 @@ fn what_does_not_change_stays_as_it_is() {
 #[test]
 fn what_is_added_is_found_at_once() {
     let mut list = LayerList::parse("").unwrap();
-    let layer = |id: &str, parent: Option<&str>| Layer {
-        id: id.to_owned(),
-        parent: parent.map(str::to_owned),
+    let id = |of: &str| LayerId::from(sha256(of.as_bytes()));
+    let layer = |of: &str, parent: Option<&str>| Layer {
+        id: id(of),
+        parent: parent.map(id),
         created: String::new(),
-        diff_digest: digest::of_hex(id),
+        diff_digest: sha256(of.as_bytes()).into(),
         diff_size: 1,
         uidmap: Vec::new(),
         gidmap: Vec::new(),
     };
-    assert!(!list.has("base"));
+    assert!(!list.has(&id("base")));
     for (id, parent) in [("base", None), ("top", Some("base")), ("top", Some("other"))] {
         list.add(&layer(id, parent)).unwrap();
     }
-    let ids = BTreeSet::from(["base".to_owned(), "top".to_owned()]);
-    assert_eq!((list.ids(), list.diff_ids(), list.with_parents(["top".to_owned()])), (ids.clone(), ids.clone(), ids));
-    list.set_size("base", 2);
-    list.set_size("top", 2);
-    let size = |id: &str| list.get(id).unwrap()["diff-size"].clone();
+    let ids = BTreeSet::from(["base", "top"].map(|of| id(of).to_string()));
+    assert_eq!((list.ids(), list.with_parents([id("top").to_string()])), (ids.clone(), ids));
+    assert_eq!(list.diff_ids(), BTreeSet::from(["base", "top"].map(|of| sha256(of.as_bytes()).into())));
+    list.set_size(&id("base"), 2);
+    list.set_size(&id("top"), 2);
+    let size = |of: &str| list.get(&id(of)).unwrap()["diff-size"].clone();
     assert_eq!((size("base"), size("top")), (2.into(), 1.into()));
     assert!(LayerList::parse("[").is_err() && LayerList::parse("{}").is_err() && LayerList::parse([0xff]).is_err());
 }

@@ -170,9 +170,9 @@ fn change_the_store_as_told() {
         "remove" => drop(store.remove(&name("half:1"), false).unwrap()),
         "remove-foreign" => drop(store.remove(&name("theirs:1"), false).unwrap()),
         "adopt" => {
-            let id = store.foreign_images().unwrap()[0].id.clone();
+            let id = ImageId::parse(&store.foreign_images().unwrap()[0].id).unwrap();
             let mut record = store.foreign_image(&id).unwrap();
-            record.layers[0].squashfs_sha256 = "ab".repeat(32);
+            record.layers[0].squashfs_sha256 = Sha256::parse(&"ab".repeat(32));
             drop(store.adopt(&record).unwrap());
         }
         add if add.starts_with("add ") => {
@@ -237,7 +237,7 @@ fn check(store: &Store, what: &str) {
     let kept = image("kept", "kept:1", &["base"]);
     let record = store.image(&kept.id).unwrap().unwrap_or_else(|| panic!("{what}: the other image is gone"));
     assert_eq!(store.id_of_name(&kept.name), Some(kept.id), "{what}");
-    assert_eq!(store.id_of_digest(&kept.digest[7..]), Some(record.id), "{what}");
+    assert_eq!(store.id_of_digest(&kept.digest), Some(record.id), "{what}");
     for entry in fs::read_dir(store.root().join(IndexPath::names_directory())).unwrap() {
         let id = store.id_at(&format!("parallax/names/{}", entry.unwrap().file_name().to_str().unwrap())).unwrap();
         assert!(store.image(&id).unwrap().is_some(), "{what}: a name leads to half an image");

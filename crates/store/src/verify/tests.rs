@@ -1,7 +1,7 @@
 use super::*;
 use crate::testing::{image, publish, store};
 
-fn problems(store: &Store, id: &str) -> Vec<String> {
+fn problems(store: &Store, id: &ImageId) -> Vec<String> {
     let mut verifier = Verifier::new(store).unwrap();
     verifier.index().unwrap();
     verifier.image(id).unwrap();

@@ -1,8 +1,7 @@
-use parallax_format::digest;
 use serde_json::json;
 
 use super::*;
-use crate::containers_storage::{IMAGES_JSON, IMAGES_LOCK, LAYERS_JSON, LAYERS_LOCK, LOCK_TOKEN_BYTES, sha256_hex};
+use crate::containers_storage::{IMAGES_JSON, IMAGES_LOCK, LAYERS_JSON, LAYERS_LOCK, LOCK_TOKEN_BYTES, sha256};
 use crate::reader;
 use crate::testing::{image, json, publish, store};
 
@@ -15,8 +14,8 @@ fn a_published_image_is_found_by_name_digest_and_id() {
     assert_eq!(record.names, ["localhost/app:1"]);
     assert_eq!(store.image(&new.id).unwrap().unwrap(), record);
     assert_eq!(store.id_of_name(&new.name).unwrap(), new.id);
-    for digest in [digest::bare(&new.digest), &sha256_hex(b"index of config")] {
-        assert_eq!(store.id_of_digest(digest).unwrap(), new.id);
+    for digest in [new.digest, sha256(b"index of config").into()] {
+        assert_eq!(store.id_of_digest(&digest).unwrap(), new.id);
     }
     for lock in [IMAGES_LOCK, LAYERS_LOCK] {
         assert_eq!(fs::metadata(store.root().join(lock)).unwrap().len(), LOCK_TOKEN_BYTES as u64);

@@ -3,8 +3,8 @@
 use std::fs;
 
 use anyhow::Context as _;
-use parallax_format::digest;
-use parallax_store::containers_storage::sha256_hex;
+use parallax_format::digest::Digest;
+use parallax_store::containers_storage::sha256;
 use serde_json::{Value, json};
 
 use super::Row;
@@ -146,7 +146,7 @@ fn own_layer_alone(session: &Session) -> anyhow::Result<()> {
         return Ok(());
     }
     fs::create_dir(&own)?;
-    let hex = |digest: &Value| digest.as_str().and_then(digest::hex_of).map(ToOwned::to_owned);
+    let hex = |digest: &Value| Some(*Digest::parse(digest.as_str()?)?.sha256());
     let mut manifest: Value = serde_json::from_slice(&fs::read(plain.join("manifest.json"))?)?;
     let layer = manifest["layers"].as_array().and_then(|layers| layers.last()).context("no layers")?.clone();
     let name = hex(&manifest["config"]["digest"]).context("no configuration")?;
@@ -154,12 +154,12 @@ fn own_layer_alone(session: &Session) -> anyhow::Result<()> {
     config["rootfs"]["diff_ids"] = json!([layer["digest"]]);
     config.as_object_mut().context("an odd configuration")?.remove("history");
     let config = config.to_string();
-    let id = sha256_hex(config.as_bytes());
-    manifest["config"]["digest"] = json!(digest::of_hex(&id));
+    let id = sha256(config.as_bytes());
+    manifest["config"]["digest"] = json!(Digest::from(id));
     manifest["config"]["size"] = json!(config.len());
     let name = hex(&layer["digest"]).context("no layer")?;
     manifest["layers"] = json!([layer]);
-    fs::hard_link(plain.join(&name), own.join(&name))?;
+    fs::hard_link(plain.join(name), own.join(name))?;
     fs::write(own.join(id), config)?;
     fs::copy(plain.join("version"), own.join("version"))?;
     Ok(fs::write(own.join("manifest.json"), manifest.to_string())?)

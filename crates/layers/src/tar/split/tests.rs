@@ -44,11 +44,11 @@ fn together(tar_split: &Path, squashfs: &Path) -> (Vec<u8>, usize) {
 fn check(archive: &[u8]) -> usize {
     let directory = tempfile::tempdir().unwrap();
     let (file, split) = (directory.path().join("file"), directory.path().join("split"));
-    let diff_id = hex(&Sha256::digest(archive));
+    let diff_id = hex(Sha256::new_with_prefix(archive));
     let layer = Layer { tar_split: Some(&split), ..Layer::new(&diff_id, &file) };
     let converted = convert(layer, Mksquashfs::find().unwrap(), &SquashfsOptions::default(), || Ok(archive)).unwrap();
     let bytes = fs::read(&split).unwrap();
-    let expected = TarSplitFile { size: bytes.len() as u64, sha256: hex(&Sha256::digest(&bytes)) };
+    let expected = TarSplitFile { size: bytes.len() as u64, sha256: hex(Sha256::new_with_prefix(&bytes)) };
     assert_eq!(converted.tar_split, Some(expected));
     let (made, files) = together(&split, &file);
     assert!(made == archive, "{} and {} bytes", made.len(), archive.len());
@@ -102,12 +102,16 @@ fn a_flattened_image_has_one_for_the_archive_that_its_diff_id_is_of() {
         Archive::default().file("d/a", b"1").file("d/b", b"22").end(),
         Archive::default().file("d/.wh.a", b"").file("d/c", b"333").link(b'1', "l", "d/c").end(),
     ];
-    let ids = layers.each_ref().map(|layer| hex(&Sha256::digest(layer)));
+    let ids = layers.each_ref().map(|layer| hex(Sha256::new_with_prefix(layer)));
     let layer = Layer { tar_split: Some(&split), ..Layer::new("", &file) };
     let tool = Mksquashfs::find().unwrap();
-    let flattened = flatten(&ids.each_ref().map(String::as_str), layer, tool, &SquashfsOptions::default(), |index| {
-        Ok(&layers[index][..])
-    });
+    let flattened = flatten(
+        &ids.each_ref().map(parallax_format::digest::Sha256::as_str),
+        layer,
+        tool,
+        &SquashfsOptions::default(),
+        |index| Ok(&layers[index][..]),
+    );
     let (archive, files) = together(&split, &file);
-    assert_eq!((files, hex(&Sha256::digest(&archive))), (2, flattened.unwrap().diff_id));
+    assert_eq!((files, hex(Sha256::new_with_prefix(&archive)).into()), (2, flattened.unwrap().diff_id));
 }
