@@ -11,9 +11,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use parallax_format::podman::IdMapEntry;
 use parallax_probe::subordinate::{Listed, Source};
 pub use parallax_probe::subordinate::{Subordinate, SubordinateRange};
-use parallax_store::containers_storage::IdMapEntry;
 use parallax_sys::user_namespace::{IdRange, MAX_RANGES};
 use serde::{Deserialize, Serialize};
 

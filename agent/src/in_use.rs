@@ -12,8 +12,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Instant;
 
-use parallax_store::holds::{HEARTBEAT, Hold, HoldsDirectory, Node};
-use parallax_store::open::TrustedStore;
+use parallax_store::in_use::{HEARTBEAT, Hold, HoldsDirectory, Node};
+use parallax_store::read::TrustedStore;
 
 use crate::journal::StoreImage;
 
@@ -200,7 +200,7 @@ mod tests {
             table.execute(order);
             assert_eq!(files(), left);
         }
-        let left = parallax_store::holds::file_name(&"cd".repeat(32), &Node::new("n1", &[])).unwrap();
+        let left = parallax_store::in_use::file_name(&"cd".repeat(32), &Node::new("n1", &[])).unwrap();
         fs::write(directory.path().join("parallax/holds").join(left), "").unwrap();
         table.execute(Order::Sweep(vec![directory.path().to_owned()]));
         assert_eq!(files(), 0);

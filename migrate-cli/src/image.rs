@@ -4,7 +4,7 @@ mod platform;
 
 use anyhow::{Context as _, bail, ensure};
 use parallax_format::digest::{DiffId, Digest, ImageId, LayerId};
-use parallax_store::containers_storage::{chain_ids, sha256};
+use parallax_store::hash::{chain_ids, sha256};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 

@@ -22,7 +22,7 @@ use anyhow::{Context as _, bail, ensure};
 use containers_image_proxy::oci_spec::image::Digest;
 use containers_image_proxy::{ConvertedLayerInfo, ImageProxy, OpenedImage};
 use parallax_format::digest;
-use parallax_store::containers_storage::sha256;
+use parallax_store::hash::sha256;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 

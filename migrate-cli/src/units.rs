@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use parallax_store::record::ImageRecord;
+use parallax_format::record::ImageRecord;
 
 /// Formats a size in bytes with three digits and a decimal unit, as `podman images` does.
 pub(crate) fn bytes(size: u64) -> String {

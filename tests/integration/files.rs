@@ -9,6 +9,7 @@ use integration_tests::cluster::{Done, repository};
 use crate::Listed;
 use crate::cluster::faults::Fault;
 
+mod circles;
 mod documents;
 mod facts;
 mod rules;
@@ -23,7 +24,7 @@ tests! { machine:
 
 /// Every test of this group.
 pub fn tests() -> impl Iterator<Item = &'static Listed> {
-    TESTS.iter().chain(documents::TESTS).chain(facts::TESTS).chain(rules::TESTS)
+    TESTS.iter().chain(circles::TESTS).chain(documents::TESTS).chain(facts::TESTS).chain(rules::TESTS)
 }
 
 fn read(path: &str) -> anyhow::Result<String> {

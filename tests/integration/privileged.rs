@@ -10,9 +10,9 @@ use std::sync::Arc;
 use anyhow::{Context as _, ensure};
 use integration_tests::cluster::Done;
 use parallax_agent::layers::LayerTable;
-use parallax_store::containers_storage::Link;
-use parallax_store::open::TrustedStore;
-use parallax_store::record::LayerRecord;
+use parallax_format::record::LayerRecord;
+use parallax_store::hash::link_of_layer;
+use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::Credentials;
 use parallax_sys::loop_device::LoopDevice;
 use parallax_sys::mount::{DetachedMount, take_down};
@@ -43,7 +43,7 @@ fn store() -> anyhow::Result<(tempfile::TempDir, LayerRecord)> {
     let hex = "0123456789abcdef".repeat(4);
     let mut layer = LayerRecord {
         id: hex.parse()?,
-        link: Link::of_layer(&hex),
+        link: link_of_layer(&hex),
         diff_id: hex.parse()?,
         size: 1,
         squashfs_size: 0,

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use parallax_format::digest::{DiffId, Digest};
+use parallax_format::layout::{IMAGES_JSON, LAYERS_JSON, LINKS};
+use parallax_format::podman::{Image, Layer, lower_file};
+use parallax_format::record::{ImageRecord, LayerRecord};
 use parallax_format::{ImageName, IndexPath};
 use parallax_store::LayerFile;
-use parallax_store::containers_storage::{
-    BigData, IMAGES_JSON, Image, LAYERS_JSON, LINKS, Layer, chain_ids, lower_file, sha256,
-};
-use parallax_store::record::{ImageRecord, LayerRecord};
+use parallax_store::hash::{big_data, chain_ids, link_of_layer, sha256};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
@@ -80,7 +80,7 @@ fn own_layer(base: &ImageRecord, number: usize) -> anyhow::Result<LayerRecord> {
     let diff_id = DiffId::from(sha256(format!("layer {number}").as_bytes()));
     let chain = base.layers.iter().map(|layer| layer.diff_id).chain([diff_id]);
     let id = chain_ids(chain).pop().context("no layers")?;
-    Ok(LayerRecord { link: parallax_store::containers_storage::Link::of_layer(&id), id, diff_id, ..below.clone() })
+    Ok(LayerRecord { link: link_of_layer(&id), id, diff_id, ..below.clone() })
 }
 
 fn add_layer(store: &Path, base: &ImageRecord, layer: &LayerRecord, file: &Path) -> anyhow::Result<()> {
@@ -103,10 +103,7 @@ fn add_layer(store: &Path, base: &ImageRecord, layer: &LayerRecord, file: &Path)
 
 fn add_image(store: &Path, record: &ImageRecord) -> anyhow::Result<Image> {
     let config_key = Digest::from(record.id).to_string();
-    let data = [
-        BigData { key: "manifest", bytes: record.manifest.as_bytes() },
-        BigData { key: &config_key, bytes: record.config.as_bytes() },
-    ];
+    let data = [big_data("manifest", record.manifest.as_bytes()), big_data(&config_key, record.config.as_bytes())];
     let directory: PathBuf = store.join("overlay-images").join(record.id);
     fs::create_dir(&directory)?;
     for piece in &data {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use parallax_config::{Agent, Mounts};
 use parallax_probe::{Ability, Findings, Obstacle};
 use parallax_protocol::node::{AbilityStatus, NodeStatus};
-use parallax_store::open::TrustedStore;
+use parallax_store::read::TrustedStore;
 
 use super::trusted_owners::{Lookup, Trust, TrustedOwners};
 use crate::helper::{Helper, HelperError};

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parallax_store::open::TrustedStore;
+use parallax_store::read::TrustedStore;
 
 use super::choice::{Backend, Backends};
 use crate::helper::Helper;

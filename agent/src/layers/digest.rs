@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use parallax_config::Verify;
 use parallax_format::digest::Sha256;
-use parallax_store::containers_storage::Digester;
+use parallax_store::hash::Digester;
 
 /// Size of one read in bytes.
 const CHUNK: usize = 1 << 20;

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use parallax_config::Agent;
 use parallax_format::digest::{DiffId, Sha256};
-use parallax_store::open::{OpenError, StoreKey, TrustedStore};
-use parallax_store::record::LayerRecord;
+use parallax_format::record::LayerRecord;
+use parallax_store::read::{OpenError, StoreKey, TrustedStore};
 use parallax_sys::credentials::{Credentials, reopen};
 use parallax_sys::loop_device::LoopDevice;
 use parallax_sys::mount::{DetachedMount, take_down};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use parallax_protocol::message::LeaseRequest;
-use parallax_store::open::OpenError;
+use parallax_store::read::OpenError;
 use parallax_sys::credentials::Credentials;
 
 use super::refusal::{Refusal, refused};

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use parallax_format::record::{ImageRecord, LayerRecord};
 use parallax_format::{ImageRef, id_prefix};
 use parallax_protocol::message::{Grant, LeaseRequest, Mode, StepId, Timings};
 use parallax_protocol::step_file::{Mount, StepFile, StepPaths};
-use parallax_store::open::TrustedStore;
-use parallax_store::record::{ImageRecord, LayerRecord};
+use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::Credentials;
 use serde::Deserialize;
 

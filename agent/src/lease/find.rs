@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use parallax_config::OnMissing;
 use parallax_format::digest::ImageId;
+use parallax_format::record::ImageRecord;
 use parallax_format::{ImageRef, ambiguous_id, id_prefix, nearest};
 use parallax_protocol::message::LeaseRequest;
-use parallax_store::open::TrustedStore;
-use parallax_store::record::ImageRecord;
+use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::Credentials;
 
 use super::access::Obstacles;

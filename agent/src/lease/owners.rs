@@ -4,8 +4,8 @@
 //! up to [`MAX_USUAL_ID`] are covered by a range as `useradd` gives it, which the administrator can add; for higher ids
 //! no range is worth requesting; they belong mostly to a few files that a build user left.
 
+use parallax_format::record::ImageRecord;
 use parallax_protocol::message::Mode;
-use parallax_store::record::ImageRecord;
 
 use super::refusal::Refusal;
 use crate::identity::{Identity, Ids, NamespaceKind};
@@ -89,8 +89,8 @@ pub(super) fn notice(name: &str, image: &ImageRecord, identity: &Identity, mode:
 
 #[cfg(test)]
 mod tests {
-    use parallax_store::containers_storage::Link;
-    use parallax_store::record::{LayerRecord, VERSION};
+    use parallax_format::record::{LayerRecord, VERSION};
+    use parallax_store::hash::link_of_layer;
 
     use super::*;
     use crate::identity::SubordinateRange;
@@ -99,7 +99,7 @@ mod tests {
         let hex = "ab".repeat(32);
         let layer = LayerRecord {
             id: hex.parse().unwrap(),
-            link: Link::of_layer(&hex),
+            link: link_of_layer(&hex),
             diff_id: hex.parse().unwrap(),
             size: 1,
             squashfs_size: 1,

@@ -12,11 +12,11 @@ use std::collections::HashSet;
 
 use parallax_format::digest::{Digest, LayerId};
 use parallax_format::layout::{self, podmans_tar_split};
+use parallax_format::layout::{IMAGES_JSON, IMAGES_LOCK, LAYERS_JSON, LAYERS_LOCK};
+use parallax_format::podman::{IdMapEntry, Image, LOCK_TOKEN_BYTES, Layer};
+use parallax_format::record::{ImageRecord, LayerRecord};
 use parallax_store::LayerFile;
-use parallax_store::containers_storage::{
-    BigData, IMAGES_JSON, IMAGES_LOCK, IdMapEntry, Image, LAYERS_JSON, LAYERS_LOCK, LOCK_TOKEN_BYTES, Layer, sha256,
-};
-use parallax_store::record::{ImageRecord, LayerRecord};
+use parallax_store::hash::{big_data, sha256};
 
 use crate::identity::{Identity, NamespaceKind};
 
@@ -155,10 +155,7 @@ impl StepStore {
     fn add_image(&mut self, image: &ImageRecord, chains: &[Chain<'_>]) {
         // An image's id is this digest too, but for those of the Go tool, which draws ids at random.
         let config_key = Digest::from(sha256(image.config.as_bytes())).to_string();
-        let data = [
-            BigData { key: "manifest", bytes: image.manifest.as_bytes() },
-            BigData { key: &config_key, bytes: image.config.as_bytes() },
-        ];
+        let data = [big_data("manifest", image.manifest.as_bytes()), big_data(&config_key, image.config.as_bytes())];
         let mut tops = chains.iter().filter_map(Chain::top);
         let directory = layout::image_directory(&image.id);
         self.directories.push(directory.clone());
@@ -232,8 +229,8 @@ fn json(value: &impl serde::Serialize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use parallax_store::containers_storage::Link;
-    use parallax_store::record::{LayerRecord, VERSION};
+    use parallax_format::record::{LayerRecord, VERSION};
+    use parallax_store::hash::link_of_layer;
 
     use super::*;
     use crate::identity::{Ids, SubordinateRange};
@@ -241,7 +238,7 @@ mod tests {
     fn image() -> ImageRecord {
         let layer = |n: u8| LayerRecord {
             id: format!("{n:064x}").parse().unwrap(),
-            link: Link::of_layer(&n.to_string()),
+            link: link_of_layer(&n.to_string()),
             diff_id: format!("{:064x}", u16::from(n) + 256).parse().unwrap(),
             size: 100 * u64::from(n),
             squashfs_size: 1,

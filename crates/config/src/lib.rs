@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::keys::{Described as _, section};
 
+mod choices;
 mod keys;
-mod ladder;
 mod mount;
 mod mount_program;
 
+pub use choices::{Mounts, OnMissing, Owner, Verify};
 pub use keys::{Choice, Key, Section, Shape};
-pub use ladder::{Mounts, OnMissing, Owner, Verify};
 pub use mount::{BindMount, BindMountError};
 pub use mount_program::{LogLevel, MountProgram};
 

@@ -5,7 +5,8 @@
 
 use crate::digest::{Digest, ImageId};
 use crate::layout::{DIGESTS, JSON, NAMES, RECORDS};
-use crate::name::{ImageName, ImageRef};
+use crate::name::ImageName;
+use crate::reference::ImageRef;
 
 /// The longest file name that Linux file systems take, in bytes.
 const MAX_FILE_NAME: usize = 255;

@@ -4,10 +4,13 @@
 //! them, so they all depend on this crate and on nothing else of each other. Nothing here touches a file.
 //!
 //! - [`name`]: the grammar of image names; where registry, tag and digest of a name begin.
+//! - [`ImageRef`]: what a user may write to mean an image.
 //! - [`digest`]: SHA-256 digests and ids.
 //! - [`Pin`]: an image that is bound to a job.
 //! - [`layout`]: every path in a store.
 //! - [`layer_file`]: the description of a layer's SquashFS file.
+//! - [`record`]: the record of one image.
+//! - [`podman`]: the files by which Podman knows a store.
 //! - [`squashfs`]: what is read of SquashFS files.
 
 mod correct;
@@ -18,9 +21,13 @@ pub mod layout;
 pub mod name;
 mod nearest;
 mod pin;
+pub mod podman;
+pub mod record;
+mod reference;
 pub mod squashfs;
 
 pub use index::{IndexPath, name_from_index_entry};
-pub use name::{ImageName, ImageRef, NameError, id_prefix};
+pub use name::{ImageName, NameError};
 pub use nearest::{ambiguous_id, nearest, unknown_image};
 pub use pin::Pin;
+pub use reference::{ImageRef, id_prefix};

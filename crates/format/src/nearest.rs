@@ -4,9 +4,8 @@ use strsim::levenshtein;
 
 use crate::correct::{correction, is_source};
 use crate::digest::ImageId;
-use crate::name::{
-    DEFAULT_TAG, ImageName, ImageRef, LOCAL_REGISTRY, id_prefix, split_registry, split_suffix, tag_and_digest,
-};
+use crate::name::{DEFAULT_TAG, ImageName, LOCAL_REGISTRY, split_registry, split_suffix, tag_and_digest};
+use crate::reference::{ImageRef, id_prefix};
 
 /// The most names that are worth showing.
 const MOST: usize = 3;

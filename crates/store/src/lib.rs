@@ -1,48 +1,31 @@
 //! The store of SquashFS layers on the shared file system, and the format it shares with Podman.
 //!
-//! - [`open`]: reading a store as root.
-//! - [`record`]: what the store knows of one image, in one file.
-//! - [`containers_storage`]: the files by which Podman knows a store, written for the shared store and for step stores.
-//! - [`foreign`]: images that podman-hpc and the Go tool brought.
-//! - [`lists`]: Podman's lists, changed without losing what others wrote.
-//! - [`tar_split`]: how Podman gives back the archives of layers.
+//! - [`read`]: reading a store: as root, and for people; images that podman-hpc and the Go tool brought.
+//! - [`hash`]: digests, chain ids and what is derived from them.
+//! - [`podman_lists`]: Podman's lists, changed without losing what others wrote.
 //! - [`Store`]: adds and removes images.
-//! - [`reader`]: lists them.
-//! - [`Verifier`]: checks them.
+//! - [`in_use`]: the files by which nodes say which images they use.
+//! - [`Verifier`]: checks a store.
 
-mod access;
-mod adopt;
-pub mod containers_storage;
-mod files;
-pub mod foreign;
-pub mod holds;
-mod id_prefix;
-pub mod lists;
+mod atomic;
+mod error;
+pub mod hash;
+pub mod in_use;
 mod lock;
-mod lock_file;
-mod mark;
-pub mod open;
-mod own_file;
 mod parallel;
-mod publish;
-pub mod reader;
-pub mod record;
-mod remove;
-mod removed;
-pub mod tar_split;
+pub mod podman_lists;
+pub mod read;
 #[cfg(test)]
 mod testing;
 mod verify;
-mod waste;
-mod work;
-mod writer;
+mod write;
 
-pub use files::StoreError;
-pub use lock::has_locks;
-pub use own_file::OwnFiles;
+pub use error::StoreError;
+pub use lock::fcntl::has_locks;
+pub use lock::work_directory::WorkDirectory;
 pub use parallax_format::layer_file::{LayerFile, Shape, TarSplit};
-pub use remove::{Collected, Collection, Removed, Target};
 pub use verify::{Problem, Verifier};
-pub use waste::Garbage;
-pub use work::WorkDirectory;
-pub use writer::{NewImage, Store};
+pub use write::garbage::Garbage;
+pub use write::own_file::OwnFiles;
+pub use write::remove::{Collected, Collection, Removed, Target};
+pub use write::store::{NewImage, Store};

@@ -6,15 +6,17 @@ use std::path::Path;
 
 use parallax_format::ImageName;
 use parallax_format::digest::{DiffId, Digest, ImageId, LayerId};
+use parallax_format::layer_file::LayerFile;
+use parallax_format::layout::{IMAGES_JSON, IMAGES_LOCK, LAYERS_JSON, LAYERS_LOCK};
+use parallax_format::podman::Image;
+use parallax_format::record::ImageRecord;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::containers_storage::{BigData, IMAGES_JSON, IMAGES_LOCK, Image, LAYERS_JSON, LAYERS_LOCK, Link, sha256};
-use crate::files::StoreError;
-use crate::own_file::OwnFiles;
-use crate::record::ImageRecord;
-use crate::writer::{NewImage, Store};
-use parallax_format::layer_file::LayerFile;
+use crate::error::StoreError;
+use crate::hash::{big_data, link_of_layer, sha256};
+use crate::write::own_file::OwnFiles;
+use crate::write::store::{NewImage, Store};
 
 pub(crate) fn store() -> (TempDir, Store) {
     let directory = tempfile::tempdir().unwrap();
@@ -99,7 +101,7 @@ pub(crate) fn foreign_image(root: &Path, tool: Foreign, name: &str) -> ImageId {
     };
     let mut list = entries(root, LAYERS_JSON);
     for (number, layer) in layers.iter().enumerate() {
-        let link = Link::of_layer(&format!("drawn for {layer}"));
+        let link = link_of_layer(&format!("drawn for {layer}"));
         fs::create_dir_all(root.join("overlay").join(layer.as_str()).join("diff")).unwrap();
         fs::write(root.join("overlay").join(layer.as_str()).join("link"), link.as_str()).unwrap();
         symlink(format!("../{layer}/diff"), root.join("overlay/l").join(link.as_str())).unwrap();
@@ -119,10 +121,8 @@ pub(crate) fn foreign_image(root: &Path, tool: Foreign, name: &str) -> ImageId {
         }
     }
     fs::write(root.join(LAYERS_JSON), Value::Array(list).to_string()).unwrap();
-    let data = [
-        BigData { key: "manifest", bytes: manifest.as_bytes() },
-        BigData { key: &config_digest.to_string(), bytes: config.as_bytes() },
-    ];
+    let config_key = config_digest.to_string();
+    let data = [big_data("manifest", manifest.as_bytes()), big_data(&config_key, config.as_bytes())];
     fs::create_dir_all(root.join("overlay-images").join(id.as_str())).unwrap();
     for piece in &data {
         fs::write(root.join("overlay-images").join(id.as_str()).join(piece.file_name()), piece.bytes).unwrap();

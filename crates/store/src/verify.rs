@@ -7,18 +7,21 @@ use std::mem;
 use std::path::Path;
 
 use parallax_format::digest::{Digest, ImageId};
+use parallax_format::layer_file::{LayerFile, TarSplit};
+use parallax_format::layout::{IMAGES_JSON, LAYERS_JSON};
+use parallax_format::podman::{big_data_file, lower_file};
+use parallax_format::record::{ImageRecord, LayerRecord};
 use parallax_format::squashfs::Superblock;
 use parallax_format::{IndexPath, layout};
 use serde_json::Value;
 
-use crate::containers_storage::{BigData, Digester, IMAGES_JSON, LAYERS_JSON, lower_file, sha256};
-use crate::files::{StoreError, entries, read_if_there};
-use crate::lists::{self, ImageList, LayerList};
-use crate::lock::ReadLock;
-use crate::open::OpenError;
-use crate::record::{ImageRecord, LayerRecord};
-use crate::writer::Store;
-use parallax_format::layer_file::{LayerFile, TarSplit};
+use crate::atomic::{entries, read_if_there};
+use crate::error::StoreError;
+use crate::hash::{Digester, sha256};
+use crate::lock::fcntl::ReadLock;
+use crate::podman_lists::{self, ImageList, LayerList};
+use crate::read::trusted::OpenError;
+use crate::write::store::Store;
 
 /// What to do about a SquashFS file that is not what it was.
 const REPLACE_FILE: &str = "remove the file and migrate an image that has the layer again";
@@ -64,7 +67,7 @@ impl<'a> Verifier<'a> {
     /// # Errors
     /// [`StoreError`] if a list cannot be read; that nothing can be checked then says enough.
     pub fn new(store: &'a Store) -> Result<Self, StoreError> {
-        let (layers, images) = lists::read_both(store.root())?;
+        let (layers, images) = podman_lists::read_both(store.root())?;
         Ok(Self { store, layers, images, files: BTreeMap::new(), problems: Vec::new(), _lock: None })
     }
 
@@ -289,7 +292,7 @@ impl<'a> Verifier<'a> {
     fn big_data(&mut self, id: &ImageId) -> Result<(), StoreError> {
         let Some(entry) = self.images.get(id) else { return Ok(()) };
         for (key, digest) in entry["big-data-digests"].as_object().into_iter().flatten() {
-            let path = format!("{}/{}", layout::image_directory(id), BigData { key, bytes: b"" }.file_name());
+            let path = format!("{}/{}", layout::image_directory(id), big_data_file(key));
             let there = read_if_there(&self.store.root().join(&path))?;
             if there.is_none_or(|bytes| *digest != Digest::from(sha256(&bytes)).to_string()) {
                 self.note(Some(id), &path, "is missing or does not match its digest", MIGRATE_AGAIN);

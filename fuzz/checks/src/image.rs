@@ -3,7 +3,7 @@
 use parallax_format::digest::{DiffId, Digest};
 use parallax_migrate_cli::image::{Image, Index, Manifest};
 use parallax_migrate_cli::migration::flat;
-use parallax_store::containers_storage::sha256;
+use parallax_store::hash::sha256;
 use serde_json::json;
 
 /// Any bytes are refused, or are a configuration whose layers can be fetched, whose date Podman takes, and which has one layer

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use parallax_format::digest::{ImageId, Sha256};
+use parallax_format::podman::Image;
+use parallax_format::podman::ListedImage;
 use parallax_format::{ImageName, ImageRef};
-use parallax_store::containers_storage::Image;
-use parallax_store::foreign::Entry;
-use parallax_store::lists::ImageList;
+use parallax_store::podman_lists::ImageList;
+use parallax_store::read::listed_images;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -19,7 +20,7 @@ const NAME: &str = "localhost/checked:1";
 /// If it does not.
 pub fn check(input: &[u8]) {
     // What a reader skips may hold any bytes; writers copy it, and only text.
-    let entries = Entry::list(input).ok().filter(|_| std::str::from_utf8(input).is_ok());
+    let entries = listed_images(input).ok().filter(|_| std::str::from_utf8(input).is_ok());
     if let Some(entries) = entries {
         for entry in &entries {
             looked_at(entry);
@@ -34,7 +35,7 @@ pub fn check(input: &[u8]) {
     added(input, &texts);
 }
 
-fn looked_at(entry: &Entry) {
+fn looked_at(entry: &ListedImage) {
     for name in entry.names() {
         let text = name.to_string();
         if let Ok(reference) = ImageRef::parse(&text) {

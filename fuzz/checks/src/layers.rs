@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use parallax_format::digest::{DiffId, Digest, LayerId};
-use parallax_store::containers_storage::Layer;
-use parallax_store::foreign::LayerSizes;
-use parallax_store::lists::LayerList;
+use parallax_format::podman::Layer;
+use parallax_store::podman_lists::LayerList;
+use parallax_store::read::LayerSizes;
 
 /// Any bytes are refused, or are a list that comes back as it was; chains of layers end, whatever their parents are, and
 /// nothing of a layer's changes with another one.

@@ -1,6 +1,6 @@
 //! The record of an image, which nodes read as root.
 
-use parallax_store::record::ImageRecord;
+use parallax_format::record::ImageRecord;
 
 /// Any bytes are refused, or are a record that comes back as it was written and in which nothing leads out of the store.
 ///

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
 use parallax_format::digest::ImageId;
-use parallax_store::containers_storage::Digester;
-use parallax_store::record::{ImageRecord, LayerRecord};
+use parallax_format::record::{ImageRecord, LayerRecord};
+use parallax_store::hash::Digester;
 use parallax_store::{Store, StoreError};
 use serde::Serialize;
 

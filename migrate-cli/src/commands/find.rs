@@ -2,9 +2,9 @@
 
 use anyhow::{bail, ensure};
 use parallax_format::digest::{Digest, ImageId};
+use parallax_format::record::ImageRecord;
 use parallax_format::{ImageName, ImageRef, nearest, unknown_image};
-use parallax_store::record::ImageRecord;
-use parallax_store::{Store, reader};
+use parallax_store::{Store, read};
 
 /// Minimum number of digits of an abbreviated id: fewer might be a name.
 const SHORTEST_ID: usize = 3;
@@ -26,7 +26,7 @@ pub(crate) fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
     if let Some(found) = find_if_there(store, text)? {
         return Ok(found);
     }
-    let known: Vec<ImageName> = reader::list(store.root())?.images.into_iter().flat_map(|image| image.names).collect();
+    let known: Vec<ImageName> = read::list(store.root())?.images.into_iter().flat_map(|image| image.names).collect();
     bail!(unknown_image(text, &[store.root().display().to_string()], &nearest(text, &known)))
 }
 

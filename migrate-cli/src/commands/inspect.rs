@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use anyhow::Context as _;
 use parallax_format::digest::{Digest, ImageId, Sha256};
-use parallax_store::record::{ImageRecord, LayerRecord};
-use parallax_store::{Store, holds};
+use parallax_format::record::{ImageRecord, LayerRecord};
+use parallax_store::{Store, in_use};
 use serde::{Deserialize, Serialize};
 
 use super::find::{find, record};
@@ -90,7 +90,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let store = Store::open(&global.existing_store()?)?;
     let id = find(&store, &options.image)?.id;
     let (record, foreign) = record(&store, &id)?;
-    let holders = holds::read(store.root())?.remove(id.as_str()).unwrap_or_default();
+    let holders = in_use::read(store.root())?.remove(id.as_str()).unwrap_or_default();
     let parsed: Configuration =
         serde_json::from_str(&record.config).with_context(|| format!("cannot parse the configuration of {id}"))?;
     let report = Report { foreign, in_use: holders, ..Report::new(&store, &record, parsed.config.unwrap_or_default()) };

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use parallax_format::digest::{Digest, ImageId};
-use parallax_store::holds;
-use parallax_store::reader::{self, Listed};
-use parallax_store::record::LayerRecord;
+use parallax_format::record::LayerRecord;
+use parallax_store::in_use;
+use parallax_store::read::{self, Listed};
 use serde::Serialize;
 
 use crate::global::Global;
@@ -93,8 +93,8 @@ impl<'a> Row<'a> {
 /// If the store cannot be read.
 pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let root = global.existing_store()?;
-    let listing = reader::list(&root)?;
-    let holders = holds::read(&root)?;
+    let listing = read::list(&root)?;
+    let holders = in_use::read(&root)?;
     for (path, error) in &listing.damaged {
         tracing::warn!("{} cannot be used: {error}", path.display());
     }
@@ -163,15 +163,15 @@ fn table(images: &[Listed], rows: &[Row<'_>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use parallax_store::containers_storage::{Link, sha256};
-    use parallax_store::record::{ImageRecord, VERSION};
+    use parallax_format::record::{ImageRecord, VERSION};
+    use parallax_store::hash::{link_of_layer, sha256};
 
     use super::*;
 
     fn listed(id: &str, layers: &[(&str, u64)]) -> Listed {
         let layer = |(diff_id, squashfs_size): &(&str, u64)| LayerRecord {
             id: sha256(diff_id.as_bytes()).into(),
-            link: Link::of_layer(diff_id),
+            link: link_of_layer(diff_id),
             diff_id: sha256(diff_id.as_bytes()).into(),
             size: 10 * squashfs_size,
             squashfs_size: *squashfs_size,

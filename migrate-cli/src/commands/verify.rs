@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::ensure;
 use parallax_format::digest::ImageId;
+use parallax_format::record::LayerRecord;
 use parallax_layers::{ConvertError, content_digest};
-use parallax_store::record::LayerRecord;
 use parallax_store::{Problem, Store, Verifier};
 use serde::Serialize;
 

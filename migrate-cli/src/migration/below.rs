@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, ensure};
 use parallax_format::digest::DiffId;
 use parallax_layers::{Attributes, Below};
-use parallax_store::containers_storage::Link;
+use parallax_store::hash::link_of_layer;
 use parallax_store::{LayerFile, OwnFiles, Shape};
 
 use super::{Finished, Migration};
@@ -40,7 +40,7 @@ impl Migration<'_> {
         let mut lower: Vec<Lower> = Vec::new();
         for (index, (layer, id)) in image.layers.iter().zip(image.chain_ids()).enumerate() {
             if let Some(there) = self.store.own_file(&id)? {
-                let file = self.store.root().join(Link::of_layer(&id).side_car());
+                let file = self.store.root().join(link_of_layer(&id).side_car());
                 lower.push(Lower { file, shape: there.shape });
                 continue;
             }

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use parallax_format::digest::{DiffId, Digest};
-use parallax_store::containers_storage::sha256;
+use parallax_store::hash::sha256;
 use serde_json::{Value, json};
 
 use crate::image::Image;

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use parallax_format::digest::{Digest, Sha256};
-use parallax_store::containers_storage::sha256;
+use parallax_store::hash::sha256;
 use serde::Deserialize;
 
 use super::reference::{Reference, Transport};

@@ -9,8 +9,8 @@ use parallax_format::digest::Digest;
 use parallax_format::name::{
     DEFAULT_REGISTRY, DEFAULT_TAG, LOCAL_REGISTRY, split_registry, split_suffix, tag_and_digest,
 };
+use parallax_format::podman::ListedImage;
 use parallax_format::{ImageName, ImageRef};
-use parallax_store::foreign::Entry;
 
 use super::registries::Registries;
 
@@ -38,7 +38,7 @@ enum Suffix<'a> {
 ///
 /// # Errors
 /// `text` is an invalid name or id, or an ambiguous start of an id.
-pub(super) fn find(text: &str, images: &[Entry], registries: &Registries) -> anyhow::Result<Option<LocalImage>> {
+pub(super) fn find(text: &str, images: &[ListedImage], registries: &Registries) -> anyhow::Result<Option<LocalImage>> {
     if let Some(id) = text.strip_prefix('@') {
         return Ok(by_id(id, images)?.map(of_id));
     }
@@ -110,18 +110,18 @@ fn repositories(repository: &str, registries: &Registries) -> Vec<String> {
 }
 
 /// The listed name by which an image is the one of this repository with this tag or digest.
-fn listed_as<'a>(image: &'a Entry, repository: &str, suffix: &Suffix<'_>) -> Option<&'a str> {
+fn listed_as<'a>(image: &'a ListedImage, repository: &str, suffix: &Suffix<'_>) -> Option<&'a str> {
     matching(image, suffix, |listed| listed == repository)
 }
 
 /// The same, if the image's repository only ends in this one.
-fn listed_below<'a>(image: &'a Entry, repository: &str, suffix: &Suffix<'_>) -> Option<&'a str> {
+fn listed_below<'a>(image: &'a ListedImage, repository: &str, suffix: &Suffix<'_>) -> Option<&'a str> {
     let fits =
         |listed: &str| listed.strip_suffix(repository).is_some_and(|rest| rest.is_empty() || rest.ends_with('/'));
     matching(image, suffix, fits)
 }
 
-fn matching<'a>(image: &'a Entry, suffix: &Suffix<'_>, fits: impl Fn(&str) -> bool) -> Option<&'a str> {
+fn matching<'a>(image: &'a ListedImage, suffix: &Suffix<'_>, fits: impl Fn(&str) -> bool) -> Option<&'a str> {
     let has_digest = match suffix {
         Suffix::Tag(_) => true,
         Suffix::Digest(digest) => digest.is_some_and(|digest| image.has_digest(&digest)),
@@ -141,14 +141,14 @@ fn matching<'a>(image: &'a Entry, suffix: &Suffix<'_>, fits: impl Fn(&str) -> bo
 }
 
 /// Returns the image whose id begins with `text`.
-fn by_id<'a>(text: &str, images: &'a [Entry]) -> anyhow::Result<Option<&'a Entry>> {
+fn by_id<'a>(text: &str, images: &'a [ListedImage]) -> anyhow::Result<Option<&'a ListedImage>> {
     let is_start = text.len() >= MIN_ID_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let fitting: Vec<&Entry> = images.iter().filter(|image| is_start && image.id.starts_with(text)).collect();
+    let fitting: Vec<&ListedImage> = images.iter().filter(|image| is_start && image.id.starts_with(text)).collect();
     ensure!(fitting.len() < 2, "{text} is the start of {} image ids; give more digits", fitting.len());
     Ok(fitting.first().copied())
 }
 
-fn named(image: &Entry, listed: &str) -> LocalImage {
+fn named(image: &ListedImage, listed: &str) -> LocalImage {
     let is_whole = ImageName::for_storing(listed).is_ok_and(|name| name.to_string() == listed);
     let source = if is_whole { listed.to_owned() } else { format!("@{}", image.id) };
     let by_name = ImageName::for_storing(listed).ok().into_iter().collect::<Vec<_>>();
@@ -157,23 +157,24 @@ fn named(image: &Entry, listed: &str) -> LocalImage {
     LocalImage { source, names }
 }
 
-fn of_id(image: &Entry) -> LocalImage {
+fn of_id(image: &ListedImage) -> LocalImage {
     LocalImage { source: format!("@{}", image.id), names: image.names() }
 }
 
 #[cfg(test)]
 mod tests {
+    use parallax_store::read::listed_images;
     use serde_json::json;
 
     use super::*;
 
-    fn images(list: &[(&str, &[&str])]) -> Vec<Entry> {
+    fn images(list: &[(&str, &[&str])]) -> Vec<ListedImage> {
         let entry = |(id, names): &(&str, &[&str])| {
             let hex = id.repeat(64);
             json!({"id": hex, "names": names, "digest": format!("sha256:{hex}")})
         };
         let list: Vec<_> = list.iter().map(entry).collect();
-        Entry::list(json!(list).to_string().as_bytes()).unwrap()
+        listed_images(json!(list).to_string().as_bytes()).unwrap()
     }
 
     fn registries(searched: &[&str]) -> Registries {
@@ -185,7 +186,7 @@ mod tests {
     }
 
     /// Returns the found image as the name for skopeo.
-    fn found(text: &str, images: &[Entry], searched: &[&str]) -> Option<String> {
+    fn found(text: &str, images: &[ListedImage], searched: &[&str]) -> Option<String> {
         find(text, images, &registries(searched)).unwrap().map(|found| found.source)
     }
 
@@ -273,7 +274,7 @@ mod tests {
     #[test]
     fn the_start_of_several_ids_is_none() {
         let list = json!([{"id": format!("{}a", "1".repeat(63))}, {"id": format!("{}b", "1".repeat(63))}]).to_string();
-        let images = Entry::list(list.as_bytes()).unwrap();
+        let images = listed_images(list.as_bytes()).unwrap();
         assert!(find("1111", &images, &registries(&[])).unwrap_err().to_string().contains("2 image ids"));
     }
 }

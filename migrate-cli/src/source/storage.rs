@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use parallax_format::digest::Digest;
-use parallax_store::containers_storage::{BigData, manifest_key, sha256};
-use parallax_store::foreign::Entry;
+use parallax_format::podman::{big_data_file, manifest_key};
+use parallax_store::hash::sha256;
+use parallax_store::read::listed_images;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::access::Access;
@@ -44,18 +45,15 @@ pub(super) fn look_up(reference: &Reference, access: &Access) -> anyhow::Result<
     };
     let Some(list) = read(&images.join("images.json"), MAX_LIST) else { return Ok(None) };
     let name = reference.within_storage().1;
-    local_name::find(name, &Entry::list(&list)?, &Registries::load()?)
+    local_name::find(name, &listed_images(&list)?, &Registries::load()?)
 }
 
 /// Returns the digests of an image in Podman's storage, except that of its manifest. Empty if the storage is not
 /// found: the digests are additional ways to find the image, and optional.
 pub(super) fn other_digests(reference: &Reference, image: &Image) -> Vec<Digest> {
     let images = place(&reference.rest).unwrap_or_else(podmans_own);
-    let found = read(&images.join("images.json"), MAX_LIST).map(|list| {
-        in_list(&list, image, |key| {
-            read(&images.join(image.id).join(BigData { key, bytes: b"" }.file_name()), MAX_MANIFEST)
-        })
-    });
+    let found = read(&images.join("images.json"), MAX_LIST)
+        .map(|list| in_list(&list, image, |key| read(&images.join(image.id).join(big_data_file(key)), MAX_MANIFEST)));
     found.unwrap_or_else(|| {
         tracing::debug!(place = %images.display(), "Podman's list of images not found");
         Vec::new()
@@ -86,7 +84,7 @@ fn podmans_own() -> PathBuf {
 /// Returns the digests that a list, the bytes of images.json, has for an image, if `data`, which reads the document of a key,
 /// confirms them.
 fn in_list(list: &[u8], image: &Image, data: impl Fn(&str) -> Option<Vec<u8>>) -> Vec<Digest> {
-    let entries = Entry::list(list).unwrap_or_default();
+    let entries = listed_images(list).unwrap_or_default();
     let Some(entry) = entries.into_iter().find(|entry| entry.id == image.id.as_str()) else { return Vec::new() };
     let claimed: BTreeSet<Digest> = entry.manifest_digests().filter(|digest| *digest != image.digest).collect();
     let read: Vec<(Digest, Vec<u8>)> = claimed

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use parallax_format::digest;
-use parallax_store::containers_storage::{Digester, sha256};
+use parallax_store::hash::{Digester, sha256};
 use serde_json::json;
 
 const BLOCK: usize = 512;

@@ -17,7 +17,7 @@ use parallax_config::{Config, DEFAULT_PATH};
 use parallax_format::ImageRef;
 use parallax_protocol::client::Client;
 use parallax_protocol::message::{LeaseRequest, Mode, Request, Response, StepId};
-use parallax_store::open::TrustedStore;
+use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::Credentials;
 use parallax_sys::mount::{DetachedMount, pin_namespace, take_down};
 use parallax_sys::user_namespace::UserNamespace;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 use integration_tests::cluster::{Cluster, Done};
 use parallax_format::digest::{Digest, LayerId};
-use parallax_store::containers_storage::{BigData, Image, Link, sha256};
+use parallax_format::podman::{Image, Link};
+use parallax_store::hash::{big_data, link_of_layer, sha256};
 use serde_json::{Value, json};
 
 tests! { cluster:
@@ -117,8 +118,7 @@ impl ForeignStore {
             Tool::PodmanHpc => sha256(config.as_bytes()),
         };
         let key = Digest::from(sha256(config.as_bytes())).to_string();
-        let data =
-            [BigData { key: "manifest", bytes: manifest.as_bytes() }, BigData { key: &key, bytes: config.as_bytes() }];
+        let data = [big_data("manifest", manifest.as_bytes()), big_data(&key, config.as_bytes())];
         let directory = self.root.join("overlay-images").join(id);
         fs::create_dir_all(&directory)?;
         for piece in &data {
@@ -149,7 +149,7 @@ impl Drop for ForeignStore {
 }
 
 fn link_of(layer: &str) -> Link {
-    Link::of_layer(&format!("drawn by lot for {layer}"))
+    link_of_layer(&format!("drawn by lot for {layer}"))
 }
 
 /// The SquashFS file of debian's one layer, and its configuration.

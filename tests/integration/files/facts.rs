@@ -11,7 +11,7 @@ tests! { machine:
 }
 
 /// What is built and installed. What tests write and expect is written out there.
-const COMPONENTS: [&str; 7] =
+pub(super) const COMPONENTS: [&str; 7] =
     ["agent", "crates", "launcher", "migrate-cli", "mount-program", "spank-plugin", "spank-step"];
 /// The crate that says these facts.
 const FORMAT: &str = "crates/format";
@@ -77,10 +77,14 @@ fn store_paths_digests_and_registries_are_in_one_crate() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A source without its tests.
+pub(super) fn product(text: &str) -> &str {
+    text.split_once("#[cfg(test)]\nmod tests {").map_or(text, |(product, _)| product)
+}
+
 /// The lines, from 1, of a source that say a fact themselves, and the module that has it.
 fn said(text: &str) -> Vec<(usize, &'static str)> {
-    let product = text.split_once("#[cfg(test)]\nmod tests {").map_or(text, |(product, _)| product);
-    let code = product.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"));
+    let code = product(text).lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"));
     code.flat_map(|(index, line)| {
         let found = move |patterns: &[&str]| patterns.iter().any(|pattern| line.contains(pattern));
         FACTS.iter().filter(move |(_, patterns)| found(patterns)).map(move |(module, _)| (index + 1, *module))
@@ -89,12 +93,12 @@ fn said(text: &str) -> Vec<(usize, &'static str)> {
 }
 
 /// Whether a file holds tests, or what only they use.
-fn is_test(file: &Path) -> bool {
+pub(super) fn is_test(file: &Path) -> bool {
     let name = file.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
     name.ends_with("tests") || name == "testing"
 }
 
-fn sources(directory: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+pub(super) fn sources(directory: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())? {
         let path = entry?.path();
         if path.is_dir() {

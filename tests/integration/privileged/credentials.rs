@@ -9,7 +9,7 @@ use std::thread;
 
 use anyhow::{Context as _, ensure};
 use parallax_agent::layers::LayerTable;
-use parallax_store::open::TrustedStore;
+use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::{Credentials, may_read};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, chown, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, ensure};
-use parallax_store::open::TrustedStore;
+use parallax_store::read::TrustedStore;
 use parallax_sys::loop_device::LoopDevice;
 use parallax_sys::mount::{DetachedMount, take_down};
 

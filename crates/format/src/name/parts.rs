@@ -2,7 +2,8 @@
 //!
 //! Nothing is checked here: these are for names that are listed somewhere, and for the one reader that checks all parts.
 
-use super::LOCAL_REGISTRY;
+/// The registry host Podman gives to images that were built or named locally.
+pub const LOCAL_REGISTRY: &str = "localhost";
 
 /// The registry that a name begins with, if it does, and the rest.
 ///

@@ -28,10 +28,10 @@ fn a_good_store_has_no_problems_and_each_damage_is_found() {
             fs::write(store.root().join(record.layers[0].squashfs_path()), "hsqs").unwrap();
         }),
         ("lower does not name", |store, record| {
-            fs::write(store.root().join("overlay").join(&record.layers[1].id).join("lower"), "l/X").unwrap();
+            fs::write(store.root().join("overlay").join(record.layers[1].id).join("lower"), "l/X").unwrap();
         }),
         ("link does not hold", |store, record| {
-            fs::remove_file(store.root().join("overlay").join(&record.layers[1].id).join("link")).unwrap();
+            fs::remove_file(store.root().join("overlay").join(record.layers[1].id).join("link")).unwrap();
         }),
         ("leads to no SquashFS file", |store, record| {
             fs::remove_file(store.root().join(record.layers[1].link.side_car())).unwrap();

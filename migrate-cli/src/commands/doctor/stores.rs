@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use parallax_config::{Agent, Owner};
 use parallax_format::layout;
 use parallax_format::squashfs::Superblock;
-use parallax_store::open::{OpenError, TrustedStore};
+use parallax_store::read::{OpenError, TrustedStore};
 
 use super::check::Check;
 use super::squashed::{self, TOPIC};

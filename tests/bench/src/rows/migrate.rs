@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::Context as _;
 use parallax_format::digest::Digest;
-use parallax_store::containers_storage::sha256;
+use parallax_store::hash::sha256;
 use serde_json::{Value, json};
 
 use super::Row;

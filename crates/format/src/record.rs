@@ -1,0 +1,233 @@
+//! The record of one image: everything a node needs to start it, in one small file.
+//!
+//! It lies at `parallax/images/<image id>.json` in the store and carries the manifest and the configuration with it, so
+//! that the cost of a start does not grow with the number of images in the store.
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{DiffId, Digest, ImageId, LayerId, Sha256, without_algorithm};
+use crate::layer_file::LayerFile;
+use crate::podman::Link;
+use crate::reference::ImageRef;
+
+/// The only version of the record there is yet.
+pub const VERSION: u32 = 1;
+/// The largest record a reader takes, in bytes: a manifest or a configuration is limited to 4 MiB by registries.
+pub const MAX_BYTES: u64 = 16 << 20;
+
+/// One image of the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageRecord {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The image id: the SHA-256 of the configuration.
+    pub id: ImageId,
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// Other digests that mean the image, such as those of multi-platform indexes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "without_algorithm")]
+    pub other_digests: Vec<Digest>,
+    /// The fully qualified names of the image. They are kept current: a tag that moves to another image is taken out.
+    pub names: Vec<String>,
+    /// When the image was built, RFC 3339, as Podman shows it.
+    pub created: String,
+    /// The image's OCI or Docker manifest, byte for byte.
+    pub manifest: String,
+    /// The image's configuration, byte for byte.
+    pub config: String,
+    /// The layers, base first.
+    pub layers: Vec<LayerRecord>,
+}
+
+/// One layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerRecord {
+    /// Podman's id of the layer: its chain ID.
+    pub id: LayerId,
+    /// The short name of the layer in `overlay/l`.
+    pub link: Link,
+    /// The layer's diffID, which names the SquashFS file.
+    pub diff_id: DiffId,
+    /// The size of the uncompressed tar stream in bytes: what Podman shows as the layer's size.
+    pub size: u64,
+    /// The size of the SquashFS file in bytes.
+    pub squashfs_size: u64,
+    /// The SHA-256 of the SquashFS file. Every stored record has it; nobody recorded it of another tool's image.
+    pub squashfs_sha256: Option<Sha256>,
+    /// The highest user id that owns a file of the layer.
+    pub max_uid: u32,
+    /// The highest group id that owns a file of the layer.
+    pub max_gid: u32,
+    /// Whether another tool made the SquashFS file. It then lies beside the layer's link, and nobody knows a diffID of what
+    /// is in it, which may be a whole image: [`Self::diff_id`] is Podman's id of the layer.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub side_car: bool,
+}
+
+impl LayerRecord {
+    /// Where the layer's SquashFS file lies, relative to the store's root.
+    #[must_use]
+    pub fn squashfs_path(&self) -> String {
+        if self.side_car { self.link.side_car() } else { LayerFile::squashfs_path(&self.diff_id) }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// Why bytes are not a record that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Not JSON, or not of this shape.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// Written by a later Parallax.
+    #[error("it has version {0}, this Parallax knows version {VERSION}")]
+    Version(u32),
+    /// A field that is used in a path or passed to the kernel does not hold what it must.
+    #[error("its {field} is not {expected}")]
+    Field {
+        /// The field's name.
+        field: &'static str,
+        /// What it must hold.
+        expected: &'static str,
+    },
+}
+
+impl ImageRecord {
+    /// Reads a record. Every field that becomes part of a path has a type that is checked.
+    ///
+    /// # Errors
+    /// [`RecordError`] says what is wrong with `bytes`.
+    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+        #[derive(Deserialize)]
+        struct OnlyVersion {
+            version: u32,
+        }
+        let OnlyVersion { version } = serde_json::from_slice(bytes)?;
+        if version != VERSION {
+            return Err(RecordError::Version(version));
+        }
+        let record: Self = serde_json::from_slice(bytes)?;
+        record.check()?;
+        Ok(record)
+    }
+
+    /// Whether a reference means this image, by what the record says: its id, its digests, its names of now.
+    #[must_use]
+    pub fn is_meant_by(&self, reference: &ImageRef) -> bool {
+        match reference {
+            ImageRef::Id(id) => self.id == *id,
+            ImageRef::Digest(digest) => self.digest == *digest || self.other_digests.contains(digest),
+            ImageRef::Name(_) => reference.names_one_of(&self.names),
+        }
+    }
+
+    /// The record as it is stored.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // Strings and numbers only: this cannot fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// The highest user id and the highest group id that own a file of the image.
+    #[must_use]
+    pub fn max_ids(&self) -> (u32, u32) {
+        self.layers.iter().fold((0, 0), |(uid, gid), l| (uid.max(l.max_uid), gid.max(l.max_gid)))
+    }
+
+    fn check(&self) -> Result<(), RecordError> {
+        check("layers", "a list of at least one layer", !self.layers.is_empty())?;
+        let sizes: [fn(&LayerRecord) -> u64; 2] = [|layer| layer.size, |layer| layer.squashfs_size];
+        for size in sizes {
+            let sum = self.layers.iter().try_fold(0_u64, |sum, layer| sum.checked_add(size(layer)));
+            check("layers.size", "a number of bytes that can be added up", sum.is_some())?;
+        }
+        let has_sha256 = self.layers.iter().all(|layer| layer.squashfs_sha256.is_some());
+        check("layers.squashfs_sha256", "64 hexadecimal digits", has_sha256)
+    }
+}
+
+fn check(field: &'static str, expected: &'static str, holds: bool) -> Result<(), RecordError> {
+    if holds { Ok(()) } else { Err(RecordError::Field { field, expected }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> ImageRecord {
+        let hex = "0123456789abcdef".repeat(4);
+        ImageRecord {
+            version: VERSION,
+            id: hex.parse().unwrap(),
+            digest: Digest::parse(&format!("sha256:{hex}")).unwrap(),
+            other_digests: Vec::new(),
+            names: vec!["localhost/a:latest".into()],
+            created: "2026-01-01T00:00:00Z".into(),
+            manifest: "{}".into(),
+            config: "{}".into(),
+            layers: vec![LayerRecord {
+                id: hex.parse().unwrap(),
+                link: Link::of_hash(&[7; 32]),
+                diff_id: hex.parse().unwrap(),
+                size: 10,
+                squashfs_size: 5,
+                squashfs_sha256: Sha256::parse(&hex),
+                max_uid: 7,
+                max_gid: 9,
+                side_car: false,
+            }],
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was_written() {
+        assert_eq!(ImageRecord::parse(&record().to_bytes()).unwrap(), record());
+        assert_eq!(record().max_ids(), (7, 9));
+    }
+
+    #[test]
+    fn references_mean_the_image_by_id_digest_or_name() {
+        let mut record = record();
+        record.other_digests.push(Digest::parse(&format!("sha256:{}", "cd".repeat(32))).unwrap());
+        let means = |text: &str| record.is_meant_by(&ImageRef::parse(text).unwrap());
+        let hex = record.id.as_str();
+        for text in
+            ["a", "localhost/a:latest", hex, &format!("x@sha256:{hex}"), &format!("x@sha256:{}", "cd".repeat(32))]
+        {
+            assert!(means(text), "{text}");
+        }
+        for text in ["b", "a:1", &"ef".repeat(32), &format!("a@sha256:{}", "ef".repeat(32))] {
+            assert!(!means(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_later_version_is_named() {
+        let bytes = br#"{"version": 7, "something": "new"}"#;
+        assert!(matches!(ImageRecord::parse(bytes), Err(RecordError::Version(7))));
+    }
+
+    #[test]
+    fn a_field_that_would_lead_out_of_the_store_is_refused() {
+        for (field, expected) in [
+            ("id", "invalid layer id"),
+            ("diff_id", "invalid diffID"),
+            ("squashfs_sha256", "invalid SHA-256"),
+            ("link", "a link has 26"),
+        ] {
+            let mut json = serde_json::to_value(record()).unwrap();
+            json["layers"][0][field] = "../../../etc/shadow".into();
+            let error = ImageRecord::parse(json.to_string().as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{field}: {error}");
+        }
+        let mut json = serde_json::to_value(record()).unwrap();
+        json["id"] = "../x".into();
+        assert!(ImageRecord::parse(json.to_string().as_bytes()).unwrap_err().to_string().contains("invalid image id"));
+    }
+}

@@ -1,0 +1,238 @@
+//! Takes names and images away, and tidies up after writers that died.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use parallax_format::digest::{Digest, ImageId, Sha256};
+use parallax_format::layout::IMAGES_JSON;
+use parallax_format::record::ImageRecord;
+use parallax_format::{ImageName, IndexPath, layout::TEMPORARY};
+
+use crate::atomic::{entries, remove_file, sync_parent};
+use crate::error::StoreError;
+use crate::lock::fcntl::WriteLock;
+use crate::lock::file::LockFile;
+use crate::lock::work_directory;
+use crate::podman_lists::ImageList;
+use crate::write::garbage::{Candidates, Contents, Garbage, Records, Waste};
+use crate::write::pending::Mark;
+use crate::write::publish::entry_of;
+use crate::write::store::Store;
+
+/// What is to be removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A name, and the image with its last one.
+    Name(ImageName),
+    /// The image with this id, and its names.
+    Image(ImageId),
+}
+
+/// What was removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    /// The id of the image that was meant.
+    pub id: ImageId,
+    /// The names it does not have any more.
+    pub names: Vec<String>,
+    /// What went with it, if the image itself is gone.
+    pub image: Option<Vec<Garbage>>,
+}
+
+/// How to tidy up.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Collection {
+    /// Whether to change nothing.
+    pub dry_run: bool,
+    /// How long SquashFS files are kept after their removal, for steps that have them mounted.
+    pub grace: Duration,
+    /// On a file system without locks: take the store's lock from whoever has it, and take all writers for dead.
+    pub break_lock: bool,
+}
+
+/// What was tidied up.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Collected {
+    /// What nothing needed.
+    pub garbage: Vec<Garbage>,
+    /// The ids of images whose names were brought in step.
+    pub repaired: Vec<ImageId>,
+    /// Working directories of writers that are still at it: these were left alone.
+    pub live: usize,
+    /// Whether the file system has no locks.
+    pub no_locks: bool,
+}
+
+impl Store {
+    /// Removes a name or an image. An image with several names is removed by its id only if `force`, and one that a node
+    /// holds only then too. SquashFS files are put aside until [`Store::collect`] finds their grace over.
+    ///
+    /// # Errors
+    /// [`StoreError::NoImage`], [`StoreError::SeveralNames`], [`StoreError::InUse`], or why the store could not be changed.
+    pub fn remove(&self, target: &Target, force: bool) -> Result<Removed, StoreError> {
+        self.make_directories()?;
+        let lock = WriteLock::take(self.root())?;
+        let images = ImageList::read(&self.root().join(IMAGES_JSON))?;
+        let (id, name) = match target {
+            Target::Image(id) => (*id, None),
+            Target::Name(name) => {
+                let id = self.id_of_name(name).or_else(|| ImageId::parse(&images.id_of_name(name)?));
+                (id.ok_or_else(|| StoreError::NoImage(name.to_string()))?, Some(name))
+            }
+        };
+        let record = match self.record(&id) {
+            // Damage is a reason to remove an image.
+            Err(StoreError::Damaged { .. }) => None,
+            record => record?,
+        };
+        if !self.root().join(IndexPath::record(&id)).exists() && !images.has(&id) {
+            return Err(StoreError::NoImage(id.to_string()));
+        }
+        // The union, should a crash have left them apart: an image goes only with its very last name.
+        let mut names: BTreeSet<String> = images.names(&id).into_iter().collect();
+        names.extend(record.iter().flat_map(|record| record.names.clone()));
+        let names: Vec<String> = names.into_iter().collect();
+        let is_it = |other: &String| name.is_some_and(|name| ImageName::for_storing(other).is_ok_and(|it| it == *name));
+        match name {
+            Some(name) if names.iter().any(|other| !is_it(other)) => {
+                self.remove_name(&lock, images, &id, name)?;
+                return Ok(Removed { id, names: vec![name.to_string()], image: None });
+            }
+            _ => {}
+        }
+        let holders = self.holders(&id)?;
+        if !holders.is_empty() && !force {
+            return Err(StoreError::InUse(holders));
+        }
+        if name.is_none() && names.len() > 1 && !force {
+            return Err(StoreError::SeveralNames(names));
+        }
+        let garbage = self.remove_image(&lock, images, &id, record.as_ref())?;
+        Ok(Removed { id, names, image: Some(garbage) })
+    }
+
+    fn remove_image(
+        &self,
+        lock: &WriteLock,
+        images: ImageList,
+        id: &ImageId,
+        record: Option<&ImageRecord>,
+    ) -> Result<Vec<Garbage>, StoreError> {
+        let doomed = BTreeSet::from([*id]);
+        let mut now = Contents::read(self, images, Records::Unlisted, &doomed)?;
+        let candidates = Candidates::of_image(&now, id, record);
+        let foreign: Vec<Sha256> = candidates.foreign.iter().filter_map(|id| Sha256::parse(id)).collect();
+        let waste = Waste::find(self, &mut now, &doomed, candidates)?;
+        // A collector could not tell another tool's layers that are to go from those that are to stay.
+        self.mark(id, Mark::Removing, &foreign)?;
+        let garbage = waste.list(self);
+        waste.remove(self, lock, &now)?;
+        self.unmark(id)?;
+        Ok(garbage)
+    }
+
+    fn remove_name(
+        &self,
+        lock: &WriteLock,
+        mut images: ImageList,
+        id: &ImageId,
+        name: &ImageName,
+    ) -> Result<(), StoreError> {
+        self.mark(id, Mark::Naming, &[])?;
+        let entry = self.root().join(entry_of(name)?);
+        remove_file(&entry)?;
+        sync_parent(&entry)?;
+        for spelling in images.names(id) {
+            if ImageName::for_storing(&spelling).is_ok_and(|it| it == *name) {
+                images.remove_name(&spelling);
+            }
+        }
+        if let Some(record) = self.image(id)? {
+            self.write_named(record, &images)?;
+        }
+        self.write_images(lock, &images)?;
+        self.unmark(id)
+    }
+
+    /// Removes what interrupted writers and removed images left, and finishes what the former began.
+    ///
+    /// # Errors
+    /// [`StoreError`]. A record that cannot be read is one: nobody knows what it needs.
+    pub fn collect(&self, collection: Collection) -> Result<Collected, StoreError> {
+        let Collection { dry_run, grace, break_lock } = collection;
+        if break_lock && !dry_run {
+            LockFile::break_it(self.root())?;
+        }
+        if !dry_run {
+            self.make_directories()?;
+        }
+        let lock = WriteLock::take(self.root())?;
+        let mut collected = Collected { no_locks: lock.is_file(), ..Collected::default() };
+        let (mut doomed, mut to_name, mut foreign) = (BTreeSet::new(), Vec::new(), BTreeSet::new());
+        let mut temporary = self.over(grace)?;
+        temporary.extend(self.stale_holds()?);
+        for name in entries(&self.temporary())? {
+            if name.starts_with(work_directory::PREFIX)
+                && !(break_lock && lock.is_file())
+                && work_directory::is_live(&self.temporary().join(&name))
+            {
+                collected.live += 1;
+                continue;
+            }
+            if let Some(id) = Mark::image_id(&name) {
+                let recorded = self.root().join(IndexPath::record(&id)).exists();
+                let (mark, digests) = self.marked(&id)?;
+                match mark {
+                    Some(Mark::Removing) => {
+                        doomed.insert(id);
+                        foreign.extend(digests.iter().map(ToString::to_string));
+                    }
+                    Some(Mark::Adding) if !recorded => drop(doomed.insert(id)),
+                    _ => to_name.extend(recorded.then_some((id, digests))),
+                }
+            }
+            // Everything else there is written under the locks, which are held: its writer is dead.
+            temporary.push(format!("{TEMPORARY}/{name}"));
+        }
+        let images = ImageList::read(&self.root().join(IMAGES_JSON))?;
+        let mut now = Contents::read(self, images, Records::All, &doomed)?;
+        if !dry_run && !to_name.is_empty() {
+            self.finish_naming(&mut now, &to_name)?;
+        }
+        collected.repaired = to_name.into_iter().map(|(id, _)| id).collect();
+        let candidates = Candidates::all(self, &now, foreign)?;
+        let mut waste = Waste::find(self, &mut now, &doomed, candidates)?;
+        waste.temporary = temporary;
+        waste.aside = !grace.is_zero();
+        collected.garbage = waste.list(self);
+        if !dry_run {
+            waste.remove(self, &lock, &now)?;
+        }
+        Ok(collected)
+    }
+
+    /// Makes index and records say what the list of images, which is changed first, says of names.
+    fn finish_naming(&self, now: &mut Contents, images: &[(ImageId, Vec<Sha256>)]) -> Result<(), StoreError> {
+        for (id, digests) in images {
+            for digest in digests {
+                self.point(&IndexPath::digest(&Digest::from(*digest)), id)?;
+            }
+            for name in now.images.names(id) {
+                let name = ImageName::for_storing(&name).ok();
+                if let Some(entry) = name.as_ref().and_then(IndexPath::name) {
+                    self.point(&entry, id)?;
+                }
+            }
+        }
+        let listed = now.images.all_names();
+        for record in &mut now.records {
+            if record.names != listed.get(record.id.as_str()).map(Vec::as_slice).unwrap_or_default() {
+                *record = self.write_named(record.clone(), &now.images)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
