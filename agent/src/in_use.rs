@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Instant;
 
-use parallax_store::in_use::{HEARTBEAT, Hold, HoldsDirectory, Node};
+use parallax_store::in_use::{Marker, MarkerDirectory, Node, RENEWAL_INTERVAL};
 use parallax_store::read::TrustedStore;
 
 use crate::journal::StoreImage;
@@ -75,9 +75,9 @@ impl Drop for InUseMarker {
 #[derive(Debug)]
 struct Table {
     /// The number of steps that use an image, and its marker if it could be written.
-    images: HashMap<StoreImage, (usize, Option<Hold>)>,
+    images: HashMap<StoreImage, (usize, Option<Marker>)>,
     node: Node,
-    directories: HashMap<PathBuf, HoldsDirectory>,
+    directories: HashMap<PathBuf, MarkerDirectory>,
     /// The stores in which nothing can be written, as was logged.
     unwritable: HashSet<PathBuf>,
 }
@@ -88,13 +88,13 @@ impl Table {
     }
 
     fn run(mut self, orders: &Receiver<Order>) {
-        let mut next = Instant::now() + HEARTBEAT;
+        let mut next = Instant::now() + RENEWAL_INTERVAL;
         loop {
             match orders.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(order) => self.execute(order),
                 Err(RecvTimeoutError::Timeout) => {
                     self.renew();
-                    next = Instant::now() + HEARTBEAT;
+                    next = Instant::now() + RENEWAL_INTERVAL;
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -123,8 +123,8 @@ impl Table {
         }
     }
 
-    fn write(&mut self, image: &StoreImage) -> Option<Hold> {
-        let held = self.directory(&image.store).and_then(|directory| directory.hold(&image.id, &self.node));
+    fn write(&mut self, image: &StoreImage) -> Option<Marker> {
+        let held = self.directory(&image.store).and_then(|directory| directory.mark(&image.id, &self.node));
         match held {
             Ok(hold) => Some(hold),
             Err(error) => {
@@ -139,11 +139,11 @@ impl Table {
         }
     }
 
-    fn directory(&mut self, store: &Path) -> io::Result<HoldsDirectory> {
+    fn directory(&mut self, store: &Path) -> io::Result<MarkerDirectory> {
         if let Some(directory) = self.directories.get(store) {
             return Ok(directory.clone());
         }
-        let directory = HoldsDirectory::open(&TrustedStore::open(store).map_err(io::Error::other)?)?;
+        let directory = MarkerDirectory::open(&TrustedStore::open(store).map_err(io::Error::other)?)?;
         self.directories.insert(store.to_owned(), directory.clone());
         Ok(directory)
     }
@@ -172,7 +172,7 @@ impl Table {
         let held = self.images.keys().filter(|image| image.store == store);
         let kept: BTreeSet<&str> = held.map(|image| image.id.as_str()).collect();
         // A store that cannot be written has none.
-        let _ = directory.let_go_but(&kept, &self.node);
+        let _ = directory.remove_others(&kept, &self.node);
     }
 }
 
@@ -200,7 +200,7 @@ mod tests {
             table.execute(order);
             assert_eq!(files(), left);
         }
-        let left = parallax_store::in_use::file_name(&"cd".repeat(32), &Node::new("n1", &[])).unwrap();
+        let left = parallax_store::in_use::marker_name(&"cd".repeat(32), &Node::new("n1", &[])).unwrap();
         fs::write(directory.path().join("parallax/holds").join(left), "").unwrap();
         table.execute(Order::Sweep(vec![directory.path().to_owned()]));
         assert_eq!(files(), 0);

@@ -50,7 +50,7 @@ fn store() -> anyhow::Result<(tempfile::TempDir, LayerRecord)> {
         squashfs_sha256: hex.parse().ok(),
         max_uid: 60_000,
         max_gid: 60_001,
-        side_car: false,
+        sidecar: false,
     };
     let file = directory.path().join(layer.squashfs_path());
     fs::create_dir_all(file.parent().context("no parent")?)?;

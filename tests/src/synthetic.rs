@@ -93,7 +93,7 @@ fn add_layer(store: &Path, base: &ImageRecord, layer: &LayerRecord, file: &Path)
     )?;
     symlink(format!("../{}/diff", layer.id), store.join(LINKS).join(layer.link.as_str()))?;
     let squashfs = LayerFile::squashfs_path(&layer.diff_id);
-    symlink(format!("../../{squashfs}"), store.join(layer.link.side_car()))?;
+    symlink(format!("../../{squashfs}"), store.join(layer.link.sidecar()))?;
     fs::hard_link(file, store.join(squashfs))?;
     let known = store.join(LayerFile::description_path(&base.layers[0].diff_id));
     let description =

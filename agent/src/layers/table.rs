@@ -237,7 +237,7 @@ impl LayerTable {
         let known = |layer| recorded(store, layer).and_then(|key| self.recorded().get(&key).and_then(Weak::upgrade));
         let Some(mounted) = layers.iter().map(known).collect::<Option<Vec<_>>>() else { return Ok(None) };
         let check = || -> Result<(), OpenError> {
-            if layers.iter().any(|layer| !layer.side_car) {
+            if layers.iter().any(|layer| !layer.sidecar) {
                 store.check_layers_directory()?;
             }
             layers.iter().zip(&mounted).try_for_each(|(layer, mounted)| {

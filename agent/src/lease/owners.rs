@@ -106,7 +106,7 @@ mod tests {
             squashfs_sha256: hex.parse().ok(),
             max_uid,
             max_gid: 0,
-            side_car: false,
+            sidecar: false,
         };
         ImageRecord {
             version: VERSION,

@@ -167,10 +167,10 @@ fn write_contents(root: &OwnedFd, path: &Path, plan: &StepPlan<'_>) -> io::Resul
     for (link, target) in &plan.store.links {
         symlinkat(target.as_str(), &store, link.as_str())?;
     }
-    for side_car in &plan.store.side_cars {
+    for sidecar in &plan.store.sidecars {
         match plan.layers {
-            StepLayers::Paths(paths) => symlinkat(of_layer(paths, side_car.layer)?, &store, side_car.path.as_str())?,
-            _ => write_file(&store, &side_car.path, b"")?,
+            StepLayers::Paths(paths) => symlinkat(of_layer(paths, sidecar.layer)?, &store, sidecar.path.as_str())?,
+            _ => write_file(&store, &sidecar.path, b"")?,
         }
     }
     let paths = StepPaths::new(path);
@@ -208,9 +208,9 @@ fn attach_layers(root: &OwnedFd, plan: &StepPlan<'_>, namespaces: &Namespaces) -
 
 fn attach_files(root: &OwnedFd, plan: &StepPlan<'_>) -> io::Result<()> {
     let StepLayers::Files(files) = plan.layers else { return Ok(()) };
-    for side_car in &plan.store.side_cars {
-        let (directory, name) = side_car.path.rsplit_once('/').ok_or(io::ErrorKind::InvalidInput)?;
-        let file = DetachedMount::of_file(of_layer(files, side_car.layer)?.as_fd())?;
+    for sidecar in &plan.store.sidecars {
+        let (directory, name) = sidecar.path.rsplit_once('/').ok_or(io::ErrorKind::InvalidInput)?;
+        let file = DetachedMount::of_file(of_layer(files, sidecar.layer)?.as_fd())?;
         file.attach(&directory_in_store(root, directory)?, name)?;
     }
     Ok(())
@@ -242,7 +242,7 @@ fn storage_conf(paths: &StepPaths, plan: &StepPlan<'_>) -> String {
         let store = paths.store();
         let _ = write!(text, "\n[storage.options]\nadditionalimagestores = [\"{}\"]\n", store.display());
     }
-    if !plan.store.side_cars.is_empty() {
+    if !plan.store.sidecars.is_empty() {
         let program = plan.mount_program.display();
         let _ = write!(text, "\n[storage.options.overlay]\nmount_program = \"{program}\"\n");
     }

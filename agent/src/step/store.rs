@@ -32,7 +32,7 @@ pub struct StepStore {
     /// The mount points of layers.
     pub mounts: Vec<LayerMount>,
     /// The places of the layers' SquashFS files.
-    pub side_cars: Vec<SideCar>,
+    pub sidecars: Vec<Sidecar>,
 }
 
 /// The form of the layers in the store.
@@ -46,7 +46,7 @@ pub enum Form<'a> {
 
 /// A place where a layer's SquashFS file is to be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SideCar {
+pub struct Sidecar {
     /// The layer's index in the image's record.
     pub layer: usize,
     /// The path.
@@ -116,8 +116,8 @@ impl StepStore {
                 self.links.push((podmans_tar_split(id), target));
             }
         }
-        for side_car in &self.side_cars {
-            if let Some((id, _)) = of_layer(side_car.layer) {
+        for sidecar in &self.sidecars {
+            if let Some((id, _)) = of_layer(sidecar.layer) {
                 self.links.push((podmans_tar_split(id), format!("{root}/{}", podmans_tar_split(id))));
             }
         }
@@ -136,7 +136,7 @@ impl StepStore {
             self.directories.push(format!("{directory}/{}", layout::DIFF));
             self.links.push((layout::link(&link), layout::link_target(id)));
             if form == Form::Files {
-                self.side_cars.push(SideCar { layer: index, path: layout::side_car(&link) });
+                self.sidecars.push(Sidecar { layer: index, path: layout::sidecar(&link) });
             }
             self.file(format!("{directory}/{}", layout::LINK), link);
             let below: Vec<String> = below(image.layers.get(..=index).unwrap_or_default())
@@ -245,7 +245,7 @@ mod tests {
             squashfs_sha256: format!("{n:064x}").parse().ok(),
             max_uid: 0,
             max_gid: 0,
-            side_car: false,
+            sidecar: false,
         };
         ImageRecord {
             version: VERSION,
@@ -297,7 +297,7 @@ mod tests {
     fn files_lie_beside_the_links_and_nothing_is_mounted() {
         let store = StepStore::new(&image(), &identity(), Form::Files);
         assert!(store.mounts.is_empty());
-        let places: Vec<_> = store.side_cars.iter().map(|file| (file.layer, file.path.as_str())).collect();
+        let places: Vec<_> = store.sidecars.iter().map(|file| (file.layer, file.path.as_str())).collect();
         assert_eq!(places, [(0, "overlay/l/P0.squash"), (1, "overlay/l/P1.squash"), (2, "overlay/l/P2.squash")]);
         let images: Vec<Image> = serde_json::from_str(text(&store, IMAGES_JSON)).unwrap();
         assert_eq!((images[0].layer.as_str(), images[0].mapped_layers.len()), (image().layers[2].id.as_str(), 0));

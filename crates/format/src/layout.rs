@@ -39,7 +39,7 @@ pub const NAMES: &str = "parallax/names";
 /// The index of manifest and index digests.
 pub const DIGESTS: &str = "parallax/digests";
 /// The files by which nodes say which images steps use.
-pub const HOLDS: &str = "parallax/holds";
+pub const IN_USE: &str = "parallax/holds";
 /// SquashFS files that are removed and may still be in use.
 pub const REMOVED: &str = "parallax/removed";
 /// Unfinished files.
@@ -62,7 +62,7 @@ pub const DIRECTORIES: [&str; 12] = [
     RECORDS,
     NAMES,
     DIGESTS,
-    HOLDS,
+    IN_USE,
     REMOVED,
     TEMPORARY,
 ];
@@ -127,7 +127,7 @@ pub fn link_of_lower(text: &str) -> &str {
 
 /// The SquashFS file of the layer with this short name, or the symbolic link to it.
 #[must_use]
-pub fn side_car(link: &str) -> String {
+pub fn sidecar(link: &str) -> String {
     format!("{LINKS}/{link}.{SQUASHFS}")
 }
 
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn paths_are_those_that_stores_have() {
         assert_eq!(link("AB"), "overlay/l/AB");
-        assert_eq!(side_car("AB"), "overlay/l/AB.squash");
+        assert_eq!(sidecar("AB"), "overlay/l/AB.squash");
         assert_eq!(squash("AB"), "squash/AB.squash");
         let hex = "ab".repeat(32);
         let (diff_id, layer_id, image_id) = (hex.parse().unwrap(), hex.parse().unwrap(), hex.parse().unwrap());

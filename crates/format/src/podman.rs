@@ -44,8 +44,8 @@ impl Link {
 
     /// Where a store keeps the layer's SquashFS file, or a link to it: the convention of podman-hpc and the Go tool.
     #[must_use]
-    pub fn side_car(&self) -> String {
-        layout::side_car(&self.0)
+    pub fn sidecar(&self) -> String {
+        layout::sidecar(&self.0)
     }
 }
 

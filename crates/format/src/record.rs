@@ -62,15 +62,15 @@ pub struct LayerRecord {
     pub max_gid: u32,
     /// Whether another tool made the SquashFS file. It then lies beside the layer's link, and nobody knows a diffID of what
     /// is in it, which may be a whole image: [`Self::diff_id`] is Podman's id of the layer.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub side_car: bool,
+    #[serde(rename = "side_car", default, skip_serializing_if = "is_false")]
+    pub sidecar: bool,
 }
 
 impl LayerRecord {
     /// Where the layer's SquashFS file lies, relative to the store's root.
     #[must_use]
     pub fn squashfs_path(&self) -> String {
-        if self.side_car { self.link.side_car() } else { LayerFile::squashfs_path(&self.diff_id) }
+        if self.sidecar { self.link.sidecar() } else { LayerFile::squashfs_path(&self.diff_id) }
     }
 }
 
@@ -180,7 +180,7 @@ mod tests {
                 squashfs_sha256: Sha256::parse(&hex),
                 max_uid: 7,
                 max_gid: 9,
-                side_car: false,
+                sidecar: false,
             }],
         }
     }

@@ -7,51 +7,51 @@ use parallax_format::digest::DiffId;
 
 use crate::read::trusted::OpenError;
 
-/// Why a store could not be changed or read.
+/// An error of changing or reading a store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A file operation failed.
     #[error("cannot {action} {}: {cause}", path.display())]
     Io {
-        /// What was tried, as a verb.
+        /// The operation, as a verb.
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why it failed.
+        /// The cause.
         cause: io::Error,
     },
-    /// An image that another tool brought can't be used, or what it says can't be read.
+    /// An image of another tool is unusable, or a file of it cannot be read.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// A file of the store holds something else than it must.
-    #[error("{} is damaged: {what}", path.display())]
-    Damaged {
+    /// A file of the store is corrupt.
+    #[error("{} is corrupt: {what}", path.display())]
+    Corrupt {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         what: String,
     },
-    /// A layer that a new image needs is not in the store (any more).
+    /// A layer that a new image needs is not in the store, or no longer.
     #[error("the layer {0} is not in the store")]
     LayerGone(DiffId),
-    /// There is no such image, or no longer.
+    /// The image does not exist, or no longer.
     #[error("the store has no image {0}")]
     NoImage(String),
-    /// An image that is to go by its id has several names.
+    /// An image that was to be removed by its id has several names.
     #[error("the image has several names ({}); remove it with --force, or name by name", .0.join(", "))]
     SeveralNames(Vec<String>),
-    /// Another writer has the store, on a file system without locks.
+    /// Another writer has locked the store, on a file system without locks.
     #[error("{}: the store is locked by {who}; if that process is gone, run parallax gc --break-lock", path.display())]
     Locked {
         /// The lock.
         path: PathBuf,
-        /// Whose it is.
+        /// Its owner.
         who: String,
     },
-    /// Nodes hold an image that is to go.
+    /// Nodes use an image that was to be removed.
     #[error("steps use the image on {}; remove it when they have ended, or with --force", .0.join(", "))]
     InUse(Vec<String>),
-    /// An image cannot be stored under this name.
+    /// The name is too long for a file.
     #[error("the image name {0} is too long to be stored; give the image another one")]
     NameTooLong(String),
 }

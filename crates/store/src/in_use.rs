@@ -1,8 +1,8 @@
-//! What nodes hold, so that nobody removes it by mistake.
+//! In-use markers: files by which nodes say which images they use, so that nobody removes such an image by mistake.
 //!
 //! A node's agent writes one small file, `parallax/holds/<image id>.<host>@<identity>`, when the first step there gets the image, and
 //! removes it with the last. The identity tells nodes of the same name apart, which two clusters that share a store may have. Earlier
-//! releases wrote `<image id>.<host>`: such a file counts, and is nobody's to remove until it is stale. The agent renews the file's time every [`HEARTBEAT`], so that the file of a node that is gone is known
+//! releases wrote `<image id>.<host>`: such a file counts, and is nobody's to remove until it is stale. The agent renews the file's time every [`RENEWAL_INTERVAL`], so that the file of a node that is gone is known
 //! after [`STALE`]. Nothing depends on these files: nodes that may not write the store have none, and a removed image's
 //! files stay whole for their grace.
 
@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use parallax_format::layout::HOLDS;
+use parallax_format::layout::IN_USE;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, openat, openat2, unlinkat};
 
 use crate::atomic::entries;
@@ -23,9 +23,9 @@ use crate::hash::sha256;
 use crate::read::trusted::TrustedStore;
 use crate::write::store::Store;
 
-/// How often an agent renews its files' times.
-pub const HEARTBEAT: Duration = Duration::from_secs(10 * 60);
-/// When a file that was not renewed counts for nothing. Clocks may differ.
+/// Interval at which an agent renews its markers.
+pub const RENEWAL_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// Age at which a marker that was not renewed is stale. Clocks may differ.
 pub const STALE: Duration = Duration::from_secs(60 * 60);
 
 /// A node in the names of its files: the host's name and what tells it from another node of that name.
@@ -50,14 +50,14 @@ impl Node {
     }
 }
 
-/// What is between the host's name and the identity; no host has it in its name.
+/// Separator of the host's name and the identity, which no host name contains.
 const BEFORE_IDENTITY: char = '@';
-/// How many digits of the identity's digest are enough to tell nodes of the same name apart.
+/// Number of digits of the identity's digest that distinguish nodes of the same name.
 const IDENTITY_DIGITS: usize = 12;
 
-/// The name of a node's file in [`HOLDS`]; `None` if one of the two can't be part of a file name.
+/// Returns the name of a node's marker in [`IN_USE`]; `None` if the id or the node cannot be part of a file name.
 #[must_use]
-pub fn file_name(image_id: &str, node: &Node) -> Option<String> {
+pub fn marker_name(image_id: &str, node: &Node) -> Option<String> {
     let good = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     let Node(node) = node;
     let (host, identity) = node.split_once(BEFORE_IDENTITY)?;
@@ -65,18 +65,18 @@ pub fn file_name(image_id: &str, node: &Node) -> Option<String> {
     (good(image_id) && good(host) && good(identity) && !image_id.contains('.') && name.len() <= 255).then_some(name)
 }
 
-/// The nodes that hold images now, by image id, as people know them.
+/// Returns the names of the nodes that use images now, by image id.
 ///
 /// # Errors
 /// [`StoreError::Io`] if the files can't be read.
 pub fn read(root: &Path) -> Result<BTreeMap<String, Vec<String>>, StoreError> {
-    let mut holders: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for name in entries(&root.join(HOLDS))? {
+    let mut nodes_using: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for name in entries(&root.join(IN_USE))? {
         if let Some((id, node)) = name.split_once('.').filter(|_| is_fresh(root, &name)) {
-            holders.entry(id.to_owned()).or_default().push(node.to_owned());
+            nodes_using.entry(id.to_owned()).or_default().push(node.to_owned());
         }
     }
-    Ok(holders.into_iter().map(|(id, nodes)| (id, readable(nodes))).collect())
+    Ok(nodes_using.into_iter().map(|(id, nodes)| (id, readable(nodes))).collect())
 }
 
 /// The hosts of nodes, sorted; with its identity where two nodes have the same.
@@ -90,22 +90,22 @@ fn readable(mut nodes: Vec<String>) -> Vec<String> {
 }
 
 fn is_fresh(root: &Path, name: &str) -> bool {
-    let time = fs::symlink_metadata(root.join(HOLDS).join(name)).and_then(|metadata| metadata.modified());
+    let time = fs::symlink_metadata(root.join(IN_USE).join(name)).and_then(|metadata| metadata.modified());
     // One that is gone meanwhile was let go. A time to come is a clock that is ahead.
     time.is_ok_and(|time| {
         SystemTime::now().duration_since(time).is_ok_and(|age| age < STALE) || time > SystemTime::now()
     })
 }
 
-/// A node's file for one image. It goes with this value.
+/// A node's marker for one image, removed when dropped.
 #[derive(Debug)]
-pub struct Hold {
-    directory: HoldsDirectory,
+pub struct Marker {
+    directory: MarkerDirectory,
     name: String,
     file: OwnedFd,
 }
 
-impl Hold {
+impl Marker {
     /// Renews the file's time.
     ///
     /// # Errors
@@ -115,46 +115,46 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for Marker {
     fn drop(&mut self) {
         // Else it is stale soon.
         let _ = unlinkat(&*self.directory.0, &self.name, AtFlags::empty());
     }
 }
 
-/// The place for such files in a store, held open: one path is looked up to write a file, and one to remove it.
+/// The directory of a store's markers, kept open: one path is looked up to write a marker, and one to remove it.
 #[derive(Debug, Clone)]
-pub struct HoldsDirectory(Arc<OwnedFd>);
+pub struct MarkerDirectory(Arc<OwnedFd>);
 
-impl HoldsDirectory {
-    /// Opens a store's.
+impl MarkerDirectory {
+    /// Opens the directory of a store.
     ///
     /// # Errors
-    /// The store has none.
+    /// The store has no such directory.
     pub fn open(store: &TrustedStore) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        Ok(Self(Arc::new(openat2(store.root(), HOLDS, flags, Mode::empty(), resolve)?)))
+        Ok(Self(Arc::new(openat2(store.root(), IN_USE, flags, Mode::empty(), resolve)?)))
     }
 
-    /// Writes the file of a node for an image.
+    /// Writes a node's marker for an image.
     ///
     /// # Errors
     /// The store may not be written, or a name can't be part of a file name.
-    pub fn hold(&self, image_id: &str, node: &Node) -> io::Result<Hold> {
-        let name = file_name(image_id, node).ok_or(io::ErrorKind::InvalidInput)?;
+    pub fn mark(&self, image_id: &str, node: &Node) -> io::Result<Marker> {
+        let name = marker_name(image_id, node).ok_or(io::ErrorKind::InvalidInput)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = openat(&*self.0, &name, flags, Mode::from_raw_mode(0o644))?;
-        let hold = Hold { directory: self.clone(), name, file };
+        let hold = Marker { directory: self.clone(), name, file };
         hold.renew()?;
         Ok(hold)
     }
 
-    /// Removes the files of a node for all images but these.
+    /// Removes a node's markers for all images except `kept`.
     ///
     /// # Errors
     /// The store may not be written.
-    pub fn let_go_but(&self, kept: &BTreeSet<&str>, node: &Node) -> io::Result<()> {
+    pub fn remove_others(&self, kept: &BTreeSet<&str>, node: &Node) -> io::Result<()> {
         for entry in Dir::read_from(&*self.0)? {
             let entry = entry?;
             let Ok(name) = entry.file_name().to_str() else { continue };
@@ -167,21 +167,21 @@ impl HoldsDirectory {
 }
 
 impl Store {
-    /// The nodes that hold an image.
-    pub(crate) fn holders(&self, id: &str) -> Result<Vec<String>, StoreError> {
-        let names = entries(&self.root().join(HOLDS))?;
+    /// Returns the nodes that use an image.
+    pub(crate) fn nodes_using(&self, id: &str) -> Result<Vec<String>, StoreError> {
+        let names = entries(&self.root().join(IN_USE))?;
         let of_image = names.iter().filter_map(|name| Some((name, name.strip_prefix(id)?.strip_prefix('.')?)));
         let fresh = of_image.filter(|(name, _)| is_fresh(self.root(), name));
         Ok(readable(fresh.map(|(_, node)| node.to_owned()).collect()))
     }
 
-    /// The files of nodes that are gone, relative to the root.
-    pub(crate) fn stale_holds(&self) -> Result<Vec<String>, StoreError> {
-        let names = entries(&self.root().join(HOLDS))?;
+    /// Returns the stale markers, relative to the root.
+    pub(crate) fn stale_markers(&self) -> Result<Vec<String>, StoreError> {
+        let names = entries(&self.root().join(IN_USE))?;
         Ok(names
             .into_iter()
             .filter(|name| !is_fresh(self.root(), name))
-            .map(|name| format!("{HOLDS}/{name}"))
+            .map(|name| format!("{IN_USE}/{name}"))
             .collect())
     }
 }
@@ -202,7 +202,7 @@ mod tests {
     fn an_image_that_a_node_holds_goes_by_force_only() {
         let (_directory, store) = store();
         let id = publish(&store, &image("config", "app:1", &["base"]), &["base"]).unwrap().id;
-        let path = store.root().join(HOLDS).join(file_name(&id, &node("n1")).unwrap());
+        let path = store.root().join(IN_USE).join(marker_name(&id, &node("n1")).unwrap());
         fs::write(&path, "").unwrap();
         assert_eq!(read(store.root()).unwrap(), BTreeMap::from([(id.to_string(), vec!["n1".to_owned()])]));
         let target = Target::Image(id);
@@ -216,7 +216,7 @@ mod tests {
     fn the_file_of_a_node_that_is_gone_counts_for_nothing() {
         let (_directory, store) = store();
         let id = publish(&store, &image("config", "app:1", &["base"]), &["base"]).unwrap().id;
-        let path = store.root().join(HOLDS).join(file_name(&id, &node("n1")).unwrap());
+        let path = store.root().join(IN_USE).join(marker_name(&id, &node("n1")).unwrap());
         let old = SystemTime::now() - STALE - Duration::from_secs(1);
         File::create(&path).unwrap().set_times(FileTimes::new().set_modified(old)).unwrap();
         assert!(read(store.root()).unwrap().is_empty());
@@ -230,35 +230,35 @@ mod tests {
     fn a_nodes_file_goes_when_it_lets_go_or_starts_anew() {
         let (_store, store) = store();
         let trusted = TrustedStore::open(store.root()).unwrap();
-        let directory = HoldsDirectory::open(&trusted).unwrap();
-        let held = directory.hold("ab", &node("n1")).unwrap();
-        let others = directory.hold("ab", &node("n2")).unwrap();
+        let directory = MarkerDirectory::open(&trusted).unwrap();
+        let held = directory.mark("ab", &node("n1")).unwrap();
+        let others = directory.mark("ab", &node("n2")).unwrap();
         held.renew().unwrap();
         assert_eq!(read(store.root()).unwrap()["ab"], ["n1", "n2"]);
-        directory.let_go_but(&BTreeSet::from(["ab"]), &node("n1")).unwrap();
+        directory.remove_others(&BTreeSet::from(["ab"]), &node("n1")).unwrap();
         assert_eq!(read(store.root()).unwrap()["ab"].len(), 2);
-        directory.let_go_but(&BTreeSet::new(), &node("n1")).unwrap();
+        directory.remove_others(&BTreeSet::new(), &node("n1")).unwrap();
         assert_eq!(read(store.root()).unwrap()["ab"], ["n2"]);
         drop((held, others));
         assert!(read(store.root()).unwrap().is_empty());
-        fs::remove_dir(store.root().join(HOLDS)).unwrap();
-        std::os::unix::fs::symlink("/tmp", store.root().join(HOLDS)).unwrap();
-        assert!(HoldsDirectory::open(&trusted).is_err());
+        fs::remove_dir(store.root().join(IN_USE)).unwrap();
+        std::os::unix::fs::symlink("/tmp", store.root().join(IN_USE)).unwrap();
+        assert!(MarkerDirectory::open(&trusted).is_err());
     }
 
     #[test]
     fn nodes_of_the_same_name_are_told_apart() {
         let (_store, store) = store();
-        let directory = HoldsDirectory::open(&TrustedStore::open(store.root()).unwrap()).unwrap();
+        let directory = MarkerDirectory::open(&TrustedStore::open(store.root()).unwrap()).unwrap();
         let [ours, theirs] = ["one", "two"].map(|id| Node::new("n1", &[id.to_owned()]));
-        let held = [directory.hold("ab", &ours).unwrap(), directory.hold("ab", &theirs).unwrap()];
+        let held = [directory.mark("ab", &ours).unwrap(), directory.mark("ab", &theirs).unwrap()];
         // One of an earlier release.
-        fs::write(store.root().join(HOLDS).join("ab.n1"), "").unwrap();
-        fs::write(store.root().join(HOLDS).join("cd.n1"), "").unwrap();
+        fs::write(store.root().join(IN_USE).join("ab.n1"), "").unwrap();
+        fs::write(store.root().join(IN_USE).join("cd.n1"), "").unwrap();
         let mut all = vec!["n1".to_owned(), ours.0.clone(), theirs.0.clone()];
         all.sort();
         assert_eq!(read(store.root()).unwrap()["ab"], all);
-        directory.let_go_but(&BTreeSet::new(), &ours).unwrap();
+        directory.remove_others(&BTreeSet::new(), &ours).unwrap();
         assert_eq!(read(store.root()).unwrap()["ab"], ["n1".to_owned(), theirs.0.clone()]);
         assert_eq!(read(store.root()).unwrap()["cd"], ["n1"]);
         drop(held);
@@ -272,9 +272,9 @@ mod tests {
 
     #[test]
     fn odd_names_have_no_file() {
-        assert!(file_name("ab", &node("node-1.site")).is_some());
+        assert!(marker_name("ab", &node("node-1.site")).is_some());
         for (id, host) in [("ab", "../x"), ("", "n"), ("ab", ""), ("a.b", "n"), ("ab", "n\n"), ("ab", "n@m")] {
-            assert_eq!(file_name(id, &node(host)), None);
+            assert_eq!(marker_name(id, &node(host)), None);
         }
     }
 }

@@ -52,7 +52,7 @@ impl LayerList {
     }
 
     pub(crate) fn read(path: &Path) -> Result<Self, StoreError> {
-        Self::parse(read_if_there(path)?.unwrap_or_default()).map_err(|error| damaged(path, &error))
+        Self::parse(read_if_there(path)?.unwrap_or_default()).map_err(|error| corrupt(path, &error))
     }
 
     /// Adds a layer unless one with its id is there.
@@ -150,7 +150,7 @@ impl ImageList {
     }
 
     pub(crate) fn read(path: &Path) -> Result<Self, StoreError> {
-        Self::parse(read_if_there(path)?.unwrap_or_default()).map_err(|error| damaged(path, &error))
+        Self::parse(read_if_there(path)?.unwrap_or_default()).map_err(|error| corrupt(path, &error))
     }
 
     /// Whether an image with this id is there.
@@ -276,8 +276,8 @@ fn tops(image: ImageFields) -> impl Iterator<Item = String> {
     image.mapped_layers.into_iter().flatten().chain(image.layer)
 }
 
-fn damaged(path: &Path, error: &serde_json::Error) -> StoreError {
-    StoreError::Damaged { path: path.to_owned(), what: error.to_string() }
+fn corrupt(path: &Path, error: &serde_json::Error) -> StoreError {
+    StoreError::Corrupt { path: path.to_owned(), what: error.to_string() }
 }
 
 #[cfg(test)]

@@ -109,14 +109,14 @@ pub(crate) fn foreign_image(root: &Path, tool: Foreign, name: &str) -> ImageId {
         list.push(json!({"id": layer, "parent": number.checked_sub(1).map_or("", |below| &layers[below]),
             "created": "2026-01-01T00:00:00Z", "diff-digest": Digest::from(**layer), "diff-size": 1000}));
         if number + 1 == layers.len() {
-            let (file, side_car) = (format!("squash/{}.squash", link.as_str()), root.join(link.side_car()));
+            let (file, sidecar) = (format!("squash/{}.squash", link.as_str()), root.join(link.sidecar()));
             match tool {
                 Foreign::GoTool => {
                     fs::write(root.join("overlay").join(layer.as_str()).join("diff/.migrationv3-x"), "0\n").unwrap();
                     fs::write(root.join(&file), squashfs(name)).unwrap();
-                    symlink(format!("../../{file}"), side_car).unwrap();
+                    symlink(format!("../../{file}"), sidecar).unwrap();
                 }
-                Foreign::PodmanHpc => fs::write(side_car, squashfs(name)).unwrap(),
+                Foreign::PodmanHpc => fs::write(sidecar, squashfs(name)).unwrap(),
             }
         }
     }

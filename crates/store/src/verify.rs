@@ -144,7 +144,7 @@ impl<'a> Verifier<'a> {
     pub fn image(&mut self, id: &ImageId) -> Result<(), StoreError> {
         let path = IndexPath::record(id);
         let record = match self.store.record(id) {
-            Err(StoreError::Damaged { what, .. }) => {
+            Err(StoreError::Corrupt { what, .. }) => {
                 self.note(Some(id), &path, &format!("cannot be used: {what}"), MIGRATE_AGAIN);
                 return Ok(());
             }
@@ -160,7 +160,7 @@ impl<'a> Verifier<'a> {
         let manifest = Digest::from(sha256(record.manifest.as_bytes()));
         let config = Digest::from(sha256(record.config.as_bytes()));
         // The Go tool draws an image's id at random.
-        let adopted = record.layers.iter().any(|layer| layer.side_car);
+        let adopted = record.layers.iter().any(|layer| layer.sidecar);
         let names_config = config == Digest::from(*id) || adopted && record.manifest.contains(&format!("\"{config}\""));
         if record.id != *id || !names_config || manifest != record.digest {
             self.note(Some(id), &path, "does not match its digests", MIGRATE_AGAIN);
@@ -189,10 +189,10 @@ impl<'a> Verifier<'a> {
             self.note(Some(image), &file, &wrong, REPLACE_FILE);
         }
         let (own, shared) = (self.store.own_file(&layer.id)?, self.store.layer(&layer.diff_id)?);
-        let described = if layer.side_car { own } else { shared };
+        let described = if layer.sidecar { own } else { shared };
         let is_it = |there: &LayerFile| Some(there.squashfs_sha256) == layer.squashfs_sha256;
         // Another tool's file has no description.
-        if !layer.side_car && !described.as_ref().is_some_and(is_it) {
+        if !layer.sidecar && !described.as_ref().is_some_and(is_it) {
             let description = LayerFile::description_path(&layer.diff_id);
             self.note(Some(image), &description, "does not describe the layer's file", REPLACE_FILE);
         }
@@ -221,15 +221,15 @@ impl<'a> Verifier<'a> {
             self.note(Some(image), &link, "does not lead to the layer", MIGRATE_AGAIN);
         }
         // Another tool's link may lead to a SquashFS file of its own.
-        let side_car = layer.link.side_car();
-        if !root.join(&side_car).is_file() {
-            self.note(Some(image), &side_car, "leads to no SquashFS file", MIGRATE_AGAIN);
+        let sidecar = layer.link.sidecar();
+        if !root.join(&sidecar).is_file() {
+            self.note(Some(image), &sidecar, "leads to no SquashFS file", MIGRATE_AGAIN);
         }
         let entry = self.layers.get(&layer.id);
         let parent = below.last().map(|below| below.id.as_str());
         let right = entry.is_some_and(|entry| {
             // What another tool flattened has other layers below in the list than in files.
-            layer.side_car
+            layer.sidecar
                 || entry["diff-digest"] == Digest::from(layer.diff_id).to_string()
                     && entry.get("parent").and_then(Value::as_str).filter(|id| !id.is_empty()) == parent
         });
@@ -309,7 +309,7 @@ fn check_file(path: &Path, layer: &LayerRecord) -> Result<Option<String>, StoreE
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some("is not there".to_owned())),
         file => file.map_err(failed)?,
     };
-    if !layer.side_car && !fs::symlink_metadata(path).map_err(failed)?.is_file() {
+    if !layer.sidecar && !fs::symlink_metadata(path).map_err(failed)?.is_file() {
         return Ok(Some("is not a regular file, so nodes refuse it".to_owned()));
     }
     let size = file.metadata().map_err(failed)?.len();

@@ -95,7 +95,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let root = global.existing_store()?;
     let listing = read::list(&root)?;
     let holders = in_use::read(&root)?;
-    for (path, error) in &listing.damaged {
+    for (path, error) in &listing.corrupt {
         tracing::warn!("{} cannot be used: {error}", path.display());
     }
     for problem in &listing.unusable {
@@ -178,7 +178,7 @@ mod tests {
             squashfs_sha256: None,
             max_uid: 0,
             max_gid: 0,
-            side_car: false,
+            sidecar: false,
         };
         let record = ImageRecord {
             version: VERSION,

@@ -144,7 +144,7 @@ fn deep(store: &Store, ids: &[ImageId], problems: &mut Vec<Problem>) -> anyhow::
 
 /// The recorded digest of what a layer's SquashFS file holds.
 fn content(store: &Store, layer: &LayerRecord) -> anyhow::Result<Option<String>> {
-    let described = if layer.side_car { store.own_file(&layer.id)? } else { store.layer(&layer.diff_id)? };
+    let described = if layer.sidecar { store.own_file(&layer.id)? } else { store.layer(&layer.diff_id)? };
     Ok(described.and_then(|described| described.content))
 }
 

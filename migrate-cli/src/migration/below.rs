@@ -40,7 +40,7 @@ impl Migration<'_> {
         let mut lower: Vec<Lower> = Vec::new();
         for (index, (layer, id)) in image.layers.iter().zip(image.chain_ids()).enumerate() {
             if let Some(there) = self.store.own_file(&id)? {
-                let file = self.store.root().join(link_of_layer(&id).side_car());
+                let file = self.store.root().join(link_of_layer(&id).sidecar());
                 lower.push(Lower { file, shape: there.shape });
                 continue;
             }

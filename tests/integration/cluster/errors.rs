@@ -71,7 +71,7 @@ fn an_unreadable_store(cluster: &Cluster) -> anyhow::Result<()> {
     fs::rename(&store, &away)?;
     let missing = cluster.srun("u1", &["--parallax-image=debian", "true"]);
     fs::rename(&away, &store)?;
-    one_sentence(&missing?, &["/shared/store", "can't be read", "tell the administrator"])?;
+    one_sentence(&missing?, &["/shared/store", "cannot be read", "tell the administrator"])?;
 
     fs::set_permissions(&store, Permissions::from_mode(0o777))?;
     let writable = cluster.srun("u1", &["--parallax-image=debian", "true"]);

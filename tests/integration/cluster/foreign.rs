@@ -87,15 +87,15 @@ impl ForeignStore {
         }
         let top = *layers.last().context("no layers")?;
         let link = link_of(&top);
-        let side_car = self.root.join(link.side_car());
+        let sidecar = self.root.join(link.sidecar());
         match tool {
             Tool::GoTool => {
                 let marker = format!("overlay/{top}/diff/.migrationv3-{}", name.replace(['/', ':'], "-"));
                 fs::write(self.root.join(marker), "0\n")?;
                 fs::copy(source, self.root.join(format!("squash/{}.squash", link.as_str())))?;
-                symlink(format!("../../squash/{}.squash", link.as_str()), side_car)?;
+                symlink(format!("../../squash/{}.squash", link.as_str()), sidecar)?;
             }
-            Tool::PodmanHpc => drop(fs::copy(source, side_car)?),
+            Tool::PodmanHpc => drop(fs::copy(source, sidecar)?),
         }
         self.add_image(tool, name, top, &config, &manifest)
     }

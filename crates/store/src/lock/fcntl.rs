@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 
 use crate::error::{IoContext as _, StoreError};
-use crate::lock::file::{LockFile, patience};
+use crate::lock::file::{LockFile, timeout};
 
 /// fcntl locks belong to the process, so its threads are kept apart by this.
 static THREADS: Mutex<()> = Mutex::new(());
@@ -44,7 +44,7 @@ impl WriteLock {
         let file = if layers_locked && images_locked {
             None
         } else {
-            Some(LockFile::take(store, &store.join(layout::TEMPORARY), patience())?)
+            Some(LockFile::take(store, &store.join(layout::TEMPORARY), timeout())?)
         };
         Ok(Self { layers, images, file, _threads: threads })
     }

@@ -18,15 +18,15 @@ use tempfile::NamedTempFile;
 use crate::atomic::remove_file;
 use crate::error::{IoContext as _, StoreError};
 
-/// How long a writer waits for another one, which works for seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How often it looks.
-const OFTEN: Duration = Duration::from_millis(50);
+/// Timeout for waiting for another writer, which works for seconds.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+/// Interval between attempts.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long this writer waits. In builds with debug assertions `PARALLAX_TEST_NO_PATIENCE` makes it none.
-pub(crate) fn patience() -> Duration {
+/// Returns the timeout. In builds with debug assertions it is zero if `PARALLAX_TEST_NO_PATIENCE` is set.
+pub(crate) fn timeout() -> Duration {
     let hurried = cfg!(debug_assertions) && std::env::var_os("PARALLAX_TEST_NO_PATIENCE").is_some();
-    if hurried { Duration::ZERO } else { PATIENCE }
+    if hurried { Duration::ZERO } else { LOCK_TIMEOUT }
 }
 
 /// The lock, held until the end of the value.
@@ -45,10 +45,10 @@ struct Owner {
 }
 
 impl LockFile {
-    /// Waits for the lock, no longer than this.
-    pub(crate) fn take(store: &Path, temporary: &Path, patience: Duration) -> Result<Self, StoreError> {
+    /// Waits for the lock until the timeout.
+    pub(crate) fn take(store: &Path, temporary: &Path, timeout: Duration) -> Result<Self, StoreError> {
         let path = store.join(LOCK);
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         let write = || -> io::Result<NamedTempFile> {
             let mut file = NamedTempFile::new_in(temporary)?;
             sign(file.as_file_mut())?;
@@ -75,16 +75,17 @@ impl LockFile {
             if owner.as_ref().is_some_and(Owner::is_gone) {
                 take_away(store, &text)?;
             } else if Instant::now() >= deadline {
-                let who = owner
-                    .map_or("nobody knows whom".to_owned(), |owner| format!("process {} on {}", owner.pid, owner.host));
+                let who = owner.map_or("an unknown process".to_owned(), |owner| {
+                    format!("process {} on {}", owner.pid, owner.host)
+                });
                 return Err(StoreError::Locked { path, who });
             } else {
-                thread::sleep(OFTEN);
+                thread::sleep(RETRY_INTERVAL);
             }
         }
     }
 
-    /// Takes the lock away from whoever has it. Whether there was one.
+    /// Breaks the lock; returns whether there was one.
     pub(crate) fn break_it(store: &Path) -> Result<bool, StoreError> {
         let there = store.join(LOCK).exists();
         remove_file(&store.join(LOCK))?;
@@ -105,7 +106,7 @@ impl Drop for LockFile {
     }
 }
 
-/// Writes into a file that it is this process's.
+/// Writes this process's identity into a file.
 pub(crate) fn sign(file: &mut File) -> io::Result<()> {
     file.write_all(Owner::this()?.to_text().as_bytes())
 }
@@ -124,7 +125,7 @@ fn take_away(store: &Path, text: &str) -> Result<(), StoreError> {
         Ok(()) => {}
         // Somebody else is at it.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            thread::sleep(OFTEN);
+            thread::sleep(RETRY_INTERVAL);
             return Ok(());
         }
         Err(error) => return Err(error).context("create", &guard),
@@ -154,7 +155,7 @@ impl Owner {
         Some(Self { place, pid: pid.parse().ok()?, start, host })
     }
 
-    /// Whether it is certain that the process is gone: only of one that this process could see.
+    /// Whether the process is certainly gone: known only for processes on this machine, in this namespace.
     fn is_gone(&self) -> bool {
         place().is_ok_and(|place| place == self.place) && start_of(self.pid).as_ref() != Some(&self.start)
     }
@@ -166,7 +167,7 @@ fn place() -> io::Result<String> {
     Ok(format!("{}/{}", boot.trim(), fs::read_link("/proc/self/ns/pid")?.display()))
 }
 
-/// When a process was started, in the kernel's counting (proc_pid_stat(5), field 22).
+/// Start time of a process in clock ticks since boot (proc_pid_stat(5), field 22).
 fn start_of(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name may hold anything, and ends at the last parenthesis.

@@ -29,7 +29,7 @@ impl TrustedStore {
     /// # Errors
     /// [`OpenError`].
     pub fn check_open_layer(&self, layer: &LayerRecord, file: Option<BorrowedFd<'_>>) -> Result<(), OpenError> {
-        let Some(file) = file.filter(|_| !layer.side_car) else { return self.open_layer(layer).map(drop) };
+        let Some(file) = file.filter(|_| !layer.sidecar) else { return self.open_layer(layer).map(drop) };
         match may_read(file) {
             // Linux before 5.8 checks paths only.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => self.open_layer(layer).map(drop),

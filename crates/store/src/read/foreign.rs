@@ -23,9 +23,9 @@ use crate::hash::sha256;
 use crate::read::trusted::{OpenError, TrustedStore};
 
 /// The largest list that is read: Podman itself is slow long before.
-const MOST_LIST_BYTES: u64 = 1 << 30;
+const MAX_LIST_BYTES: u64 = 1 << 30;
 /// The longest `link` or `lower`: 500 links of 28 bytes are more layers than overlayfs takes.
-const MOST_LINK_BYTES: u64 = 64 << 10;
+const MAX_LINK_BYTES: u64 = 64 << 10;
 /// What an image has where nothing says when it was built.
 const NO_DATE: &str = "1970-01-01T00:00:00Z";
 
@@ -134,7 +134,7 @@ impl TrustedStore {
         let id = self.id_of(entry)?;
         let manifest = self.big_data(entry, "manifest")?;
         let parsed: Manifest = serde_json::from_slice(&manifest)
-            .map_err(|error| self.unusable(entry, &format!("its manifest is damaged: {error}")))?;
+            .map_err(|error| self.unusable(entry, &format!("its manifest is corrupt: {error}")))?;
         let config = self.big_data(entry, &parsed.config.digest)?;
         if Digest::parse(&parsed.config.digest) != Some(sha256(&config).into()) {
             return Err(self.unusable(entry, "its configuration does not match its digest"));
@@ -179,7 +179,7 @@ impl TrustedStore {
             .ok_or_else(|| self.unusable(entry, "its top layer's id is not 64 hexadecimal digits"))?;
         let directory = layout::layer_directory(&entry.layer);
         let text = |name: &str| -> Result<Option<String>, OpenError> {
-            let bytes = self.read(&format!("{directory}/{name}"), MOST_LINK_BYTES)?;
+            let bytes = self.read(&format!("{directory}/{name}"), MAX_LINK_BYTES)?;
             Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
         };
         let link = |text: &str| {
@@ -211,7 +211,7 @@ impl TrustedStore {
             squashfs_sha256: None,
             max_uid: 0,
             max_gid: 0,
-            side_car: true,
+            sidecar: true,
         };
         let path = layer.squashfs_path();
         let mut file = self.open_layer(&layer).map_err(|error| match error {
@@ -240,11 +240,11 @@ impl TrustedStore {
     where
         T: for<'de> Deserialize<'de>,
     {
-        let bytes = self.read(path, MOST_LIST_BYTES)?.unwrap_or_default();
+        let bytes = self.read(path, MAX_LIST_BYTES)?.unwrap_or_default();
         entries(&bytes, wanted).map_err(|error| OpenError::Foreign {
             store: self.path().to_owned(),
             image: "list".to_owned(),
-            reason: format!("{path} is damaged: {error}"),
+            reason: format!("{path} is corrupt: {error}"),
         })
     }
 

@@ -19,7 +19,7 @@ pub struct Listing {
     /// The images, by name and then by id.
     pub images: Vec<Listed>,
     /// Records that cannot be used.
-    pub damaged: Vec<(PathBuf, RecordError)>,
+    pub corrupt: Vec<(PathBuf, RecordError)>,
     /// What is wrong with images that another tool brought and that cannot be used.
     pub unusable: Vec<String>,
 }
@@ -57,7 +57,7 @@ pub fn list(root: &Path) -> Result<Listing, StoreError> {
                 let names = names.remove(&record.id).unwrap_or_default();
                 listing.images.push(Listed { record, names, foreign: false });
             }
-            Err(damaged) => listing.damaged.push(damaged),
+            Err(corrupt) => listing.corrupt.push(corrupt),
         }
     }
     let known = files.iter().filter_map(|file| IndexPath::id_from_record(file)).collect();

@@ -1,4 +1,4 @@
-//! Reading a store as root, trusting nothing that others than its owner can write.
+//! Reading a store as root: only what nobody but its owner can write is trusted.
 //!
 //! Every file is opened beneath the store's root (`openat2(2)`, `RESOLVE_BENEATH`), checked through its descriptor, and used
 //! through that same descriptor, so nothing can be exchanged between the check and the use. A file is trusted if it is a
@@ -18,56 +18,56 @@ use parallax_format::record::{ImageRecord, LayerRecord, MAX_BYTES, RecordError};
 
 /// Write permission for the group or for others.
 const OTHERS_MAY_WRITE: RawMode = 0o022;
-/// How many names are looked at to find the nearest to a misspelt one.
-const MOST_NAMES: usize = 20_000;
+/// Maximum number of names that are searched for the nearest ones to a misspelt name.
+const MAX_NAMES: usize = 20_000;
 
-/// Why a store or a file of it can't be used. Each names the path.
+/// An error of reading a store or a file of it. Each message names the path.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The store itself can't be opened.
-    #[error("the store {path} can't be read: {cause}")]
+    /// The store cannot be opened.
+    #[error("the store {path} cannot be read: {cause}")]
     Store {
         /// The store's root.
         path: PathBuf,
-        /// What the system said.
+        /// The cause.
         cause: io::Error,
     },
-    /// A file of it can't be read.
-    #[error("{path} in the store {store} can't be read: {cause}")]
+    /// A file of it cannot be read.
+    #[error("{path} in the store {store} cannot be read: {cause}")]
     Read {
         /// The store's root.
         store: PathBuf,
         /// The file, relative to it.
         path: String,
-        /// What the system said.
+        /// The cause.
         cause: io::Error,
     },
-    /// A file is there but not one that may be used.
+    /// A file exists but is not trusted.
     #[error("{path} in the store {store} is not trusted: {reason}")]
     NotTrusted {
         /// The store's root.
         store: PathBuf,
         /// The file, relative to it; `.` for the root.
         path: String,
-        /// What is wrong with it.
+        /// The problem.
         reason: &'static str,
     },
-    /// A record does not hold what it must.
-    #[error("the record {path} in the store {store} is damaged: {cause}")]
+    /// A record is invalid.
+    #[error("the record {path} in the store {store} is corrupt: {cause}")]
     Record {
         /// The store's root.
         store: PathBuf,
         /// The record, relative to it.
         path: String,
-        /// What is wrong with it.
+        /// The problem.
         cause: RecordError,
     },
-    /// An image that another tool brought does not have all it needs.
-    #[error("the image {image} in the store {store}, which another tool brought, can't be used: {reason}")]
+    /// An image of another tool is incomplete or invalid.
+    #[error("the image {image} in the store {store}, which another tool brought, cannot be used: {reason}")]
     Foreign {
         /// The store's root.
         store: PathBuf,
-        /// The image's id, or what stands for it.
+        /// The image's name or id.
         image: String,
         /// What is wrong.
         reason: String,
@@ -175,12 +175,12 @@ impl TrustedStore {
     pub fn open_layer(&self, layer: &LayerRecord) -> Result<File, OpenError> {
         let path = layer.squashfs_path();
         // Another tool's may be a symbolic link, which must not lead out of the store.
-        let links = if layer.side_car { ResolveFlags::empty() } else { ResolveFlags::NO_SYMLINKS };
+        let links = if layer.sidecar { ResolveFlags::empty() } else { ResolveFlags::NO_SYMLINKS };
         let file = self.open_file(&path, links)?.ok_or_else(|| self.read_failed(&path, Errno::NOENT.into()))?;
         let size = file.metadata().map_err(|error| self.read_failed(&path, error))?.len();
         // What another tool wrote may have no size in its record.
         if layer.squashfs_size != 0 && size != layer.squashfs_size {
-            return Err(self.not_trusted(&path, "it has not the size that it was written with, so it is damaged"));
+            return Err(self.not_trusted(&path, "its size differs from the recorded one, so it is corrupt"));
         }
         Ok(file)
     }
@@ -195,7 +195,7 @@ impl TrustedStore {
         };
         let Ok(entries) = Dir::read_from(&directory) else { return Vec::new() };
         entries
-            .take(MOST_NAMES)
+            .take(MAX_NAMES)
             .filter_map(|entry| name_from_index_entry(entry.ok()?.file_name().to_str().ok()?))
             .collect()
     }
@@ -209,16 +209,16 @@ impl TrustedStore {
         })
     }
 
-    /// The bytes of a file, at most `most`; `None` if there is none.
-    pub(crate) fn read(&self, path: &str, most: u64) -> Result<Option<Vec<u8>>, OpenError> {
+    /// Returns the bytes of a file, at most `max`; `None` if it does not exist.
+    pub(crate) fn read(&self, path: &str, max: u64) -> Result<Option<Vec<u8>>, OpenError> {
         let file = self.open_file(path, ResolveFlags::NO_SYMLINKS)?;
-        file.map(|file| self.read_all(path, file, most)).transpose()
+        file.map(|file| self.read_all(path, file, max)).transpose()
     }
 
-    fn read_all(&self, path: &str, file: File, most: u64) -> Result<Vec<u8>, OpenError> {
+    fn read_all(&self, path: &str, file: File, max: u64) -> Result<Vec<u8>, OpenError> {
         let mut bytes = Vec::new();
-        let read = file.take(most + 1).read_to_end(&mut bytes).map_err(|error| self.read_failed(path, error))?;
-        if read as u64 > most { Err(self.not_trusted(path, "it is too large for what it is")) } else { Ok(bytes) }
+        let read = file.take(max + 1).read_to_end(&mut bytes).map_err(|error| self.read_failed(path, error))?;
+        if read as u64 > max { Err(self.not_trusted(path, "it is too large for what it is")) } else { Ok(bytes) }
     }
 
     /// Where a symbolic link leads, if there is one. Its directories are no links.
@@ -237,13 +237,13 @@ impl TrustedStore {
         }
     }
 
-    /// Whether something is there, of whatever kind.
+    /// Whether a path exists, as any kind of file.
     pub(crate) fn has(&self, path: &str) -> bool {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         openat2(&self.root, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve).is_ok()
     }
 
-    /// Opens a file beneath the root and checks it; `None` if there is none.
+    /// Opens a file beneath the root and checks it; `None` if it does not exist.
     fn open_file(&self, path: &str, resolve: ResolveFlags) -> Result<Option<File>, OpenError> {
         // Without NONBLOCK the open itself would wait on a FIFO somebody put there.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
@@ -266,7 +266,7 @@ impl TrustedStore {
         }
     }
 
-    /// What speaks against trusting a file.
+    /// Returns why a file is not trusted.
     fn distrust(&self, stat: &Stat) -> Option<&'static str> {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             Some("it is not a regular file")
@@ -314,7 +314,7 @@ mod tests {
             squashfs_sha256: hex.parse().ok(),
             max_uid: 0,
             max_gid: 0,
-            side_car: false,
+            sidecar: false,
         };
         (directory, layer)
     }
@@ -334,7 +334,7 @@ mod tests {
     fn what_is_not_a_plain_file_of_the_owner_is_refused() {
         let (directory, layer) = store();
         let path = directory.path().join(layer.squashfs_path());
-        assert!(reason(&directory, &layer).contains("can't be read"));
+        assert!(reason(&directory, &layer).contains("cannot be read"));
 
         symlink("/etc/passwd", &path).unwrap();
         assert!(reason(&directory, &layer).contains("symbolic link"));

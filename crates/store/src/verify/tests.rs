@@ -34,7 +34,7 @@ fn a_good_store_has_no_problems_and_each_damage_is_found() {
             fs::remove_file(store.root().join("overlay").join(record.layers[1].id).join("link")).unwrap();
         }),
         ("leads to no SquashFS file", |store, record| {
-            fs::remove_file(store.root().join(record.layers[1].link.side_car())).unwrap();
+            fs::remove_file(store.root().join(record.layers[1].link.sidecar())).unwrap();
         }),
         ("does not list the layer", |store, _| fs::write(store.root().join(LAYERS_JSON), "[]").unwrap()),
         ("does not list the image", |store, _| fs::write(store.root().join(IMAGES_JSON), "[]").unwrap()),

@@ -22,12 +22,12 @@ use crate::lock::fcntl::WriteLock;
 use crate::podman_lists::{ImageList, LayerList};
 use crate::read::foreign::LayerSizes;
 use crate::read::trusted::TrustedStore;
-use crate::write::pending::Mark;
+use crate::write::pending::Operation;
 use crate::write::publish::entry_of;
 use crate::write::store::Store;
 
 impl Store {
-    /// The images that another tool brought and nobody adopted. Damaged ones are among them.
+    /// The images that another tool brought and nobody adopted. Corrupt ones are among them.
     ///
     /// # Errors
     /// [`StoreError::Open`] if Podman's list can't be read.
@@ -54,7 +54,7 @@ impl Store {
     /// in.
     ///
     /// # Errors
-    /// [`StoreError::NoImage`] if it is gone or another process has adopted it; [`StoreError::Damaged`] if it is not what
+    /// [`StoreError::NoImage`] if it is gone or another process has adopted it; [`StoreError::Corrupt`] if it is not what
     /// it was when its files were read.
     pub fn adopt(&self, record: &ImageRecord) -> Result<ImageRecord, StoreError> {
         self.make_directories()?;
@@ -66,11 +66,11 @@ impl Store {
             record.layers.iter().map(|layer| (layer.squashfs_path(), layer.squashfs_size)).collect()
         };
         if files(&now) != files(record) || now.config != record.config {
-            return Err(self.damaged(&format!("the image {}", record.id), &"it changed while it was read; try again"));
+            return Err(self.corrupt(&format!("the image {}", record.id), &"it changed while it was read; try again"));
         }
         let digests: Vec<Digest> = entry.manifest_digests().collect();
         let marked: Vec<Sha256> = digests.iter().map(|digest| *digest.sha256()).collect();
-        self.mark(&record.id, Mark::Naming, &marked)?;
+        self.record_pending(&record.id, Operation::Naming, &marked)?;
         let mut layers = LayerList::read(&self.root().join(LAYERS_JSON))?;
         for layer in &record.layers {
             layers.set_size(&layer.id, layer.size);
@@ -90,7 +90,7 @@ impl Store {
         for name in record.names.iter().filter_map(|name| ImageName::for_storing(name).ok()) {
             self.point(&entry_of(&name)?, &record.id)?;
         }
-        self.unmark(&record.id)?;
+        self.clear_pending(&record.id)?;
         Ok(record)
     }
 

@@ -1,6 +1,6 @@
-//! What of a store is to go, found first and removed then.
+//! Garbage: what nothing in the store needs, found first and then removed.
 //!
-//! Removing an image and collecting garbage are one and the same: images are doomed, and with them goes what only they
+//! Removing an image and collecting garbage are one and the same: images are to_remove, and with them goes what only they
 //! had. The order is publishing's backwards: index, record, list of images, list of layers, layer directories, SquashFS
 //! files. So a reader may fail to find an image, but never finds one whose parts are missing already; and what a writer
 //! that dies leaves can be found again.
@@ -22,7 +22,7 @@ use crate::parallel;
 use crate::podman_lists::{ImageList, LayerList};
 use crate::write::store::Store;
 
-/// Something that was removed, or is to be.
+/// A file or list entry that was removed, or is to be removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Garbage {
     /// Relative to the store's root; for an entry of a list the list and the id.
@@ -48,9 +48,9 @@ pub(crate) enum Records {
     Unlisted,
 }
 
-/// Where waste is sought.
+/// Where sweep is sought.
 #[derive(Debug, Default)]
-pub(crate) struct Candidates {
+pub(crate) struct Scope {
     /// Index entries.
     pub(crate) index: Vec<String>,
     /// Podman's ids of layers.
@@ -63,7 +63,7 @@ pub(crate) struct Candidates {
 
 /// Paths relative to the root, each kind in the order in which it is to go.
 #[derive(Debug, Default)]
-pub(crate) struct Waste {
+pub(crate) struct Sweep {
     index: Vec<String>,
     records: Vec<String>,
     images: BTreeSet<ImageId>,
@@ -73,8 +73,8 @@ pub(crate) struct Waste {
     layer_directories: Vec<String>,
     files: Vec<String>,
     pub(crate) temporary: Vec<String>,
-    /// Whether SquashFS files are only put aside.
-    pub(crate) aside: bool,
+    /// Whether SquashFS files are moved to the trash, not deleted.
+    pub(crate) to_trash: bool,
 }
 
 impl Contents {
@@ -96,7 +96,7 @@ impl Contents {
         let mut records = Vec::new();
         for (id, record) in ids.iter().zip(parallel::map(&ids, |id| store.record(id))) {
             match record {
-                Err(StoreError::Damaged { .. }) if except.contains(id) => {}
+                Err(StoreError::Corrupt { .. }) if except.contains(id) => {}
                 record => records.extend(record?),
             }
         }
@@ -104,7 +104,7 @@ impl Contents {
     }
 }
 
-impl Candidates {
+impl Scope {
     /// Everything in the store.
     pub(crate) fn all(store: &Store, now: &Contents, foreign: BTreeSet<String>) -> Result<Self, StoreError> {
         let mut index = Vec::new();
@@ -122,69 +122,67 @@ impl Candidates {
 
     /// What one image has. Its layers of other tools may go with it.
     pub(crate) fn of_image(now: &Contents, id: &ImageId, record: Option<&ImageRecord>) -> Self {
-        let mut candidates = Self { layers: now.layers.with_parents(now.images.tops_of(id)), ..Self::default() };
-        if record.is_none_or(|record| record.layers.iter().any(|layer| layer.side_car)) {
-            candidates.foreign.clone_from(&candidates.layers);
+        let mut scope = Self { layers: now.layers.with_parents(now.images.tops_of(id)), ..Self::default() };
+        if record.is_none_or(|record| record.layers.iter().any(|layer| layer.sidecar)) {
+            scope.foreign.clone_from(&scope.layers);
         }
         let mut names = now.images.names(id);
         if let Some(record) = record {
-            candidates.layers.extend(record.layers.iter().map(|layer| layer.id.to_string()));
-            candidates.diff_ids.extend(record.layers.iter().map(|layer| layer.diff_id.to_string()));
-            candidates.index.push(IndexPath::digest(&record.digest));
-            candidates.index.extend(record.other_digests.iter().map(IndexPath::digest));
+            scope.layers.extend(record.layers.iter().map(|layer| layer.id.to_string()));
+            scope.diff_ids.extend(record.layers.iter().map(|layer| layer.diff_id.to_string()));
+            scope.index.push(IndexPath::digest(&record.digest));
+            scope.index.extend(record.other_digests.iter().map(IndexPath::digest));
             names.extend(record.names.iter().cloned());
         }
         let names: BTreeSet<ImageName> = names.iter().filter_map(|name| ImageName::for_storing(name).ok()).collect();
-        candidates.index.extend(names.iter().filter_map(IndexPath::name));
-        candidates
+        scope.index.extend(names.iter().filter_map(IndexPath::name));
+        scope
     }
 }
 
-impl Waste {
-    /// What of the candidates goes with the images `doomed`, or is there for no image.
+impl Sweep {
+    /// What of the scope goes with the images `to_remove`, or is there for no image.
     pub(crate) fn find(
         store: &Store,
         now: &mut Contents,
-        doomed: &BTreeSet<ImageId>,
-        candidates: Candidates,
+        to_remove: &BTreeSet<ImageId>,
+        scope: Scope,
     ) -> Result<Self, StoreError> {
-        let mut waste = Self { aside: true, ..Self::default() };
-        let is_waste = |id: ImageId| doomed.contains(&id) || !exists(store, &IndexPath::record(&id));
-        waste.index =
-            candidates.index.iter().filter(|entry| store.id_at(entry).is_some_and(is_waste)).cloned().collect();
-        for id in doomed {
-            waste.records.extend(Some(IndexPath::record(id)).filter(|path| exists(store, path)));
-            waste.image_directories.extend(Some(layout::image_directory(id)).filter(|path| exists(store, path)));
+        let mut sweep = Self { to_trash: true, ..Self::default() };
+        let is_garbage = |id: ImageId| to_remove.contains(&id) || !exists(store, &IndexPath::record(&id));
+        sweep.index = scope.index.iter().filter(|entry| store.id_at(entry).is_some_and(is_garbage)).cloned().collect();
+        for id in to_remove {
+            sweep.records.extend(Some(IndexPath::record(id)).filter(|path| exists(store, path)));
+            sweep.image_directories.extend(Some(layout::image_directory(id)).filter(|path| exists(store, path)));
             if now.images.has(id) {
-                waste.images.insert(*id);
+                sweep.images.insert(*id);
             }
         }
-        now.images.remove(doomed);
-        now.records.retain(|record| !doomed.contains(&record.id));
-        waste.find_layers(store, now, &candidates)?;
-        Ok(waste)
+        now.images.remove(to_remove);
+        now.records.retain(|record| !to_remove.contains(&record.id));
+        sweep.find_layers(store, now, &scope)?;
+        Ok(sweep)
     }
 
     /// Layers that neither a record nor an image in Podman's list needs.
-    fn find_layers(&mut self, store: &Store, now: &mut Contents, candidates: &Candidates) -> Result<(), StoreError> {
+    fn find_layers(&mut self, store: &Store, now: &mut Contents, scope: &Scope) -> Result<(), StoreError> {
         let recorded = || now.records.iter().flat_map(|record| &record.layers);
         let mut needed = now.layers.with_parents(now.images.top_layers());
         needed.extend(recorded().map(|layer| layer.id.to_string()));
         // What another tool wrote is its own, in use or not: it may be about to add the image.
-        let may_go =
-            |id: &str| -> Result<bool, StoreError> { Ok(candidates.foreign.contains(id) || is_ours(store, id)?) };
-        for id in candidates.layers.iter().filter(|id| !needed.contains(*id) && now.layers.has(id)) {
+        let may_go = |id: &str| -> Result<bool, StoreError> { Ok(scope.foreign.contains(id) || is_ours(store, id)?) };
+        for id in scope.layers.iter().filter(|id| !needed.contains(*id) && now.layers.has(id)) {
             if may_go(id)? || !exists(store, &layout::layer_directory(id)) {
                 self.layers.insert(id.clone());
             }
         }
         now.layers.remove(&self.layers);
-        for id in candidates.layers.iter().filter(|id| !needed.contains(*id) && !now.layers.has(id)) {
+        for id in scope.layers.iter().filter(|id| !needed.contains(*id) && !now.layers.has(id)) {
             let directory = layout::layer_directory(id);
             if exists(store, &directory) && may_go(id)? {
                 let link = store.link_of(id)?;
                 let squash = link.iter().map(|link| layout::squash(link.as_str()));
-                let links = link.iter().flat_map(|link| [link.side_car(), layout::link(link.as_str())]);
+                let links = link.iter().flat_map(|link| [link.sidecar(), layout::link(link.as_str())]);
                 let tar_split = [layout::podmans_tar_split(id)];
                 self.links.extend(links.chain(squash).chain(tar_split).filter(|path| exists(store, path)));
                 self.layer_directories.push(directory);
@@ -192,7 +190,7 @@ impl Waste {
         }
         let mut diff_ids = now.layers.diff_ids();
         diff_ids.extend(recorded().map(|layer| layer.diff_id));
-        let unneeded = candidates.diff_ids.iter().filter(|id| !diff_ids.contains(id.as_str()));
+        let unneeded = scope.diff_ids.iter().filter(|id| !diff_ids.contains(id.as_str()));
         let files = unneeded.flat_map(|diff_id| {
             [layout::JSON, layout::TAR_SPLIT, layout::SQUASHFS].map(|extension| layout::layer_file(diff_id, extension))
         });
@@ -234,8 +232,8 @@ impl Waste {
             let path = store.root().join(path);
             let is_squashfs = path.extension().is_some_and(|kind| kind == layout::SQUASHFS)
                 && path.symlink_metadata().is_ok_and(|file| file.is_file());
-            if is_squashfs && self.aside {
-                store.put_aside(&path)?;
+            if is_squashfs && self.to_trash {
+                store.move_to_trash(&path)?;
             } else {
                 remove_file(&path)?;
             }
@@ -261,7 +259,7 @@ fn remove_directories(store: &Store, paths: &[String]) -> Result<(), StoreError>
 
 /// The image id in the name of a record.
 fn id_of_record(directory: &Path, name: &str) -> Result<ImageId, StoreError> {
-    let odd = || StoreError::Damaged { path: directory.join(name), what: "its name is no image id".to_owned() };
+    let odd = || StoreError::Corrupt { path: directory.join(name), what: "its name is no image id".to_owned() };
     IndexPath::id_from_record(name).ok_or_else(odd)
 }
 

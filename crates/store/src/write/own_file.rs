@@ -3,7 +3,7 @@
 //! A SquashFS file is named by the layer's diffID and depends on nothing else, so that all images with the layer share it. Where
 //! the layers below decide how the layer must look itself (see [`crate::Shape`]), that file would be wrong, and the layer gets
 //! one for this chain of layers: `overlay/l/<LINK>.squash`, with its description in the layer's directory. Records have
-//! `side_car` for it, which earlier versions understand too.
+//! `sidecar` for it, which earlier versions understand too.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -30,7 +30,7 @@ impl Store {
     pub fn own_file(&self, layer_id: &LayerId) -> Result<Option<LayerFile>, StoreError> {
         let path = self.root().join(LayerFile::own_description_path(layer_id));
         let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
-        let file = self.root().join(link_of_layer(layer_id).side_car());
+        let file = self.root().join(link_of_layer(layer_id).sidecar());
         let metadata = match fs::symlink_metadata(&file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             metadata => metadata.context("read", &file)?,
@@ -47,11 +47,11 @@ impl Store {
         layer: &LayerFile,
     ) -> Result<(), StoreError> {
         fs::set_permissions(squashfs, Permissions::from_mode(0o644)).context("set the mode of", squashfs)?;
-        let description = serde_json::to_vec(layer).map_err(|error| self.damaged("the layer", &error))?;
+        let description = serde_json::to_vec(layer).map_err(|error| self.corrupt("the layer", &error))?;
         let path = self.root().join(LayerFile::own_description_path(layer_id));
         replace_file(&self.temporary(), &path, &description)?;
         // What others had under this path is a link to the file that they share.
-        move_into_place(squashfs, &self.root().join(link_of_layer(layer_id).side_car()))
+        move_into_place(squashfs, &self.root().join(link_of_layer(layer_id).sidecar()))
     }
 }
 
@@ -84,7 +84,7 @@ mod tests {
         publish(&store, &image("base", "base:1", &["other base"]), &["other base"]).unwrap();
         let own = publish_own(&store, "own:1", &["other base", "top"]);
         assert_eq!(shared.layers[1].diff_id, own.layers[1].diff_id);
-        assert_eq!(own.layers.iter().map(|layer| layer.side_car).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(own.layers.iter().map(|layer| layer.sidecar).collect::<Vec<_>>(), [false, true]);
         assert_ne!(own.layers[1].squashfs_path(), shared.layers[1].squashfs_path());
         // As the agent opens it.
         let trusted = TrustedStore::open(store.root()).unwrap();

@@ -26,7 +26,7 @@ use crate::hash::{big_data, chain_ids, link_of_layer};
 use crate::lock::fcntl::WriteLock;
 use crate::podman_lists::{self, ImageList, LayerList};
 use crate::write::own_file::OwnFiles;
-use crate::write::pending::Mark;
+use crate::write::pending::Operation;
 use crate::write::store::{NewImage, Store};
 
 /// The SquashFS file that a layer of an image is to have.
@@ -66,7 +66,11 @@ impl Store {
         let (mut layers, mut images) = podman_lists::read_both(self.root())?;
         let digests: Vec<Digest> = iter::once(image.digest).chain(image.other_digests.iter().copied()).collect();
         let marked: Vec<Sha256> = digests.iter().map(|digest| *digest.sha256()).collect();
-        self.mark(&image.id, if images.has(&image.id) { Mark::Naming } else { Mark::Adding }, &marked)?;
+        self.record_pending(
+            &image.id,
+            if images.has(&image.id) { Operation::Naming } else { Operation::Adding },
+            &marked,
+        )?;
 
         let chain = self.publish_layers(image, &files, &mut layers)?;
         self.write_layers(&lock, &layers)?;
@@ -89,7 +93,7 @@ impl Store {
             self.point(&IndexPath::digest(digest), &image.id)?;
         }
         self.follow(&images, &image.name, &image.id, &losers)?;
-        self.unmark(&image.id)?;
+        self.clear_pending(&image.id)?;
         Ok(record)
     }
 
@@ -104,15 +108,15 @@ impl Store {
         let mut images = ImageList::read(&self.root().join(IMAGES_JSON))?;
         if !images.has(id) {
             return Err(
-                self.damaged(IMAGES_JSON, &format!("the image {id} is missing in it; parallax verify says more"))
+                self.corrupt(IMAGES_JSON, &format!("the image {id} is missing in it; parallax verify says more"))
             );
         }
-        self.mark(id, Mark::Naming, &[])?;
+        self.record_pending(id, Operation::Naming, &[])?;
         let losers = images.move_name(&name.to_string(), id);
         self.write_images(&lock, &images)?;
         let record = self.write_named(record, &images)?;
         self.follow(&images, name, id, &losers)?;
-        self.unmark(id)?;
+        self.clear_pending(id)?;
         Ok(record)
     }
 
@@ -181,7 +185,7 @@ impl Store {
         if let Some((file, layer)) = own.get(id) {
             if self.link_of(id)?.is_some_and(|link| link != link_of_layer(id)) {
                 // Its file may be the whole image's.
-                return Err(self.damaged(
+                return Err(self.corrupt(
                     &format!("the layer {id}"),
                     &"another tool brought it, and it would need another file; remove that tool's image first",
                 ));
@@ -214,7 +218,7 @@ impl Store {
                 uidmap: Vec::new(),
                 gidmap: Vec::new(),
             };
-            list.add(&entry).map_err(|error| self.damaged(LAYERS_JSON, &error))?;
+            list.add(&entry).map_err(|error| self.corrupt(LAYERS_JSON, &error))?;
             chain.push(LayerRecord {
                 id,
                 link,
@@ -224,7 +228,7 @@ impl Store {
                 squashfs_sha256: Some(file.squashfs_sha256),
                 max_uid: file.max_uid,
                 max_gid: file.max_gid,
-                side_car: chosen.own,
+                sidecar: chosen.own,
             });
         }
         sync_parent(&self.root().join(LINKS).join("x"))?;
@@ -262,7 +266,7 @@ impl Store {
         }
         if !chosen.own {
             let squashfs = layout::from_links(&LayerFile::squashfs_path(&chosen.layer.diff_id));
-            ensure_link(&self.root().join(link.side_car()), &squashfs)?;
+            ensure_link(&self.root().join(link.sidecar()), &squashfs)?;
         }
         Ok(link)
     }
@@ -292,7 +296,7 @@ impl Store {
         if list.has(&image.id) {
             return Ok(());
         }
-        let Some(top) = chain.last() else { return Err(self.damaged("the image", &"it has no layers")) };
+        let Some(top) = chain.last() else { return Err(self.corrupt("the image", &"it has no layers")) };
         let directory = self.root().join(layout::image_directory(&image.id));
         ensure_directory(&directory)?;
         let config_key = Digest::from(image.id).to_string();
@@ -307,7 +311,7 @@ impl Store {
         }
         sync_parent(&directory)?;
         list.add(&Image::new(image.id, image.digest, Vec::new(), top.id, &image.created, &data))
-            .map_err(|error| self.damaged(IMAGES_JSON, &error))
+            .map_err(|error| self.corrupt(IMAGES_JSON, &error))
     }
 }
 

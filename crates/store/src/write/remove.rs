@@ -14,8 +14,8 @@ use crate::lock::fcntl::WriteLock;
 use crate::lock::file::LockFile;
 use crate::lock::work_directory;
 use crate::podman_lists::ImageList;
-use crate::write::garbage::{Candidates, Contents, Garbage, Records, Waste};
-use crate::write::pending::Mark;
+use crate::write::garbage::{Contents, Garbage, Records, Scope, Sweep};
+use crate::write::pending::Operation;
 use crate::write::publish::entry_of;
 use crate::write::store::Store;
 
@@ -82,7 +82,7 @@ impl Store {
         };
         let record = match self.record(&id) {
             // Damage is a reason to remove an image.
-            Err(StoreError::Damaged { .. }) => None,
+            Err(StoreError::Corrupt { .. }) => None,
             record => record?,
         };
         if !self.root().join(IndexPath::record(&id)).exists() && !images.has(&id) {
@@ -100,9 +100,9 @@ impl Store {
             }
             _ => {}
         }
-        let holders = self.holders(&id)?;
-        if !holders.is_empty() && !force {
-            return Err(StoreError::InUse(holders));
+        let nodes_using = self.nodes_using(&id)?;
+        if !nodes_using.is_empty() && !force {
+            return Err(StoreError::InUse(nodes_using));
         }
         if name.is_none() && names.len() > 1 && !force {
             return Err(StoreError::SeveralNames(names));
@@ -118,16 +118,16 @@ impl Store {
         id: &ImageId,
         record: Option<&ImageRecord>,
     ) -> Result<Vec<Garbage>, StoreError> {
-        let doomed = BTreeSet::from([*id]);
-        let mut now = Contents::read(self, images, Records::Unlisted, &doomed)?;
-        let candidates = Candidates::of_image(&now, id, record);
-        let foreign: Vec<Sha256> = candidates.foreign.iter().filter_map(|id| Sha256::parse(id)).collect();
-        let waste = Waste::find(self, &mut now, &doomed, candidates)?;
+        let to_remove = BTreeSet::from([*id]);
+        let mut now = Contents::read(self, images, Records::Unlisted, &to_remove)?;
+        let scope = Scope::of_image(&now, id, record);
+        let foreign: Vec<Sha256> = scope.foreign.iter().filter_map(|id| Sha256::parse(id)).collect();
+        let sweep = Sweep::find(self, &mut now, &to_remove, scope)?;
         // A collector could not tell another tool's layers that are to go from those that are to stay.
-        self.mark(id, Mark::Removing, &foreign)?;
-        let garbage = waste.list(self);
-        waste.remove(self, lock, &now)?;
-        self.unmark(id)?;
+        self.record_pending(id, Operation::Removing, &foreign)?;
+        let garbage = sweep.list(self);
+        sweep.remove(self, lock, &now)?;
+        self.clear_pending(id)?;
         Ok(garbage)
     }
 
@@ -138,7 +138,7 @@ impl Store {
         id: &ImageId,
         name: &ImageName,
     ) -> Result<(), StoreError> {
-        self.mark(id, Mark::Naming, &[])?;
+        self.record_pending(id, Operation::Naming, &[])?;
         let entry = self.root().join(entry_of(name)?);
         remove_file(&entry)?;
         sync_parent(&entry)?;
@@ -151,7 +151,7 @@ impl Store {
             self.write_named(record, &images)?;
         }
         self.write_images(lock, &images)?;
-        self.unmark(id)
+        self.clear_pending(id)
     }
 
     /// Removes what interrupted writers and removed images left, and finishes what the former began.
@@ -168,9 +168,9 @@ impl Store {
         }
         let lock = WriteLock::take(self.root())?;
         let mut collected = Collected { no_locks: lock.is_file(), ..Collected::default() };
-        let (mut doomed, mut to_name, mut foreign) = (BTreeSet::new(), Vec::new(), BTreeSet::new());
-        let mut temporary = self.over(grace)?;
-        temporary.extend(self.stale_holds()?);
+        let (mut to_remove, mut to_name, mut foreign) = (BTreeSet::new(), Vec::new(), BTreeSet::new());
+        let mut temporary = self.expired_trash(grace)?;
+        temporary.extend(self.stale_markers()?);
         for name in entries(&self.temporary())? {
             if name.starts_with(work_directory::PREFIX)
                 && !(break_lock && lock.is_file())
@@ -179,15 +179,15 @@ impl Store {
                 collected.live += 1;
                 continue;
             }
-            if let Some(id) = Mark::image_id(&name) {
+            if let Some(id) = Operation::image_id(&name) {
                 let recorded = self.root().join(IndexPath::record(&id)).exists();
-                let (mark, digests) = self.marked(&id)?;
+                let (mark, digests) = self.pending(&id)?;
                 match mark {
-                    Some(Mark::Removing) => {
-                        doomed.insert(id);
+                    Some(Operation::Removing) => {
+                        to_remove.insert(id);
                         foreign.extend(digests.iter().map(ToString::to_string));
                     }
-                    Some(Mark::Adding) if !recorded => drop(doomed.insert(id)),
+                    Some(Operation::Adding) if !recorded => drop(to_remove.insert(id)),
                     _ => to_name.extend(recorded.then_some((id, digests))),
                 }
             }
@@ -195,18 +195,18 @@ impl Store {
             temporary.push(format!("{TEMPORARY}/{name}"));
         }
         let images = ImageList::read(&self.root().join(IMAGES_JSON))?;
-        let mut now = Contents::read(self, images, Records::All, &doomed)?;
+        let mut now = Contents::read(self, images, Records::All, &to_remove)?;
         if !dry_run && !to_name.is_empty() {
             self.finish_naming(&mut now, &to_name)?;
         }
         collected.repaired = to_name.into_iter().map(|(id, _)| id).collect();
-        let candidates = Candidates::all(self, &now, foreign)?;
-        let mut waste = Waste::find(self, &mut now, &doomed, candidates)?;
-        waste.temporary = temporary;
-        waste.aside = !grace.is_zero();
-        collected.garbage = waste.list(self);
+        let scope = Scope::all(self, &now, foreign)?;
+        let mut sweep = Sweep::find(self, &mut now, &to_remove, scope)?;
+        sweep.temporary = temporary;
+        sweep.to_trash = !grace.is_zero();
+        collected.garbage = sweep.list(self);
         if !dry_run {
-            waste.remove(self, &lock, &now)?;
+            sweep.remove(self, &lock, &now)?;
         }
         Ok(collected)
     }

@@ -103,7 +103,7 @@ impl Store {
         let Some(bytes) = read_if_there(&self.root.join(LayerFile::description_path(diff_id)))? else {
             return Ok(None);
         };
-        // A damaged description is as good as none: the layer is converted again.
+        // A corrupt description is as good as none: the layer is converted again.
         let file: Option<LayerFile> = serde_json::from_slice(&bytes).ok();
         Ok(file.filter(|file| file.diff_id == *diff_id && file.squashfs_size == size))
     }
@@ -114,7 +114,7 @@ impl Store {
             return Ok(());
         }
         fs::set_permissions(squashfs, Permissions::from_mode(0o644)).context("set the mode of", squashfs)?;
-        let description = serde_json::to_vec(layer).map_err(|error| self.damaged("the layer", &error))?;
+        let description = serde_json::to_vec(layer).map_err(|error| self.corrupt("the layer", &error))?;
         replace_file(&self.temporary(), &self.root.join(LayerFile::description_path(&layer.diff_id)), &description)?;
         self.add_tar_split(squashfs, layer)?;
         move_into_place(squashfs, &self.root.join(LayerFile::squashfs_path(&layer.diff_id)))
@@ -123,12 +123,12 @@ impl Store {
     /// The record of the image with this id, if there is one, whether or not its layers are there.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`] if it cannot be understood, [`StoreError::Io`] if it cannot be read.
+    /// [`StoreError::Corrupt`] if it cannot be understood, [`StoreError::Io`] if it cannot be read.
     pub fn record(&self, id: &ImageId) -> Result<Option<ImageRecord>, StoreError> {
         let path = self.root.join(IndexPath::record(id));
         let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
         let record = ImageRecord::parse(&bytes);
-        record.map(Some).map_err(|error| StoreError::Damaged { path, what: error.to_string() })
+        record.map(Some).map_err(|error| StoreError::Corrupt { path, what: error.to_string() })
     }
 
     /// The record of the image with this id, if the store has the image whole.
@@ -137,7 +137,7 @@ impl Store {
     /// [`StoreError::Io`] if the store cannot be read.
     pub fn image(&self, id: &ImageId) -> Result<Option<ImageRecord>, StoreError> {
         let record = match self.record(id) {
-            Err(StoreError::Damaged { .. }) => None,
+            Err(StoreError::Corrupt { .. }) => None,
             record => record?,
         };
         let Some(record) = record else { return Ok(None) };
@@ -180,8 +180,8 @@ impl Store {
         self.root.join(layout::TEMPORARY)
     }
 
-    pub(crate) fn damaged(&self, what: &str, error: &dyn std::fmt::Display) -> StoreError {
-        StoreError::Damaged { path: self.root.clone(), what: format!("{what}: {error}") }
+    pub(crate) fn corrupt(&self, what: &str, error: &dyn std::fmt::Display) -> StoreError {
+        StoreError::Corrupt { path: self.root.clone(), what: format!("{what}: {error}") }
     }
 }
 

@@ -1,8 +1,8 @@
-//! SquashFS files that were removed while a node may have them mounted.
+//! Trash: SquashFS files that were removed while a node may have them mounted.
 //!
-//! A file system that keeps open files gives them back when the last node lets go. NFS does not: the removal of a file by
-//! another client takes it from under a running step. So a file is first renamed, which leaves it whole for who has it open,
-//! and deleted when its grace is over.
+//! A file system that keeps open files frees them when the last node closes them. NFS does not: the removal of a file by
+//! another client takes it from under a running step. So a file is first renamed, which keeps it intact for nodes that have it open,
+//! and deleted after the retention time.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,8 +16,8 @@ use crate::error::{IoContext as _, StoreError};
 use crate::write::store::Store;
 
 impl Store {
-    /// Moves a SquashFS file to where its grace begins. Under the store's locks.
-    pub(crate) fn put_aside(&self, file: &Path) -> Result<(), StoreError> {
+    /// Moves a SquashFS file to the trash. Needs the store's locks.
+    pub(crate) fn move_to_trash(&self, file: &Path) -> Result<(), StoreError> {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let directory = self.root().join(REMOVED);
         // An earlier one of the same name may be in use too.
@@ -26,8 +26,8 @@ impl Store {
         move_into_place(file, &place.unwrap_or_else(|| directory.join(name)))
     }
 
-    /// The removed files whose grace is over, relative to the root.
-    pub(crate) fn over(&self, grace: Duration) -> Result<Vec<String>, StoreError> {
+    /// Returns the files in the trash whose retention time is over, relative to the root.
+    pub(crate) fn expired_trash(&self, grace: Duration) -> Result<Vec<String>, StoreError> {
         let mut over = Vec::new();
         for name in entries(&self.root().join(REMOVED))? {
             let path = self.root().join(REMOVED).join(&name);

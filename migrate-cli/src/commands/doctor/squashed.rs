@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use parallax_config::Agent;
-use parallax_format::layout::{HOLDS, JSON, LAYERS, OVERLAY_IMAGES, RECORDS, SQUASH, SQUASHFS};
+use parallax_format::layout::{IN_USE, JSON, LAYERS, OVERLAY_IMAGES, RECORDS, SQUASH, SQUASHFS};
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
 
@@ -27,7 +27,7 @@ pub(super) fn check(store: &Path, owner: &str, config: &Agent) -> Option<Check> 
     if !refuses_writing(store) {
         return None;
     }
-    let holds = store.join(HOLDS);
+    let holds = store.join(IN_USE);
     let finding = format!(
         "root has no rights of its own in {} (root_squash): {owner} must run parallax migrate, rm and gc",
         store.display()

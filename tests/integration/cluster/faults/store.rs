@@ -29,7 +29,7 @@ faults! { Cluster:
 fn gone_at_the_start(cluster: &Cluster) -> anyhow::Result<String> {
     with_config(cluster, "stores = [\"/shared/gone\"]\n", || {
         let done = cluster.srun("u1", &["-w", "n1", "-n2", "--parallax-image=debian", "true"])?;
-        failed_saying_once(&done, &["the store /shared/gone can't be read", "No such file", "tell the administrator"])
+        failed_saying_once(&done, &["the store /shared/gone cannot be read", "No such file", "tell the administrator"])
     })
 }
 
@@ -43,7 +43,7 @@ fn gone_while_a_step_runs(cluster: &Cluster) -> anyhow::Result<String> {
     fs::rename(&away, &store)?;
     let done = done?.success()?;
     ensure!(done.stdout.matches("42").count() == 2, "{done:?}");
-    let new = failed_saying_once(&after?, &["/shared/store", "can't be read"])?;
+    let new = failed_saying_once(&after?, &["/shared/store", "cannot be read"])?;
     Ok(format!("the running step: nothing; a new one: {new}"))
 }
 

@@ -41,7 +41,7 @@ fn a_chain_with_lower_has_a_file_for_each_layer() {
     fs::remove_file(store.root().join(IndexPath::record(&record.id))).unwrap();
     let found = find(store.root(), "app:1");
     // The test's manifest is none.
-    assert!(found.unwrap_err().to_string().contains("its manifest is damaged"));
+    assert!(found.unwrap_err().to_string().contains("its manifest is corrupt"));
     let path = store.root().join("overlay-images").join(record.id.as_str());
     let config = big_data_file(&Digest::from(record.id).to_string());
     assert!(path.join(&config).is_file());
@@ -83,7 +83,7 @@ fn damage_and_files_that_lead_out_are_told() {
         ("a link has 26", |root, layer| {
             fs::write(root.join("overlay").join(layer.id.as_str()).join("link"), "../../../etc/passwd").unwrap();
         }),
-        ("is damaged", |root, _| fs::write(root.join(IMAGES_JSON), "[{").unwrap()),
+        ("is corrupt", |root, _| fs::write(root.join(IMAGES_JSON), "[{").unwrap()),
     ];
     for (expected, damage) in damages {
         let directory = tempfile::tempdir().unwrap();

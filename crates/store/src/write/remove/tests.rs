@@ -123,7 +123,7 @@ fn a_record_nobody_can_read_stops_the_collection() {
     let (_directory, store) = store();
     fs::write(store.root().join("parallax/images/x.json"), r#"{"version": 9}"#).unwrap();
     fs::write(store.root().join("parallax/layers/ab.squash"), "x").unwrap();
-    assert!(matches!(store.collect(Collection::default()), Err(StoreError::Damaged { .. })));
+    assert!(matches!(store.collect(Collection::default()), Err(StoreError::Corrupt { .. })));
     assert!(store.root().join("parallax/layers/ab.squash").exists());
 }
 

@@ -65,11 +65,11 @@ fn what_others_wrote_is_kept() {
 }
 
 #[test]
-fn a_damaged_list_stops_the_writer_and_is_left_alone() {
+fn a_corrupt_list_stops_the_writer_and_is_left_alone() {
     let (_directory, store) = store();
     let new = image("config", "app:1", &["base"]);
     fs::write(store.root().join(IMAGES_JSON), "{").unwrap();
-    assert!(matches!(publish(&store, &new, &["base"]), Err(StoreError::Damaged { .. })));
+    assert!(matches!(publish(&store, &new, &["base"]), Err(StoreError::Corrupt { .. })));
     assert_eq!(fs::read(store.root().join(IMAGES_JSON)).unwrap(), b"{");
     assert!(store.image(&new.id).unwrap().is_none());
 }
