@@ -25,7 +25,7 @@ const TRANSPORTS: [&str; 15] = [
 const FILES: [&str; 6] = [".sqsh", ".sqfs", ".squashfs", ".sif", ".tar", ".tar.gz"];
 
 /// Returns what to write instead of a text that is not an image name, or `None` where nothing is known.
-pub fn correction(text: &str) -> Option<String> {
+pub(crate) fn correction(text: &str) -> Option<String> {
     if let Some(transport) = transport(text) {
         let rest = &text[transport.len()..];
         let advice = format!("\"{transport}\" says where an image comes from, and a job names an image of the store");
@@ -43,7 +43,7 @@ pub fn correction(text: &str) -> Option<String> {
 }
 
 /// Whether a text looks like what other tools read an image from, though it may be a name.
-pub fn is_source(text: &str) -> bool {
+pub(crate) fn is_source(text: &str) -> bool {
     transport(text).is_some() || is_path(text)
 }
 

@@ -6,14 +6,14 @@
 /// The compressors there are: the superblock's number and the name by which mksquashfs knows it.
 pub const COMPRESSORS: [(u16, &str); 5] = [(1, "gzip"), (3, "lzo"), (4, "xz"), (5, "lz4"), (6, "zstd")];
 /// The compressor of images that are to be read by anything.
-pub const GZIP: u16 = 1;
+pub(crate) const GZIP: u16 = 1;
 
 /// The file's name.
-pub const FILE_NAME: &str = "file";
+pub(crate) const FILE_NAME: &str = "file";
 /// The file's contents.
-pub const FILE_CONTENT: &[u8] = b"parallax\n";
+pub(crate) const FILE_CONTENT: &[u8] = b"parallax\n";
 /// The file's owner, user and group; the directory is root's.
-pub const FILE_OWNER: u32 = 7;
+pub(crate) const FILE_OWNER: u32 = 7;
 
 /// Compressors that put options behind the superblock, and lz4 does not do without.
 const LZ4: u16 = 5;
@@ -62,7 +62,7 @@ impl Bytes {
 
 /// The image's bytes, for a compressor of [`COMPRESSORS`].
 #[must_use]
-pub fn image(compressor: u16) -> Vec<u8> {
+pub(crate) fn image(compressor: u16) -> Vec<u8> {
     let mut image = vec![0; SUPERBLOCK];
     metadata(&mut image, &LZ4_OPTIONS);
     let data = place(&mut image, FILE_CONTENT);

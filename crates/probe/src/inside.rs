@@ -17,7 +17,7 @@ const USER: u32 = 65_534;
 const SUBORDINATE: IdRange = IdRange { inside: 1, outside: 100_000, count: 65_535 };
 
 /// Writes the result of a trial, one line each.
-pub fn report<E: Display>(ability: Ability, result: Result<(), E>) {
+pub(crate) fn report<E: Display>(ability: Ability, result: Result<(), E>) {
     let trial = Trial { ability, failure: result.err().map(|error| error.to_string()) };
     let line = serde_json::to_string(&trial).unwrap_or_default();
     // At once: a later trial may hang.
@@ -26,7 +26,7 @@ pub fn report<E: Display>(ability: Ability, result: Result<(), E>) {
 }
 
 /// Makes all trials, as root.
-pub fn make_all_trials(mount_program: &Path) -> Result<(), String> {
+pub(crate) fn make_all_trials(mount_program: &Path) -> Result<(), String> {
     let place = begin()?;
     trials::fresh_proc().map_err(|error| format!("no /proc: {error}"))?;
     let range = IdRange { inside: 0, outside: USER, count: 1 };
@@ -64,7 +64,7 @@ pub fn make_all_trials(mount_program: &Path) -> Result<(), String> {
 }
 
 /// Makes the trials of an ordinary user, in their own namespace.
-pub fn make_user_trials(mount_program: &Path) -> Result<(), String> {
+pub(crate) fn make_user_trials(mount_program: &Path) -> Result<(), String> {
     let place = begin()?;
     let writable = writable(&place, 0)?;
     overlay_trials(&place, &writable, &place.plain_layer(), mount_program, Ids::One);

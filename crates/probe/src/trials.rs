@@ -27,18 +27,18 @@ const LAYER: &str = "layer";
 const LINK: &str = "PROBE";
 
 /// The tmpfs in which the trials are made.
-pub struct Place {
+pub(crate) struct Place {
     root: PathBuf,
 }
 
 /// Directories for a writable overlay.
-pub struct Writable {
+pub(crate) struct Writable {
     root: PathBuf,
 }
 
 /// The ids of the user namespace in which mounts by FUSE are tried.
 #[derive(Debug, Clone, Copy)]
-pub enum Ids {
+pub(crate) enum Ids {
     /// Many.
     Many,
     /// The user's own only.
@@ -48,7 +48,7 @@ pub enum Ids {
 impl Place {
     /// Makes the mount namespace private and mounts the tmpfs, with a plain directory in it that has what the image has, and a
     /// store whose one layer lies in the image.
-    pub fn make() -> io::Result<Self> {
+    pub(crate) fn make() -> io::Result<Self> {
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
         mount("tmpfs", PLACE, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755")?;
         let place = Self { root: PLACE.into() };
@@ -64,7 +64,7 @@ impl Place {
     }
 
     /// A layer that is a plain directory.
-    pub fn plain_layer(&self) -> PathBuf {
+    pub(crate) fn plain_layer(&self) -> PathBuf {
         self.root.join("plain")
     }
 
@@ -74,7 +74,7 @@ impl Place {
     }
 
     /// New directories for an overlay, which belong to a user.
-    pub fn writable(&self, name: &str, user: u32) -> io::Result<Writable> {
+    pub(crate) fn writable(&self, name: &str, user: u32) -> io::Result<Writable> {
         let writable = Writable { root: self.root.join(name) };
         for directory in [&writable.root, &writable.upper(), &writable.work(), &writable.merged()] {
             fs::create_dir(directory)?;
@@ -110,19 +110,19 @@ impl Writable {
 }
 
 /// A `/proc` that shows the processes of this PID namespace.
-pub fn fresh_proc() -> io::Result<()> {
+pub(crate) fn fresh_proc() -> io::Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     Ok(mount("proc", "/proc", "proc", flags, None)?)
 }
 
 /// An attribute by which overlays mark directories.
-pub fn tmpfs_attributes(place: &Place) -> io::Result<()> {
+pub(crate) fn tmpfs_attributes(place: &Place) -> io::Result<()> {
     let file = File::open(place.plain_layer())?;
     Ok(rustix::fs::fsetxattr(&file, c"user.overlay.opaque", b"y", XattrFlags::empty())?)
 }
 
 /// Mounts the image by the kernel, and reads it; returns where it is mounted.
-pub fn squashfs(place: &Place) -> Result<PathBuf, String> {
+pub(crate) fn squashfs(place: &Place) -> Result<PathBuf, String> {
     let directory = place.root.join("layer");
     let mount = kernel_mount(place, GZIP)?;
     fs::create_dir(&directory).map_err(|error| error.to_string())?;
@@ -132,7 +132,7 @@ pub fn squashfs(place: &Place) -> Result<PathBuf, String> {
 }
 
 /// Mounts an image that says it is compressed in a certain way.
-pub fn compressor(place: &Place, compressor: u16) -> Result<(), String> {
+pub(crate) fn compressor(place: &Place, compressor: u16) -> Result<(), String> {
     kernel_mount(place, compressor).map(drop)
 }
 
@@ -152,7 +152,12 @@ fn read_back(directory: &Path) -> Result<(), String> {
 }
 
 /// Mounts the layer once more with an id map, and looks whether the ids are the right ones; returns where.
-pub fn id_map(place: &Place, layer: &Path, namespace: &UserNamespace, map: &[IdRange]) -> Result<PathBuf, String> {
+pub(crate) fn id_map(
+    place: &Place,
+    layer: &Path,
+    namespace: &UserNamespace,
+    map: &[IdRange],
+) -> Result<PathBuf, String> {
     let mapped = DetachedMount::clone_of(layer).map_err(|error| format!("no second mount: {error}"))?;
     mapped.map_ids(namespace.as_fd()).map_err(|error| error.to_string())?;
     let directory = place.root.join("mapped");
@@ -165,7 +170,7 @@ pub fn id_map(place: &Place, layer: &Path, namespace: &UserNamespace, map: &[IdR
 }
 
 /// Becomes root of a user namespace, with a mount namespace of its own, as Podman is started for a step.
-pub fn enter(namespace: &UserNamespace) -> io::Result<()> {
+pub(crate) fn enter(namespace: &UserNamespace) -> io::Result<()> {
     setns(namespace.as_fd(), CloneFlags::CLONE_NEWUSER)?;
     unshare(CloneFlags::CLONE_NEWNS).map_err(|error| limits::of_namespaces(error.into(), &[Namespace::Mount]))?;
     setresgid(0.into(), 0.into(), 0.into())?;
@@ -173,7 +178,7 @@ pub fn enter(namespace: &UserNamespace) -> io::Result<()> {
 }
 
 /// Mounts a writable overlay by the kernel and changes something in it.
-pub fn overlay(writable: &Writable, lower: &Path) -> Result<(), String> {
+pub(crate) fn overlay(writable: &Writable, lower: &Path) -> Result<(), String> {
     let options = format!("lowerdir={},{},userxattr", lower.display(), writable.options());
     let data = std::ffi::CString::new(options).map_err(|error| error.to_string())?;
     let merged = writable.merged();
@@ -192,7 +197,7 @@ fn change(merged: &Path, remove: bool) -> Result<(), String> {
 }
 
 /// Mounts an overlay over the image by the mount program, with other ids or not, and changes something in it.
-pub fn fuse(
+pub(crate) fn fuse(
     place: &Place,
     writable: &Writable,
     mount_program: &Path,

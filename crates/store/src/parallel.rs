@@ -9,7 +9,7 @@ const AT_ONCE: usize = 8;
 const ENOUGH: usize = 32;
 
 /// What `work` makes of each of `items`, in their order.
-pub fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+pub(crate) fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let part = items.len().div_ceil(AT_ONCE).max(ENOUGH);
     if items.len() <= part {
         return items.iter().map(work).collect();

@@ -17,7 +17,7 @@ pub(super) const COMPONENTS: [&str; 7] =
 const FORMAT: &str = "crates/format";
 
 /// Code that says such a fact itself, and where in [`FORMAT`] it is said.
-const FACTS: [(&str, &[&str]); 4] = [
+const FACTS: [(&str, &[&str]); 5] = [
     (
         "layout",
         &[
@@ -47,6 +47,7 @@ const FACTS: [(&str, &[&str]); 4] = [
         ],
     ),
     ("name", &["\"localhost", "\"docker.io", "['.', ':']", "[':', '.']", "[':', '@']", "['@', ':']"]),
+    ("podman", &["rename = \"big-data", "rename = \"mapped-layers\"", "rename = \"diff-"]),
     ("squashfs", &["b\"hsqs\""]),
 ];
 

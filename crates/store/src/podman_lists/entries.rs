@@ -21,7 +21,7 @@ mod object;
 const USUAL_BEGINNING: &str = "{\"id\":\"";
 
 /// The fields of an entry that are understood.
-pub trait Fields: Default + DeserializeOwned {
+pub(super) trait Fields: Default + DeserializeOwned {
     /// The entry's id; none is empty.
     fn id(&self) -> &str;
 }
@@ -29,7 +29,7 @@ pub trait Fields: Default + DeserializeOwned {
 /// The entries, each with the fields `T`. The whole file is looked through once, for where its entries are; what is in them is
 /// read of those that are asked for, as there may be very many.
 #[derive(Debug)]
-pub struct List<T> {
+pub(super) struct List<T> {
     /// The file.
     text: String,
     entries: Vec<Entry>,
@@ -53,7 +53,7 @@ impl<T: Fields> List<T> {
     ///
     /// # Errors
     /// They are no JSON array.
-    pub fn parse(bytes: Vec<u8>) -> serde_json::Result<Self> {
+    pub(super) fn parse(bytes: Vec<u8>) -> serde_json::Result<Self> {
         let text = String::from_utf8(bytes).map_err(serde_json::Error::custom)?;
         // containers/storage takes an empty file as an empty list.
         let texts: Option<Vec<&RawValue>> = if text.is_empty() { None } else { serde_json::from_str(&text)? };
@@ -67,17 +67,17 @@ impl<T: Fields> List<T> {
     }
 
     /// Whether it is not any more what was read.
-    pub fn changed(&self) -> bool {
+    pub(super) fn changed(&self) -> bool {
         self.changed
     }
 
     /// The fields of all entries.
-    pub fn all(&self) -> impl Iterator<Item = T> {
+    pub(super) fn all(&self) -> impl Iterator<Item = T> {
         self.texts().map(fields)
     }
 
     /// The fields of the entries in which a string may be that holds `part`.
-    pub fn holding(&self, part: &str) -> impl Iterator<Item = (usize, T)> {
+    pub(super) fn holding(&self, part: &str) -> impl Iterator<Item = (usize, T)> {
         let finder = Finder::new(part).into_owned();
         // What has a backslash may spell anything in another way.
         let may = move |text: &str| finder.find(text.as_bytes()).is_some() || text.contains('\\');
@@ -85,7 +85,7 @@ impl<T: Fields> List<T> {
     }
 
     /// Where the first entry with this id is.
-    pub fn place(&self, id: &str) -> Option<usize> {
+    pub(super) fn place(&self, id: &str) -> Option<usize> {
         let is_it = |at: &usize| may_have_id(self.text(*at), id) && self.fields(*at).id() == id;
         let first = *self.places().get(&self.hasher.hash_one(id)).filter(|_| !id.is_empty())?;
         // The one with that hash may be one of whose fields not all are understood, and is not it then.
@@ -93,17 +93,17 @@ impl<T: Fields> List<T> {
     }
 
     /// The fields of the first entry with this id.
-    pub fn find(&self, id: &str) -> Option<T> {
+    pub(super) fn find(&self, id: &str) -> Option<T> {
         self.place(id).map(|at| self.fields(at))
     }
 
     /// All that is written of the first entry with this id.
-    pub fn value(&self, id: &str) -> Option<Value> {
+    pub(super) fn value(&self, id: &str) -> Option<Value> {
         self.place(id).map(|at| serde_json::from_str(self.text(at)).unwrap_or_default())
     }
 
     /// Takes out the entries with these ids.
-    pub fn remove<Id: Borrow<str> + Ord>(&mut self, ids: &BTreeSet<Id>) {
+    pub(super) fn remove<Id: Borrow<str> + Ord>(&mut self, ids: &BTreeSet<Id>) {
         let before = self.entries.len();
         let Self { text, entries, .. } = self;
         entries.retain(|entry| {
@@ -120,7 +120,7 @@ impl<T: Fields> List<T> {
     ///
     /// # Errors
     /// It cannot be written as JSON.
-    pub fn push(&mut self, entry: &impl Serialize) -> serde_json::Result<()> {
+    pub(super) fn push(&mut self, entry: &impl Serialize) -> serde_json::Result<()> {
         let text = to_raw_value(entry)?;
         if let Some(places) = self.places.get_mut() {
             places.entry(self.hasher.hash_one(&*id::<T>(text.get()))).or_insert(self.entries.len());
@@ -131,7 +131,7 @@ impl<T: Fields> List<T> {
     }
 
     /// Writes a field of an entry anew, which must not be the id. The others stay as they are.
-    pub fn set(&mut self, at: usize, field: &str, to: &impl Serialize) {
+    pub(super) fn set(&mut self, at: usize, field: &str, to: &impl Serialize) {
         let write = |text: &str| -> serde_json::Result<Box<RawValue>> {
             let mut object: Object = serde_json::from_str(text)?;
             let value = to_raw_value(to)?;
@@ -147,7 +147,7 @@ impl<T: Fields> List<T> {
 
     /// The bytes of the file, in pieces to be written one after the other: entries that follow one another as they did
     /// before are one.
-    pub fn pieces(&self) -> Vec<&[u8]> {
+    pub(super) fn pieces(&self) -> Vec<&[u8]> {
         let mut parts: Vec<&str> = Vec::new();
         let mut run: Option<Range<usize>> = None;
         for entry in &self.entries {
@@ -186,7 +186,7 @@ impl<T: Fields> List<T> {
     }
 
     /// The fields of one entry.
-    pub fn fields(&self, at: usize) -> T {
+    pub(super) fn fields(&self, at: usize) -> T {
         fields(self.text(at))
     }
 

@@ -8,11 +8,11 @@ use serde_json::value::RawValue;
 
 /// The fields in their order, with their texts: the values may be of a depth or a size that would not be understood.
 #[derive(Debug)]
-pub struct Object<'a>(Vec<(String, &'a RawValue)>);
+pub(super) struct Object<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'a> Object<'a> {
     /// Gives a field this value, where it is, or at the end.
-    pub fn set(&mut self, field: &str, value: &'a RawValue) {
+    pub(super) fn set(&mut self, field: &str, value: &'a RawValue) {
         let is_it = |(name, _): &(String, _)| name == field;
         let at = self.0.iter().position(is_it).unwrap_or(self.0.len());
         // Should it be there twice, readers disagree on which one counts.
