@@ -269,7 +269,7 @@ pub mod without_algorithm {
     /// Writes the digits of each digest.
     ///
     /// # Errors
-    /// Those of the serializer.
+    /// The errors of the serializer.
     pub fn serialize<S: Serializer>(digests: &[Digest], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(digests.iter().map(Digest::sha256))
     }

@@ -1,4 +1,4 @@
-//! Where a store's index keeps what a reference means.
+//! The index of a store: the images that references mean.
 //!
 //! An index entry is a symbolic link to the image's record, so that one `readlink` answers "which image is this?" and
 //! one read gives all of it. Moving a tag is one `rename`.

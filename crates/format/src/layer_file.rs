@@ -1,4 +1,4 @@
-//! What the store knows of one SquashFS file, beside the file itself.
+//! The description of a SquashFS file in the store.
 //!
 //! An image's record repeats it for each of its layers; this copy serves a migration that finds a layer already in the
 //! store, which must not have to look through the records of all images.
@@ -33,7 +33,7 @@ pub struct LayerFile {
     /// converted have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tar_split: Option<TarSplit>,
-    /// What of the layer depends on the layers below. Unknown of layers that an earlier version converted.
+    /// The parts of the layer that depend on the layers below. Unknown for layers that an earlier version converted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shape: Option<Shape>,
     /// Whether owners beyond usual ranges of subordinate ids have become root.
@@ -50,7 +50,7 @@ pub struct TarSplit {
     pub sha256: Sha256,
 }
 
-/// What a layer leaves to the layers below. Paths have no slash at their beginning; the empty one is the root.
+/// The parts of a layer that depend on the layers below. Paths have no leading slash; the empty path is the root.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
     /// Directories that no entry of the layer describes: they must have the attributes that the layers below give them.
@@ -82,31 +82,31 @@ impl LayerFile {
         }
     }
 
-    /// Where the SquashFS file of the layer with this diffID lies, relative to the store's root.
+    /// Returns the path of the SquashFS file of the layer with this diffID, relative to the store's root.
     #[must_use]
     pub fn squashfs_path(diff_id: &DiffId) -> String {
         layout::squashfs(diff_id)
     }
 
-    /// Where its description lies, relative to the store's root.
+    /// Returns the path of its description, relative to the store's root.
     #[must_use]
     pub fn description_path(diff_id: &DiffId) -> String {
         layout::layer_file(diff_id, layout::JSON)
     }
 
-    /// Where the tar-split data of the layer with this diffID lies, relative to the store's root.
+    /// Returns the path of the tar-split data of the layer with this diffID, relative to the store's root.
     #[must_use]
     pub fn tar_split_path(diff_id: &DiffId) -> String {
         layout::layer_file(diff_id, layout::TAR_SPLIT)
     }
 
-    /// Where the description of a SquashFS file lies that one of Podman's layers has for itself, relative to the store's root.
+    /// Returns the path of the description of a SquashFS file of one of Podman's layers alone, relative to the store's root.
     #[must_use]
     pub fn own_description_path(layer_id: &LayerId) -> String {
         layout::own_description(layer_id)
     }
 
-    /// Where the tar-split data of an unfinished SquashFS file lies.
+    /// Returns the path of the tar-split data of an unfinished SquashFS file.
     #[must_use]
     pub fn tar_split_beside(squashfs: &Path) -> PathBuf {
         let mut path: OsString = squashfs.into();

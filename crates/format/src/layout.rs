@@ -1,6 +1,6 @@
-//! Where a store keeps what: every path in it, relative to the store's root.
+//! The layout of a store: every path in it, relative to the store's root.
 //!
-//! The directories `overlay…` and what is in them are containers/storage's (overlay driver), `squash` and the side-cars in
+//! The directories `overlay…` and what is in them are containers/storage's (overlay driver), `squash` and the sidecars in
 //! [`LINKS`] podman-hpc's and the Go tool's convention, and `parallax` is ours. Step stores have the same layout. The index
 //! of names and digests is [`crate::IndexPath`]'s.
 
@@ -25,7 +25,7 @@ pub const LAYERS_JSON: &str = "overlay-layers/layers.json";
 /// The lock of the list of layers.
 pub const LAYERS_LOCK: &str = "overlay-layers/layers.lock";
 
-/// Where podman-hpc and the Go tool keep SquashFS files, which side-cars lead to.
+/// The directory of podman-hpc's and the Go tool's SquashFS files, to which sidecars lead.
 pub const SQUASH: &str = "squash";
 
 /// Our own directory.
@@ -101,7 +101,7 @@ pub fn link(name: &str) -> String {
     format!("{LINKS}/{name}")
 }
 
-/// What the symbolic link holds that is the short name of the layer with this id.
+/// Returns the target of the symbolic link that is the short name of the layer with this id.
 #[must_use]
 pub fn link_target(id: &str) -> String {
     format!("../{id}/{DIFF}")
@@ -131,13 +131,13 @@ pub fn sidecar(link: &str) -> String {
     format!("{LINKS}/{link}.{SQUASHFS}")
 }
 
-/// Where podman-hpc and the Go tool keep the SquashFS file of the layer with this short name.
+/// Returns the path of podman-hpc's or the Go tool's SquashFS file of the layer with this short name.
 #[must_use]
 pub fn squash(link: &str) -> String {
     format!("{SQUASH}/{link}.{SQUASHFS}")
 }
 
-/// What the symbolic link from the side-car in [`LINKS`] to a file of the store holds.
+/// Returns the target of a symbolic link in [`LINKS`] to a file of the store.
 #[must_use]
 pub fn from_links(path: &str) -> String {
     format!("../../{path}")
@@ -149,7 +149,7 @@ pub fn squashfs(diff_id: &DiffId) -> String {
     layer_file(diff_id, SQUASHFS)
 }
 
-/// One of the files of the layer with this diffID, by its extension. What lies there may have another name.
+/// Returns one of the files of the layer with this diffID, by its extension. Other files there may have any name.
 #[must_use]
 pub fn layer_file(diff_id: &str, extension: &str) -> String {
     format!("{LAYERS}/{diff_id}.{extension}")
@@ -161,7 +161,7 @@ pub fn own_description(layer_id: &LayerId) -> String {
     format!("{OVERLAY}/{layer_id}/parallax.json")
 }
 
-/// Where Podman looks for the tar-split data of a layer.
+/// Returns the path at which Podman searches the tar-split data of a layer.
 #[must_use]
 pub fn podmans_tar_split(layer_id: &str) -> String {
     format!("{OVERLAY_LAYERS}/{layer_id}.{TAR_SPLIT}")

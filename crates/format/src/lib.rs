@@ -1,4 +1,4 @@
-//! What more than one component must know the same of: image names, digests, where a store keeps what, and what lies there.
+//! Facts that several components share: image names, digests, the layout of a store, and the formats of its files.
 //!
 //! The command writes a store with these paths and formats, and the plugin, the agent and the mount program read it with
 //! them, so they all depend on this crate and on nothing else of each other. Nothing here touches a file.

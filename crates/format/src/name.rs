@@ -22,7 +22,7 @@ const MAX_REPOSITORY: usize = 255;
 /// The distribution spec's limit for a tag.
 const MAX_TAG: usize = 128;
 
-/// Why a text is not an image name.
+/// An error of parsing an image name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Nothing was given.

@@ -10,7 +10,7 @@ use crate::reference::{ImageRef, id_prefix};
 /// The most names that are worth showing.
 const MOST: usize = 3;
 
-/// Those of `known` that are nearest to what was typed, nearest first, in the short form one would type.
+/// Returns the names in `known` that are nearest to the typed one, nearest first, in their short form.
 ///
 /// At most three, and none whose repository differs in more than a third of its letters; a tag may be any other.
 pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a ImageName>) -> Vec<String> {
@@ -46,7 +46,7 @@ pub fn ambiguous_id(typed: &str, ids: &[ImageId]) -> String {
     format!("\"{typed}\" is the start of more than one image id ({}); write more digits", ids.join(", "))
 }
 
-/// How to get an image that no store has; what is not a name cannot be asked for.
+/// Returns advice on getting an image that no store has; only names can be migrated.
 fn advice(typed: &str) -> String {
     if let Some(correction) = is_source(typed).then(|| correction(typed)).flatten() {
         return correction;

@@ -26,7 +26,7 @@ pub const LOCK_TOKEN_BYTES: usize = 64;
 pub struct Link(String);
 
 impl Link {
-    /// How many letters a link has.
+    /// Number of characters of a link.
     const LENGTH: usize = 26;
 
     /// Returns the link that a layer gets for the SHA-256 of its id.
@@ -42,7 +42,7 @@ impl Link {
         &self.0
     }
 
-    /// Where a store keeps the layer's SquashFS file, or a link to it: the convention of podman-hpc and the Go tool.
+    /// Returns the path of the layer's SquashFS file, or of a link to it: the convention of podman-hpc and the Go tool.
     #[must_use]
     pub fn sidecar(&self) -> String {
         layout::sidecar(&self.0)
@@ -71,7 +71,7 @@ pub struct IdMapEntry {
     pub container_id: u32,
     /// The first id outside, as seen in the user namespace in which Podman runs.
     pub host_id: u32,
-    /// How many ids.
+    /// Number of ids.
     pub size: u32,
 }
 
@@ -127,7 +127,7 @@ pub struct Layer {
     pub gidmap: Vec<IdMapEntry>,
 }
 
-/// One piece of an image's big data: a key and its bytes.
+/// A piece of an image's big data: a key and its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BigData<'a> {
     /// `manifest`, `manifest-sha256:…`, or `sha256:<image id>` for the configuration.

@@ -67,7 +67,7 @@ pub struct LayerRecord {
 }
 
 impl LayerRecord {
-    /// Where the layer's SquashFS file lies, relative to the store's root.
+    /// Returns the path of the layer's SquashFS file, relative to the store's root.
     #[must_use]
     pub fn squashfs_path(&self) -> String {
         if self.sidecar { self.link.sidecar() } else { LayerFile::squashfs_path(&self.diff_id) }
@@ -79,7 +79,7 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-/// Why bytes are not a record that can be used.
+/// An error of parsing a record.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// Not JSON, or not of this shape.
@@ -93,7 +93,7 @@ pub enum RecordError {
     Field {
         /// The field's name.
         field: &'static str,
-        /// What it must hold.
+        /// The valid values.
         expected: &'static str,
     },
 }

@@ -1,10 +1,10 @@
-//! References: what a user may write to mean an image in a store.
+//! References to images in a store, as users write them.
 
 use crate::correct::correction;
 use crate::digest::{self, Digest, ImageId};
 use crate::name::{DEFAULT_REGISTRY, ImageName, LOCAL_REGISTRY, NameError, Parts, grammar, too_long};
 
-/// What a user may write to mean an image in a store.
+/// A reference to an image in a store, as a user writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImageRef {
     /// An image id, with or without `sha256:`.

@@ -1,21 +1,21 @@
-//! What is read of a SquashFS file without mounting it (Documentation/filesystems/squashfs.rst in the kernel's source).
+//! The superblock of a SquashFS file (Documentation/filesystems/squashfs.rst in the kernel's source).
 //!
 //! No crate serves: `backhand` reads and unpacks whole file systems; wanted is the superblock alone.
 
-/// How a SquashFS file begins.
+/// The first bytes of a SquashFS file.
 pub const MAGIC: &[u8; 4] = b"hsqs";
 
-/// What is used of a file's superblock.
+/// The used fields of a superblock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Superblock {
-    /// How many bytes of the file the file system takes: a shorter file is not whole.
+    /// Size of the file system in bytes: a shorter file is truncated.
     pub bytes_used: u64,
-    /// How the file is compressed, as the format numbers it.
+    /// Compression of the file, as the format numbers it.
     pub compressor: u16,
 }
 
 impl Superblock {
-    /// How many bytes a superblock has.
+    /// Size of a superblock in bytes.
     pub const BYTES: u64 = 96;
 
     /// Reads the first bytes of a file; `None` if it is no SquashFS.

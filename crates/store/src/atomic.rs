@@ -71,7 +71,7 @@ pub(crate) fn ensure_link(path: &Path, target: &str) -> Result<(), StoreError> {
     }
 }
 
-/// Lets everyone read a file, or enter a directory. Who may enter the store is for its root to say.
+/// Makes a file readable, or a directory searchable, for everyone. The store's root decides who may enter the store.
 pub(crate) fn share(path: &Path) -> Result<(), StoreError> {
     let metadata = fs::symlink_metadata(path).context("read", path)?;
     let missing = if metadata.is_dir() { 0o555 } else { 0o444 };

@@ -1,4 +1,4 @@
-//! Hashes: digests, chain ids, and what is derived from them.
+//! Hashes: digests, chain ids, and names that are derived from them.
 
 use parallax_format::digest::{DiffId, Digest, LayerId, Sha256};
 use parallax_format::podman::{BigData, Link};

@@ -1,10 +1,11 @@
 //! In-use markers: files by which nodes say which images they use, so that nobody removes such an image by mistake.
 //!
-//! A node's agent writes one small file, `parallax/holds/<image id>.<host>@<identity>`, when the first step there gets the image, and
-//! removes it with the last. The identity tells nodes of the same name apart, which two clusters that share a store may have. Earlier
-//! releases wrote `<image id>.<host>`: such a file counts, and is nobody's to remove until it is stale. The agent renews the file's time every [`RENEWAL_INTERVAL`], so that the file of a node that is gone is known
-//! after [`STALE`]. Nothing depends on these files: nodes that may not write the store have none, and a removed image's
-//! files stay whole for their grace.
+//! A node's agent writes a small file, `parallax/holds/<image id>.<host>@<identity>`, when the first step on the node gets the
+//! image, and removes it with the last one. The identity distinguishes nodes of the same name, which two clusters that share a
+//! store may have. Earlier releases wrote `<image id>.<host>`: such a marker counts, and no node removes it before it is stale.
+//! The agent renews the file's time at each [`RENEWAL_INTERVAL`], so that the marker of a node that is gone is known after
+//! [`STALE`]. Nothing depends on markers: nodes that may not write the store have none, and the files of a removed image stay
+//! intact for their retention time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -109,7 +110,7 @@ impl Marker {
     /// Renews the file's time.
     ///
     /// # Errors
-    /// Those of `pwrite(2)`.
+    /// The errors of `pwrite(2)`.
     pub fn renew(&self) -> io::Result<()> {
         Ok(rustix::io::pwrite(&self.file, b"held\n", 0).map(drop)?)
     }

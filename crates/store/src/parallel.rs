@@ -3,12 +3,12 @@
 use std::panic::resume_unwind;
 use std::thread;
 
-/// How many are read at a time. It is the server's answers that are waited for, not a processor.
+/// Number of parallel reads. They wait for a server, not for a processor.
 const AT_ONCE: usize = 8;
-/// How many are worth a thread.
+/// Minimum number of items per thread.
 const ENOUGH: usize = 32;
 
-/// What `work` makes of each of `items`, in their order.
+/// Returns the results of `work` for `items`, in their order.
 pub(crate) fn map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let part = items.len().div_ceil(AT_ONCE).max(ENOUGH);
     if items.len() <= part {

@@ -58,7 +58,7 @@ impl LayerList {
     /// Adds a layer unless one with its id is there.
     ///
     /// # Errors
-    /// It cannot be written as JSON.
+    /// The entry cannot be written as JSON.
     pub fn add(&mut self, layer: &Layer) -> serde_json::Result<()> {
         if self.has(&layer.id) { Ok(()) } else { self.0.push(layer) }
     }
@@ -68,7 +68,7 @@ impl LayerList {
         self.0.remove(ids);
     }
 
-    /// What is written of a layer.
+    /// Returns the whole entry of a layer.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<Value> {
         self.0.value(id)
@@ -117,7 +117,7 @@ impl LayerList {
         self.0.place(id).is_some()
     }
 
-    /// Whether it is not any more what was read.
+    /// Whether it was changed since it was read.
     #[must_use]
     pub fn changed(&self) -> bool {
         self.0.changed()
@@ -162,7 +162,7 @@ impl ImageList {
     /// Adds an image.
     ///
     /// # Errors
-    /// It cannot be written as JSON.
+    /// The entry cannot be written as JSON.
     pub fn add(&mut self, image: &Image) -> serde_json::Result<()> {
         self.0.push(image)
     }
@@ -197,7 +197,7 @@ impl ImageList {
         self.0.find(id).into_iter().flat_map(tops).collect()
     }
 
-    /// What is written of an image.
+    /// Returns the whole entry of an image.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<Value> {
         self.0.value(id)
@@ -259,7 +259,7 @@ impl ImageList {
         self.0.all().filter_map(|image| Some((image.id, image.names?))).collect()
     }
 
-    /// Whether it is not any more what was read.
+    /// Whether it was changed since it was read.
     #[must_use]
     pub fn changed(&self) -> bool {
         self.0.changed()

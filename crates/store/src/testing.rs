@@ -69,7 +69,7 @@ pub(crate) fn json(store: &Store, name: &str) -> Value {
     serde_json::from_slice(&fs::read(store.root().join(name)).unwrap()).unwrap()
 }
 
-/// Who brought an image.
+/// The tool that stored an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Foreign {
     GoTool,

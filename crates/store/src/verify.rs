@@ -23,15 +23,15 @@ use crate::podman_lists::{self, ImageList, LayerList};
 use crate::read::trusted::OpenError;
 use crate::write::store::Store;
 
-/// What to do about a SquashFS file that is not what it was.
+/// Remedy for a changed SquashFS file.
 const REPLACE_FILE: &str = "remove the file and migrate an image that has the layer again";
-/// What to do where only what is derived from images is wrong.
+/// Remedy for invalid files that are derived from images.
 const MIGRATE_AGAIN: &str = "remove the image (parallax rm --force) and migrate it again";
-/// What to do about another tool's image.
+/// Remedy for an image of another tool.
 const BRING_AGAIN: &str = "remove the image (parallax rm) and migrate it";
-/// What to do about leftovers.
+/// Remedy for leftovers.
 const COLLECT: &str = "run parallax gc";
-/// What to do about index entries and lists that disagree.
+/// Remedy for index entries and lists that disagree.
 const TAG_AGAIN: &str = "give the image the name again (parallax tag)";
 
 /// Something that is not as it must be.
@@ -41,9 +41,9 @@ pub struct Problem {
     pub image: Option<ImageId>,
     /// The file, relative to the store's root.
     pub path: String,
-    /// What is wrong with it.
+    /// The problem.
     pub what: String,
-    /// What to do about it.
+    /// The remedy.
     pub remedy: &'static str,
 }
 
@@ -53,7 +53,7 @@ pub struct Verifier<'a> {
     store: &'a Store,
     layers: LayerList,
     images: ImageList,
-    /// What was found of SquashFS files that were read already.
+    /// Results for the SquashFS files that were read already.
     files: BTreeMap<String, Option<String>>,
     problems: Vec<Problem>,
     /// Held while what was found is looked at again.
@@ -302,7 +302,7 @@ impl<'a> Verifier<'a> {
     }
 }
 
-/// What is wrong with a SquashFS file, if anything.
+/// Returns the problem of a SquashFS file, if there is one.
 fn check_file(path: &Path, layer: &LayerRecord) -> Result<Option<String>, StoreError> {
     let failed = |cause: io::Error| StoreError::Io { action: "read", path: path.to_owned(), cause };
     let mut file = match File::open(path) {

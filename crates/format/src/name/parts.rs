@@ -1,4 +1,4 @@
-//! Where the parts of a name begin: its registry, its tag and its digest.
+//! Splits names into registry, repository, tag and digest.
 //!
 //! Nothing is checked here: these are for names that are listed somewhere, and for the one reader that checks all parts.
 

@@ -24,7 +24,7 @@ static THREADS: Mutex<()> = Mutex::new(());
 pub(crate) struct WriteLock {
     layers: File,
     images: File,
-    /// Where the file system has no locks.
+    /// The lock file, on a file system without locks.
     file: Option<LockFile>,
     _threads: MutexGuard<'static, ()>,
 }

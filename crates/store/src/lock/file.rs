@@ -35,7 +35,7 @@ pub(crate) struct LockFile {
     path: PathBuf,
 }
 
-/// Who has a lock: the machine's boot and the process's namespace, its number there and its start, and for people the host.
+/// Owner of a lock: the machine's boot and the process's namespace, its number there and its start, and for people the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Owner {
     place: String,
@@ -111,7 +111,7 @@ pub(crate) fn sign(file: &mut File) -> io::Result<()> {
     file.write_all(Owner::this()?.to_text().as_bytes())
 }
 
-/// Whether it is certain that the process which signed a file is gone.
+/// Whether the process that signed a file is certainly gone.
 pub(crate) fn signer_is_gone(file: File) -> bool {
     let mut text = String::new();
     // A signature is short.
@@ -161,7 +161,7 @@ impl Owner {
     }
 }
 
-/// Where process numbers mean the same: this boot of this machine, and this process's namespace.
+/// Returns the scope of process numbers: this boot of this machine, and this process's namespace.
 fn place() -> io::Result<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     Ok(format!("{}/{}", boot.trim(), fs::read_link("/proc/self/ns/pid")?.display()))

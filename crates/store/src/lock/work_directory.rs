@@ -19,7 +19,7 @@ use crate::error::{IoContext as _, StoreError};
 use crate::lock::fcntl::{WriteLock, lock};
 use crate::lock::file;
 
-/// How the name of a working directory begins.
+/// Prefix of the names of working directories.
 pub(crate) const PREFIX: &str = "work-";
 /// The locked file in it.
 const MARKER: &str = "lock";

@@ -17,7 +17,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 mod object;
 
-/// How containers/storage begins an entry.
+/// Usual start of an entry that containers/storage writes.
 const USUAL_BEGINNING: &str = "{\"id\":\"";
 
 /// The fields of an entry that are understood.
@@ -33,7 +33,7 @@ pub(super) struct List<T> {
     /// The file.
     text: String,
     entries: Vec<Entry>,
-    /// Where the ids are, by their hashes, the first of several; made when an id is asked for.
+    /// Positions of the ids, by their hashes, the first of several; made when an id is looked up first.
     places: OnceCell<HashMap<u64, usize>>,
     hasher: RandomState,
     changed: bool,
@@ -66,7 +66,7 @@ impl<T: Fields> List<T> {
         Ok(Self { text, entries, places, hasher, changed: false, fields: PhantomData })
     }
 
-    /// Whether it is not any more what was read.
+    /// Whether it was changed since it was read.
     pub(super) fn changed(&self) -> bool {
         self.changed
     }
@@ -84,7 +84,7 @@ impl<T: Fields> List<T> {
         self.texts().enumerate().filter(move |(_, text)| may(text)).map(|(at, text)| (at, fields(text)))
     }
 
-    /// Where the first entry with this id is.
+    /// Returns the position of the first entry with this id.
     pub(super) fn place(&self, id: &str) -> Option<usize> {
         let is_it = |at: &usize| may_have_id(self.text(*at), id) && self.fields(*at).id() == id;
         let first = *self.places().get(&self.hasher.hash_one(id)).filter(|_| !id.is_empty())?;
@@ -119,7 +119,7 @@ impl<T: Fields> List<T> {
     /// Adds an entry.
     ///
     /// # Errors
-    /// It cannot be written as JSON.
+    /// The entry cannot be written as JSON.
     pub(super) fn push(&mut self, entry: &impl Serialize) -> serde_json::Result<()> {
         let text = to_raw_value(entry)?;
         if let Some(places) = self.places.get_mut() {

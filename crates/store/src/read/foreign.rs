@@ -26,10 +26,10 @@ use crate::read::trusted::{OpenError, TrustedStore};
 const MAX_LIST_BYTES: u64 = 1 << 30;
 /// The longest `link` or `lower`: 500 links of 28 bytes are more layers than overlayfs takes.
 const MAX_LINK_BYTES: u64 = 64 << 10;
-/// What an image has where nothing says when it was built.
+/// Creation time of an image whose entry has none.
 const NO_DATE: &str = "1970-01-01T00:00:00Z";
 
-/// What of a manifest is used.
+/// The used fields of a manifest.
 #[derive(Debug, Deserialize)]
 struct Manifest {
     config: Descriptor,
@@ -40,7 +40,7 @@ struct Descriptor {
     digest: String,
 }
 
-/// What Podman's list of layers says of their sizes.
+/// The sizes in Podman's list of layers.
 #[derive(Debug, Default)]
 pub struct LayerSizes(HashMap<String, (String, u64)>);
 
@@ -66,7 +66,7 @@ impl LayerSizes {
         Self(entries.into_iter().map(size).collect())
     }
 
-    /// What Podman shows as the size of an image with this top layer, in bytes.
+    /// Returns the size that Podman shows for an image with this top layer, in bytes.
     #[must_use]
     pub fn of_chain(&self, top: &str) -> u64 {
         let mut sum = 0_u64;

@@ -20,11 +20,11 @@ pub struct Listing {
     pub images: Vec<Listed>,
     /// Records that cannot be used.
     pub corrupt: Vec<(PathBuf, RecordError)>,
-    /// What is wrong with images that another tool brought and that cannot be used.
+    /// Problems of unusable images of other tools.
     pub unusable: Vec<String>,
 }
 
-/// One image and the names it has now.
+/// An image and its current names.
 #[derive(Debug)]
 pub struct Listed {
     /// Its record.

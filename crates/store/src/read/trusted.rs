@@ -74,7 +74,7 @@ pub enum OpenError {
     },
 }
 
-/// What tells one store from another while it is there: the directory itself, and whom it is trusted from. A path would not
+/// Identity of a mounted store: its directory, and the owner who is trusted. A path would not
 /// do: something else can be mounted on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StoreKey {
@@ -91,7 +91,7 @@ pub struct TrustedStore {
     owner: u32,
     device: u64,
     inode: u64,
-    /// Whether it matters who else may write the files.
+    /// Whether files that others may write are refused.
     strict: bool,
 }
 
@@ -108,7 +108,7 @@ impl TrustedStore {
         Ok(Self { strict: true, ..store })
     }
 
-    /// Opens a store to show what is in it, whoever may write there. Files are still sought beneath its root only.
+    /// Opens a store to show what is in it, whoever may write there. Files are still opened beneath its root only.
     ///
     /// # Errors
     /// [`OpenError::Store`].
@@ -221,7 +221,7 @@ impl TrustedStore {
         if read as u64 > max { Err(self.not_trusted(path, "it is too large for what it is")) } else { Ok(bytes) }
     }
 
-    /// Where a symbolic link leads, if there is one. Its directories are no links.
+    /// Returns the target of a symbolic link, if it exists. The directories of its path are no links.
     pub(crate) fn link_target(&self, path: &str) -> Result<Option<String>, OpenError> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;

@@ -1,8 +1,8 @@
 //! Brings an image that another tool left up to the full format, without converting it.
 //!
 //! Its SquashFS files stay where they are, and so do Podman's directories: what is added is the record, which says where
-//! the files are, and the index entries that lead to it. They are made in the order of publishing, under the same mark as
-//! other changes of names, so that a writer that dies leaves the image as it was, or one that [`Store::collect`] finishes.
+//! the files are, and the index entries that lead to it. They are made in the order of publishing, under the same
+//! pending-operation record as other changes of names, so that a writer that dies leaves the image as it was, or one that [`Store::collect`] finishes.
 
 use std::fs;
 use std::path::PathBuf;
@@ -94,7 +94,7 @@ impl Store {
         Ok(record)
     }
 
-    /// Lets everyone read what the image has: the Go tool's files are their owner's alone.
+    /// Makes the image's files readable for everyone: the Go tool's are readable only for their owner.
     fn share_image(&self, record: &ImageRecord, layers: &LayerList) -> Result<(), StoreError> {
         let mut paths: Vec<PathBuf> = PODMANS_DIRECTORIES
             .into_iter()

@@ -1,7 +1,7 @@
 //! Garbage: what nothing in the store needs, found first and then removed.
 //!
-//! Removing an image and collecting garbage are one and the same: images are to_remove, and with them goes what only they
-//! had. The order is publishing's backwards: index, record, list of images, list of layers, layer directories, SquashFS
+//! Removing an image and collecting garbage are the same operation: with an image everything is removed that no other image
+//! needs. The order is publishing's backwards: index, record, list of images, list of layers, layer directories, SquashFS
 //! files. So a reader may fail to find an image, but never finds one whose parts are missing already; and what a writer
 //! that dies leaves can be found again.
 
@@ -27,7 +27,7 @@ use crate::write::store::Store;
 pub struct Garbage {
     /// Relative to the store's root; for an entry of a list the list and the id.
     pub path: String,
-    /// What it takes on disk, in bytes.
+    /// Size on disk in bytes.
     pub bytes: u64,
 }
 
@@ -43,12 +43,12 @@ pub(crate) struct Contents {
 pub(crate) enum Records {
     /// All.
     All,
-    /// Those of images that Podman's list does not have: what the others need, that list and the list of layers say. A
+    /// Records of images that Podman's list lacks: the needs of the others are in that list and in the list of layers. A
     /// record is written after its image is in the list and goes before it, so there is none unless something broke.
     Unlisted,
 }
 
-/// Where sweep is sought.
+/// Where garbage is searched.
 #[derive(Debug, Default)]
 pub(crate) struct Scope {
     /// Index entries.
@@ -120,7 +120,7 @@ impl Scope {
         Ok(Self { index, layers, diff_ids: diff_ids.collect(), foreign })
     }
 
-    /// What one image has. Its layers of other tools may go with it.
+    /// Returns the scope of one image. Its layers of other tools may be removed with it.
     pub(crate) fn of_image(now: &Contents, id: &ImageId, record: Option<&ImageRecord>) -> Self {
         let mut scope = Self { layers: now.layers.with_parents(now.images.tops_of(id)), ..Self::default() };
         if record.is_none_or(|record| record.layers.iter().any(|layer| layer.sidecar)) {
@@ -141,7 +141,7 @@ impl Scope {
 }
 
 impl Sweep {
-    /// What of the scope goes with the images `to_remove`, or is there for no image.
+    /// Finds what in the scope belongs only to the images `to_remove`, or to no image.
     pub(crate) fn find(
         store: &Store,
         now: &mut Contents,
@@ -272,7 +272,7 @@ fn exists(store: &Store, path: &str) -> bool {
     store.root().join(path).symlink_metadata().is_ok()
 }
 
-/// What a file or a directory with all in it takes on disk, in bytes.
+/// Returns the size on disk of a file, or of a directory with its content, in bytes.
 fn size(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     let Ok(metadata) = path.symlink_metadata() else { return 0 };

@@ -3,8 +3,8 @@
 //! Everything becomes visible in an order in which no reader, Podman or ours, can see half an image: SquashFS files,
 //! layer directories, the list of layers, the list of images, the record, the index. Each step is one `rename` of
 //! something that is durable already. All of it happens under the store's locks, the new SquashFS files included, so
-//! that whoever holds them sees no layer that an image is still to come for. A writer that is killed leaves a store that
-//! works, at most files that nothing refers to, and a mark that tells [`Store::collect`] what it was at.
+//! that a process with the locks sees no layer whose image is still to be published. A killed writer leaves a working store,
+//! at most files that nothing refers to, and a pending-operation record for [`Store::collect`].
 
 use std::collections::BTreeSet;
 use std::iter;
@@ -34,7 +34,7 @@ struct ChosenFile<'a> {
     layer: LayerFile,
     /// Whether Podman's layer has it for itself.
     own: bool,
-    /// Where it lies while it is not in the store.
+    /// Its path while it is not in the store.
     new: Option<&'a Path>,
 }
 

@@ -19,7 +19,7 @@ use crate::write::pending::Operation;
 use crate::write::publish::entry_of;
 use crate::write::store::Store;
 
-/// What is to be removed.
+/// An object to remove.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// A name, and the image with its last one.
@@ -28,32 +28,32 @@ pub enum Target {
     Image(ImageId),
 }
 
-/// What was removed.
+/// Result of a removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removed {
     /// The id of the image that was meant.
     pub id: ImageId,
     /// The names it does not have any more.
     pub names: Vec<String>,
-    /// What went with it, if the image itself is gone.
+    /// The removed files and entries, if the image itself was removed.
     pub image: Option<Vec<Garbage>>,
 }
 
-/// How to tidy up.
+/// Settings of a garbage collection.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Collection {
-    /// Whether to change nothing.
+    /// Whether this is a dry run.
     pub dry_run: bool,
-    /// How long SquashFS files are kept after their removal, for steps that have them mounted.
+    /// Retention time of removed SquashFS files, for steps that have them mounted.
     pub grace: Duration,
     /// On a file system without locks: take the store's lock from whoever has it, and take all writers for dead.
     pub break_lock: bool,
 }
 
-/// What was tidied up.
+/// Result of a garbage collection.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Collected {
-    /// What nothing needed.
+    /// The garbage.
     pub garbage: Vec<Garbage>,
     /// The ids of images whose names were brought in step.
     pub repaired: Vec<ImageId>,
@@ -65,7 +65,7 @@ pub struct Collected {
 
 impl Store {
     /// Removes a name or an image. An image with several names is removed by its id only if `force`, and one that a node
-    /// holds only then too. SquashFS files are put aside until [`Store::collect`] finds their grace over.
+    /// holds only then too. SquashFS files are moved to the trash, which [`Store::collect`] empties after the retention time.
     ///
     /// # Errors
     /// [`StoreError::NoImage`], [`StoreError::SeveralNames`], [`StoreError::InUse`], or why the store could not be changed.

@@ -1,4 +1,4 @@
-//! What writers of a store share: its directories, the layers and images it has.
+//! A store that is written: its directories, layers and images.
 //!
 //! `publish` adds images, `remove` takes them away, `gc` tidies up after writers that died.
 

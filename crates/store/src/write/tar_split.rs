@@ -37,7 +37,7 @@ impl Store {
         move_into_place(&from, &path)
     }
 
-    /// Has Podman say what to do when it looks for a layer's data in the store itself.
+    /// Makes Podman print advice when it searches a layer's data in the store itself.
     pub(crate) fn advise(&self, layer_id: &LayerId) -> Result<(), StoreError> {
         let refusal = self.root().join(NO_FILES);
         if !refusal.exists() {
