@@ -23,12 +23,13 @@ use rustix::process::{chdir, fchdir, pivot_root};
 
 use crate::fuse::FuseError;
 use crate::layer::Source;
-use crate::overlay::{self, Names};
+use crate::overlay;
 use crate::plan::OverlayPlan;
 use crate::settings::Settings;
 use crate::squashfs::{self, Count, Layer, LayerMountError};
 use parallax_sys::fault;
 use parallax_sys::limits::{self, Namespace};
+use parallax_sys::overlay::Overlay;
 
 /// Where the tmpfs is mounted in the private namespace: a directory that every node has, that nothing there needs, and whose name
 /// has no characters that mean something to fuse-overlayfs, which takes the whole paths behind the layers' short names.
@@ -103,7 +104,7 @@ pub(crate) fn mount_overlay(
     };
 
     enter_private_namespace()?;
-    let mut names = Names { user_attributes: !first_user_namespace, ..Names::default() };
+    let mut names = Overlay { user_attributes: !first_user_namespace, ..Overlay::default() };
     for (number, ground) in grounds.into_iter().enumerate() {
         let name = number.to_string();
         ground.place(&name)?;
@@ -117,7 +118,7 @@ pub(crate) fn mount_overlay(
         names.lower.push("e".to_owned());
     }
 
-    let kernel = plan.kernel.clone().and_then(|others| overlay::of_the_kernel(&names, &others));
+    let kernel = plan.kernel.clone().and_then(|others| names.mount(&others, "m"));
     let overlay = match kernel {
         Ok((overlay, form)) => {
             outside.attach(overlay)?;

@@ -7,6 +7,8 @@
 //! - [`limits`]: the names of limits that errors do not name.
 //! - [`loop_device`]: a block device over a file, for file systems that need one.
 //! - [`mount`]: mounts as file descriptors, completed before they are attached.
+//! - [`overlay`]: the kernel's overlay.
+//! - [`root`]: files and mount points below a root that somebody else filled.
 //! - [`subid`]: subordinate ids from the module that nsswitch.conf names.
 //! - [`user_namespace`]: user namespaces that only carry an id map.
 //! - [`credentials`]: access to files with a user's own rights, in one thread.
@@ -29,8 +31,10 @@ pub mod limits;
 pub mod loop_device;
 #[allow(unsafe_code, reason = "calls mount_setattr(2)")]
 pub mod mount;
+pub mod overlay;
 #[allow(unsafe_code, reason = "acts between fork(2) and execve(2)")]
 pub mod process;
+pub mod root;
 #[allow(unsafe_code, reason = "calls functions of a library that is loaded by name")]
 pub mod subid;
 #[allow(unsafe_code, reason = "calls clone(2)")]

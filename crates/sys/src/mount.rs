@@ -112,20 +112,17 @@ impl DetachedMount {
         self.set_attributes(&attributes)
     }
 
+    /// Makes the mount and every mount below it read-only.
+    ///
+    /// # Errors
+    /// `EPERM` without `CAP_SYS_ADMIN`, `EBUSY` for a mount that is open for writing.
+    pub fn make_read_only(&self) -> io::Result<()> {
+        let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into();
+        set_attributes(&self.0, &MountAttr { set: attributes, ..MountAttr::default() }, libc::AT_RECURSIVE)
+    }
+
     fn set_attributes(&self, attributes: &MountAttr) -> io::Result<()> {
-        // SAFETY: the path is a C string, the structure has the kernel's layout and its size is given; the call reads
-        // both and keeps neither.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_mount_setattr,
-                self.0.as_raw_fd(),
-                c"".as_ptr(),
-                libc::AT_EMPTY_PATH,
-                ptr::from_ref(attributes),
-                size_of::<MountAttr>(),
-            )
-        };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        set_attributes(&self.0, attributes, 0)
     }
 
     /// Attaches the mount at an absolute path, all of whose parents belong to root.
@@ -140,6 +137,15 @@ impl DetachedMount {
         self.attach(&parent, name)
     }
 
+    /// Attaches the mount over an open file or directory (`O_PATH`), whatever its path is.
+    ///
+    /// # Errors
+    /// `ENOTDIR` if one of the two is a directory and the other is not.
+    pub fn attach_over(self, place: impl AsFd) -> io::Result<()> {
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        move_mount(&self.0, "", place.as_fd(), "", flags).map_err(|error| limits::of_mounts(error.into()))
+    }
+
     /// Attaches the mount over `name`, one component, in an open directory. A symbolic link there is not followed.
     ///
     /// # Errors
@@ -150,11 +156,43 @@ impl DetachedMount {
     }
 }
 
+impl From<OwnedFd> for DetachedMount {
+    /// Takes the descriptor of a detached mount.
+    fn from(mount: OwnedFd) -> Self {
+        Self(mount)
+    }
+}
+
 impl AsFd for DetachedMount {
     /// The mount's root directory; files can be made through it before it is attached.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Makes the mount that is attached at an open directory (`O_PATH`) read-only, and no mount below it.
+///
+/// # Errors
+/// `EINVAL` if the directory is not the root of a mount, `EPERM` without `CAP_SYS_ADMIN`.
+pub fn make_read_only(root: impl AsFd) -> io::Result<()> {
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into();
+    set_attributes(root.as_fd(), &MountAttr { set: attributes, ..MountAttr::default() }, 0)
+}
+
+fn set_attributes(mount: impl AsFd, attributes: &MountAttr, flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: the path is a C string, the structure has the kernel's layout and its size is given; the call reads
+    // both and keeps neither.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | flags,
+            ptr::from_ref(attributes),
+            size_of::<MountAttr>(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Keeps a namespace alive and accessible: mounts its file (`/proc/PID/ns/…`, open) over the file `path`, all of whose parents

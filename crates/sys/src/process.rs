@@ -134,6 +134,22 @@ pub fn inherit_standard_streams_only() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Closes all descriptors of this process; `null` takes the place of the standard streams.
+///
+/// # Errors
+/// Those of `dup2(2)`, and `ENOSYS` before Linux 5.9.
+pub fn close_all_descriptors(null: BorrowedFd<'_>) -> io::Result<()> {
+    for stream in 0..3 {
+        // SAFETY: the calls take numbers. No value of this process owns a standard stream.
+        if unsafe { libc::dup2(null.as_raw_fd(), stream) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: the call takes numbers. The caller gives all descriptors up, and uses none of them again.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Restores the default action of `SIGPIPE`, which Rust's runtime ignores, as would programs that this process executes.
 pub fn restore_sigpipe() {
     // SAFETY: the default action runs no code of this process.

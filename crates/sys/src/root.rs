@@ -1,0 +1,308 @@
+//! A container's root directory, seen from outside: every path is resolved as inside the container (`openat2(2)` with
+//! `RESOLVE_IN_ROOT`, Linux 5.6), so a symbolic link of the image never leads to a file of the node.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fchmod, fstat, mkdirat, open, openat, openat2,
+    readlinkat, unlinkat,
+};
+use rustix::io::Errno;
+
+/// Maximum number of symbolic links in one path, as the kernel's.
+const MAX_LINKS: usize = 40;
+/// The permissions of directories that are made for mount points.
+const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o755);
+
+/// A container's root directory.
+#[derive(Debug)]
+pub struct Root(OwnedFd);
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Root {
+    /// Opens the root directory at a path of the node.
+    ///
+    /// # Errors
+    /// Those of `open(2)`.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self(open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?))
+    }
+
+    /// Returns `true` if there is a file or directory at the path.
+    #[must_use]
+    pub fn has(&self, path: &Path) -> bool {
+        self.resolve(path, OFlags::PATH).is_ok()
+    }
+
+    /// Reads a regular file of at most `limit` bytes; `None` if there is none at the path.
+    ///
+    /// # Errors
+    /// Those of `openat2(2)` and `read(2)`; `EFBIG` for a longer file.
+    pub fn read(&self, path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        // Without NONBLOCK opening a FIFO would wait.
+        let file = match self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK) {
+            Ok(file) => file,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if !is(&file, FileType::RegularFile)? {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        File::from(file).take(limit + 1).read_to_end(&mut bytes)?;
+        if u64::try_from(bytes.len()).is_ok_and(|length| length > limit) {
+            return Err(Errno::FBIG.into());
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Puts a file with these contents at a path, in the place of a file or a symbolic link. Directories that are missing are made.
+    /// The file belongs to the container's root user if the user namespace has one, and everybody may read it.
+    ///
+    /// # Errors
+    /// Those of the system calls; `EISDIR` if a directory is there.
+    pub fn replace(&self, path: &Path, contents: &[u8]) -> io::Result<()> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::ISDIR.into()) };
+        let parent = self.place(parent, FileType::Directory)?;
+        match unlinkat(&parent, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&parent, name, flags, Mode::from_raw_mode(0o600))?;
+        File::from(file.try_clone()?).write_all(contents)?;
+        fchmod(&file, Mode::from_raw_mode(0o644))?;
+        Ok(belongs_to_root(&parent, name)?)
+    }
+
+    /// Returns the mount point at a path, and makes it if it is missing: a directory or an empty file. The last component, too, may
+    /// be a symbolic link of the image.
+    ///
+    /// # Errors
+    /// Those of the system calls; `ENOTDIR` or `EISDIR` if something of the other kind is there.
+    pub fn mount_point(&self, path: &Path, is_directory: bool) -> io::Result<OwnedFd> {
+        Ok(self.place(path, if is_directory { FileType::Directory } else { FileType::RegularFile })?)
+    }
+
+    fn resolve(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        openat2(&self.0, inside(path), flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+    }
+
+    fn place(&self, path: &Path, kind: FileType) -> rustix::io::Result<OwnedFd> {
+        match self.resolve(path, OFlags::PATH) {
+            Ok(found) => check_kind(found, kind),
+            Err(Errno::NOENT) => self.make(path, kind),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Walks to the path, one component after the other, and makes what is missing.
+    fn make(&self, path: &Path, kind: FileType) -> rustix::io::Result<OwnedFd> {
+        let mut left = components(path);
+        // What was walked already: no symbolic links and no "..".
+        let mut walked = PathBuf::from("/");
+        let mut links = 0;
+        while let Some(name) = left.pop_front() {
+            if name == ".." {
+                walked.pop();
+                continue;
+            }
+            let directory = self.resolve(&walked, OFlags::PATH | OFlags::DIRECTORY)?;
+            let wanted = if left.is_empty() { kind } else { FileType::Directory };
+            match make_one(&directory, &name, wanted)? {
+                None => walked.push(name),
+                Some(target) => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(Errno::LOOP);
+                    }
+                    if target.is_absolute() {
+                        walked = PathBuf::from("/");
+                    }
+                    for part in components(&target).into_iter().rev() {
+                        left.push_front(part);
+                    }
+                }
+            }
+        }
+        check_kind(self.resolve(&walked, OFlags::PATH)?, kind)
+    }
+}
+
+/// Makes a file or a directory, unless there is something; returns the target if that is a symbolic link.
+fn make_one(directory: &OwnedFd, name: &OsStr, kind: FileType) -> rustix::io::Result<Option<PathBuf>> {
+    let made = if kind == FileType::Directory {
+        mkdirat(directory, name, DIRECTORY_MODE)
+    } else {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat(directory, name, flags, Mode::from_raw_mode(0o644)).map(drop)
+    };
+    match made {
+        Ok(()) => {
+            belongs_to_root(directory, name)?;
+            Ok(None)
+        }
+        // Not all file systems check in the same order.
+        Err(error) => match readlinkat(directory, name, Vec::new()) {
+            Ok(target) => Ok(Some(OsString::from_vec(target.into_bytes()).into())),
+            Err(Errno::INVAL) => Ok(None),
+            Err(_) => Err(error),
+        },
+    }
+}
+
+/// Gives something new in a directory of the container's root user to that user, as if the image had it. In a directory of others, such
+/// as one of the node's, it stays its maker's.
+fn belongs_to_root(directory: &OwnedFd, name: &OsStr) -> rustix::io::Result<()> {
+    if fstat(directory)?.st_uid != Uid::ROOT.as_raw() {
+        return Ok(());
+    }
+    match chownat(directory, name, Some(Uid::ROOT), Some(Gid::ROOT), AtFlags::SYMLINK_NOFOLLOW) {
+        // The namespace has no such id, or not the privilege to use it.
+        Ok(()) | Err(Errno::INVAL | Errno::PERM) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn components(path: &Path) -> VecDeque<OsString> {
+    let names = path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    });
+    names.collect()
+}
+
+fn inside(path: &Path) -> &Path {
+    if path.as_os_str().is_empty() { Path::new("/") } else { path }
+}
+
+fn is(file: &OwnedFd, kind: FileType) -> rustix::io::Result<bool> {
+    Ok(FileType::from_raw_mode(fstat(file)?.st_mode) == kind)
+}
+
+/// A directory must be one; a file may be anything else.
+fn check_kind(found: OwnedFd, kind: FileType) -> rustix::io::Result<OwnedFd> {
+    match (is(&found, FileType::Directory)?, kind == FileType::Directory) {
+        (true, false) => Err(Errno::ISDIR),
+        (false, true) => Err(Errno::NOTDIR),
+        _ => Ok(found),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
+
+    use super::*;
+
+    /// A root directory beside a directory of the node's.
+    struct Place {
+        above: tempfile::TempDir,
+        root: Root,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let above = tempfile::tempdir().unwrap();
+            fs::create_dir(above.path().join("root")).unwrap();
+            let root = Root::open(&above.path().join("root")).unwrap();
+            Self { above, root }
+        }
+
+        fn path(&self, path: &str) -> PathBuf {
+            self.above.path().join("root").join(path)
+        }
+
+        /// Makes a mount point; returns where it is, without symbolic links.
+        fn made(&self, path: &str) -> String {
+            let point = self.root.mount_point(Path::new(path), true).unwrap();
+            let wanted = fstat(&point).unwrap().st_ino;
+            let mut all = vec![self.path("")];
+            while let Some(directory) = all.pop() {
+                if fs::symlink_metadata(&directory).unwrap().ino() == wanted {
+                    return directory.strip_prefix(self.path("")).unwrap().display().to_string();
+                }
+                let entries = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path());
+                all.extend(entries.filter(|path| path.is_dir() && !path.is_symlink()));
+            }
+            panic!("{path} is outside of the root")
+        }
+    }
+
+    #[test]
+    fn a_mount_point_that_is_missing_appears() {
+        let place = Place::new();
+        assert_eq!(place.made("/a/b/c"), "a/b/c");
+        assert_eq!(place.made("/a/b/c"), "a/b/c");
+        let file = place.root.mount_point(Path::new("/a/file"), false).unwrap();
+        assert!(is(&file, FileType::RegularFile).unwrap());
+        assert!(place.root.mount_point(Path::new("/a/file"), true).is_err());
+        assert!(place.root.mount_point(Path::new("/a/file/below"), true).is_err());
+        assert!(place.root.mount_point(Path::new("/a"), false).is_err());
+    }
+
+    #[test]
+    fn links_of_the_image_stay_inside_the_root() {
+        let place = Place::new();
+        let outside = place.above.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        symlink("../../../../../outside", place.path("up")).unwrap();
+        symlink(&outside, place.path("absolute")).unwrap();
+        symlink("/run", place.path("dangling")).unwrap();
+        symlink("dangling/../sub", place.path("round")).unwrap();
+        assert_eq!(place.made("/up/x"), "outside/x");
+        assert!(place.made("/absolute").ends_with("/outside"));
+        assert_eq!(place.made("/dangling/lock"), "run/lock");
+        assert_eq!(place.made("/round/y"), "sub/y");
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn links_without_an_end_are_an_error() {
+        let place = Place::new();
+        symlink("b", place.path("a")).unwrap();
+        symlink("a", place.path("b")).unwrap();
+        assert!(place.root.mount_point(Path::new("/a/x"), true).is_err());
+        assert!(place.root.read(Path::new("/a"), 10).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_file_takes_the_place_of_a_link_and_not_of_its_target() {
+        let place = Place::new();
+        fs::create_dir(place.path("etc")).unwrap();
+        fs::write(place.path("etc/target"), "kept").unwrap();
+        symlink("target", place.path("etc/hosts")).unwrap();
+        place.root.replace(Path::new("/etc/hosts"), b"new").unwrap();
+        assert_eq!(fs::read_to_string(place.path("etc/target")).unwrap(), "kept");
+        assert_eq!(place.root.read(Path::new("/etc/hosts"), 10).unwrap().as_deref(), Some(&b"new"[..]));
+        place.root.replace(Path::new("/new/file"), b"x").unwrap();
+        assert_eq!(fs::metadata(place.path("new/file")).unwrap().mode() & 0o777, 0o644);
+        assert!(place.root.replace(Path::new("/etc"), b"x").is_err());
+    }
+
+    #[test]
+    fn only_regular_files_of_a_usual_length_are_read() {
+        let place = Place::new();
+        rustix::fs::mkfifoat(rustix::fs::CWD, place.path("fifo"), Mode::from_raw_mode(0o600)).unwrap();
+        fs::write(place.path("long"), "12345").unwrap();
+        let read = |path: &str, limit| place.root.read(Path::new(path), limit);
+        assert!(read("/fifo", 9).unwrap().is_none() && read("/", 9).unwrap().is_none());
+        assert!(read("/missing/file", 9).unwrap().is_none());
+        assert!(read("/long", 4).is_err());
+        assert_eq!(read("/long", 5).unwrap().as_deref(), Some(&b"12345"[..]));
+    }
+}
