@@ -1,4 +1,4 @@
-//! The arguments of the launcher's callers: the plugin, the launcher itself, and Podman. No caller is a person, so the arguments
+//! The arguments of the launcher's callers: the plugin and the launcher itself. No caller is a person, so the arguments
 //! are a protocol and not a command line.
 
 use std::ffi::{OsStr, OsString};
@@ -15,19 +15,12 @@ pub enum Order {
         /// The command and its arguments, at least one.
         command: Vec<OsString>,
     },
-    /// `podman DIRECTORY -- PODMAN ARGUMENT…`: become Podman in the step's user namespace.
+    /// `podman DIRECTORY -- PODMAN ARGUMENT…`: become Podman as root of the container's user namespace.
     Podman {
         /// The step's directory.
         directory: PathBuf,
         /// Podman and its arguments.
         command: Vec<OsString>,
-    },
-    /// `--parallax-runtime=RUNTIME ARGUMENT…`: be the OCI runtime for Podman.
-    Runtime {
-        /// The OCI runtime that does the work.
-        program: PathBuf,
-        /// The arguments for it.
-        arguments: Vec<OsString>,
     },
     /// `node DIRECTORY FILE -- COMMAND…`: run the command on the node, where Podman finds the image of the step that has this directory.
     Node {
@@ -57,16 +50,9 @@ pub enum Order {
     },
 }
 
-/// The flag by which Podman passes the launcher the OCI runtime to use (`podman --runtime-flag`, without the dashes).
-pub const RUNTIME_FLAG: &str = "parallax-runtime";
-
 /// Parses the arguments after the program's name; `None` if they are invalid.
 pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Order> {
     let verb = arguments.next()?;
-    if let Some(flag) = verb.to_str()?.strip_prefix("--") {
-        let program = flag.strip_prefix(RUNTIME_FLAG)?.strip_prefix('=')?;
-        return Some(Order::Runtime { program: program.into(), arguments: arguments.collect() });
-    }
     let object = arguments.next()?;
     let verb = verb.to_str()?;
     let file = if matches!(verb, "run" | "node" | "tell") { Some(arguments.next()?) } else { None };
@@ -130,15 +116,6 @@ mod tests {
         };
         assert_eq!(run("/home/u1/"), ["/home/u1/slurm_bcast_1.0_n1", "/"]);
         assert_eq!(run("/home/u1"), ["/home/u1", "/"]);
-    }
-
-    #[test]
-    fn podman_calls_the_runtime_with_its_flag_first() {
-        assert_eq!(
-            order(&["--parallax-runtime=/usr/bin/crun", "start", "id"]),
-            Some(Order::Runtime { program: "/usr/bin/crun".into(), arguments: vec!["start".into(), "id".into()] })
-        );
-        assert_eq!(order(&["--version"]), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The step's container on this node: the first task that takes the lock makes it, the others wait for it.
 //!
-//! The container is created but never started (see [`crate::runtime`]), so it has all its namespaces and mounts and runs no
-//! program of the image. The result is recorded for later tasks. A task that dies while it makes the
+//! The container is its namespaces and mounts, kept by a process ([`crate::holder`]); no program of the image runs to make it. The
+//! result is recorded for later tasks. A task that dies while it makes the
 //! container leaves a marker file, so that the others fail at once.
 //!
 //! An image that is in no store is pulled first ([`crate::pull`]).
@@ -15,16 +15,12 @@ use std::time::{Duration, Instant};
 use parallax_protocol::step_file::{StepFile, StepPaths};
 use parallax_sys::process::{Process, start_time};
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::Uid;
 use serde::{Deserialize, Serialize};
 
-use crate::args::RUNTIME_FLAG;
-use crate::mounts;
+use crate::build::{self, Layers};
+use crate::plan::Request;
 use crate::podman::Podman;
 use crate::pull::{self, Execution};
-
-/// The container's name in the step's own Podman storage.
-const NAME: &str = "step";
 
 /// Error of making the container.
 #[derive(Debug)]
@@ -71,10 +67,6 @@ impl Shared {
         self.directory.join("under-way")
     }
 
-    fn pid_file(&self) -> PathBuf {
-        self.directory.join("pid")
-    }
-
     fn read_outcome(&self) -> Result<Option<Outcome>, StartError> {
         match fs::read(self.outcome()) {
             Ok(bytes) => serde_json::from_slice(&bytes)
@@ -113,7 +105,7 @@ pub fn obtain(paths: &StepPaths, step: &StepFile) -> Result<Container, StartErro
         ));
     }
     private_file(&shared.under_way()).map_err(broken)?;
-    let made = make(paths, step, &shared);
+    let made = make(paths, step);
     let (outcome, failure) = match made {
         Ok(outcome) => (outcome, None),
         Err(message) => (Outcome::Failed, Some(message)),
@@ -138,73 +130,31 @@ impl Outcome {
 }
 
 /// Makes the container.
-fn make(paths: &StepPaths, step: &StepFile, shared: &Shared) -> Result<Outcome, String> {
+fn make(paths: &StepPaths, step: &StepFile) -> Result<Outcome, String> {
     let deadline = Instant::now() + Duration::from_secs(step.start_timeout.into());
-    let launcher = std::env::current_exe().map_err(|error| format!("cannot find the launcher's own path: {error}"))?;
-    let podman = Podman::new(paths, step, &launcher);
     if let Some(notice) = &step.notice {
         eprintln!("parallax: {notice}");
     }
-    let (image_id, pulled) = match &step.image_id {
-        Some(id) => (id.clone(), None),
+    let (layers, pulled) = match &step.image_id {
+        Some(_) => {
+            let (names, mount_program) = (step.layers.clone(), step.mount_program.clone());
+            (Layers { directory: paths.layers(), names, mount_program }, None)
+        }
         None => {
+            let launcher =
+                std::env::current_exe().map_err(|error| format!("cannot find the launcher's own path: {error}"))?;
+            let podman = Podman::new(paths, step, &launcher);
             // The variable has precedence, as in Podman.
-            let home = variable_home().or_else(|| step.home.clone());
-            let (id, execution) = pull::pull(&podman, &step.image, home.as_deref(), deadline)?;
-            (id, Some(execution))
+            let home = std::env::var_os("HOME").map(PathBuf::from).or_else(|| step.home.clone());
+            let pulled = pull::pull(&podman, &step.image, home.as_deref(), paths, deadline)?;
+            (pulled.layers, Some(pulled.execution))
         }
     };
-    let pid_file = shared.pid_file();
-    podman
-        .call(&run_call(step, &launcher, &pid_file, &image_id), deadline)
-        .map_err(|error| format!("cannot start the container: {error}{}", advice(rustix::process::getuid())))?;
-    let pid = fs::read_to_string(&pid_file)
-        .map_err(|error| format!("cannot read podman's {}: {error}", pid_file.display()))?;
-    let pid = pid.trim().parse().map_err(|_| format!("invalid process number in {}", pid_file.display()))?;
+    let request = Request::default();
+    let pid = build::start(paths, step, &request, &layers, deadline)
+        .map_err(|error| format!("cannot start the container: {error}"))?;
     let start_time = start_time(pid).map_err(|_| "the container ended as soon as it was made".to_owned())?;
     Ok(Outcome::Ready { pid, start_time, pulled })
-}
-
-/// Returns the advice for a container that could not be started. Podman assumes that root owns the whole node.
-fn advice(user: Uid) -> &'static str {
-    if user.is_root() { "; start the step as an ordinary user" } else { "" }
-}
-
-/// Returns Podman's arguments for making the container.
-fn run_call(step: &StepFile, launcher: &Path, pid_file: &Path, image_id: &str) -> Vec<String> {
-    let shown = mounts::choose(step, variable_home().as_deref(), std::env::current_dir().ok().as_deref(), Path::exists);
-    let mut call = vec![format!("--runtime={}", launcher.display())];
-    call.push(format!("--runtime-flag={RUNTIME_FLAG}={}", step.runtime.display()));
-    call.extend(["run", "--detach", "--pull=never", "--name", NAME, "--userns=keep-id"].map(str::to_owned));
-    // The tasks keep the node's namespaces except those of users and mounts; the container's /proc, /dev and /sys must be those
-    // of the same namespaces.
-    call.extend(["--network=host", "--pid=host", "--uts=host", "--cgroupns=host"].map(str::to_owned));
-    call.extend(["--security-opt=label=disable", "--security-opt=seccomp=unconfined"].map(str::to_owned));
-    call.push(format!("--pidfile={}", pid_file.display()));
-    call.extend(passwd_entry(&step.user, home(step).as_deref()).map(|entry| format!("--passwd-entry={entry}")));
-    call.extend(shown.iter().map(mounts::argument));
-    // The command is never executed, but runtimes check whether it is executable. This path exists in every container.
-    call.extend(["--entrypoint", "", image_id, "/proc/self/exe"].map(str::to_owned));
-    call
-}
-
-/// Returns the user's line for the container's `/etc/passwd`, used if the image has none, with the user's home. Podman replaces
-/// variables in the text (`$USERNAME` and others), so a name or a path with `$` gets Podman's default.
-fn passwd_entry(user: &str, home: Option<&Path>) -> Option<String> {
-    let home = home?.to_str()?;
-    let plain = |text: &str| !text.is_empty() && !text.contains([':', '$', '\n']);
-    let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-    (plain(user) && plain(home)).then(|| format!("{user}:*:{uid}:{gid}:{user}:{home}:/bin/sh"))
-}
-
-/// Returns the user's home directory: that of the user database, as on the node, else that of the job's environment.
-fn home(step: &StepFile) -> Option<PathBuf> {
-    step.home.clone().or_else(variable_home)
-}
-
-/// Returns the home directory of the job's environment; `None` with `srun --export=NONE`.
-fn variable_home() -> Option<PathBuf> {
-    std::env::var_os("HOME").map(PathBuf::from)
 }
 
 fn private_file(path: &Path) -> io::Result<File> {

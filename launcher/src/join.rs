@@ -22,6 +22,10 @@ use crate::node_program::{Cloned, NodeProgram};
 
 /// Maximum number of capabilities of a kernel (64 bits in `/proc/PID/status`).
 const CAPABILITIES: u32 = 64;
+/// The capabilities that programs of the container may have, by set-user-id or with file capabilities: Podman's default (CHOWN,
+/// DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, SYS_CHROOT, SETFCAP). They hold for the container's
+/// own ids and files alone.
+pub const BOUNDS: u64 = 0x8004_05fb;
 
 /// Moves this process into the container, with at most the privileges of the container's own processes, and
 /// into its working directory on the node, else the image's, else `/`. Mounts a program of the node into the container.
@@ -48,13 +52,16 @@ pub fn enter(
             cloned.ok().map_or(Ok(()), Cloned::show)?;
         }
     }
-    for number in (0..CAPABILITIES).filter(|number| bounds & (1 << number) == 0) {
-        drop_capability(number).map_err(|error| failed(&error))?;
-    }
+    limit_capabilities(bounds).map_err(|error| failed(&error))?;
     let root = Path::new("/");
     let entered =
         [workdir, image_workdir, Some(root)].into_iter().flatten().any(|path| std::env::set_current_dir(path).is_ok());
     if entered { Ok(()) } else { Err(failed(&"cannot change to its root directory")) }
+}
+
+/// Drops from the bounding set all capabilities but these, one bit each.
+pub fn limit_capabilities(bounds: u64) -> rustix::io::Result<()> {
+    (0..CAPABILITIES).filter(|number| bounds & (1 << number) == 0).try_for_each(drop_capability)
 }
 
 /// Drops a capability from the bounding set; ignores one that this kernel does not know.

@@ -3,27 +3,34 @@
 //! - [`args`]: what the plugin says.
 //! - [`task`]: one task, from its start to the user's command.
 //! - [`container`]: the step's one container: the first task makes it, the others wait for it.
+//! - [`plan`]: what the container shows (pure), with [`accounts`], the names of users and groups (pure).
+//! - [`build`]: the making of the container, by system calls; [`mount_program`], for layers that the kernel does not mount.
+//! - [`holder`]: the process that keeps the container; [`names`]: the look-up of names in the node's databases.
 //! - [`podman`]: calls of Podman, bounded in time and in the step's own user namespace.
 //! - [`pause`]: the process that keeps Podman's namespaces for tasks in podman mode.
 //! - [`pull`]: an image that is in no store.
-//! - [`runtime`]: the OCI runtime that Podman uses for it: one that never starts what it created.
-//! - [`mounts`]: which paths of the node the container shows (pure).
+//! - [`mounts`]: paths that belong to the image (pure).
 //! - [`node_program`]: a program that was broadcast to the node.
 //! - [`environment`]: the variables of the user's command (pure).
 //! - [`join`]: entering the container and becoming the user's command.
 
 use std::process::ExitCode;
 
+mod accounts;
 mod args;
+mod build;
 mod container;
 mod environment;
+mod holder;
 mod join;
+mod mount_program;
 mod mounts;
+mod names;
 mod node_program;
 mod pause;
+mod plan;
 mod podman;
 mod pull;
-mod runtime;
 mod task;
 
 fn main() -> ExitCode {

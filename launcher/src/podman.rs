@@ -1,8 +1,7 @@
-//! Calls of Podman, with a timeout and in the step's own user namespace.
+//! Calls of Podman, with a timeout and in the user namespace of the step's container.
 //!
-//! By default, rootless Podman begins by making a user namespace: two programs to write its maps, a pause process to keep
-//! it, and a second start of Podman inside. The agent has made the same namespace for the layers' mounts already, so the launcher
-//! starts Podman in it, as `podman unshare` would, and leaves no pause process behind.
+//! By default, rootless Podman begins by making a user namespace, in which the user is root. The launcher starts Podman as root of the
+//! namespace that the agent has made for the container, so that files have the container's owners.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -21,7 +20,9 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Slurm's variable for the job of a process.
-const JOB_ID: &str = "SLURM_JOB_ID";
+pub const JOB_ID: &str = "SLURM_JOB_ID";
+/// The places of the system's programs: Podman and others are found there, whatever the job's `PATH` is.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Maximum length of Podman's output in messages, in characters from the end.
 const TAIL: usize = 600;
 
@@ -58,18 +59,10 @@ impl Podman {
         }
     }
 
-    /// Calls Podman and waits for it.
+    /// Calls Podman, with additional variables, waits for it, and returns its standard output.
     ///
     /// # Errors
     /// A message with the end of Podman's output; a call that exceeds the deadline is killed.
-    pub fn call(&self, arguments: &[String], deadline: Instant) -> Result<(), String> {
-        self.run(arguments, &[], None, deadline)
-    }
-
-    /// Calls Podman, with additional variables, and returns its standard output.
-    ///
-    /// # Errors
-    /// As [`Podman::call`].
     pub fn ask(
         &self,
         arguments: &[String],
@@ -77,7 +70,7 @@ impl Podman {
         deadline: Instant,
     ) -> Result<String, String> {
         let path = self.log.with_extension("answer");
-        self.run(arguments, variables, Some(create(&path)?), deadline)?;
+        self.run(arguments, variables, create(&path)?, deadline)?;
         fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))
     }
 
@@ -85,15 +78,11 @@ impl Podman {
         &self,
         arguments: &[String],
         variables: &[(&str, OsString)],
-        stdout: Option<File>,
+        stdout: File,
         deadline: Instant,
     ) -> Result<(), String> {
         let name = self.program.display();
         let log = create(&self.log)?;
-        let stdout = match stdout {
-            Some(file) => file,
-            None => log.try_clone().map_err(|error| format!("cannot open another file: {error}"))?,
-        };
         let mut line = self.prefix.iter().chain([&self.program]);
         let mut command = Command::new(line.next().unwrap_or(&self.program));
         command.args(line).args(arguments).stdin(Stdio::null()).stdout(stdout).stderr(log).current_dir("/");
@@ -103,8 +92,7 @@ impl Podman {
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         // No bus of a session, over which Podman could move processes out of the job, and no timers of systemd's for health checks.
         command.env("DBUS_SESSION_BUS_ADDRESS", "disabled:").env("DISABLE_HC_SYSTEMD", "true");
-        // Podman and its helpers are found in the system's places, whatever the job's PATH is.
-        command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("PATH", PATH);
         // The user's own settings for Podman are for their own containers, and their home may be far away and slow.
         command.env("HOME", &self.home).env("USER", &self.user);
         let mut child =
@@ -125,14 +113,19 @@ impl Podman {
         Err(format!("{name} failed ({status}){}", self.said()))
     }
 
-    /// Returns the end of Podman's output, on one line.
+    /// Returns the end of Podman's output.
     fn said(&self) -> String {
-        let text = fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-        let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" / ");
-        let skip = line.chars().count().saturating_sub(TAIL);
-        let tail: String = line.chars().skip(skip).collect();
-        if tail.is_empty() { String::new() } else { format!(": {tail}") }
+        end_of(&fs::read(&self.log).unwrap_or_default())
     }
+}
+
+/// Returns the end of a program's output on one line, after a colon; an empty text if there is none.
+pub fn end_of(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
+    let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" / ");
+    let skip = line.chars().count().saturating_sub(TAIL);
+    let tail: String = line.chars().skip(skip).collect();
+    if tail.is_empty() { String::new() } else { format!(": {tail}") }
 }
 
 fn create(path: &Path) -> Result<File, String> {
@@ -143,7 +136,7 @@ fn create(path: &Path) -> Result<File, String> {
 pub fn become_podman(directory: &Path, command: &[OsString]) -> String {
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("cannot start podman: {what}: {error}");
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
-    if let Err(error) = enter_namespace(&StepPaths::new(directory).user_namespace()) {
+    if let Err(error) = enter_namespace(&StepPaths::new(directory).container_namespace()) {
         return failed("cannot enter the step's user namespace", &error);
     }
     let mut podman = Command::new(command.first().map_or(OsStr::new(""), OsString::as_os_str));
@@ -191,12 +184,13 @@ mod tests {
 
     fn call(script: &str, timeout: Duration) -> Result<(), String> {
         let (directory, podman) = podman(script);
-        podman.call(&[directory.path().join("script").display().to_string()], Instant::now() + timeout)
+        podman.ask(&[directory.path().join("script").display().to_string()], &[], Instant::now() + timeout).map(drop)
     }
 
     #[test]
     fn a_failure_says_what_podman_said() {
-        let message = call("echo first; echo 'Error: no such thing' >&2; exit 5", Duration::from_secs(20)).unwrap_err();
+        let message =
+            call("echo first >&2; echo 'Error: no such thing' >&2; exit 5", Duration::from_secs(20)).unwrap_err();
         assert!(message.contains("first / Error: no such thing") && message.contains('5'), "{message}");
     }
 

@@ -16,7 +16,6 @@ use crate::mounts;
 use crate::node_program::NodeProgram;
 use crate::pause;
 use crate::podman;
-use crate::runtime;
 
 /// The exit code for a container that could not be started, as in Podman and Docker. Slurm shows it; 126 and 127 are the
 /// shell's codes for commands that cannot be run or found.
@@ -43,7 +42,6 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Order::Pause { directory }) => pause::start(&directory).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
         Some(Order::Hold) => pause::hold(),
         Some(Order::Podman { directory, command }) => fail(&podman::become_podman(&directory, &command)),
-        Some(Order::Runtime { program, arguments }) => runtime::run(&program, &arguments),
         Some(Order::Run { directory, command }) => run_in_container(&directory, &command),
     }
 }
@@ -80,11 +78,13 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
         step.working_directory = execution.working_directory.filter(|path| path.is_absolute());
     }
     let workdir = std::env::current_dir().ok();
-    // Both are mounted at their own paths, if configured.
-    let shown: Vec<&Path> = [(workdir.as_deref(), step.mount_workdir), (step.home.as_deref(), step.mount_home)]
-        .into_iter()
-        .filter_map(|(path, is_mounted)| path.filter(|path| is_mounted && !mounts::hides_image(path)))
-        .collect();
+    // Mounted at their own paths, the first two if configured.
+    let tmp = Some(Path::new("/tmp"));
+    let shown: Vec<&Path> =
+        [(workdir.as_deref(), step.mount_workdir), (step.home.as_deref(), step.mount_home), (tmp, true)]
+            .into_iter()
+            .filter_map(|(path, is_mounted)| path.filter(|path| is_mounted && !mounts::hides_image(path)))
+            .collect();
     let program = command.first().and_then(|program| {
         NodeProgram::find(Path::new(program), &shown, &paths.launch_directory().join("program-lock"))
     });

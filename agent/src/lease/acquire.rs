@@ -79,13 +79,18 @@ impl Leases {
             entry.image_names.clone_from(&image.names);
         }
         self.journal.write(&entry).map_err(|error| refused(&format!("cannot write the agent's journal: {error}")))?;
+        let mut step_file = self.step_file(&entry.request, &found, &identity)?;
+        step_file.layers.clone_from(&contents.store.plain_layers);
+        step_file.mount_program = contents.store.needs_mount_program().then(|| config.agent.mount_program.clone());
         let plan = StepPlan {
             identity: &identity,
             namespaces: &self.namespaces,
-            store: contents.store,
             layers: &contents.layers,
             mount_program: &config.agent.mount_program,
-            step_file: self.step_file(&entry.request, &found, &identity)?,
+            podman: entry.request.mode == Mode::Podman || contents.store.is_empty(),
+            pinned: owners::pinned(entry.request.mode),
+            store: contents.store,
+            step_file,
             scratch: scratch(&config.step.scratch_size, &entry),
         };
         let path = self.step_path(&entry.key);
@@ -141,13 +146,19 @@ impl Leases {
             LayerError::Open(error) => unusable(&request.image, &error),
             other => refused(&other.to_string()),
         })?;
-        let mut image = image.clone();
-        add_name(&mut image.names, &request.image);
-        let mut step_store = StepStore::new(&image, identity, form);
-        if let (Mode::Podman, Some(root)) = (request.mode, store.path().to_str()) {
-            step_store = step_store.with_tar_split(&image, root);
-        }
-        Ok(Contents { store: step_store, layers })
+        let store = match request.mode {
+            Mode::Run => StepStore::of_layers(image, form),
+            Mode::Podman => {
+                let mut image = image.clone();
+                add_name(&mut image.names, &request.image);
+                let step_store = StepStore::new(&image, identity, form);
+                match store.path().to_str() {
+                    Some(root) => step_store.with_tar_split(&image, root),
+                    None => step_store,
+                }
+            }
+        };
+        Ok(Contents { store, layers })
     }
 
     /// Returns the SquashFS files of an image's layers. Files of a trusted store are opened and checked here. Files of other
@@ -254,11 +265,12 @@ impl Leases {
             home: identity.home.clone(),
             environment: execution.environment.unwrap_or_default(),
             working_directory: execution.working_directory.filter(|path| path.is_absolute()),
+            layers: Vec::new(),
+            mount_program: None,
             mounts: run.mounts.iter().map(mount).collect(),
             mount_home: run.mount_home,
             mount_workdir: run.mount_workdir,
             podman: run.podman.clone(),
-            runtime: run.runtime.clone(),
             start_timeout: config.step.start_timeout,
         })
     }

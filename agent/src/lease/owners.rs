@@ -21,6 +21,14 @@ pub(super) fn namespaces(mode: Mode) -> &'static [NamespaceKind] {
     }
 }
 
+/// Returns the user namespaces that the step's processes enter: the container of `run` mode, or Podman.
+pub(super) fn pinned(mode: Mode) -> &'static [NamespaceKind] {
+    match mode {
+        Mode::Run => &[NamespaceKind::KeepId],
+        Mode::Podman => &[NamespaceKind::Plain],
+    }
+}
+
 /// The need of an image for ids of one kind.
 struct Need<'a> {
     ids: &'a Ids,
@@ -55,7 +63,7 @@ pub(super) fn check(name: &str, image: &ImageRecord, identity: &Identity, mode: 
     let Some(&kind) = namespaces(mode).first() else { return Ok(()) };
     for Need { ids, highest, what, source } in needs(image, identity) {
         let user = &identity.name;
-        // Podman does not start a container of root's that lacks ids of the image, whatever shows them as nobody's.
+        // Root gets no container that lacks ids of the image: Podman starts none, and there would be no ids to ask for.
         if identity.users.own == 0 && !ids.covers(kind, highest) {
             return Err(Refusal::user(format!(
                 "the image \"{name}\" has files of other {what}s than root (up to the id {highest}), and {user} has no subordinate \

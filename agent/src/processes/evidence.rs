@@ -62,7 +62,7 @@ pub(super) fn evidence(
 ) -> Option<Evidence> {
     let marker = format!("{}/", step.directory.display()).into_bytes();
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    let command_line = fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|bytes| contains(&bytes, &marker));
+    let command_line = fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|bytes| names(&bytes, &marker));
     // The mounts of a process whose root is the node's are all of the node's, and irrelevant here.
     let root = has_own_root && root_is_on(pid, &marker);
     if !root && !command_line && !contains(&environment, &marker) {
@@ -127,6 +127,13 @@ fn root_mount(pid: i32, fits: impl Fn(&str) -> bool) -> bool {
     })
 }
 
+/// Returns `true` if a command line names the directory itself (the launcher's) or a path below it. `marker` is the directory with a
+/// slash at its end.
+fn names(command_line: &[u8], marker: &[u8]) -> bool {
+    let directory = marker.strip_suffix(b"/").unwrap_or(marker);
+    contains(command_line, marker) || command_line.split(|byte| *byte == 0).any(|word| word == directory)
+}
+
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
@@ -148,6 +155,13 @@ mod tests {
     fn the_job_is_read_from_an_environment() {
         assert_eq!(job(b"A=1\0SLURM_JOB_ID=42\0B=2\0"), Some(42));
         assert_eq!(job(b"NOT_SLURM_JOB_ID=42\0SLURM_JOB_ID=x\0"), None);
+    }
+
+    #[test]
+    fn a_command_line_names_the_directory_or_a_path_in_it() {
+        let names = |text: &str| names(text.as_bytes(), b"/run/steps/6.0-1a/");
+        assert!(names("launch\0run\0/run/steps/6.0-1a\0--\0") && names("fuse\0-o\0upper=/run/steps/6.0-1a/graph"));
+        assert!(!names("launch\0run\0/run/steps/6.0-1ab\0") && !names("") && !names("a/run/steps/6.0-1a\0"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! The directory is built where no user can reach it and given to the user as the last act. From then on root uses no path inside
 //! it: the user owns the directory and may do with it what they like. Its end is one detach of the whole tree.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -49,6 +50,10 @@ pub struct StepPlan<'a> {
     pub layers: &'a StepLayers,
     /// The mount program for Podman's configuration, for layers that are files.
     pub mount_program: &'a Path,
+    /// True if Podman works in the step.
+    pub podman: bool,
+    /// The user namespaces to pin for the user's processes.
+    pub pinned: &'a [NamespaceKind],
     /// The parameters of the launcher.
     pub step_file: StepFile,
     /// The size of the tmpfs.
@@ -115,8 +120,10 @@ impl StepDirectory {
             plan.namespaces.of(plan.identity).map_err(failed("cannot create a user namespace for the user"))?;
         attach_layers(&root, plan, &namespaces).map_err(failed("cannot mount a layer for the step"))?;
         attach_files(&root, plan).map_err(failed("cannot mount a layer's file for the step"))?;
-        pin_namespace(namespaces.of(NamespaceKind::Plain), &StepPaths::new(path).user_namespace())
-            .map_err(failed("cannot pin the user namespace"))?;
+        for &kind in plan.pinned {
+            pin_namespace(namespaces.of(kind), &place_of(kind, path))
+                .map_err(failed("cannot pin the user namespace"))?;
+        }
         let (uid, gid) = owner(plan.identity);
         fchown(&root, Some(uid), Some(gid)).map_err(failed("cannot change the owner of the step's directory"))?;
         step.namespaces = Some(namespaces);
@@ -175,9 +182,14 @@ fn write_contents(root: &OwnedFd, path: &Path, plan: &StepPlan<'_>) -> io::Resul
     }
     let paths = StepPaths::new(path);
     write_file(root, "step.json", &serde_json::to_vec(&plan.step_file)?)?;
-    write_file(root, "user-namespace", b"")?;
-    write_file(root, "storage.conf", storage_conf(&paths, plan).as_bytes())?;
-    write_file(root, "containers.conf", containers_conf(&paths).as_bytes())?;
+    for &kind in plan.pinned {
+        let place = place_of(kind, path);
+        write_file(root, place.file_name().and_then(OsStr::to_str).unwrap_or_default(), b"")?;
+    }
+    if plan.podman {
+        write_file(root, "storage.conf", storage_conf(&paths, plan).as_bytes())?;
+        write_file(root, "containers.conf", containers_conf(&paths).as_bytes())?;
+    }
     let (uid, gid) = owner(plan.identity);
     for own in [paths.graph_root(), paths.runtime_directory(), paths.launch_directory()] {
         let name = own.file_name().unwrap_or_default();
@@ -185,6 +197,15 @@ fn write_contents(root: &OwnedFd, path: &Path, plan: &StepPlan<'_>) -> io::Resul
         chownat(root, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     }
     Ok(())
+}
+
+/// The file by which a namespace of the user is entered.
+fn place_of(kind: NamespaceKind, directory: &Path) -> PathBuf {
+    let paths = StepPaths::new(directory);
+    match kind {
+        NamespaceKind::Plain => paths.user_namespace(),
+        NamespaceKind::KeepId => paths.container_namespace(),
+    }
 }
 
 fn write_file(directory: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -201,7 +222,7 @@ fn attach_layers(root: &OwnedFd, plan: &StepPlan<'_>, namespaces: &Namespaces) -
     for mount in &plan.store.mounts {
         let layer = of_layer(layers, mount.layer)?.another_mount()?;
         layer.map_ids(namespaces.of(mount.kind).as_fd())?;
-        layer.attach(&directory_in_store(root, &mount.directory)?, "diff")?;
+        layer.attach(&directory_in_store(root, &mount.directory)?, &mount.name)?;
     }
     Ok(())
 }
@@ -238,11 +259,11 @@ fn storage_conf(paths: &StepPaths, plan: &StepPlan<'_>) -> String {
         paths.runtime_directory().join("containers").display(),
     );
     // An image that is to be pulled is in no store.
-    if !plan.store.files.is_empty() {
+    if !plan.store.is_empty() {
         let store = paths.store();
         let _ = write!(text, "\n[storage.options]\nadditionalimagestores = [\"{}\"]\n", store.display());
     }
-    if !plan.store.sidecars.is_empty() {
+    if plan.store.needs_mount_program() {
         let program = plan.mount_program.display();
         let _ = write!(text, "\n[storage.options.overlay]\nmount_program = \"{program}\"\n");
     }

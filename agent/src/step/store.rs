@@ -5,6 +5,8 @@
 //! `--userns=keep-id` it looks for a chain whose records carry exactly the container's map, and uses it as it is; without one
 //! it would copy the whole image.
 //!
+//! In run mode no Podman reads the store: it then has the layers alone ([`StepStore::of_layers`]).
+//!
 //! Where the mount program mounts the layers, one chain is enough: Podman gives it the container's map. Beside each layer's link
 //! then lies the layer's SquashFS file, `overlay/l/<LINK>.squash`, which is what the mount program looks for.
 
@@ -33,6 +35,8 @@ pub struct StepStore {
     pub mounts: Vec<LayerMount>,
     /// The places of the layers' SquashFS files.
     pub sidecars: Vec<Sidecar>,
+    /// The paths of layers without any metadata in Podman's directory of layers, the topmost first.
+    pub plain_layers: Vec<String>,
 }
 
 /// The form of the layers in the store.
@@ -60,8 +64,10 @@ pub struct LayerMount {
     pub layer: usize,
     /// The id map of the mount.
     pub kind: NamespaceKind,
-    /// The directory that has the mount point `diff` in it.
+    /// The directory that has the mount point in it.
     pub directory: String,
+    /// The mount point's name.
+    pub name: String,
 }
 
 /// One chain of layer records.
@@ -104,6 +110,34 @@ impl StepStore {
         store
     }
 
+    /// Lays out the layers of an image for the container of run mode, which Podman takes no part in: no metadata, and each layer once.
+    #[must_use]
+    pub fn of_layers(image: &ImageRecord, form: Form<'_>) -> Self {
+        let kind = match form {
+            Form::Mounts(kinds) => kinds.first().copied(),
+            Form::Files => None,
+        };
+        let mut store =
+            Self { directories: vec![layout::OVERLAY.to_owned(), layout::LINKS.to_owned()], ..Self::default() };
+        for layer in distinct(&image.layers) {
+            let name = format!("L{layer}");
+            match kind {
+                Some(kind) => {
+                    store.directories.push(layout::link(&name));
+                    store.mounts.push(LayerMount {
+                        layer,
+                        kind,
+                        directory: layout::LINKS.to_owned(),
+                        name: name.clone(),
+                    });
+                }
+                None => store.side_cars.push(SideCar { layer, path: layout::side_car(&name) }),
+            }
+            store.plain_layers.push(layout::lower(&name));
+        }
+        store
+    }
+
     /// Leads Podman to what it needs to save and push the image's layers, whose store is at `root`. Where the layers are not
     /// mounted Podman cannot read their files, and the store has data that makes it say so.
     #[must_use]
@@ -122,6 +156,18 @@ impl StepStore {
             }
         }
         self
+    }
+
+    /// Returns `true` if the store has no image: Podman is to pull it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.directories.is_empty()
+    }
+
+    /// Returns `true` if the layers are SquashFS files, which the mount program mounts.
+    #[must_use]
+    pub fn needs_mount_program(&self) -> bool {
+        !self.side_cars.is_empty()
     }
 
     fn file(&mut self, path: impl Into<String>, bytes: impl Into<Vec<u8>>) {
@@ -147,7 +193,12 @@ impl StepStore {
                 self.file(format!("{directory}/lower"), below.join(":"));
             }
             if let Form::Mounts(_) = form {
-                self.mounts.push(LayerMount { layer: index, kind: chain.kind, directory });
+                self.mounts.push(LayerMount {
+                    layer: index,
+                    kind: chain.kind,
+                    directory,
+                    name: layout::DIFF.to_owned(),
+                });
             }
         }
     }
@@ -213,13 +264,18 @@ impl<'a> Chain<'a> {
 }
 
 /// The indices of the layers that lie below the last one, nearest first.
+fn below(layers: &[LayerRecord]) -> Vec<usize> {
+    distinct(layers).into_iter().skip(1).collect()
+}
+
+/// The indices of the layers, topmost first, each layer once.
 ///
 /// An image may have a layer more than once; builders make many empty ones. The kernel refuses an overlay that names a file system
 /// twice, and the lower one of the two adds nothing: all it has is in the upper one too.
-fn below(layers: &[LayerRecord]) -> Vec<usize> {
+fn distinct(layers: &[LayerRecord]) -> Vec<usize> {
     let mut seen = HashSet::new();
     let distinct = layers.iter().enumerate().rev().filter(|(_, layer)| seen.insert(layer.diff_id));
-    distinct.map(|(index, _)| index).skip(1).collect()
+    distinct.map(|(index, _)| index).collect()
 }
 
 fn json(value: &impl serde::Serialize) -> Vec<u8> {
@@ -349,6 +405,23 @@ mod tests {
         assert!(
             store.mounts.iter().all(|mount| mount.directory.ends_with(images[0].layer.as_str()) == (mount.layer == 2))
         );
+    }
+
+    #[test]
+    fn layers_without_metadata_come_topmost_first_and_once() {
+        let mut image = image();
+        let store = StepStore::of_layers(&image, Form::Mounts(&[NamespaceKind::KeepId]));
+        assert_eq!(store.plain_layers, ["l/L2", "l/L1", "l/L0"]);
+        assert_eq!(store.directories, ["overlay", "overlay/l", "overlay/l/L2", "overlay/l/L1", "overlay/l/L0"]);
+        let first =
+            LayerMount { layer: 2, kind: NamespaceKind::KeepId, directory: "overlay/l".into(), name: "L2".into() };
+        assert_eq!(store.mounts.first(), Some(&first));
+        assert!(store.files.is_empty() && store.links.is_empty());
+        image.layers[0] = image.layers[2].clone();
+        let store = StepStore::of_layers(&image, Form::Files);
+        assert_eq!(store.plain_layers, ["l/L2", "l/L1"]);
+        assert!(store.mounts.is_empty());
+        assert_eq!(store.side_cars.first(), Some(&SideCar { layer: 2, path: "overlay/l/L2.squash".into() }));
     }
 
     #[test]

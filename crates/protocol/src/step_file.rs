@@ -71,6 +71,18 @@ impl StepPaths {
         self.directory.join("user-namespace")
     }
 
+    /// The user namespace of the step's container: the user's id is itself there.
+    #[must_use]
+    pub fn container_namespace(&self) -> PathBuf {
+        self.directory.join("container-namespace")
+    }
+
+    /// The directory of the image's layers, for a container that the launcher makes.
+    #[must_use]
+    pub fn layers(&self) -> PathBuf {
+        self.store().join("overlay")
+    }
+
     /// The directory that the launchers of the step's tasks share. The user's.
     #[must_use]
     pub fn launch_directory(&self) -> PathBuf {
@@ -96,6 +108,13 @@ pub struct StepFile {
     pub environment: Vec<String>,
     /// The image's `WorkingDir`, if it has one.
     pub working_directory: Option<PathBuf>,
+    /// The image's layers for the container of run mode: paths in [`StepPaths::layers`], the topmost first. Empty for an image
+    /// that is to be pulled.
+    #[serde(default)]
+    pub layers: Vec<String>,
+    /// The program that mounts the layers' SquashFS files; `None` if the layers are directories.
+    #[serde(default)]
+    pub mount_program: Option<PathBuf>,
     /// Paths of the node to show in the container where they exist.
     pub mounts: Vec<Mount>,
     /// True to show the user's home directory.
@@ -104,8 +123,6 @@ pub struct StepFile {
     pub mount_workdir: bool,
     /// The Podman to use.
     pub podman: PathBuf,
-    /// The OCI runtime to use.
-    pub runtime: PathBuf,
     /// Timeout for the start of the container in seconds.
     pub start_timeout: u32,
 }

@@ -164,7 +164,7 @@ impl ByHand {
         let name = Command::new("id").args(["--name", "--user", &USER.to_string()]).output()?.stdout;
         let name = String::from_utf8(name)?;
         let identity = Identity::of_named(name.trim(), USER, USER).map_err(anyhow::Error::msg)?;
-        let store = StepStore::new(&record, &identity, Form::Mounts(&[NamespaceKind::KeepId]));
+        let store = StepStore::of_layers(&record, Form::Mounts(&[NamespaceKind::KeepId]));
         Ok(Self { identity, store, layers, place })
     }
 
@@ -175,7 +175,7 @@ impl ByHand {
         fs::create_dir(&step)?;
         let (users, groups) = (&self.identity.users, &self.identity.groups);
         let namespace = |kind| UserNamespace::new(USER, USER, &users.map(kind), &groups.map(kind));
-        let (plain, keep_id) = (namespace(NamespaceKind::Plain)?, namespace(NamespaceKind::KeepId)?);
+        let keep_id = namespace(NamespaceKind::KeepId)?;
         DetachedMount::tmpfs(&[("size", "50%"), ("mode", "0700")])?.attach_at(&step)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, &step, flags, FileMode::empty())?;
@@ -193,11 +193,11 @@ impl ByHand {
         for mount in &self.store.mounts {
             let layer = self.layers.get(mount.layer).context("no such layer")?.another_mount()?;
             layer.map_ids(keep_id.as_fd())?;
-            layer.attach(&openat(&root, mount.directory.as_str(), flags, FileMode::empty())?, "diff")?;
+            layer.attach(&openat(&root, mount.directory.as_str(), flags, FileMode::empty())?, &mount.name)?;
         }
-        let kept = step.join("user-namespace");
+        let kept = step.join("container-namespace");
         fs::write(&kept, "")?;
-        pin_namespace(plain.as_fd(), &kept)?;
+        pin_namespace(keep_id.as_fd(), &kept)?;
         Ok(take_down(&step)?)
     }
 }

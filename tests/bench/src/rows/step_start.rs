@@ -20,7 +20,7 @@ const WHAT: &str =
 const PARTS: [(&str, &str); 4] = [
     ("step_start_lease", "of it: the agent finds the image"),
     ("step_start_mounts", "of it: the agent mounts the layers and makes the step store"),
-    ("step_start_container", "of it: the launcher has Podman make the container"),
+    ("step_start_container", "of it: the launcher makes the container"),
     ("step_start_join", "of it: the task joins the container"),
 ];
 
@@ -45,7 +45,7 @@ fn measure(session: &Session) -> anyhow::Result<Measured> {
     let ratio = times.iter().map(|[plain, image, local]| (image - plain) / local);
     let rest = times.iter().zip(&parts).map(|([plain, image, _], parts)| image - plain - parts.iter().sum::<f64>());
     let of_part = |part: usize| Summary::of(parts.iter().map(|parts| parts[part]));
-    let mut figures = vec![Figure::new(ROW.id, WHAT, Summary::of(ratio), "").at_most(1.5)];
+    let mut figures = vec![Figure::new(ROW.id, WHAT, Summary::of(ratio), "").at_most(0.15)];
     figures.extend(PARTS.iter().enumerate().map(|(part, (id, what))| Figure::new(id, what, of_part(part), "ms")));
 
     let [plain, image, local] = [0, 1, 2].map(|side| Summary::of(times.iter().map(|round| round[side])).median);
@@ -90,7 +90,7 @@ fn granted(log: &str, job: &str) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// What the launcher took to have the container and to join it, in milliseconds.
+/// What the launcher took to make the container and to join it, in milliseconds.
 fn launched(said: &str) -> Option<(f64, f64)> {
     Some((milliseconds_after(said, "container ")?, milliseconds_after(said, "join ")?))
 }

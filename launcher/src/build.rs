@@ -1,0 +1,215 @@
+//! The making of the step's container, by system calls alone and without privileges over anything but the container.
+//!
+//! This process enters the user namespace that the agent made for the container. It keeps the user's id, so paths of the node are
+//! looked up with the user's own rights, and has all capabilities in that namespace. In a mount namespace of its own it mounts the
+//! root directory, puts files and mounts into it ([`crate::plan`]), and leaves the node's mounts behind.
+
+use std::fmt::Display;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use nix::sched::{CloneFlags, unshare};
+use parallax_protocol::step_file::{Mount, StepFile, StepPaths};
+use parallax_sys::limits::{self, Namespace};
+use parallax_sys::mount::{DetachedMount, make_read_only};
+use parallax_sys::overlay::Overlay;
+use parallax_sys::root::Root;
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, mount_move, unmount};
+use rustix::process::{chdir, chroot, fchdir, pivot_root, umask};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::holder::{self, Report};
+use crate::mount_program;
+use crate::names::LookUp;
+use crate::plan::{self, COPIED, Facts, ImageAccounts, Plan, Request};
+
+/// Maximum size of a file that is read from the node or from the image, in bytes.
+const MAX_FILE: u64 = 4 << 20;
+
+/// The layers of the container's root directory.
+#[derive(Debug)]
+pub struct Layers {
+    /// The directory in which they are.
+    pub directory: PathBuf,
+    /// Their names in it, the topmost first.
+    pub names: Vec<String>,
+    /// The program that mounts them, if they are SquashFS files.
+    pub mount_program: Option<PathBuf>,
+}
+
+/// Makes the container of a step. Returns the number of the process that keeps it.
+///
+/// # Errors
+/// A message for the user.
+pub fn start(
+    paths: &StepPaths,
+    step: &StepFile,
+    request: &Request,
+    layers: &Layers,
+    deadline: Instant,
+) -> Result<i32, String> {
+    holder::start(deadline, |report| make(paths, step, request, layers, report))
+}
+
+/// Adds what failed to an error.
+fn failed<E: Display>(what: impl Display) -> impl FnOnce(E) -> String {
+    move |error| format!("cannot {what}: {error}")
+}
+
+fn make(
+    paths: &StepPaths,
+    step: &StepFile,
+    request: &Request,
+    layers: &Layers,
+    report: &mut Report,
+) -> Result<(), String> {
+    let names = LookUp::begin(step).map_err(failed("start a process"))?;
+    let working_directory = std::env::current_dir().ok();
+    umask(Mode::empty());
+    enter(&paths.container_namespace())?;
+    report.at("mounting the image");
+    let root = mount_root(paths, layers)?;
+    report.at("looking up the names of the user and their groups");
+    let mut accounts = names.finish().map_err(failed("look up the names of the user and their groups"))?;
+    if let Some(user) = accounts.user.as_mut().filter(|user| !root.has(Path::new(&user.shell))) {
+        user.shell = "/bin/sh".to_owned();
+    }
+    report.at("reading files of the node and of the image");
+    let facts = Facts {
+        home: std::env::var_os("HOME").map(PathBuf::from),
+        working_directory,
+        mpi_directories: plan::mpi_directories(|name| std::env::var_os(name).map(PathBuf::from)),
+        copied: COPIED.iter().filter_map(|path| Some((path.into(), file_of_node(Path::new(path))?))).collect(),
+        image_accounts: image_accounts(&root)?,
+        accounts,
+    };
+    let plan = plan::plan(request, step, facts, |path| {
+        report.at(&format!("looking for {} on this node", path.display()));
+        path.exists()
+    });
+    carry_out(&plan, &root, report)?;
+    report.at("entering the container");
+    leave_node(root)
+}
+
+/// Enters the user namespace and a mount namespace of its own, a copy in which nothing is propagated to the node.
+fn enter(namespace: &Path) -> Result<(), String> {
+    let file = File::open(namespace).map_err(failed(format!("open {}", namespace.display())))?;
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::User))
+        .map_err(failed("enter the step's user namespace"))?;
+    unshare(CloneFlags::CLONE_NEWNS)
+        .map_err(|error| limits::of_namespaces(error.into(), &[Namespace::Mount]))
+        .map_err(failed("make a mount namespace"))
+}
+
+/// Mounts the root directory, an overlay over the image's layers with the step's writable layer.
+fn mount_root(paths: &StepPaths, layers: &Layers) -> Result<Root, String> {
+    let what = "mount the image";
+    let place = paths.launch_directory().join("root");
+    let upper = paths.graph_root().join("upper");
+    let work = paths.graph_root().join("work");
+    for directory in [&place, &upper, &work] {
+        DirBuilder::new().mode(0o755).create(directory).map_err(failed(format!("create {}", directory.display())))?;
+    }
+    chdir(&layers.directory).map_err(failed(format!("enter {}", layers.directory.display())))?;
+    let text = |path: &Path| path.to_str().map(ToOwned::to_owned).ok_or_else(|| failed(what)("a path is not UTF-8"));
+    let overlay =
+        Overlay { lower: layers.names.clone(), upper: Some([text(&upper)?, text(&work)?]), user_attributes: true };
+    if let Some(program) = &layers.mount_program {
+        like_root(&upper, None).map_err(failed(what))?;
+        mount_program::mount(program, paths, &overlay, &place)?;
+    } else {
+        let top = layers.names.first().ok_or_else(|| failed(what)("it has no layers"))?;
+        let top = fs::metadata(top).map_err(failed(what))?;
+        like_root(&upper, Some(&top)).map_err(failed(what))?;
+        let (mount, _) = overlay.mount(&[], &text(&place)?).map_err(failed(what))?;
+        let over = open(&place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed(what))?;
+        DetachedMount::from(mount).attach_over(&over).map_err(failed(what))?;
+    }
+    Root::open(&place).map_err(failed(what))
+}
+
+/// Gives the writable layer's directory the owner and the permissions of the image's root directory, which it stands for.
+fn like_root(upper: &Path, image: Option<&fs::Metadata>) -> io::Result<()> {
+    let (uid, gid, mode) = image.map_or((0, 0, 0o755), |root| (root.uid(), root.gid(), root.mode() & 0o7777));
+    fs::set_permissions(upper, fs::Permissions::from_mode(mode))?;
+    match std::os::unix::fs::chown(upper, Some(uid), Some(gid)) {
+        // An owner that has no id in the namespace.
+        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
+        result => result,
+    }
+}
+
+/// Reads a file of the node; `None` if there is none.
+fn file_of_node(path: &Path) -> Option<Vec<u8>> {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    match read() {
+        Ok(bytes) => Some(bytes),
+        Err(_) if path.ends_with("hostname") => Some([rustix::system::uname().nodename().to_bytes(), b"\n"].concat()),
+        Err(_) => None,
+    }
+}
+
+fn image_accounts(root: &Root) -> Result<ImageAccounts, String> {
+    let read = |path: &str| {
+        let text = root.read(Path::new(path), MAX_FILE).map_err(failed(format!("read {path} of the image")))?;
+        Ok::<_, String>(text.unwrap_or_default())
+    };
+    Ok(ImageAccounts { passwd: read("/etc/passwd")?, group: read("/etc/group")? })
+}
+
+fn carry_out(plan: &Plan, root: &Root, report: &mut Report) -> Result<(), String> {
+    for (path, contents) in &plan.files {
+        root.replace(path, contents).map_err(failed(format!("write {} in the container", path.display())))?;
+    }
+    for mount in &plan.mounts {
+        let Mount { source, target, .. } = mount;
+        report.at(&format!("mounting {} of this node", source.display()));
+        show(mount, root).map_err(failed(format!(
+            "mount {} of this node at {} in the container",
+            source.display(),
+            target.display()
+        )))?;
+    }
+    if plan.read_only {
+        make_read_only(root).map_err(failed("make the root directory read-only"))?;
+    }
+    Ok(())
+}
+
+/// Shows a path of the node, with everything that is mounted below it now or later.
+fn show(mount: &Mount, root: &Root) -> io::Result<()> {
+    let is_directory = fs::metadata(&mount.source)?.is_dir();
+    let tree = DetachedMount::clone_of_tree(&mount.source)?;
+    if mount.read_only {
+        tree.make_read_only()?;
+    }
+    tree.attach_over(root.mount_point(&mount.target, is_directory)?)
+}
+
+/// Makes the container's root directory this process's, and detaches all mounts of the node.
+fn leave_node(root: Root) -> Result<(), String> {
+    let what = "enter the container's root directory";
+    fchdir(&root).map_err(failed(what))?;
+    match pivot_root(".", ".") {
+        // The old root lies over the new one.
+        Ok(()) => unmount(".", UnmountFlags::DETACH).map_err(failed("detach the mounts of the node"))?,
+        // The node's root is the initial ramdisk's, which cannot be left. It is covered.
+        Err(Errno::INVAL) => {
+            mount_move(".", "/").map_err(failed(what))?;
+            chroot(".").map_err(failed(what))?;
+        }
+        Err(error) => return Err(failed(what)(error)),
+    }
+    chdir("/").map_err(failed(what))
+}

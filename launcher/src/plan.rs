@@ -1,0 +1,207 @@
+//! The plan of the step's container (pure): what the container shows beside the image, from the user's request, the site's
+//! configuration and the facts of the node. [`crate::build`] carries the plan out.
+//!
+//! What belongs to one task and not to the container is decided in the task: variables ([`crate::environment`]) and the working
+//! directory ([`crate::join`]).
+
+use std::path::{Path, PathBuf};
+
+use parallax_protocol::step_file::{Mount, StepFile};
+
+use crate::accounts::{self, Accounts};
+use crate::mounts;
+
+/// Directories of the node that every container shows, and whether they are read-only there.
+const OF_THE_NODE: [(&str, bool); 4] = [("/proc", false), ("/sys", true), ("/dev", false), ("/tmp", false)];
+/// Files of the node that every container has a copy of, in the place of the image's.
+pub const COPIED: [&str; 5] = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/etc/localtime", "/etc/machine-id"];
+/// The file by which programs notice that they are in a container, as Podman makes it.
+const CONTAINERENV: &str = "/run/.containerenv";
+/// Variables with directories that MPI libraries share with Slurm: PMIx (the server's and the client's), and Cray's PALS.
+const MPI_DIRECTORIES: [&str; 3] = ["PMIX_SERVER_TMPDIR", "SLURM_PMIX_TMPDIR", "PALS_SPOOL_DIR"];
+
+/// The user's wishes for the container, beside its image.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Request {
+    /// Paths of the node to show, in this order.
+    pub mounts: Vec<Mount>,
+    /// True for a root directory that nobody can write.
+    pub read_only: bool,
+}
+
+/// The facts of the node and of the image that the plan depends on.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// The home directory of the job's environment.
+    pub home: Option<PathBuf>,
+    /// The directory in which the step was started.
+    pub working_directory: Option<PathBuf>,
+    /// The values of those of [`MPI_DIRECTORIES`] that are set.
+    pub mpi_directories: Vec<PathBuf>,
+    /// The contents of those of [`COPIED`] that the node has.
+    pub copied: Vec<(PathBuf, Vec<u8>)>,
+    /// The image's files of names.
+    pub image_accounts: ImageAccounts,
+    /// The user and their groups, as the node names them.
+    pub accounts: Accounts,
+}
+
+/// The image's files of names; empty where it has none.
+#[derive(Debug, Clone, Default)]
+pub struct ImageAccounts {
+    /// `/etc/passwd`.
+    pub passwd: Vec<u8>,
+    /// `/etc/group`.
+    pub group: Vec<u8>,
+}
+
+/// The plan. Files come before mounts, and both are in order: a later mount may lie in an earlier one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Files to put into the container's writable layer.
+    pub files: Vec<(PathBuf, Vec<u8>)>,
+    /// Paths of the node to show.
+    pub mounts: Vec<Mount>,
+    /// True if the root directory is to become read-only.
+    pub read_only: bool,
+}
+
+/// Reads the values of [`MPI_DIRECTORIES`].
+pub fn mpi_directories(variable: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
+    MPI_DIRECTORIES.iter().filter_map(|name| variable(name)).collect()
+}
+
+/// Makes the plan. `exists` says whether the node has a path.
+pub fn plan(request: &Request, site: &StepFile, facts: Facts, mut exists: impl FnMut(&Path) -> bool) -> Plan {
+    let mut files = facts.copied;
+    files.extend(
+        accounts::passwd(&facts.image_accounts.passwd, &facts.accounts).map(|text| ("/etc/passwd".into(), text)),
+    );
+    files.extend(accounts::group(&facts.image_accounts.group, &facts.accounts).map(|text| ("/etc/group".into(), text)));
+    files.push((CONTAINERENV.into(), containerenv(site)));
+    let node = |&(path, read_only): &(&str, bool)| Mount { source: path.into(), target: path.into(), read_only };
+    let mut chosen: Vec<Mount> = OF_THE_NODE.iter().map(node).collect();
+    chosen.extend(site.mounts.iter().filter(|mount| exists(&mount.source)).cloned());
+    let own = [(facts.home, site.mount_home), (site.home.clone(), site.mount_home)];
+    let own = own.into_iter().chain([(facts.working_directory, site.mount_workdir)]);
+    let own = own.filter_map(|(path, wanted)| path.filter(|path| wanted && !mounts::hides_image(path)));
+    // Slurm's directories for MPI lie where an image may have files of its own, such as /var.
+    let mpi = facts.mpi_directories.into_iter().filter(|path| !mounts::is_of_image(path));
+    for path in own.chain(mpi) {
+        let shown = chosen.iter().any(|mount| path.starts_with(&mount.target));
+        if path.is_absolute() && !shown && exists(&path) {
+            chosen.push(Mount { source: path.clone(), target: path, read_only: false });
+        }
+    }
+    chosen.extend(request.mounts.iter().cloned());
+    Plan { files, mounts: chosen, read_only: request.read_only }
+}
+
+/// The lines of `/run/.containerenv`, by the names that Podman uses (`containerenv(5)`).
+fn containerenv(site: &StepFile) -> Vec<u8> {
+    let id = site.image_id.as_deref().unwrap_or_default();
+    format!("engine=\"parallax\"\nimage=\"{}\"\nimageid=\"{id}\"\nrootless=1\n", site.image).into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(mounts: &[&str]) -> StepFile {
+        let mount = |path: &&str| Mount { source: path.into(), target: path.into(), read_only: false };
+        StepFile {
+            image: "a".into(),
+            image_id: None,
+            notice: None,
+            user: "u1".into(),
+            home: None,
+            environment: Vec::new(),
+            working_directory: None,
+            layers: Vec::new(),
+            mount_program: None,
+            mounts: mounts.iter().map(mount).collect(),
+            mount_home: true,
+            mount_workdir: true,
+            podman: "/usr/bin/podman".into(),
+            start_timeout: 1,
+        }
+    }
+
+    /// The targets beside those that all containers have.
+    fn shown(site: &StepFile, facts: Facts) -> Vec<String> {
+        let plan = plan(&Request::default(), site, facts, |path| !path.starts_with("/missing"));
+        let targets: Vec<String> = plan.mounts.iter().map(|mount| mount.target.display().to_string()).collect();
+        let (node, rest) = targets.split_at(OF_THE_NODE.len());
+        assert_eq!(node, ["/proc", "/sys", "/dev", "/tmp"]);
+        rest.to_vec()
+    }
+
+    fn chosen(mounts: &[&str], home: &str, workdir: &str) -> Vec<String> {
+        let (home, working_directory) = (Some(home.into()), Some(workdir.into()));
+        shown(&site(mounts), Facts { home, working_directory, ..Facts::default() })
+    }
+
+    #[test]
+    fn home_and_workdir_are_shown() {
+        assert_eq!(chosen(&[], "/home/u1", "/scratch/u1"), ["/home/u1", "/scratch/u1"]);
+        let without = StepFile { mount_home: false, mount_workdir: false, ..site(&[]) };
+        let facts = Facts { home: Some("/home/u1".into()), working_directory: Some("/w".into()), ..Facts::default() };
+        assert!(shown(&without, facts).is_empty());
+    }
+
+    #[test]
+    fn the_home_of_the_user_database_is_shown_without_a_variable() {
+        let site = StepFile { home: Some("/home/u1".into()), ..site(&[]) };
+        let chosen = |home: Option<&str>| shown(&site, Facts { home: home.map(PathBuf::from), ..Facts::default() });
+        assert_eq!(chosen(None), ["/home/u1"]);
+        assert_eq!(chosen(Some("/scratch/u1")), ["/scratch/u1", "/home/u1"]);
+        assert_eq!(chosen(Some("/home/u1")), ["/home/u1"]);
+    }
+
+    #[test]
+    fn what_is_shown_already_is_not_shown_again() {
+        assert_eq!(chosen(&["/home"], "/home/u1", "/home/u1/run"), ["/home"]);
+        assert_eq!(chosen(&[], "/home/u1", "/home/u1/run"), ["/home/u1"]);
+        assert!(chosen(&[], "/tmp", "/tmp/x").is_empty());
+    }
+
+    #[test]
+    fn nothing_hides_the_image() {
+        assert!(chosen(&[], "/", "/usr/local/src").is_empty());
+        assert_eq!(chosen(&[], "/root", "/srv/x"), ["/root", "/srv/x"]);
+    }
+
+    #[test]
+    fn what_is_missing_on_the_node_is_left_out() {
+        assert!(chosen(&["/missing/a"], "/missing/b", "/missing/c").is_empty());
+    }
+
+    #[test]
+    fn directories_for_mpi_are_shown_where_they_are() {
+        let get = |name: &str| (name == "PMIX_SERVER_TMPDIR").then(|| "/var/spool/slurmd/pmix.1.0".into());
+        assert_eq!(mpi_directories(get), [Path::new("/var/spool/slurmd/pmix.1.0")]);
+        let all = ["/var/spool/slurmd/pmix.1.0", "/tmp/spmix", "relative", "/missing/x", "/usr", "/"];
+        let facts = Facts { mpi_directories: all.map(PathBuf::from).to_vec(), ..Facts::default() };
+        assert_eq!(shown(&site(&[]), facts), ["/var/spool/slurmd/pmix.1.0"]);
+    }
+
+    #[test]
+    fn the_users_own_mounts_come_last() {
+        let mount = Mount { source: "/data".into(), target: "/home/data".into(), read_only: true };
+        let request = Request { mounts: vec![mount.clone()], read_only: true };
+        let plan = plan(&request, &site(&["/home"]), Facts::default(), |_| true);
+        assert_eq!(plan.mounts.last(), Some(&mount));
+        assert!(plan.read_only);
+    }
+
+    #[test]
+    fn files_of_the_node_are_put_into_the_container() {
+        let copied = vec![("/etc/hosts".into(), b"127.0.0.1 localhost\n".to_vec())];
+        let site = StepFile { image_id: Some("ab".into()), ..site(&[]) };
+        let plan = plan(&Request::default(), &site, Facts { copied: copied.clone(), ..Facts::default() }, |_| true);
+        assert_eq!(plan.files.first(), copied.first());
+        let (path, text) = plan.files.last().unwrap();
+        assert_eq!(path, Path::new(CONTAINERENV));
+        assert!(std::str::from_utf8(text).unwrap().contains("image=\"a\"\nimageid=\"ab\"\n"));
+    }
+}
