@@ -120,10 +120,8 @@ section! {
         mount_home: bool = true;
         /// Whether the directory that a step was started in is mounted into the container.
         mount_workdir: bool = true;
-        /// Path of the Podman program.
+        /// Path of the Podman program, which pulls images that are in no store.
         podman: PathBuf = PathBuf::from("/usr/bin/podman");
-        /// Path of the OCI runtime.
-        runtime: PathBuf = PathBuf::from("/usr/bin/crun");
     }
 }
 
@@ -219,7 +217,7 @@ impl Config {
                 ));
             }
         }
-        let programs = [&self.agent.mount_program, &self.run.podman, &self.run.runtime];
+        let programs = [&self.agent.mount_program, &self.run.podman];
         let absolute = self.stores.iter().chain([&self.agent.runtime_dir]).chain(programs);
         if let Some(path) = absolute.into_iter().find(|path| !path.is_absolute()) {
             return Err(format!("the path \"{}\" is not absolute", path.display()));

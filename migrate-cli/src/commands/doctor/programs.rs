@@ -19,16 +19,15 @@ const TESTED: [u32; 2] = [5, 0];
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of its output in bytes.
 const MAX_OUTPUT: u64 = 16 * 1024;
+/// The OCI runtimes that Podman knows, in its order.
+const RUNTIMES: [&str; 2] = ["crun", "runc"];
 /// Directories in which programs are searched.
 const DIRECTORIES: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// Checks the programs that the configuration names, and those that Podman needs.
 pub(super) fn check(config: &Run) -> Vec<Check> {
     let mut checks = vec![podman(&config.podman, version(&config.podman))];
-    checks.push(match version(&config.runtime) {
-        Ok(text) => Check::ok(TOPIC, format!("OCI runtime {}: {}", config.runtime.display(), first_line(&text))),
-        Err(reason) => Check::problem(TOPIC, reason, "install crun, or set run.runtime in the configuration"),
-    });
+    checks.push(runtime(RUNTIMES.iter().find_map(|name| find(name)).as_deref()));
     checks.extend(["newuidmap", "newgidmap"].map(|name| id_mapper(name, find(name).as_deref())));
     checks
 }
@@ -48,6 +47,14 @@ fn podman(path: &Path, said: Result<String, String>) -> Check {
             let finding = format!("{}: \"{line}\" is an unsupported version of Podman", path.display());
             Check::problem(TOPIC, finding, "use Podman 5")
         }
+    }
+}
+
+/// Checks the OCI runtime, which Podman chooses itself.
+fn runtime(path: Option<&Path>) -> Check {
+    match path {
+        Some(path) => Check::ok(TOPIC, format!("OCI runtime {}", path.display())),
+        None => Check::problem(TOPIC, "no OCI runtime is installed", "install crun, for Podman in podman mode"),
     }
 }
 
@@ -136,6 +143,7 @@ mod tests {
         assert!(version(Path::new("/nonexistent")).unwrap_err().contains("/nonexistent cannot be started"));
         assert!(version(Path::new("/bin/false")).unwrap_err().contains("/bin/false --version failed"));
         assert_eq!(id_mapper("newuidmap", None).state, State::Problem);
+        assert_eq!(runtime(None).state, State::Problem);
         assert_eq!(id_mapper("newuidmap", Some(Path::new("/bin/true"))).state, State::Problem);
     }
 }
