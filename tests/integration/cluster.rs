@@ -12,6 +12,7 @@ mod backend;
 mod calls;
 mod compat;
 mod concurrent;
+mod container;
 mod daemon;
 mod doctor;
 mod errors;
@@ -51,6 +52,7 @@ mod without_locks;
 pub fn tests() -> impl Iterator<Item = &'static Listed> {
     [
         run::TESTS,
+        container::TESTS,
         plugin::TESTS,
         podman::TESTS,
         doctor::TESTS,

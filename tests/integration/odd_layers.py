@@ -63,7 +63,26 @@ CASES = {
             *[part for n in range(200) for part in (entry(f"links/l{n}", hard=f"links/{n}"), entry(f"links/f{n}", f"after {n}\n"))],
         )
     ],
+    # Names: the user's id is somebody else's, /etc/passwd is a link, and there is no /etc/group.
+    "accounts": [
+        stream(
+            entry("etc/passwd", link="../opt/passwd"),
+            entry("opt/passwd", "app:x:1001:7::/:/bin/sh\nlp:x:7:7::/:/bin/sh\n"),
+            entry("etc/.wh.group", ""),
+        )
+    ],
+    # Links in the place of files and directories that containers get, to a directory of the node's.
+    "led-astray": [
+        stream(
+            entry("etc/hosts", link="/srv/victim/hosts"),
+            entry("etc/group", link="../../../../srv/victim/group"),
+            entry("run", link="/srv/victim"),
+            entry("tmp", link="../srv/victim/tmp"),
+        )
+    ],
+    "volume": [stream(entry("data", mode=0o777), entry("data/large", "x" * (64 << 20)))],
 }
+VOLUMES = {"volume": {"/data": {}}}
 
 
 def make(case, layers):
@@ -84,6 +103,8 @@ def make(case, layers):
         return index, manifest, read(manifest["config"]["digest"])
 
     index, manifest, config = parts(made)
+    if case in VOLUMES:
+        config["config"]["Volumes"] = VOLUMES[case]
     for layer in layers:
         if layer == "static":
             _, other, other_config = parts(static)

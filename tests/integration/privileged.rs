@@ -15,7 +15,8 @@ use parallax_store::hash::link_of_layer;
 use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::Credentials;
 use parallax_sys::loop_device::LoopDevice;
-use parallax_sys::mount::{DetachedMount, take_down};
+use parallax_sys::mount::{DetachedMount, make_read_only, take_down};
+use parallax_sys::root::Root;
 use parallax_sys::user_namespace::{IdRange, UserNamespace};
 
 pub mod credentials;
@@ -29,6 +30,28 @@ tests! { machine:
     maps_that_overlap_are_refused,
     a_file_of_another_owner_is_not_trusted,
     a_dropped_mount_leaves_no_loop_device,
+    a_read_only_root_keeps_what_is_mounted_in_it_writable,
+}
+
+/// The root of a container, as the launcher makes it.
+fn a_read_only_root_keeps_what_is_mounted_in_it_writable() -> anyhow::Result<()> {
+    let place = tempfile::tempdir()?;
+    DetachedMount::tmpfs(&[])?.attach_over(Root::open(place.path())?)?;
+    let root = Root::open(place.path())?;
+    let (open, closed) = (place.path().join("open"), place.path().join("closed"));
+    DetachedMount::tmpfs(&[])?.attach_over(root.mount_point(Path::new("/open"), true)?)?;
+    let read_only = DetachedMount::tmpfs(&[])?;
+    read_only.make_read_only()?;
+    read_only.attach_over(root.mount_point(Path::new("/closed"), true)?)?;
+    make_read_only(&root)?;
+    let write = |directory: &Path| fs::write(directory.join("file"), "x").map_err(|error| error.kind());
+    let results = [place.path(), &open, &closed].map(write);
+    let refused = Err(std::io::ErrorKind::ReadOnlyFilesystem);
+    ensure!(results == [refused, Ok(()), refused], "{results:?}");
+    for directory in [&open, &closed, place.path()] {
+        rustix::mount::unmount(directory, rustix::mount::UnmountFlags::empty())?;
+    }
+    Ok(())
 }
 
 /// A store with one layer, in which root, 7:8 and 60000:60001 have a file each.

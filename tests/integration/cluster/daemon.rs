@@ -182,7 +182,7 @@ fn a_store_that_hangs_keeps_no_lease_from_ending(cluster: &Cluster) -> anyhow::R
 import subprocess
 client, response = lease(9, {socket:?}, image="python")
 directory = response["granted"]["directory"]
-layers = [entry.path + "/diff" for entry in os.scandir(directory + "/store/overlay") if entry.name != "l"]
+layers = [entry.path for entry in os.scandir(directory + "/store/overlay/l")]
 files = [os.path.join(where, name) for layer in layers for where, _, names in os.walk(layer) for name in names]
 files = [name for name in files if os.path.isfile(name) and not os.path.islink(name)]
 subprocess.run(["pkill", "-STOP", "-f", "^[f]use-overlayfs.*slow-store"], check=True)

@@ -180,7 +180,7 @@ if owner == 0:
     for number in range(4):
         client, response = lease(70 + number, {socket:?}, image="python")
         directory = response["granted"]["directory"]
-        layers = [entry.path + "/diff" for entry in os.scandir(directory + "/store/overlay") if entry.name != "l"]
+        layers = [entry.path for entry in os.scandir(directory + "/store/overlay/l")]
         files = [os.path.join(where, name) for layer in layers for where, _, names in os.walk(layer) for name in names]
         held.append((client, directory, [name for name in files if os.path.isfile(name) and not os.path.islink(name)]))
     subprocess.run(["pkill", "-STOP", "-f", "^[f]use-overlayfs.*slow-store"], check=True)

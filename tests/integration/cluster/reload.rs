@@ -40,11 +40,10 @@ client, response = lease(30, {socket:?}, image={image:?})
 if "granted" in response:
     directory = response["granted"]["directory"]
     room = os.statvfs(directory)
-    with open(directory + "/storage.conf") as storage, open(directory + "/step.json") as step_file:
+    with open(directory + "/step.json") as step_file:
         print(json.dumps({{
             "layers": len(ask("status", {socket:?})["status"]["layers"]),
             "room": room.f_blocks * room.f_frsize,
-            "storage": storage.read(),
             "step": json.load(step_file),
         }}))
     client.sendall(frame({{"release": {{"step": step(30)}}}}))
@@ -62,14 +61,14 @@ fn is_native(had: &Value) -> bool {
     had["layers"].as_u64().is_some_and(|layers| layers > 0) && !is_fuse(had)
 }
 
-/// Whether Podman was to mount them by the mount program.
+/// Whether the step was to mount them by the mount program.
 fn is_fuse(had: &Value) -> bool {
-    had["storage"].as_str().is_some_and(|storage| storage.contains("mount_program"))
+    had["step"]["mount_program"].is_string()
 }
 
 fn every_key_that_a_step_can_notice_is_taken(cluster: &Cluster) -> anyhow::Result<()> {
     type Noticed = fn(&Value) -> bool;
-    let keys: [(&str, &str, Noticed); 9] = [
+    let keys: [(&str, &str, Noticed); 8] = [
         ("mounts = \"fuse\"", "debian", |had| is_fuse(had) && had["layers"] == 0),
         ("trusted_owners = [\"u1\"]", "debian", is_fuse),
         ("[step]\nscratch_size = \"4m\"", "debian", |had| had["room"] == 4 << 20),
@@ -78,7 +77,6 @@ fn every_key_that_a_step_can_notice_is_taken(cluster: &Cluster) -> anyhow::Resul
         ("[run]\nmount_home = false", "debian", |had| had["step"].to_string().contains("\"mount_home\":false")),
         ("[run]\nmount_workdir = false", "debian", |had| had["step"].to_string().contains("\"mount_workdir\":false")),
         ("[run]\npodman = \"/opt/podman\"", "debian", |had| had["step"].to_string().contains("/opt/podman")),
-        ("[run]\nruntime = \"/opt/crun\"", "debian", |had| had["step"].to_string().contains("/opt/crun")),
     ];
     let agent = OwnAgent::start(cluster, &["/shared/store"], &[])?;
     for (key, image, noticed) in keys {
@@ -93,7 +91,7 @@ fn every_key_that_a_step_can_notice_is_taken(cluster: &Cluster) -> anyhow::Resul
     let file = "/run/own-agent.prom";
     let path = cluster.path_on(NODE, file)?;
     reload(cluster, &agent, STORES, &format!("metrics_file = \"{file}\""), RELOADED)?;
-    let written = wait_for_line(&path, "parallax_reloads_total{result=\"ok\"} 19");
+    let written = wait_for_line(&path, "parallax_reloads_total{result=\"ok\"} 17");
     let _ = fs::remove_file(&path);
     written?;
     // Its own directory is the one thing that an agent can't change.

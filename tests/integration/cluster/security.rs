@@ -190,7 +190,7 @@ fn a_steps_directory_is_closed_to_other_users(cluster: &Cluster) -> anyhow::Resu
     let step = held(cluster, "echo started")?;
     let directory = cluster.agent_status("n1")?.steps.first().context("no step")?.directory.clone();
     let directory = directory.to_str().context("not UTF-8")?;
-    for path in [directory.to_owned(), format!("{directory}/store"), format!("{directory}/user-namespace")] {
+    for path in [directory.to_owned(), format!("{directory}/store"), format!("{directory}/container-namespace")] {
         let done = cluster.run("n1", "u2", &["ls", &path])?;
         ensure!(done.code != 0 && done.stderr.contains("Permission denied"), "{path}: {done:?}");
     }
@@ -215,11 +215,8 @@ fn the_ids_of_a_mount_are_the_users_own(cluster: &Cluster) -> anyhow::Result<()>
     let overlay = cluster.path_on("n1", &format!("{}/store/overlay", directory.display()))?;
     let mut ids = BTreeSet::new();
     let mut files = 0;
-    for layer in fs::read_dir(&overlay)? {
-        let layer = layer?.path();
-        if layer.file_name().is_some_and(|name| name != "l") {
-            owners(&layer.join("diff"), &mut ids, &mut files)?;
-        }
+    for layer in fs::read_dir(overlay.join("l"))? {
+        owners(&layer?.path(), &mut ids, &mut files)?;
     }
     let range = |path: &str| -> anyhow::Result<(u32, u32)> {
         let text = fs::read_to_string(cluster.path_on("n1", path)?)?;

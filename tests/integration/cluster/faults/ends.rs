@@ -17,6 +17,7 @@ faults! { Cluster:
     a_killed_task = "a task killed by SIGKILL",
     a_task_out_of_memory = "a task killed by the kernel, out of memory",
     a_killed_slurmstepd = "kill -9 of slurmstepd",
+    a_killed_holder = "kill -9 of the process that keeps the container",
     slurmd_is_started_anew = "slurmd restarted",
     a_requeued_job = "job requeued",
 }
@@ -66,6 +67,14 @@ fn a_killed_slurmstepd(cluster: &Cluster) -> anyhow::Result<String> {
     cluster.run("ctl", "root", &["scancel", &job])?.success()?;
     // Whether srun counts that as a failure depends on how far Slurm has come.
     said(&step.wait()?, &["Job step aborted"])
+}
+
+fn a_killed_holder(cluster: &Cluster) -> anyhow::Result<String> {
+    let step = held(cluster)?;
+    processes::kill(cluster, "n1", "parallax-hold")?;
+    let done = step.end()?.success()?;
+    ensure!(!done.stderr.contains("parallax: "), "{done:?}");
+    Ok("nothing: the tasks go on and end well".to_owned())
 }
 
 fn slurmd_is_started_anew(cluster: &Cluster) -> anyhow::Result<String> {

@@ -1,4 +1,4 @@
-//! Faults while a step's container is made.
+//! Faults while a step's container is made: a mount program that hangs at it, as a file system may.
 
 use std::fs::{self, File, Permissions};
 use std::io::Read as _;
@@ -13,26 +13,34 @@ use super::{failed_saying, failed_saying_once, faults, with_config};
 
 faults! { Cluster:
     the_task_that_makes_the_container_is_killed = "the first task killed while it makes the container",
-    the_others_are_told_at_once_of_a_killed_podman = "Podman killed while it makes the container",
+    the_process_that_makes_the_container_is_killed = "the first task's child killed while it makes the container",
+    the_others_are_told_at_once_of_a_killed_mount_program = "the mount program killed while the container is made",
     an_interrupt = "Ctrl-C during the start",
     a_cancelled_start = "scancel during the start",
-    a_podman_that_hangs = "podman hangs",
+    a_mount_program_that_hangs = "the mount program hangs",
 }
 
-/// A Podman on n1 that says by a FIFO that it runs, and then waits for ever.
-struct HangingPodman {
+/// A mount program on n1 that says by a FIFO that it runs for a step, and then waits for ever.
+struct HangingProgram {
     fifo: PathBuf,
     program: PathBuf,
 }
 
-impl HangingPodman {
-    const PATH: &str = "/usr/local/bin/hanging-podman";
+impl HangingProgram {
+    const PATH: &str = "/usr/local/bin/hanging-mount-program";
+    /// The agent's trials succeed.
+    const SCRIPT: &str = r#"#!/bin/sh
+        case "$*" in
+        */steps/*) echo > /home/u1/mount-program-runs; exec tail -f /dev/null;;
+        *) exec /usr/libexec/parallax/parallax-mount-program "$@";;
+        esac
+    "#;
 
     fn install(cluster: &Cluster) -> anyhow::Result<Self> {
-        let fifo = cluster.home("u1").join("podman-runs");
-        cluster.run("n1", "u1", &["mkfifo", "podman-runs"])?.success()?;
+        let fifo = cluster.home("u1").join("mount-program-runs");
+        cluster.run("n1", "u1", &["mkfifo", "mount-program-runs"])?.success()?;
         let hanging = Self { fifo, program: cluster.path_on("n1", Self::PATH)? };
-        fs::write(&hanging.program, "#!/bin/sh\necho > /home/u1/podman-runs\nexec tail -f /dev/null\n")?;
+        fs::write(&hanging.program, Self::SCRIPT)?;
         fs::set_permissions(&hanging.program, Permissions::from_mode(0o755))?;
         Ok(hanging)
     }
@@ -40,11 +48,11 @@ impl HangingPodman {
     /// Waits until it was called.
     fn wait_for_call(&self) -> anyhow::Result<()> {
         let mut line = [0];
-        File::open(&self.fifo)?.read_exact(&mut line).context("Podman was not called")
+        File::open(&self.fifo)?.read_exact(&mut line).context("the mount program was not called")
     }
 }
 
-impl Drop for HangingPodman {
+impl Drop for HangingProgram {
     fn drop(&mut self) {
         for file in [&self.fifo, &self.program] {
             if let Err(error) = fs::remove_file(file) {
@@ -54,22 +62,22 @@ impl Drop for HangingPodman {
     }
 }
 
-/// Starts a step of four tasks whose Podman hangs, and `timeout` seconds to make its container; `act` does something to it
-/// when Podman is called.
-fn while_podman_hangs(
+/// Starts a step of four tasks whose mount program hangs, and `timeout` seconds to make its container; `act` does something to it
+/// when the program is called.
+fn while_it_hangs(
     cluster: &Cluster,
     timeout: u32,
     act: impl FnOnce(&str) -> anyhow::Result<()>,
     judge: impl FnOnce(&Done) -> anyhow::Result<String>,
 ) -> anyhow::Result<String> {
-    let podman = HangingPodman::install(cluster)?;
+    let program = HangingProgram::install(cluster)?;
     let config = format!(
-        "stores = [\"/shared/store\"]\n[step]\nstart_timeout = {timeout}\n[run]\npodman = \"{}\"\n",
-        HangingPodman::PATH
+        "stores = [\"/shared/store\"]\n[agent]\nmounts = \"fuse\"\nmount_program = \"{}\"\n[step]\nstart_timeout = {timeout}\n",
+        HangingProgram::PATH
     );
     with_config(cluster, &config, || {
         let srun = start(cluster)?;
-        podman.wait_for_call()?;
+        program.wait_for_call()?;
         let job = cluster.run("ctl", "u1", &["squeue", "--noheader", "--me", "--format=%A"])?.success()?.stdout;
         act(job.trim())?;
         judge(&Done::from(srun.wait_with_output()?))
@@ -82,28 +90,44 @@ fn start(cluster: &Cluster) -> anyhow::Result<Child> {
     Ok(srun.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
 }
 
-fn the_task_that_makes_the_container_is_killed(cluster: &Cluster) -> anyhow::Result<String> {
-    // The parent of the hanging Podman is the task. The others do not wait for the ten minutes.
-    let kill = |_: &str| cluster.shell("n1", "kill -KILL $(ps -o ppid= -p $(pgrep -u u1 -x tail))").map(drop);
-    while_podman_hangs(cluster, 600, kill, |done| failed_saying_once(done, &["was ended before it was done"]))
+/// The process that hangs, its parent, and the parent's parent: the mount program, the process that makes the container, the task.
+const PROCESSES: &str =
+    "program=$(pgrep -u u1 -x tail); maker=$(ps -o ppid= -p $program); task=$(ps -o ppid= -p $maker)";
+
+fn kill(cluster: &Cluster, which: &str) -> anyhow::Result<()> {
+    cluster.shell("n1", &format!("{PROCESSES}; kill -KILL ${which}")).map(drop)
 }
 
-fn the_others_are_told_at_once_of_a_killed_podman(cluster: &Cluster) -> anyhow::Result<String> {
-    let kill = |_: &str| cluster.shell("n1", "kill -KILL $(pgrep -u u1 -x tail)").map(drop);
-    while_podman_hangs(cluster, 600, kill, |done| failed_saying_once(done, &["hanging-podman failed", "signal: 9"]))
+fn the_task_that_makes_the_container_is_killed(cluster: &Cluster) -> anyhow::Result<String> {
+    // The others do not wait for the ten minutes.
+    let kill = |_: &str| kill(cluster, "task");
+    while_it_hangs(cluster, 600, kill, |done| failed_saying_once(done, &["was ended before it was done"]))
+}
+
+fn the_process_that_makes_the_container_is_killed(cluster: &Cluster) -> anyhow::Result<String> {
+    let kill = |_: &str| kill(cluster, "maker");
+    let parts = ["cannot start the container", "signal: 9", "mounting the image"];
+    while_it_hangs(cluster, 600, kill, |done| failed_saying_once(done, &parts))
+}
+
+fn the_others_are_told_at_once_of_a_killed_mount_program(cluster: &Cluster) -> anyhow::Result<String> {
+    let kill = |_: &str| kill(cluster, "program");
+    let parts = ["cannot mount the image", "hanging-mount-program failed", "signal: 9"];
+    while_it_hangs(cluster, 600, kill, |done| failed_saying_once(done, &parts))
 }
 
 fn an_interrupt(cluster: &Cluster) -> anyhow::Result<String> {
     // Ctrl-C twice, as a person would.
     let interrupt = |_: &str| cluster.shell("ctl", "pkill -INT -u u1 -x srun; pkill -INT -u u1 -x srun").map(drop);
-    while_podman_hangs(cluster, 600, interrupt, |done| failed_saying(done, &["sending Ctrl-C"]))
+    while_it_hangs(cluster, 600, interrupt, |done| failed_saying(done, &["sending Ctrl-C"]))
 }
 
 fn a_cancelled_start(cluster: &Cluster) -> anyhow::Result<String> {
     let cancel = |job: &str| cluster.run("ctl", "u1", &["scancel", job])?.success().map(drop);
-    while_podman_hangs(cluster, 600, cancel, |done| failed_saying(done, &["CANCELLED"]))
+    while_it_hangs(cluster, 600, cancel, |done| failed_saying(done, &["CANCELLED"]))
 }
 
-fn a_podman_that_hangs(cluster: &Cluster) -> anyhow::Result<String> {
-    while_podman_hangs(cluster, 2, |_| Ok(()), |done| failed_saying_once(done, &["took too long"]))
+fn a_mount_program_that_hangs(cluster: &Cluster) -> anyhow::Result<String> {
+    let parts = ["took too long", "mounting the image", "tell the administrator"];
+    while_it_hangs(cluster, 2, |_| Ok(()), |done| failed_saying_once(done, &parts))
 }

@@ -9,6 +9,7 @@ use super::{failed_saying_once, faults, with_config};
 faults! { Cluster:
     at_the_start = "the store hangs at a step's start",
     at_the_end = "the store hangs at a step's end",
+    a_path_of_the_site = "a path of run.mounts hangs at a step's start",
 }
 
 const CONFIG: &str = "stores = [\"/hanging\"]\n[step]\nstart_timeout = 3\nend_timeout = 3\n";
@@ -56,6 +57,19 @@ fn at_the_start(cluster: &Cluster) -> anyhow::Result<String> {
         let seen = failed_saying_once(&first?, &["no answer in time", "tell the administrator"])?;
         run("debian")?.success()?;
         Ok(seen)
+    });
+    drop(store);
+    seen
+}
+
+fn a_path_of_the_site(cluster: &Cluster) -> anyhow::Result<String> {
+    let config = "stores = [\"/shared/store\"]\n[step]\nstart_timeout = 3\n[run]\nmounts = [\"/hanging/parallax\"]\n";
+    let store = FuseStore::mount(cluster)?;
+    let seen = with_config(cluster, config, || {
+        store.freeze()?;
+        let done = cluster.srun("u1", &["-w", "n1", "-n2", "--parallax-image=debian", "true"]);
+        store.thaw()?;
+        failed_saying_once(&done?, &["took too long", "/hanging/parallax on this node", "tell the administrator"])
     });
     drop(store);
     seen
