@@ -78,7 +78,7 @@ fn make(
     report.at("looking up the names of the user and their groups");
     let mut accounts = names.finish().map_err(failed("look up the names of the user and their groups"))?;
     if let Some(user) = accounts.user.as_mut().filter(|user| !root.has(Path::new(&user.shell))) {
-        user.shell = "/bin/sh".to_owned();
+        "/bin/sh".clone_into(&mut user.shell);
     }
     report.at("reading files of the node and of the image");
     let facts = Facts {
