@@ -17,7 +17,7 @@ const MEGABYTE: u64 = 1 << 20;
 fn a_full_layer_is_an_error_and_not_the_end_of_the_task(cluster: &Cluster) -> anyhow::Result<()> {
     let arguments = ["-w", "n1", "--mem=200", "--parallax-image=debian"];
     let script = "echo $$ $(stat --file-system --format='%S %b %c' /); read -r _; \
-                  message=$(cat /dev/zero 2>&1 >/full); echo \"$message\" | tail -n1; echo goes on";
+                  message=$(cat /dev/zero 2>&1 >/var/tmp/full); echo \"$message\" | tail -n1; echo goes on";
     let mut step = HeldStep::start(cluster, "u1", &arguments, 1, script)?;
     let facts: Vec<u64> = step.lines[0].split(' ').filter_map(|word| word.parse().ok()).collect();
     let [pid, block, blocks, files] = facts[..] else { anyhow::bail!("{:?}", step.lines) };
