@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use parallax_format::layout;
 use parallax_protocol::step_file::{StepFile, StepPaths};
 use parallax_sys::process::{Process, start_time};
 use rustix::fs::{FlockOperation, flock};
@@ -138,7 +139,7 @@ fn make(paths: &StepPaths, step: &StepFile) -> Result<Outcome, String> {
     let (layers, pulled) = match &step.image_id {
         Some(_) => {
             let (names, mount_program) = (step.layers.clone(), step.mount_program.clone());
-            (Layers { directory: paths.layers(), names, mount_program }, None)
+            (Layers { directory: paths.store().join(layout::OVERLAY), names, mount_program }, None)
         }
         None => {
             let launcher =

@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use parallax_format::layout;
 use parallax_protocol::step_file::StepPaths;
 use serde::{Deserialize, Serialize};
 
@@ -88,7 +89,7 @@ pub fn pull(
     let said = podman.ask(&words(&["image", "inspect", "--format={{json .}}", id]), &[], deadline)?;
     let invalid = |error: &dyn std::fmt::Display| format!("invalid output of podman for the image \"{name}\": {error}");
     let Inspected { config, graph_driver } = serde_json::from_str(&said).map_err(|error| invalid(&error))?;
-    let directory = paths.graph_root().join("overlay");
+    let directory = paths.graph_root().join(layout::OVERLAY);
     let names =
         graph_driver.data.names(&directory).ok_or_else(|| invalid(&"a layer lies outside of the step's storage"))?;
     Ok(Pulled { layers: Layers { directory, names, mount_program: None }, execution: config.unwrap_or_default() })

@@ -48,6 +48,7 @@ fn a_read_only_root_keeps_what_is_mounted_in_it_writable() -> anyhow::Result<()>
     let results = [place.path(), &open, &closed].map(write);
     let refused = Err(std::io::ErrorKind::ReadOnlyFilesystem);
     ensure!(results == [refused, Ok(()), refused], "{results:?}");
+    drop(root);
     for directory in [&open, &closed, place.path()] {
         rustix::mount::unmount(directory, rustix::mount::UnmountFlags::empty())?;
     }

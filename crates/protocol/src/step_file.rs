@@ -77,12 +77,6 @@ impl StepPaths {
         self.directory.join("container-namespace")
     }
 
-    /// The directory of the image's layers, for a container that the launcher makes.
-    #[must_use]
-    pub fn layers(&self) -> PathBuf {
-        self.store().join("overlay")
-    }
-
     /// The directory that the launchers of the step's tasks share. The user's.
     #[must_use]
     pub fn launch_directory(&self) -> PathBuf {
@@ -108,7 +102,7 @@ pub struct StepFile {
     pub environment: Vec<String>,
     /// The image's `WorkingDir`, if it has one.
     pub working_directory: Option<PathBuf>,
-    /// The image's layers for the container of run mode: paths in [`StepPaths::layers`], the topmost first. Empty for an image
+    /// The image's layers for the container of run mode: paths in the store's directory of layers, the topmost first. Empty for an image
     /// that is to be pulled.
     #[serde(default)]
     pub layers: Vec<String>,
