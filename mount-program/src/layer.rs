@@ -36,7 +36,7 @@ pub(crate) struct Layer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
     /// In this SquashFS file.
-    Squashfs(SideCar),
+    Squashfs(Sidecar),
     /// In this directory.
     Directory {
         /// Its path.
@@ -48,9 +48,9 @@ pub(crate) enum Source {
 
 impl Source {
     /// Returns the SquashFS file, if the source is one.
-    pub(crate) fn side_car(&self) -> Option<&SideCar> {
+    pub(crate) fn sidecar(&self) -> Option<&Sidecar> {
         match self {
-            Self::Squashfs(side_car) => Some(side_car),
+            Self::Squashfs(sidecar) => Some(sidecar),
             Self::Directory { .. } => None,
         }
     }
@@ -58,7 +58,7 @@ impl Source {
 
 /// A SquashFS file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SideCar {
+pub(crate) struct Sidecar {
     /// Its path, absolute.
     pub path: PathBuf,
     /// Identity of the file.
@@ -89,11 +89,11 @@ pub(crate) enum LayerError {
     /// Only the empty placeholder exists.
     #[error(
         "{}, the SquashFS file of the layer {}, is missing: the image is corrupt; migrate it again",
-        side_car.display(), layer.display()
+        sidecar.display(), layer.display()
     )]
     Missing {
         /// The path of the missing file.
-        side_car: PathBuf,
+        sidecar: PathBuf,
         /// The lower directory.
         layer: PathBuf,
     },
@@ -105,10 +105,10 @@ pub(crate) enum LayerError {
     )]
     MappedByPodman(PathBuf),
     /// The SquashFS file is invalid.
-    #[error("{} is corrupt: {reason}; migrate the image again", side_car.display())]
+    #[error("{} is corrupt: {reason}; migrate the image again", sidecar.display())]
     Damaged {
         /// The file.
-        side_car: PathBuf,
+        sidecar: PathBuf,
         /// The reason.
         reason: &'static str,
     },
@@ -126,7 +126,7 @@ pub(crate) enum LayerError {
 struct Place {
     /// The store's `overlay` directory.
     overlay: PathBuf,
-    side_car: PathBuf,
+    sidecar: PathBuf,
 }
 
 /// Looks up a lower directory; `None` if the directory has no files and Podman adds it only to have two.
@@ -145,29 +145,29 @@ fn is_filler(lower: &Path) -> bool {
 
 fn layer(lower: &Path) -> Result<Layer, LayerError> {
     let Some(place) = place(lower)? else { return directory(lower, None) };
-    let side_car = place.side_car;
+    let sidecar = place.sidecar;
     // Without NONBLOCK opening a FIFO would wait.
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-    match OpenOptions::new().read(true).custom_flags(flags).open(&side_car) {
-        Ok(file) => squashfs(file, side_car),
+    match OpenOptions::new().read(true).custom_flags(flags).open(&sidecar) {
+        Ok(file) => squashfs(file, sidecar),
         Err(error) if error.kind() == ErrorKind::NotFound && is_mapped_by_podman(lower) => {
             Err(LayerError::MappedByPodman(lower.to_owned()))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             // A symbolic link that leads nowhere is a sidecar that was lost.
-            if side_car.is_symlink() {
-                return Err(LayerError::Missing { side_car, layer: lower.to_owned() });
+            if sidecar.is_symlink() {
+                return Err(LayerError::Missing { sidecar, layer: lower.to_owned() });
             }
             match hollowness(lower)? {
-                Hollowness::Marked => Err(LayerError::Missing { side_car, layer: lower.to_owned() }),
+                Hollowness::Marked => Err(LayerError::Missing { sidecar, layer: lower.to_owned() }),
                 Hollowness::Empty if holds_squashfs(&place.overlay) => {
-                    Err(LayerError::Missing { side_car, layer: lower.to_owned() })
+                    Err(LayerError::Missing { sidecar, layer: lower.to_owned() })
                 }
                 Hollowness::Empty => directory(lower, Some(place.overlay)),
                 Hollowness::Full => directory(lower, None),
             }
         }
-        Err(cause) => Err(LayerError::Unreadable { path: side_car, cause }),
+        Err(cause) => Err(LayerError::Unreadable { path: sidecar, cause }),
     }
 }
 
@@ -194,7 +194,7 @@ fn place(lower: &Path) -> Result<Option<Place>, LayerError> {
     let mut file = link;
     file.push(".");
     file.push(layout::SQUASHFS);
-    Ok(Some(Place { overlay: overlay.to_owned(), side_car: overlay.join(layout::LINKS_NAME).join(file) }))
+    Ok(Some(Place { overlay: overlay.to_owned(), sidecar: overlay.join(layout::LINKS_NAME).join(file) }))
 }
 
 /// Whether this is `<container>/mapped/<N>/l/<LINK>`, the name of layers to which rootful Podman 4 itself gives an id map.
@@ -210,7 +210,7 @@ fn directory(path: &Path, hollow_in: Option<PathBuf>) -> Result<Layer, LayerErro
     Ok(Layer { source, identity: (metadata.dev(), metadata.ino()) })
 }
 
-fn squashfs(file: File, side_car: PathBuf) -> Result<Layer, LayerError> {
+fn squashfs(file: File, sidecar: PathBuf) -> Result<Layer, LayerError> {
     let mut superblock = Vec::new();
     let read = |file: &File| -> io::Result<(fs::Metadata, Vec<u8>)> {
         let metadata = file.metadata()?;
@@ -221,12 +221,12 @@ fn squashfs(file: File, side_car: PathBuf) -> Result<Layer, LayerError> {
     };
     let (metadata, superblock) = match read(&file) {
         Ok(read) => read,
-        Err(cause) => return Err(LayerError::Unreadable { path: side_car, cause }),
+        Err(cause) => return Err(LayerError::Unreadable { path: sidecar, cause }),
     };
     if let Some(reason) = fault(metadata.len(), &superblock) {
-        return Err(LayerError::Damaged { side_car, reason });
+        return Err(LayerError::Damaged { sidecar, reason });
     }
-    let unreadable = |cause| LayerError::Unreadable { path: side_car.clone(), cause };
+    let unreadable = |cause| LayerError::Unreadable { path: sidecar.clone(), cause };
     let stamp = Stamp {
         device: metadata.dev(),
         inode: metadata.ino(),
@@ -234,10 +234,10 @@ fn squashfs(file: File, side_car: PathBuf) -> Result<Layer, LayerError> {
         changed: metadata.ctime().wrapping_mul(1_000_000_000).wrapping_add(metadata.ctime_nsec()),
     };
     let shared_file_system = shared_file_system::of(&file).map_err(|error| unreadable(error.into()))?;
-    let path = std::path::absolute(&side_car).map_err(unreadable)?;
+    let path = std::path::absolute(&sidecar).map_err(unreadable)?;
     let store_device = path.parent().map(fs::metadata).transpose().map_err(unreadable)?.map_or(0, |links| links.dev());
     let identity = (stamp.device, stamp.inode);
-    Ok(Layer { source: Source::Squashfs(SideCar { path, stamp, store_device, shared_file_system }), identity })
+    Ok(Layer { source: Source::Squashfs(Sidecar { path, stamp, store_device, shared_file_system }), identity })
 }
 
 /// Returns why a file with this size and these first bytes is invalid; `None` if it is valid.

@@ -88,8 +88,8 @@ pub(crate) fn mount_overlay(
     let absolute = |path: &Path| std::path::absolute(path).step("find the current directory");
     let first_user_namespace = owns_the_machine();
     let outside = Outside::of(target)?;
-    let side_cars: Vec<_> = plan.layers.iter().filter_map(Source::side_car).collect();
-    let (served, count) = squashfs::serve(&side_cars, settings, first_user_namespace, note)?;
+    let sidecars: Vec<_> = plan.layers.iter().filter_map(Source::sidecar).collect();
+    let (served, count) = squashfs::serve(&sidecars, settings, first_user_namespace, note)?;
     let mut served = served.into_iter();
     let mut grounds = Vec::new();
     for layer in &plan.layers {

@@ -168,7 +168,7 @@ mod tests {
     use std::ffi::OsStr;
 
     use super::*;
-    use crate::layer::{SideCar, Stamp};
+    use crate::layer::{Sidecar, Stamp};
 
     /// Layers named `s…` lie in SquashFS files, `h…` are hollow, all others are plain; the last letter is the identity.
     fn planned(text: &str) -> Result<Plan, PlanError> {
@@ -176,7 +176,7 @@ mod tests {
         plan(&options, Some(Path::new("/own")), |path| {
             let name = path.to_str().unwrap();
             let source = match name.as_bytes()[0] {
-                b's' => side_car(name),
+                b's' => sidecar(name),
                 b'h' => Source::Directory { path: path.into(), hollow_in: Some("/store/overlay".into()) },
                 b'o' => Source::Directory { path: path.into(), hollow_in: Some("/own".into()) },
                 _ => Source::Directory { path: path.into(), hollow_in: None },
@@ -185,9 +185,9 @@ mod tests {
         })
     }
 
-    fn side_car(name: &str) -> Source {
+    fn sidecar(name: &str) -> Source {
         let path = format!("{name}.squash").into();
-        Source::Squashfs(SideCar { path, stamp: Stamp::default(), store_device: 0, shared_file_system: None })
+        Source::Squashfs(Sidecar { path, stamp: Stamp::default(), store_device: 0, shared_file_system: None })
     }
 
     fn overlay(text: &str) -> OverlayPlan {
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn layers_keep_their_order_and_come_once() {
         let plan = overlay("lowerdir=s1:s2:s1:s3,upperdir=/u,workdir=/w,volatile,,nodev");
-        assert_eq!(plan.layers, ["s1", "s2", "s3"].map(side_car));
+        assert_eq!(plan.layers, ["s1", "s2", "s3"].map(sidecar));
         assert_eq!(plan.kernel, Ok(vec!["volatile".into()]));
         assert_eq!(plan.fuse_overlayfs, ["volatile", "nodev", "noacl"]);
     }

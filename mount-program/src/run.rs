@@ -111,10 +111,10 @@ fn carry_out(text: &OsStr, target: &Path, settings: &Settings, log: &Log) -> Res
 /// Logs the shared file systems of the layers, one per line.
 fn say_where(plan: &OverlayPlan, log: &Log) {
     let mut said = Vec::new();
-    for side_car in plan.layers.iter().filter_map(Source::side_car) {
-        let Some(kind) = side_car.shared_file_system.filter(|kind| !said.contains(kind)) else { continue };
+    for sidecar in plan.layers.iter().filter_map(Source::sidecar) {
+        let Some(kind) = sidecar.shared_file_system.filter(|kind| !said.contains(kind)) else { continue };
         said.push(kind);
-        log.say(LogLevel::Info, &format!("{} is on a shared file system, {kind}", side_car.path.display()));
+        log.say(LogLevel::Info, &format!("{} is on a shared file system, {kind}", sidecar.path.display()));
     }
 }
 

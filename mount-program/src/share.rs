@@ -25,7 +25,7 @@ use rustix::net::{
 };
 use rustix::process::{PidfdGetfdFlags, geteuid, pidfd_getfd};
 
-use crate::layer::SideCar;
+use crate::layer::Sidecar;
 
 /// Identity of a served layer, as the name of a socket.
 #[derive(Debug)]
@@ -39,13 +39,13 @@ impl Name {
     /// Returns the name for a layer of a store and a command line. A file that is replaced or written gets another name.
     /// A file in two stores has a name for each: the processes of a step end with the step, and another step's containers, even if
     /// of the same user and in the same user namespace, must not lose their layers then.
-    pub(crate) fn new(side_car: &SideCar, programs: &[OsString], flags: &[OsString]) -> io::Result<Self> {
+    pub(crate) fn new(sidecar: &Sidecar, programs: &[OsString], flags: &[OsString]) -> io::Result<Self> {
         let namespace = fs::metadata("/proc/self/ns/user")?.ino();
         let mut hasher = DefaultHasher::new();
         (programs, flags).hash(&mut hasher);
-        let crate::layer::Stamp { device, inode, size, changed } = side_car.stamp;
+        let crate::layer::Stamp { device, inode, size, changed } = sidecar.stamp;
         let command = hasher.finish();
-        let store = side_car.store_device;
+        let store = sidecar.store_device;
         let text = format!("parallax-mp/{namespace:x}/{store:x}/{device:x}.{inode:x}.{size:x}.{changed:x}/{command:x}");
         Ok(Self(SocketAddrUnix::new_abstract_name(text.as_bytes())?))
     }

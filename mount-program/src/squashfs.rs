@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, StatxFlags, fstatfs, statx};
 use rustix::mount::MountAttrFlags;
 
 use crate::fuse::{self, FuseError, MountOptions, Program, Server};
-use crate::layer::SideCar;
+use crate::layer::Sidecar;
 use crate::settings::Settings;
 use crate::share::{self, Name};
 use parallax_sys::fault;
@@ -49,7 +49,7 @@ pub(crate) enum LayerMountError {
 /// A layer that is served or whose server is starting.
 #[derive(Debug)]
 pub(crate) struct Layer<'a> {
-    side_car: &'a SideCar,
+    sidecar: &'a Sidecar,
     mount: OwnedFd,
     /// The serving program, if it was started here.
     server: Option<Server>,
@@ -64,7 +64,7 @@ impl AsFd for Layer<'_> {
 impl Layer<'_> {
     /// The SquashFS file.
     pub(crate) fn path(&self) -> &Path {
-        &self.side_car.path
+        &self.sidecar.path
     }
 }
 
@@ -80,21 +80,21 @@ pub(crate) struct Count {
 /// Has every layer served, by a running squashfuse or a new one; all are started before the function waits for
 /// the first. `note` gets the reasons why a layer is not shared.
 pub(crate) fn serve<'a>(
-    side_cars: &[&'a SideCar],
+    sidecars: &[&'a Sidecar],
     settings: &Settings,
     first_user_namespace: bool,
     note: &dyn Fn(String),
 ) -> Result<(Vec<Layer<'a>>, Count), LayerMountError> {
-    let mut layers: Vec<_> = side_cars.iter().map(|side_car| shared(side_car, settings)).collect();
+    let mut layers: Vec<_> = sidecars.iter().map(|sidecar| shared(sidecar, settings)).collect();
     if layers.iter().any(Option::is_none) {
         let turn = share::turn(first_user_namespace);
         if let Err(error) = &turn {
             note(format!("squashfuse processes are not shared: {error}"));
         }
-        for (layer, side_car) in layers.iter_mut().zip(side_cars) {
+        for (layer, sidecar) in layers.iter_mut().zip(sidecars) {
             if layer.is_none() {
-                *layer = match shared(side_car, settings) {
-                    None => Some(started(side_car, settings, turn.is_ok(), note)?),
+                *layer = match shared(sidecar, settings) {
+                    None => Some(started(sidecar, settings, turn.is_ok(), note)?),
                     found => found,
                 };
             }
@@ -107,25 +107,25 @@ pub(crate) fn serve<'a>(
 }
 
 /// Returns the layer from a squashfuse that serves it already.
-fn shared<'a>(side_car: &'a SideCar, settings: &Settings) -> Option<Layer<'a>> {
-    let connection = Name::new(side_car, &settings.squashfuse.names, &settings.squashfuse_flags).ok()?.find().ok()?;
+fn shared<'a>(sidecar: &'a Sidecar, settings: &Settings) -> Option<Layer<'a>> {
+    let connection = Name::new(sidecar, &settings.squashfuse.names, &settings.squashfuse_flags).ok()?.find().ok()?;
     // The copy is closed before the first request: it would keep the connection of a process that ends from ending.
     let mount = fuse::mount(&connection, &OPTIONS).ok()?;
-    Some(Layer { side_car, mount, server: None })
+    Some(Layer { sidecar, mount, server: None })
 }
 
 /// Returns the layer from a new squashfuse, which other programs can find if `found` is given.
 fn started<'a>(
-    side_car: &'a SideCar,
+    sidecar: &'a Sidecar,
     settings: &Settings,
     found: bool,
     note: &dyn Fn(String),
 ) -> Result<Layer<'a>, LayerMountError> {
     let start = || -> Result<Layer<'a>, FuseError> {
         let socket = if found {
-            let name = Name::new(side_car, &settings.squashfuse.names, &settings.squashfuse_flags);
+            let name = Name::new(sidecar, &settings.squashfuse.names, &settings.squashfuse_flags);
             name.and_then(|name| name.take())
-                .inspect_err(|error| note(format!("{} is not shared: {error}", side_car.path.display())))
+                .inspect_err(|error| note(format!("{} is not shared: {error}", sidecar.path.display())))
                 .ok()
         } else {
             None
@@ -134,7 +134,7 @@ fn started<'a>(
         let mount = fuse::mount(&connection, &OPTIONS).map_err(FuseError::Mount)?;
         let mut arguments = settings.squashfuse_flags.clone();
         // In the foreground, so that the process is the one that was started; its mount tells when it serves.
-        arguments.extend([OsString::from("-f"), side_car.path.clone().into()]);
+        arguments.extend([OsString::from("-f"), sidecar.path.clone().into()]);
         let program = Program {
             programs: &settings.squashfuse,
             arguments: &arguments,
@@ -142,9 +142,9 @@ fn started<'a>(
             socket: socket.as_ref().map(AsFd::as_fd),
         };
         let server = fuse::start(program, &connection)?;
-        Ok(Layer { side_car, mount, server: Some(server) })
+        Ok(Layer { sidecar, mount, server: Some(server) })
     };
-    start().map_err(|cause| LayerMountError::Server { path: side_car.path.clone(), cause })
+    start().map_err(|cause| LayerMountError::Server { path: sidecar.path.clone(), cause })
 }
 
 /// Waits until every layer answers.
@@ -155,7 +155,7 @@ fn wait(layers: &mut [Layer<'_>], settings: &Settings, note: &dyn Fn(String)) ->
     let mut left = layers;
     while let Some((layer, others)) = left.split_first_mut() {
         let answer = answers.recv_timeout(timeout);
-        let path = layer.side_car.path.clone();
+        let path = layer.sidecar.path.clone();
         match (answer, layer.server.take()) {
             (Ok(Ok(())), _) => {}
             (Ok(Err(cause)), Some(server)) => {
@@ -172,7 +172,7 @@ fn wait(layers: &mut [Layer<'_>], settings: &Settings, note: &dyn Fn(String)) ->
                 let trouble =
                     trouble.map_or_else(|_| silent(), |error| error.map_or_else(|e| e.to_string(), |()| silent()));
                 note(format!("the squashfuse that serves {} already is not used: {trouble}", path.display()));
-                *layer = started(layer.side_car, settings, false, note)?;
+                *layer = started(layer.sidecar, settings, false, note)?;
                 wait(std::slice::from_mut(layer), settings, note)?;
                 // The thread may still wait for the one that does not answer.
                 answers = ask(others)?;

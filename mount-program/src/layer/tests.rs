@@ -25,21 +25,21 @@ fn both_forms(store: &tempfile::TempDir) -> [PathBuf; 2] {
     [store.path().join("overlay/l").join(LINK), store.path().join("overlay/id/diff")]
 }
 
-fn side_car(store: &tempfile::TempDir) -> PathBuf {
+fn sidecar(store: &tempfile::TempDir) -> PathBuf {
     store.path().join("overlay/l").join(format!("{LINK}.squash"))
 }
 
 #[test]
 fn a_side_car_is_found_from_both_forms_whether_file_or_link() {
     let store = store();
-    fs::write(side_car(&store), superblock(96)).unwrap();
+    fs::write(sidecar(&store), superblock(96)).unwrap();
     let found = both_forms(&store).map(|lower| layer(&lower).unwrap());
-    assert_eq!(found[0].source.side_car().unwrap().path, side_car(&store));
+    assert_eq!(found[0].source.sidecar().unwrap().path, sidecar(&store));
     assert_eq!(found[0], found[1]);
 
     fs::create_dir(store.path().join("squash")).unwrap();
-    fs::rename(side_car(&store), store.path().join("squash/file")).unwrap();
-    symlink("../../squash/file", side_car(&store)).unwrap();
+    fs::rename(sidecar(&store), store.path().join("squash/file")).unwrap();
+    symlink("../../squash/file", sidecar(&store)).unwrap();
     assert_eq!(both_forms(&store).map(|lower| layer(&lower).unwrap().identity), found.map(|layer| layer.identity));
 }
 
@@ -65,9 +65,9 @@ fn a_marker_or_a_broken_link_tells_of_a_lost_side_car_in_any_store() {
     let [lower, _] = both_forms(&store);
     let overlay = store.path().join("overlay");
     assert_eq!(layer(&lower).unwrap().source, Source::Directory { path: lower.clone(), hollow_in: Some(overlay) });
-    symlink("nowhere", side_car(&store)).unwrap();
+    symlink("nowhere", sidecar(&store)).unwrap();
     assert!(matches!(layer(&lower), Err(LayerError::Missing { .. })));
-    fs::remove_file(side_car(&store)).unwrap();
+    fs::remove_file(sidecar(&store)).unwrap();
     fs::write(store.path().join("overlay/id/diff/.migrationv3-debian"), "").unwrap();
     assert!(matches!(layer(&lower), Err(LayerError::Missing { .. })));
 }
@@ -77,11 +77,11 @@ fn what_is_no_whole_squashfs_file_is_refused() {
     let store = store();
     let [lower, _] = both_forms(&store);
     for bytes in [&b""[..], b"hsqs", &superblock(97), &[0; 200]] {
-        fs::write(side_car(&store), bytes).unwrap();
+        fs::write(sidecar(&store), bytes).unwrap();
         assert!(matches!(layer(&lower), Err(LayerError::Damaged { .. })), "{bytes:?}");
     }
-    fs::remove_file(side_car(&store)).unwrap();
-    fs::create_dir(side_car(&store)).unwrap();
+    fs::remove_file(sidecar(&store)).unwrap();
+    fs::create_dir(sidecar(&store)).unwrap();
     assert!(layer(&lower).is_err());
 }
 
