@@ -28,6 +28,6 @@ pub mod squashfs;
 
 pub use index::{IndexPath, name_from_index_entry};
 pub use name::{ImageName, NameError};
-pub use nearest::{ambiguous_id, nearest, unknown_image};
+pub use nearest::{ambiguous_id, nearest, nearest_word, unknown_image};
 pub use pin::Pin;
 pub use reference::{ImageRef, id_prefix};

@@ -30,6 +30,13 @@ pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a ImageName>) 
     ranked.into_iter().take(MOST).map(|(_, name)| name).collect()
 }
 
+/// Returns the word that is nearest to what was typed, if it differs in no more than a third of its letters.
+#[must_use]
+pub fn nearest_word<'a>(typed: &str, known: &[&'a str]) -> Option<&'a str> {
+    let near = |word: &&str| levenshtein(typed, word) <= typed.len().max(word.len()) / 3;
+    known.iter().copied().filter(near).min_by_key(|word| levenshtein(typed, word))
+}
+
 /// The sentence for an image that no store has, the same wherever it is found out.
 #[must_use]
 pub fn unknown_image(typed: &str, stores: &[String], nearest: &[String]) -> String {

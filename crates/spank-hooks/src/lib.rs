@@ -10,17 +10,106 @@ use core::ffi::{CStr, c_char, c_int, c_void};
 pub const FILE: &CStr = c"spank_parallax_step.so";
 
 /// The variable in that file that is its [`StepHooks`].
-pub const SYMBOL: &CStr = c"parallax_step_hooks_2";
+pub const SYMBOL: &CStr = c"parallax_step_hooks_3";
 
-/// The option that names the image, as Slurm knows it.
-pub const IMAGE: &CStr = c"parallax-image";
-/// The option for the mode, as Slurm knows it.
-pub const MODE: &CStr = c"parallax-mode";
+/// An option as Slurm gets it (`struct spank_option`).
+#[derive(Debug, Clone, Copy)]
+pub struct OptionText {
+    /// The option, by the number that Slurm hands back.
+    pub option: GivenOption,
+    /// Its name, without the dashes.
+    pub name: &'static CStr,
+    /// Variable from which srun, sbatch and salloc take its value before they read their command lines
+    /// (`spank_process_env_options`). Slurm sets it for what is started in a job.
+    pub inherited: &'static CStr,
+    /// What its value is called in help texts; `None` for an option that takes no value.
+    pub value: Option<&'static CStr>,
+    /// What it does, one line of `srun --help`.
+    pub usage: &'static CStr,
+}
+
+/// All options, in the order of [`GivenOption`].
+pub const OPTIONS: [OptionText; 10] = [
+    OptionText {
+        option: GivenOption::Image,
+        name: c"parallax-image",
+        inherited: INHERITED_IMAGE,
+        value: Some(c"IMAGE"),
+        usage: c"run the tasks in the container image IMAGE (\"none\" cancels an inherited image)",
+    },
+    OptionText {
+        option: GivenOption::Mode,
+        name: c"parallax-mode",
+        inherited: INHERITED_MODE,
+        value: Some(c"run|podman"),
+        usage:
+            c"run: tasks run inside the image (default); podman: tasks run on the node and use the image with podman",
+    },
+    OptionText {
+        option: GivenOption::Mount,
+        name: c"parallax-mount",
+        inherited: c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_mount",
+        value: Some(c"SRC[:DST[:FLAGS]],..."),
+        usage:
+            c"show paths of the node in the container; flags: ro, rw, rslave, rprivate; ?SRC: only where it exists; \
+                 tmpfs:DST: an empty directory in memory",
+    },
+    OptionText {
+        option: GivenOption::Workdir,
+        name: c"parallax-workdir",
+        inherited: c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_workdir",
+        value: Some(c"DIR"),
+        usage: c"start the tasks in the directory DIR of the container",
+    },
+    OptionText {
+        option: GivenOption::Env,
+        name: c"parallax-env",
+        inherited: c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_env",
+        value: Some(c"NAME=VALUE,..."),
+        usage: c"set variables in the tasks; NAME keeps the job's value over the image's; -NAME unsets it",
+    },
+    OptionText {
+        option: GivenOption::Writable,
+        name: c"parallax-writable",
+        inherited: c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_writable",
+        value: None,
+        usage: c"tasks can change the image's files, for the time of the step (default)",
+    },
+    OptionText {
+        option: GivenOption::Readonly,
+        name: c"parallax-readonly",
+        inherited: c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_readonly",
+        value: None,
+        usage: c"tasks cannot change the image's files",
+    },
+    OptionText {
+        option: GivenOption::Entrypoint,
+        name: c"parallax-entrypoint",
+        inherited: c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_entrypoint",
+        value: None,
+        usage: c"run the image's entry point, with the command as its arguments",
+    },
+    OptionText {
+        option: GivenOption::MountHome,
+        name: c"parallax-mount-home",
+        inherited: c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_mount_home",
+        value: None,
+        usage: c"show the home directory in the container",
+    },
+    OptionText {
+        option: GivenOption::NoMountHome,
+        name: c"parallax-no-mount-home",
+        inherited: c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_no_mount_home",
+        value: None,
+        usage: c"do not show the home directory in the container",
+    },
+];
+
 /// Slurm's own variable for the image of a step (`spank_set_remote_options_env`), which is set even if Slurm failed to register the
 /// options.
 pub const IMAGE_OF_STEP: &CStr = c"_SLURM_SPANK_OPTION_parallax_parallax_image";
-/// The same for the mode.
-pub const MODE_OF_STEP: &CStr = c"_SLURM_SPANK_OPTION_parallax_parallax_mode";
+/// What the names of Slurm's own variables for the options of a step begin with; the option's name follows, with `_` for `-`.
+pub const OF_STEP: &str = "_SLURM_SPANK_OPTION_parallax_";
 
 /// The variable that names the step's directory to the tasks of a step that got variables for Podman.
 ///
@@ -39,6 +128,11 @@ pub const INHERITED_MODE: &CStr = c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_par
 /// [`UNKNOWN`] where the job or the id is not known. `SLURM_` makes Slurm carry it whatever `--export` says, and programs that
 /// remove Slurm's variables remove it together with the image.
 pub const PIN: &CStr = c"SLURM_PARALLAX_PIN";
+/// Variables from which srun, sbatch and salloc take the image and the mode where neither a command line nor the job has one.
+pub const DEFAULTS: [(&CStr, &CStr); 2] = [(c"PARALLAX_IMAGE", INHERITED_IMAGE), (c"PARALLAX_MODE", INHERITED_MODE)];
+/// Variable by which the other options of a job and a step travel, a request (`parallax-request`) as JSON. It belongs
+/// to the job of [`PIN`] and means nothing without that.
+pub const REQUEST: &CStr = c"SLURM_PARALLAX_REQUEST";
 /// Job or id in [`PIN`] that is not known: a job that is still to be submitted, an image of a store that cannot be read there.
 pub const UNKNOWN: &str = "-";
 /// Slurm's variable for the job that a process belongs to.
@@ -66,6 +160,36 @@ pub enum GivenOption {
     Image,
     /// `--parallax-mode`.
     Mode,
+    /// `--parallax-mount`.
+    Mount,
+    /// `--parallax-workdir`.
+    Workdir,
+    /// `--parallax-env`.
+    Env,
+    /// `--parallax-writable`.
+    Writable,
+    /// `--parallax-readonly`.
+    Readonly,
+    /// `--parallax-entrypoint`.
+    Entrypoint,
+    /// `--parallax-mount-home`.
+    MountHome,
+    /// `--parallax-no-mount-home`.
+    NoMountHome,
+}
+
+impl GivenOption {
+    /// The option of a number that Slurm handed back.
+    #[must_use]
+    pub fn of_number(number: i32) -> Option<Self> {
+        OPTIONS.iter().map(|text| text.option).find(|option| *option as i32 == number)
+    }
+
+    /// The option's name, without the dashes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        OPTIONS.iter().find(|text_of| text_of.option == self).map_or("", |text_of| text(text_of.name))
+    }
 }
 
 /// Where the value of an option comes from.
@@ -74,7 +198,7 @@ pub enum GivenOption {
 pub enum Source {
     /// A command line, or a batch script's directive.
     Typed,
-    /// [`INHERITED_IMAGE`] or [`INHERITED_MODE`].
+    /// The option's [`OptionText::inherited`].
     Inherited,
 }
 

@@ -1,0 +1,42 @@
+//! Errors of requests, for users.
+
+/// Why an option's value is refused. The text names the value and what to write instead; the caller puts the option before it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// A mount is malformed.
+    #[error("\"{0}\": {1}; write SOURCE[:TARGET[:FLAG+FLAG...]], with \"\\\" before a \":\" or \",\" of a path")]
+    Mount(String, &'static str),
+    /// A flag of a mount is unknown.
+    #[error("\"{mount}\": the flag \"{flag}\" is unknown; {advice}")]
+    Flag {
+        /// The mount as written.
+        mount: String,
+        /// The flag.
+        flag: String,
+        /// The nearest flag, or all of them.
+        advice: String,
+    },
+    /// Two mounts have the same target.
+    #[error("\"{0}\" and another mount have the same target")]
+    SameTarget(String),
+    /// A variable is malformed.
+    #[error(
+        "\"{0}\": {1}; write NAME=VALUE, NAME (keep the job's value) or -NAME (unset), with \"\\\" before a \",\" of a value"
+    )]
+    Assignment(String, &'static str),
+    /// A path is not absolute.
+    #[error("\"{0}\" is not an absolute path without \"..\"; write a directory of the container, such as /work")]
+    Path(String),
+    /// An option that takes no value has one.
+    #[error("it takes no value, and \"{0}\" was given")]
+    Value(String),
+    /// The variable of an option without a value is neither true nor false.
+    #[error("\"{0}\" is neither true nor false; write 1 or 0")]
+    Boolean(String),
+    /// An option and its opposite.
+    #[error("it contradicts --{0}; use one of the two")]
+    Contradiction(&'static str),
+    /// The variable by which a request travels is malformed.
+    #[error("the variable with the options is malformed: {0}")]
+    Transport(String),
+}

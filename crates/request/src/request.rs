@@ -1,0 +1,129 @@
+//! A request as a whole, and how it travels.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::RequestError;
+use crate::mount::{self, Mount};
+use crate::variable::Variable;
+
+/// A request, complete and checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Request {
+    /// The mounts, in the order in which they are made.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
+    /// The changes of variables, in the order in which they are made.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub variables: Vec<Variable>,
+    /// The directory in which the tasks start, an absolute path in the container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub working_directory: Option<PathBuf>,
+    /// Whether the image's files can be changed (in a layer of the step's own). `None`: as the site configures it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub writable: Option<bool>,
+    /// Whether the image's entry point is run, in each task, with the command as its arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<bool>,
+    /// Whether the user's home directory is shown. `None`: as the site configures it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub home: Option<bool>,
+}
+
+impl Request {
+    /// Whether nothing is asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Returns this request with what `other` asks for on top: its mounts and variables come later, its other values win.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        for mount in other.mounts {
+            mount::push(&mut self.mounts, mount);
+        }
+        self.variables.extend(other.variables);
+        Self {
+            working_directory: other.working_directory.or(self.working_directory),
+            writable: other.writable.or(self.writable),
+            entrypoint: other.entrypoint.or(self.entrypoint),
+            home: other.home.or(self.home),
+            ..self
+        }
+    }
+
+    /// Returns the value of the variable by which a request travels: JSON without line breaks.
+    #[must_use]
+    pub fn to_variable(&self) -> String {
+        // Strings, booleans and lists of them: there is nothing in it that JSON cannot have.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads the variable. Fields that this release does not know are passed over.
+    ///
+    /// # Errors
+    /// It is not a request.
+    pub fn from_variable(value: &str) -> Result<Self, RequestError> {
+        serde_json::from_str(value).map_err(|error| RequestError::Transport(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::options::RequestOption;
+
+    fn request(options: &[(RequestOption, &str)]) -> Request {
+        let mut request = Request::default();
+        for (option, value) in options {
+            request.add(*option, value, Path::new("/work")).unwrap();
+        }
+        request
+    }
+
+    #[test]
+    fn a_request_travels_unchanged() {
+        let all = request(&[
+            (RequestOption::Mount, r"/a\,b:/c\:d:ro,./e,tmpfs:/scratch,?/opt/x"),
+            (RequestOption::Env, "A=1,B=,C,-D"),
+            (RequestOption::Workdir, "/c"),
+            (RequestOption::Readonly, ""),
+            (RequestOption::Entrypoint, ""),
+            (RequestOption::NoMountHome, ""),
+        ]);
+        assert_eq!(Request::from_variable(&all.to_variable()).unwrap(), all);
+        assert!(!all.is_empty() && !all.to_variable().contains('\n'));
+        assert_eq!(Request::from_variable("{}").unwrap(), Request::default());
+        assert_eq!(Request::default().to_variable(), "{}");
+    }
+
+    #[test]
+    fn newer_fields_are_passed_over_and_garbage_is_not() {
+        assert!(Request::from_variable(r#"{"gpus":["all"]}"#).unwrap().is_empty());
+        for value in ["", "x", "[1]", r#"{"mounts":1}"#] {
+            assert!(matches!(Request::from_variable(value), Err(RequestError::Transport(_))), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_step_adds_to_its_job() {
+        let job = request(&[
+            (RequestOption::Mount, "/a"),
+            (RequestOption::Env, "A=1"),
+            (RequestOption::Workdir, "/a"),
+            (RequestOption::Readonly, ""),
+        ]);
+        let step =
+            request(&[(RequestOption::Mount, "/b,/a"), (RequestOption::Env, "A=2"), (RequestOption::Writable, "")]);
+        let both = job.and(step);
+        let targets: Vec<_> = both.mounts.iter().map(|mount| mount.target.to_str().unwrap()).collect();
+        assert_eq!(targets, ["/a", "/b"]);
+        assert_eq!(both.variables, [Variable::parse("A=1").unwrap(), Variable::parse("A=2").unwrap()]);
+        assert_eq!((both.working_directory, both.writable), (Some("/a".into()), Some(true)));
+    }
+}
