@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .allowlist_function(
             "spank_context|spank_option_register|spank_getenv|spank_unsetenv|spank_get_item|slurm_error",
         )
-        .allowlist_function("dladdr|dlopen|dlsym|dlerror|abort|getenv|unsetenv")
+        .allowlist_function("dladdr|dlopen|dlsym|dlerror|abort|getenv|setenv|unsetenv")
         .layout_tests(false)
         .generate()?
         .write_to_file(PathBuf::from(env::var("OUT_DIR")?).join("c.rs"))?;

@@ -5,23 +5,23 @@
 
 use core::ffi::{CStr, c_char, c_int};
 
-use parallax_spank_hooks::{GivenOption, INHERITED_IMAGE, INHERITED_MODE, JOB_ID, PIN, Source, UNKNOWN};
+use parallax_spank_hooks::{DEFAULTS, GivenOption, INHERITED_IMAGE, JOB_ID, OPTIONS, PIN, REQUEST, Source, UNKNOWN};
 
 use crate::c;
 
 /// Returns the source of an option's value: Slurm passes the very string that getenv(3) returns
 /// (`spank_process_env_options`, Slurm 23.11 to 26.05).
 pub fn source(option: c_int, value: *const c_char) -> Source {
-    let variable = if option == GivenOption::Image as c_int { INHERITED_IMAGE } else { INHERITED_MODE };
+    let Some(text) = OPTIONS.iter().find(|text| text.option as c_int == option) else { return Source::Typed };
     // SAFETY: the name is a string, and nothing changes the environment meanwhile.
-    let inherited = unsafe { c::getenv(variable.as_ptr()) };
+    let inherited = unsafe { c::getenv(text.inherited.as_ptr()) };
     if !inherited.is_null() && inherited.cast_const() == value { Source::Inherited } else { Source::Typed }
 }
 
 /// Removes an inherited image that was given for another job than the one this process belongs to. `is_step` is true in
 /// srun, which makes a step of its own job; sbatch and salloc make another job.
 pub fn drop_of_other_jobs(is_step: bool) {
-    let Some(pin) = variable(PIN) else { return };
+    let Some(pin) = variable(PIN) else { return remove(REQUEST) };
     let mut parts = pin.split(|byte| *byte == b' ');
     let (job, image) = (parts.next(), parts.next());
     let is_own = |own: &[u8]| job == Some(own) || job == Some(UNKNOWN.as_bytes());
@@ -31,9 +31,26 @@ pub fn drop_of_other_jobs(is_step: bool) {
     // An image that was set by something else since, such as a user's own default, stays.
     let is_from_job = variable(INHERITED_IMAGE) == image;
     remove(PIN);
-    if is_from_job {
-        remove(INHERITED_IMAGE);
-        remove(INHERITED_MODE);
+    remove(REQUEST);
+    for text in &OPTIONS {
+        let is_image_or_mode = matches!(text.option, GivenOption::Image | GivenOption::Mode);
+        if is_from_job || !is_image_or_mode {
+            remove(text.inherited);
+        }
+    }
+}
+
+/// Puts the user's defaults where Slurm looks for options, if nothing is there.
+pub fn take_defaults() {
+    for (default, inherited) in DEFAULTS {
+        // SAFETY: both are strings, and Slurm's programs have one thread while they read their options. setenv(3) copies the
+        // value. Without memory for that there is no default.
+        unsafe {
+            let value = c::getenv(default.as_ptr());
+            if !value.is_null() && *value != 0 {
+                let _ = c::setenv(inherited.as_ptr(), value, 0);
+            }
+        }
     }
 }
 

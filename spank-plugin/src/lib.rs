@@ -15,7 +15,7 @@
 use core::ffi::{c_char, c_int, c_uint};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
-use parallax_spank_hooks::{GivenOption, IMAGE, IMAGE_OF_STEP, MODE, OptionEvent, StepHooks};
+use parallax_spank_hooks::{IMAGE_OF_STEP, OPTIONS, OptionEvent, OptionText, StepHooks};
 
 mod c;
 mod inherited;
@@ -47,32 +47,44 @@ pub static plugin_type: [u8; 6] = *b"spank\0";
 pub static plugin_version: c_uint = c::SLURM_VERSION_NUMBER;
 
 /// The options, in static memory: Slurm need not copy them.
-struct Options([c::spank_option; 2]);
+struct Options([c::spank_option; OPTIONS.len()]);
 
 // SAFETY: the pointers are to constants, and nothing writes through them.
 unsafe impl Sync for Options {}
 
-static OPTIONS: Options = Options([
+static REGISTERED: Options = Options(options());
+
+/// The options as Slurm takes them. Constants can neither map nor index without a panic.
+const fn options() -> [c::spank_option; OPTIONS.len()] {
+    let [a, b, c, d, e, f, g, h, i, j] = &OPTIONS;
+    [
+        registered(a),
+        registered(b),
+        registered(c),
+        registered(d),
+        registered(e),
+        registered(f),
+        registered(g),
+        registered(h),
+        registered(i),
+        registered(j),
+    ]
+}
+
+const fn registered(option: &OptionText) -> c::spank_option {
+    let (arginfo, has_arg) = match option.value {
+        Some(value) => (value.as_ptr().cast_mut(), 1),
+        None => (core::ptr::null_mut(), 0),
+    };
     c::spank_option {
-        name: IMAGE.as_ptr().cast_mut(),
-        arginfo: c"IMAGE".as_ptr().cast_mut(),
-        usage: c"run the tasks in the container image IMAGE (\"none\" cancels an inherited image)".as_ptr().cast_mut(),
-        has_arg: 1,
-        val: GivenOption::Image as c_int,
+        name: option.name.as_ptr().cast_mut(),
+        arginfo,
+        usage: option.usage.as_ptr().cast_mut(),
+        has_arg,
+        val: option.option as c_int,
         cb: Some(take_option),
-    },
-    c::spank_option {
-        name: MODE.as_ptr().cast_mut(),
-        arginfo: c"run|podman".as_ptr().cast_mut(),
-        usage:
-            c"run: tasks run inside the image (default); podman: tasks run on the node and use the image with podman"
-                .as_ptr()
-                .cast_mut(),
-        has_arg: 1,
-        val: GivenOption::Mode as c_int,
-        cb: Some(take_option),
-    },
-]);
+    }
+}
 
 /// Callback of Slurm for one of the options, or its variable.
 extern "C" fn take_option(option: c_int, value: *const c_char, remote: c_int) -> c_int {
@@ -99,8 +111,9 @@ extern "C" fn slurm_spank_init(spank: c::spank_t, _argc: c_int, _argv: *const *c
     }
     if !is_node {
         inherited::drop_of_other_jobs(context == c::spank_context_S_CTX_LOCAL);
+        inherited::take_defaults();
     }
-    let taken = OPTIONS.0.iter().all(|option| {
+    let taken = REGISTERED.0.iter().all(|option| {
         // SAFETY: the handle is Slurm's own, in the hook in which options are registered. Slurm reads the option, and copies it.
         let result = unsafe { c::spank_option_register(spank, core::ptr::from_ref(option).cast_mut()) };
         result == c::SUCCESS

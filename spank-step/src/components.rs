@@ -10,6 +10,7 @@
 use parallax_spank_hooks::{GivenOption, Source};
 
 use crate::options::{self, Event, Wanted};
+use crate::request;
 
 /// The requests of the components that Slurm has read so far.
 #[derive(Debug, Default)]
@@ -33,7 +34,7 @@ impl Components {
         let Some(read) = &mut self.read else {
             // Earlier components, if any, had no option: the plugin did not load this part for them.
             let component = events.last().map_or(0, |event| event.component);
-            let wanted = wanted(events, component)?;
+            let wanted = wanted(events, component, makes_step)?;
             let first = if component == 0 { wanted.clone() } else { None };
             if first != wanted {
                 return Err(refusal(first.as_ref(), component, wanted.as_ref(), makes_step));
@@ -42,7 +43,7 @@ impl Components {
             return Ok(wanted);
         };
         let component = read.count;
-        let wanted = wanted(events, component)?;
+        let wanted = wanted(events, component, makes_step)?;
         if !are_same(read.first.as_ref(), wanted.as_ref()) {
             return Err(refusal(read.first.as_ref(), component, wanted.as_ref(), makes_step));
         }
@@ -52,13 +53,16 @@ impl Components {
 }
 
 fn are_same(one: Option<&Wanted>, other: Option<&Wanted>) -> bool {
-    let key = |wanted: Option<&Wanted>| wanted.map(|wanted| (wanted.image.clone(), wanted.mode.unwrap_or_default()));
+    let key = |wanted: Option<&Wanted>| {
+        wanted.map(|wanted| (wanted.image.clone(), wanted.mode.unwrap_or_default(), wanted.request.clone()))
+    };
     key(one) == key(other)
 }
 
-fn wanted(events: &[Event], component: u32) -> Result<Option<Wanted>, String> {
+fn wanted(events: &[Event], component: u32, makes_step: bool) -> Result<Option<Wanted>, String> {
     let value = |option| value(events, option, component);
-    options::of_values(value(GivenOption::Image), value(GivenOption::Mode))
+    let wanted = options::of_values(value(GivenOption::Image), value(GivenOption::Mode))?;
+    request::complete(wanted, events, component, makes_step)
 }
 
 /// The value of an option that holds for a component.
@@ -82,18 +86,23 @@ fn refusal(first: Option<&Wanted>, component: u32, other: Option<&Wanted>, makes
     let mode = |wanted: Option<&Wanted>| {
         format!("has the mode \"{}\"", wanted.and_then(|wanted| wanted.mode).unwrap_or_default().as_str())
     };
+    let other_options = || ("has some options".to_owned(), "has other ones".to_owned());
     let same_image = first.map(|wanted| &wanted.image) == other.map(|wanted| &wanted.image);
-    let (one, two) = if same_image { (mode(first), mode(other)) } else { (image(first), image(other)) };
+    let (one, two) = match (same_image, mode(first) == mode(other)) {
+        (false, _) => (image(first), image(other)),
+        (true, false) => (mode(first), mode(other)),
+        (true, true) => other_options(),
+    };
     let what =
         format!("component 0 {one} and component {component} {two}, but Slurm keeps one value for all components");
     if makes_step {
         format!(
-            "{what}; write the same --parallax-image and --parallax-mode for each of them, or start each component with an srun \
+            "{what}; write the same --parallax-... options for each of them, or start each component with an srun \
              of its own (in a heterogeneous job: srun --het-group=N --parallax-image=IMAGE)"
         )
     } else {
         format!(
-            "{what}; write the same --parallax-image and --parallax-mode for each of them, and name other images in the job: \
+            "{what}; write the same --parallax-... options for each of them, and name other images in the job: \
              srun --het-group=N --parallax-image=IMAGE"
         )
     }

@@ -3,6 +3,7 @@
 //! - [`options`]: the options and their meaning.
 //! - [`job`]: the job's properties and the plugin's settings, read once.
 //! - [`components`]: components of heterogeneous jobs and steps.
+//! - [`request`]: what the user asks for beside the image.
 //! - [`submit`]: srun, sbatch and salloc, as the user: options are checked where they are typed.
 //! - [`step`]: slurmstepd, as root: the lease, from its request to its release.
 //!
@@ -30,6 +31,7 @@ use slurm_spank::{Context, Plugin, SpankHandle, spank_log_error};
 mod components;
 mod job;
 mod options;
+mod request;
 mod step;
 mod submit;
 
@@ -101,7 +103,7 @@ mod exported {
     // SAFETY: the plugin looks this name up in this file alone (dlsym on its handle).
     #[unsafe(no_mangle)]
     #[allow(non_upper_case_globals, reason = "the plugin's name for it")]
-    pub static parallax_step_hooks_2: StepHooks =
+    pub static parallax_step_hooks_3: StepHooks =
         StepHooks { option, unregistered, init_post_opt, user_init, task_init_privileged, task_init, exit };
 
     extern "C" fn option(event: OptionEvent) {

@@ -4,20 +4,19 @@ use std::str::FromStr as _;
 use std::sync::{Mutex, PoisonError};
 
 use parallax_protocol::message::Mode;
+use parallax_request::Request;
 use parallax_spank_hooks::{self as names, GivenOption, Source};
 
-/// The option that names the image.
-const IMAGE: &str = names::text(names::IMAGE);
-/// The option for the mode.
-const MODE: &str = names::text(names::MODE);
 /// The value of `--parallax-image` that means no image, to cancel an inherited image.
 const NO_IMAGE: &str = "none";
 /// The variables by which every srun that a process starts inherits the process's options.
 const INHERITED_IMAGE: &str = names::text(names::INHERITED_IMAGE);
 const INHERITED_MODE: &str = names::text(names::INHERITED_MODE);
-/// Slurm's own variables for the options of a step. Slurm tries to remove them from the tasks' environment but skips every
-/// second one (24.11, `spank_clear_remote_options_env`), and an srun in the step would then use them as its own.
-pub const LEFT_BY_SLURM: [&str; 2] = [names::text(names::IMAGE_OF_STEP), names::text(names::MODE_OF_STEP)];
+/// Returns the names of Slurm's own variables for the options of a step. Slurm tries to remove them from the tasks' environment but
+/// skips every second one (24.11, `spank_clear_remote_options_env`), and an srun in the step would then use them as its own.
+pub fn left_by_slurm() -> impl Iterator<Item = String> {
+    names::OPTIONS.iter().map(|option| format!("{}{}", names::OF_STEP, option.option.name().replace('-', "_")))
+}
 
 /// A requested image and its mode.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +25,8 @@ pub struct Wanted {
     pub image: String,
     /// The mode, if given.
     pub mode: Option<Mode>,
+    /// What the user asks for beside the image. Known where the options are typed; it travels in a variable of its own.
+    pub request: Request,
 }
 
 impl Wanted {
@@ -64,11 +65,7 @@ fn given() -> std::sync::MutexGuard<'static, Given> {
 
 /// Records a given option. `option` and `source` are numbers of [`GivenOption`] and [`Source`].
 pub fn take(option: i32, value: &[u8], source: i32, component: u32) {
-    let option = match option {
-        image if image == GivenOption::Image as i32 => GivenOption::Image,
-        mode if mode == GivenOption::Mode as i32 => GivenOption::Mode,
-        _ => return,
-    };
+    let Some(option) = GivenOption::of_number(option) else { return };
     let source = if source == Source::Inherited as i32 { Source::Inherited } else { Source::Typed };
     given().events.push(Event { option, value: value.to_owned(), source, component });
 }
@@ -102,13 +99,17 @@ pub fn wanted() -> Result<Option<Wanted>, String> {
 ///
 /// # Errors
 /// A message for the user.
-pub fn of_values(image: Option<&[u8]>, mode: Option<&[u8]>) -> Result<Option<Wanted>, String> {
-    let text = |name, value: Option<&[u8]>| {
-        let text = value.map(|bytes| String::from_utf8(bytes.to_owned())).transpose();
-        text.map_err(|_| format!("invalid value of --{name}: it is not UTF-8"))
-    };
-    let (image, mode) = (text(IMAGE, image)?, text(MODE, mode)?);
-    parse(image.as_deref(), mode.as_deref())
+pub fn of_values<'a>(image: Option<&'a [u8]>, mode: Option<&'a [u8]>) -> Result<Option<Wanted>, String> {
+    let text = |name, value: Option<&'a [u8]>| value.map(|bytes| text(name, bytes)).transpose();
+    parse(text(GivenOption::Image, image)?, text(GivenOption::Mode, mode)?)
+}
+
+/// Returns an option's value as a text.
+///
+/// # Errors
+/// A message for the user: it is none.
+pub fn text(option: GivenOption, value: &[u8]) -> Result<&str, String> {
+    std::str::from_utf8(value).map_err(|_| format!("invalid value of --{}: it is not UTF-8", option.name()))
 }
 
 /// Whether the user gave an image, valid or not.
@@ -117,10 +118,16 @@ pub fn names_image() -> bool {
 }
 
 fn parse(image: Option<&str>, mode: Option<&str>) -> Result<Option<Wanted>, String> {
-    let mode = mode.map(|text| Mode::from_str(text).map_err(|error| format!("--{MODE}: {error}"))).transpose()?;
+    let name = GivenOption::Mode.name();
+    let mode = mode.map(|text| Mode::from_str(text).map_err(|error| format!("--{name}: {error}"))).transpose()?;
     match (image, mode) {
-        (None, Some(_)) => Err(format!("--{MODE} needs an image; specify one with --{IMAGE}=IMAGE")),
+        (None, Some(_)) => Err(needs_image(GivenOption::Mode)),
         (None | Some(NO_IMAGE), _) => Ok(None),
-        (Some(image), mode) => Ok(Some(Wanted { image: image.to_owned(), mode })),
+        (Some(image), mode) => Ok(Some(Wanted { image: image.to_owned(), mode, request: Request::default() })),
     }
+}
+
+/// The message about an option of a step without an image.
+pub fn needs_image(option: GivenOption) -> String {
+    format!("--{} needs an image; specify one with --{}=IMAGE", option.name(), GivenOption::Image.name())
 }

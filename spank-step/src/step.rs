@@ -17,7 +17,7 @@ use parallax_spank_hooks::{JOB_ID, PIN, PODMAN_SETTINGS, STEP_DIRECTORY, text};
 use slurm_spank::{SpankHandle, spank_log_error};
 
 use crate::job::{Job, Setting};
-use crate::options::{self, LEFT_BY_SLURM, Wanted};
+use crate::options::{self, Wanted, left_by_slurm};
 
 /// Message about an agent that violates the protocol.
 const UNEXPECTED: &str = "unexpected response from the Parallax agent; tell the administrator";
@@ -122,8 +122,8 @@ impl Step {
     }
 
     fn set_variables(&self, spank: &SpankHandle) -> Result<(), Box<dyn Error>> {
-        for name in LEFT_BY_SLURM {
-            spank.unsetenv(name)?;
+        for name in left_by_slurm() {
+            spank.unsetenv(&name)?;
         }
         let Lease::Granted(held, grant) = &self.lease else { return Ok(()) };
         spank.setenv(text(PIN), held.pin.to_string(), true)?;

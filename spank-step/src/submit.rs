@@ -21,6 +21,7 @@ use slurm_spank::{SpankHandle, spank_log_user};
 use crate::components::Components;
 use crate::job::Setting;
 use crate::options::{self, Wanted};
+use crate::request;
 
 /// Checks the request, and ends the program if the request is invalid: an error returned to Slurm would be followed by
 /// another message of Slurm, and with an `optional` plugin the job would run without its image. The program ends at once, because
@@ -159,7 +160,7 @@ fn names(store: &Path) -> Vec<ImageName> {
     entries.filter_map(|entry| name_from_index_entry(entry.ok()?.file_name().to_str()?)).collect()
 }
 
-/// Sets the variables by which the job and every srun in it inherit the image.
+/// Sets the variables by which the job and every srun in it inherit the image and the request.
 #[allow(unsafe_code, reason = "sets environment variables")]
 fn hand_on(wanted: &Wanted, job: Option<u32>, id: Option<ImageId>) {
     let pin = Pin { job, image: wanted.image.clone(), id };
@@ -169,5 +170,10 @@ fn hand_on(wanted: &Wanted, job: Option<u32>, id: Option<ImageId>) {
             std::env::set_var(name, value);
         }
         std::env::set_var(text(PIN), pin.to_string());
+        if wanted.request.is_empty() {
+            std::env::remove_var(request::VARIABLE);
+        } else {
+            std::env::set_var(request::VARIABLE, wanted.request.to_variable());
+        }
     }
 }
