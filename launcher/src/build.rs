@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use nix::sched::{CloneFlags, unshare};
-use parallax_protocol::step_file::{Mount, StepFile, StepPaths};
+use parallax_protocol::step_file::{StepFile, StepPaths};
+use parallax_request::{Mount, MountSource, Request};
 use parallax_sys::limits::{self, Namespace};
 use parallax_sys::mount::{DetachedMount, make_read_only};
 use parallax_sys::overlay::Overlay;
@@ -27,7 +28,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::holder::{self, Report};
 use crate::mount_program;
 use crate::names::LookUp;
-use crate::plan::{self, COPIED, Facts, ImageAccounts, Plan, Request};
+use crate::plan::{self, COPIED, Facts, ImageAccounts, Plan};
 
 /// Maximum size of a file that is read from the node or from the image, in bytes.
 const MAX_FILE: u64 = 4 << 20;
@@ -173,13 +174,11 @@ fn carry_out(plan: &Plan, root: &Root, report: &mut Report) -> Result<(), String
         root.replace(path, contents).map_err(failed(format!("write {} in the container", path.display())))?;
     }
     for mount in &plan.mounts {
-        let Mount { source, target, .. } = mount;
-        report.at(&format!("mounting {} of this node", source.display()));
-        show(mount, root).map_err(failed(format!(
-            "mount {} of this node at {} in the container",
-            source.display(),
-            target.display()
-        )))?;
+        match &mount.source {
+            MountSource::Path(path) => report.at(&format!("mounting {} of this node", path.display())),
+            MountSource::Tmpfs => report.at("mounting a tmpfs"),
+        }
+        show(mount, root)?;
     }
     if plan.read_only {
         make_read_only(root).map_err(failed("make the root directory read-only"))?;
@@ -187,14 +186,42 @@ fn carry_out(plan: &Plan, root: &Root, report: &mut Report) -> Result<(), String
     Ok(())
 }
 
-/// Shows a path of the node, with everything that is mounted below it now or later.
-fn show(mount: &Mount, root: &Root) -> io::Result<()> {
-    let is_directory = fs::metadata(&mount.source)?.is_dir();
-    let tree = DetachedMount::clone_of_tree(&mount.source)?;
-    if mount.read_only {
-        tree.make_read_only()?;
-    }
-    tree.attach_over(root.mount_point(&mount.target, is_directory)?)
+/// Makes a mount in the container: a path of the node, with everything that is mounted below it now or later, or an empty directory.
+fn show(mount: &Mount, root: &Root) -> Result<(), String> {
+    let (what, tree, is_directory) = match &mount.source {
+        MountSource::Path(path) => {
+            let found = fs::metadata(path).map_err(|error| missing(path, &error))?;
+            (path.display().to_string(), DetachedMount::clone_of_tree(path), found.is_dir())
+        }
+        MountSource::Tmpfs => ("a tmpfs".to_owned(), DetachedMount::tmpfs(&[("mode", "0755")]), true),
+    };
+    let attach = || -> io::Result<()> {
+        let tree = tree?;
+        if mount.private {
+            tree.make_private()?;
+        }
+        if mount.read_only {
+            tree.make_read_only()?;
+        }
+        tree.attach_over(root.mount_point(&mount.target, is_directory)?)
+    };
+    attach().map_err(failed(format!(
+        "mount {what} of the node {} at {} in the container",
+        node(),
+        mount.target.display()
+    )))
+}
+
+/// The message about a source that this node does not have, or does not show to the user.
+fn missing(path: &Path, error: &io::Error) -> String {
+    let path = path.display();
+    format!("cannot mount {path}: {error} on the node {}; \"?{path}\" leaves it out where it is missing", node())
+}
+
+/// The node's name, as Slurm calls it.
+fn node() -> String {
+    std::env::var("SLURMD_NODENAME")
+        .unwrap_or_else(|_| rustix::system::uname().nodename().to_string_lossy().into_owned())
 }
 
 /// Makes the container's root directory this process's, and detaches all mounts of the node.

@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 
 use parallax_format::layout;
 use parallax_protocol::step_file::{StepFile, StepPaths};
+use parallax_request::Request;
 use parallax_sys::process::{Process, start_time};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::build::{self, Layers};
-use crate::plan::Request;
 use crate::podman::Podman;
 use crate::pull::{self, Execution};
 
@@ -88,7 +88,7 @@ impl Shared {
 }
 
 /// Returns the step's container, and makes it if no other task has made it.
-pub fn obtain(paths: &StepPaths, step: &StepFile) -> Result<Container, StartError> {
+pub fn obtain(paths: &StepPaths, step: &StepFile, request: &Request) -> Result<Container, StartError> {
     let shared = Shared { directory: paths.launch_directory() };
     let broken = |error: io::Error| StartError::Here(format!("cannot use {}: {error}", shared.directory.display()));
     if let Some(outcome) = shared.read_outcome()? {
@@ -106,7 +106,7 @@ pub fn obtain(paths: &StepPaths, step: &StepFile) -> Result<Container, StartErro
         ));
     }
     private_file(&shared.under_way()).map_err(broken)?;
-    let made = make(paths, step);
+    let made = make(paths, step, request);
     let (outcome, failure) = match made {
         Ok(outcome) => (outcome, None),
         Err(message) => (Outcome::Failed, Some(message)),
@@ -131,7 +131,7 @@ impl Outcome {
 }
 
 /// Makes the container.
-fn make(paths: &StepPaths, step: &StepFile) -> Result<Outcome, String> {
+fn make(paths: &StepPaths, step: &StepFile, request: &Request) -> Result<Outcome, String> {
     let deadline = Instant::now() + Duration::from_secs(step.start_timeout.into());
     if let Some(notice) = &step.notice {
         eprintln!("parallax: {notice}");
@@ -151,8 +151,7 @@ fn make(paths: &StepPaths, step: &StepFile) -> Result<Outcome, String> {
             (pulled.layers, Some(pulled.execution))
         }
     };
-    let request = Request::default();
-    let pid = build::start(paths, step, &request, &layers, deadline)
+    let pid = build::start(paths, step, request, &layers, deadline)
         .map_err(|error| format!("cannot start the container: {error}"))?;
     let start_time = start_time(pid).map_err(|_| "the container ended as soon as it was made".to_owned())?;
     Ok(Outcome::Ready { pid, start_time, pulled })

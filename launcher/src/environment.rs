@@ -4,24 +4,69 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
+use parallax_request::Variable;
+
 /// `PATH` for an image that sets none (as in Podman and Docker).
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The variables, by name.
 pub type Variables = BTreeMap<OsString, OsString>;
 
-/// Merges the job's variables with the image's (`NAME=VALUE`), which have precedence. The job's `PATH` names directories of the
-/// node and is dropped.
-pub fn merge(job: impl Iterator<Item = (OsString, OsString)>, image: &[String]) -> Variables {
-    let mut variables: Variables = job.collect();
+/// Variables that stay the job's although the image sets them, by what their names begin with: what Slurm and MPI libraries tell
+/// their tasks.
+const KEPT_PREFIXES: [&str; 4] = ["SLURM", "PMI", "PALS", "PARALLAX_"];
+/// The same by whole names: devices of the job, and what belongs to the user.
+const KEPT: [&str; 11] = [
+    "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "ZE_AFFINITY_MASK",
+    "GPU_DEVICE_ORDINAL",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "TMPDIR",
+    "TERM",
+];
+/// The variable for the number of threads, which stays the job's if it is the number of processors that Slurm gave the task.
+const THREADS: (&str, &str) = ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK");
+
+/// Merges the job's variables, the image's (`NAME=VALUE`), which have precedence over most of the job's, and the user's changes, which
+/// have precedence over both. The job's `PATH` names directories of the node and is dropped, unless the user keeps it.
+pub fn merge(job: impl Iterator<Item = (OsString, OsString)>, image: &[String], changes: &[Variable]) -> Variables {
+    let job: Variables = job.collect();
+    let mut variables = job.clone();
     variables.insert("PATH".into(), DEFAULT_PATH.into());
-    for variable in image {
-        let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
-        if !name.is_empty() {
+    // An entry without a value sets nothing (CVE-2026-57231: it must not show a variable of the node either).
+    for (name, value) in image.iter().filter_map(|variable| variable.split_once('=')) {
+        if !name.is_empty() && !stays(&job, name) {
             variables.insert(name.into(), value.into());
         }
     }
+    for change in changes {
+        let name = OsString::from(change.name());
+        let value = match change {
+            Variable::Set(_, value) => Some(value.into()),
+            Variable::Keep(_) => job.get(&name).cloned(),
+            Variable::Unset(_) => None,
+        };
+        // A variable that the job does not have cannot be kept, so the image's stays.
+        match (value, change) {
+            (Some(value), _) => drop(variables.insert(name, value)),
+            (None, Variable::Unset(_)) => drop(variables.remove(&name)),
+            (None, _) => {}
+        }
+    }
     variables
+}
+
+/// Whether a variable stays the job's.
+fn stays(job: &Variables, name: &str) -> bool {
+    let of_job = |name: &str| job.get(OsStr::new(name));
+    let is_kept = KEPT.contains(&name) || KEPT_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    let is_threads = name == THREADS.0 && of_job(THREADS.0) == of_job(THREADS.1);
+    (is_kept || is_threads) && of_job(name).is_some()
 }
 
 /// Returns the directories of `PATH`.
@@ -45,21 +90,52 @@ pub fn to_exec(variables: &Variables) -> Vec<CString> {
 mod tests {
     use super::*;
 
-    fn merged(job: &[(&str, &str)], image: &[&str]) -> Vec<String> {
+    fn merged(job: &[(&str, &str)], image: &[&str], changes: &[&str]) -> Vec<String> {
         let job = job.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let image: Vec<String> = image.iter().map(ToString::to_string).collect();
-        to_exec(&merge(job, &image)).iter().map(|entry| entry.to_str().unwrap().to_owned()).collect()
+        let changes: Vec<Variable> = changes.iter().map(|text| Variable::parse(text).unwrap()).collect();
+        let entries = to_exec(&merge(job, &image, &changes));
+        let entries = entries.iter().map(|entry| entry.to_str().unwrap().to_owned());
+        entries.filter(|entry| *entry != format!("PATH={DEFAULT_PATH}")).collect()
     }
 
     #[test]
     fn the_image_wins_and_the_rest_stays() {
         let variables =
-            merged(&[("A", "job"), ("SLURM_PROCID", "0"), ("PATH", "/node")], &["A=image=1", "PATH=/opt/bin"]);
+            merged(&[("A", "job"), ("SLURM_PROCID", "0"), ("PATH", "/node")], &["A=image=1", "PATH=/opt/bin"], &[]);
         assert_eq!(variables, ["A=image=1", "PATH=/opt/bin", "SLURM_PROCID=0"]);
     }
 
     #[test]
-    fn the_nodes_path_is_never_taken() {
-        assert_eq!(merged(&[("PATH", "/node")], &["", "=x", "B"]), ["B=".to_owned(), format!("PATH={DEFAULT_PATH}")]);
+    fn what_slurm_and_the_user_set_stays() {
+        let job = [("PMIX_RANK", "1"), ("CUDA_VISIBLE_DEVICES", "0"), ("HOME", "/home/u1"), ("TERM", "xterm")];
+        let image = ["PMIX_RANK=9", "CUDA_VISIBLE_DEVICES=all", "HOME=/root", "TERM=dumb", "USER=root"];
+        let expected = ["CUDA_VISIBLE_DEVICES=0", "HOME=/home/u1", "PMIX_RANK=1", "TERM=xterm", "USER=root"];
+        assert_eq!(merged(&job, &image, &[]), expected);
+    }
+
+    #[test]
+    fn threads_stay_if_they_are_slurms() {
+        let image = ["OMP_NUM_THREADS=1"];
+        let of = |threads: &str| {
+            merged(&[("OMP_NUM_THREADS", threads), ("SLURM_CPUS_PER_TASK", "4")], &image, &[]).remove(0)
+        };
+        assert_eq!(of("4"), "OMP_NUM_THREADS=4");
+        assert_eq!(of("8"), "OMP_NUM_THREADS=1");
+        assert_eq!(merged(&[], &image, &[]), image);
+    }
+
+    #[test]
+    fn the_nodes_path_is_never_taken_but_when_it_is_asked_for() {
+        assert!(merged(&[("PATH", "/node")], &["", "=x", "B"], &[]).is_empty());
+        assert_eq!(merged(&[("PATH", "/node")], &["PATH=/opt"], &["PATH"]), ["PATH=/node"]);
+    }
+
+    #[test]
+    fn the_users_changes_come_last() {
+        let job = [("A", "job"), ("B", "job"), ("C", "job")];
+        let image = ["A=image", "B=image", "D=image", "E=image"];
+        let changes = ["A", "B=", "-C", "-D", "E", "F=1", "F=2"];
+        assert_eq!(merged(&job, &image, &changes), ["A=job", "B=", "E=image", "F=2"]);
     }
 }

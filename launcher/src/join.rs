@@ -27,14 +27,40 @@ const CAPABILITIES: u32 = 64;
 /// own ids and files alone.
 pub const BOUNDS: u64 = 0x8004_05fb;
 
+/// Where a task starts.
+#[derive(Debug)]
+pub enum Directories<'a> {
+    /// In the directory that the user asked for.
+    Exactly(&'a Path),
+    /// In the first of these that the container has: the directory on the node, the image's; else in `/`.
+    FirstOf([Option<&'a Path>; 2]),
+}
+
+impl Directories<'_> {
+    /// Changes to the directory.
+    fn enter(&self) -> Result<(), String> {
+        match self {
+            Self::Exactly(path) => std::env::set_current_dir(path).map_err(|error| {
+                format!(
+                    "cannot start in {}: {error}; --parallax-workdir names a directory of the container, and --parallax-mount shows \
+                     one of the node there",
+                    path.display()
+                )
+            }),
+            Self::FirstOf(paths) => {
+                let entered = paths.iter().flatten().any(|path| std::env::set_current_dir(path).is_ok());
+                if entered || std::env::set_current_dir("/").is_ok() {
+                    return Ok(());
+                }
+                Err("cannot enter the container: cannot change to its root directory; tell the administrator".to_owned())
+            }
+        }
+    }
+}
+
 /// Moves this process into the container, with at most the privileges of the container's own processes, and
-/// into its working directory on the node, else the image's, else `/`. Mounts a program of the node into the container.
-pub fn enter(
-    container: &Process,
-    program: Option<NodeProgram>,
-    workdir: Option<&Path>,
-    image_workdir: Option<&Path>,
-) -> Result<(), String> {
+/// into a directory there. Mounts a program of the node into the container.
+pub fn enter(container: &Process, program: Option<NodeProgram>, directories: &Directories<'_>) -> Result<(), String> {
     let failed = |error: &dyn fmt::Display| format!("cannot enter the container: {error}; tell the administrator");
     let bounds = capability_bounds(container.pid()).map_err(|error| failed(&error))?;
     let join = |namespaces| move_into_thread_name_spaces(container.as_fd(), namespaces).map_err(|error| failed(&error));
@@ -53,10 +79,7 @@ pub fn enter(
         }
     }
     limit_capabilities(bounds).map_err(|error| failed(&error))?;
-    let root = Path::new("/");
-    let entered =
-        [workdir, image_workdir, Some(root)].into_iter().flatten().any(|path| std::env::set_current_dir(path).is_ok());
-    if entered { Ok(()) } else { Err(failed(&"cannot change to its root directory")) }
+    directories.enter()
 }
 
 /// Drops from the bounding set all capabilities but these, one bit each.

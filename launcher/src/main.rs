@@ -31,6 +31,7 @@ mod pause;
 mod plan;
 mod podman;
 mod pull;
+mod request;
 mod task;
 
 fn main() -> ExitCode {

@@ -6,7 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
-use parallax_protocol::step_file::{Mount, StepFile};
+use parallax_protocol::step_file::StepFile;
+use parallax_request::{Mount, MountSource, Request};
 
 use crate::accounts::{self, Accounts};
 use crate::mounts;
@@ -19,15 +20,6 @@ pub const COPIED: [&str; 5] = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"
 const CONTAINERENV: &str = "/run/.containerenv";
 /// Variables with directories that MPI libraries share with Slurm: PMIx (the server's and the client's), and Cray's PALS.
 const MPI_DIRECTORIES: [&str; 3] = ["PMIX_SERVER_TMPDIR", "SLURM_PMIX_TMPDIR", "PALS_SPOOL_DIR"];
-
-/// The user's wishes for the container, beside its image.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Request {
-    /// Paths of the node to show, in this order.
-    pub mounts: Vec<Mount>,
-    /// True for a root directory that nobody can write.
-    pub read_only: bool,
-}
 
 /// The facts of the node and of the image that the plan depends on.
 #[derive(Debug, Clone, Default)]
@@ -79,10 +71,12 @@ pub fn plan(request: &Request, site: &StepFile, facts: Facts, mut exists: impl F
     );
     files.extend(accounts::group(&facts.image_accounts.group, &facts.accounts).map(|text| ("/etc/group".into(), text)));
     files.push((CONTAINERENV.into(), containerenv(site)));
-    let node = |&(path, read_only): &(&str, bool)| Mount { source: path.into(), target: path.into(), read_only };
-    let mut chosen: Vec<Mount> = OF_THE_NODE.iter().map(node).collect();
-    chosen.extend(site.mounts.iter().filter(|mount| exists(&mount.source)).cloned());
-    let own = [(facts.home, site.mount_home), (site.home.clone(), site.mount_home)];
+    let mut chosen: Vec<Mount> =
+        OF_THE_NODE.iter().map(|(path, read_only)| of_path(Path::new(path), Path::new(path), *read_only)).collect();
+    let of_site = site.mounts.iter().filter(|mount| exists(&mount.source));
+    chosen.extend(of_site.map(|mount| of_path(&mount.source, &mount.target, mount.read_only)));
+    let home = request.home.unwrap_or(site.mount_home);
+    let own = [(facts.home, home), (site.home.clone(), home)];
     let own = own.into_iter().chain([(facts.working_directory, site.mount_workdir)]);
     let own = own.filter_map(|(path, wanted)| path.filter(|path| wanted && !mounts::hides_image(path)));
     // Slurm's directories for MPI lie where an image may have files of its own, such as /var.
@@ -90,11 +84,23 @@ pub fn plan(request: &Request, site: &StepFile, facts: Facts, mut exists: impl F
     for path in own.chain(mpi) {
         let shown = chosen.iter().any(|mount| path.starts_with(&mount.target));
         if path.is_absolute() && !shown && exists(&path) {
-            chosen.push(Mount { source: path.clone(), target: path, read_only: false });
+            chosen.push(of_path(&path, &path, false));
         }
     }
-    chosen.extend(request.mounts.iter().cloned());
-    Plan { files, mounts: chosen, read_only: request.read_only }
+    let mut is_left_out = |mount: &Mount| match &mount.source {
+        MountSource::Path(path) => mount.optional && !exists(path),
+        MountSource::Tmpfs => false,
+    };
+    let mut wanted = request.mounts.clone();
+    wanted.retain(|mount| !is_left_out(mount));
+    chosen.extend(wanted);
+    Plan { files, mounts: chosen, read_only: request.writable == Some(false) }
+}
+
+/// A path of the node, with what is mounted below it later.
+fn of_path(source: &Path, target: &Path, read_only: bool) -> Mount {
+    let source = MountSource::Path(source.to_owned());
+    Mount { source, target: target.to_owned(), read_only, private: false, optional: false }
 }
 
 /// The lines of `/run/.containerenv`, by the names that Podman uses (`containerenv(5)`).
@@ -105,10 +111,12 @@ fn containerenv(site: &StepFile) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use parallax_protocol::step_file;
+
     use super::*;
 
     fn site(mounts: &[&str]) -> StepFile {
-        let mount = |path: &&str| Mount { source: path.into(), target: path.into(), read_only: false };
+        let mount = |path: &&str| step_file::Mount { source: path.into(), target: path.into(), read_only: false };
         StepFile {
             image: "a".into(),
             image_id: None,
@@ -117,6 +125,7 @@ mod tests {
             home: None,
             environment: Vec::new(),
             working_directory: None,
+            entrypoint: Vec::new(),
             layers: Vec::new(),
             mount_program: None,
             mounts: mounts.iter().map(mount).collect(),
@@ -187,11 +196,36 @@ mod tests {
 
     #[test]
     fn the_users_own_mounts_come_last() {
-        let mount = Mount { source: "/data".into(), target: "/home/data".into(), read_only: true };
-        let request = Request { mounts: vec![mount.clone()], read_only: true };
-        let plan = plan(&request, &site(&["/home"]), Facts::default(), |_| true);
-        assert_eq!(plan.mounts.last(), Some(&mount));
+        let mount = of_path(Path::new("/data"), Path::new("/home/data"), true);
+        let tmpfs = Mount { source: MountSource::Tmpfs, target: "/t".into(), ..mount.clone() };
+        let missing = Mount { optional: true, ..of_path(Path::new("/missing/x"), Path::new("/x"), false) };
+        let request = Request {
+            mounts: vec![mount.clone(), missing, tmpfs.clone()],
+            writable: Some(false),
+            ..Request::default()
+        };
+        let exists = |path: &Path| !path.starts_with("/missing");
+        let plan = plan(&request, &site(&["/home"]), Facts::default(), exists);
+        assert_eq!(plan.mounts.iter().rev().take(2).collect::<Vec<_>>(), [&tmpfs, &mount]);
         assert!(plan.read_only);
+    }
+
+    #[test]
+    fn a_missing_source_that_is_not_optional_stays_an_error() {
+        let missing = of_path(Path::new("/missing/x"), Path::new("/x"), false);
+        let request = Request { mounts: vec![missing.clone()], ..Request::default() };
+        assert_eq!(plan(&request, &site(&[]), Facts::default(), |_| false).mounts.last(), Some(&missing));
+    }
+
+    #[test]
+    fn the_user_decides_about_the_home() {
+        let facts = || Facts { home: Some("/home/u1".into()), ..Facts::default() };
+        let targets = |home: bool, site: &StepFile| {
+            let request = Request { home: Some(home), ..Request::default() };
+            plan(&request, site, facts(), |_| true).mounts.iter().any(|mount| mount.target == Path::new("/home/u1"))
+        };
+        assert!(!targets(false, &site(&[])));
+        assert!(targets(true, &StepFile { mount_home: false, ..site(&[]) }));
     }
 
     #[test]

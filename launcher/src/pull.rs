@@ -34,6 +34,9 @@ pub struct Execution {
     /// The working directory.
     #[serde(rename = "WorkingDir", default)]
     pub working_directory: Option<PathBuf>,
+    /// The program that is run with the command as its arguments, if the user asks for it.
+    #[serde(rename = "Entrypoint", default)]
+    pub entrypoint: Option<Vec<String>>,
 }
 
 /// An image that was pulled.
@@ -161,6 +164,9 @@ mod tests {
     fn an_image_may_say_nothing() {
         assert_eq!(serde_json::from_str::<Execution>("{}").unwrap(), Execution::default());
         let full: Execution = serde_json::from_str("{\"Env\":[\"A=b\"],\"WorkingDir\":\"/w\",\"Cmd\":null}").unwrap();
-        assert_eq!(full, Execution { environment: Some(vec!["A=b".into()]), working_directory: Some("/w".into()) });
+        assert_eq!(
+            full,
+            Execution { environment: Some(vec!["A=b".into()]), working_directory: Some("/w".into()), entrypoint: None }
+        );
     }
 }

@@ -11,11 +11,12 @@ use parallax_protocol::step_file::{StepFile, StepPaths};
 use crate::args::{self, Order};
 use crate::container::{self, StartError};
 use crate::environment;
-use crate::join;
+use crate::join::{self, Directories};
 use crate::mounts;
 use crate::node_program::NodeProgram;
 use crate::pause;
 use crate::podman;
+use crate::request;
 
 /// The exit code for a container that could not be started, as in Podman and Docker. Slurm shows it; 126 and 127 are the
 /// shell's codes for commands that cannot be run or found.
@@ -65,8 +66,12 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
         Ok(step) => step,
         Err(message) => return fail(&message),
     };
+    let request = match request::of_step() {
+        Ok(request) => request,
+        Err(message) => return fail(&message),
+    };
     let started = Instant::now();
-    let container = match container::obtain(&paths, &step) {
+    let container = match container::obtain(&paths, &step, &request) {
         Ok(container) => container,
         // The task that tried has reported the error.
         Err(StartError::Reported) => return ExitCode::from(NO_CONTAINER),
@@ -76,6 +81,7 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
     if let Some(execution) = container.pulled {
         step.environment = execution.environment.unwrap_or_default();
         step.working_directory = execution.working_directory.filter(|path| path.is_absolute());
+        step.entrypoint = execution.entrypoint.unwrap_or_default();
     }
     let workdir = std::env::current_dir().ok();
     // Mounted at their own paths, the first two if configured.
@@ -88,16 +94,19 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
     let program = command.first().and_then(|program| {
         NodeProgram::find(Path::new(program), &shown, &paths.launch_directory().join("program-lock"))
     });
-    let image_workdir = step.working_directory.as_deref();
-    if let Err(message) = join::enter(&container.process, program, workdir.as_deref(), image_workdir) {
+    let directories = match &request.working_directory {
+        Some(directory) => Directories::Exactly(directory),
+        None => Directories::FirstOf([workdir.as_deref(), step.working_directory.as_deref()]),
+    };
+    if let Err(message) = join::enter(&container.process, program, &directories) {
         return fail(&message);
     }
     if std::env::var_os(TIMINGS).is_some() {
         let (container, join) = ((obtained - started).as_micros(), obtained.elapsed().as_micros());
         eprintln!("parallax: container {container} us, join {join} us");
     }
-    let variables = environment::merge(std::env::vars_os(), &step.environment);
-    let failure = join::execute(command, &variables);
+    let variables = environment::merge(std::env::vars_os(), &step.environment, &request.variables);
+    let failure = join::execute(&request::with_entrypoint(&request, &step, command), &variables);
     eprintln!("parallax: {failure} (image \"{}\")", step.image);
     ExitCode::from(failure.exit_code())
 }

@@ -44,6 +44,9 @@ struct Execution {
     environment: Option<Vec<String>>,
     #[serde(rename = "WorkingDir", default)]
     working_directory: Option<PathBuf>,
+    /// A list of strings in every image that can run; nothing else is refused here, because it rarely matters.
+    #[serde(rename = "Entrypoint", default)]
+    entrypoint: serde_json::Value,
 }
 
 /// The image's part of a step's directory; empty if Podman is to pull the image.
@@ -265,6 +268,7 @@ impl Leases {
             home: identity.home.clone(),
             environment: execution.environment.unwrap_or_default(),
             working_directory: execution.working_directory.filter(|path| path.is_absolute()),
+            entrypoint: serde_json::from_value(execution.entrypoint).unwrap_or_default(),
             layers: Vec::new(),
             mount_program: None,
             mounts: run.mounts.iter().map(mount).collect(),

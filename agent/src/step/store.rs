@@ -131,7 +131,7 @@ impl StepStore {
                         name: name.clone(),
                     });
                 }
-                None => store.side_cars.push(SideCar { layer, path: layout::side_car(&name) }),
+                None => store.sidecars.push(Sidecar { layer, path: layout::sidecar(&name) }),
             }
             store.plain_layers.push(layout::lower(&name));
         }
@@ -167,7 +167,7 @@ impl StepStore {
     /// Returns `true` if the layers are SquashFS files, which the mount program mounts.
     #[must_use]
     pub fn needs_mount_program(&self) -> bool {
-        !self.side_cars.is_empty()
+        !self.sidecars.is_empty()
     }
 
     fn file(&mut self, path: impl Into<String>, bytes: impl Into<Vec<u8>>) {
@@ -421,7 +421,7 @@ mod tests {
         let store = StepStore::of_layers(&image, Form::Files);
         assert_eq!(store.plain_layers, ["l/L2", "l/L1"]);
         assert!(store.mounts.is_empty());
-        assert_eq!(store.side_cars.first(), Some(&SideCar { layer: 2, path: "overlay/l/L2.squash".into() }));
+        assert_eq!(store.sidecars.first(), Some(&Sidecar { layer: 2, path: "overlay/l/L2.squash".into() }));
     }
 
     #[test]

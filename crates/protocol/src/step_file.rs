@@ -102,6 +102,9 @@ pub struct StepFile {
     pub environment: Vec<String>,
     /// The image's `WorkingDir`, if it has one.
     pub working_directory: Option<PathBuf>,
+    /// The image's `Entrypoint`.
+    #[serde(default)]
+    pub entrypoint: Vec<String>,
     /// The image's layers for the container of run mode: paths in the store's directory of layers, the topmost first. Empty for an image
     /// that is to be pulled.
     #[serde(default)]

@@ -121,6 +121,15 @@ impl DetachedMount {
         set_attributes(&self.0, &MountAttr { set: attributes, ..MountAttr::default() }, libc::AT_RECURSIVE)
     }
 
+    /// Makes the mount and every mount below it private: mounts that are made or removed in the original do not appear here.
+    ///
+    /// # Errors
+    /// `EPERM` without `CAP_SYS_ADMIN`.
+    pub fn make_private(&self) -> io::Result<()> {
+        let propagation = libc::MS_PRIVATE;
+        set_attributes(&self.0, &MountAttr { propagation, ..MountAttr::default() }, libc::AT_RECURSIVE)
+    }
+
     fn set_attributes(&self, attributes: &MountAttr) -> io::Result<()> {
         set_attributes(&self.0, attributes, 0)
     }

@@ -1,0 +1,24 @@
+//! What the user asks for beside the image, as the plugin hands it on.
+
+use std::ffi::OsString;
+
+use parallax_protocol::step_file::StepFile;
+use parallax_request::Request;
+use parallax_spank_hooks::{REQUEST, text};
+
+/// Reads the step's request from the environment.
+///
+/// # Errors
+/// A message for the user: the variable is malformed, because the user or a prolog changed it.
+pub fn of_step() -> Result<Request, String> {
+    match std::env::var(text(REQUEST)) {
+        Ok(value) => Request::from_variable(&value).map_err(|error| format!("{}: {error}", text(REQUEST))),
+        Err(_) => Ok(Request::default()),
+    }
+}
+
+/// Returns the command with the image's entry point before it, if the user asks for that.
+pub fn with_entrypoint(request: &Request, step: &StepFile, command: &[OsString]) -> Vec<OsString> {
+    let entrypoint = if request.entrypoint == Some(true) { step.entrypoint.as_slice() } else { &[] };
+    entrypoint.iter().map(OsString::from).chain(command.iter().cloned()).collect()
+}
