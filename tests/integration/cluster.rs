@@ -62,6 +62,7 @@ pub fn tests() -> impl Iterator<Item = &'static Listed> {
         typed::environment::TESTS,
         typed::broadcast::TESTS,
         typed::names::TESTS,
+        typed::options::TESTS,
         typed::pinned::TESTS,
         migrate::TESTS,
         migrate_faults::TESTS,

@@ -10,6 +10,7 @@ pub mod broadcast;
 pub mod components;
 pub mod environment;
 pub mod names;
+pub mod options;
 pub mod pinned;
 
 /// u1's id and group.
