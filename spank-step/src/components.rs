@@ -34,7 +34,7 @@ impl Components {
         let Some(read) = &mut self.read else {
             // Earlier components, if any, had no option: the plugin did not load this part for them.
             let component = events.last().map_or(0, |event| event.component);
-            let wanted = wanted(events, component, makes_step)?;
+            let wanted = wanted(events, component)?;
             let first = if component == 0 { wanted.clone() } else { None };
             if first != wanted {
                 return Err(refusal(first.as_ref(), component, wanted.as_ref(), makes_step));
@@ -43,7 +43,7 @@ impl Components {
             return Ok(wanted);
         };
         let component = read.count;
-        let wanted = wanted(events, component, makes_step)?;
+        let wanted = wanted(events, component)?;
         if !are_same(read.first.as_ref(), wanted.as_ref()) {
             return Err(refusal(read.first.as_ref(), component, wanted.as_ref(), makes_step));
         }
@@ -59,10 +59,10 @@ fn are_same(one: Option<&Wanted>, other: Option<&Wanted>) -> bool {
     key(one) == key(other)
 }
 
-fn wanted(events: &[Event], component: u32, makes_step: bool) -> Result<Option<Wanted>, String> {
+fn wanted(events: &[Event], component: u32) -> Result<Option<Wanted>, String> {
     let value = |option| value(events, option, component);
     let wanted = options::of_values(value(GivenOption::Image), value(GivenOption::Mode))?;
-    request::complete(wanted, events, component, makes_step)
+    request::complete(wanted, events, component)
 }
 
 /// The value of an option that holds for a component.

@@ -12,16 +12,11 @@ use crate::options::{self, Event, Wanted};
 /// The variable by which a request travels.
 pub const VARIABLE: &str = names::text(names::REQUEST);
 
-/// Completes what one component of a job or step wants by its request. `makes_step` is true in srun.
+/// Completes what one component of a job or step wants by its request.
 ///
 /// # Errors
 /// A message for the user: a value is invalid, or the options do not fit together.
-pub fn complete(
-    wanted: Option<Wanted>,
-    events: &[Event],
-    component: u32,
-    makes_step: bool,
-) -> Result<Option<Wanted>, String> {
+pub fn complete(wanted: Option<Wanted>, events: &[Event], component: u32) -> Result<Option<Wanted>, String> {
     let typed = events.iter().filter(|event| event.component == component && event.source == Source::Typed);
     let typed: Vec<(RequestOption, &Event)> =
         typed.filter_map(|event| Some((RequestOption::of(event.option)?, event))).collect();
@@ -32,7 +27,7 @@ pub fn complete(
             _ => Ok(None),
         };
     };
-    if let (Some((option, _)), Some(Mode::Podman), true) = (typed.first(), wanted.mode, makes_step) {
+    if let (Some((option, _)), Some(Mode::Podman)) = (typed.first(), wanted.mode) {
         return Err(format!(
             "--{} has no effect with --{}=podman: there the tasks run on the node; give podman its own options",
             option.name(),
