@@ -33,6 +33,10 @@ use crate::plan::{self, COPIED, Facts, ImageAccounts, Plan};
 /// Maximum size of a file that is read from the node or from the image, in bytes.
 const MAX_FILE: u64 = 4 << 20;
 
+/// Why a step's file has no layers: every image has some, and an agent of before this form does not write them.
+const NO_LAYERS: &str =
+    "this node's agent is of another version than its launcher; tell the administrator to restart parallax-agent";
+
 /// The layers of the container's root directory.
 #[derive(Debug)]
 pub struct Layers {
@@ -126,7 +130,7 @@ fn mount_root(paths: &StepPaths, layers: &Layers) -> Result<Root, String> {
         like_root(&upper, None).map_err(failed(what))?;
         mount_program::mount(program, paths, &overlay, &place)?;
     } else {
-        let top = layers.names.first().ok_or_else(|| failed(what)("it has no layers"))?;
+        let top = layers.names.first().ok_or_else(|| failed(what)(NO_LAYERS))?;
         let top = fs::metadata(top).map_err(failed(what))?;
         like_root(&upper, Some(&top)).map_err(failed(what))?;
         let (mount, _) = overlay.mount(&[], &text(&place)?).map_err(failed(what))?;
@@ -147,7 +151,7 @@ fn like_root(upper: &Path, image: Option<&fs::Metadata>) -> io::Result<()> {
     }
 }
 
-/// Reads a file of the node; `None` if there is none.
+/// Reads a file of the node; `None` if the file does not exist.
 fn file_of_node(path: &Path) -> Option<Vec<u8>> {
     let read = || -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();

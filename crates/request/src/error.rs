@@ -25,7 +25,7 @@ pub enum RequestError {
     )]
     Assignment(String, &'static str),
     /// A path is not absolute.
-    #[error("\"{0}\" is not an absolute path without \"..\"; write a directory of the container, such as /work")]
+    #[error("\"{0}\" is not an absolute path without \"..\"; write a directory of the container, such as /data")]
     Path(String),
     /// An option that takes no value has one.
     #[error("it takes no value, and \"{0}\" was given")]
@@ -37,6 +37,9 @@ pub enum RequestError {
     #[error("it contradicts --{0}; use one of the two")]
     Contradiction(&'static str),
     /// The variable by which a request travels is malformed.
-    #[error("the variable with the options is malformed: {0}")]
+    #[error(
+        "the options cannot be read: {0}; they are of another version of Parallax, or were changed: start the step again, and tell \
+         the administrator if that does not help"
+    )]
     Transport(String),
 }

@@ -10,6 +10,7 @@ use crate::list::{split, unescape};
 
 /// A mount of a user's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Mount {
     /// What is shown.
     pub source: MountSource,
@@ -177,7 +178,7 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> Result<Vec<Mount>, RequestError> {
-        parse_list(text, Path::new("/work/here"))
+        parse_list(text, Path::new("/data/here"))
     }
 
     fn one(text: &str) -> Mount {
@@ -195,9 +196,9 @@ mod tests {
     fn sources_and_targets() {
         assert_eq!(one("/a"), path("/a", "/a"));
         assert_eq!(one("/a/:/b"), path("/a", "/b"));
-        assert_eq!(one("./x:/b"), path("/work/here/x", "/b"));
-        assert_eq!(one("../x"), path("/work/x", "/work/x"));
-        assert_eq!(one(".:/b"), path("/work/here", "/b"));
+        assert_eq!(one("./x:/b"), path("/data/here/x", "/b"));
+        assert_eq!(one("../x"), path("/data/x", "/data/x"));
+        assert_eq!(one(".:/b"), path("/data/here", "/b"));
         assert_eq!(one("?/opt/x"), Mount { optional: true, ..path("/opt/x", "/opt/x") });
         assert_eq!(one("tmpfs:/t").source, MountSource::Tmpfs);
     }

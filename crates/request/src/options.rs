@@ -146,7 +146,7 @@ mod tests {
     fn added(options: &[(RequestOption, &str)]) -> Result<Request, RequestError> {
         let mut request = Request::default();
         for (option, value) in options {
-            request.add(*option, value, Path::new("/work"))?;
+            request.add(*option, value, Path::new("/data"))?;
         }
         Ok(request)
     }

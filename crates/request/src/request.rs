@@ -10,7 +10,7 @@ use crate::variable::Variable;
 
 /// A request, complete and checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Request {
     /// The mounts, in the order in which they are made.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -62,7 +62,7 @@ impl Request {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Reads the variable. Fields that this release does not know are passed over.
+    /// Reads the variable. What this release does not know is an error: a wish must not be passed over.
     ///
     /// # Errors
     /// It is not a request.
@@ -81,7 +81,7 @@ mod tests {
     fn request(options: &[(RequestOption, &str)]) -> Request {
         let mut request = Request::default();
         for (option, value) in options {
-            request.add(*option, value, Path::new("/work")).unwrap();
+            request.add(*option, value, Path::new("/data")).unwrap();
         }
         request
     }
@@ -103,9 +103,9 @@ mod tests {
     }
 
     #[test]
-    fn newer_fields_are_passed_over_and_garbage_is_not() {
-        assert!(Request::from_variable(r#"{"gpus":["all"]}"#).unwrap().is_empty());
-        for value in ["", "x", "[1]", r#"{"mounts":1}"#] {
+    fn what_is_not_known_is_an_error() {
+        let newer_mount = r#"{"mounts":[{"source":"tmpfs","target":"/t","quota":1}]}"#;
+        for value in ["", "x", "[1]", r#"{"mounts":1}"#, r#"{"gpus":["all"]}"#, newer_mount] {
             assert!(matches!(Request::from_variable(value), Err(RequestError::Transport(_))), "{value}");
         }
     }
