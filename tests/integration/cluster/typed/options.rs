@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::ensure;
 use integration_tests::cluster::{Cluster, Done};
 
-use super::batch_output;
+use super::{batch_output, refused};
 
 tests! { cluster:
     mounts_show_paths_of_the_node,
@@ -19,6 +19,7 @@ tests! { cluster:
     a_job_submitted_from_a_job_has_its_own_options,
     variables_are_defaults_of_options,
     what_is_wrong_is_told_at_submission,
+    options_of_components,
     help_names_every_option,
 }
 
@@ -197,7 +198,19 @@ fn what_is_wrong_is_told_at_submission(cluster: &Cluster) -> anyhow::Result<()> 
         );
     }
     ensure!(!cluster.home("u1").join("ran").exists(), "a step ran");
-    Ok(())
+    // A script's steps would inherit the mode, in which the mount has no meaning.
+    let done = cluster.run("ctl", "u1", &[&["sbatch"], &podman[..], &["--wrap=true"]].concat())?;
+    refused(&done, &["--parallax-mount has no effect with --parallax-mode=podman"])
+}
+
+/// Slurm keeps one environment for all components, so they get the same options or none runs.
+fn options_of_components(cluster: &Cluster) -> anyhow::Result<()> {
+    let component = |mount: &'static str| ["-n1", IMAGE, mount, "ls", "-d", "/one"];
+    let (one, other) = ("--parallax-mount=/opt:/one", "--parallax-mount=/srv:/one");
+    let done = cluster.srun("u1", &[&component(one)[..], &[":"], &component(one)].concat())?.success()?;
+    ensure!(done.stdout == "/one\n/one\n", "{done:?}");
+    let done = cluster.srun("u1", &[&component(one)[..], &[":"], &component(other)].concat())?;
+    refused(&done, &["component 0 has some options and component 1 has other ones"])
 }
 
 fn help_names_every_option(cluster: &Cluster) -> anyhow::Result<()> {
