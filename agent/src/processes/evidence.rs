@@ -41,7 +41,8 @@ impl Stat {
     }
 }
 
-/// The control group by which the processes of a slurmstepd's step are recognized; `None` if there is none, or it has ended.
+/// The control group by which the processes of a slurmstepd's step are recognized; `None` if the kernel shows no such group, or the
+/// process has ended.
 #[must_use]
 pub fn control_group_of_owner(pid: i32) -> Option<String> {
     owner_control_group(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?)

@@ -226,7 +226,7 @@ impl Server {
         self.listener = Some(listener);
     }
 
-    /// Accepts one connection; `false` if there is none.
+    /// Accepts one connection; `false` if nobody waits.
     fn accept(&mut self, listener: &UnixListener) -> io::Result<bool> {
         let stream = match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(stream) => UnixStream::from(stream),

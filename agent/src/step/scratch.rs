@@ -55,7 +55,7 @@ fn bytes(text: &str, total: u64) -> Option<u64> {
     }
 }
 
-/// The lowest memory limit, in bytes, of the control groups that a process is in; `None` if there is none.
+/// The lowest memory limit, in bytes, of the control groups that a process is in; `None` without a limit.
 #[must_use]
 pub fn memory_limit(pid: i32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;

@@ -25,7 +25,7 @@ impl ImageRef {
     /// Reads what a user wrote: a name, a name with a digest, or an image id.
     ///
     /// # Errors
-    /// [`NameError`] if it is none of them.
+    /// [`NameError`] for any other text.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         if let Some(id) = ImageId::parse(digest::bare(text)) {
             return Ok(Self::Id(id));

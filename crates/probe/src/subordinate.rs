@@ -1,6 +1,6 @@
 //! A user's subordinate ids, from a file such as `/etc/subuid` (`subuid(5)`) or from the module that `nsswitch.conf(5)` names.
 //!
-//! shadow reads one source: the first word after `subid:`, and the files if there is none (`lib/nss.c`, `nss_init`). Podman asks
+//! shadow reads one source: the first word after `subid:`, and the files without such a word (`lib/nss.c`, `nss_init`). Podman asks
 //! libsubid for the ids, by the user's name and, if it has none for the name, by the number (containers/storage
 //! `pkg/idtools/idtools_supported.go`). So the module is asked here by libsubid, too; without libsubid on the machine the files
 //! count, as they do for a Podman without it.

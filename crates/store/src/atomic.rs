@@ -127,7 +127,7 @@ pub(crate) fn sync_parent(path: &Path) -> Result<(), StoreError> {
     File::open(directory).and_then(|dir| dir.sync_all()).context("sync", directory)
 }
 
-/// The bytes of a file; `None` if there is none.
+/// The bytes of a file; `None` if the file does not exist.
 pub(crate) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),

@@ -45,7 +45,7 @@ impl Root {
         self.resolve(path, OFlags::PATH).is_ok()
     }
 
-    /// Reads a regular file of at most `limit` bytes; `None` if there is none at the path.
+    /// Reads a regular file of at most `limit` bytes; `None` if the path has no regular file.
     ///
     /// # Errors
     /// Those of `openat2(2)` and `read(2)`; `EFBIG` for a longer file.

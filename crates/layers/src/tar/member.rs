@@ -12,7 +12,7 @@ use crate::path::LayerPath;
 /// Offset of the magic in a tar header.
 const MAGIC_OFFSET: usize = 257;
 
-/// Returns the content of the file `name` in an archive, the first of several; `None` if there is none. Only the headers of an
+/// Returns the content of the file `name` in an archive, the first of several; `None` if the archive lacks it. Only the headers of an
 /// uncompressed archive are read.
 ///
 /// # Errors

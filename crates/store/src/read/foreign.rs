@@ -82,7 +82,7 @@ impl LayerSizes {
 }
 
 impl TrustedStore {
-    /// The image a reference means among those without a record, as a record. `None` if there is none.
+    /// The image a reference means among those without a record, as a record. `None` if no image matches.
     ///
     /// This reads Podman's list of images, and so its time grows with their number: ask [`TrustedStore::resolve`] first.
     ///
