@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 
 use parallax_protocol::message::Mode;
-use parallax_request::{OPTIONS, Request, RequestOption};
+use parallax_request::{Request, is_of_request, value_of_variable, variable_of};
 use parallax_spank_hooks::{self as names, GivenOption, Source};
 
 use crate::options::{self, Event, Wanted};
@@ -18,19 +18,18 @@ pub const VARIABLE: &str = names::text(names::REQUEST);
 /// A message for the user: a value is invalid, or the options do not fit together.
 pub fn complete(wanted: Option<Wanted>, events: &[Event], component: u32) -> Result<Option<Wanted>, String> {
     let typed = events.iter().filter(|event| event.component == component && event.source == Source::Typed);
-    let typed: Vec<(RequestOption, &Event)> =
-        typed.filter_map(|event| Some((RequestOption::of(event.option)?, event))).collect();
+    let typed: Vec<&Event> = typed.filter(|event| is_of_request(event.option)).collect();
     let Some(mut wanted) = wanted else {
         let cancelled = events.iter().any(|event| event.option == GivenOption::Image);
         return match typed.first() {
-            Some((_, event)) if !cancelled => Err(options::needs_image(event.option)),
+            Some(event) if !cancelled => Err(options::needs_image(event.option)),
             _ => Ok(None),
         };
     };
-    if let (Some((option, _)), Some(Mode::Podman)) = (typed.first(), wanted.mode) {
+    if let (Some(event), Some(Mode::Podman)) = (typed.first(), wanted.mode) {
         return Err(format!(
             "--{} has no effect with --{}=podman: there the tasks run on the node; give podman its own options",
-            option.name(),
+            event.option.name(),
             GivenOption::Mode.name()
         ));
     }
@@ -39,12 +38,12 @@ pub fn complete(wanted: Option<Wanted>, events: &[Event], component: u32) -> Res
     Ok(Some(wanted))
 }
 
-fn of_command_line(typed: &[(RequestOption, &Event)]) -> Result<Request, String> {
+fn of_command_line(typed: &[&Event]) -> Result<Request, String> {
     let mut request = Request::default();
     let directory = std::env::current_dir().unwrap_or_default();
-    for (option, event) in typed {
+    for event in typed {
         let value = options::text(event.option, &event.value)?;
-        request.add(*option, value, &directory).map_err(|error| format!("--{}: {error}", option.name()))?;
+        request.add(event.option, value, &directory).map_err(|error| format!("--{}: {error}", event.option.name()))?;
     }
     Ok(request)
 }
@@ -63,10 +62,10 @@ fn earlier() -> &'static Result<Request, String> {
 fn of_variables(value: impl Fn(&str) -> Option<String>) -> Result<Request, String> {
     let mut request = Request::default();
     let directory = std::env::current_dir().unwrap_or_default();
-    for option in OPTIONS {
-        let name = option.variable();
+    for option in parallax_request::options() {
+        let name = variable_of(option);
         let Some(value) = value(&name) else { continue };
-        let value = option.value_of_variable(&value).map_err(|error| format!("{name}: {error}"))?;
+        let value = value_of_variable(option, &value).map_err(|error| format!("{name}: {error}"))?;
         let Some(value) = value else { continue };
         request.add(option, value, &directory).map_err(|error| format!("{name}: {error}"))?;
     }

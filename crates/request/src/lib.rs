@@ -13,6 +13,6 @@ mod variable;
 
 pub use error::RequestError;
 pub use mount::{Mount, MountSource};
-pub use options::{OPTIONS, RequestOption};
+pub use options::{is_of_request, options, value_of_variable, variable_of};
 pub use request::Request;
 pub use variable::Variable;

@@ -76,9 +76,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::options::RequestOption;
+    use parallax_spank_hooks::GivenOption;
 
-    fn request(options: &[(RequestOption, &str)]) -> Request {
+    fn request(options: &[(GivenOption, &str)]) -> Request {
         let mut request = Request::default();
         for (option, value) in options {
             request.add(*option, value, Path::new("/data")).unwrap();
@@ -89,12 +89,12 @@ mod tests {
     #[test]
     fn a_request_travels_unchanged() {
         let all = request(&[
-            (RequestOption::Mount, r"/a\,b:/c\:d:ro,./e,tmpfs:/scratch,?/opt/x"),
-            (RequestOption::Env, "A=1,B=,C,-D"),
-            (RequestOption::Workdir, "/c"),
-            (RequestOption::Readonly, ""),
-            (RequestOption::Entrypoint, ""),
-            (RequestOption::NoMountHome, ""),
+            (GivenOption::Mount, r"/a\,b:/c\:d:ro,./e,tmpfs:/scratch,?/opt/x"),
+            (GivenOption::Env, "A=1,B=,C,-D"),
+            (GivenOption::Workdir, "/c"),
+            (GivenOption::Readonly, ""),
+            (GivenOption::Entrypoint, ""),
+            (GivenOption::NoMountHome, ""),
         ]);
         assert_eq!(Request::from_variable(&all.to_variable()).unwrap(), all);
         assert!(!all.is_empty() && !all.to_variable().contains('\n'));
@@ -113,13 +113,12 @@ mod tests {
     #[test]
     fn a_step_adds_to_its_job() {
         let job = request(&[
-            (RequestOption::Mount, "/a"),
-            (RequestOption::Env, "A=1"),
-            (RequestOption::Workdir, "/a"),
-            (RequestOption::Readonly, ""),
+            (GivenOption::Mount, "/a"),
+            (GivenOption::Env, "A=1"),
+            (GivenOption::Workdir, "/a"),
+            (GivenOption::Readonly, ""),
         ]);
-        let step =
-            request(&[(RequestOption::Mount, "/b,/a"), (RequestOption::Env, "A=2"), (RequestOption::Writable, "")]);
+        let step = request(&[(GivenOption::Mount, "/b,/a"), (GivenOption::Env, "A=2"), (GivenOption::Writable, "")]);
         let both = job.and(step);
         let targets: Vec<_> = both.mounts.iter().map(|mount| mount.target.to_str().unwrap()).collect();
         assert_eq!(targets, ["/a", "/b"]);

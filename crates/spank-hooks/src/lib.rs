@@ -185,10 +185,21 @@ impl GivenOption {
         OPTIONS.iter().map(|text| text.option).find(|option| *option as i32 == number)
     }
 
+    /// What Slurm gets of the option.
+    fn text(self) -> Option<&'static OptionText> {
+        OPTIONS.iter().find(|text| text.option == self)
+    }
+
     /// The option's name, without the dashes.
     #[must_use]
     pub fn name(self) -> &'static str {
-        OPTIONS.iter().find(|text_of| text_of.option == self).map_or("", |text_of| text(text_of.name))
+        self.text().map_or("", |of_option| text(of_option.name))
+    }
+
+    /// Whether the option takes no value.
+    #[must_use]
+    pub fn is_flag(self) -> bool {
+        self.text().is_some_and(|text| text.value.is_none())
     }
 }
 
