@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use parallax_format::layout;
+use parallax_format::oci::Execution;
 use parallax_protocol::step_file::{StepFile, StepPaths};
 use parallax_request::Request;
 use parallax_sys::process::{Process, start_time};
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::build::{self, Layers};
 use crate::podman::Podman;
-use crate::pull::{self, Execution};
+use crate::pull;
 
 /// Error of making the container.
 #[derive(Debug)]

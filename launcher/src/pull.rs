@@ -8,12 +8,13 @@ use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use parallax_format::layout;
+use parallax_format::oci::Execution;
 use parallax_protocol::step_file::StepPaths;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::build::Layers;
 use crate::podman::Podman;
@@ -24,20 +25,6 @@ const AUTH_FILE: &str = "REGISTRY_AUTH_FILE";
 const AUTH_FILES: [&str; 2] = [".config/containers/auth.json", ".docker/config.json"];
 /// Variables of the job for proxies of registries.
 const PROXIES: [&str; 6] = ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
-
-/// Settings of an image's configuration for the execution of programs (OCI image specification, `config`).
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Execution {
-    /// Variables, `NAME=VALUE` each.
-    #[serde(rename = "Env", default)]
-    pub environment: Option<Vec<String>>,
-    /// The working directory.
-    #[serde(rename = "WorkingDir", default)]
-    pub working_directory: Option<PathBuf>,
-    /// The program that is run with the command as its arguments, if the user asks for it.
-    #[serde(rename = "Entrypoint", default)]
-    pub entrypoint: Option<Vec<String>>,
-}
 
 /// An image that was pulled.
 #[derive(Debug)]
@@ -158,15 +145,5 @@ mod tests {
         let both = names(said("/s/graph/overlay/b/diff", "/s/graph/overlay/a/diff"));
         assert_eq!(both, Some(vec!["b/diff".into(), "a/diff".into()]));
         assert_eq!(names(said("/etc", "")), None);
-    }
-
-    #[test]
-    fn an_image_may_say_nothing() {
-        assert_eq!(serde_json::from_str::<Execution>("{}").unwrap(), Execution::default());
-        let full: Execution = serde_json::from_str("{\"Env\":[\"A=b\"],\"WorkingDir\":\"/w\",\"Cmd\":null}").unwrap();
-        assert_eq!(
-            full,
-            Execution { environment: Some(vec!["A=b".into()]), working_directory: Some("/w".into()), entrypoint: None }
-        );
     }
 }

@@ -79,8 +79,8 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
     };
     let obtained = Instant::now();
     if let Some(execution) = container.pulled {
+        step.working_directory = execution.directory();
         step.environment = execution.environment.unwrap_or_default();
-        step.working_directory = execution.working_directory.filter(|path| path.is_absolute());
         step.entrypoint = execution.entrypoint.unwrap_or_default();
     }
     let workdir = std::env::current_dir().ok();

@@ -1,71 +1,15 @@
 //! An image's manifest and configuration: the parts that a migration needs, checked against their digests.
 
-mod platform;
-
 use anyhow::{Context as _, bail, ensure};
 use parallax_format::digest::{DiffId, Digest, ImageId, LayerId};
+use parallax_format::oci::{Configuration, Descriptor, Manifest, Platform};
 use parallax_store::hash::{chain_ids, sha256};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
-
-pub use platform::Platform;
 
 use crate::runnable;
 
 /// Creation time of an image whose configuration has none.
 const NO_DATE: &str = "1970-01-01T00:00:00Z";
-
-/// Descriptor of a blob in a manifest.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Descriptor {
-    /// `sha256:…`
-    pub digest: String,
-    /// Size in bytes.
-    pub size: u64,
-}
-
-/// The used fields of an OCI manifest or a Docker manifest of schema 2.
-#[derive(Debug, Deserialize)]
-pub struct Manifest {
-    /// The configuration.
-    pub config: Descriptor,
-    /// The layers, base first.
-    pub layers: Vec<Descriptor>,
-}
-
-/// The used fields of an index or manifest list.
-#[derive(Debug, Deserialize)]
-pub struct Index {
-    /// The images of the platforms.
-    pub manifests: Vec<IndexEntry>,
-}
-
-/// One image of an index.
-#[derive(Debug, Deserialize)]
-pub struct IndexEntry {
-    /// The digest of its manifest.
-    pub digest: String,
-    /// The manifest's size in bytes.
-    #[serde(default)]
-    pub size: u64,
-    /// Its platform.
-    pub platform: Option<Platform>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Configuration {
-    created: Option<String>,
-    rootfs: Option<RootFs>,
-    os: Option<String>,
-    architecture: Option<String>,
-    variant: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct RootFs {
-    #[serde(default)]
-    diff_ids: Vec<String>,
-}
 
 /// An image to migrate.
 #[derive(Debug)]
@@ -99,14 +43,12 @@ pub struct Layer {
     pub blob: Descriptor,
 }
 
-impl Manifest {
-    /// Parses a manifest.
-    ///
-    /// # Errors
-    /// If the text is not a manifest of a container image.
-    pub fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
-        from_object(bytes).context("the source does not have a valid manifest of a container image")
-    }
+/// Parses a manifest.
+///
+/// # Errors
+/// If the text is not a manifest of a container image.
+pub fn parse_manifest(bytes: &[u8]) -> anyhow::Result<Manifest> {
+    from_object(bytes).context("the source does not have a valid manifest of a container image")
 }
 
 impl Image {
@@ -121,14 +63,10 @@ impl Image {
     /// If the digests do not match, or the configuration is not that of a container image.
     pub fn new(digest: &str, manifest: Vec<u8>, other_digests: Vec<Digest>, config: Vec<u8>) -> anyhow::Result<Self> {
         let digest = checked_digest("manifest", digest, &manifest)?;
-        let parsed = Manifest::parse(&manifest)?;
+        let parsed = parse_manifest(&manifest)?;
         let config_digest = checked_digest("configuration", &parsed.config.digest, &config)?;
         let configuration: Configuration = from_object(&config).context("cannot parse the image's configuration")?;
-        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
-        let platform = given(configuration.os)
-            .zip(given(configuration.architecture))
-            .map(|(os, architecture)| Platform { os, architecture, variant: given(configuration.variant) });
-        let diff_ids = configuration.rootfs.map(|rootfs| rootfs.diff_ids).unwrap_or_default();
+        let diff_ids = configuration.diff_ids();
         ensure!(!diff_ids.is_empty(), "the image has no layers, so nothing in it can be run");
         if diff_ids.len() != parsed.layers.len() {
             bail!(
@@ -148,7 +86,7 @@ impl Image {
             warnings: runnable::defects(&config),
             layers: layers.collect::<anyhow::Result<_>>()?,
             digest,
-            platform,
+            platform: configuration.platform(),
             other_digests,
             manifest: String::from_utf8(manifest).context("the manifest is not UTF-8")?,
             config,

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use parallax_format::oci::{EXECUTION_KEYS, Keys};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -78,24 +79,30 @@ pub(crate) fn defects(config: &str) -> Vec<String> {
         notes.push(format!("config is {}, and must be an object: no program can be started", shown(raw.get())));
         return notes;
     };
-    let keys = ["Entrypoint", "Cmd", "Env", "WorkingDir", "User"];
+    let Keys { entrypoint, command, environment, working_directory, user } = EXECUTION_KEYS;
+    let keys = [entrypoint, command, environment, working_directory, user];
     execution.note_duplicates("config", &keys, &mut notes);
     let mut strings = |key| execution.value::<Vec<String>>(key, "a list of strings", &mut notes).unwrap_or_default();
-    let (entrypoint, command, environment) = (strings("Entrypoint"), strings("Cmd"), strings("Env"));
-    let directory: Option<String> = execution.value("WorkingDir", "a string", &mut notes);
-    let _: Option<String> = execution.value("User", "a string", &mut notes);
-    for (key, words) in [("Entrypoint", &entrypoint), ("Cmd", &command)] {
+    let programs = [(entrypoint, strings(entrypoint)), (command, strings(command))];
+    let variables = strings(environment);
+    let directory: Option<String> = execution.value(working_directory, "a string", &mut notes);
+    let _: Option<String> = execution.value(user, "a string", &mut notes);
+    for (key, words) in &programs {
         notes.extend(words.iter().filter_map(|word| wrong_string(word, &format!("a word of {key}"))));
     }
-    notes.extend(environment.iter().filter_map(|variable| wrong_variable(variable)));
-    let total: usize = [&entrypoint, &command, &environment].into_iter().flatten().map(|text| text.len() + 1).sum();
+    notes.extend(variables.iter().filter_map(|variable| wrong_variable(variable)));
+    let words = programs.iter().flat_map(|(_, words)| words);
+    let total: usize = words.chain(&variables).map(|text| text.len() + 1).sum();
     if total > MAX_ARGS_AND_ENV {
         notes.push(format!(
-            "Entrypoint, Cmd and Env have {total} bytes; the kernel takes {MAX_ARGS_AND_ENV} with the usual limit for the stack"
+            "{entrypoint}, {command} and {environment} have {total} bytes; the kernel takes {MAX_ARGS_AND_ENV} with the usual limit for the stack"
         ));
     }
     if let Some(directory) = directory.filter(|path| !path.is_empty() && !path.starts_with('/')) {
-        notes.push(format!("WorkingDir is {}, which is not an absolute path", shown(&format!("{directory:?}"))));
+        notes.push(format!(
+            "{working_directory} is {}, which is not an absolute path",
+            shown(&format!("{directory:?}"))
+        ));
     }
     notes
 }
@@ -103,7 +110,11 @@ pub(crate) fn defects(config: &str) -> Vec<String> {
 fn wrong_variable(variable: &str) -> Option<String> {
     let name = variable.split('=').next().unwrap_or_default();
     if name.is_empty() || name.len() == variable.len() {
-        return Some(format!("Env has {}, which is not NAME=VALUE", shown(&format!("{variable:?}"))));
+        return Some(format!(
+            "{} has {}, which is not NAME=VALUE",
+            EXECUTION_KEYS.environment,
+            shown(&format!("{variable:?}"))
+        ));
     }
     wrong_string(variable, &format!("the variable {}", shown(name)))
 }

@@ -22,6 +22,7 @@ use anyhow::{Context as _, bail, ensure};
 use containers_image_proxy::oci_spec::image::Digest;
 use containers_image_proxy::{ConvertedLayerInfo, ImageProxy, OpenedImage};
 use parallax_format::digest;
+use parallax_format::oci::{Descriptor, Index, IndexEntry, Platform};
 use parallax_store::hash::sha256;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -33,7 +34,7 @@ pub use own_names::{own_names, several};
 pub use reference::{Reference, Transport};
 use skopeo::{inspect, proxy_config, skopeo_error};
 
-use crate::image::{Descriptor, Image, Index, IndexEntry, Layer, Manifest, Platform};
+use crate::image::{Image, Layer, parse_manifest};
 
 /// An open image of a source.
 #[derive(Debug)]
@@ -144,7 +145,7 @@ impl Source {
         let fetched = fetched.map_err(|error| with_platforms(error, &self.reference, &self.access));
         let (digest, manifest) = fetched.context("cannot read the manifest")?;
         let (manifest, index_digest) = self.original(&digest, manifest)?;
-        let config = Manifest::parse(&manifest)?.config;
+        let config = parse_manifest(&manifest)?.config;
         let config = self.small_blob(&config).context("cannot read the configuration")?;
         let mut image = Image::new(&digest, manifest, index_digest.into_iter().collect(), config)?;
         if self.reference.transport == Transport::ContainersStorage {
@@ -211,7 +212,7 @@ impl Source {
         match self.reference.with_digest(&entry.digest) {
             Some(one) => inspect(&one, &self.reference, &self.access),
             // To an OCI layout a manifest is a blob like any other.
-            None => self.small_blob(&Descriptor { digest: entry.digest.clone(), size: entry.size }),
+            None => self.small_blob(&Descriptor { media_type: None, digest: entry.digest.clone(), size: entry.size }),
         }
     }
 

@@ -1,18 +1,17 @@
 //! The grant of a lease.
 
 use std::panic::resume_unwind;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use parallax_format::oci::{Configuration, Execution};
 use parallax_format::record::{ImageRecord, LayerRecord};
 use parallax_format::{ImageRef, id_prefix};
 use parallax_protocol::message::{Grant, LeaseRequest, Mode, StepId, Timings};
 use parallax_protocol::step_file::{Mount, StepFile, StepPaths};
 use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::Credentials;
-use serde::Deserialize;
 
 use super::access::{credentials, unusable};
 use super::cause::Cause;
@@ -30,24 +29,6 @@ use crate::step::{Form, StepDirectory, StepLayers, StepPlan, StepStore};
 
 /// Maximum number of threads that mount layers of one image.
 const MAX_MOUNT_THREADS: usize = 4;
-
-/// The parts of an image's configuration (OCI image specification, `config`) that a step needs.
-#[derive(Debug, Default, Deserialize)]
-struct ImageConfig {
-    #[serde(default)]
-    config: Option<Execution>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Execution {
-    #[serde(rename = "Env", default)]
-    environment: Option<Vec<String>>,
-    #[serde(rename = "WorkingDir", default)]
-    working_directory: Option<PathBuf>,
-    /// A list of strings in every image that can run; nothing else is refused here, because it rarely matters.
-    #[serde(rename = "Entrypoint", default)]
-    entrypoint: serde_json::Value,
-}
 
 /// The image's part of a step's directory; empty if Podman is to pull the image.
 #[derive(Debug, Default)]
@@ -266,9 +247,9 @@ impl Leases {
             notice,
             user: identity.name.clone(),
             home: identity.home.clone(),
+            working_directory: execution.directory(),
             environment: execution.environment.unwrap_or_default(),
-            working_directory: execution.working_directory.filter(|path| path.is_absolute()),
-            entrypoint: serde_json::from_value(execution.entrypoint).unwrap_or_default(),
+            entrypoint: execution.entrypoint.unwrap_or_default(),
             layers: Vec::new(),
             mount_program: None,
             mounts: run.mounts.iter().map(mount).collect(),
@@ -322,7 +303,7 @@ fn scratch(configured: &str, entry: &Entry) -> Size {
 
 /// Parses the execution parameters of the image's configuration.
 fn execution(name: &str, image: &ImageRecord) -> Result<Execution, Refusal> {
-    let parsed: ImageConfig = serde_json::from_str(&image.config)
+    let parsed: Configuration = serde_json::from_str(&image.config)
         .map_err(|error| refused(&format!("malformed configuration of the image \"{name}\": {error}")))?;
     Ok(parsed.config.unwrap_or_default())
 }

@@ -10,6 +10,7 @@
 //! - [`layout`]: every path in a store.
 //! - [`layer_file`]: the description of a layer's SquashFS file.
 //! - [`record`]: the record of one image.
+//! - [`oci`]: manifests, indexes and configurations of images.
 //! - [`podman`]: the files by which Podman knows a store.
 //! - [`squashfs`]: what is read of SquashFS files.
 
@@ -20,6 +21,7 @@ pub mod layer_file;
 pub mod layout;
 pub mod name;
 mod nearest;
+pub mod oci;
 mod pin;
 pub mod podman;
 pub mod record;

@@ -87,7 +87,8 @@ pub(crate) fn foreign_image(root: &Path, tool: Foreign, name: &str) -> ImageId {
     }
     let config = json!({"architecture": "amd64", "config": {"Env": ["TOOL=1"]}, "name": name}).to_string();
     let config_digest = Digest::from(sha256(config.as_bytes()));
-    let manifest = json!({"schemaVersion": 0, "config": {"digest": config_digest}, "layers": []}).to_string();
+    let descriptor = json!({"digest": config_digest, "size": config.len()});
+    let manifest = json!({"schemaVersion": 0, "config": descriptor, "layers": []}).to_string();
     // The Go tool draws ids at random.
     let id = ImageId::from(match tool {
         Foreign::GoTool => sha256(format!("id of {name}").as_bytes()),

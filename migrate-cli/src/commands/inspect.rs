@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 
 use anyhow::Context as _;
 use parallax_format::digest::{Digest, ImageId, Sha256};
+use parallax_format::oci::{Configuration, EXECUTION_KEYS, Execution};
 use parallax_format::record::{ImageRecord, LayerRecord};
 use parallax_store::{Store, in_use};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::find::{find, record};
 use crate::global::Global;
@@ -65,8 +66,7 @@ struct LayerRow {
 
 /// What an image's configuration says of how it is run. In the JSON form as in the configuration, with its names in
 /// small letters.
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all(deserialize = "PascalCase", serialize = "snake_case"), default)]
+#[derive(Debug, Default, Serialize)]
 struct Settings {
     env: Option<Vec<String>>,
     entrypoint: Option<Vec<String>>,
@@ -76,10 +76,17 @@ struct Settings {
     labels: Option<BTreeMap<String, String>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Configuration {
-    config: Option<Settings>,
+impl From<Execution> for Settings {
+    fn from(execution: Execution) -> Self {
+        Self {
+            env: execution.environment,
+            entrypoint: execution.entrypoint,
+            cmd: execution.command,
+            user: execution.user,
+            working_dir: execution.working_directory,
+            labels: execution.labels,
+        }
+    }
 }
 
 /// Runs the command.
@@ -93,7 +100,8 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let holders = in_use::read(store.root())?.remove(id.as_str()).unwrap_or_default();
     let parsed: Configuration =
         serde_json::from_str(&record.config).with_context(|| format!("cannot parse the configuration of {id}"))?;
-    let report = Report { foreign, in_use: holders, ..Report::new(&store, &record, parsed.config.unwrap_or_default()) };
+    let report =
+        Report { foreign, in_use: holders, ..Report::new(&store, &record, parsed.config.unwrap_or_default().into()) };
     if options.json { print_json(&report) } else { print(&report.text()) }
 }
 
@@ -149,11 +157,11 @@ impl<'a> Report<'a> {
         let words = |words: &Option<Vec<String>>| words.as_ref().map(|words| format!("{words:?}"));
         let labels = labels.iter().flatten().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
         let settings = [
-            ("User", user.clone()),
-            ("WorkingDir", working_dir.clone()),
-            ("Entrypoint", words(entrypoint)),
-            ("Cmd", words(cmd)),
-            ("Env", env.as_ref().map(|env| env.join("\n"))),
+            (EXECUTION_KEYS.user, user.clone()),
+            (EXECUTION_KEYS.working_directory, working_dir.clone()),
+            (EXECUTION_KEYS.entrypoint, words(entrypoint)),
+            (EXECUTION_KEYS.command, words(cmd)),
+            (EXECUTION_KEYS.environment, env.as_ref().map(|env| env.join("\n"))),
             ("Labels", Some(labels.join("\n"))),
         ];
         let given = settings.into_iter().filter_map(|(key, value)| Some((key, value.filter(|text| !text.is_empty())?)));

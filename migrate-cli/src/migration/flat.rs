@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use parallax_format::digest::{DiffId, Digest};
+use parallax_format::oci::{CONFIGURATION_TYPE, LAYER_TYPE, MANIFEST_TYPE, Manifest};
 use parallax_store::hash::sha256;
 use serde_json::{Value, json};
 
@@ -12,8 +13,8 @@ const SOURCE: &str = "org.parallax.flattened-from";
 
 /// Returns the digest of the source's manifest, if the image with this manifest was flattened.
 pub fn source_of(manifest: &str) -> Option<Digest> {
-    let manifest: Value = serde_json::from_str(manifest).ok()?;
-    Digest::parse(manifest.get("annotations")?.get(SOURCE)?.as_str()?)
+    let manifest: Manifest = serde_json::from_str(manifest).ok()?;
+    Digest::parse(manifest.annotations?.get(SOURCE)?)
 }
 
 /// Returns the image with a single layer, given by its diffID and the size of its tar stream in bytes.
@@ -45,13 +46,13 @@ pub fn flattened(image: &Image, diff_id: DiffId, size: u64) -> anyhow::Result<Im
     let config = config.to_string();
     let manifest = json!({
         "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "mediaType": MANIFEST_TYPE,
         "config": {
-            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "mediaType": CONFIGURATION_TYPE,
             "digest": Digest::from(sha256(config.as_bytes())),
             "size": config.len(),
         },
-        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": size}],
+        "layers": [{"mediaType": LAYER_TYPE, "digest": digest, "size": size}],
         "annotations": {SOURCE: image.digest},
     })
     .to_string();

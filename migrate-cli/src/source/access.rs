@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::image::Platform;
+use parallax_format::oci::Platform;
 
 /// Options for access to a source.
 #[derive(Debug, Clone, Default, clap::Args)]

@@ -4,16 +4,14 @@
 //! checks are made here in any case: the manifest's digest verifies the configuration, the configuration the diffID, and
 //! the converter computes the digest of the unpacked layer.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use parallax_format::digest::{Digest, Sha256};
+use parallax_format::oci::{Descriptor, Index, IndexEntry, NAME_ANNOTATION};
 use parallax_store::hash::sha256;
-use serde::Deserialize;
 
 use super::reference::{Reference, Transport};
-use crate::image::Descriptor;
 
 /// Returns the file of a blob, if the source is a directory that has it. In case of doubt `None`, and skopeo reports the error.
 pub(super) fn open(reference: &Reference, blob: &Descriptor) -> Option<File> {
@@ -44,27 +42,12 @@ pub(super) fn top(reference: &Reference) -> Option<Vec<u8>> {
         Transport::Oci => layout(&reference.rest),
         _ => return None,
     };
-    let layout: Layout = serde_json::from_slice(&small(&Path::new(directory).join("index.json"))?).ok()?;
-    let is_meant = |entry: &&LayoutEntry| tag.is_none_or(|tag| entry.annotations.get(TAG).is_some_and(|it| it == tag));
+    let layout: Index = serde_json::from_slice(&small(&Path::new(directory).join("index.json"))?).ok()?;
+    let is_meant = |entry: &&IndexEntry| tag.is_none_or(|tag| entry.annotation(NAME_ANNOTATION) == Some(tag));
     let mut meant = layout.manifests.iter().filter(is_meant);
     let (Some(one), None) = (meant.next(), meant.next()) else { return None };
     let digest = Digest::parse(&one.digest)?;
     small(&path(reference, digest.sha256())?).filter(|bytes| Digest::from(sha256(bytes)) == digest)
-}
-
-/// Annotation of an OCI layout's index with the tag of an image.
-const TAG: &str = "org.opencontainers.image.ref.name";
-
-#[derive(Debug, Deserialize)]
-struct Layout {
-    manifests: Vec<LayoutEntry>,
-}
-
-#[derive(Debug, Deserialize)]
-struct LayoutEntry {
-    digest: String,
-    #[serde(default)]
-    annotations: HashMap<String, String>,
 }
 
 /// Returns a file's content, if the size is within the limit for manifests.
@@ -105,7 +88,7 @@ mod tests {
         fs::write(directory.path().join("blobs/sha256").join(&hex), "oci").unwrap();
         fs::write(directory.path().join(&hex), "flat").unwrap();
         let size = |source: String, size| {
-            let blob = Descriptor { digest: format!("sha256:{hex}"), size };
+            let blob = Descriptor { media_type: None, digest: format!("sha256:{hex}"), size };
             let file = open(&Reference::parse(&source).unwrap().unwrap(), &blob);
             file.map(|file| file.metadata().unwrap().len())
         };
@@ -131,7 +114,10 @@ mod tests {
         fs::create_dir_all(&blobs).unwrap();
         let entry = |text: &str, tag: &str| {
             fs::write(blobs.join(sha256(text.as_bytes())), text).unwrap();
-            format!(r#"{{"digest":"sha256:{}","annotations":{{"{TAG}":"{tag}"}}}}"#, sha256(text.as_bytes()))
+            format!(
+                r#"{{"digest":"sha256:{}","annotations":{{"{NAME_ANNOTATION}":"{tag}"}}}}"#,
+                sha256(text.as_bytes())
+            )
         };
         let index = |entries: &[String]| {
             let text = format!(r#"{{"manifests":[{}]}}"#, entries.join(","));

@@ -2,12 +2,12 @@
 //!
 //! They are interpreted as by `podman load`: a name without a registry is a local one.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
 use parallax_format::ImageName;
+use parallax_format::oci::{Index, IndexEntry, NAME_ANNOTATION};
 use parallax_layers::archive_member;
 use serde::Deserialize;
 
@@ -16,8 +16,6 @@ use super::reference::{Reference, Transport};
 
 /// Maximum size in bytes of a list of images.
 const MAX_LIST: u64 = 4 << 20;
-/// Annotation of an index with the tag of an image; Podman and skopeo also write full names.
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Annotation of BuildKit and containerd with the full name.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
@@ -34,17 +32,6 @@ struct Listed {
 struct DockerItem {
     #[serde(rename = "RepoTags", default)]
     tags: Option<Vec<String>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct OciIndex {
-    manifests: Vec<OciEntry>,
-}
-
-#[derive(Debug, Deserialize)]
-struct OciEntry {
-    #[serde(default)]
-    annotations: Option<HashMap<String, String>>,
 }
 
 /// Returns the names of a source's image; empty if it has none, or the source is of another kind.
@@ -114,15 +101,15 @@ fn docker(bytes: &[u8]) -> io::Result<Vec<Listed>> {
 }
 
 fn oci(bytes: &[u8]) -> io::Result<Vec<Listed>> {
-    let index: OciIndex = serde_json::from_slice(bytes)?;
-    let listed = |entry: OciEntry| {
-        let annotations = entry.annotations.unwrap_or_default();
-        let text = |key| annotations.get(key).filter(|text| !text.is_empty());
-        let is_whole = |name: &&String| name.contains(['/', ':']);
-        let name = text(CONTAINERD_NAME).or_else(|| text(REF_NAME).filter(is_whole));
-        Listed { selector: text(REF_NAME).cloned(), names: name.cloned().into_iter().collect() }
+    let index: Index = serde_json::from_slice(bytes)?;
+    let listed = |entry: &IndexEntry| {
+        let text = |key| entry.annotation(key).filter(|text| !text.is_empty()).map(ToOwned::to_owned);
+        let is_whole = |name: &String| name.contains(['/', ':']);
+        // Podman and skopeo write tags and full names there.
+        let name = text(CONTAINERD_NAME).or_else(|| text(NAME_ANNOTATION).filter(is_whole));
+        Listed { selector: text(NAME_ANNOTATION), names: name.into_iter().collect() }
     };
-    Ok(index.manifests.into_iter().map(listed).collect())
+    Ok(index.manifests.iter().map(listed).collect())
 }
 
 /// Returns the names for a selector: for a number all names of the image, for a name that name.
@@ -158,10 +145,14 @@ mod tests {
 
     #[test]
     fn annotations_of_an_index() {
-        let index = format!(
-            r#"{{"manifests":[{{"annotations":{{"{REF_NAME}":"1","{CONTAINERD_NAME}":"docker.io/library/a:1"}}}},
-                {{"annotations":{{"{REF_NAME}":"docker.io/library/b:2"}}}},{{"annotations":{{"{REF_NAME}":"3"}}}},{{}}]}}"#
-        );
+        let entry = |annotations: &str| format!(r#"{{"digest":"sha256:a","annotations":{{{annotations}}}}}"#);
+        let entries = [
+            entry(&format!(r#""{NAME_ANNOTATION}":"1","{CONTAINERD_NAME}":"docker.io/library/a:1""#)),
+            entry(&format!(r#""{NAME_ANNOTATION}":"docker.io/library/b:2""#)),
+            entry(&format!(r#""{NAME_ANNOTATION}":"3""#)),
+            r#"{"digest":"sha256:b"}"#.to_owned(),
+        ];
+        let index = format!(r#"{{"manifests":[{}]}}"#, entries.join(","));
         let images = oci(index.as_bytes()).unwrap();
         assert_eq!(names(&images, "1"), ["docker.io/library/a:1"]);
         assert_eq!(names(&images, "docker.io/library/b:2"), ["docker.io/library/b:2"]);

@@ -4,10 +4,10 @@ use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 use containers_image_proxy::{Error, ImageProxyConfig};
+use parallax_format::oci::Platform;
 
 use super::access::Access;
 use super::reference::{Reference, Transport};
-use crate::image::Platform;
 
 /// Returns the command line of skopeo up to its subcommand.
 ///
@@ -24,8 +24,19 @@ fn skopeo(reference: &Reference, access: &Access) -> Command {
     let mut words = before.iter().copied().chain(["setpriv", "--pdeathsig", "TERM", "--", "skopeo"]);
     let mut command = Command::new(words.next().unwrap_or("skopeo"));
     command.args(words);
-    command.args(access.platform.iter().flat_map(Platform::arguments));
+    command.args(access.platform.iter().flat_map(options));
     command
+}
+
+/// Returns skopeo's options for a platform.
+fn options(platform: &Platform) -> Vec<String> {
+    let named = [
+        ("--override-os", Some(&platform.os)),
+        ("--override-arch", Some(&platform.architecture)),
+        ("--override-variant", platform.variant.as_ref()),
+    ];
+    let given = named.into_iter().filter_map(|(option, value)| Some([option.to_owned(), value?.clone()]));
+    given.flatten().collect()
 }
 
 /// Returns the proxy for one source.

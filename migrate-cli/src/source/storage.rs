@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use parallax_format::digest::Digest;
+use parallax_format::oci::{Index, IndexEntry};
 use parallax_format::podman::{big_data_file, manifest_key};
 use parallax_store::hash::sha256;
 use parallax_store::read::listed_images;
@@ -20,7 +21,7 @@ use super::access::Access;
 use super::local_name::{self, LocalImage};
 use super::reference::{self, Reference};
 use super::registries::Registries;
-use crate::image::{Image, Index, IndexEntry, Manifest};
+use crate::image::{Image, parse_manifest};
 
 /// Maximum size in bytes of a manifest, the limit of registries.
 const MAX_MANIFEST: u64 = 4 << 20;
@@ -93,7 +94,7 @@ fn in_list(list: &[u8], image: &Image, data: impl Fn(&str) -> Option<Vec<u8>>) -
         .filter(|(digest, bytes)| Digest::from(sha256(bytes)) == *digest)
         .collect();
     let config = Digest::from(image.id).to_string();
-    let is_manifest = |bytes: &[u8]| Manifest::parse(bytes).is_ok_and(|manifest| manifest.config.digest == config);
+    let is_manifest = |bytes: &[u8]| parse_manifest(bytes).is_ok_and(|manifest| manifest.config.digest == config);
     let manifests: BTreeSet<Digest> =
         read.iter().filter(|(_, bytes)| is_manifest(bytes)).map(|(digest, _)| *digest).chain([image.digest]).collect();
     let is_index = |bytes: &[u8]| {

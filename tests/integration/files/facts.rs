@@ -17,7 +17,7 @@ pub(super) const COMPONENTS: [&str; 7] =
 const FORMAT: &str = "crates/format";
 
 /// Code that says such a fact itself, and where in [`FORMAT`] it is said.
-const FACTS: [(&str, &[&str]); 5] = [
+const FACTS: [(&str, &[&str]); 6] = [
     (
         "layout",
         &[
@@ -47,6 +47,18 @@ const FACTS: [(&str, &[&str]); 5] = [
         ],
     ),
     ("name", &["\"localhost", "\"docker.io", "['.', ':']", "[':', '.']", "[':', '@']", "['@', ':']"]),
+    (
+        "oci",
+        &[
+            "\"application/vnd.oci",
+            "\"org.opencontainers.",
+            "rename = \"Env\"",
+            "rename = \"WorkingDir\"",
+            "\"WorkingDir\"",
+            "\"Entrypoint\"",
+            "diff_ids: Vec",
+        ],
+    ),
     ("podman", &["rename = \"big-data", "rename = \"mapped-layers\"", "rename = \"diff-"]),
     ("squashfs", &["b\"hsqs\""]),
 ];

@@ -13,6 +13,7 @@ use std::io::Read as _;
 
 use parallax_format::digest::{Digest, ImageId, LayerId};
 use parallax_format::layout::{self, IMAGES_JSON, LAYERS_JSON};
+use parallax_format::oci::Manifest;
 use parallax_format::podman::{Link, ListedImage, ListedLayer, big_data_file};
 use parallax_format::record::{ImageRecord, LayerRecord, MAX_BYTES, VERSION};
 use parallax_format::squashfs::Superblock;
@@ -28,17 +29,6 @@ const MAX_LIST_BYTES: u64 = 1 << 30;
 const MAX_LINK_BYTES: u64 = 64 << 10;
 /// Creation time of an image whose entry has none.
 const NO_DATE: &str = "1970-01-01T00:00:00Z";
-
-/// The used fields of a manifest.
-#[derive(Debug, Deserialize)]
-struct Manifest {
-    config: Descriptor,
-}
-
-#[derive(Debug, Deserialize)]
-struct Descriptor {
-    digest: String,
-}
 
 /// The sizes in Podman's list of layers.
 #[derive(Debug, Default)]

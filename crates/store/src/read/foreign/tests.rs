@@ -45,8 +45,11 @@ fn a_chain_with_lower_has_a_file_for_each_layer() {
     let path = store.root().join("overlay-images").join(record.id.as_str());
     let config = big_data_file(&Digest::from(record.id).to_string());
     assert!(path.join(&config).is_file());
-    fs::write(path.join("manifest"), json!({"config": {"digest": Digest::from(record.id).to_string()}}).to_string())
-        .unwrap();
+    fs::write(
+        path.join("manifest"),
+        json!({"config": {"digest": Digest::from(record.id), "size": 2}, "layers": []}).to_string(),
+    )
+    .unwrap();
     let layers = find(store.root(), "app:1").unwrap().unwrap().layers;
     let ids: Vec<_> = layers.iter().map(|layer| (layer.id.as_str(), layer.link.as_str())).collect();
     let expected: Vec<_> = record.layers.iter().map(|layer| (layer.id.as_str(), layer.link.as_str())).collect();

@@ -9,15 +9,19 @@ use serde::Deserialize;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Platform {
     /// Operating system, such as `linux`.
+    #[serde(default)]
     pub os: String,
     /// Architecture, such as `amd64`.
+    #[serde(default)]
     pub architecture: String,
     /// Variant, such as `v8`.
+    #[serde(default)]
     pub variant: Option<String>,
 }
 
 impl Platform {
     /// Returns the platform that this program was built for.
+    #[must_use]
     pub fn of_this_machine() -> Self {
         let architecture = match std::env::consts::ARCH {
             "x86_64" => "amd64",
@@ -30,17 +34,8 @@ impl Platform {
         Self { os: std::env::consts::OS.to_owned(), architecture: architecture.to_owned(), variant: None }
     }
 
-    /// Returns skopeo's options for the platform.
-    pub fn arguments(&self) -> Vec<String> {
-        let mut arguments =
-            vec!["--override-os".to_owned(), self.os.clone(), "--override-arch".to_owned(), self.architecture.clone()];
-        if let Some(variant) = &self.variant {
-            arguments.extend(["--override-variant".to_owned(), variant.clone()]);
-        }
-        arguments
-    }
-
     /// Returns `true` if an image for `found` runs on this platform. An image without a variant fits every variant.
+    #[must_use]
     pub fn takes(&self, found: &Self) -> bool {
         let same_variant = match (&self.variant, &found.variant) {
             (Some(wanted), Some(found)) => wanted == found,
