@@ -17,7 +17,6 @@
 //! - [`metrics`] and [`logging`]: counters and log messages.
 
 // An index out of bounds would be a panic of root's.
-#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 pub mod args;
 pub mod backend;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The names of the user and of their groups.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Accounts {
+pub(crate) struct Accounts {
     /// The user.
     pub user: Option<User>,
     /// The user's groups that have a name: the primary one and all others.
@@ -13,7 +13,7 @@ pub struct Accounts {
 
 /// An entry of `passwd(5)`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct User {
+pub(crate) struct User {
     /// The name.
     pub name: String,
     /// The user's id.
@@ -30,7 +30,7 @@ pub struct User {
 
 /// An entry of `group(5)`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Group {
+pub(crate) struct Group {
     /// The name.
     pub name: String,
     /// The id.
@@ -38,7 +38,7 @@ pub struct Group {
 }
 
 /// Returns the text of `/etc/passwd`; `None` if the image's need not change.
-pub fn passwd(image: &[u8], accounts: &Accounts) -> Option<Vec<u8>> {
+pub(crate) fn passwd(image: &[u8], accounts: &Accounts) -> Option<Vec<u8>> {
     let User { name, uid, gid, gecos, home, shell } = accounts.user.as_ref()?;
     let fields = [name, gecos, home, shell];
     if name.is_empty() || !fields.into_iter().all(|field| is_plain(field)) {
@@ -49,7 +49,7 @@ pub fn passwd(image: &[u8], accounts: &Accounts) -> Option<Vec<u8>> {
 }
 
 /// Returns the text of `/etc/group`; `None` if the image's need not change.
-pub fn group(image: &[u8], accounts: &Accounts) -> Option<Vec<u8>> {
+pub(crate) fn group(image: &[u8], accounts: &Accounts) -> Option<Vec<u8>> {
     let member = accounts.user.as_ref().map_or("", |user| user.name.as_str());
     let groups = accounts.groups.iter().filter(|group| !group.name.is_empty() && is_plain(&group.name));
     let entry = |group: &'_ Group| format!("{}:x:{}:{member}", group.name, group.gid);

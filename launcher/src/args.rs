@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 /// The parsed arguments.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Order {
+pub(crate) enum Order {
     /// `run DIRECTORY FILE -- COMMAND…`: run the command in the container of the step that has this directory.
     Run {
         /// The step's directory.
@@ -51,7 +51,7 @@ pub enum Order {
 }
 
 /// Parses the arguments after the program's name; `None` if they are invalid.
-pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Order> {
+pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Order> {
     let verb = arguments.next()?;
     let object = arguments.next()?;
     let verb = verb.to_str()?;

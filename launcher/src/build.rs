@@ -39,7 +39,7 @@ const NO_LAYERS: &str =
 
 /// The layers of the container's root directory.
 #[derive(Debug)]
-pub struct Layers {
+pub(crate) struct Layers {
     /// The directory in which they are.
     pub directory: PathBuf,
     /// Their names in it, the topmost first.
@@ -52,7 +52,7 @@ pub struct Layers {
 ///
 /// # Errors
 /// A message for the user.
-pub fn start(
+pub(crate) fn start(
     paths: &StepPaths,
     step: &StepFile,
     request: &Request,

@@ -26,7 +26,7 @@ use crate::pull;
 
 /// Error of making the container.
 #[derive(Debug)]
-pub enum StartError {
+pub(crate) enum StartError {
     /// Another task has reported the error.
     Reported,
     /// This task must report the error.
@@ -34,7 +34,7 @@ pub enum StartError {
 }
 
 /// The step's container.
-pub struct Container {
+pub(crate) struct Container {
     /// Its first process.
     pub process: Process,
     /// Settings of a pulled image for the execution of programs, which the agent does not know.
@@ -89,7 +89,7 @@ impl Shared {
 }
 
 /// Returns the step's container, and makes it if no other task has made it.
-pub fn obtain(paths: &StepPaths, step: &StepFile, request: &Request) -> Result<Container, StartError> {
+pub(crate) fn obtain(paths: &StepPaths, step: &StepFile, request: &Request) -> Result<Container, StartError> {
     let shared = Shared { directory: paths.launch_directory() };
     let broken = |error: io::Error| StartError::Here(format!("cannot use {}: {error}", shared.directory.display()));
     if let Some(outcome) = shared.read_outcome()? {

@@ -7,10 +7,10 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use parallax_request::Variable;
 
 /// `PATH` for an image that sets none (as in Podman and Docker).
-pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The variables, by name.
-pub type Variables = BTreeMap<OsString, OsString>;
+pub(crate) type Variables = BTreeMap<OsString, OsString>;
 
 /// Variables that stay the job's although the image sets them, by what their names begin with: what Slurm and MPI libraries tell
 /// their tasks.
@@ -34,7 +34,11 @@ const THREADS: (&str, &str) = ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK");
 
 /// Merges the job's variables, the image's (`NAME=VALUE`), which have precedence over most of the job's, and the user's changes, which
 /// have precedence over both. The job's `PATH` names directories of the node and is dropped, unless the user keeps it.
-pub fn merge(job: impl Iterator<Item = (OsString, OsString)>, image: &[String], changes: &[Variable]) -> Variables {
+pub(crate) fn merge(
+    job: impl Iterator<Item = (OsString, OsString)>,
+    image: &[String],
+    changes: &[Variable],
+) -> Variables {
     let job: Variables = job.collect();
     let mut variables = job.clone();
     variables.insert("PATH".into(), DEFAULT_PATH.into());
@@ -70,13 +74,13 @@ fn stays(job: &Variables, name: &str) -> bool {
 }
 
 /// Returns the directories of `PATH`.
-pub fn path(variables: &Variables) -> Vec<OsString> {
+pub(crate) fn path(variables: &Variables) -> Vec<OsString> {
     let path = variables.get(OsStr::new("PATH")).map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str);
     path.as_bytes().split(|&b| b == b':').map(|part| OsString::from_vec(part.to_vec())).collect()
 }
 
 /// Returns the variables in the form of `execve(2)`.
-pub fn to_exec(variables: &Variables) -> Vec<CString> {
+pub(crate) fn to_exec(variables: &Variables) -> Vec<CString> {
     let entry = |(name, value): (&OsString, &OsString)| {
         let mut entry = name.as_bytes().to_vec();
         entry.push(b'=');

@@ -37,11 +37,11 @@ enum Line {
 
 /// The child's end of the report.
 #[derive(Debug)]
-pub struct Report(File);
+pub(crate) struct Report(File);
 
 impl Report {
     /// Says what this process is about to do, for the message about a timeout.
-    pub fn at(&mut self, what: &str) {
+    pub(crate) fn at(&mut self, what: &str) {
         self.say(&Line::At(what.to_owned()));
     }
 
@@ -58,7 +58,7 @@ impl Report {
 ///
 /// # Errors
 /// A message for the user; also after the deadline.
-pub fn start(deadline: Instant, make: impl FnOnce(&mut Report) -> Result<(), String>) -> Result<i32, String> {
+pub(crate) fn start(deadline: Instant, make: impl FnOnce(&mut Report) -> Result<(), String>) -> Result<i32, String> {
     let system = |error: io::Error| format!("cannot start a process: {error}");
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| system(error.into()))?;
     let child = in_child(|| {

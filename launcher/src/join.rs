@@ -25,11 +25,11 @@ const CAPABILITIES: u32 = 64;
 /// The capabilities that programs of the container may have, by set-user-id or with file capabilities: Podman's default (CHOWN,
 /// DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, SYS_CHROOT, SETFCAP). They hold for the container's
 /// own ids and files alone.
-pub const BOUNDS: u64 = 0x8004_05fb;
+pub(crate) const BOUNDS: u64 = 0x8004_05fb;
 
 /// Where a task starts.
 #[derive(Debug)]
-pub enum Directories<'a> {
+pub(crate) enum Directories<'a> {
     /// In the directory that the user asked for.
     Exactly(&'a Path),
     /// In the first of these that the container has: the directory on the node, the image's; else in `/`.
@@ -60,7 +60,11 @@ impl Directories<'_> {
 
 /// Moves this process into the container, with at most the privileges of the container's own processes, and
 /// into a directory there. Mounts a program of the node into the container.
-pub fn enter(container: &Process, program: Option<NodeProgram>, directories: &Directories<'_>) -> Result<(), String> {
+pub(crate) fn enter(
+    container: &Process,
+    program: Option<NodeProgram>,
+    directories: &Directories<'_>,
+) -> Result<(), String> {
     let failed = |error: &dyn fmt::Display| format!("cannot enter the container: {error}; tell the administrator");
     let bounds = capability_bounds(container.pid()).map_err(|error| failed(&error))?;
     let join = |namespaces| move_into_thread_name_spaces(container.as_fd(), namespaces).map_err(|error| failed(&error));
@@ -83,7 +87,7 @@ pub fn enter(container: &Process, program: Option<NodeProgram>, directories: &Di
 }
 
 /// Drops from the bounding set all capabilities but these, one bit each.
-pub fn limit_capabilities(bounds: u64) -> rustix::io::Result<()> {
+pub(crate) fn limit_capabilities(bounds: u64) -> rustix::io::Result<()> {
     (0..CAPABILITIES).filter(|number| bounds & (1 << number) == 0).try_for_each(drop_capability)
 }
 
@@ -108,19 +112,19 @@ fn capability_bounds(pid: i32) -> Result<u64, String> {
 
 /// Error of executing the user's command.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Failure {
+pub(crate) struct Failure {
     command: String,
     errno: Errno,
 }
 
 impl Failure {
     /// Returns the exit code that a shell would return.
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         if self.errno == Errno::ENOENT { 127 } else { 126 }
     }
 
     /// Returns the message for a command outside the image.
-    pub fn on_the_node(&self) -> String {
+    pub(crate) fn on_the_node(&self) -> String {
         format!("cannot execute \"{}\": {}", self.command, self.errno.desc())
     }
 }
@@ -136,7 +140,7 @@ impl fmt::Display for Failure {
 
 /// Executes the command, searched for in the image's `PATH`. As without an image, the program gets its full path as its name
 /// (`_build_path` in slurmstepd). Returns only on failure.
-pub fn execute(command: &[OsString], variables: &Variables) -> Failure {
+pub(crate) fn execute(command: &[OsString], variables: &Variables) -> Failure {
     let name = command.first().map_or(OsStr::new(""), OsString::as_os_str);
     let failure = |errno| Failure { command: name.to_string_lossy().into_owned(), errno };
     let Ok(mut arguments) = command.iter().map(|part| CString::new(part.as_bytes())).collect::<Result<Vec<_>, _>>()

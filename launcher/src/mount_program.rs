@@ -17,7 +17,7 @@ use crate::podman::{JOB_ID, PATH, end_of};
 ///
 /// # Errors
 /// A message for the user, with the end of the program's output.
-pub fn mount(program: &Path, paths: &StepPaths, overlay: &Overlay, place: &Path) -> Result<(), String> {
+pub(crate) fn mount(program: &Path, paths: &StepPaths, overlay: &Overlay, place: &Path) -> Result<(), String> {
     let name = program.display();
     let log = paths.launch_directory().join("mount-program.log");
     let output = File::create(&log).map_err(|error| format!("cannot write {}: {error}", log.display()))?;

@@ -9,12 +9,12 @@ const OF_THE_IMAGE: [&str; 14] = [
 ];
 
 /// Whether a path is one of the directories that make up an image.
-pub fn is_of_image(path: &Path) -> bool {
+pub(crate) fn is_of_image(path: &Path) -> bool {
     OF_THE_IMAGE.iter().any(|part| path == Path::new(part))
 }
 
 /// Whether a path is one of the directories that make up an image, or lies in one.
-pub fn hides_image(path: &Path) -> bool {
+pub(crate) fn hides_image(path: &Path) -> bool {
     path.ancestors().any(|above| is_of_image(above) && (above != Path::new("/") || path == above))
 }
 

@@ -18,7 +18,7 @@ use crate::accounts::{Accounts, Group, User};
 
 /// A look-up that has begun.
 #[derive(Debug)]
-pub struct LookUp {
+pub(crate) struct LookUp {
     process: Process,
     answer: OwnedFd,
 }
@@ -28,7 +28,7 @@ impl LookUp {
     ///
     /// # Errors
     /// Those of `fork(2)` and `pipe(2)`.
-    pub fn begin(step: &StepFile) -> io::Result<Self> {
+    pub(crate) fn begin(step: &StepFile) -> io::Result<Self> {
         let (answer, writer) = pipe_with(PipeFlags::CLOEXEC)?;
         let process = in_child(|| match answer_of(step, writer) {
             Ok(()) => 0,
@@ -41,7 +41,7 @@ impl LookUp {
     ///
     /// # Errors
     /// The child has failed.
-    pub fn finish(self) -> io::Result<Accounts> {
+    pub(crate) fn finish(self) -> io::Result<Accounts> {
         let mut bytes = Vec::new();
         File::from(self.answer).read_to_end(&mut bytes)?;
         waitpid(Pid::from_raw(self.process.pid()), WaitOptions::empty())?;

@@ -24,7 +24,7 @@ const LIBRARIES: &str = "_libs";
 
 /// A file on the node, mounted into the container if its path does not exist there.
 #[derive(Debug)]
-pub struct NodeProgram {
+pub(crate) struct NodeProgram {
     path: PathBuf,
     /// Serializes tasks of one step that mount the same file.
     lock: File,
@@ -32,7 +32,7 @@ pub struct NodeProgram {
 
 /// A program whose mount was cloned.
 #[derive(Debug)]
-pub struct Cloned {
+pub(crate) struct Cloned {
     path: PathBuf,
     lock: File,
     program: DetachedMount,
@@ -42,7 +42,7 @@ pub struct Cloned {
 impl NodeProgram {
     /// Returns a program that is given by an absolute path and belongs to the user on this node; `None` for any other, which is
     /// the image's. `shown` are directories of the node that the container shows in any case.
-    pub fn find(program: &Path, shown: &[&Path], lock: &Path) -> Option<Self> {
+    pub(crate) fn find(program: &Path, shown: &[&Path], lock: &Path) -> Option<Self> {
         let is_shown = shown.iter().any(|directory| program.starts_with(directory));
         if !program.is_absolute() || is_shown || is_of_image(program) {
             return None;
@@ -57,7 +57,7 @@ impl NodeProgram {
     ///
     /// # Errors
     /// Those of the system calls.
-    pub fn clone_mount(self) -> io::Result<Cloned> {
+    pub(crate) fn clone_mount(self) -> io::Result<Cloned> {
         unshare(CloneFlags::CLONE_NEWNS)?;
         let mut libraries = OsString::from(&self.path);
         libraries.push(LIBRARIES);
@@ -77,7 +77,7 @@ impl Cloned {
     ///
     /// # Errors
     /// A message for the user.
-    pub fn show(self) -> Result<(), String> {
+    pub(crate) fn show(self) -> Result<(), String> {
         let path = self.path.display().to_string();
         self.attach().map_err(|error| format!("cannot mount \"{path}\" of this node into the container: {error}"))
     }

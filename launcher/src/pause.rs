@@ -23,13 +23,13 @@ use rustix::fs::{FlockOperation, flock};
 use crate::podman::enter_namespace;
 
 /// The verbs of the command lines of the two processes.
-pub const VERBS: [&str; 2] = ["pause", "hold"];
+pub(crate) const VERBS: [&str; 2] = ["pause", "hold"];
 
 /// Ensures that the step has a pause process. The first task that takes the lock starts it.
 ///
 /// # Errors
 /// Those of starting the process; the caller can ignore them: Podman then starts a pause process by itself.
-pub fn ensure(directory: &Path) -> io::Result<()> {
+pub(crate) fn ensure(directory: &Path) -> io::Result<()> {
     // Root's Podman needs no user namespace, and so no pause process.
     if rustix::process::geteuid().is_root() {
         return Ok(());
@@ -51,7 +51,7 @@ pub fn ensure(directory: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// The namespaces cannot be entered, or the process cannot be started.
-pub fn start(directory: &Path) -> io::Result<()> {
+pub(crate) fn start(directory: &Path) -> io::Result<()> {
     let paths = StepPaths::new(directory);
     let pid_file = pid_file(&paths);
     let program = std::env::current_exe()?;
@@ -70,7 +70,7 @@ pub fn start(directory: &Path) -> io::Result<()> {
 }
 
 /// Keeps the namespaces of this process until it is killed. Signals that are sent to all processes of the step do not end it.
-pub fn hold() -> ! {
+pub(crate) fn hold() -> ! {
     let _ = SigSet::all().thread_block();
     loop {
         std::thread::park();

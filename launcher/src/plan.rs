@@ -15,7 +15,8 @@ use crate::mounts;
 /// Directories of the node that every container shows, and whether they are read-only there.
 const OF_THE_NODE: [(&str, bool); 4] = [("/proc", false), ("/sys", true), ("/dev", false), ("/tmp", false)];
 /// Files of the node that every container has a copy of, in the place of the image's.
-pub const COPIED: [&str; 5] = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/etc/localtime", "/etc/machine-id"];
+pub(crate) const COPIED: [&str; 5] =
+    ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/etc/localtime", "/etc/machine-id"];
 /// The file by which programs notice that they are in a container, as Podman makes it.
 const CONTAINERENV: &str = "/run/.containerenv";
 /// Variables with directories that MPI libraries share with Slurm: PMIx (the server's and the client's), and Cray's PALS.
@@ -23,7 +24,7 @@ const MPI_DIRECTORIES: [&str; 3] = ["PMIX_SERVER_TMPDIR", "SLURM_PMIX_TMPDIR", "
 
 /// The facts of the node and of the image that the plan depends on.
 #[derive(Debug, Clone, Default)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The home directory of the job's environment.
     pub home: Option<PathBuf>,
     /// The directory in which the step was started.
@@ -40,7 +41,7 @@ pub struct Facts {
 
 /// The image's files of names; empty where it has none.
 #[derive(Debug, Clone, Default)]
-pub struct ImageAccounts {
+pub(crate) struct ImageAccounts {
     /// `/etc/passwd`.
     pub passwd: Vec<u8>,
     /// `/etc/group`.
@@ -49,7 +50,7 @@ pub struct ImageAccounts {
 
 /// The plan. Files come before mounts, and both are in order: a later mount may lie in an earlier one.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Files to put into the container's writable layer.
     pub files: Vec<(PathBuf, Vec<u8>)>,
     /// Paths of the node to show.
@@ -59,12 +60,12 @@ pub struct Plan {
 }
 
 /// Reads the values of [`MPI_DIRECTORIES`].
-pub fn mpi_directories(variable: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
+pub(crate) fn mpi_directories(variable: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
     MPI_DIRECTORIES.iter().filter_map(|name| variable(name)).collect()
 }
 
 /// Makes the plan. `exists` says whether the node has a path.
-pub fn plan(request: &Request, site: &StepFile, facts: Facts, mut exists: impl FnMut(&Path) -> bool) -> Plan {
+pub(crate) fn plan(request: &Request, site: &StepFile, facts: Facts, mut exists: impl FnMut(&Path) -> bool) -> Plan {
     let mut files = facts.copied;
     files.extend(
         accounts::passwd(&facts.image_accounts.passwd, &facts.accounts).map(|text| ("/etc/passwd".into(), text)),

@@ -20,15 +20,15 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Slurm's variable for the job of a process.
-pub const JOB_ID: &str = "SLURM_JOB_ID";
+pub(crate) const JOB_ID: &str = "SLURM_JOB_ID";
 /// The places of the system's programs: Podman and others are found there, whatever the job's `PATH` is.
-pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Maximum length of Podman's output in messages, in characters from the end.
 const TAIL: usize = 600;
 
 /// The Podman of a step.
 #[derive(Debug)]
-pub struct Podman {
+pub(crate) struct Podman {
     program: PathBuf,
     /// File for Podman's output: conmon, which outlives the call, would keep a pipe open.
     log: PathBuf,
@@ -42,7 +42,7 @@ pub struct Podman {
 
 impl Podman {
     /// Returns the Podman that uses a step's store and directories.
-    pub fn new(paths: &StepPaths, step: &StepFile, launcher: &Path) -> Self {
+    pub(crate) fn new(paths: &StepPaths, step: &StepFile, launcher: &Path) -> Self {
         let variables = vec![
             ("CONTAINERS_STORAGE_CONF", paths.storage_conf()),
             ("CONTAINERS_CONF_OVERRIDE", paths.containers_conf()),
@@ -63,7 +63,7 @@ impl Podman {
     ///
     /// # Errors
     /// A message with the end of Podman's output; a call that exceeds the deadline is killed.
-    pub fn ask(
+    pub(crate) fn ask(
         &self,
         arguments: &[String],
         variables: &[(&str, OsString)],
@@ -120,7 +120,7 @@ impl Podman {
 }
 
 /// Returns the end of a program's output on one line, after a colon; an empty text if there is none.
-pub fn end_of(output: &[u8]) -> String {
+pub(crate) fn end_of(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" / ");
     let skip = line.chars().count().saturating_sub(TAIL);
@@ -133,7 +133,7 @@ fn create(path: &Path) -> Result<File, String> {
 }
 
 /// Enters the step's user namespace and a new mount namespace, and executes Podman. Returns only on failure, with a message.
-pub fn become_podman(directory: &Path, command: &[OsString]) -> String {
+pub(crate) fn become_podman(directory: &Path, command: &[OsString]) -> String {
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("cannot start podman: {what}: {error}");
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
     if let Err(error) = enter_namespace(&StepPaths::new(directory).container_namespace()) {
@@ -152,7 +152,7 @@ pub fn become_podman(directory: &Path, command: &[OsString]) -> String {
 ///
 /// # Errors
 /// Those of the system calls.
-pub fn enter_namespace(path: &Path) -> io::Result<()> {
+pub(crate) fn enter_namespace(path: &Path) -> io::Result<()> {
     let namespace = File::open(path)?;
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))?;
     // Mounts made here do not propagate to the node, and unmounts on the node propagate here.

@@ -28,7 +28,7 @@ const PROXIES: [&str; 6] = ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY
 
 /// An image that was pulled.
 #[derive(Debug)]
-pub struct Pulled {
+pub(crate) struct Pulled {
     /// Its layers in Podman's storage.
     pub layers: Layers,
     /// Its settings.
@@ -63,7 +63,7 @@ struct Directories {
 ///
 /// # Errors
 /// A message for the user.
-pub fn pull(
+pub(crate) fn pull(
     podman: &Podman,
     name: &str,
     home: Option<&Path>,

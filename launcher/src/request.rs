@@ -10,7 +10,7 @@ use parallax_spank_hooks::{REQUEST, text};
 ///
 /// # Errors
 /// A message for the user: the variable is malformed, because the user or a prolog changed it.
-pub fn of_step() -> Result<Request, String> {
+pub(crate) fn of_step() -> Result<Request, String> {
     match std::env::var(text(REQUEST)) {
         Ok(value) => Request::from_variable(&value).map_err(|error| format!("{}: {error}", text(REQUEST))),
         Err(_) => Ok(Request::default()),
@@ -18,7 +18,7 @@ pub fn of_step() -> Result<Request, String> {
 }
 
 /// Returns the command with the image's entry point before it, if the user asks for that.
-pub fn with_entrypoint(request: &Request, step: &StepFile, command: &[OsString]) -> Vec<OsString> {
+pub(crate) fn with_entrypoint(request: &Request, step: &StepFile, command: &[OsString]) -> Vec<OsString> {
     let entrypoint = if request.entrypoint == Some(true) { step.entrypoint.as_slice() } else { &[] };
     entrypoint.iter().map(OsString::from).chain(command.iter().cloned()).collect()
 }

@@ -26,7 +26,7 @@ const NO_CONTAINER: u8 = 125;
 const TIMINGS: &str = "PARALLAX_TIMINGS";
 
 /// Runs the launcher with these arguments.
-pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match args::parse(arguments) {
         None => fail("parallax-launch is started by Slurm's plugin for Parallax and not meant to be called by hand"),
         Some(Order::Fail { message }) if message.is_empty() => ExitCode::from(NO_CONTAINER),

@@ -3,7 +3,6 @@
 //! - [`run`]: runs the command; [`command`]: the description of its command line.
 //! - [`image`], [`migration::flat`], [`source::registries`]: parsers of foreign input, public for fuzzing.
 
-#![deny(unreachable_pub, clippy::indexing_slicing)]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod cli;

@@ -17,7 +17,6 @@
 //! - [`log`]: the log.
 //! - [`mod@run`]: the order of the work.
 
-#![deny(unreachable_pub, clippy::indexing_slicing)]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod assignments;

@@ -11,7 +11,7 @@ use crate::c;
 
 /// Returns the source of an option's value: Slurm passes the very string that getenv(3) returns
 /// (`spank_process_env_options`, Slurm 23.11 to 26.05).
-pub fn source(option: c_int, value: *const c_char) -> Source {
+pub(crate) fn source(option: c_int, value: *const c_char) -> Source {
     let Some(text) = OPTIONS.iter().find(|text| text.option as c_int == option) else { return Source::Typed };
     // SAFETY: the name is a string, and nothing changes the environment meanwhile.
     let inherited = unsafe { c::getenv(text.inherited.as_ptr()) };
@@ -20,7 +20,7 @@ pub fn source(option: c_int, value: *const c_char) -> Source {
 
 /// Removes an inherited image that was given for another job than the one this process belongs to. `is_step` is true in
 /// srun, which makes a step of its own job; sbatch and salloc make another job.
-pub fn drop_of_other_jobs(is_step: bool) {
+pub(crate) fn drop_of_other_jobs(is_step: bool) {
     let Some(pin) = variable(PIN) else { return remove(REQUEST) };
     let mut parts = pin.split(|byte| *byte == b' ');
     let (job, image) = (parts.next(), parts.next());
@@ -41,7 +41,7 @@ pub fn drop_of_other_jobs(is_step: bool) {
 }
 
 /// Puts the user's defaults where Slurm looks for options, if nothing is there.
-pub fn take_defaults() {
+pub(crate) fn take_defaults() {
     for (default, inherited) in DEFAULTS {
         // SAFETY: both are strings, and Slurm's programs have one thread while they read their options. setenv(3) copies the
         // value. Without memory for that there is no default.

@@ -9,7 +9,6 @@
 //! this part needs a few functions of Slurm only ([`c`]).
 
 #![no_std]
-#![deny(clippy::indexing_slicing)]
 #![allow(unsafe_code, reason = "called by C and calls C; there is no safe layer without a standard library")]
 
 use core::ffi::{c_char, c_int, c_uint};

@@ -18,7 +18,7 @@ const MAX_REMOVALS: u32 = 64;
 const SCHEMES: [&[u8]; 3] = [b"", b"unix://", b"unix:path="];
 
 /// Removes variables that name the directory of another step from the step's environment. Does nothing without [`STEP_DIRECTORY`].
-pub fn remove_variables(spank: c::spank_t) {
+pub(crate) fn remove_variables(spank: c::spank_t) {
     let mut buffer: [c_char; MAX_LENGTH] = [0; MAX_LENGTH];
     let Some(directory) = get(spank, STEP_DIRECTORY, &mut buffer) else { return };
     // Accepts a path only: the user controls the variable.

@@ -14,18 +14,18 @@ static HOOKS: AtomicPtr<StepHooks> = AtomicPtr::new(null_mut());
 static MISSING: AtomicBool = AtomicBool::new(false);
 
 /// Returns the part's hooks, if the part is loaded.
-pub fn loaded() -> Option<&'static StepHooks> {
+pub(crate) fn loaded() -> Option<&'static StepHooks> {
     // SAFETY: the pointer is null or that of a variable of the part, which stays loaded until the process ends.
     unsafe { HOOKS.load(Relaxed).as_ref() }
 }
 
 /// Whether loading the part failed.
-pub fn is_missing() -> bool {
+pub(crate) fn is_missing() -> bool {
     MISSING.load(Relaxed)
 }
 
 /// Prints an error for the user in the task: [`load`] on a node writes to Slurm's log only.
-pub fn tell_that_it_is_missing() {
+pub(crate) fn tell_that_it_is_missing() {
     let told =
         c"parallax: incomplete Parallax installation on this node: cannot load %s for the task's image; tell the administrator";
     // SAFETY: the format takes one string, and the file's name is one.
@@ -33,7 +33,7 @@ pub fn tell_that_it_is_missing() {
 }
 
 /// Returns the part's hooks and loads the part if necessary; `None`, logged once in Slurm's log, if loading fails.
-pub fn load() -> Option<&'static StepHooks> {
+pub(crate) fn load() -> Option<&'static StepHooks> {
     if loaded().is_none() && !is_missing() {
         let mut path: [c_char; c::PATH_MAX as usize] = [0; c::PATH_MAX as usize];
         let hooks = beside_this_file(&mut path).map_or(null_mut(), open);

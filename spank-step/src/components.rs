@@ -14,7 +14,7 @@ use crate::request;
 
 /// The requests of the components that Slurm has read so far.
 #[derive(Debug, Default)]
-pub struct Components {
+pub(crate) struct Components {
     read: Option<Read>,
 }
 
@@ -30,7 +30,7 @@ impl Components {
     ///
     /// # Errors
     /// A message for the user: a value is invalid, or the component's request differs from the first one's.
-    pub fn next(&mut self, events: &[Event], makes_step: bool) -> Result<Option<Wanted>, String> {
+    pub(crate) fn next(&mut self, events: &[Event], makes_step: bool) -> Result<Option<Wanted>, String> {
         let Some(read) = &mut self.read else {
             // Earlier components, if any, had no option: the plugin did not load this part for them.
             let component = events.last().map_or(0, |event| event.component);

@@ -7,7 +7,7 @@ use slurm_spank::{SpankError, SpankHandle};
 
 /// Arguments of the plugin in plugstack.conf.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Setting {
+pub(crate) struct Setting {
     /// `config=FILE`: the configuration file.
     pub config: PathBuf,
     /// `launcher=FILE`: the launcher.
@@ -28,7 +28,7 @@ impl Setting {
     ///
     /// # Errors
     /// A message that names the unknown argument.
-    pub fn read(spank: &SpankHandle) -> Result<Self, String> {
+    pub(crate) fn read(spank: &SpankHandle) -> Result<Self, String> {
         let arguments = spank.plugin_argv().map_err(|_| "an argument in plugstack.conf is not UTF-8".to_owned())?;
         Self::parse(&arguments)
     }
@@ -55,7 +55,7 @@ const MAX_GROUPS: usize = 1024;
 
 /// Properties of the step that slurmstepd runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Job {
+pub(crate) struct Job {
     /// The step.
     pub step: StepId,
     /// The user.
@@ -68,7 +68,7 @@ pub struct Job {
 
 impl Job {
     /// Asks Slurm.
-    pub fn read(spank: &SpankHandle) -> Result<Self, SpankError> {
+    pub(crate) fn read(spank: &SpankHandle) -> Result<Self, SpankError> {
         let step = StepId {
             job: spank.job_id()?,
             step: spank.job_stepid()?,
@@ -83,17 +83,17 @@ impl Job {
 
     /// Returns the supplementary groups that Slurm gives the step's tasks. `None` without a list, or if the list is too long for a
     /// request; the agent then queries the user database.
-    pub fn groups(spank: &SpankHandle) -> Option<Vec<u32>> {
+    pub(crate) fn groups(spank: &SpankHandle) -> Option<Vec<u32>> {
         spank.job_supplementary_gids().ok().filter(|groups| (1..=MAX_GROUPS).contains(&groups.len()))
     }
 
     /// Whether this is the extern step, of processes from outside the job's own steps.
-    pub fn is_extern(&self) -> bool {
+    pub(crate) fn is_extern(&self) -> bool {
         self.step.step == EXTERN_CONT
     }
 
     /// Whether the step is a script or a shell in which a user calls srun and podman themselves.
-    pub fn is_script(&self) -> bool {
+    pub(crate) fn is_script(&self) -> bool {
         matches!(self.step.step, BATCH_SCRIPT | INTERACTIVE_STEP)
     }
 }

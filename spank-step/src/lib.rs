@@ -21,8 +21,6 @@
 //!   earlier.
 //! - Its own return values would reach Slurm: a hook whose failure drains a node returns 0 in any case ([`exported`]).
 
-#![deny(clippy::indexing_slicing)]
-
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -103,7 +101,7 @@ mod exported {
     // SAFETY: the plugin looks this name up in this file alone (dlsym on its handle).
     #[unsafe(no_mangle)]
     #[allow(non_upper_case_globals, reason = "the plugin's name for it")]
-    pub static parallax_step_hooks_3: StepHooks =
+    pub(crate) static parallax_step_hooks_3: StepHooks =
         StepHooks { option, unregistered, init_post_opt, user_init, task_init_privileged, task_init, exit };
 
     extern "C" fn option(event: OptionEvent) {

@@ -14,13 +14,13 @@ const INHERITED_IMAGE: &str = names::text(names::INHERITED_IMAGE);
 const INHERITED_MODE: &str = names::text(names::INHERITED_MODE);
 /// Returns the names of Slurm's own variables for the options of a step. Slurm tries to remove them from the tasks' environment but
 /// skips every second one (24.11, `spank_clear_remote_options_env`), and an srun in the step would then use them as its own.
-pub fn left_by_slurm() -> impl Iterator<Item = String> {
+pub(crate) fn left_by_slurm() -> impl Iterator<Item = String> {
     names::OPTIONS.iter().map(|option| format!("{}{}", names::OF_STEP, option.option.name().replace('-', "_")))
 }
 
 /// A requested image and its mode.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// The image as given by the user.
     pub image: String,
     /// The mode, if given.
@@ -31,7 +31,7 @@ pub struct Wanted {
 
 impl Wanted {
     /// Returns the variables by which every srun inherits this request.
-    pub fn inheritance(&self) -> impl Iterator<Item = (&'static str, &str)> {
+    pub(crate) fn inheritance(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let mode = self.mode.map(|mode| (INHERITED_MODE, mode.as_str()));
         [(INHERITED_IMAGE, self.image.as_str())].into_iter().chain(mode)
     }
@@ -48,7 +48,7 @@ struct Given {
 
 /// An option as reported by Slurm.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub(crate) struct Event {
     /// Which option.
     pub option: GivenOption,
     /// Its value, unchanged.
@@ -64,24 +64,24 @@ fn given() -> std::sync::MutexGuard<'static, Given> {
 }
 
 /// Records a given option. `option` and `source` are numbers of [`GivenOption`] and [`Source`].
-pub fn take(option: i32, value: &[u8], source: i32, component: u32) {
+pub(crate) fn take(option: i32, value: &[u8], source: i32, component: u32) {
     let Some(option) = GivenOption::of_number(option) else { return };
     let source = if source == Source::Inherited as i32 { Source::Inherited } else { Source::Typed };
     given().events.push(Event { option, value: value.to_owned(), source, component });
 }
 
 /// Returns all given options, in the order in which Slurm reported them.
-pub fn events() -> Vec<Event> {
+pub(crate) fn events() -> Vec<Event> {
     given().events.clone()
 }
 
 /// Records that an image was given but is unknown, because Slurm failed to register the options.
-pub fn are_unknown_now() {
+pub(crate) fn are_unknown_now() {
     given().unknown = true;
 }
 
 /// Whether an image was given but is unknown.
-pub fn are_unknown() -> bool {
+pub(crate) fn are_unknown() -> bool {
     given().unknown
 }
 
@@ -89,7 +89,7 @@ pub fn are_unknown() -> bool {
 ///
 /// # Errors
 /// A message for the user.
-pub fn wanted() -> Result<Option<Wanted>, String> {
+pub(crate) fn wanted() -> Result<Option<Wanted>, String> {
     let events = events();
     let last = |option| events.iter().rfind(|event| event.option == option).map(|event| event.value.as_slice());
     of_values(last(GivenOption::Image), last(GivenOption::Mode))
@@ -99,7 +99,7 @@ pub fn wanted() -> Result<Option<Wanted>, String> {
 ///
 /// # Errors
 /// A message for the user.
-pub fn of_values<'a>(image: Option<&'a [u8]>, mode: Option<&'a [u8]>) -> Result<Option<Wanted>, String> {
+pub(crate) fn of_values<'a>(image: Option<&'a [u8]>, mode: Option<&'a [u8]>) -> Result<Option<Wanted>, String> {
     let text = |name, value: Option<&'a [u8]>| value.map(|bytes| text(name, bytes)).transpose();
     parse(text(GivenOption::Image, image)?, text(GivenOption::Mode, mode)?)
 }
@@ -108,12 +108,12 @@ pub fn of_values<'a>(image: Option<&'a [u8]>, mode: Option<&'a [u8]>) -> Result<
 ///
 /// # Errors
 /// A message for the user: it is none.
-pub fn text(option: GivenOption, value: &[u8]) -> Result<&str, String> {
+pub(crate) fn text(option: GivenOption, value: &[u8]) -> Result<&str, String> {
     std::str::from_utf8(value).map_err(|_| format!("invalid value of --{}: it is not UTF-8", option.name()))
 }
 
 /// Whether the user gave an image, valid or not.
-pub fn names_image() -> bool {
+pub(crate) fn names_image() -> bool {
     given().events.iter().any(|event| event.option == GivenOption::Image)
 }
 
@@ -128,6 +128,6 @@ fn parse(image: Option<&str>, mode: Option<&str>) -> Result<Option<Wanted>, Stri
 }
 
 /// The message about an option of a step without an image.
-pub fn needs_image(option: GivenOption) -> String {
+pub(crate) fn needs_image(option: GivenOption) -> String {
     format!("--{} needs an image; specify one with --{}=IMAGE", option.name(), GivenOption::Image.name())
 }

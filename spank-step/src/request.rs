@@ -10,13 +10,13 @@ use parallax_spank_hooks::{self as names, GivenOption, Source};
 use crate::options::{self, Event, Wanted};
 
 /// The variable by which a request travels.
-pub const VARIABLE: &str = names::text(names::REQUEST);
+pub(crate) const VARIABLE: &str = names::text(names::REQUEST);
 
 /// Completes what one component of a job or step wants by its request.
 ///
 /// # Errors
 /// A message for the user: a value is invalid, or the options do not fit together.
-pub fn complete(wanted: Option<Wanted>, events: &[Event], component: u32) -> Result<Option<Wanted>, String> {
+pub(crate) fn complete(wanted: Option<Wanted>, events: &[Event], component: u32) -> Result<Option<Wanted>, String> {
     let typed = events.iter().filter(|event| event.component == component && event.source == Source::Typed);
     let typed: Vec<&Event> = typed.filter(|event| is_of_request(event.option)).collect();
     let Some(mut wanted) = wanted else {

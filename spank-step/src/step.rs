@@ -24,7 +24,7 @@ const UNEXPECTED: &str = "unexpected response from the Parallax agent; tell the 
 
 /// A step that has an image.
 #[derive(Debug)]
-pub struct Step {
+pub(crate) struct Step {
     launcher: String,
     lease: Lease,
 }
@@ -61,7 +61,7 @@ impl Held {
 impl Step {
     /// Requests the lease without waiting; `None` for a step without an image. Runs before stdio is set up: no message can reach
     /// the user yet, and an error returned here would drain the node.
-    pub fn begin(spank: &SpankHandle) -> Option<Self> {
+    pub(crate) fn begin(spank: &SpankHandle) -> Option<Self> {
         let wanted = match options::wanted() {
             Ok(None) => return None,
             Ok(Some(wanted)) => wanted,
@@ -90,12 +90,12 @@ impl Step {
     }
 
     /// Returns a failed step for the case that Slurm failed to register the options, whose values are then unknown.
-    pub fn without_options() -> Self {
+    pub(crate) fn without_options() -> Self {
         Self::failed("Slurm failed to register the options of Parallax on this node; tell the administrator".to_owned())
     }
 
     /// Returns the step after a panic in [`Step::begin`]: a step with an image must fail, others must not be affected.
-    pub fn after_panic() -> Option<Self> {
+    pub(crate) fn after_panic() -> Option<Self> {
         let message = "internal error on the node; tell the administrator";
         options::names_image().then(|| Self::failed(message.to_owned()))
     }
@@ -105,7 +105,7 @@ impl Step {
     }
 
     /// Waits for the lease, and sets its variables for the tasks. Runs as the user, before the tasks are forked.
-    pub fn await_lease(&mut self, spank: &SpankHandle) {
+    pub(crate) fn await_lease(&mut self, spank: &SpankHandle) {
         // An earlier failure is kept.
         let lease =
             std::mem::replace(&mut self.lease, Lease::Failed("internal error: no wait for the image".to_owned()));
@@ -147,7 +147,7 @@ impl Step {
 
     /// Ensures that the task sees the step's directory: Slurm may have given the job a private mount namespace. Runs in the
     /// task, as root, in that namespace.
-    pub fn show_in_task(&mut self) {
+    pub(crate) fn show_in_task(&mut self) {
         let Lease::Granted(held, grant) = &self.lease else { return };
         if StepPaths::new(&grant.directory).step_file().exists() {
             return;
@@ -165,7 +165,7 @@ impl Step {
     }
 
     /// Points the task at the launcher. Runs in the task, as the user.
-    pub fn prepare_task(&self, spank: &SpankHandle) -> Result<(), Box<dyn Error>> {
+    pub(crate) fn prepare_task(&self, spank: &SpankHandle) -> Result<(), Box<dyn Error>> {
         match &self.lease {
             Lease::Granted(held, grant) if held.mode() == Mode::Run => {
                 let directory = grant.directory.to_str().ok_or("the step's directory is not UTF-8")?;
@@ -194,7 +194,7 @@ impl Step {
     }
 
     /// Releases the lease and waits, up to a deadline, for the end of the cleanup.
-    pub fn end(self) {
+    pub(crate) fn end(self) {
         let (Lease::Granted(held, _) | Lease::Requested(held)) = self.lease else { return };
         let Held { client, job, config, .. } = held;
         let deadline = Instant::now() + config.step.end_deadline();

@@ -27,7 +27,7 @@ use crate::request;
 /// another message of Slurm, and with an `optional` plugin the job would run without its image. The program ends at once, because
 /// Slurm's regular exit would call this plugin again from within this hook. Slurm calls this function once for each component
 /// of a heterogeneous job or step. `makes_step` is true in srun.
-pub fn check(spank: &SpankHandle, components: &mut Components, makes_step: bool) {
+pub(crate) fn check(spank: &SpankHandle, components: &mut Components, makes_step: bool) {
     let job = if makes_step { std::env::var(text(JOB_ID)).ok().and_then(|job| job.parse().ok()) } else { None };
     let examined = components.next(&options::events(), makes_step).and_then(|wanted| match wanted {
         Some(wanted) => examine(spank, &wanted, job).map(|id| hand_on(&wanted, job, id)),

@@ -16,7 +16,7 @@ mod container;
 mod daemon;
 mod doctor;
 mod errors;
-pub mod faults;
+pub(crate) mod faults;
 mod fidelity;
 mod foreign;
 mod identity;
@@ -49,7 +49,7 @@ mod typed;
 mod without_locks;
 
 /// All of them, by name.
-pub fn tests() -> impl Iterator<Item = &'static Listed> {
+pub(crate) fn tests() -> impl Iterator<Item = &'static Listed> {
     [
         run::TESTS,
         container::TESTS,

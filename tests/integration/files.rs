@@ -23,7 +23,7 @@ tests! { machine:
 }
 
 /// Every test of this group.
-pub fn tests() -> impl Iterator<Item = &'static Listed> {
+pub(crate) fn tests() -> impl Iterator<Item = &'static Listed> {
     TESTS.iter().chain(circles::TESTS).chain(documents::TESTS).chain(facts::TESTS).chain(rules::TESTS)
 }
 

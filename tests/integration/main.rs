@@ -2,6 +2,8 @@
 //!
 //! None is ever skipped: callers other than root are told so, and everything fails. A part of a test's name runs only those.
 
+#![allow(clippy::indexing_slicing, reason = "a test that indexes past the end fails, as it should")]
+
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,7 +19,7 @@ use crate::cluster::faults::Fault;
 /// function.
 macro_rules! tests {
     ($($need:ident: $($test:ident),+ $(,)?);+ $(;)?) => {
-        pub const TESTS: &[crate::Listed] =
+        pub(crate) const TESTS: &[crate::Listed] =
             &[$($(crate::Listed::$need(concat!(module_path!(), "::", stringify!($test)), $test)),+),+];
     };
 }

@@ -19,8 +19,8 @@ use parallax_sys::mount::{DetachedMount, make_read_only, take_down};
 use parallax_sys::root::Root;
 use parallax_sys::user_namespace::{IdRange, UserNamespace};
 
-pub mod credentials;
-pub mod trust;
+pub(crate) mod credentials;
+pub(crate) mod trust;
 
 tests! { machine:
     a_layer_is_mounted_once_and_goes_with_its_last_holder,

@@ -1,5 +1,7 @@
 //! What tests, bench and demo have in common: the test cluster, and what "clean" means.
 
+#![allow(clippy::indexing_slicing, reason = "a test that indexes past the end fails, as it should")]
+
 pub mod clean;
 pub mod cluster;
 pub mod held;

@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::query::{Query, User};
 
 /// Writes the answer to a question. Returns the exit code of the process.
-pub fn write(query: &Query, reply: OwnedFd, config: &Path) -> i32 {
+pub(super) fn write(query: &Query, reply: OwnedFd, config: &Path) -> i32 {
     if set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
         return 1;
     }

@@ -50,7 +50,7 @@ type Asked = (Query, OwnedFd);
 ///
 /// # Errors
 /// Those of `poll(2)` and `recvmsg(2)`.
-pub fn run(config: &Path) -> io::Result<()> {
+pub(super) fn run(config: &Path) -> io::Result<()> {
     // Signals to the agent's process group or control group are the agent's business. The helper ends with it, however that ends.
     SigSet::from_iter([Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]).thread_block()?;
     set_parent_process_death_signal(Some(DeathSignal::KILL))?;

@@ -16,7 +16,7 @@ use super::table::Leases;
 
 /// The result of the search for an image.
 #[derive(Debug)]
-pub enum Found {
+pub(super) enum Found {
     /// The store that has the image, and its record.
     Image(TrustedStore, Box<ImageRecord>),
     /// No store has the image, and Podman is to pull it; a notice for the user.

@@ -11,13 +11,13 @@ use seccompiler::{
 };
 
 /// There are filters for this architecture.
-pub const SUPPORTED: bool = true;
+pub(super) const SUPPORTED: bool = true;
 
 /// Denies the process all calls that are not listed. To be called while there is one thread only.
 ///
 /// # Errors
 /// The error of the kernel or of seccompiler.
-pub fn apply() -> Result<(), String> {
+pub(super) fn apply() -> Result<(), String> {
     denied::make_trapped_calls_fail().map_err(|error| error.to_string())?;
     for program in programs().map_err(|error| error.to_string())? {
         apply_filter_all_threads(&program).map_err(|error| error.to_string())?;

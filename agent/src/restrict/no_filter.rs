@@ -1,13 +1,13 @@
 //! No filter, for other architectures: nothing is denied.
 
 /// There are no filters for this architecture.
-pub const SUPPORTED: bool = false;
+pub(super) const SUPPORTED: bool = false;
 
 /// Denies nothing.
 ///
 /// # Errors
 /// None.
 #[allow(clippy::unnecessary_wraps, reason = "as where there are filters")]
-pub fn apply() -> Result<(), String> {
+pub(super) fn apply() -> Result<(), String> {
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::lease::{Cause, LeaseKey, Leases, Refusal};
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Answers a request of the process `peer`.
-pub fn request(stream: &UnixStream, request: Request, peer: i32, leases: &Leases) -> Outcome {
+pub(super) fn request(stream: &UnixStream, request: Request, peer: i32, leases: &Leases) -> Outcome {
     let response = match request {
         Request::Lease(request) => return lease(stream, request, peer, leases),
         Request::Release { step } => Response::Released { problems: leases.release_step(step, Cause::Asked) },
@@ -74,7 +74,13 @@ fn granted(request: LeaseRequest, peer: i32, leases: &Leases) -> Result<(LeaseKe
 
 /// Ends a lease whose connection is closed or asks for its release, or whose process has ended. Any other request on the connection
 /// is refused and ends nothing: a plugin of another release may ask for what this agent does not know.
-pub fn end(stream: Option<&UnixStream>, key: LeaseKey, process: Process, cause: Cause, leases: &Leases) -> Outcome {
+pub(super) fn end(
+    stream: Option<&UnixStream>,
+    key: LeaseKey,
+    process: Process,
+    cause: Cause,
+    leases: &Leases,
+) -> Outcome {
     let Some(stream) = stream.filter(|_| cause != Cause::Process) else {
         leases.release(&key, cause);
         return Outcome::Done;

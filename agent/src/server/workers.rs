@@ -27,7 +27,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     /// Grants a lease.
     Lease,
     /// Anything else.
@@ -36,7 +36,7 @@ pub enum Kind {
 
 /// The outcome for the connection.
 #[derive(Debug)]
-pub enum Outcome {
+pub(super) enum Outcome {
     /// The connection is done and is closed.
     Done,
     /// The connection is a lease.
@@ -47,7 +47,7 @@ pub enum Outcome {
 
 /// A worker that is done.
 #[derive(Debug)]
-pub struct Finished {
+pub(super) struct Finished {
     kind: Kind,
     /// The connection's number.
     pub number: u64,
@@ -72,7 +72,7 @@ struct CompletionQueue {
 }
 
 /// All workers.
-pub struct Workers {
+pub(super) struct Workers {
     queue: Arc<CompletionQueue>,
     leases: Pool,
     others: Pool,
@@ -90,20 +90,20 @@ impl Workers {
     ///
     /// # Errors
     /// Those of the system calls.
-    pub fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         let signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let queue = Arc::new(CompletionQueue { finished: Mutex::default(), signal });
         Ok(Self { queue, leases: Pool::default(), others: Pool::default(), retry: None })
     }
 
     /// Runs work for a connection as soon as a thread is available.
-    pub fn submit(&mut self, kind: Kind, number: u64, work: impl FnOnce() -> Outcome + Send + 'static) {
+    pub(super) fn submit(&mut self, kind: Kind, number: u64, work: impl FnOnce() -> Outcome + Send + 'static) {
         self.pool(kind).waiting.push_back((number, Box::new(work)));
         self.start(kind);
     }
 
     /// Returns the workers that finished since the last call.
-    pub fn collect(&mut self) -> Vec<Finished> {
+    pub(super) fn collect(&mut self) -> Vec<Finished> {
         let _ = rustix::io::read(&self.queue.signal, &mut [0; 8]);
         let finished = std::mem::take(&mut *self.queue.finished.lock().unwrap_or_else(PoisonError::into_inner));
         for done in &finished {
@@ -117,13 +117,13 @@ impl Workers {
 
     /// Returns `true` if work is running or waiting.
     #[must_use]
-    pub fn are_busy(&self) -> bool {
+    pub(super) fn are_busy(&self) -> bool {
         [&self.leases, &self.others].into_iter().any(|pool| pool.running > 0 || !pool.waiting.is_empty())
     }
 
     /// Returns `true` if new work of this kind would have to wait.
     #[must_use]
-    pub fn are_full(&self, kind: Kind) -> bool {
+    pub(super) fn are_full(&self, kind: Kind) -> bool {
         match kind {
             Kind::Lease => self.leases.running >= MAX_LEASES,
             Kind::Other => self.others.running >= MAX_OTHERS,
@@ -132,12 +132,12 @@ impl Workers {
 
     /// Returns the time for [`Workers::try_again`].
     #[must_use]
-    pub fn retry(&self) -> Option<Instant> {
+    pub(super) fn retry(&self) -> Option<Instant> {
         self.retry
     }
 
     /// Retries to start threads.
-    pub fn try_again(&mut self) {
+    pub(super) fn try_again(&mut self) {
         if self.retry.is_some_and(|due| Instant::now() >= due) {
             self.retry = None;
             for kind in [Kind::Other, Kind::Lease] {

@@ -33,7 +33,8 @@ impl Link {
     #[must_use]
     pub fn of_hash(hash: &[u8; 32]) -> Self {
         const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-        Self(hash.iter().take(Self::LENGTH).map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect())
+        let letter = |byte: &u8| ALPHABET.get(usize::from(byte % 32)).copied().map(char::from);
+        Self(hash.iter().take(Self::LENGTH).filter_map(letter).collect())
     }
 
     /// The letters.

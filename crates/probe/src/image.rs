@@ -95,7 +95,7 @@ pub(crate) fn image(compressor: u16) -> Vec<u8> {
         .u64(directory_table)
         .u64(used) // fragments: an empty table
         .u64(NO_TABLE); // exports
-    image[..SUPERBLOCK].copy_from_slice(&superblock.0);
+    image.splice(..SUPERBLOCK, superblock.0);
     image.resize(image.len().next_multiple_of(PADDING), 0);
     image
 }

@@ -89,7 +89,7 @@ pub fn send(socket: impl AsFd, message: &(impl Serialize + Versioned), deadline:
     let mut rest = bytes.as_slice();
     while !rest.is_empty() {
         match rustix::net::send(&socket, rest, rustix::net::SendFlags::NOSIGNAL) {
-            Ok(sent) => rest = &rest[sent..],
+            Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
             Err(Errno::AGAIN) => wait(&socket, PollFlags::OUT, deadline)?,
             Err(Errno::INTR) => {}
             Err(Errno::PIPE | Errno::CONNRESET) => return Err(FrameError::Closed),
@@ -149,9 +149,9 @@ impl Incoming {
                 }
             };
             let room = wanted.min(piece.len());
-            match rustix::io::read(&socket, &mut piece[..room]) {
+            match rustix::io::read(&socket, piece.get_mut(..room).unwrap_or_default()) {
                 Ok(0) | Err(Errno::CONNRESET) => return Err(FrameError::Closed),
-                Ok(read) => self.bytes.extend_from_slice(&piece[..read]),
+                Ok(read) => self.bytes.extend_from_slice(piece.get(..read).unwrap_or_default()),
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),

@@ -1,7 +1,7 @@
 //! Lists in an option's value: items separated by a character, with a backslash before characters that are meant as they are.
 
 /// Splits at a separator that has no backslash before it. Backslashes stay in the items: see [`unescape`].
-pub fn split(text: &str, separator: char) -> Vec<&str> {
+pub(crate) fn split(text: &str, separator: char) -> Vec<&str> {
     let mut items = Vec::new();
     let mut rest = text;
     let mut from = 0;
@@ -23,7 +23,7 @@ pub fn split(text: &str, separator: char) -> Vec<&str> {
 }
 
 /// Removes the backslash before each character that has one. A backslash at the end stays.
-pub fn unescape(text: &str) -> String {
+pub(crate) fn unescape(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     let mut characters = text.chars();
     while let Some(character) = characters.next() {

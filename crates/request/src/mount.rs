@@ -46,7 +46,7 @@ const ACCEPTED: [&str; 5] = ["bind", "rbind", "nosuid", "nodev", "x-create=auto"
 const TMPFS: &str = "tmpfs";
 
 /// Parses a list of mounts. A word after a comma that is a flag belongs to the mount before it (`/a:/b:ro,rprivate`).
-pub fn parse_list(text: &str, directory: &Path) -> Result<Vec<Mount>, RequestError> {
+pub(crate) fn parse_list(text: &str, directory: &Path) -> Result<Vec<Mount>, RequestError> {
     let mut mounts = Vec::new();
     let mut items: Vec<String> = Vec::new();
     for item in split(text, ',') {
@@ -65,7 +65,7 @@ pub fn parse_list(text: &str, directory: &Path) -> Result<Vec<Mount>, RequestErr
 }
 
 /// Adds a mount of the same command line. One that is there already is no error, another one with its target is.
-pub fn push_new(mounts: &mut Vec<Mount>, mount: Mount) -> Result<(), RequestError> {
+pub(crate) fn push_new(mounts: &mut Vec<Mount>, mount: Mount) -> Result<(), RequestError> {
     match mounts.iter().find(|other| other.target == mount.target) {
         Some(same) if *same == mount => {}
         Some(_) => return Err(RequestError::SameTarget(mount.target.display().to_string())),
@@ -75,7 +75,7 @@ pub fn push_new(mounts: &mut Vec<Mount>, mount: Mount) -> Result<(), RequestErro
 }
 
 /// Adds a mount in the place of an earlier one with its target.
-pub fn push(mounts: &mut Vec<Mount>, mount: Mount) {
+pub(crate) fn push(mounts: &mut Vec<Mount>, mount: Mount) {
     match mounts.iter_mut().find(|other| other.target == mount.target) {
         Some(same) => *same = mount,
         None => mounts.push(mount),
@@ -169,7 +169,7 @@ fn absolute(path: &str, directory: &Path) -> Option<PathBuf> {
 }
 
 /// Whether a path is absolute and without `..`.
-pub fn is_plain(path: &Path) -> bool {
+pub(crate) fn is_plain(path: &Path) -> bool {
     path.is_absolute() && !path.components().any(|component| component == Component::ParentDir)
 }
 

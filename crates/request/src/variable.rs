@@ -50,7 +50,7 @@ impl Variable {
 }
 
 /// Parses a list of changes.
-pub fn parse_list(text: &str) -> Result<Vec<Variable>, RequestError> {
+pub(crate) fn parse_list(text: &str) -> Result<Vec<Variable>, RequestError> {
     split(text, ',').into_iter().map(|item| Variable::parse(&unescape(item))).collect()
 }
 

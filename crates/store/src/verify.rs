@@ -166,7 +166,7 @@ impl<'a> Verifier<'a> {
             self.note(Some(id), &path, "does not match its digests", MIGRATE_AGAIN);
         }
         for (index, layer) in record.layers.iter().enumerate() {
-            self.layer(id, layer, &record.layers[..index])?;
+            self.layer(id, layer, record.layers.get(..index).unwrap_or_default())?;
         }
         self.names(&record);
         self.listed_image(&record)
@@ -230,8 +230,8 @@ impl<'a> Verifier<'a> {
         let right = entry.is_some_and(|entry| {
             // What another tool flattened has other layers below in the list than in files.
             layer.sidecar
-                || entry["diff-digest"] == Digest::from(layer.diff_id).to_string()
-                    && entry.get("parent").and_then(Value::as_str).filter(|id| !id.is_empty()) == parent
+                || text_of(&entry, "diff-digest") == Some(&Digest::from(layer.diff_id).to_string())
+                    && text_of(&entry, "parent") == parent
         });
         if !right {
             self.note(Some(image), LAYERS_JSON, &format!("does not list the layer {}", layer.id), MIGRATE_AGAIN);
@@ -291,7 +291,7 @@ impl<'a> Verifier<'a> {
     /// Checks the files that Podman keeps of an image.
     fn big_data(&mut self, id: &ImageId) -> Result<(), StoreError> {
         let Some(entry) = self.images.get(id) else { return Ok(()) };
-        for (key, digest) in entry["big-data-digests"].as_object().into_iter().flatten() {
+        for (key, digest) in entry.get("big-data-digests").and_then(Value::as_object).into_iter().flatten() {
             let path = format!("{}/{}", layout::image_directory(id), big_data_file(key));
             let there = read_if_there(&self.store.root().join(&path))?;
             if there.is_none_or(|bytes| *digest != Digest::from(sha256(&bytes)).to_string()) {
@@ -327,11 +327,16 @@ fn check_file(path: &Path, layer: &LayerRecord) -> Result<Option<String>, StoreE
     loop {
         match file.read(&mut buffer).map_err(failed)? {
             0 => break,
-            got => hash.update(&buffer[..got]),
+            got => hash.update(buffer.get(..got).unwrap_or_default()),
         }
     }
     let is = hash.finish();
     Ok((Some(is) != layer.squashfs_sha256).then(|| format!("has changed: its SHA-256 is {is}")))
+}
+
+/// A text of an entry in one of Podman's lists; `None` if it has none or an empty one.
+fn text_of<'a>(entry: &'a Value, key: &str) -> Option<&'a str> {
+    entry.get(key).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ extern "C" fn handle(_signal: libc::c_int, _information: *mut libc::siginfo_t, c
     let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext };
     #[cfg(target_arch = "x86_64")]
     {
-        let accumulator = &mut registers.gregs[libc::REG_RAX as usize];
+        let Some(accumulator) = registers.gregs.get_mut(libc::REG_RAX as usize) else { return };
         // A tracer that fails calls (strace(1), --inject) gives them the number -1, which is on no list, and leaves its own error.
         if let Ok(number) = u64::try_from(*accumulator) {
             note(number);

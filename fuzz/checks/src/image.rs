@@ -1,7 +1,8 @@
 //! Manifests, indexes and configurations of images: anybody may have written them.
 
 use parallax_format::digest::{DiffId, Digest};
-use parallax_migrate_cli::image::{Image, Index, Manifest};
+use parallax_format::oci::Index;
+use parallax_migrate_cli::image::{Image, parse_manifest};
 use parallax_migrate_cli::migration::flat;
 use parallax_store::hash::sha256;
 use serde_json::json;
@@ -12,7 +13,7 @@ use serde_json::json;
 /// # Panics
 /// If it is not so.
 pub fn check(input: &[u8]) {
-    let _ = Manifest::parse(input);
+    let _ = parse_manifest(input);
     if let Ok(index) = serde_json::from_slice::<Index>(input) {
         for platform in index.manifests.into_iter().filter_map(|entry| entry.platform) {
             assert!(!platform.to_string().is_empty() && platform.takes(&platform));

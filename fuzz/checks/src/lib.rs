@@ -3,6 +3,8 @@
 //! Each module is one parser, with a function `check` that takes any bytes and panics where a promise is broken. libFuzzer
 //! calls it (`fuzz/fuzz_targets`), and so does the test here, with the inputs of `fuzz/corpus`. `fuzz/README.md` says how to add one.
 
+#![allow(clippy::indexing_slicing, reason = "a panic is how a check fails")]
+
 pub mod assignments;
 pub mod config;
 pub mod image;

@@ -24,7 +24,7 @@ fn padded(size: usize) -> usize {
 ///
 /// # Errors
 /// It can't be written.
-pub fn write(path: &Path, files: usize, average: usize) -> anyhow::Result<()> {
+pub(crate) fn write(path: &Path, files: usize, average: usize) -> anyhow::Result<()> {
     let mut archive = BufWriter::with_capacity(1 << 20, File::create(path)?);
     let layer_size = (0..files).map(|file| BLOCK + padded(size_of(file, average))).sum::<usize>() + 2 * BLOCK;
     let layer_size = layer_size as u64;

@@ -19,7 +19,7 @@ static RUNNING: Mutex<Option<Process>> = Mutex::new(None);
 ///
 /// # Errors
 /// If signals can't be caught.
-pub fn watch() -> anyhow::Result<()> {
+pub(crate) fn watch() -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals can't be caught")?;
     std::thread::spawn(move || {
         for signal in signals.forever() {
@@ -34,7 +34,7 @@ pub fn watch() -> anyhow::Result<()> {
 }
 
 /// The signal that came, if one did.
-pub fn signal() -> Option<u8> {
+pub(crate) fn signal() -> Option<u8> {
     u8::try_from(SIGNAL.load(Ordering::SeqCst)).ok().filter(|signal| *signal != 0)
 }
 
@@ -42,7 +42,7 @@ pub fn signal() -> Option<u8> {
 ///
 /// # Errors
 /// It can't be started, or a signal came.
-pub fn output(mut command: Command) -> anyhow::Result<Output> {
+pub(crate) fn output(mut command: Command) -> anyhow::Result<Output> {
     let child = start(&mut command)?;
     let output = child.wait_with_output();
     *running() = None;
@@ -54,7 +54,7 @@ pub fn output(mut command: Command) -> anyhow::Result<Output> {
 ///
 /// # Errors
 /// See above.
-pub fn check() -> anyhow::Result<()> {
+pub(crate) fn check() -> anyhow::Result<()> {
     match signal() {
         Some(signal) => bail!("interrupted by signal {signal}"),
         None => Ok(()),

@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What was measured with so many layers and leases held; milliseconds, one for each round.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Sampled {
+pub(crate) struct Sampled {
     /// The image's layers.
     pub layers: usize,
     /// The leases that were held.
@@ -54,7 +54,7 @@ pub struct Sampled {
 ///
 /// # Errors
 /// The agent refused, or a system call failed.
-pub fn run(rounds: usize) -> anyhow::Result<()> {
+pub(crate) fn run(rounds: usize) -> anyhow::Result<()> {
     let config = Config::load(Path::new(DEFAULT_PATH))?;
     let socket = config.agent.socket();
     let store = config.stores.first().context("no store")?;

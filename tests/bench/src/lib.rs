@@ -3,6 +3,8 @@
 //! Each row of the table is one module below `rows`. It measures with a [`session::Session`], which has the commands it
 //! is given run by turns on a node, and makes figures of the samples.
 
+#![allow(clippy::indexing_slicing, reason = "a measurement that indexes past the end fails, as it should")]
+
 mod big_image;
 mod interrupt;
 mod leases;

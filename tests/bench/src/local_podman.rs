@@ -10,7 +10,7 @@ use integration_tests::cluster::{Cluster, Done};
 
 /// Where a Podman has the image from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source<'a> {
+pub(crate) enum Source<'a> {
     /// It has pulled it.
     Pulled,
     /// It is in the store, and this program mounts it.
@@ -19,7 +19,7 @@ pub enum Source<'a> {
 
 /// A storage on the node's tmpfs, with a runtime directory and so a pause process of its own.
 #[derive(Debug)]
-pub struct LocalPodman {
+pub(crate) struct LocalPodman {
     directory: String,
 }
 
@@ -28,7 +28,7 @@ impl LocalPodman {
     ///
     /// # Errors
     /// Podman failed, or does not use the kernel's overlay.
-    pub fn new(cluster: &Cluster, program: &str, source: Source<'_>) -> anyhow::Result<Self> {
+    pub(crate) fn new(cluster: &Cluster, program: &str, source: Source<'_>) -> anyhow::Result<Self> {
         let made = cluster.run(NODE, USER, &["mktemp", "--directory", "/tmp/bench-XXXXXX"])?.success()?;
         let local = Self { directory: made.stdout.trim().to_owned() };
         match local.fill(cluster, source) {
@@ -42,7 +42,7 @@ impl LocalPodman {
 
     /// The variables that make Podman use it.
     #[must_use]
-    pub fn environment(&self) -> [(String, String); 3] {
+    pub(crate) fn environment(&self) -> [(String, String); 3] {
         [
             ("CONTAINERS_STORAGE_CONF", "storage.conf"),
             ("CONTAINERS_CONF_OVERRIDE", "containers.conf"),
@@ -93,7 +93,7 @@ impl LocalPodman {
     }
 
     /// Ends its pause process and removes it.
-    pub fn remove(&self, cluster: &Cluster, program: &str) {
+    pub(crate) fn remove(&self, cluster: &Cluster, program: &str) {
         let pid_file = format!("{}/run/libpod/tmp/pause.pid", self.directory);
         let ended = cluster.run(NODE, USER, &[program, "on-node", "end", &pid_file]).and_then(Done::success);
         // Its files belong to the user's subordinate ids, so this takes root.

@@ -14,7 +14,7 @@ const INTERVAL: Duration = Duration::from_millis(10);
 
 /// The most memory that was in use, in KiB.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Peak {
+pub(crate) struct Peak {
     /// By all processes at one time: private memory, and shared one as often as processes have it.
     pub all: u64,
     /// By one process of each name.
@@ -25,7 +25,7 @@ pub struct Peak {
 ///
 /// # Errors
 /// It failed.
-pub fn of(command: &[String]) -> anyhow::Result<Peak> {
+pub(crate) fn of(command: &[String]) -> anyhow::Result<Peak> {
     let [program, arguments @ ..] = command else { bail!("the command is empty") };
     let mut child = Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
     let root = i32::try_from(child.id())?;

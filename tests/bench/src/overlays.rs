@@ -18,7 +18,7 @@ use super::sampler::{Sample, Samples, turns};
 
 /// What to mount how, and how often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OverlaysPlan {
+pub(crate) struct OverlaysPlan {
     /// The layer as Podman names it; the SquashFS file lies beside it.
     pub lower: String,
     /// Further options, if the overlay is to have an id map; it is fuse-overlayfs then.
@@ -38,7 +38,7 @@ const ENDING: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// A mount failed.
-pub fn sample(plan: &OverlaysPlan) -> anyhow::Result<Samples> {
+pub(crate) fn sample(plan: &OverlaysPlan) -> anyhow::Result<Samples> {
     unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace")?;
     let mut rounds = Vec::new();
     for round in 0..plan.warm_ups + plan.rounds {

@@ -8,7 +8,7 @@ use super::statistics::Summary;
 
 /// One line of the table.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Figure {
+pub(crate) struct Figure {
     id: &'static str,
     what: &'static str,
     value: f64,
@@ -20,7 +20,7 @@ pub struct Figure {
 
 /// What a row of the benchmark measured.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Measured {
+pub(crate) struct Measured {
     /// The row's own figure first, then those that explain it.
     pub figures: Vec<Figure>,
     /// Paragraphs to print below the table.
@@ -30,14 +30,14 @@ pub struct Measured {
 impl Figure {
     /// A figure that is the median of what `summary` sums up.
     #[must_use]
-    pub fn new(id: &'static str, what: &'static str, summary: Summary, unit: &'static str) -> Self {
+    pub(crate) fn new(id: &'static str, what: &'static str, summary: Summary, unit: &'static str) -> Self {
         let (value, spread) = (rounded(summary.median), rounded(summary.spread));
         Self { id, what, value, unit, target: None, met: None, spread }
     }
 
     /// The same with the value that it should not exceed.
     #[must_use]
-    pub fn at_most(self, target: f64) -> Self {
+    pub(crate) fn at_most(self, target: f64) -> Self {
         Self { target: Some(target), met: Some(self.value <= target), ..self }
     }
 
@@ -53,7 +53,7 @@ fn rounded(value: f64) -> f64 {
 
 /// The table, and below it the notes and what was missed.
 #[must_use]
-pub fn markdown(measured: &[Measured]) -> String {
+pub(crate) fn markdown(measured: &[Measured]) -> String {
     let figures: Vec<&Figure> = measured.iter().flat_map(|row| &row.figures).collect();
     let mut text = String::from("| id | what | value | target | met | spread |\n|---|---|--:|--:|---|--:|\n");
     for figure in &figures {
@@ -81,7 +81,7 @@ pub fn markdown(measured: &[Measured]) -> String {
 ///
 /// # Errors
 /// A value is no number JSON can write.
-pub fn json(measured: &[Measured]) -> serde_json::Result<String> {
+pub(crate) fn json(measured: &[Measured]) -> serde_json::Result<String> {
     let figures: Vec<&Figure> = measured.iter().flat_map(|row| &row.figures).collect();
     Ok(serde_json::to_string_pretty(&figures)? + "\n")
 }

@@ -20,7 +20,7 @@ use super::session::Session;
 
 /// Something that is measured.
 #[derive(Debug)]
-pub struct Row {
+pub(crate) struct Row {
     /// Its name on the command line, and that of its first figure.
     pub id: &'static str,
     /// Measures it.
@@ -28,7 +28,7 @@ pub struct Row {
 }
 
 /// All rows, in the table's order.
-pub const ROWS: &[Row] = &[
+pub(crate) const ROWS: &[Row] = &[
     container_start::ROW,
     container_start_keep_id::ROW,
     step_start::ROW,

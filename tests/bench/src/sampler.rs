@@ -19,7 +19,7 @@ use super::{leases, memory, overlays};
 
 /// What to run, and how often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The commands that are compared.
     pub commands: Vec<Candidate>,
     /// How many rounds come before those that count.
@@ -30,7 +30,7 @@ pub struct Plan {
 
 /// One of the commands that are compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// The command line.
     pub command: Vec<String>,
     /// What is added to the environment.
@@ -42,20 +42,20 @@ pub struct Candidate {
 impl Candidate {
     /// A command line, split at its spaces.
     #[must_use]
-    pub fn new(line: &str) -> Self {
+    pub(crate) fn new(line: &str) -> Self {
         Self { command: words(line), environment: Vec::new(), before: Vec::new() }
     }
 
     /// The same with variables added.
     #[must_use]
-    pub fn with(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+    pub(crate) fn with(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
         self.environment.extend(variables);
         self
     }
 
     /// The same after another command line, split at its spaces, which is not measured.
     #[must_use]
-    pub fn after(self, line: &str) -> Self {
+    pub(crate) fn after(self, line: &str) -> Self {
         Self { before: words(line), ..self }
     }
 }
@@ -66,7 +66,7 @@ fn words(line: &str) -> Vec<String> {
 
 /// What came of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Samples {
+pub(crate) struct Samples {
     /// The Slurm job in which it ran.
     pub job: Option<String>,
     /// For each round that counts a sample of each command, in the plan's order.
@@ -75,7 +75,7 @@ pub struct Samples {
 
 /// One run of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// How long it took.
     pub elapsed: Duration,
     /// How long it and what it started and waited for kept processors busy, which others on the machine hardly change;
@@ -90,7 +90,7 @@ impl Samples {
     ///
     /// # Errors
     /// There are not `N` commands.
-    pub fn milliseconds<const N: usize>(&self) -> anyhow::Result<Vec<[f64; N]>> {
+    pub(crate) fn milliseconds<const N: usize>(&self) -> anyhow::Result<Vec<[f64; N]>> {
         let of_round = |round: &Vec<Sample>| {
             let times: Vec<f64> = round.iter().map(|sample| sample.elapsed.as_secs_f64() * 1000.0).collect();
             times.try_into().map_err(|times: Vec<f64>| anyhow!("{} samples in a round instead of {N}", times.len()))
@@ -103,7 +103,7 @@ impl Samples {
 ///
 /// # Errors
 /// What went wrong, with the end of what the command said.
-pub fn run(order: &[String]) -> anyhow::Result<()> {
+pub(crate) fn run(order: &[String]) -> anyhow::Result<()> {
     match order {
         [verb, plan] if verb == "sample" => {
             let plan = serde_json::from_str(plan).context("the plan is malformed")?;
@@ -141,7 +141,7 @@ fn sample(plan: &Plan) -> anyhow::Result<Samples> {
 
 /// The order of the commands in a round. Every round starts with another one, and when all have been first they go
 /// backwards, so that none always has the same one's aftermath to bear.
-pub fn turns(round: usize, count: usize) -> impl Iterator<Item = usize> {
+pub(crate) fn turns(round: usize, count: usize) -> impl Iterator<Item = usize> {
     let backwards = round / count.max(1) % 2 == 1;
     (0..count).map(move |turn| {
         let place = (turn + round) % count;

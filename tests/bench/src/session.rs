@@ -19,13 +19,13 @@ use integration_tests::cluster::{Cluster, Done, repository};
 use integration_tests::images;
 
 /// The node on which everything is measured, from beginning to end: the login node has nothing to add but its distance.
-pub const NODE: &str = "n1";
+pub(crate) const NODE: &str = "n1";
 
 /// The user for whom everything runs.
-pub const USER: &str = "u1";
+pub(crate) const USER: &str = "u1";
 
 /// The image that is started: one layer, as small as a real image gets.
-pub const IMAGE: &str = "localhost/debian";
+pub(crate) const IMAGE: &str = "localhost/debian";
 
 /// How long one order on the node may take, in seconds.
 const PATIENCE: &str = "1800";
@@ -41,7 +41,7 @@ const SALLOC: [&str; 6] = ["salloc", "--quiet", "--nodelist", NODE, "--ntasks=8"
 
 /// One run of the benchmark. What it started is taken down with it.
 #[derive(Debug)]
-pub struct Session {
+pub(crate) struct Session {
     local: OnceCell<LocalPodman>,
     // Before the cluster, because it is in the cluster's shared directory.
     directory: TempDir,
@@ -55,7 +55,7 @@ impl Session {
     ///
     /// # Errors
     /// What failed.
-    pub fn start(quick: bool, peer: Option<&Path>) -> anyhow::Result<Self> {
+    pub(crate) fn start(quick: bool, peer: Option<&Path>) -> anyhow::Result<Self> {
         let mut build = Command::new(repository().join("tests/images/build"));
         build.arg("debian").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Done::from(interrupt::output(build)?).success().context("tests/images/build debian")?;
@@ -79,7 +79,7 @@ impl Session {
 
     /// The cluster.
     #[must_use]
-    pub fn cluster(&self) -> &Cluster {
+    pub(crate) fn cluster(&self) -> &Cluster {
         &self.cluster
     }
 
@@ -87,7 +87,7 @@ impl Session {
     ///
     /// # Errors
     /// It can't be built or migrated.
-    pub fn migrate(&self, name: &str) -> anyhow::Result<()> {
+    pub(crate) fn migrate(&self, name: &str) -> anyhow::Result<()> {
         images::build(&[name])?;
         images::migrate(&self.cluster, name).map(drop)
     }
@@ -96,7 +96,7 @@ impl Session {
     ///
     /// # Errors
     /// It can't be made, or does not use the kernel's overlay.
-    pub fn local(&self) -> anyhow::Result<&LocalPodman> {
+    pub(crate) fn local(&self) -> anyhow::Result<&LocalPodman> {
         if self.local.get().is_none() {
             let _ = self.local.set(LocalPodman::new(&self.cluster, &self.on_node(), Source::Pulled)?);
         }
@@ -107,7 +107,7 @@ impl Session {
     ///
     /// # Errors
     /// It can't be made, or `work` failed.
-    pub fn with_mount_program<T>(
+    pub(crate) fn with_mount_program<T>(
         &self,
         program: &str,
         work: impl FnOnce(&LocalPodman) -> anyhow::Result<T>,
@@ -120,7 +120,7 @@ impl Session {
 
     /// The mount program to compare with, as the node sees it.
     #[must_use]
-    pub fn peer(&self) -> Option<String> {
+    pub(crate) fn peer(&self) -> Option<String> {
         self.peer.then(|| Path::new(&self.on_node()).with_file_name(PEER).display().to_string())
     }
 
@@ -128,7 +128,7 @@ impl Session {
     ///
     /// # Errors
     /// One can't be mounted.
-    pub fn sample_overlays(&self, podman: &LocalPodman, mut plan: OverlaysPlan) -> anyhow::Result<Samples> {
+    pub(crate) fn sample_overlays(&self, podman: &LocalPodman, mut plan: OverlaysPlan) -> anyhow::Result<Samples> {
         (plan.warm_ups, plan.rounds) = if self.quick { (1, plan.rounds.min(3)) } else { (4, plan.rounds) };
         let plan = serde_json::to_string(&plan)?;
         let variables = podman.environment().map(|(name, value)| format!("{name}={value}"));
@@ -144,7 +144,7 @@ impl Session {
     ///
     /// # Errors
     /// A command failed.
-    pub fn sample_in_step(&self, commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
+    pub(crate) fn sample_in_step(&self, commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
         self.sample(USER, &srun("--parallax-mode=podman"), commands, rounds)
     }
 
@@ -152,7 +152,7 @@ impl Session {
     ///
     /// # Errors
     /// A command failed.
-    pub fn sample_in_allocation(&self, commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
+    pub(crate) fn sample_in_allocation(&self, commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
         self.sample(USER, &SALLOC, commands, rounds)
     }
 
@@ -160,7 +160,11 @@ impl Session {
     ///
     /// # Errors
     /// A command failed.
-    pub fn sample_in_allocation_of_root(&self, commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
+    pub(crate) fn sample_in_allocation_of_root(
+        &self,
+        commands: Vec<Candidate>,
+        rounds: usize,
+    ) -> anyhow::Result<Samples> {
         self.sample("root", &SALLOC, commands, rounds)
     }
 
@@ -168,7 +172,12 @@ impl Session {
     ///
     /// # Errors
     /// A command failed.
-    pub fn sample_as_root(&self, commands: Vec<Candidate>, warm_ups: usize, rounds: usize) -> anyhow::Result<Samples> {
+    pub(crate) fn sample_as_root(
+        &self,
+        commands: Vec<Candidate>,
+        warm_ups: usize,
+        rounds: usize,
+    ) -> anyhow::Result<Samples> {
         let (warm_ups, rounds) = if self.quick { (0, 1) } else { (warm_ups, rounds) };
         let plan = serde_json::to_string(&Plan { commands, warm_ups, rounds })?;
         let done = self.run("root", &[&self.on_node(), "on-node", "sample", &plan])?;
@@ -177,14 +186,14 @@ impl Session {
 
     /// A directory on the shared file system for what rows make, as a node sees it.
     #[must_use]
-    pub fn directory(&self) -> String {
+    pub(crate) fn directory(&self) -> String {
         let name = self.directory.path().file_name().unwrap_or_default();
         Path::new("/shared").join(name).display().to_string()
     }
 
     /// The same directory as this machine sees it.
     #[must_use]
-    pub fn directory_here(&self) -> &Path {
+    pub(crate) fn directory_here(&self) -> &Path {
         self.directory.path()
     }
 
@@ -202,7 +211,7 @@ impl Session {
     ///
     /// # Errors
     /// It failed.
-    pub fn peak_memory(&self, command: &str) -> anyhow::Result<Peak> {
+    pub(crate) fn peak_memory(&self, command: &str) -> anyhow::Result<Peak> {
         let mut line = vec![self.on_node(), "on-node".to_owned(), "memory".to_owned()];
         line.extend(command.split_whitespace().map(ToOwned::to_owned));
         let done = self.run("root", &line.iter().map(String::as_str).collect::<Vec<_>>())?;
@@ -213,7 +222,11 @@ impl Session {
     ///
     /// # Errors
     /// It failed.
-    pub fn on_node_as_root<T: serde::de::DeserializeOwned>(&self, order: &str, rounds: usize) -> anyhow::Result<T> {
+    pub(crate) fn on_node_as_root<T: serde::de::DeserializeOwned>(
+        &self,
+        order: &str,
+        rounds: usize,
+    ) -> anyhow::Result<T> {
         let rounds = if self.quick { rounds.min(3) } else { rounds };
         let done = self.run("root", &[&self.on_node(), "on-node", order, &rounds.to_string()])?;
         serde_json::from_str(&done.stdout).with_context(|| format!("the node answered {:?}", done.stdout))
@@ -223,7 +236,7 @@ impl Session {
     ///
     /// # Errors
     /// It failed.
-    pub fn run(&self, user: &str, command: &[&str]) -> anyhow::Result<Done> {
+    pub(crate) fn run(&self, user: &str, command: &[&str]) -> anyhow::Result<Done> {
         let mut bounded = vec!["timeout", "--kill-after=10", PATIENCE];
         bounded.extend(command);
         let mut command = self.cluster.command(NODE, user, &bounded);
@@ -248,7 +261,7 @@ impl Session {
 
     /// Where the node's agent writes what it does.
     #[must_use]
-    pub fn agent_log(&self) -> PathBuf {
+    pub(crate) fn agent_log(&self) -> PathBuf {
         self.cluster.state().join(format!("log/{NODE}-agent.log"))
     }
 }
@@ -263,6 +276,6 @@ impl Drop for Session {
 
 /// The beginning of a command line that runs the rest as one task on the node, with the image.
 #[must_use]
-pub fn srun(mode: &'static str) -> [&'static str; 7] {
+pub(crate) fn srun(mode: &'static str) -> [&'static str; 7] {
     ["srun", "--nodelist", NODE, "--ntasks=1", JOB_NAME, "--parallax-image=localhost/debian", mode]
 }

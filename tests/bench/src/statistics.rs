@@ -2,7 +2,7 @@
 
 /// What many measured values come to.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// The middle one.
     pub median: f64,
     /// The distance between the quartiles as a fraction of the median: how far apart the middle half of the values lies.
@@ -12,7 +12,7 @@ pub struct Summary {
 impl Summary {
     /// Sums up values; of none, all is 0.
     #[must_use]
-    pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut sorted: Vec<f64> = values.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
         let median = quantile(&sorted, 0.5);
@@ -25,7 +25,7 @@ impl Summary {
 /// Half the width of the 95 % confidence interval of the values' median, from the order statistics that enclose it: with n
 /// values these lie 0.98 √n ranks below and above it, whatever the distribution.
 #[must_use]
-pub fn half_width(values: &[f64]) -> f64 {
+pub(crate) fn half_width(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     #[expect(clippy::cast_precision_loss, reason = "nobody takes 2^52 samples")]

@@ -25,11 +25,11 @@ tests! { cluster:
     idle_layers_stay_if_told,
 }
 
-pub const CONFIG: &str = "/etc/parallax/parallax.toml";
-pub const STORE: &str = "stores = [\"/shared/store\"]\n";
+pub(super) const CONFIG: &str = "/etc/parallax/parallax.toml";
+pub(super) const STORE: &str = "stores = [\"/shared/store\"]\n";
 
 /// Runs `body` while a compute node's agent has another configuration.
-pub fn with_config(
+pub(super) fn with_config(
     cluster: &Cluster,
     node: &str,
     text: &str,

@@ -14,7 +14,7 @@ use rustix::fs::inotify;
 
 use super::own_agent::{self, OwnAgent};
 
-pub mod cost;
+pub(super) mod cost;
 
 tests! { cluster:
     systemd_is_told_of_start_reload_and_stop,
@@ -31,7 +31,7 @@ tests! { cluster:
 const CLIENT: &str = include_str!("agent.py");
 
 /// Runs Python on n1 as a user, with the functions of `agent.py`.
-pub fn python(cluster: &Cluster, user: &str, script: &str) -> anyhow::Result<String> {
+pub(super) fn python(cluster: &Cluster, user: &str, script: &str) -> anyhow::Result<String> {
     let text = format!("{CLIENT}{script}");
     Ok(cluster.run("n1", user, &["python3", "-c", &text])?.success()?.stdout)
 }
@@ -105,13 +105,13 @@ connect(path)
 }
 
 /// A copy of the store behind a file system that stands still when `SIGSTOP` is sent to it.
-pub struct SlowStore<'a>(&'a Cluster);
+pub(super) struct SlowStore<'a>(&'a Cluster);
 
-pub const SLOW_STORE: &str = "/run/slow-store";
+pub(super) const SLOW_STORE: &str = "/run/slow-store";
 
 impl<'a> SlowStore<'a> {
     /// Mounts it.
-    pub fn mount(cluster: &'a Cluster) -> anyhow::Result<Self> {
+    pub(super) fn mount(cluster: &'a Cluster) -> anyhow::Result<Self> {
         let script = format!(
             "mkdir -p {SLOW_STORE}; fuse-overlayfs -o lowerdir=/shared/store,allow_other {SLOW_STORE} </dev/null >/dev/null 2>&1"
         );
@@ -120,7 +120,7 @@ impl<'a> SlowStore<'a> {
     }
 
     /// Sends a signal to what serves it.
-    pub fn signal(&self, signal: &str) -> anyhow::Result<()> {
+    pub(super) fn signal(&self, signal: &str) -> anyhow::Result<()> {
         self.0.shell("n1", &format!("pkill -{signal} -f '^[f]use-overlayfs.*{SLOW_STORE}'")).map(drop)
     }
 }
@@ -308,7 +308,7 @@ fn metrics_are_counted_and_written_to_a_file(cluster: &Cluster) -> anyhow::Resul
 }
 
 /// Waits, by inotify, until a file that is written by rename has a line.
-pub fn wait_for_line(file: &Path, line: &str) -> anyhow::Result<()> {
+pub(super) fn wait_for_line(file: &Path, line: &str) -> anyhow::Result<()> {
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
     inotify::add_watch(&watch, file.parent().context("no directory")?, inotify::WatchFlags::MOVED_TO)?;
     let deadline = Timespec::try_from(PATIENCE)?;

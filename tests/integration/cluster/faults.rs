@@ -22,7 +22,7 @@ mod trace;
 
 /// A fault. Its test tells what the user saw.
 #[derive(Clone, Copy)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// Path of its function, with this program's own name.
     pub path: &'static str,
     /// What it needs.
@@ -35,7 +35,7 @@ pub struct Fault {
 
 impl Fault {
     /// The test's name.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         shown(self.path)
     }
 }
@@ -43,7 +43,7 @@ impl Fault {
 /// Lists a module's faults, by a variant of [`Need`], their functions and what is done.
 macro_rules! faults {
     ($need:ident: $($test:ident = $what:literal),+ $(,)?) => {
-        pub const FAULTS: &[crate::cluster::faults::Fault] = &[$(crate::cluster::faults::Fault {
+        pub(crate) const FAULTS: &[crate::cluster::faults::Fault] = &[$(crate::cluster::faults::Fault {
             path: concat!(module_path!(), "::", stringify!($test)),
             need: integration_tests::runner::Need::$need,
             what: $what,
@@ -54,7 +54,7 @@ macro_rules! faults {
 use faults;
 
 /// All of them, in the order of the table.
-pub fn all() -> impl Iterator<Item = &'static Fault> {
+pub(crate) fn all() -> impl Iterator<Item = &'static Fault> {
     [
         ends::FAULTS,
         start::FAULTS,

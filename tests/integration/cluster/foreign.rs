@@ -19,14 +19,14 @@ tests! { cluster:
 
 /// Who brought an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tool {
+pub(super) enum Tool {
     GoTool,
     PodmanHpc,
 }
 
 /// A store of another tool's, with `debian` in it under the names `go:1` and `hpc:1`; or such images in another store.
 #[derive(Debug)]
-pub struct ForeignStore {
+pub(super) struct ForeignStore {
     root: PathBuf,
     /// The directory as the nodes see it.
     pub path: String,
@@ -35,7 +35,7 @@ pub struct ForeignStore {
 
 impl ForeignStore {
     /// A store below the directory that all nodes share.
-    pub fn new(cluster: &Cluster, name: &str) -> anyhow::Result<Self> {
+    pub(super) fn new(cluster: &Cluster, name: &str) -> anyhow::Result<Self> {
         let store = Self { root: cluster.shared().join(name), path: format!("/shared/{name}"), is_own: true };
         for directory in ["overlay/l", "overlay-images", "overlay-layers", "overlay-containers", "squash"] {
             fs::create_dir_all(store.root.join(directory))?;

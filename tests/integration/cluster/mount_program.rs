@@ -7,13 +7,13 @@ use anyhow::{Context as _, ensure};
 use integration_tests::clean::leftovers;
 use integration_tests::cluster::{Cluster, Done};
 
-pub mod calls;
-pub mod failures;
-pub mod images;
-pub mod podman;
-pub mod settings;
-pub mod sharing;
-pub mod stores;
+pub(super) mod calls;
+pub(super) mod failures;
+pub(super) mod images;
+pub(super) mod podman;
+pub(super) mod settings;
+pub(super) mod sharing;
+pub(super) mod stores;
 
 /// The store of the cluster.
 const STORE: &str = "/shared/store";

@@ -40,7 +40,11 @@ fn parallax(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<Done> {
 }
 
 /// Runs `body` while the store has the image of a case, `odd-CASE`.
-pub fn with_case(cluster: &Cluster, case: &str, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(super) fn with_case(
+    cluster: &Cluster,
+    case: &str,
+    body: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     with_images(cluster, || {
         migrate(cluster, case, &[])?;
         let result = body();

@@ -10,16 +10,16 @@ use anyhow::{Context as _, ensure};
 use integration_tests::cluster::{Cluster, PATIENCE};
 
 /// The node it runs on.
-pub const NODE: &str = "n1";
+pub(super) const NODE: &str = "n1";
 /// Its socket on the node.
-pub const SOCKET: &str = "/run/own-agent/agent.sock";
+pub(super) const SOCKET: &str = "/run/own-agent/agent.sock";
 const CONFIG: &str = "/run/own-agent.toml";
 const NOTIFY: &str = "/run/own-agent.notify";
 /// What names the process and nothing else on the node, the looking shell included.
 const PATTERN: &str = "parallax-agent.*[o]wn-agent.toml";
 
 /// The agent. It is ended with this value.
-pub struct OwnAgent<'a> {
+pub(super) struct OwnAgent<'a> {
     cluster: &'a Cluster,
     child: Child,
     notices: UnixDatagram,
@@ -30,7 +30,7 @@ impl<'a> OwnAgent<'a> {
     ///
     /// # Errors
     /// It does not become ready.
-    pub fn start(cluster: &'a Cluster, stores: &[&str], variables: &[&str]) -> anyhow::Result<Self> {
+    pub(super) fn start(cluster: &'a Cluster, stores: &[&str], variables: &[&str]) -> anyhow::Result<Self> {
         configure(cluster, &format!("stores = {stores:?}\n"))?;
         let path = cluster.path_on(NODE, NOTIFY)?;
         let _ = fs::remove_file(&path);
@@ -51,7 +51,7 @@ impl<'a> OwnAgent<'a> {
     ///
     /// # Errors
     /// Nothing comes.
-    pub fn notice(&self) -> anyhow::Result<String> {
+    pub(super) fn notice(&self) -> anyhow::Result<String> {
         let mut bytes = [0; 4096];
         let length = self.notices.recv(&mut bytes).context("the agent tells systemd nothing")?;
         Ok(String::from_utf8_lossy(&bytes[..length]).trim().to_owned())
@@ -61,7 +61,7 @@ impl<'a> OwnAgent<'a> {
     ///
     /// # Errors
     /// Nothing comes.
-    pub fn event(&self) -> anyhow::Result<String> {
+    pub(super) fn event(&self) -> anyhow::Result<String> {
         loop {
             let notice = self.notice()?;
             if notice != "WATCHDOG=1" {
@@ -74,7 +74,7 @@ impl<'a> OwnAgent<'a> {
     ///
     /// # Errors
     /// It is not there.
-    pub fn signal(&self, signal: &str) -> anyhow::Result<()> {
+    pub(super) fn signal(&self, signal: &str) -> anyhow::Result<()> {
         self.cluster.shell(NODE, &format!("pkill -{signal} -f '{PATTERN}'")).map(drop)
     }
 
@@ -82,7 +82,7 @@ impl<'a> OwnAgent<'a> {
     ///
     /// # Errors
     /// It did not end well.
-    pub fn stop(self) -> anyhow::Result<String> {
+    pub(super) fn stop(self) -> anyhow::Result<String> {
         self.signal("TERM")?;
         self.wait()
     }
@@ -91,7 +91,7 @@ impl<'a> OwnAgent<'a> {
     ///
     /// # Errors
     /// It did not end well.
-    pub fn wait(self) -> anyhow::Result<String> {
+    pub(super) fn wait(self) -> anyhow::Result<String> {
         let (well, log) = self.end()?;
         ensure!(well, "the agent failed:\n{log}");
         Ok(log)
@@ -101,7 +101,7 @@ impl<'a> OwnAgent<'a> {
     ///
     /// # Errors
     /// It ended well.
-    pub fn wait_for_failure(self) -> anyhow::Result<String> {
+    pub(super) fn wait_for_failure(self) -> anyhow::Result<String> {
         let (well, log) = self.end()?;
         ensure!(!well, "the agent did not fail:\n{log}");
         Ok(log)
@@ -118,7 +118,7 @@ impl<'a> OwnAgent<'a> {
 ///
 /// # Errors
 /// It can't be written.
-pub fn configure(cluster: &Cluster, text: &str) -> anyhow::Result<()> {
+pub(super) fn configure(cluster: &Cluster, text: &str) -> anyhow::Result<()> {
     configure_with(cluster, text, "")
 }
 
@@ -126,7 +126,7 @@ pub fn configure(cluster: &Cluster, text: &str) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// It can't be written.
-pub fn configure_with(cluster: &Cluster, text: &str, keys: &str) -> anyhow::Result<()> {
+pub(super) fn configure_with(cluster: &Cluster, text: &str, keys: &str) -> anyhow::Result<()> {
     write(cluster, &format!("{text}[agent]\nruntime_dir = \"/run/own-agent\"\n{keys}\n"))
 }
 
@@ -134,7 +134,7 @@ pub fn configure_with(cluster: &Cluster, text: &str, keys: &str) -> anyhow::Resu
 ///
 /// # Errors
 /// It can't be written.
-pub fn write(cluster: &Cluster, text: &str) -> anyhow::Result<()> {
+pub(super) fn write(cluster: &Cluster, text: &str) -> anyhow::Result<()> {
     Ok(fs::write(cluster.path_on(NODE, CONFIG)?, text)?)
 }
 

@@ -14,8 +14,8 @@ use parallax_sys::process::Process;
 use super::with_file;
 
 mod restrictions;
-pub mod sessions;
-pub mod users;
+pub(super) mod sessions;
+pub(super) mod users;
 
 tests! { cluster:
     a_node_boots_and_runs_steps_under_the_units_restrictions,

@@ -6,12 +6,12 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use anyhow::ensure;
 use integration_tests::cluster::{Cluster, Done};
 
-pub mod broadcast;
-pub mod components;
-pub mod environment;
-pub mod names;
-pub mod options;
-pub mod pinned;
+pub(super) mod broadcast;
+pub(super) mod components;
+pub(super) mod environment;
+pub(super) mod names;
+pub(super) mod options;
+pub(super) mod pinned;
 
 /// u1's id and group.
 const U1: u32 = 1001;

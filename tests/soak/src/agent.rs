@@ -9,7 +9,7 @@ use integration_tests::cluster::Cluster;
 use integration_tests::processes;
 
 /// The node whose agent no fault ends, so that it lives through the whole soak.
-pub const WITNESS: &str = "n2";
+pub(crate) const WITNESS: &str = "n2";
 
 /// How much an agent's memory may grow after the first round, in kB: what it freed lies in more or fewer pages, and more steps at once
 /// have left more stacks. A leak is another matter: a minute has some hundred leases, so one of 1 kB for each is over this after some
@@ -22,7 +22,7 @@ const WORKER: u64 = 1;
 
 /// An idle agent's memory and descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Footprint {
+pub(crate) struct Footprint {
     /// `RssAnon` of `/proc/PID/status`, in kB.
     memory: u64,
     descriptors: u64,
@@ -34,7 +34,7 @@ impl Footprint {
     ///
     /// # Errors
     /// There is none.
-    pub fn of(cluster: &Cluster, node: &str) -> anyhow::Result<Self> {
+    pub(crate) fn of(cluster: &Cluster, node: &str) -> anyhow::Result<Self> {
         let agents = processes::named(cluster, node, "parallax-agent")?;
         let pid = agents.first().with_context(|| format!("{node} has no agent"))?.pid();
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -50,7 +50,7 @@ impl Footprint {
     ///
     /// # Errors
     /// It is.
-    pub fn ensure_flat(&self, later: &Self) -> anyhow::Result<()> {
+    pub(crate) fn ensure_flat(&self, later: &Self) -> anyhow::Result<()> {
         let flat = later.memory <= self.memory + SLACK
             && later.descriptors <= self.descriptors + WORKER
             && later.threads <= self.threads + WORKER;

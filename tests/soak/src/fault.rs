@@ -16,7 +16,7 @@ const VICTIM: &str = NODES[0];
 
 /// What can be done to steps and nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The agent is killed and started anew.
     AgentKilled,
     /// The agent is stopped for a while.
@@ -54,7 +54,7 @@ const ALL: [Fault; 10] = [
 
 impl Fault {
     /// A random one.
-    pub fn random(random: &mut Rng) -> Self {
+    pub(crate) fn random(random: &mut Rng) -> Self {
         ALL[random.usize(..ALL.len())]
     }
 
@@ -62,7 +62,7 @@ impl Fault {
     ///
     /// # Errors
     /// It could not be done or undone.
-    pub fn strike(self, cluster: &Cluster, random: &mut Rng) -> anyhow::Result<()> {
+    pub(crate) fn strike(self, cluster: &Cluster, random: &mut Rng) -> anyhow::Result<()> {
         let node = NODES[random.usize(..NODES.len())];
         match self {
             Self::AgentKilled => {

@@ -5,6 +5,8 @@
 //! A step that no fault came near must end as it should. One that was hit may fail, but the user must be told why, and
 //! it must not take longer than [`step::PATIENCE`].
 
+#![allow(clippy::indexing_slicing, reason = "a run that indexes past the end fails, as it should")]
+
 mod agent;
 mod fault;
 mod round;

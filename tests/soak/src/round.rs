@@ -19,7 +19,7 @@ const PEACE: u64 = 6000;
 
 /// One round.
 #[derive(Debug)]
-pub struct Round<'a> {
+pub(crate) struct Round<'a> {
     /// The cluster.
     pub cluster: &'a Cluster,
     /// When no step and no fault begins any more.
@@ -32,7 +32,7 @@ pub struct Round<'a> {
 
 /// What came of steps and faults.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// Steps that ended as they should.
     well: u64,
     /// Steps that a fault hit and that failed saying so.
@@ -63,7 +63,7 @@ impl Round<'_> {
     ///
     /// # Errors
     /// A fault could not be done or undone.
-    pub fn run(&self, random: &mut Rng) -> anyhow::Result<Tally> {
+    pub(crate) fn run(&self, random: &mut Rng) -> anyhow::Result<Tally> {
         let tally = Mutex::new(Tally::default());
         let weather = Weather::default();
         let before = Scratch::now(self.cluster)?;
@@ -129,7 +129,7 @@ impl Round<'_> {
 
 impl Tally {
     /// Adds another round's.
-    pub fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.well += other.well;
         self.hit += other.hit;
         for (fault, count) in other.faults {
@@ -139,7 +139,7 @@ impl Tally {
     }
 
     /// How often each fault came, a line each, and the sums.
-    pub fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let faults: Vec<String> = self.faults.iter().map(|(fault, count)| format!("{count:6} {fault:?}")).collect();
         format!("{}\n{self}", faults.join("\n"))
     }

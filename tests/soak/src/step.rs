@@ -7,7 +7,7 @@ use integration_tests::cluster::{Cluster, Done};
 
 /// How long a step may take, in seconds, hit by a fault or not: more than the longest deadline a step has (60 s for its image,
 /// 30 s for its end), and what Slurm takes to kill and to boot.
-pub const PATIENCE: &str = "180";
+pub(crate) const PATIENCE: &str = "180";
 
 /// What a step runs, by its tasks; each writes a line with "fine".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ enum Kind {
 
 /// A step that can be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+pub(crate) struct Step {
     kind: Kind,
     user: &'static str,
     image: &'static str,
@@ -44,7 +44,7 @@ const CTRL_C: i32 = 128 + 2;
 
 impl Step {
     /// A random one.
-    pub fn random(random: &mut Rng) -> Self {
+    pub(crate) fn random(random: &mut Rng) -> Self {
         let kinds =
             [Kind::Plain, Kind::Run, Kind::Run, Kind::Run, Kind::Podman, Kind::Escape, Kind::Inherited, Kind::Unknown];
         let pick = |random: &mut Rng, from: &[&'static str]| from[random.usize(..from.len())];
@@ -64,7 +64,7 @@ impl Step {
     ///
     /// # Errors
     /// It can't be started.
-    pub fn run(&self, cluster: &Cluster) -> anyhow::Result<Done> {
+    pub(crate) fn run(&self, cluster: &Cluster) -> anyhow::Result<Done> {
         let line = self.line();
         let line: Vec<&str> = line.iter().map(String::as_str).collect();
         Ok(Done::from(cluster.command("ctl", self.user, &line).output()?))
@@ -111,7 +111,7 @@ impl Step {
     }
 
     /// What is wrong with how the step ended; `calm` says that no fault was near.
-    pub fn judge(&self, done: &Done, calm: bool) -> Option<String> {
+    pub(crate) fn judge(&self, done: &Done, calm: bool) -> Option<String> {
         let well = match self.kind {
             Kind::Unknown => done.code != 0 && done.stderr.contains("did you mean"),
             _ => done.code == 0 && done.stdout.matches("fine\n").count() == self.tasks,

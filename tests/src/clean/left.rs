@@ -24,7 +24,7 @@ const SCRATCH: [&str; 5] = ["/tmp", "/var/tmp", "/dev/shm", "/run", "/run/user"]
 const OURS: [&str; 5] = ["parallax-", "libpod", "conmon", "crun", "containers-"];
 
 /// The processes of a node that are none of its services, and the mounts that any process of it sees.
-pub fn processes_and_mounts(cluster: &Cluster, node: &str) -> anyhow::Result<Vec<String>> {
+pub(super) fn processes_and_mounts(cluster: &Cluster, node: &str) -> anyhow::Result<Vec<String>> {
     let running = processes::on(cluster, node)?;
     let by_systemd = running.iter().any(|process| process.node_pid == 1 && process.name == "systemd");
     let known: &[&str] = match node {
@@ -75,7 +75,7 @@ fn is_left(mount: &str) -> bool {
 }
 
 /// What is below `/run/parallax` but for the agent's own files there (its socket and the like).
-pub fn files(cluster: &Cluster, node: &str) -> anyhow::Result<Vec<String>> {
+pub(super) fn files(cluster: &Cluster, node: &str) -> anyhow::Result<Vec<String>> {
     let mut left = Vec::new();
     for (name, directory) in entries(&cluster.path_on(node, "/run/parallax")?)? {
         if directory {
@@ -88,7 +88,7 @@ pub fn files(cluster: &Cluster, node: &str) -> anyhow::Result<Vec<String>> {
 }
 
 /// What users and their Podman have in the places where programs leave what they need for a while.
-pub fn scratch(cluster: &Cluster, node: &str) -> anyhow::Result<Vec<String>> {
+pub(super) fn scratch(cluster: &Cluster, node: &str) -> anyhow::Result<Vec<String>> {
     let mut left = Vec::new();
     for place in SCRATCH {
         let path = cluster.path_on(node, place)?;
@@ -106,7 +106,7 @@ pub fn scratch(cluster: &Cluster, node: &str) -> anyhow::Result<Vec<String>> {
 
 /// The machine's control groups that belong to a step. Nodes that systemd booted have their own below one of the machine's,
 /// `cluster-NODE.…`, the others see the machine's, read-only. What another checkout's nodes have below theirs is none of this one's.
-pub fn control_groups(cluster: &Cluster) -> Vec<String> {
+pub(super) fn control_groups(cluster: &Cluster) -> Vec<String> {
     let own: Vec<PathBuf> = NODES.iter().filter_map(|node| cluster.control_group(node).ok()).collect();
     let mut left = Vec::new();
     let mut directories = vec![Path::new("/sys/fs/cgroup").to_owned()];
@@ -128,7 +128,7 @@ pub fn control_groups(cluster: &Cluster) -> Vec<String> {
 }
 
 /// The names in a directory, and whether each is a directory; none if it is not there.
-pub fn entries(directory: &Path) -> anyhow::Result<Vec<(String, bool)>> {
+pub(super) fn entries(directory: &Path) -> anyhow::Result<Vec<(String, bool)>> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.with_context(|| format!("{}", directory.display()))?,

@@ -12,7 +12,7 @@ use super::report::{Outcome, Report};
 use super::{Body, Need, Test};
 
 /// Runs all tests of the queue: first in lanes side by side, then those that want to be alone, then the last ones.
-pub fn run_all(prepared: &Prepared, queue: &Queue, report: &Report) {
+pub(super) fn run_all(prepared: &Prepared, queue: &Queue, report: &Report) {
     thread::scope(|scope| {
         scope.spawn(|| work(prepared, None, &[Need::Machine], queue, report));
         for (number, cluster) in prepared.clusters().iter().enumerate() {

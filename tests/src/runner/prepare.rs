@@ -16,7 +16,7 @@ use super::{Need, Test};
 const FEW: usize = 16;
 
 /// What the lanes run on. The clusters that were not up before are taken down with this value.
-pub struct Prepared {
+pub(super) struct Prepared {
     clusters: Vec<Cluster>,
     /// The signal that came, or 0.
     signal: Arc<AtomicUsize>,
@@ -27,7 +27,7 @@ impl Prepared {
     ///
     /// # Errors
     /// What failed, for the user.
-    pub fn new(tests: &[Test], one_lane: bool) -> Result<Self, String> {
+    pub(super) fn new(tests: &[Test], one_lane: bool) -> Result<Self, String> {
         let count = |needs: &[Need]| tests.iter().filter(|test| needs.contains(&test.need)).count();
         let on_clusters = count(&[Need::Guest, Need::Cluster, Need::Alone]);
         let names: &[&'static str] = match on_clusters {
@@ -39,12 +39,12 @@ impl Prepared {
     }
 
     /// The clusters, one for each lane that has one.
-    pub fn clusters(&self) -> &[Cluster] {
+    pub(super) fn clusters(&self) -> &[Cluster] {
         &self.clusters
     }
 
     /// The signal by which the user ended the run, if they did.
-    pub fn interrupted(&self) -> Option<usize> {
+    pub(super) fn interrupted(&self) -> Option<usize> {
         Some(self.signal.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
     }
 }

@@ -5,16 +5,16 @@ use std::sync::{Mutex, PoisonError};
 use super::{Need, Test};
 
 /// The tests that no lane has taken yet, in order.
-pub struct Queue(Mutex<Vec<Test>>);
+pub(super) struct Queue(Mutex<Vec<Test>>);
 
 impl Queue {
     /// A queue of these tests.
-    pub fn new(tests: Vec<Test>) -> Self {
+    pub(super) fn new(tests: Vec<Test>) -> Self {
         Self(Mutex::new(tests))
     }
 
     /// Takes the first test with one of these needs; a need that comes first in `needs` goes before the others.
-    pub fn take(&self, needs: &[Need]) -> Option<Test> {
+    pub(super) fn take(&self, needs: &[Need]) -> Option<Test> {
         let mut tests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let place = needs.iter().find_map(|need| tests.iter().position(|test| test.need == *need))?;
         Some(tests.remove(place))

@@ -10,7 +10,7 @@ use super::{Test, times};
 const SLOWEST: usize = 10;
 
 /// What one test came to.
-pub struct Outcome {
+pub(super) struct Outcome {
     /// The test's name.
     pub name: String,
     /// The lane it ran in.
@@ -23,20 +23,20 @@ pub struct Outcome {
 
 impl Outcome {
     /// The outcome of a test that could not be run.
-    pub fn failed(test: &Test, message: String) -> Self {
+    pub(super) fn failed(test: &Test, message: String) -> Self {
         Self { name: test.name.clone(), lane: "none", duration: Duration::ZERO, result: Err(message) }
     }
 }
 
 /// Collects outcomes and prints them as they come.
-pub struct Report {
+pub(super) struct Report {
     outcomes: Mutex<Vec<Outcome>>,
     left_out: usize,
 }
 
 impl Report {
     /// Begins a report on `count` tests, when `left_out` others were not asked for.
-    pub fn start(count: usize, left_out: usize) -> Self {
+    pub(super) fn start(count: usize, left_out: usize) -> Self {
         println!("\nrunning {count} test{}", if count == 1 { "" } else { "s" });
         Self { outcomes: Mutex::default(), left_out }
     }
@@ -46,14 +46,14 @@ impl Report {
     }
 
     /// Notes on standard error, for those who look on at a terminal, that a test has begun.
-    pub fn begin(&self, name: &str) {
+    pub(super) fn begin(&self, name: &str) {
         if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
             eprintln!("... {name}");
         }
     }
 
     /// Adds an outcome and prints its line.
-    pub fn add(&self, outcome: Outcome) {
+    pub(super) fn add(&self, outcome: Outcome) {
         let word = if outcome.result.is_ok() { "ok" } else { "FAILED" };
         let mut outcomes = self.outcomes();
         println!("test {} ... {word} ({:.2} s, {})", outcome.name, outcome.duration.as_secs_f64(), outcome.lane);
@@ -64,7 +64,7 @@ impl Report {
     }
 
     /// Reports all tests as failed for one reason.
-    pub fn give_up(&self, tests: &[Test], message: &str) {
+    pub(super) fn give_up(&self, tests: &[Test], message: &str) {
         println!("{message}");
         for test in tests {
             self.add(Outcome::failed(test, "nothing could be prepared; see above".to_owned()));
@@ -72,7 +72,7 @@ impl Report {
     }
 
     /// Prints the failures, the slowest tests and the summary, which is the last line. Returns the program's exit code.
-    pub fn finish(&self, took: Duration) -> ExitCode {
+    pub(super) fn finish(&self, took: Duration) -> ExitCode {
         let outcomes = self.outcomes();
         let failed: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.result.is_err()).collect();
         if !failed.is_empty() {

@@ -10,13 +10,13 @@ use anyhow::Context as _;
 use super::report::Outcome;
 
 /// The file's path in the repository. Its lines are name, seconds, lane and outcome, separated by tabs.
-pub const FILE: &str = "target/test-times.tsv";
+pub(super) const FILE: &str = "target/test-times.tsv";
 
 /// Writes the outcomes. Lines of tests that did not run this time stay.
 ///
 /// # Errors
 /// The file cannot be read or written.
-pub fn write(outcomes: &[Outcome]) -> anyhow::Result<()> {
+pub(super) fn write(outcomes: &[Outcome]) -> anyhow::Result<()> {
     let path = repository().join(FILE);
     let old = match fs::read_to_string(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),

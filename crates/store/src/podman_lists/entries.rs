@@ -139,8 +139,9 @@ impl<T: Fields> List<T> {
             to_raw_value(&object)
         };
         // An entry with fields that are understood is an object.
-        if let Ok(text) = write(self.text(at)) {
-            self.entries[at] = Entry::Written(text);
+        let written = write(self.text(at));
+        if let (Ok(text), Some(entry)) = (written, self.entries.get_mut(at)) {
+            *entry = Entry::Written(text);
             self.changed = true;
         }
     }
@@ -191,7 +192,7 @@ impl<T: Fields> List<T> {
     }
 
     fn text(&self, at: usize) -> &str {
-        self.entries[at].text(&self.text)
+        self.entries.get(at).map_or("", |entry| entry.text(&self.text))
     }
 
     fn texts(&self) -> impl Iterator<Item = &str> {

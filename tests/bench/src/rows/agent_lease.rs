@@ -9,7 +9,7 @@ use crate::session::Session;
 use crate::statistics::Summary;
 
 /// The row.
-pub const ROW: Row = Row { id: "agent_lease", measure };
+pub(super) const ROW: Row = Row { id: "agent_lease", measure };
 
 const WHAT: &str = "a lease acquired and released, by the system calls it takes at the least made by hand; the worst of 1 and 20 \
                     layers with 1, 20, 100 and 500 leases held";

@@ -11,7 +11,7 @@ use crate::session::Session;
 use crate::statistics::Summary;
 
 /// The row.
-pub const ROW: Row = Row { id: "compression", measure };
+pub(super) const ROW: Row = Row { id: "compression", measure };
 
 const START: &str = "cold start from the default (zstd:3, 128KiB): processor time, and what is read at 100 MB/s / the least of all ways";
 const SIZE: &str = "size of the default / the smallest of all ways";

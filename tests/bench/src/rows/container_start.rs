@@ -7,7 +7,7 @@ use crate::session::{IMAGE, Session};
 use crate::statistics::Summary;
 
 /// The row.
-pub const ROW: Row = Row { id: "container_start", measure };
+pub(super) const ROW: Row = Row { id: "container_start", measure };
 
 const WHAT: &str = "`podman run --rm IMG true` in a step, from its store / from the same image pulled locally";
 
@@ -17,7 +17,7 @@ fn measure(session: &Session) -> anyhow::Result<Measured> {
 }
 
 /// Compares the two with further options for Podman; returns the ratio, and a note with the times themselves.
-pub fn compare(session: &Session, id: &str, options: &str) -> anyhow::Result<(Summary, String)> {
+pub(super) fn compare(session: &Session, id: &str, options: &str) -> anyhow::Result<(Summary, String)> {
     let run = Candidate::new(&format!("podman run --rm {options} {IMAGE} true"));
     let local = run.clone().with(session.local()?.environment());
     let samples = session.sample_in_step(vec![run, local], 120)?;

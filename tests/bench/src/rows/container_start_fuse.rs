@@ -7,7 +7,7 @@ use crate::session::{IMAGE, Session};
 use crate::statistics::Summary;
 
 /// The row.
-pub const ROW: Row = Row { id: "container_start_fuse", measure };
+pub(super) const ROW: Row = Row { id: "container_start_fuse", measure };
 
 const WHAT: &str = "`podman run --rm IMG true` through the mount program / from the same image pulled locally";
 const PEER: &str = "the same through the other mount program";

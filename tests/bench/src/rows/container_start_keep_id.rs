@@ -5,7 +5,7 @@ use crate::report::{Figure, Measured};
 use crate::session::Session;
 
 /// The row.
-pub const ROW: Row = Row { id: "container_start_keep_id", measure };
+pub(super) const ROW: Row = Row { id: "container_start_keep_id", measure };
 
 const WHAT: &str = "the same with `--userns=keep-id`, for which the local image has been copied before";
 

@@ -7,7 +7,7 @@ use crate::session::Session;
 use crate::statistics::Summary;
 
 /// The row.
-pub const ROW: Row = Row { id: "extra_task", measure };
+pub(super) const ROW: Row = Row { id: "extra_task", measure };
 
 const WHAT: &str = "each task of `srun -n8` with an image beyond the first, less what it takes without one";
 const RAW: &str = "the same with what Slurm takes for it";

@@ -13,7 +13,7 @@ use crate::statistics::Summary;
 use integration_tests::synthetic;
 
 /// The row.
-pub const ROW: Row = Row { id: "image_scaling", measure };
+pub(super) const ROW: Row = Row { id: "image_scaling", measure };
 
 const FEW: usize = 10;
 const MANY: usize = 10_000;

@@ -14,9 +14,9 @@ use crate::session::Session;
 use crate::statistics::Summary;
 
 /// The first image of a store.
-pub const FIRST: Row = Row { id: "migrate_first", measure: first };
+pub(super) const FIRST: Row = Row { id: "migrate_first", measure: first };
 /// A second one on the same base.
-pub const SHARED: Row = Row { id: "migrate_shared", measure: shared };
+pub(super) const SHARED: Row = Row { id: "migrate_shared", measure: shared };
 
 const UNPACKED: &str = "`parallax migrate` of the big image from unpacked layers / mksquashfs on the same tar streams with the same options";
 const GUNZIP: &str = "the same from layers packed with gzip / `gzip -dc` piped into mksquashfs";

@@ -12,7 +12,7 @@ use crate::session::Session;
 use crate::statistics::Summary;
 
 /// The row.
-pub const ROW: Row = Row { id: "migrate_rss", measure };
+pub(super) const ROW: Row = Row { id: "migrate_rss", measure };
 
 const FLAT: &str = "peak memory of all processes of `parallax migrate`, for an image of 2 GB / of 500 MB, one layer of 4,000 files each, from skopeo";
 const BOUNDED: &str = "the same with `--max-memory 100MB`, for an image of 2 GB / of 100 MB";

@@ -15,7 +15,7 @@ use integration_tests::cluster::Done;
 use integration_tests::held::HeldStep;
 
 /// The row.
-pub const ROW: Row = Row { id: "mount_processes", measure };
+pub(super) const ROW: Row = Row { id: "mount_processes", measure };
 
 const PROCESSES: &str =
     "processes on the node beyond Podman's own two for each container, with 1 to 32 containers of an image";

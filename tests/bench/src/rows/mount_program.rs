@@ -12,10 +12,10 @@ use crate::session::{IMAGE, Session};
 use crate::statistics::Summary;
 
 /// The row.
-pub const ROW: Row = Row { id: "mount_program", measure };
+pub(super) const ROW: Row = Row { id: "mount_program", measure };
 
 /// Where the program is on the node.
-pub const PROGRAM: &str = "/usr/libexec/parallax/parallax-mount-program";
+pub(super) const PROGRAM: &str = "/usr/libexec/parallax/parallax-mount-program";
 
 const WHAT: &str =
     "the mount program, from exec to a ready overlay on one layer / squashfuse_ll and the overlay by hand";

@@ -15,7 +15,7 @@ use crate::statistics::{self, Summary};
 use integration_tests::cluster::{Done, repository};
 
 /// The row.
-pub const ROW: Row = Row { id: "plain_step", measure };
+pub(super) const ROW: Row = Row { id: "plain_step", measure };
 
 const WHAT: &str = "`srun true` with the plugin less the same with an empty one: the median of the differences, by the \
                     half-width of its 95 % confidence interval; up to 1 is noise";

@@ -11,7 +11,7 @@ use crate::session::{IMAGE, Session};
 use crate::statistics::Summary;
 
 /// The row.
-pub const ROW: Row = Row { id: "step_start", measure };
+pub(super) const ROW: Row = Row { id: "step_start", measure };
 
 const WHAT: &str =
     "(`srun --parallax-image=IMG true` - `srun true`, as steps of one job) / local `podman run --rm IMG true`";

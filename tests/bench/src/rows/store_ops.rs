@@ -12,7 +12,7 @@ use integration_tests::tracing::{STORE, StoreCalls, Trace};
 use super::Row;
 
 /// The row.
-pub const ROW: Row = Row { id: "store_ops_cold", measure };
+pub(super) const ROW: Row = Row { id: "store_ops_cold", measure };
 
 const COLD: &str = "path look-ups in the store by a node that has nothing of the image, beyond one for each layer";
 const WARM: &str = "path look-ups in the store by a node on which another step has the image";

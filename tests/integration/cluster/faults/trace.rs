@@ -8,7 +8,7 @@ use integration_tests::cluster::Cluster;
 use integration_tests::processes;
 
 /// A strace at work, until this value goes.
-pub struct Injection<'a> {
+pub(super) struct Injection<'a> {
     cluster: &'a Cluster,
     strace: Child,
     /// It ends if nobody hears it out.
@@ -17,7 +17,12 @@ pub struct Injection<'a> {
 
 impl<'a> Injection<'a> {
     /// Has the agent of n1 and its children see `errno` from every call of `call`, or from those on `path` only.
-    pub fn into_agent(cluster: &'a Cluster, call: &str, errno: &str, path: Option<&str>) -> anyhow::Result<Self> {
+    pub(super) fn into_agent(
+        cluster: &'a Cluster,
+        call: &str,
+        errno: &str,
+        path: Option<&str>,
+    ) -> anyhow::Result<Self> {
         let agent = cluster.shell("n1", "pidof parallax-agent")?;
         let inject = format!("inject={call}:error={errno}");
         let mut command = vec!["strace", "-f", "-p", agent.trim(), "-o", "/dev/null", "-e", &inject];

@@ -37,7 +37,7 @@ fn settings() -> anyhow::Result<Vec<(String, String)>> {
 }
 
 /// Every setting of the unit is one that this systemd knows, took as it is written, and applied to the agent.
-pub fn what_the_unit_says_holds(cluster: &Cluster) -> anyhow::Result<()> {
+pub(super) fn what_the_unit_says_holds(cluster: &Cluster) -> anyhow::Result<()> {
     let words = |text: &str| text.split_whitespace().map(ToOwned::to_owned).collect::<BTreeSet<_>>();
     let settings = settings()?;
     for (key, value) in settings.iter().filter(|(key, _)| !key.starts_with("Exec")) {
@@ -72,7 +72,7 @@ pub fn what_the_unit_says_holds(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 /// A service with the agent's own restrictions, line by line, that tries what they forbid, and mounts something.
-pub fn what_it_forbids_fails_and_mounts_get_out(cluster: &Cluster) -> anyhow::Result<()> {
+pub(super) fn what_it_forbids_fails_and_mounts_get_out(cluster: &Cluster) -> anyhow::Result<()> {
     let own = ["Type", "Exec", "Restart", "Watchdog", "Timeout"];
     let restrictions = settings()?
         .into_iter()
