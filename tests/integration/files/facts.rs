@@ -56,7 +56,7 @@ const FACTS: [(&str, &[&str]); 6] = [
             "rename = \"WorkingDir\"",
             "\"WorkingDir\"",
             "\"Entrypoint\"",
-            "diff_ids: Vec",
+            "diff_ids: Vec<String>",
         ],
     ),
     ("podman", &["rename = \"big-data", "rename = \"mapped-layers\"", "rename = \"diff-"]),
