@@ -53,16 +53,23 @@ pub(crate) fn merge(
         let value = match change {
             Variable::Set(_, value) => Some(value.into()),
             Variable::Keep(_) => job.get(&name).cloned(),
+            Variable::Image(_) => of_image(image, change.name()),
             Variable::Unset(_) => None,
         };
         // A variable that the job does not have cannot be kept, so the image's stays.
         match (value, change) {
             (Some(value), _) => drop(variables.insert(name, value)),
-            (None, Variable::Unset(_)) => drop(variables.remove(&name)),
+            (None, Variable::Unset(_) | Variable::Image(_)) => drop(variables.remove(&name)),
             (None, _) => {}
         }
     }
     variables
+}
+
+/// The value that the image gives a variable; the last of several.
+fn of_image(image: &[String], name: &str) -> Option<OsString> {
+    let of_name = |entry: &&String| entry.split_once('=').is_some_and(|(known, _)| known == name);
+    image.iter().rfind(of_name).and_then(|entry| Some(entry.split_once('=')?.1.into()))
 }
 
 /// Whether a variable stays the job's.
@@ -141,5 +148,15 @@ mod tests {
         let image = ["A=image", "B=image", "D=image", "E=image"];
         let changes = ["A", "B=", "-C", "-D", "E", "F=1", "F=2"];
         assert_eq!(merged(&job, &image, &changes), ["A=job", "B=", "E=image", "F=2"]);
+    }
+
+    #[test]
+    fn a_variable_may_be_the_images_alone() {
+        let job = [("LANG".into(), "job".into()), ("TERM".into(), "job".into()), ("X".into(), "job".into())];
+        let image = ["TERM=image".to_owned(), "X=1".to_owned(), "X=2=3".to_owned()];
+        let changes = ["LANG", "TERM", "X", "Y"].map(|name| Variable::Image(name.to_owned()));
+        let merged = merge(job.into_iter(), &image, &changes);
+        let of = |name: &str| merged.get(OsStr::new(name)).and_then(|value| value.to_str());
+        assert_eq!((of("LANG"), of("TERM"), of("X"), of("Y")), (None, Some("image"), Some("2=3"), None));
     }
 }

@@ -16,6 +16,7 @@
 
 mod correct;
 pub mod digest;
+mod enroot;
 mod index;
 pub mod layer_file;
 pub mod layout;
@@ -28,6 +29,7 @@ pub mod record;
 mod reference;
 pub mod squashfs;
 
+pub use enroot::EnrootImage;
 pub use index::{IndexPath, name_from_index_entry};
 pub use name::{ImageName, NameError};
 pub use nearest::{ambiguous_id, nearest, nearest_word, unknown_image};

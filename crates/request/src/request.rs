@@ -96,6 +96,8 @@ mod tests {
             (GivenOption::Entrypoint, ""),
             (GivenOption::NoMountHome, ""),
         ]);
+        let mut all = all;
+        all.variables.push(Variable::Image("LANG".to_owned()));
         assert_eq!(Request::from_variable(&all.to_variable()).unwrap(), all);
         assert!(!all.is_empty() && !all.to_variable().contains('\n'));
         assert_eq!(Request::from_variable("{}").unwrap(), Request::default());

@@ -15,6 +15,8 @@ pub enum Variable {
     Keep(String),
     /// The variable is unset, whoever sets it.
     Unset(String),
+    /// The variable has the image's value, or is unset: the job's value does not reach the tasks. No option asks for it.
+    Image(String),
 }
 
 impl Variable {
@@ -44,7 +46,7 @@ impl Variable {
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
-            Self::Set(name, _) | Self::Keep(name) | Self::Unset(name) => name,
+            Self::Set(name, _) | Self::Keep(name) | Self::Unset(name) | Self::Image(name) => name,
         }
     }
 }
