@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::commands::{about, doctor, gc, inspect, list, migrate, rm, status, verify};
+use crate::commands::{about, doctor, edf, gc, inspect, list, migrate, rm, status, verify};
 use crate::compat;
 use crate::global::Global;
 use crate::output::{explained, report_error, start_logging};
@@ -44,6 +44,8 @@ enum Command {
     Status(status::Options),
     /// Check this machine: kernel, Podman, users, Slurm, agent and stores; print a remedy for each problem
     Doctor(doctor::Options),
+    /// Check and print environment definition files (EDF)
+    Edf(edf::Options),
     /// Print a completion script for a shell
     Completions(about::CompletionOptions),
     /// Print the manual page of parallax or of one of its commands
@@ -74,6 +76,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Gc(options) => gc::run(&cli.global, options),
         Command::Status(options) => status::run(&cli.global, options),
         Command::Doctor(options) => doctor::run(&cli.global, options),
+        Command::Edf(options) => edf::run(&cli.global, options),
         Command::Completions(options) => about::completions(Cli::command(), options),
         Command::Man(options) => about::man(Cli::command(), options),
     };

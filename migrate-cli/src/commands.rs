@@ -4,6 +4,7 @@ pub(crate) mod about;
 mod adopt;
 pub(crate) mod doctor;
 mod each;
+pub(crate) mod edf;
 pub(crate) mod find;
 pub(crate) mod gc;
 pub(crate) mod inspect;

@@ -120,6 +120,8 @@ section! {
         mount_home: bool = true;
         /// Whether the directory that a step was started in is mounted into the container.
         mount_workdir: bool = true;
+        /// Directories of the site's environment definition files (EDF), searched by name after the user's own (`EDF_PATH`).
+        edf_path: Vec<PathBuf> = vec![PathBuf::from("/etc/edf")];
         /// Path of the Podman program, which pulls images that are in no store.
         podman: PathBuf = PathBuf::from("/usr/bin/podman");
     }
@@ -218,7 +220,7 @@ impl Config {
             }
         }
         let programs = [&self.agent.mount_program, &self.run.podman];
-        let absolute = self.stores.iter().chain([&self.agent.runtime_dir]).chain(programs);
+        let absolute = self.stores.iter().chain([&self.agent.runtime_dir]).chain(&self.run.edf_path).chain(programs);
         if let Some(path) = absolute.into_iter().find(|path| !path.is_absolute()) {
             return Err(format!("the path \"{}\" is not absolute", path.display()));
         }

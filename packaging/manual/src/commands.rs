@@ -75,6 +75,10 @@ pub(crate) fn pages() -> anyhow::Result<Vec<Output>> {
     let mut pages = Vec::new();
     for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
         pages.push(page(subcommand.clone(), "1", OF_COMMAND, "parallax(1), parallax.toml(5)")?);
+        for below in below(subcommand) {
+            let above = format!("parallax-{}(1), parallax(1), parallax.toml(5)", subcommand.get_name());
+            pages.push(page(below.clone(), "1", OF_COMMAND, &above)?);
+        }
     }
     let see_also = command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set());
     let mut see_also: Vec<String> =
@@ -83,6 +87,11 @@ pub(crate) fn pages() -> anyhow::Result<Vec<Output>> {
     pages.push(page(command, "1", OF_COMMAND, &see_also.join(", "))?);
     pages.push(page(agent(), "8", OF_AGENT, "parallax(1), parallax.toml(5), systemd.service(5)")?);
     Ok(pages)
+}
+
+/// The commands below a command, such as `parallax edf render`.
+pub(crate) fn below(command: &Command) -> impl Iterator<Item = &Command> {
+    command.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help")
 }
 
 fn page(command: Command, number: &str, sections: &[Section], see_also: &str) -> anyhow::Result<Output> {

@@ -116,6 +116,9 @@ fn every_option_of_every_command_is_in_its_page() {
     };
     for subcommand in command.get_subcommands() {
         check(subcommand, &format!("man/parallax-{}.1", subcommand.get_name()));
+        for below in commands::below(subcommand) {
+            check(below, &format!("man/parallax-{}-{}.1", subcommand.get_name(), below.get_name()));
+        }
     }
     check(&command, "man/parallax.1");
     check(&commands::agent(), "man/parallax-agent.8");

@@ -1,0 +1,116 @@
+//! What nodes get of an environment.
+
+use std::path::PathBuf;
+
+use parallax_format::EnrootImage;
+use parallax_request::{Mount, MountSource, Request, Variable};
+
+use crate::environment::{Environment, Rendered};
+use crate::error::{EdfError, Warning};
+use crate::mount::{EdfMount, MountFlag};
+
+/// Variables of the job that do not reach the container, unless `[env]` has them: they name locales of the node.
+const DROPPED: [&str; 3] = ["LANG", "LANGUAGE", "LC_ALL"];
+/// What annotations begin with by which sites set up another tool; they mean nothing here.
+const OF_SARUS: &str = "com.sarus.";
+
+impl Rendered {
+    /// The image, as options name it.
+    ///
+    /// # Errors
+    /// There is none, or it is a file.
+    pub fn image(&self) -> Result<String, EdfError> {
+        let Some(image) = &self.environment.image else { return Err(EdfError::NoImage(self.path.clone())) };
+        match EnrootImage::parse(&image.value) {
+            EnrootImage::Name(name) => Ok(name),
+            EnrootImage::File(file) => Err(EdfError::at(
+                image.place.clone(),
+                format!(
+                    "the image \"{file}\" is a file, which this version of Parallax cannot run; use the name of an image of the \
+                     store (\"parallax list\" shows them)"
+                ),
+            )),
+        }
+    }
+
+    /// Returns the request that nodes get; what has no effect here is added to the warnings.
+    ///
+    /// # Errors
+    /// The environment needs what this version does not have.
+    pub fn request(&self, warnings: &mut Vec<Warning>) -> Result<Request, EdfError> {
+        let environment = &self.environment;
+        let mut request = Request {
+            working_directory: environment.workdir.as_ref().map(|workdir| PathBuf::from(&workdir.value)),
+            writable: environment.writable,
+            entrypoint: environment.entrypoint,
+            variables: variables(environment),
+            ..Request::default()
+        };
+        for mount in &environment.mounts {
+            let one = Request { mounts: vec![of_mount(mount, warnings)?], ..Request::default() };
+            // A later mount takes the place of one with its target.
+            request = request.and(one);
+        }
+        for device in &environment.devices {
+            if !device.value.starts_with("/dev/") {
+                let message = format!(
+                    "the device \"{}\" is not available: this version of Parallax has no CDI; all device nodes of the node are \
+                     in the container's /dev",
+                    device.value
+                );
+                return Err(EdfError::at(device.place.clone(), message));
+            }
+        }
+        for (name, _) in environment.annotations.iter().filter(|(name, _)| !name.value.starts_with(OF_SARUS)) {
+            let message =
+                format!("the annotation \"{}\" has no effect: this version of Parallax runs no hooks", name.value);
+            warnings.push(Warning { place: name.place.clone(), message });
+        }
+        Ok(request)
+    }
+}
+
+fn variables(environment: &Environment) -> Vec<Variable> {
+    let is_set = |name: &str| environment.env.iter().any(|(known, _)| known.value == name);
+    let dropped = DROPPED.into_iter().filter(|name| !is_set(name)).map(|name| Variable::Image(name.to_owned()));
+    let own = environment.env.iter().map(|(name, value)| match value.as_str() {
+        "" => Variable::Unset(name.value.clone()),
+        value => Variable::Set(name.value.clone(), value.to_owned()),
+    });
+    dropped.chain(own).collect()
+}
+
+fn of_mount(mount: &EdfMount, warnings: &mut Vec<Warning>) -> Result<Mount, EdfError> {
+    let mut result = Mount {
+        source: MountSource::Path(mount.source.clone()),
+        target: mount.target.clone(),
+        read_only: false,
+        private: false,
+        optional: false,
+    };
+    let mut warn = |message: &str| {
+        let message = format!("the mount \"{mount}\": {message}");
+        warnings.push(Warning { place: mount.place.clone(), message });
+    };
+    for flag in &mount.flags {
+        match flag {
+            MountFlag::ReadOnly => result.read_only = true,
+            MountFlag::Writable => result.read_only = false,
+            MountFlag::Private => result.private = true,
+            MountFlag::Slave => result.private = false,
+            MountFlag::Shared => {
+                warn("\"shared\" has the effect of \"slave\": nothing mounted in a container reaches the node");
+            }
+            MountFlag::NoExec => warn("\"noexec\" has no effect in this version"),
+            // As all mounts are: with what is mounted below the source, without set-user-id programs and device nodes of the
+            // user's making.
+            MountFlag::Bind | MountFlag::NoSuid | MountFlag::NoDev => {}
+            MountFlag::Squash => {
+                let message =
+                    format!("the mount \"{mount}\": this version of Parallax cannot mount SquashFS files (\"sqsh\")");
+                return Err(EdfError::at(mount.place.clone(), message));
+            }
+        }
+    }
+    Ok(result)
+}
