@@ -5,14 +5,16 @@
 
 use core::ffi::{CStr, c_char, c_int};
 
-use parallax_spank_hooks::{DEFAULTS, GivenOption, INHERITED_IMAGE, JOB_ID, OPTIONS, PIN, REQUEST, Source, UNKNOWN};
+use parallax_spank_hooks::{
+    DEFAULTS, GivenOption, INHERITED_IMAGE, JOB_ID, PIN, REQUEST, Source, UNKNOWN, all_options,
+};
 
 use crate::c;
 
 /// Returns the source of an option's value: Slurm passes the very string that getenv(3) returns
 /// (`spank_process_env_options`, Slurm 23.11 to 26.05).
 pub(crate) fn source(option: c_int, value: *const c_char) -> Source {
-    let Some(text) = OPTIONS.iter().find(|text| text.option as c_int == option) else { return Source::Typed };
+    let Some(text) = all_options().find(|text| text.option as c_int == option) else { return Source::Typed };
     // SAFETY: the name is a string, and nothing changes the environment meanwhile.
     let inherited = unsafe { c::getenv(text.inherited.as_ptr()) };
     if !inherited.is_null() && inherited.cast_const() == value { Source::Inherited } else { Source::Typed }
@@ -32,7 +34,7 @@ pub(crate) fn drop_of_other_jobs(is_step: bool) {
     let is_from_job = variable(INHERITED_IMAGE) == image;
     remove(PIN);
     remove(REQUEST);
-    for text in &OPTIONS {
+    for text in all_options() {
         let is_image_or_mode = matches!(text.option, GivenOption::Image | GivenOption::Mode);
         if is_from_job || !is_image_or_mode {
             remove(text.inherited);

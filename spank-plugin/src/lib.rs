@@ -14,17 +14,18 @@
 use core::ffi::{c_char, c_int, c_uint};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
-use parallax_spank_hooks::{IMAGE_OF_STEP, OPTIONS, OptionEvent, OptionText, StepHooks};
+use parallax_spank_hooks::{OPTIONS, OptionEvent, OptionText, StepHooks};
 
 mod c;
 mod inherited;
+mod names;
 mod other_step;
 mod step;
 
 /// Return value that Slurm treats as a failure.
 const FAILED: c_int = -1;
 
-/// Whether Slurm failed to register the options.
+/// Whether the step has an image by an option that is not registered on this node.
 static UNREGISTERED: AtomicBool = AtomicBool::new(false);
 
 /// Number of the component of a heterogeneous job or step whose options Slurm is reading.
@@ -45,44 +46,22 @@ pub static plugin_type: [u8; 6] = *b"spank\0";
 #[allow(non_upper_case_globals, reason = "Slurm's name")]
 pub static plugin_version: c_uint = c::SLURM_VERSION_NUMBER;
 
-/// The options, in static memory: Slurm need not copy them.
-struct Options([c::spank_option; OPTIONS.len()]);
-
-// SAFETY: the pointers are to constants, and nothing writes through them.
-unsafe impl Sync for Options {}
-
-static REGISTERED: Options = Options(options());
-
-/// The options as Slurm takes them. Constants can neither map nor index without a panic.
-const fn options() -> [c::spank_option; OPTIONS.len()] {
-    let [a, b, c, d, e, f, g, h, i, j] = &OPTIONS;
-    [
-        registered(a),
-        registered(b),
-        registered(c),
-        registered(d),
-        registered(e),
-        registered(f),
-        registered(g),
-        registered(h),
-        registered(i),
-        registered(j),
-    ]
-}
-
-const fn registered(option: &OptionText) -> c::spank_option {
+/// Registers an option. Slurm copies it (`_spank_option_copy`, 23.11 to 26.05).
+fn register(spank: c::spank_t, option: &OptionText) -> bool {
     let (arginfo, has_arg) = match option.value {
         Some(value) => (value.as_ptr().cast_mut(), 1),
         None => (core::ptr::null_mut(), 0),
     };
-    c::spank_option {
+    let mut option = c::spank_option {
         name: option.name.as_ptr().cast_mut(),
         arginfo,
         usage: option.usage.as_ptr().cast_mut(),
         has_arg,
         val: option.option as c_int,
         cb: Some(take_option),
-    }
+    };
+    // SAFETY: the handle is Slurm's own, in the hook in which options are registered. Slurm only reads the strings.
+    (unsafe { c::spank_option_register(spank, &raw mut option) }) == c::SUCCESS
 }
 
 /// Callback of Slurm for one of the options, or its variable.
@@ -101,7 +80,7 @@ extern "C" fn take_option(option: c_int, value: *const c_char, remote: c_int) ->
 
 /// Registers the options with Slurm. In srun, sbatch and salloc an error ends the program; on a node an error would drain the node.
 #[unsafe(no_mangle)]
-extern "C" fn slurm_spank_init(spank: c::spank_t, _argc: c_int, _argv: *const *const c_char) -> c_int {
+extern "C" fn slurm_spank_init(spank: c::spank_t, argc: c_int, argv: *const *const c_char) -> c_int {
     // SAFETY: it takes and changes nothing.
     let context = unsafe { c::spank_context() };
     let is_node = context == c::spank_context_S_CTX_REMOTE;
@@ -112,19 +91,18 @@ extern "C" fn slurm_spank_init(spank: c::spank_t, _argc: c_int, _argv: *const *c
         inherited::drop_of_other_jobs(context == c::spank_context_S_CTX_LOCAL);
         inherited::take_defaults();
     }
-    let taken = REGISTERED.0.iter().all(|option| {
-        // SAFETY: the handle is Slurm's own, in the hook in which options are registered. Slurm reads the option, and copies it.
-        let result = unsafe { c::spank_option_register(spank, core::ptr::from_ref(option).cast_mut()) };
-        result == c::SUCCESS
-    });
-    UNREGISTERED.store(!taken, Relaxed);
-    if taken || is_node { 0 } else { FAILED }
+    let taken = OPTIONS.iter().all(|option| register(spank, option));
+    let named = names::register(spank, argc, argv);
+    if is_node {
+        UNREGISTERED.store(names::has_unregistered_image(spank, !taken), Relaxed);
+    }
+    if (taken && named) || is_node { 0 } else { FAILED }
 }
 
-/// Passes the hook on; also if Slurm failed to register the options on this node, and the step has an image.
+/// Passes the hook on; also if the step has an image by an option that is not registered on this node.
 #[unsafe(no_mangle)]
 extern "C" fn slurm_spank_init_post_opt(spank: c::spank_t, argc: c_int, argv: *const *const c_char) -> c_int {
-    if UNREGISTERED.load(Relaxed) && has_image(spank) {
+    if step::loaded().is_none() && UNREGISTERED.load(Relaxed) {
         if let Some(hooks) = step::load() {
             (hooks.unregistered)();
         }
@@ -133,15 +111,6 @@ extern "C" fn slurm_spank_init_post_opt(spank: c::spank_t, argc: c_int, argv: *c
     // Slurm comes here once for each component.
     COMPONENT.fetch_add(1, Relaxed);
     result
-}
-
-/// Whether the step has an image, according to the variables that Slurm sets.
-fn has_image(spank: c::spank_t) -> bool {
-    let mut buffer: [c_char; 8] = [0; 8];
-    // SAFETY: the handle is Slurm's own, and the buffer has as many bytes as is said.
-    let result = unsafe { c::spank_getenv(spank, IMAGE_OF_STEP.as_ptr(), buffer.as_mut_ptr(), buffer.len() as c_int) };
-    // A value longer than the buffer is set, too.
-    [c::SUCCESS, c::slurm_err_t_ESPANK_NOSPACE].contains(&result)
 }
 
 /// Passes the hook on. If the part for steps with an image cannot be loaded, the task fails: it must not run without its image.

@@ -9,8 +9,10 @@
 
 use parallax_spank_hooks::{GivenOption, Source};
 
-use crate::options::{self, Event, Wanted};
-use crate::request;
+use crate::edf;
+use crate::options::{Event, Wanted};
+use crate::request::{self, Values};
+use crate::site::Site;
 
 /// The requests of the components that Slurm has read so far.
 #[derive(Debug, Default)]
@@ -30,11 +32,11 @@ impl Components {
     ///
     /// # Errors
     /// A message for the user: a value is invalid, or the component's request differs from the first one's.
-    pub(crate) fn next(&mut self, events: &[Event], makes_step: bool) -> Result<Option<Wanted>, String> {
+    pub(crate) fn next(&mut self, events: &[Event], site: &Site, makes_step: bool) -> Result<Option<Wanted>, String> {
         let Some(read) = &mut self.read else {
             // Earlier components, if any, had no option: the plugin did not load this part for them.
             let component = events.last().map_or(0, |event| event.component);
-            let wanted = wanted(events, component)?;
+            let wanted = wanted(events, component, site)?;
             let first = if component == 0 { wanted.clone() } else { None };
             if first != wanted {
                 return Err(refusal(first.as_ref(), component, wanted.as_ref(), makes_step));
@@ -43,7 +45,7 @@ impl Components {
             return Ok(wanted);
         };
         let component = read.count;
-        let wanted = wanted(events, component)?;
+        let wanted = wanted(events, component, site)?;
         if !are_same(read.first.as_ref(), wanted.as_ref()) {
             return Err(refusal(read.first.as_ref(), component, wanted.as_ref(), makes_step));
         }
@@ -59,10 +61,17 @@ fn are_same(one: Option<&Wanted>, other: Option<&Wanted>) -> bool {
     key(one) == key(other)
 }
 
-fn wanted(events: &[Event], component: u32) -> Result<Option<Wanted>, String> {
+fn wanted(events: &[Event], component: u32, site: &Site) -> Result<Option<Wanted>, String> {
     let value = |option| value(events, option, component);
-    let wanted = options::of_values(value(GivenOption::Image), value(GivenOption::Mode))?;
-    request::complete(wanted, events, component)
+    let is_typed_image = |event: &Event| {
+        event.option == GivenOption::Image && event.component == component && event.source == Source::Typed
+    };
+    let values = Values {
+        image: value(GivenOption::Image),
+        image_is_typed: events.iter().any(is_typed_image),
+        mode: value(GivenOption::Mode),
+    };
+    request::complete(values, events, component, || edf::of_component(events, component, site))
 }
 
 /// The value of an option that holds for a component.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use parallax_protocol::message::{BATCH_SCRIPT, EXTERN_CONT, INTERACTIVE_STEP, StepId};
+use parallax_spank_hooks::{NAME_SETS, text};
 use slurm_spank::{SpankError, SpankHandle};
 
 /// Arguments of the plugin in plugstack.conf.
@@ -39,15 +40,25 @@ impl Setting {
             match argument.split_once('=') {
                 Some(("config", path)) => setting.config = PathBuf::from(path),
                 Some(("launcher", path)) => path.clone_into(&mut setting.launcher),
-                _ => {
-                    return Err(format!(
-                        "unknown argument \"{argument}\" in plugstack.conf (valid: config=FILE, launcher=FILE); the administrator must correct it"
-                    ));
-                }
+                Some(("names", words)) if words.split(',').all(is_name_set) => {}
+                _ => return Err(unknown(argument)),
             }
         }
         Ok(setting)
     }
+}
+
+fn is_name_set(word: &str) -> bool {
+    NAME_SETS.iter().any(|set| text(set.word) == word)
+}
+
+fn unknown(argument: &str) -> String {
+    let words: Vec<&str> = NAME_SETS.iter().map(|set| text(set.word)).collect();
+    format!(
+        "unknown argument \"{argument}\" in plugstack.conf (valid: config=FILE, launcher=FILE, names=WORD,... with {}); the \
+         administrator must correct it",
+        words.join(" and ")
+    )
 }
 
 /// Maximum number of groups in a request: with ten digits each they take less than 12 KiB of the request's 16 KiB.

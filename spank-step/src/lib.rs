@@ -2,8 +2,9 @@
 //!
 //! - [`options`]: the options and their meaning.
 //! - [`job`]: the job's properties and the plugin's settings, read once.
+//! - [`site`]: the site's configuration, where options are typed.
 //! - [`components`]: components of heterogeneous jobs and steps.
-//! - [`request`]: what the user asks for beside the image.
+//! - [`request`]: what the user asks for beside the image; [`edf`]: the same in a file.
 //! - [`submit`]: srun, sbatch and salloc, as the user: options are checked where they are typed.
 //! - [`step`]: slurmstepd, as root: the lease, from its request to its release.
 //!
@@ -27,9 +28,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use slurm_spank::{Context, Plugin, SpankHandle, spank_log_error};
 
 mod components;
+mod edf;
 mod job;
 mod options;
 mod request;
+mod site;
 mod step;
 mod submit;
 
@@ -101,7 +104,7 @@ mod exported {
     // SAFETY: the plugin looks this name up in this file alone (dlsym on its handle).
     #[unsafe(no_mangle)]
     #[allow(non_upper_case_globals, reason = "the plugin's name for it")]
-    pub(crate) static parallax_step_hooks_3: StepHooks =
+    pub(crate) static parallax_step_hooks_4: StepHooks =
         StepHooks { option, unregistered, init_post_opt, user_init, task_init_privileged, task_init, exit };
 
     extern "C" fn option(event: OptionEvent) {

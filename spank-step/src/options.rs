@@ -3,19 +3,20 @@
 use std::str::FromStr as _;
 use std::sync::{Mutex, PoisonError};
 
+use parallax_format::Pin;
 use parallax_protocol::message::Mode;
 use parallax_request::Request;
 use parallax_spank_hooks::{self as names, GivenOption, Source};
 
 /// The value of `--parallax-image` that means no image, to cancel an inherited image.
-const NO_IMAGE: &str = "none";
+pub(crate) const NO_IMAGE: &str = "none";
 /// The variables by which every srun that a process starts inherits the process's options.
 const INHERITED_IMAGE: &str = names::text(names::INHERITED_IMAGE);
 const INHERITED_MODE: &str = names::text(names::INHERITED_MODE);
 /// Returns the names of Slurm's own variables for the options of a step. Slurm tries to remove them from the tasks' environment but
 /// skips every second one (24.11, `spank_clear_remote_options_env`), and an srun in the step would then use them as its own.
 pub(crate) fn left_by_slurm() -> impl Iterator<Item = String> {
-    names::OPTIONS.iter().map(|option| format!("{}{}", names::OF_STEP, option.option.name().replace('-', "_")))
+    names::all_options().map(|option| format!("{}{}", names::OF_STEP, option.option.name().replace('-', "_")))
 }
 
 /// A requested image and its mode.
@@ -85,14 +86,27 @@ pub(crate) fn are_unknown() -> bool {
     given().unknown
 }
 
-/// Returns the request of the user; `None` for a step without an image. The last of several values counts, as with Slurm's options.
+/// Returns the request of the user, on a node; `None` for a step without an image. The last of several values counts, as with Slurm's
+/// options. What gives an image indirectly was read where it was typed, so the step's pin has the name.
 ///
 /// # Errors
 /// A message for the user.
-pub(crate) fn wanted() -> Result<Option<Wanted>, String> {
+pub(crate) fn wanted(pin: Option<&Pin>) -> Result<Option<Wanted>, String> {
     let events = events();
     let last = |option| events.iter().rfind(|event| event.option == option).map(|event| event.value.as_slice());
-    of_values(last(GivenOption::Image), last(GivenOption::Mode))
+    let mode = last(GivenOption::Mode);
+    let Some(indirect) = events.iter().find(|event| event.option.gives_image_indirectly()) else {
+        return of_values(last(GivenOption::Image), mode);
+    };
+    let pin = pin.ok_or_else(|| {
+        format!("the image of --{} did not reach this node; start the step again", indirect.option.name())
+    })?;
+    of_values(Some(pin.image.as_bytes()), mode)
+}
+
+/// Whether an option was given that gives an image indirectly.
+pub(crate) fn has_indirect_image(events: &[Event]) -> bool {
+    events.iter().any(|event| event.option.gives_image_indirectly())
 }
 
 /// Parses values of the two options.
@@ -114,7 +128,8 @@ pub(crate) fn text(option: GivenOption, value: &[u8]) -> Result<&str, String> {
 
 /// Whether the user gave an image, valid or not.
 pub(crate) fn names_image() -> bool {
-    given().events.iter().any(|event| event.option == GivenOption::Image)
+    let events = &given().events;
+    has_indirect_image(events) || events.iter().any(|event| event.option == GivenOption::Image)
 }
 
 fn parse(image: Option<&str>, mode: Option<&str>) -> Result<Option<Wanted>, String> {

@@ -1,40 +1,78 @@
 //! What the user asks for beside the image, where the options are typed: the command line, over what the job has, over the user's
 //! defaults in `PARALLAX_*` variables.
+//!
+//! An environment that is typed ([`crate::edf`]) takes the place of what the job has; a default one lies below the other defaults.
 
 use std::sync::OnceLock;
 
 use parallax_protocol::message::Mode;
 use parallax_request::{Request, is_of_request, value_of_variable, variable_of};
-use parallax_spank_hooks::{self as names, GivenOption, Source};
+use parallax_spank_hooks::{self as names, GivenOption, PIN, Source};
 
-use crate::options::{self, Event, Wanted};
+use crate::edf::Edf;
+use crate::options::{self, Event, NO_IMAGE, Wanted};
 
 /// The variable by which a request travels.
 pub(crate) const VARIABLE: &str = names::text(names::REQUEST);
 
-/// Completes what one component of a job or step wants by its request.
+/// The image and the mode that hold for a component.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Values<'a> {
+    /// The image.
+    pub image: Option<&'a [u8]>,
+    /// Whether the image was typed.
+    pub image_is_typed: bool,
+    /// The mode.
+    pub mode: Option<&'a [u8]>,
+}
+
+/// Returns what one component of a job or step wants. `edf` reads its environment.
 ///
 /// # Errors
 /// A message for the user: a value is invalid, or the options do not fit together.
-pub(crate) fn complete(wanted: Option<Wanted>, events: &[Event], component: u32) -> Result<Option<Wanted>, String> {
+pub(crate) fn complete(
+    values: Values<'_>,
+    events: &[Event],
+    component: u32,
+    edf: impl FnOnce() -> Result<Option<Edf>, String>,
+) -> Result<Option<Wanted>, String> {
     let typed = events.iter().filter(|event| event.component == component && event.source == Source::Typed);
     let typed: Vec<&Event> = typed.filter(|event| is_of_request(event.option)).collect();
-    let Some(mut wanted) = wanted else {
-        let cancelled = events.iter().any(|event| event.option == GivenOption::Image);
+    let is_cancelled = values.image == Some(NO_IMAGE.as_bytes());
+    let edf = if is_cancelled && values.image_is_typed { None } else { edf()? };
+    let image = match &edf {
+        // The environment's image, unless another one was typed.
+        Some(edf) if !values.image_is_typed && (edf.is_typed || values.image.is_none()) => {
+            Some(edf.image.as_ref().map_err(Clone::clone)?.as_bytes())
+        }
+        _ => values.image,
+    };
+    let Some(mut wanted) = options::of_values(image, values.mode)? else {
         return match typed.first() {
-            Some(event) if !cancelled => Err(options::needs_image(event.option)),
+            Some(event) if !is_cancelled => Err(options::needs_image(event.option)),
             _ => Ok(None),
         };
     };
-    if let (Some(event), Some(Mode::Podman)) = (typed.first(), wanted.mode) {
+    let typed_edf = edf.as_ref().filter(|edf| edf.is_typed);
+    let has_no_effect = typed.first().map(|event| event.option).or(typed_edf.map(|edf| edf.option));
+    if let (Some(option), Some(Mode::Podman)) = (has_no_effect, wanted.mode) {
         return Err(format!(
             "--{} has no effect with --{}=podman: there the tasks run on the node; give podman its own options",
-            event.option.name(),
+            option.name(),
             GivenOption::Mode.name()
         ));
     }
     let given = of_command_line(&typed)?;
-    wanted.request = earlier().clone()?.and(given);
+    let defaults = defaults().clone()?;
+    let earlier = match edf {
+        Some(edf) if edf.is_typed => defaults.and(edf.request),
+        Some(edf) => edf.request.and(defaults),
+        None => match of_job() {
+            Some(job) => defaults.and(job.clone()?),
+            None => defaults,
+        },
+    };
+    wanted.request = earlier.and(given);
     Ok(Some(wanted))
 }
 
@@ -48,15 +86,23 @@ fn of_command_line(typed: &[&Event]) -> Result<Request, String> {
     Ok(request)
 }
 
-/// The request of the user's defaults and of the job that this process belongs to, as they were when the program started.
-fn earlier() -> &'static Result<Request, String> {
-    static EARLIER: OnceLock<Result<Request, String>> = OnceLock::new();
-    EARLIER.get_or_init(|| {
-        let defaults = of_variables(|name| std::env::var(name).ok())?;
-        let Ok(value) = std::env::var(VARIABLE) else { return Ok(defaults) };
-        let job = Request::from_variable(&value).map_err(|error| format!("{VARIABLE}: {error}"))?;
-        Ok(defaults.and(job))
-    })
+/// The request of the job that this process belongs to, as it was when the program started; `None` without a job that has an image.
+pub(crate) fn of_job() -> Option<&'static Result<Request, String>> {
+    static JOB: OnceLock<Option<Result<Request, String>>> = OnceLock::new();
+    let read = || {
+        std::env::var_os(names::text(PIN))?;
+        Some(match std::env::var(VARIABLE) {
+            Ok(value) => Request::from_variable(&value).map_err(|error| format!("{VARIABLE}: {error}")),
+            Err(_) => Ok(Request::default()),
+        })
+    };
+    JOB.get_or_init(read).as_ref()
+}
+
+/// The request of the user's defaults.
+fn defaults() -> &'static Result<Request, String> {
+    static DEFAULTS: OnceLock<Result<Request, String>> = OnceLock::new();
+    DEFAULTS.get_or_init(|| of_variables(|name| std::env::var(name).ok()))
 }
 
 fn of_variables(value: impl Fn(&str) -> Option<String>) -> Result<Request, String> {

@@ -62,24 +62,30 @@ impl Step {
     /// Requests the lease without waiting; `None` for a step without an image. Runs before stdio is set up: no message can reach
     /// the user yet, and an error returned here would drain the node.
     pub(crate) fn begin(spank: &SpankHandle) -> Option<Self> {
-        let wanted = match options::wanted() {
+        let job = match Job::read(spank) {
+            Ok(job) if job.is_extern() => return None,
+            job => job,
+        };
+        let variable = |name| spank.getenv(name).ok().flatten();
+        // A component of a heterogeneous job has a number of its own; tasks see that of the whole job.
+        let number = variable(text(JOB_ID)).and_then(|number| number.parse().ok());
+        let number = number.or(job.as_ref().ok().map(|job| job.step.job));
+        let pin = variable(text(PIN)).and_then(|text| text.parse::<Pin>().ok());
+        let pin = pin.filter(|pin| pin.job.is_none() || pin.job == number);
+        let wanted = match options::wanted(pin.as_ref()) {
             Ok(None) => return None,
             Ok(Some(wanted)) => wanted,
             Err(message) => return Some(Self::failed(message)),
         };
-        let job = match Job::read(spank) {
-            Ok(job) if job.is_extern() => return None,
+        let job = match job {
             Ok(job) => job,
             Err(error) => return Some(Self::failed(format!("cannot get the step's number from Slurm: {error}"))),
         };
+        let number = number.unwrap_or(job.step.job);
         let setting = match Setting::read(spank) {
             Ok(setting) => setting,
             Err(message) => return Some(Self::failed(message)),
         };
-        let variable = |name| spank.getenv(name).ok().flatten();
-        let pin = variable(text(PIN)).and_then(|text| text.parse::<Pin>().ok());
-        // A component of a heterogeneous job has a number of its own; tasks see that of the whole job.
-        let number = variable(text(JOB_ID)).and_then(|number| number.parse().ok()).unwrap_or(job.step.job);
         let id = pin.and_then(|pin| pin.id_in(number, &wanted.image));
         let pin = Pin { job: Some(number), image: wanted.image.clone(), id };
         let lease = match ask(&setting.config, wanted, job, Job::groups(spank), pin) {
@@ -91,7 +97,9 @@ impl Step {
 
     /// Returns a failed step for the case that Slurm failed to register the options, whose values are then unknown.
     pub(crate) fn without_options() -> Self {
-        Self::failed("Slurm failed to register the options of Parallax on this node; tell the administrator".to_owned())
+        Self::failed("this node does not know the options of the step's image: its plugstack.conf differs from that of the other nodes, \
+             or Slurm failed to register the options; tell the administrator"
+                .to_owned())
     }
 
     /// Returns the step after a panic in [`Step::begin`]: a step with an image must fail, others must not be affected.

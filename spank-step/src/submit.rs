@@ -8,20 +8,23 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use parallax_config::{Config, ConfigError, OnMissing};
+use parallax_config::OnMissing;
 use parallax_format::digest::ImageId;
 use parallax_format::layout;
 use parallax_format::{
     ImageName, ImageRef, IndexPath, Pin, ambiguous_id, id_prefix, name_from_index_entry, nearest, unknown_image,
 };
-use parallax_spank_hooks::{JOB_ID, PIN, text};
+use parallax_spank_hooks::{INHERITED_IMAGE, JOB_ID, PIN, text};
 use parallax_sys::process::exit_now;
 use slurm_spank::{SpankHandle, spank_log_user};
 
 use crate::components::Components;
-use crate::job::Setting;
-use crate::options::{self, Wanted};
+use crate::options::{self, NO_IMAGE, Wanted};
 use crate::request;
+use crate::site::Site;
+
+/// Maximum length of a request in bytes. Linux takes no variable of more than 128 KiB (`MAX_ARG_STRLEN`).
+const MAX_REQUEST: usize = 120_000;
 
 /// Checks the request, and ends the program if the request is invalid: an error returned to Slurm would be followed by
 /// another message of Slurm, and with an `optional` plugin the job would run without its image. The program ends at once, because
@@ -29,8 +32,14 @@ use crate::request;
 /// of a heterogeneous job or step. `makes_step` is true in srun.
 pub(crate) fn check(spank: &SpankHandle, components: &mut Components, makes_step: bool) {
     let job = if makes_step { std::env::var(text(JOB_ID)).ok().and_then(|job| job.parse().ok()) } else { None };
-    let examined = components.next(&options::events(), makes_step).and_then(|wanted| match wanted {
-        Some(wanted) => examine(spank, &wanted, job).map(|id| hand_on(&wanted, job, id)),
+    let site = Site::read(spank);
+    let events = options::events();
+    let examined = components.next(&events, &site, makes_step).and_then(|wanted| match wanted {
+        Some(wanted) => examine(&site, &wanted, job).and_then(|id| hand_on(&wanted, job, id)),
+        None if options::has_indirect_image(&events) => {
+            hand_on_none(job);
+            Ok(())
+        }
         None => Ok(()),
     });
     if let Err(message) = examined {
@@ -40,15 +49,9 @@ pub(crate) fn check(spank: &SpankHandle, components: &mut Components, makes_step
 }
 
 /// Returns the id of the image, if this host can determine it.
-fn examine(spank: &SpankHandle, wanted: &Wanted, job: Option<u32>) -> Result<Option<ImageId>, String> {
+fn examine(site: &Site, wanted: &Wanted, job: Option<u32>) -> Result<Option<ImageId>, String> {
     let reference = ImageRef::parse(&wanted.image).map_err(|error| error.to_string())?;
-    let setting = Setting::read(spank)?;
-    let config = match Config::load(&setting.config) {
-        Ok(config) => config,
-        // A host that only submits may have no configuration; the nodes check again.
-        Err(ConfigError::Read { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-    };
+    let Some(config) = site.config()? else { return Ok(None) };
     if let Some(id) = job.and_then(|job| pinned(job, &wanted.image)) {
         return Ok(Some(id));
     }
@@ -161,8 +164,18 @@ fn names(store: &Path) -> Vec<ImageName> {
 }
 
 /// Sets the variables by which the job and every srun in it inherit the image and the request.
+///
+/// # Errors
+/// A message for the user: the request is too large for a variable.
 #[allow(unsafe_code, reason = "sets environment variables")]
-fn hand_on(wanted: &Wanted, job: Option<u32>, id: Option<ImageId>) {
+fn hand_on(wanted: &Wanted, job: Option<u32>, id: Option<ImageId>) -> Result<(), String> {
+    let request = wanted.request.to_variable();
+    if request.len() > MAX_REQUEST {
+        let length = request.len();
+        return Err(format!(
+            "the options beside the image are too long: {length} bytes, and {MAX_REQUEST} are possible"
+        ));
+    }
     let pin = Pin { job, image: wanted.image.clone(), id };
     // SAFETY: srun, sbatch and salloc have one thread while they process their options.
     unsafe {
@@ -173,7 +186,20 @@ fn hand_on(wanted: &Wanted, job: Option<u32>, id: Option<ImageId>) {
         if wanted.request.is_empty() {
             std::env::remove_var(request::VARIABLE);
         } else {
-            std::env::set_var(request::VARIABLE, wanted.request.to_variable());
+            std::env::set_var(request::VARIABLE, request);
         }
+    }
+    Ok(())
+}
+
+/// Has the nodes know that a step has no image although an option that gives one indirectly reaches them.
+#[allow(unsafe_code, reason = "sets environment variables")]
+fn hand_on_none(job: Option<u32>) {
+    let pin = Pin { job, image: NO_IMAGE.to_owned(), id: None };
+    // SAFETY: srun, sbatch and salloc have one thread while they process their options.
+    unsafe {
+        // Both, since what is inherited counts as the job's if the two name the same.
+        std::env::set_var(text(INHERITED_IMAGE), NO_IMAGE);
+        std::env::set_var(text(PIN), pin.to_string());
     }
 }

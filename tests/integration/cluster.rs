@@ -59,6 +59,7 @@ pub(crate) fn tests() -> impl Iterator<Item = &'static Listed> {
         errors::TESTS,
         messages::TESTS,
         typed::components::TESTS,
+        typed::edf::TESTS,
         typed::environment::TESTS,
         typed::broadcast::TESTS,
         typed::names::TESTS,

@@ -10,7 +10,7 @@ use crate::request::Request;
 use crate::variable;
 
 /// The options of a request, in the order in which help texts show them: all but those for the image and the mode, which the
-/// image's name and the lease carry.
+/// image's name and the lease carry, and for files with options (EDF).
 pub fn options() -> impl Iterator<Item = GivenOption> {
     OPTIONS.iter().map(|text| text.option).filter(|option| is_of_request(*option))
 }
@@ -18,7 +18,8 @@ pub fn options() -> impl Iterator<Item = GivenOption> {
 /// Whether a request has the option's value.
 #[must_use]
 pub fn is_of_request(option: GivenOption) -> bool {
-    !matches!(option, GivenOption::Image | GivenOption::Mode)
+    let is_own = OPTIONS.iter().any(|text| text.option == option);
+    is_own && !matches!(option, GivenOption::Image | GivenOption::Mode | GivenOption::Edf)
 }
 
 /// Returns the name of the variable that has the option's value where the command line does not: the option's in capitals.
@@ -44,8 +45,8 @@ pub fn value_of_variable(option: GivenOption, value: &str) -> Result<Option<&str
 }
 
 impl Request {
-    /// Adds the value of an option; one that is not of a request changes nothing. Mounts and variables add up, other values replace earlier ones. `directory` is the current
-    /// directory, to which relative sources of mounts belong.
+    /// Adds the value of an option; one that is not of a request changes nothing. Mounts and variables add up, other values replace
+    /// earlier ones. `directory` is the current directory, to which relative sources of mounts belong.
     ///
     /// # Errors
     /// The value is invalid, or contradicts an earlier option of the same command line.
@@ -54,7 +55,6 @@ impl Request {
             return Err(RequestError::Value(value.to_owned()));
         }
         match option {
-            GivenOption::Image | GivenOption::Mode => {}
             GivenOption::Mount => {
                 for mount in mount::parse_list(value, directory)? {
                     mount::push_new(&mut self.mounts, mount)?;
@@ -73,6 +73,8 @@ impl Request {
             GivenOption::Entrypoint => self.entrypoint = Some(true),
             GivenOption::MountHome => flag(&mut self.home, true, GivenOption::NoMountHome)?,
             GivenOption::NoMountHome => flag(&mut self.home, false, GivenOption::MountHome)?,
+            // The image, the mode, files with options, and other tools' names.
+            _ => {}
         }
         Ok(())
     }
@@ -101,7 +103,7 @@ mod tests {
     #[test]
     fn variables_are_named_as_options() {
         let names: Vec<String> = options().map(variable_of).collect();
-        assert_eq!((names[0].as_str(), names.len()), ("PARALLAX_MOUNT", OPTIONS.len() - 2));
+        assert_eq!((names[0].as_str(), names.len()), ("PARALLAX_MOUNT", OPTIONS.len() - 3));
         assert!(names.contains(&"PARALLAX_NO_MOUNT_HOME".to_owned()));
     }
 
@@ -112,6 +114,15 @@ mod tests {
         assert_eq!(value_of_variable(GivenOption::Readonly, "maybe"), Err(RequestError::Boolean("maybe".into())));
         assert_eq!(value_of_variable(GivenOption::Mount, "/a"), Ok(Some("/a")));
         assert_eq!(value_of_variable(GivenOption::Mount, ""), Ok(None));
+    }
+
+    #[test]
+    fn every_option_of_a_request_changes_it() {
+        for option in options() {
+            let value = if option.is_flag() { "" } else { "/a" };
+            assert_ne!(added(&[(option, value)]).unwrap(), Request::default(), "{option:?}");
+        }
+        assert!(!is_of_request(GivenOption::Edf) && !is_of_request(GivenOption::EdfName));
     }
 
     #[test]

@@ -6,11 +6,15 @@
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 
+mod names;
+
+pub use names::{NAME_SETS, NAMES_ARGUMENT, NameSet};
+
 /// The file name of the part for steps with an image. It lies beside the plugin.
 pub const FILE: &CStr = c"spank_parallax_step.so";
 
 /// The variable in that file that is its [`StepHooks`].
-pub const SYMBOL: &CStr = c"parallax_step_hooks_3";
+pub const SYMBOL: &CStr = c"parallax_step_hooks_4";
 
 /// An option as Slurm gets it (`struct spank_option`).
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +33,7 @@ pub struct OptionText {
 }
 
 /// All options, in the order of [`GivenOption`].
-pub const OPTIONS: [OptionText; 10] = [
+pub const OPTIONS: [OptionText; 11] = [
     OptionText {
         option: GivenOption::Image,
         name: c"parallax-image",
@@ -103,11 +107,20 @@ pub const OPTIONS: [OptionText; 10] = [
         value: None,
         usage: c"do not show the home directory in the container",
     },
+    OptionText {
+        option: GivenOption::Edf,
+        name: c"parallax-edf",
+        inherited: INHERITED_EDF,
+        value: Some(c"NAME|FILE"),
+        usage: c"take the image and its options from an environment definition file (EDF)",
+    },
 ];
 
 /// Slurm's own variable for the image of a step (`spank_set_remote_options_env`), which is set even if Slurm failed to register the
 /// options.
 pub const IMAGE_OF_STEP: &CStr = c"_SLURM_SPANK_OPTION_parallax_parallax_image";
+/// The same for `--parallax-edf`, which has an image in its file.
+pub const EDF_OF_STEP: &CStr = c"_SLURM_SPANK_OPTION_parallax_parallax_edf";
 /// What the names of Slurm's own variables for the options of a step begin with; the option's name follows, with `_` for `-`.
 pub const OF_STEP: &str = "_SLURM_SPANK_OPTION_parallax_";
 
@@ -121,6 +134,8 @@ pub const PODMAN_SETTINGS: [(&CStr, &CStr); 2] =
     [(c"DBUS_SESSION_BUS_ADDRESS", c"disabled:"), (c"DISABLE_HC_SYSTEMD", c"true")];
 /// Variable from which srun, sbatch and salloc take the image before they read their command lines (`spank_process_env_options`).
 pub const INHERITED_IMAGE: &CStr = c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_image";
+/// The same for the environment definition file.
+pub const INHERITED_EDF: &CStr = c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_edf";
 /// The same for what the tasks get.
 pub const INHERITED_MODE: &CStr = c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_mode";
 
@@ -128,8 +143,10 @@ pub const INHERITED_MODE: &CStr = c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_par
 /// [`UNKNOWN`] where the job or the id is not known. `SLURM_` makes Slurm carry it whatever `--export` says, and programs that
 /// remove Slurm's variables remove it together with the image.
 pub const PIN: &CStr = c"SLURM_PARALLAX_PIN";
-/// Variables from which srun, sbatch and salloc take the image and the mode where neither a command line nor the job has one.
-pub const DEFAULTS: [(&CStr, &CStr); 2] = [(c"PARALLAX_IMAGE", INHERITED_IMAGE), (c"PARALLAX_MODE", INHERITED_MODE)];
+/// Variables from which srun, sbatch and salloc take the image, the mode and the environment definition file where neither a command
+/// line nor the job has one.
+pub const DEFAULTS: [(&CStr, &CStr); 3] =
+    [(c"PARALLAX_IMAGE", INHERITED_IMAGE), (c"PARALLAX_MODE", INHERITED_MODE), (c"PARALLAX_EDF", INHERITED_EDF)];
 /// Variable by which the other options of a job and a step travel, a request (`parallax-request`) as JSON. It belongs
 /// to the job of [`PIN`] and means nothing without that.
 pub const REQUEST: &CStr = c"SLURM_PARALLAX_REQUEST";
@@ -176,18 +193,24 @@ pub enum GivenOption {
     MountHome,
     /// `--parallax-no-mount-home`.
     NoMountHome,
+    /// `--parallax-edf`.
+    Edf,
+    /// `--edf`, of [`NAME_SETS`].
+    EdfName,
+    /// `--environment`, of [`NAME_SETS`].
+    EdfEnvironment,
 }
 
 impl GivenOption {
     /// The option of a number that Slurm handed back.
     #[must_use]
     pub fn of_number(number: i32) -> Option<Self> {
-        OPTIONS.iter().map(|text| text.option).find(|option| *option as i32 == number)
+        all_options().map(|text| text.option).find(|option| *option as i32 == number)
     }
 
     /// What Slurm gets of the option.
     fn text(self) -> Option<&'static OptionText> {
-        OPTIONS.iter().find(|text| text.option == self)
+        all_options().find(|text| text.option == self)
     }
 
     /// The option's name, without the dashes.
@@ -201,6 +224,19 @@ impl GivenOption {
     pub fn is_flag(self) -> bool {
         self.text().is_some_and(|text| text.value.is_none())
     }
+
+    /// Whether the option gives a step an image by something else than its name in a store, so that nodes take the name from
+    /// [`PIN`].
+    #[must_use]
+    pub fn gives_image_indirectly(self) -> bool {
+        matches!(self, Self::Edf | Self::EdfName | Self::EdfEnvironment)
+    }
+}
+
+/// The plugin's own options, and those of all [`NAME_SETS`].
+pub fn all_options() -> impl Iterator<Item = &'static OptionText> {
+    const OWN: &[OptionText] = &OPTIONS;
+    OWN.iter().chain(NAME_SETS.iter().flat_map(|set| set.options))
 }
 
 /// Where the value of an option comes from.

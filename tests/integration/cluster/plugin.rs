@@ -83,7 +83,7 @@ fn only_a_few_symbols_are_resolved_at_load(cluster: &Cluster) -> anyhow::Result<
     let step = Symbols::of(&step_part(cluster)?)?;
     // slurm-spank's own is not used.
     let defined: Vec<&String> = step.defined.iter().filter(|name| *name != "spank_option_callback").collect();
-    ensure!(defined == ["parallax_step_hooks_3"], "the part for steps with an image defines {defined:?}");
+    ensure!(defined == ["parallax_step_hooks_4"], "the part for steps with an image defines {defined:?}");
     let of_slurm = step.of_slurm();
     let known = |name: &&str| name.starts_with("spank_") || name.starts_with("slurm_");
     ensure!(of_slurm.iter().all(known) && of_slurm.len() <= 20, "it needs {of_slurm:?}");

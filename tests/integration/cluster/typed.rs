@@ -8,6 +8,7 @@ use integration_tests::cluster::{Cluster, Done};
 
 pub(super) mod broadcast;
 pub(super) mod components;
+pub(super) mod edf;
 pub(super) mod environment;
 pub(super) mod names;
 pub(super) mod options;

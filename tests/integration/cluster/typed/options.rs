@@ -227,6 +227,7 @@ fn help_names_every_option(cluster: &Cluster) -> anyhow::Result<()> {
             "--parallax-entrypoint",
             "--parallax-mount-home",
             "--parallax-no-mount-home",
+            "--parallax-edf=NAME|FILE",
         ] {
             ensure!(help.contains(option), "{program}: no {option} in {help}");
         }
