@@ -6,7 +6,7 @@
 use core::ffi::{CStr, c_char, c_int};
 
 use parallax_spank_hooks::{
-    DEFAULTS, GivenOption, INHERITED_IMAGE, JOB_ID, PIN, REQUEST, Source, UNKNOWN, all_options,
+    DEFAULTS, GivenOption, IMAGE_DIGEST, IMAGE_ID, INHERITED_IMAGE, JOB_ID, PIN, REQUEST, Source, UNKNOWN, all_options,
 };
 
 use crate::c;
@@ -40,6 +40,13 @@ pub(crate) fn drop_of_other_jobs(is_step: bool) {
             remove(text.inherited);
         }
     }
+}
+
+/// Removes what the step that this process runs in was told of its image: what is started from it may have another image, or none,
+/// and is told on the node.
+pub(crate) fn drop_of_other_images() {
+    remove(IMAGE_ID);
+    remove(IMAGE_DIGEST);
 }
 
 /// Puts the user's defaults where Slurm looks for options, if nothing is there.

@@ -89,6 +89,7 @@ extern "C" fn slurm_spank_init(spank: c::spank_t, argc: c_int, argv: *const *con
     }
     if !is_node {
         inherited::drop_of_other_jobs(context == c::spank_context_S_CTX_LOCAL);
+        inherited::drop_of_other_images();
         inherited::take_defaults();
     }
     let taken = OPTIONS.iter().all(|option| register(spank, option));

@@ -13,7 +13,7 @@ use parallax_protocol::client::{Client, ClientError};
 use parallax_protocol::frame::FrameError;
 use parallax_protocol::message::{Grant, LeaseRequest, Mode, Request, Response};
 use parallax_protocol::step_file::StepPaths;
-use parallax_spank_hooks::{JOB_ID, PIN, PODMAN_SETTINGS, STEP_DIRECTORY, text};
+use parallax_spank_hooks::{IMAGE_DIGEST, IMAGE_ID, JOB_ID, PIN, PODMAN_SETTINGS, STEP_DIRECTORY, text};
 use slurm_spank::{SpankHandle, spank_log_error};
 
 use crate::job::{Job, Setting};
@@ -135,6 +135,13 @@ impl Step {
         }
         let Lease::Granted(held, grant) = &self.lease else { return Ok(()) };
         spank.setenv(text(PIN), held.pin.to_string(), true)?;
+        if let Some(image) = &grant.image {
+            spank.setenv(text(IMAGE_ID), &image.id, true)?;
+            spank.setenv(text(IMAGE_DIGEST), &image.digest, true)?;
+        } else {
+            spank.unsetenv(text(IMAGE_ID))?;
+            spank.unsetenv(text(IMAGE_DIGEST))?;
+        }
         if held.mode() == Mode::Podman {
             for (name, value) in &grant.environment {
                 spank.setenv(name, value, true)?;

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use parallax_format::oci::{Configuration, Execution};
 use parallax_format::record::{ImageRecord, LayerRecord};
 use parallax_format::{ImageRef, id_prefix};
-use parallax_protocol::message::{Grant, LeaseRequest, Mode, StepId, Timings};
+use parallax_protocol::message::{Grant, GrantedImage, LeaseRequest, Mode, StepId, Timings};
 use parallax_protocol::step_file::{Mount, StepFile, StepPaths};
 use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::Credentials;
@@ -101,7 +101,8 @@ impl Leases {
         let lease =
             Lease { entry, readable: true, resources: Mutex::new(Some(Resources { directory, layers, marker })) };
         self.live().insert(key.step, Arc::new(lease));
-        Ok((key, Grant { environment: environment(&StepPaths::new(&path)), directory: path, notice, timings }))
+        let environment = environment(&StepPaths::new(&path));
+        Ok((key, Grant { environment, directory: path, notice, image: granted_image(&found), timings }))
     }
 
     /// Makes the image's part of a step's directory. Mounts the layers if the backend is the kernel.
@@ -275,6 +276,13 @@ fn other_image(request: &LeaseRequest, image: &ImageRecord) -> Option<String> {
             request.image
         )
     })
+}
+
+fn granted_image(found: &Found) -> Option<GrantedImage> {
+    match found {
+        Found::Image(_, image) => Some(GrantedImage { id: image.id.to_string(), digest: image.digest.to_string() }),
+        Found::Missing(_) => None,
+    }
 }
 
 fn names_of(names: &[String]) -> String {

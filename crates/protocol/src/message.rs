@@ -239,8 +239,20 @@ pub struct Grant {
     /// A notice for the user, if something differs from what they may expect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<String>,
+    /// The image that the step gets; `None` for one that Podman is to pull, and from agents that do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<GrantedImage>,
     /// The durations of the parts of the grant.
     pub timings: Timings,
+}
+
+/// The image of a granted lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantedImage {
+    /// The image id, 64 hexadecimal digits.
+    pub id: String,
+    /// The manifest's digest, `sha256:` and 64 hexadecimal digits.
+    pub digest: String,
 }
 
 /// Durations of the parts of a grant in microseconds.

@@ -150,6 +150,10 @@ pub const DEFAULTS: [(&CStr, &CStr); 3] =
 /// Variable by which the other options of a job and a step travel, a request (`parallax-request`) as JSON. It belongs
 /// to the job of [`PIN`] and means nothing without that.
 pub const REQUEST: &CStr = c"SLURM_PARALLAX_REQUEST";
+/// Variables that tell tasks which image they have: its id, and its manifest's digest. Nothing of Parallax reads them.
+pub const IMAGE_ID: &CStr = c"PARALLAX_IMAGE_ID";
+/// See [`IMAGE_ID`].
+pub const IMAGE_DIGEST: &CStr = c"PARALLAX_IMAGE_DIGEST";
 /// Job or id in [`PIN`] that is not known: a job that is still to be submitted, an image of a store that cannot be read there.
 pub const UNKNOWN: &str = "-";
 /// Slurm's variable for the job that a process belongs to.

@@ -1,14 +1,15 @@
 //! What a name meant at submission holds within the job, and in no other.
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use integration_tests::cluster::Cluster;
 
-use super::put;
+use super::{batch_output, put};
 
 tests! { cluster:
     a_name_means_one_image_throughout_a_job,
     a_job_submitted_from_a_job_asks_for_itself,
     an_id_of_another_job_is_not_used,
+    tasks_are_told_their_image_and_jobs_of_theirs_are_not,
 }
 
 /// What is in `python` alone.
@@ -103,6 +104,29 @@ fn an_id_of_another_job_is_not_used(cluster: &Cluster) -> anyhow::Result<()> {
                 cluster.run("ctl", "u1", &line)?.success()?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Both variables are told by the node; what a job submitted from it or a user puts there is removed.
+fn tasks_are_told_their_image_and_jobs_of_theirs_are_not(cluster: &Cluster) -> anyhow::Result<()> {
+    let listed = cluster.run("ctl", "root", &["parallax", "list", "--json"])?.success()?.stdout;
+    let show = "echo $PARALLAX_IMAGE_ID $PARALLAX_IMAGE_DIGEST";
+    let script = format!(
+        "#!/bin/bash\n#SBATCH -w n1 --parallax-image=debian\n{show}\nsrun -Q sh -c '{show}'\n\
+         srun -Q --parallax-image=tiny --parallax-mode=podman sh -c '{show}'\n\
+         PARALLAX_IMAGE_ID=forged srun -Q sh -c '{show}'\n\
+         srun -Q --parallax-image=none sh -c '{show}'\n\
+         sbatch -Q --wait -w n2 -o own.out --wrap '{show}'\ncat own.out; rm own.out\n"
+    );
+    let said = batch_output(cluster, &script, &[])?;
+    let lines: Vec<&str> = said.lines().collect();
+    let [script, step, podman, forged, "", ""] = lines[..] else { anyhow::bail!("{said}") };
+    let (id, digest) = script.split_once(" sha256:").context("no digest")?;
+    ensure!(id.len() == 64 && digest.len() == 64 && step == script && forged == script, "{said}");
+    ensure!(podman != script && podman.split(' ').count() == 2, "another image is not told: {said}");
+    for named in [id, digest] {
+        ensure!(listed.contains(named), "{named} is not listed: {listed}");
     }
     Ok(())
 }
