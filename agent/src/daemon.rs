@@ -29,6 +29,12 @@ const METRICS_DELAY: Duration = Duration::from_secs(1);
 /// Interval between checks of the table of leases after it was found locked.
 const WATCHDOG_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
+fn warn_about(config: &Config) {
+    if let Some(warning) = config.warning() {
+        tracing::warn!("{warning}");
+    }
+}
+
 /// Runs the agent until a signal stops it.
 ///
 /// # Errors
@@ -38,6 +44,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let filter = args.log.parse().context("--log")?;
     logging::start(filter, args.log_format)?;
     let config = Config::load(&args.config)?;
+    warn_about(&config);
     if !rustix::process::geteuid().is_root() {
         anyhow::bail!("mounting needs root; start the agent as root, best with its systemd unit");
     }
@@ -179,6 +186,7 @@ impl Daemon {
         let leases = self.server.leases();
         let status = match Config::load(&self.config) {
             Ok(config) => {
+                warn_about(&config);
                 if leases.reconfigure(config) {
                     tracing::warn!(
                         "agent.runtime_dir changed; restart the agent while no leases are active to apply it"

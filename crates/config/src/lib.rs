@@ -16,6 +16,7 @@ mod choices;
 mod keys;
 mod mount;
 mod mount_program;
+mod obsolete;
 
 pub use choices::{Mounts, OnMissing, Owner, Verify};
 pub use keys::{Choice, Key, Section, Shape};
@@ -66,6 +67,9 @@ pub struct Config {
     /// Settings of the mount program.
     #[serde(default)]
     pub mount_program: MountProgram,
+    /// Keys of the file that have lost their meaning ([`Config::warning`]).
+    #[serde(skip)]
+    pub obsolete: Vec<String>,
 }
 
 section! {
@@ -199,10 +203,13 @@ impl Config {
     /// # Errors
     /// Invalid TOML, an unknown key, a wrong type, a value out of range.
     pub fn parse(text: &str) -> Result<Self, (Option<usize>, String)> {
-        let config: Self = toml::from_str(text).map_err(|error| {
-            let line = error.span().map(|span| 1 + text.bytes().take(span.start).filter(|&b| b == b'\n').count());
-            (line, error.message().lines().collect::<Vec<_>>().join(" "))
-        })?;
+        let config: Self = match toml::from_str(text) {
+            Ok(config) => config,
+            Err(error) => obsolete::parse(text).ok_or_else(|| {
+                let line = error.span().map(|span| 1 + text.bytes().take(span.start).filter(|&b| b == b'\n').count());
+                (line, error.message().lines().collect::<Vec<_>>().join(" "))
+            })?,
+        };
         config.check().map_err(|message| (None, message))?;
         Ok(config)
     }

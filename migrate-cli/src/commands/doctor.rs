@@ -55,7 +55,11 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let mut checks = Vec::new();
     let config = match Config::load(&global.config) {
         Ok(config) => {
-            checks.push(Check::ok("configuration", format!("{} is valid", global.config.display())));
+            let path = global.config.display();
+            checks.push(match config.warning() {
+                None => Check::ok("configuration", format!("{path} is valid")),
+                Some(warning) => Check::warning("configuration", format!("{path}: {warning}"), "remove the key"),
+            });
             Some(config)
         }
         Err(error) => {
