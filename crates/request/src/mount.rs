@@ -104,10 +104,14 @@ fn parse(text: &str, directory: &Path) -> Result<Mount, RequestError> {
     let source = match source.as_str() {
         TMPFS if parts.len() == 1 => return Err(malformed("a tmpfs needs a target")),
         TMPFS => MountSource::Tmpfs,
-        path => MountSource::Path(
-            absolute(path, directory)
-                .ok_or_else(|| malformed("the source begins neither with \"/\" nor with \".\""))?,
-        ),
+        path => match absolute(path, directory) {
+            None => return Err(malformed("the source begins neither with \"/\" nor with \".\"")),
+            // Who is in a directory that was removed has no current directory.
+            Some(path) if !path.is_absolute() => {
+                return Err(malformed("the source is relative to the current directory, which no longer exists"));
+            }
+            Some(path) => MountSource::Path(path),
+        },
     };
     // Without a target the source's own path is the target.
     let target = match &source {
@@ -218,6 +222,13 @@ mod tests {
         assert_eq!(one("/a:/b:x-create=auto,rbind,ro,private"), expected);
         assert_eq!(one("/a:/b:ro+rw"), path("/a", "/b"));
         assert_eq!(parsed("/a:/b:ro,/c").unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_relative_source_needs_a_current_directory() {
+        let message = parse_list("./x:/b", Path::new("")).unwrap_err().to_string();
+        assert!(message.contains("no longer exists"), "{message}");
+        assert!(parse_list("/x:/b", Path::new("")).is_ok());
     }
 
     #[test]
