@@ -32,6 +32,8 @@ pub(crate) const BOUNDS: u64 = 0x8004_05fb;
 pub(crate) enum Directories<'a> {
     /// In the directory that the user asked for.
     Exactly(&'a Path),
+    /// In the directory in which the task would start on the node; `None` if that no longer exists.
+    OfNode(Option<&'a Path>),
     /// In the first of these that the container has: the directory on the node, the image's; else in `/`.
     FirstOf([Option<&'a Path>; 2]),
 }
@@ -47,6 +49,16 @@ impl Directories<'_> {
                     path.display()
                 )
             }),
+            Self::OfNode(Some(path)) => std::env::set_current_dir(path).map_err(|error| {
+                let path = path.display();
+                format!(
+                    "cannot start in {path}: the container does not show it ({error}); --parallax-mount={path} shows it, and \
+                     --parallax-workdir names a directory of the container"
+                )
+            }),
+            Self::OfNode(None) => Err("cannot start in the step's directory: it no longer exists on the node; \
+                                       --parallax-workdir names a directory of the container"
+                .to_owned()),
             Self::FirstOf(paths) => {
                 let entered = paths.iter().flatten().any(|path| std::env::set_current_dir(path).is_ok());
                 if entered || std::env::set_current_dir("/").is_ok() {

@@ -64,6 +64,14 @@ pub(crate) fn mpi_directories(variable: impl Fn(&str) -> Option<PathBuf>) -> Vec
     MPI_DIRECTORIES.iter().filter_map(|name| variable(name)).collect()
 }
 
+/// Whether tasks start in the directory that they have on the node, so that it is an error if the container does not show that. Tasks
+/// start in the image's directory where the site shows neither home nor working directory, and in a home (`home` is that of the job's
+/// environment) that the user does not want to be shown.
+pub fn starts_as_on_node(request: &Request, site: &StepFile, home: Option<&Path>, directory: Option<&Path>) -> bool {
+    let is_home = directory.is_some() && [home, site.home.as_deref()].contains(&directory);
+    (site.mount_home || site.mount_workdir) && !(request.home == Some(false) && is_home)
+}
+
 /// Makes the plan. `exists` says whether the node has a path.
 pub(crate) fn plan(request: &Request, site: &StepFile, facts: Facts, mut exists: impl FnMut(&Path) -> bool) -> Plan {
     let mut files = facts.copied;
@@ -77,8 +85,11 @@ pub(crate) fn plan(request: &Request, site: &StepFile, facts: Facts, mut exists:
     let of_site = site.mounts.iter().filter(|mount| exists(&mount.source));
     chosen.extend(of_site.map(|mount| of_path(&mount.source, &mount.target, mount.read_only)));
     let home = request.home.unwrap_or(site.mount_home);
+    // Who starts in a home that is not to be shown does not ask for it by that.
+    let (of_job, directory) = (facts.home.as_deref(), facts.working_directory.as_deref());
+    let mount_workdir = site.mount_workdir && starts_as_on_node(request, site, of_job, directory);
     let own = [(facts.home, home), (site.home.clone(), home)];
-    let own = own.into_iter().chain([(facts.working_directory, site.mount_workdir)]);
+    let own = own.into_iter().chain([(facts.working_directory, mount_workdir)]);
     let own = own.filter_map(|(path, wanted)| path.filter(|path| wanted && !mounts::hides_image(path)));
     // Slurm's directories for MPI lie where an image may have files of its own, such as /var.
     let mpi = facts.mpi_directories.into_iter().filter(|path| !mounts::is_of_image(path));
@@ -227,6 +238,23 @@ mod tests {
         };
         assert!(!targets(false, &site(&[])));
         assert!(targets(true, &StepFile { mount_home: false, ..site(&[]) }));
+    }
+
+    #[test]
+    fn a_home_that_is_not_shown_is_not_where_tasks_start() {
+        let starts = |home: Option<bool>, site: &StepFile, directory: &str| {
+            let request = Request { home, ..Request::default() };
+            starts_as_on_node(&request, site, Some(Path::new("/home/u1")), Some(Path::new(directory)))
+        };
+        assert!(starts(None, &site(&[]), "/home/u1") && starts(Some(false), &site(&[]), "/home/u1/run"));
+        assert!(!starts(Some(false), &site(&[]), "/home/u1"));
+        let without = |mount_home| StepFile { mount_home, mount_workdir: false, ..site(&[]) };
+        assert!(starts(None, &without(true), "/scratch") && !starts(None, &without(false), "/scratch"));
+        let facts =
+            Facts { home: Some("/home/u1".into()), working_directory: Some("/home/u1".into()), ..Facts::default() };
+        let request = Request { home: Some(false), ..Request::default() };
+        let plan = plan(&request, &site(&[]), facts, |_| true);
+        assert!(plan.mounts.iter().all(|mount| mount.target != Path::new("/home/u1")));
     }
 
     #[test]

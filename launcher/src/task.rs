@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -15,6 +15,7 @@ use crate::join::{self, Directories};
 use crate::mounts;
 use crate::node_program::NodeProgram;
 use crate::pause;
+use crate::plan;
 use crate::podman;
 use crate::request;
 
@@ -94,9 +95,13 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
     let program = command.first().and_then(|program| {
         NodeProgram::find(Path::new(program), &shown, &paths.launch_directory().join("program-lock"))
     });
-    let directories = match &request.working_directory {
-        Some(directory) => Directories::Exactly(directory),
-        None => Directories::FirstOf([workdir.as_deref(), step.working_directory.as_deref()]),
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let directories = match (&request.working_directory, workdir.as_deref()) {
+        (Some(directory), _) => Directories::Exactly(directory),
+        (None, on_node) if plan::starts_as_on_node(&request, &step, home.as_deref(), on_node) => {
+            Directories::OfNode(on_node)
+        }
+        (None, on_node) => Directories::FirstOf([on_node, step.working_directory.as_deref()]),
     };
     if let Err(message) = join::enter(&container.process, program, &directories) {
         return fail(&message);
