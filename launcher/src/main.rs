@@ -12,6 +12,7 @@
 //! - [`mounts`]: paths that belong to the image (pure).
 //! - [`node_program`]: a program that was broadcast to the node.
 //! - [`environment`]: the variables of the user's command (pure).
+//! - [`timings`]: the durations of a start, for users who ask for them.
 //! - [`join`]: entering the container and becoming the user's command.
 
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ mod podman;
 mod pull;
 mod request;
 mod task;
+mod timings;
 
 fn main() -> ExitCode {
     task::run(std::env::args_os().skip(1))

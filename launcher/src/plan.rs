@@ -67,7 +67,12 @@ pub(crate) fn mpi_directories(variable: impl Fn(&str) -> Option<PathBuf>) -> Vec
 /// Whether tasks start in the directory that they have on the node, so that it is an error if the container does not show that. Tasks
 /// start in the image's directory where the site shows neither home nor working directory, and in a home (`home` is that of the job's
 /// environment) that the user does not want to be shown.
-pub fn starts_as_on_node(request: &Request, site: &StepFile, home: Option<&Path>, directory: Option<&Path>) -> bool {
+pub(crate) fn starts_as_on_node(
+    request: &Request,
+    site: &StepFile,
+    home: Option<&Path>,
+    directory: Option<&Path>,
+) -> bool {
     let is_home = directory.is_some() && [home, site.home.as_deref()].contains(&directory);
     (site.mount_home || site.mount_workdir) && !(request.home == Some(false) && is_home)
 }

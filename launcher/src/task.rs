@@ -18,13 +18,11 @@ use crate::pause;
 use crate::plan;
 use crate::podman;
 use crate::request;
+use crate::timings;
 
 /// The exit code for a container that could not be started, as in Podman and Docker. Slurm shows it; 126 and 127 are the
 /// shell's codes for commands that cannot be run or found.
 const NO_CONTAINER: u8 = 125;
-
-/// The variable that makes every task print how long it waited for the container and took to join it.
-const TIMINGS: &str = "PARALLAX_TIMINGS";
 
 /// Runs the launcher with these arguments.
 pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -106,11 +104,9 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
     if let Err(message) = join::enter(&container.process, program, &directories) {
         return fail(&message);
     }
-    if std::env::var_os(TIMINGS).is_some() {
-        let (container, join) = ((obtained - started).as_micros(), obtained.elapsed().as_micros());
-        eprintln!("parallax: container {container} us, join {join} us");
-    }
-    let variables = environment::merge(std::env::vars_os(), &step.environment, &request.variables);
+    timings::print(&request, obtained - started, obtained.elapsed());
+    let of_job = std::env::vars_os().filter(|(name, _)| !timings::is_own(name));
+    let variables = environment::merge(of_job, &step.environment, &request.variables);
     let failure = join::execute(&request::with_entrypoint(&request, &step, command), &variables);
     eprintln!("parallax: {failure} (image \"{}\")", step.image);
     ExitCode::from(failure.exit_code())

@@ -26,7 +26,7 @@ pub(crate) struct Wanted {
     pub image: String,
     /// The mode, if given.
     pub mode: Option<Mode>,
-    /// What the user asks for beside the image. Known where the options are typed; it travels in a variable of its own.
+    /// What the user asks for beside the image. It travels in a variable of its own, which is read apart from the options.
     pub request: Request,
 }
 

@@ -5,15 +5,18 @@
 
 use std::error::Error;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parallax_config::Config;
 use parallax_format::Pin;
 use parallax_protocol::client::{Client, ClientError};
 use parallax_protocol::frame::FrameError;
-use parallax_protocol::message::{Grant, LeaseRequest, Mode, Request, Response};
+use parallax_protocol::message::{Grant, LeaseRequest, Mode, Request, Response, Timings};
 use parallax_protocol::step_file::StepPaths;
-use parallax_spank_hooks::{IMAGE_DIGEST, IMAGE_ID, JOB_ID, PIN, PODMAN_SETTINGS, STEP_DIRECTORY, text};
+use parallax_request::Request as Wish;
+use parallax_spank_hooks::{
+    IMAGE_DIGEST, IMAGE_ID, JOB_ID, PIN, PODMAN_SETTINGS, REQUEST, STEP_DIRECTORY, TIMINGS_OF_STEP, text,
+};
 use slurm_spank::{SpankHandle, spank_log_error};
 
 use crate::job::{Job, Setting};
@@ -49,6 +52,8 @@ struct Held {
     pin: Pin,
     config: Config,
     deadline: Instant,
+    /// How long slurmstepd waited for the agent.
+    waited: Duration,
 }
 
 impl Held {
@@ -86,6 +91,10 @@ impl Step {
             Ok(setting) => setting,
             Err(message) => return Some(Self::failed(message)),
         };
+        let wanted = match variable(text(REQUEST)).map(|value| Wish::from_variable(&value)).transpose() {
+            Ok(request) => Wanted { request: request.unwrap_or_default(), ..wanted },
+            Err(error) => return Some(Self::failed(format!("{}: {error}", text(REQUEST)))),
+        };
         let id = pin.and_then(|pin| pin.id_in(number, &wanted.image));
         let pin = Pin { job: Some(number), image: wanted.image.clone(), id };
         let lease = match ask(&setting.config, wanted, job, Job::groups(spank), pin) {
@@ -118,10 +127,16 @@ impl Step {
         let lease =
             std::mem::replace(&mut self.lease, Lease::Failed("internal error: no wait for the image".to_owned()));
         self.lease = match lease {
-            Lease::Requested(held) => match receive(&held) {
-                Ok(grant) => Lease::Granted(held, grant),
-                Err(message) => Lease::Failed(message),
-            },
+            Lease::Requested(mut held) => {
+                let started = Instant::now();
+                match receive(&held) {
+                    Ok(grant) => {
+                        held.waited = started.elapsed();
+                        Lease::Granted(held, grant)
+                    }
+                    Err(message) => Lease::Failed(message),
+                }
+            }
             known => known,
         };
         if let Err(error) = self.set_variables(spank) {
@@ -141,6 +156,9 @@ impl Step {
         } else {
             spank.unsetenv(text(IMAGE_ID))?;
             spank.unsetenv(text(IMAGE_DIGEST))?;
+        }
+        if held.wanted.request.timings == Some(true) && held.mode() == Mode::Run {
+            spank.setenv(text(TIMINGS_OF_STEP), timings(held, grant), true)?;
         }
         if held.mode() == Mode::Podman {
             for (name, value) in &grant.environment {
@@ -239,12 +257,21 @@ fn broadcast_file(spank: &SpankHandle, job: Job) -> String {
     format!("slurm_bcast_{}.{}_{node}", job.step.job, job.step.step)
 }
 
+/// The durations of a step's grant, a part of a line for the user.
+fn timings(held: &Held, grant: &Grant) -> String {
+    let Timings { resolve, layers, step_store } = grant.timings;
+    let waited = held.waited.as_micros();
+    format!(
+        "image found in {resolve} us, layers mounted in {layers} us, store made in {step_store} us; Slurm waited {waited} us"
+    )
+}
+
 /// Connects to the agent and sends the request.
 fn ask(config: &Path, wanted: Wanted, job: Job, groups: Option<Vec<u32>>, pin: Pin) -> Result<Held, String> {
     let config = Config::load(config).map_err(|error| error.to_string())?;
     let deadline = Instant::now() + config.step.start_deadline();
     let client = Client::connect(&config.agent.socket()).map_err(|error| error.to_string())?;
-    let held = Held { client, job, wanted, pin, config, deadline };
+    let held = Held { client, job, wanted, pin, config, deadline, waited: Duration::ZERO };
     let request = Request::Lease(LeaseRequest {
         step: job.step,
         uid: job.uid,

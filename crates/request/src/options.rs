@@ -73,6 +73,7 @@ impl Request {
             GivenOption::Entrypoint => self.entrypoint = Some(true),
             GivenOption::MountHome => flag(&mut self.home, true, GivenOption::NoMountHome)?,
             GivenOption::NoMountHome => flag(&mut self.home, false, GivenOption::MountHome)?,
+            GivenOption::Timings => self.timings = Some(true),
             // The image, the mode, files with options, and other tools' names.
             _ => {}
         }

@@ -30,6 +30,9 @@ pub struct Request {
     /// Whether the user's home directory is shown. `None`: as the site configures it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub home: Option<bool>,
+    /// Whether the durations of the start are printed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timings: Option<bool>,
 }
 
 impl Request {
@@ -51,6 +54,7 @@ impl Request {
             writable: other.writable.or(self.writable),
             entrypoint: other.entrypoint.or(self.entrypoint),
             home: other.home.or(self.home),
+            timings: other.timings.or(self.timings),
             ..self
         }
     }
@@ -95,6 +99,7 @@ mod tests {
             (GivenOption::Readonly, ""),
             (GivenOption::Entrypoint, ""),
             (GivenOption::NoMountHome, ""),
+            (GivenOption::Timings, ""),
         ]);
         let mut all = all;
         all.variables.push(Variable::Image("LANG".to_owned()));

@@ -33,7 +33,7 @@ pub struct OptionText {
 }
 
 /// All options, in the order of [`GivenOption`].
-pub const OPTIONS: [OptionText; 11] = [
+pub const OPTIONS: [OptionText; 12] = [
     OptionText {
         option: GivenOption::Image,
         name: c"parallax-image",
@@ -114,6 +114,13 @@ pub const OPTIONS: [OptionText; 11] = [
         value: Some(c"NAME|FILE"),
         usage: c"take the image and its options from an environment definition file (EDF)",
     },
+    OptionText {
+        option: GivenOption::Timings,
+        name: c"parallax-timings",
+        inherited: c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_timings",
+        value: None,
+        usage: c"print how long the parts of the container's start took, for each node and each task",
+    },
 ];
 
 /// Slurm's own variable for the image of a step (`spank_set_remote_options_env`), which is set even if Slurm failed to register the
@@ -154,6 +161,8 @@ pub const REQUEST: &CStr = c"SLURM_PARALLAX_REQUEST";
 pub const IMAGE_ID: &CStr = c"PARALLAX_IMAGE_ID";
 /// See [`IMAGE_ID`].
 pub const IMAGE_DIGEST: &CStr = c"PARALLAX_IMAGE_DIGEST";
+/// Variable by which the node tells the tasks of a step with `--parallax-timings` how long its image took. Tasks do not see it.
+pub const TIMINGS_OF_STEP: &CStr = c"PARALLAX_TIMINGS_OF_STEP";
 /// Job or id in [`PIN`] that is not known: a job that is still to be submitted, an image of a store that cannot be read there.
 pub const UNKNOWN: &str = "-";
 /// Slurm's variable for the job that a process belongs to.
@@ -203,6 +212,8 @@ pub enum GivenOption {
     EdfName,
     /// `--environment`, of [`NAME_SETS`].
     EdfEnvironment,
+    /// `--parallax-timings`.
+    Timings,
 }
 
 impl GivenOption {

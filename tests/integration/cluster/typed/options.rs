@@ -12,6 +12,7 @@ tests! { cluster:
     a_missing_source_names_the_node_and_the_path,
     variables_are_set_kept_and_unset,
     the_working_directory_is_the_one_asked_for,
+    a_working_directory_that_is_not_shown_is_an_error,
     a_read_only_root_cannot_be_written,
     the_entry_point_runs_with_the_command,
     the_home_is_shown_or_not,
@@ -21,6 +22,7 @@ tests! { cluster:
     what_is_wrong_is_told_at_submission,
     options_of_components,
     help_names_every_option,
+    the_start_is_timed_for_each_node_and_each_task,
 }
 
 const IMAGE: &str = "--parallax-image=debian";
@@ -87,6 +89,24 @@ fn the_working_directory_is_the_one_asked_for(cluster: &Cluster) -> anyhow::Resu
     let done = shell(cluster, &["--parallax-workdir=/missing"], "pwd")?;
     let said = "cannot start in /missing: No such file or directory";
     ensure!(done.code == 125 && done.stderr.contains(said) && done.stderr.contains("--parallax-mount"), "{done:?}");
+    Ok(())
+}
+
+/// No other directory is taken silently, except for a home that the user does not want to be shown.
+fn a_working_directory_that_is_not_shown_is_an_error(cluster: &Cluster) -> anyhow::Result<()> {
+    let directory = "/var/tmp/only-on-the-node";
+    cluster.shell("n1", &format!("mkdir -p {directory}"))?;
+    let chdir = format!("--chdir={directory}");
+    let done = shell(cluster, &[&chdir], "pwd")?;
+    let shown = shell(cluster, &[&chdir, &format!("--parallax-mount={directory}")], "pwd")?;
+    let elsewhere = shell(cluster, &[&chdir, "--parallax-workdir=/usr"], "pwd")?;
+    cluster.shell("n1", &format!("rmdir {directory}"))?;
+    let said = format!("cannot start in {directory}: the container does not show it");
+    ensure!(done.code == 125 && done.stdout.is_empty() && done.stderr.contains(&said), "{done:?}");
+    ensure!(done.stderr.contains(&format!("--parallax-mount={directory} shows it")), "{done:?}");
+    ensure!(shown.stdout.trim() == directory && elsewhere.stdout == "/usr\n", "{shown:?} {elsewhere:?}");
+    let done = shell(cluster, &["--parallax-no-mount-home"], "pwd; ls -d /home/u1 2>/dev/null || echo no home")?;
+    ensure!(done.stdout == "/\nno home\n", "{done:?}");
     Ok(())
 }
 
@@ -228,9 +248,28 @@ fn help_names_every_option(cluster: &Cluster) -> anyhow::Result<()> {
             "--parallax-mount-home",
             "--parallax-no-mount-home",
             "--parallax-edf=NAME|FILE",
+            "--parallax-timings",
         ] {
             ensure!(help.contains(option), "{program}: no {option} in {help}");
         }
     }
+    Ok(())
+}
+
+fn the_start_is_timed_for_each_node_and_each_task(cluster: &Cluster) -> anyhow::Result<()> {
+    let own = "env | grep -c PARALLAX_TIMINGS_OF_STEP";
+    for (variables, option) in [(&[][..], &["--parallax-timings"][..]), (&["PARALLAX_TIMINGS=1"], &[])] {
+        let srun = ["srun", "-Q", "-N2", "-n4", "--ntasks-per-node=2", IMAGE];
+        let command = [&["env"], variables, &srun[..], option, &["sh", "-c", own]].concat();
+        let done = cluster.run("ctl", "u1", &command)?;
+        let count = |text: &str| done.stderr.lines().filter(|line| line.starts_with(text)).count();
+        ensure!(done.stdout == "0\n0\n0\n0\n", "tasks see the launcher's variable: {done:?}");
+        ensure!(count("parallax: container ") == 4, "{done:?}");
+        for node in ["n1", "n2"] {
+            ensure!(count(&format!("parallax: agent of {node}: image found in ")) == 1, "{done:?}");
+        }
+    }
+    let done = shell(cluster, &[], "true")?.success()?;
+    ensure!(!done.stderr.contains("parallax: "), "{done:?}");
     Ok(())
 }
