@@ -5,6 +5,7 @@
 //!
 //! - [`name`]: the grammar of image names; where registry, tag and digest of a name begin.
 //! - [`ImageRef`]: what a user may write to mean an image.
+//! - [`device`]: names of devices.
 //! - [`digest`]: SHA-256 digests and ids.
 //! - [`Pin`]: an image that is bound to a job.
 //! - [`layout`]: every path in a store.
@@ -15,6 +16,7 @@
 //! - [`squashfs`]: what is read of SquashFS files.
 
 mod correct;
+pub mod device;
 pub mod digest;
 mod enroot;
 mod index;
