@@ -10,11 +10,10 @@ use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use nix::sched::{CloneFlags, unshare};
-use parallax_protocol::step_file::{StepFile, StepPaths};
-use parallax_request::{Mount, MountSource, Request};
+use parallax_protocol::step_file::StepPaths;
+use parallax_request::{Mount, MountSource};
 use parallax_sys::limits::{self, Namespace};
 use parallax_sys::mount::{DetachedMount, make_read_only};
 use parallax_sys::overlay::Overlay;
@@ -25,9 +24,13 @@ use rustix::mount::{UnmountFlags, mount_move, unmount};
 use rustix::process::{chdir, chroot, fchdir, pivot_root, umask};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::holder::{self, Report};
+use crate::bundle;
+use crate::holder::{self, Held, Report};
+use crate::making::{Layers, Making, root_directory};
 use crate::mount_program;
 use crate::names::LookUp;
+use crate::node_name::node_name;
+use crate::of_node::OfNode;
 use crate::plan::{self, COPIED, Facts, ImageAccounts, Plan};
 
 /// Maximum size of a file that is read from the node or from the image, in bytes.
@@ -37,29 +40,12 @@ const MAX_FILE: u64 = 4 << 20;
 const NO_LAYERS: &str =
     "this node's agent is of another version than its launcher; tell the administrator to restart parallax-agent";
 
-/// The layers of the container's root directory.
-#[derive(Debug)]
-pub(crate) struct Layers {
-    /// The directory in which they are.
-    pub directory: PathBuf,
-    /// Their names in it, the topmost first.
-    pub names: Vec<String>,
-    /// The program that mounts them, if they are SquashFS files.
-    pub mount_program: Option<PathBuf>,
-}
-
-/// Makes the container of a step. Returns the number of the process that keeps it.
+/// Makes the container of a step.
 ///
 /// # Errors
 /// A message for the user.
-pub(crate) fn start(
-    paths: &StepPaths,
-    step: &StepFile,
-    request: &Request,
-    layers: &Layers,
-    deadline: Instant,
-) -> Result<i32, String> {
-    holder::start(deadline, |report| make(paths, step, request, layers, report))
+pub(crate) fn start(making: &Making<'_>) -> Result<Held, String> {
+    holder::start(making.deadline, |report| make(making, report))
 }
 
 /// Adds what failed to an error.
@@ -67,15 +53,13 @@ fn failed<E: Display>(what: impl Display) -> impl FnOnce(E) -> String {
     move |error| format!("cannot {what}: {error}")
 }
 
-fn make(
-    paths: &StepPaths,
-    step: &StepFile,
-    request: &Request,
-    layers: &Layers,
-    report: &mut Report,
-) -> Result<(), String> {
+fn make(making: &Making<'_>, report: &mut Report) -> Result<Vec<(String, String)>, String> {
+    let Making { paths, step, asked, layers, .. } = making;
     let names = LookUp::begin(step).map_err(failed("start a process"))?;
     let working_directory = std::env::current_dir().ok();
+    // In the user namespace root has no id, and its files look like nobody's.
+    report.at("reading the devices and hooks of this node");
+    let of_node = OfNode::read(step, asked.request)?;
     umask(Mode::empty());
     enter(&paths.container_namespace())?;
     report.at("mounting the image");
@@ -89,18 +73,24 @@ fn make(
     let facts = Facts {
         home: std::env::var_os("HOME").map(PathBuf::from),
         working_directory,
+        devices: of_node.devices.mounts.clone(),
         mpi_directories: plan::mpi_directories(|name| std::env::var_os(name).map(PathBuf::from)),
         copied: COPIED.iter().filter_map(|path| Some((path.into(), file_of_node(Path::new(path))?))).collect(),
         image_accounts: image_accounts(&root)?,
         accounts,
     };
-    let plan = plan::plan(request, step, facts, |path| {
+    let plan = plan::plan(asked.request, step, facts, |path| {
         report.at(&format!("looking for {} on this node", path.display()));
         path.exists()
     });
     carry_out(&plan, &root, report)?;
+    bundle::prepare(making, &of_node, &plan, |what| report.at(what))?;
+    if plan.read_only {
+        make_read_only(&root).map_err(failed("make the root directory read-only"))?;
+    }
     report.at("entering the container");
-    leave_node(root)
+    leave_node(root)?;
+    Ok(of_node.devices.environment)
 }
 
 /// Enters the user namespace and a mount namespace of its own, a copy in which nothing is propagated to the node.
@@ -116,7 +106,7 @@ fn enter(namespace: &Path) -> Result<(), String> {
 /// Mounts the root directory, an overlay over the image's layers with the step's writable layer.
 fn mount_root(paths: &StepPaths, layers: &Layers) -> Result<Root, String> {
     let what = "mount the image";
-    let place = paths.launch_directory().join("root");
+    let place = root_directory(paths);
     let upper = paths.graph_root().join("upper");
     let work = paths.graph_root().join("work");
     for directory in [&place, &upper, &work] {
@@ -184,9 +174,6 @@ fn carry_out(plan: &Plan, root: &Root, report: &mut Report) -> Result<(), String
         }
         show(mount, root)?;
     }
-    if plan.read_only {
-        make_read_only(root).map_err(failed("make the root directory read-only"))?;
-    }
     Ok(())
 }
 
@@ -211,7 +198,7 @@ fn show(mount: &Mount, root: &Root) -> Result<(), String> {
     };
     attach().map_err(failed(format!(
         "mount {what} of the node {} at {} in the container",
-        node(),
+        node_name(),
         mount.target.display()
     )))
 }
@@ -219,13 +206,7 @@ fn show(mount: &Mount, root: &Root) -> Result<(), String> {
 /// The message about a source that this node does not have, or does not show to the user.
 fn missing(path: &Path, error: &io::Error) -> String {
     let path = path.display();
-    format!("cannot mount {path}: {error} on the node {}; \"?{path}\" leaves it out where it is missing", node())
-}
-
-/// The node's name, as Slurm calls it.
-fn node() -> String {
-    std::env::var("SLURMD_NODENAME")
-        .unwrap_or_else(|_| rustix::system::uname().nodename().to_string_lossy().into_owned())
+    format!("cannot mount {path}: {error} on the node {}; \"?{path}\" leaves it out where it is missing", node_name())
 }
 
 /// Makes the container's root directory this process's, and detaches all mounts of the node.

@@ -15,14 +15,16 @@ use std::time::{Duration, Instant};
 use parallax_format::layout;
 use parallax_format::oci::Execution;
 use parallax_protocol::step_file::{StepFile, StepPaths};
-use parallax_request::Request;
 use parallax_sys::process::{Process, start_time};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::build::{self, Layers};
+use crate::build;
+use crate::holder::Held;
+use crate::making::{Layers, Making};
 use crate::podman::Podman;
 use crate::pull;
+use crate::request::{self, Asked};
 
 /// Error of making the container.
 #[derive(Debug)]
@@ -39,13 +41,15 @@ pub(crate) struct Container {
     pub process: Process,
     /// Settings of a pulled image for the execution of programs, which the agent does not know.
     pub pulled: Option<Execution>,
+    /// The variables that its devices give tasks, names and values.
+    pub environment: Vec<(String, String)>,
 }
 
 /// Result of making the container, as recorded for later tasks.
 #[derive(Debug, Serialize, Deserialize)]
 enum Outcome {
-    /// The container's first process, and the settings of a pulled image.
-    Ready { pid: i32, start_time: u64, pulled: Option<Execution> },
+    /// The container's first process, the settings of a pulled image, and the variables of its devices.
+    Ready { pid: i32, start_time: u64, pulled: Option<Execution>, environment: Vec<(String, String)> },
     /// Making the container failed, and the error was reported.
     Failed,
 }
@@ -89,7 +93,7 @@ impl Shared {
 }
 
 /// Returns the step's container, and makes it if no other task has made it.
-pub(crate) fn obtain(paths: &StepPaths, step: &StepFile, request: &Request) -> Result<Container, StartError> {
+pub(crate) fn obtain(paths: &StepPaths, step: &StepFile, asked: Asked<'_>) -> Result<Container, StartError> {
     let shared = Shared { directory: paths.launch_directory() };
     let broken = |error: io::Error| StartError::Here(format!("cannot use {}: {error}", shared.directory.display()));
     if let Some(outcome) = shared.read_outcome()? {
@@ -107,7 +111,7 @@ pub(crate) fn obtain(paths: &StepPaths, step: &StepFile, request: &Request) -> R
         ));
     }
     private_file(&shared.under_way()).map_err(broken)?;
-    let made = make(paths, step, request);
+    let made = make(paths, step, asked);
     let (outcome, failure) = match made {
         Ok(outcome) => (outcome, None),
         Err(message) => (Outcome::Failed, Some(message)),
@@ -122,17 +126,19 @@ pub(crate) fn obtain(paths: &StepPaths, step: &StepFile, request: &Request) -> R
 
 impl Outcome {
     fn container(self) -> Result<Container, StartError> {
-        let Self::Ready { pid, start_time: started, pulled } = self else { return Err(StartError::Reported) };
+        let Self::Ready { pid, start_time: started, pulled, environment } = self else {
+            return Err(StartError::Reported);
+        };
         // The pidfd is opened before the comparison, so a later process with the same number cannot be mistaken for this one.
         let process = Process::open(pid).ok().filter(|_| start_time(pid).is_ok_and(|now| now == started));
         let process =
             process.ok_or_else(|| StartError::Here("the step's container is gone; start the step again".to_owned()))?;
-        Ok(Container { process, pulled })
+        Ok(Container { process, pulled, environment })
     }
 }
 
 /// Makes the container.
-fn make(paths: &StepPaths, step: &StepFile, request: &Request) -> Result<Outcome, String> {
+fn make(paths: &StepPaths, step: &StepFile, asked: Asked<'_>) -> Result<Outcome, String> {
     let deadline = Instant::now() + Duration::from_secs(step.start_timeout.into());
     if let Some(notice) = &step.notice {
         eprintln!("parallax: {notice}");
@@ -152,10 +158,14 @@ fn make(paths: &StepPaths, step: &StepFile, request: &Request) -> Result<Outcome
             (pulled.layers, Some(pulled.execution))
         }
     };
-    let pid = build::start(paths, step, request, &layers, deadline)
+    let mut step = step.clone();
+    if let Some(execution) = &pulled {
+        request::put_execution(&mut step, execution.clone());
+    }
+    let Held { pid, environment } = build::start(&Making { paths, step: &step, asked, layers: &layers, deadline })
         .map_err(|error| format!("cannot start the container: {error}"))?;
     let start_time = start_time(pid).map_err(|_| "the container ended as soon as it was made".to_owned())?;
-    Ok(Outcome::Ready { pid, start_time, pulled })
+    Ok(Outcome::Ready { pid, start_time, pulled, environment })
 }
 
 fn private_file(path: &Path) -> io::Result<File> {

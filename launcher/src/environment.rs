@@ -32,11 +32,12 @@ const KEPT: [&str; 11] = [
 /// The variable for the number of threads, which stays the job's if it is the number of processors that Slurm gave the task.
 const THREADS: (&str, &str) = ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK");
 
-/// Merges the job's variables, the image's (`NAME=VALUE`), which have precedence over most of the job's, and the user's changes, which
-/// have precedence over both. The job's `PATH` names directories of the node and is dropped, unless the user keeps it.
+/// Merges the job's variables, the image's (`NAME=VALUE`), which have precedence over most of the job's, those of devices, and the
+/// user's changes; the later ones have precedence over all before. The job's `PATH` names directories of the node and is dropped, unless the user keeps it.
 pub(crate) fn merge(
     job: impl Iterator<Item = (OsString, OsString)>,
     image: &[String],
+    devices: &[(String, String)],
     changes: &[Variable],
 ) -> Variables {
     let job: Variables = job.collect();
@@ -48,6 +49,7 @@ pub(crate) fn merge(
             variables.insert(name.into(), value.into());
         }
     }
+    variables.extend(devices.iter().map(|(name, value)| (name.into(), value.into())));
     for change in changes {
         let name = OsString::from(change.name());
         let value = match change {
@@ -102,10 +104,15 @@ mod tests {
     use super::*;
 
     fn merged(job: &[(&str, &str)], image: &[&str], changes: &[&str]) -> Vec<String> {
+        with_devices(job, image, &[], changes)
+    }
+
+    fn with_devices(job: &[(&str, &str)], image: &[&str], devices: &[(&str, &str)], changes: &[&str]) -> Vec<String> {
+        let devices: Vec<_> = devices.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let job = job.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let image: Vec<String> = image.iter().map(ToString::to_string).collect();
         let changes: Vec<Variable> = changes.iter().map(|text| Variable::parse(text).unwrap()).collect();
-        let entries = to_exec(&merge(job, &image, &changes));
+        let entries = to_exec(&merge(job, &image, &devices, &changes));
         let entries = entries.iter().map(|entry| entry.to_str().unwrap().to_owned());
         entries.filter(|entry| *entry != format!("PATH={DEFAULT_PATH}")).collect()
     }
@@ -143,6 +150,14 @@ mod tests {
     }
 
     #[test]
+    fn devices_come_before_the_users_changes_alone() {
+        let job = [("NVIDIA_VISIBLE_DEVICES", "0"), ("A", "job")];
+        let devices = [("NVIDIA_VISIBLE_DEVICES", "void"), ("A", "device"), ("B", "device")];
+        let variables = with_devices(&job, &["A=image", "B=image"], &devices, &["A=own", "-C"]);
+        assert_eq!(variables, ["A=own", "B=device", "NVIDIA_VISIBLE_DEVICES=void"]);
+    }
+
+    #[test]
     fn the_users_changes_come_last() {
         let job = [("A", "job"), ("B", "job"), ("C", "job")];
         let image = ["A=image", "B=image", "D=image", "E=image"];
@@ -155,7 +170,7 @@ mod tests {
         let job = [("LANG".into(), "job".into()), ("TERM".into(), "job".into()), ("X".into(), "job".into())];
         let image = ["TERM=image".to_owned(), "X=1".to_owned(), "X=2=3".to_owned()];
         let changes = ["LANG", "TERM", "X", "Y"].map(|name| Variable::Image(name.to_owned()));
-        let merged = merge(job.into_iter(), &image, &changes);
+        let merged = merge(job.into_iter(), &image, &[], &changes);
         let of = |name: &str| merged.get(OsStr::new(name)).and_then(|value| value.to_str());
         assert_eq!((of("LANG"), of("TERM"), of("X"), of("Y")), (None, Some("image"), Some("2=3"), None));
     }

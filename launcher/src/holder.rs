@@ -29,10 +29,19 @@ const NAME: &std::ffi::CStr = c"parallax-hold";
 enum Line {
     /// What the child is about to do, a part of a sentence.
     At(String),
-    /// The holder's number.
-    Ready(i32),
+    /// The container is ready.
+    Ready(Held),
     /// What failed, and why.
     Failed(String),
+}
+
+/// A container that is kept.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Held {
+    /// The holder's number.
+    pub pid: i32,
+    /// The variables that the container's devices give tasks, names and values.
+    pub environment: Vec<(String, String)>,
 }
 
 /// The child's end of the report.
@@ -54,17 +63,21 @@ impl Report {
     }
 }
 
-/// Runs `make` in a child process, which must end in the container, and leaves a process there. Returns its number.
+/// Runs `make` in a child process, which must end in the container, and leaves a process there. `make` returns the variables of
+/// [`Held`].
 ///
 /// # Errors
 /// A message for the user; also after the deadline.
-pub(crate) fn start(deadline: Instant, make: impl FnOnce(&mut Report) -> Result<(), String>) -> Result<i32, String> {
+pub(crate) fn start(
+    deadline: Instant,
+    make: impl FnOnce(&mut Report) -> Result<Vec<(String, String)>, String>,
+) -> Result<Held, String> {
     let system = |error: io::Error| format!("cannot start a process: {error}");
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| system(error.into()))?;
     let child = in_child(|| {
         let mut report = Report(File::from(writer));
         let last = match make_and_hold(&mut report, make) {
-            Ok(pid) => Line::Ready(pid),
+            Ok(held) => Line::Ready(held),
             Err(message) => Line::Failed(message),
         };
         report.say(&last);
@@ -83,7 +96,7 @@ pub(crate) fn start(deadline: Instant, make: impl FnOnce(&mut Report) -> Result<
     }
     let status = waitpid(Pid::from_raw(child.pid()), WaitOptions::empty()).map_err(|error| system(error.into()))?;
     match lines.pop() {
-        Some(Line::Ready(pid)) => Ok(pid),
+        Some(Line::Ready(held)) => Ok(held),
         Some(Line::Failed(message)) => Err(message),
         Some(Line::At(what)) => Err(format!("the process that made it ended ({}) at this: {what}", describe(status))),
         None => Err(format!("the process that made it ended ({})", describe(status))),
@@ -98,13 +111,16 @@ fn describe(status: Option<(Pid, WaitStatus)>) -> String {
     }
 }
 
-fn make_and_hold(report: &mut Report, make: impl FnOnce(&mut Report) -> Result<(), String>) -> Result<i32, String> {
+fn make_and_hold(
+    report: &mut Report,
+    make: impl FnOnce(&mut Report) -> Result<Vec<(String, String)>, String>,
+) -> Result<Held, String> {
     let failed = |error: io::Error| format!("cannot start the process that holds it: {error}");
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| failed(error.into()))?;
-    make(report)?;
+    let environment = make(report)?;
     give_up_privileges().map_err(failed)?;
     let holder = in_child(|| hold().map_or(1, |never| match never {})).map_err(failed)?;
-    Ok(holder.pid())
+    Ok(Held { pid: holder.pid(), environment })
 }
 
 /// Gives up all capabilities. Tasks take over the bounding set, so it is final before they are told of the holder.
@@ -173,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_report_is_read_line_by_line() {
-        assert_eq!(lines_of("{\"At\":\"x\"}\n{\"Ready\":7}\n"), 2);
+        assert_eq!(lines_of("{\"At\":\"x\"}\n{\"Ready\":{\"pid\":7,\"environment\":[]}}\n"), 2);
         assert_eq!(lines_of("{\"At\":\"x\"}\n{\"Rea"), 1);
         assert_eq!(lines_of(""), 0);
     }

@@ -4,12 +4,15 @@
 //! - [`task`]: one task, from its start to the user's command.
 //! - [`container`]: the step's one container: the first task makes it, the others wait for it.
 //! - [`plan`]: what the container shows (pure), with [`accounts`], the names of users and groups (pure).
-//! - [`build`]: the making of the container, by system calls; [`mount_program`], for layers that the kernel does not mount.
+//! - [`build`]: the making of the container, by system calls; [`making`]: from what; [`mount_program`], for layers that the kernel does not mount.
+//! - [`devices`]: what devices change in the container; [`bundle`], [`hooks`]: the programs that prepare it; [`capabilities`]: what they may do.
+//! - [`of_node`]: what a node adds to a container: its devices and the site's hooks.
 //! - [`holder`]: the process that keeps the container; [`names`]: the look-up of names in the node's databases.
 //! - [`podman`]: calls of Podman, bounded in time and in the step's own user namespace.
 //! - [`pause`]: the process that keeps Podman's namespaces for tasks in podman mode.
 //! - [`pull`]: an image that is in no store.
 //! - [`mounts`]: paths that belong to the image (pure).
+//! - [`node_name`]: the node's name.
 //! - [`node_program`]: a program that was broadcast to the node.
 //! - [`environment`]: the variables of the user's command (pure).
 //! - [`timings`]: the durations of a start, for users who ask for them.
@@ -20,14 +23,21 @@ use std::process::ExitCode;
 mod accounts;
 mod args;
 mod build;
+mod bundle;
+mod capabilities;
 mod container;
+mod devices;
 mod environment;
 mod holder;
+mod hooks;
 mod join;
+mod making;
 mod mount_program;
 mod mounts;
 mod names;
+mod node_name;
 mod node_program;
+mod of_node;
 mod pause;
 mod plan;
 mod podman;

@@ -6,10 +6,8 @@ use std::process::{Command, Stdio};
 
 use parallax_protocol::step_file::StepPaths;
 use parallax_sys::overlay::Overlay;
-use rustix::thread::{
-    CapabilitySets, capabilities, clear_ambient_capability_set, configure_capability_in_ambient_set, set_capabilities,
-};
 
+use crate::capabilities::with_capabilities;
 use crate::podman::{JOB_ID, PATH, end_of};
 
 /// Has the mount program mount an overlay over the layers in the current directory. This process must be in the container's user
@@ -38,17 +36,4 @@ pub(crate) fn mount(program: &Path, paths: &StepPaths, overlay: &Overlay, place:
                 end_of(&fs::read(&log).unwrap_or_default())
             ))
         })
-}
-
-/// Runs `body` while programs that this process executes keep its capabilities, which a user who is not root would lose.
-fn with_capabilities<T>(body: impl FnOnce() -> T) -> std::io::Result<T> {
-    let sets = capabilities(None)?;
-    set_capabilities(None, CapabilitySets { inheritable: sets.permitted, ..sets })?;
-    for capability in sets.permitted.iter() {
-        configure_capability_in_ambient_set(capability, true)?;
-    }
-    let result = body();
-    clear_ambient_capability_set()?;
-    set_capabilities(None, sets)?;
-    Ok(result)
 }

@@ -31,6 +31,8 @@ pub(crate) struct Facts {
     pub working_directory: Option<PathBuf>,
     /// The values of those of [`MPI_DIRECTORIES`] that are set.
     pub mpi_directories: Vec<PathBuf>,
+    /// The mounts of devices.
+    pub devices: Vec<Mount>,
     /// The contents of those of [`COPIED`] that the node has.
     pub copied: Vec<(PathBuf, Vec<u8>)>,
     /// The image's files of names.
@@ -110,6 +112,7 @@ pub(crate) fn plan(request: &Request, site: &StepFile, facts: Facts, mut exists:
     };
     let mut wanted = request.mounts.clone();
     wanted.retain(|mount| !is_left_out(mount));
+    chosen.extend(facts.devices);
     chosen.extend(wanted);
     Plan { files, mounts: chosen, read_only: request.writable == Some(false) }
 }
@@ -146,6 +149,9 @@ mod tests {
             layers: Vec::new(),
             mount_program: None,
             mounts: mounts.iter().map(mount).collect(),
+            devices: Vec::new(),
+            cdi_directories: Vec::new(),
+            hook_directories: Vec::new(),
             mount_home: true,
             mount_workdir: true,
             podman: "/usr/bin/podman".into(),
@@ -222,8 +228,10 @@ mod tests {
             ..Request::default()
         };
         let exists = |path: &Path| !path.starts_with("/missing");
-        let plan = plan(&request, &site(&["/home"]), Facts::default(), exists);
-        assert_eq!(plan.mounts.iter().rev().take(2).collect::<Vec<_>>(), [&tmpfs, &mount]);
+        let device = of_path(Path::new("/dev/a"), Path::new("/dev/b"), false);
+        let facts = Facts { devices: vec![device.clone()], ..Facts::default() };
+        let plan = plan(&request, &site(&["/home"]), facts, exists);
+        assert_eq!(plan.mounts.iter().rev().take(3).collect::<Vec<_>>(), [&tmpfs, &mount, &device]);
         assert!(plan.read_only);
     }
 

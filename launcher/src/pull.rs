@@ -16,7 +16,7 @@ use parallax_format::oci::Execution;
 use parallax_protocol::step_file::StepPaths;
 use serde::Deserialize;
 
-use crate::build::Layers;
+use crate::making::Layers;
 use crate::podman::Podman;
 
 /// The variable that names a file with logins to registries, and where Podman and Docker have them in the home directory

@@ -17,7 +17,7 @@ use crate::node_program::NodeProgram;
 use crate::pause;
 use crate::plan;
 use crate::podman;
-use crate::request;
+use crate::request::{self, Asked};
 use crate::timings;
 
 /// The exit code for a container that could not be started, as in Podman and Docker. Slurm shows it; 126 and 127 are the
@@ -70,7 +70,7 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
         Err(message) => return fail(&message),
     };
     let started = Instant::now();
-    let container = match container::obtain(&paths, &step, &request) {
+    let container = match container::obtain(&paths, &step, Asked { request: &request, command }) {
         Ok(container) => container,
         // The task that tried has reported the error.
         Err(StartError::Reported) => return ExitCode::from(NO_CONTAINER),
@@ -78,9 +78,7 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
     };
     let obtained = Instant::now();
     if let Some(execution) = container.pulled {
-        step.working_directory = execution.directory();
-        step.environment = execution.environment.unwrap_or_default();
-        step.entrypoint = execution.entrypoint.unwrap_or_default();
+        request::put_execution(&mut step, execution);
     }
     let workdir = std::env::current_dir().ok();
     // Mounted at their own paths, the first two if configured.
@@ -106,7 +104,7 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
     }
     timings::print(&request, obtained - started, obtained.elapsed());
     let of_job = std::env::vars_os().filter(|(name, _)| !timings::is_own(name));
-    let variables = environment::merge(of_job, &step.environment, &request.variables);
+    let variables = environment::merge(of_job, &step.environment, &container.environment, &request.variables);
     let failure = join::execute(&request::with_entrypoint(&request, &step, command), &variables);
     eprintln!("parallax: {failure} (image \"{}\")", step.image);
     ExitCode::from(failure.exit_code())

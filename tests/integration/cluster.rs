@@ -53,6 +53,8 @@ pub(crate) fn tests() -> impl Iterator<Item = &'static Listed> {
     [
         run::TESTS,
         container::TESTS,
+        container::devices::TESTS,
+        container::hooks::TESTS,
         plugin::TESTS,
         podman::TESTS,
         doctor::TESTS,

@@ -17,11 +17,14 @@ static struct spank_option options[] = {
     {"empty-mount", "MOUNT", "is not looked at", 1, 0, take},
     {"empty-workdir", "DIRECTORY", "is not looked at", 1, 0, take},
     {"empty-env", "VARIABLE", "is not looked at", 1, 0, take},
+    {"empty-device", "DEVICE", "is not looked at", 1, 0, take},
+    {"empty-annotation", "ANNOTATION", "is not looked at", 1, 0, take},
     {"empty-writable", NULL, "is not looked at", 0, 0, take},
     {"empty-readonly", NULL, "is not looked at", 0, 0, take},
     {"empty-entrypoint", NULL, "is not looked at", 0, 0, take},
     {"empty-mount-home", NULL, "is not looked at", 0, 0, take},
     {"empty-no-mount-home", NULL, "is not looked at", 0, 0, take},
+    {"empty-edf", "EDF", "is not looked at", 1, 0, take},
 };
 
 int slurm_spank_init(spank_t spank, int argc, char *argv[])

@@ -5,6 +5,8 @@
 
 use std::path::PathBuf;
 
+use parallax_format::device::WantedDevice;
+
 use crate::mount::BindMount;
 
 /// A section of the file.
@@ -70,6 +72,7 @@ described! {
     String: "string",
     PathBuf: "path",
     BindMount: "SOURCE[:TARGET][:ro]",
+    WantedDevice: "[?]DEVICE",
 }
 
 impl<T: Described> Described for Option<T> {

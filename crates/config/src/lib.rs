@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use parallax_format::device::WantedDevice;
 use serde::{Deserialize, Serialize};
 
 use crate::keys::{Described as _, section};
@@ -28,6 +29,9 @@ pub const DEFAULT_PATH: &str = "/etc/parallax/parallax.toml";
 
 /// Upper limit of `agent.keep_warm` in seconds: a week.
 const MAX_KEEP_WARM: u32 = 604_800;
+
+/// The directories in which the tools of the Container Device Interface put specifications, those of lower priority first.
+const CDI_DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 
 /// The description of the whole file, in its order.
 pub const SECTIONS: &[Section] = &[
@@ -126,6 +130,17 @@ section! {
         mount_workdir: bool = true;
         /// Directories of the site's environment definition files (EDF), searched by name after the user's own (`EDF_PATH`).
         edf_path: Vec<PathBuf> = vec![PathBuf::from("/etc/edf")];
+        /// Devices of every container, in addition to those that users ask for with `--parallax-device`: names of the Container Device
+        /// Interface (`VENDOR/CLASS=NAME`), and paths with the wildcards of glob(7). A `?` before a device leaves it out on nodes that
+        /// do not have it.
+        devices: Vec<WantedDevice> = Vec::new(), example "[\"?/dev/cxi*\", \"?nvidia.com/gpu=all\"]";
+        /// Directories of CDI specifications: files in JSON or YAML that only root may write. A device of a later directory takes the
+        /// place of one with its name in an earlier one.
+        cdi_directories: Vec<PathBuf> = CDI_DIRECTORIES.map(PathBuf::from).into();
+        /// Directories of OCI hooks (`oci-hooks(5)`): files in JSON that only root may write. The hooks run as the step's user. A file of a
+        /// later directory takes the place of one with its name in an earlier one.
+        hook_directories: Vec<PathBuf> = Vec::new(),
+            example "[\"/usr/share/containers/oci/hooks.d\", \"/etc/containers/oci/hooks.d\"]";
         /// Path of the Podman program, which pulls images that are in no store.
         podman: PathBuf = PathBuf::from("/usr/bin/podman");
     }
@@ -227,7 +242,8 @@ impl Config {
             }
         }
         let programs = [&self.agent.mount_program, &self.run.podman];
-        let absolute = self.stores.iter().chain([&self.agent.runtime_dir]).chain(&self.run.edf_path).chain(programs);
+        let directories = self.run.cdi_directories.iter().chain(&self.run.hook_directories).chain(&self.run.edf_path);
+        let absolute = self.stores.iter().chain([&self.agent.runtime_dir]).chain(programs).chain(directories);
         if let Some(path) = absolute.into_iter().find(|path| !path.is_absolute()) {
             return Err(format!("the path \"{}\" is not absolute", path.display()));
         }
@@ -310,6 +326,9 @@ mod tests {
             "stores = [\"/s\"]\n[agent]\nmetrics_file = \"/metrics\"",
             "stores = [\"/s\"]\n[run]\npodman = \"podman\"",
             "stores = [\"/s\"]\n[run]\nmounts = [\"data\"]",
+            "stores = [\"/s\"]\n[run]\ndevices = [\"gpu\"]",
+            "stores = [\"/s\"]\n[run]\ncdi_directories = [\"cdi\"]",
+            "stores = [\"/s\"]\n[run]\nhook_directories = [\"hooks.d\"]",
             "stores = [\"/s\"]\n[agent]\nmounts = \"kernel\"",
             "stores = [\"/s\"]\n[agent]\nverify = true",
             "stores = [\"/s\"]\n[agent]\nkeep_warm = 604801",

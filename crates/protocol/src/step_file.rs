@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use parallax_format::device::WantedDevice;
 use serde::{Deserialize, Serialize};
 
 /// The name of the file with [`StepFile`] in it.
@@ -114,6 +115,15 @@ pub struct StepFile {
     pub mount_program: Option<PathBuf>,
     /// Paths of the node to show in the container where they exist.
     pub mounts: Vec<Mount>,
+    /// Devices that every container has.
+    #[serde(default)]
+    pub devices: Vec<WantedDevice>,
+    /// Directories of CDI specifications, those of lower priority first.
+    #[serde(default)]
+    pub cdi_directories: Vec<PathBuf>,
+    /// Directories of OCI hooks, those of lower priority first.
+    #[serde(default)]
+    pub hook_directories: Vec<PathBuf>,
     /// True to show the user's home directory.
     pub mount_home: bool,
     /// True to show the directory the step was started in.

@@ -1,5 +1,7 @@
 //! Errors of requests, for users.
 
+use parallax_format::device::DeviceNameError;
+
 /// Why an option's value is refused. The text names the value and what to write instead; the caller puts the option before it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
@@ -24,6 +26,12 @@ pub enum RequestError {
         "\"{0}\": {1}; write NAME=VALUE, NAME (keep the job's value) or -NAME (unset), with \"\\\" before a \",\" of a value"
     )]
     Assignment(String, &'static str),
+    /// A device's name is invalid.
+    #[error("{0}")]
+    Device(#[from] DeviceNameError),
+    /// An annotation is malformed.
+    #[error("\"{0}\" is not NAME=VALUE; \"\\\" before a \",\" makes it part of a value")]
+    Annotation(String),
     /// A path is not absolute.
     #[error("\"{0}\" is not an absolute path without \"..\"; write a directory of the container, such as /data")]
     Path(String),

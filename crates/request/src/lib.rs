@@ -1,9 +1,11 @@
-//! What a user asks for beside the image: mounts, variables, the working directory, and how the root directory is shown.
+//! What a user asks for beside the image: mounts, variables, devices, the working directory, and how the root directory is shown.
 //!
 //! The plugin parses the options where they are typed, so that errors appear there, and hands the request on in a variable
 //! ([`Request::to_variable`]); the launcher reads it in the task. Nothing here does I/O: whether a path exists is known on the
 //! node only.
 
+mod annotation;
+mod device;
 mod error;
 mod list;
 mod mount;

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use parallax_spank_hooks::{GivenOption, OPTIONS};
 
+use crate::annotation;
+use crate::device;
 use crate::error::RequestError;
 use crate::mount::{self, is_plain};
 use crate::request::Request;
@@ -45,8 +47,8 @@ pub fn value_of_variable(option: GivenOption, value: &str) -> Result<Option<&str
 }
 
 impl Request {
-    /// Adds the value of an option; one that is not of a request changes nothing. Mounts and variables add up, other values replace
-    /// earlier ones. `directory` is the current directory, to which relative sources of mounts belong.
+    /// Adds the value of an option; one that is not of a request changes nothing. Mounts, variables, devices and annotations add up, other
+    /// values replace earlier ones. `directory` is the current directory, to which relative sources of mounts belong.
     ///
     /// # Errors
     /// The value is invalid, or contradicts an earlier option of the same command line.
@@ -61,6 +63,8 @@ impl Request {
                 }
             }
             GivenOption::Env => self.variables.extend(variable::parse_list(value)?),
+            GivenOption::Device => device::push(&mut self.devices, device::parse_list(value)?),
+            GivenOption::Annotation => annotation::push(&mut self.annotations, annotation::parse_list(value)?),
             GivenOption::Workdir => {
                 let path = PathBuf::from(value);
                 if !is_plain(&path) {
@@ -120,7 +124,7 @@ mod tests {
     #[test]
     fn every_option_of_a_request_changes_it() {
         for option in options() {
-            let value = if option.is_flag() { "" } else { "/a" };
+            let value = if option.is_flag() { "" } else { "/a=b" };
             assert_ne!(added(&[(option, value)]).unwrap(), Request::default(), "{option:?}");
         }
         assert!(!is_of_request(GivenOption::Edf) && !is_of_request(GivenOption::EdfName));

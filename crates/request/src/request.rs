@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
+use parallax_format::device::WantedDevice;
 use serde::{Deserialize, Serialize};
 
+use crate::annotation;
+use crate::device;
 use crate::error::RequestError;
 use crate::mount::{self, Mount};
 use crate::variable::Variable;
@@ -18,6 +21,12 @@ pub struct Request {
     /// The changes of variables, in the order in which they are made.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub variables: Vec<Variable>,
+    /// The devices.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<WantedDevice>,
+    /// The annotations of the container, names and values; each name once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub annotations: Vec<(String, String)>,
     /// The directory in which the tasks start, an absolute path in the container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub working_directory: Option<PathBuf>,
@@ -49,6 +58,8 @@ impl Request {
             mount::push(&mut self.mounts, mount);
         }
         self.variables.extend(other.variables);
+        device::push(&mut self.devices, other.devices);
+        annotation::push(&mut self.annotations, other.annotations);
         Self {
             working_directory: other.working_directory.or(self.working_directory),
             writable: other.writable.or(self.writable),
@@ -95,6 +106,8 @@ mod tests {
         let all = request(&[
             (GivenOption::Mount, r"/a\,b:/c\:d:ro,./e,tmpfs:/scratch,?/opt/x"),
             (GivenOption::Env, "A=1,B=,C,-D"),
+            (GivenOption::Device, "?/dev/cxi*,a.b/c=d"),
+            (GivenOption::Annotation, r"a.b=c\,d,e="),
             (GivenOption::Workdir, "/c"),
             (GivenOption::Readonly, ""),
             (GivenOption::Entrypoint, ""),

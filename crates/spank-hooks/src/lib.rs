@@ -33,7 +33,7 @@ pub struct OptionText {
 }
 
 /// All options, in the order of [`GivenOption`].
-pub const OPTIONS: [OptionText; 12] = [
+pub const OPTIONS: [OptionText; 14] = [
     OptionText {
         option: GivenOption::Image,
         name: c"parallax-image",
@@ -71,6 +71,20 @@ pub const OPTIONS: [OptionText; 12] = [
         inherited: c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_env",
         value: Some(c"NAME=VALUE,..."),
         usage: c"set variables in the tasks; NAME keeps the job's value over the image's; -NAME unsets it",
+    },
+    OptionText {
+        option: GivenOption::Device,
+        name: c"parallax-device",
+        inherited: c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_device",
+        value: Some(c"DEVICE,..."),
+        usage: c"give the tasks devices: CDI names (VENDOR/CLASS=NAME) or /dev paths; ?DEVICE: only where it exists",
+    },
+    OptionText {
+        option: GivenOption::Annotation,
+        name: c"parallax-annotation",
+        inherited: c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_annotation",
+        value: Some(c"NAME=VALUE,..."),
+        usage: c"annotate the container, for the site's hooks",
     },
     OptionText {
         option: GivenOption::Writable,
@@ -196,6 +210,10 @@ pub enum GivenOption {
     Workdir,
     /// `--parallax-env`.
     Env,
+    /// `--parallax-device`.
+    Device,
+    /// `--parallax-annotation`.
+    Annotation,
     /// `--parallax-writable`.
     Writable,
     /// `--parallax-readonly`.

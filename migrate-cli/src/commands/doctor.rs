@@ -5,6 +5,7 @@
 //! - [`check`]: a finding and its remedy.
 //! - [`kernel`]: capabilities of the kernel and FUSE, found by probes.
 //! - [`programs`]: Podman and its helpers.
+//! - [`extensions`]: CDI devices and OCI hooks.
 //! - [`users`]: user namespaces and subordinate ids.
 //! - [`slurm`]: the plugin.
 //! - [`agent`]: the node agent.
@@ -24,6 +25,7 @@ use check::{Check, State};
 
 mod agent;
 mod check;
+mod extensions;
 mod kernel;
 mod programs;
 mod slurm;
@@ -72,7 +74,9 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let stores = config.as_ref().map_or(&[][..], |config| &config.stores);
     let findings = probe(&agent_config.mount_program);
     checks.extend(kernel::check(&findings, agent_config.mounts, &stores::compressors(stores), is_root));
-    checks.extend(programs::check(&config.as_ref().map_or_else(Default::default, |config| config.run.clone())));
+    let run = config.as_ref().map_or_else(Default::default, |config| config.run.clone());
+    checks.extend(programs::check(&run));
+    checks.extend(extensions::check(&run));
     checks.push(squashfs::check());
     checks.extend(users::check(options.user.as_deref(), is_root));
     checks.extend(slurm::check(&options.plugstack));

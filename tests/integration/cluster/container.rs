@@ -10,6 +10,9 @@ use integration_tests::held::HeldStep;
 use super::backend::with_config;
 use super::odd_images;
 
+pub(crate) mod devices;
+pub(crate) mod hooks;
+
 tests! { cluster:
     what_a_container_shows,
     names_are_added_to_those_of_the_image,

@@ -207,6 +207,8 @@ fn what_is_wrong_is_told_at_submission(cluster: &Cluster) -> anyhow::Result<()> 
         (&[IMAGE, "--parallax-mount=/opt:/"], "would hide the whole image"),
         (&[IMAGE, "--parallax-env=A=1,=2"], "--parallax-env: \"=2\": it has no name"),
         (&[IMAGE, "--parallax-workdir=here"], "--parallax-workdir: \"here\" is not an absolute path"),
+        (&[IMAGE, "--parallax-device=gpu"], "--parallax-device: \"gpu\": it is neither a CDI name nor a path"),
+        (&[IMAGE, "--parallax-annotation=a"], "--parallax-annotation: \"a\" is not NAME=VALUE"),
         (&both, "--parallax-writable: it contradicts --parallax-readonly"),
         (&podman, "--parallax-mount has no effect with --parallax-mode=podman"),
     ] {
@@ -242,6 +244,8 @@ fn help_names_every_option(cluster: &Cluster) -> anyhow::Result<()> {
             "--parallax-mount=SRC[:DST[:FLAGS]],...",
             "--parallax-workdir=DIR",
             "--parallax-env=NAME=VALUE,...",
+            "--parallax-device=DEVICE,...",
+            "--parallax-annotation=NAME=VALUE,...",
             "--parallax-writable",
             "--parallax-readonly",
             "--parallax-entrypoint",
