@@ -28,6 +28,7 @@ use crate::bundle;
 use crate::holder::{self, Held, Report};
 use crate::making::{Layers, Making, root_directory};
 use crate::mount_program;
+use crate::mpi;
 use crate::names::LookUp;
 use crate::node_name::node_name;
 use crate::of_node::OfNode;
@@ -74,7 +75,10 @@ fn make(making: &Making<'_>, report: &mut Report) -> Result<Vec<(String, String)
         home: std::env::var_os("HOME").map(PathBuf::from),
         working_directory,
         devices: of_node.devices.mounts.clone(),
-        mpi_directories: plan::mpi_directories(|name| std::env::var_os(name).map(PathBuf::from)),
+        mpi_directories: mpi::directories(
+            |name| std::env::var_os(name).map(PathBuf::from),
+            |path| fs::read_to_string(path).ok(),
+        ),
         copied: COPIED.iter().filter_map(|path| Some((path.into(), file_of_node(Path::new(path))?))).collect(),
         image_accounts: image_accounts(&root)?,
         accounts,

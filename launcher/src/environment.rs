@@ -14,7 +14,7 @@ pub(crate) type Variables = BTreeMap<OsString, OsString>;
 
 /// Variables that stay the job's although the image sets them, by what their names begin with: what Slurm and MPI libraries tell
 /// their tasks.
-const KEPT_PREFIXES: [&str; 4] = ["SLURM", "PMI", "PALS", "PARALLAX_"];
+const KEPT_PREFIXES: [&str; 5] = ["SLURM", "SLINGSHOT", "PMI", "PALS", "PARALLAX_"];
 /// The same by whole names: devices of the job, and what belongs to the user.
 const KEPT: [&str; 11] = [
     "CUDA_VISIBLE_DEVICES",
@@ -126,9 +126,9 @@ mod tests {
 
     #[test]
     fn what_slurm_and_the_user_set_stays() {
-        let job = [("PMIX_RANK", "1"), ("CUDA_VISIBLE_DEVICES", "0"), ("HOME", "/home/u1"), ("TERM", "xterm")];
-        let image = ["PMIX_RANK=9", "CUDA_VISIBLE_DEVICES=all", "HOME=/root", "TERM=dumb", "USER=root"];
-        let expected = ["CUDA_VISIBLE_DEVICES=0", "HOME=/home/u1", "PMIX_RANK=1", "TERM=xterm", "USER=root"];
+        let job = [("PMIX_RANK", "1"), ("CUDA_VISIBLE_DEVICES", "0"), ("HOME", "/home/u1"), ("SLINGSHOT_VNIS", "9")];
+        let image = ["PMIX_RANK=9", "CUDA_VISIBLE_DEVICES=all", "HOME=/root", "SLINGSHOT_VNIS=0", "USER=root"];
+        let expected = ["CUDA_VISIBLE_DEVICES=0", "HOME=/home/u1", "PMIX_RANK=1", "SLINGSHOT_VNIS=9", "USER=root"];
         assert_eq!(merged(&job, &image, &[]), expected);
     }
 

@@ -4,6 +4,7 @@
 //! - [`task`]: one task, from its start to the user's command.
 //! - [`container`]: the step's one container: the first task makes it, the others wait for it.
 //! - [`plan`]: what the container shows (pure), with [`accounts`], the names of users and groups (pure).
+//! - [`mpi`]: directories that MPI libraries share with Slurm.
 //! - [`build`]: the making of the container, by system calls; [`making`]: from what; [`mount_program`], for layers that the kernel does not mount.
 //! - [`devices`]: what devices change in the container; [`bundle`], [`hooks`]: the programs that prepare it; [`capabilities`]: what they may do.
 //! - [`of_node`]: what a node adds to a container: its devices and the site's hooks.
@@ -34,6 +35,7 @@ mod join;
 mod making;
 mod mount_program;
 mod mounts;
+mod mpi;
 mod names;
 mod node_name;
 mod node_program;

@@ -19,8 +19,6 @@ pub(crate) const COPIED: [&str; 5] =
     ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/etc/localtime", "/etc/machine-id"];
 /// The file by which programs notice that they are in a container, as Podman makes it.
 const CONTAINERENV: &str = "/run/.containerenv";
-/// Variables with directories that MPI libraries share with Slurm: PMIx (the server's and the client's), and Cray's PALS.
-const MPI_DIRECTORIES: [&str; 3] = ["PMIX_SERVER_TMPDIR", "SLURM_PMIX_TMPDIR", "PALS_SPOOL_DIR"];
 
 /// The facts of the node and of the image that the plan depends on.
 #[derive(Debug, Clone, Default)]
@@ -29,7 +27,7 @@ pub(crate) struct Facts {
     pub home: Option<PathBuf>,
     /// The directory in which the step was started.
     pub working_directory: Option<PathBuf>,
-    /// The values of those of [`MPI_DIRECTORIES`] that are set.
+    /// Directories that MPI libraries share with Slurm.
     pub mpi_directories: Vec<PathBuf>,
     /// The mounts of devices.
     pub devices: Vec<Mount>,
@@ -59,11 +57,6 @@ pub(crate) struct Plan {
     pub mounts: Vec<Mount>,
     /// True if the root directory is to become read-only.
     pub read_only: bool,
-}
-
-/// Reads the values of [`MPI_DIRECTORIES`].
-pub(crate) fn mpi_directories(variable: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
-    MPI_DIRECTORIES.iter().filter_map(|name| variable(name)).collect()
 }
 
 /// Whether tasks start in the directory that they have on the node, so that it is an error if the container does not show that. Tasks
@@ -210,8 +203,6 @@ mod tests {
 
     #[test]
     fn directories_for_mpi_are_shown_where_they_are() {
-        let get = |name: &str| (name == "PMIX_SERVER_TMPDIR").then(|| "/var/spool/slurmd/pmix.1.0".into());
-        assert_eq!(mpi_directories(get), [Path::new("/var/spool/slurmd/pmix.1.0")]);
         let all = ["/var/spool/slurmd/pmix.1.0", "/tmp/spmix", "relative", "/missing/x", "/usr", "/"];
         let facts = Facts { mpi_directories: all.map(PathBuf::from).to_vec(), ..Facts::default() };
         assert_eq!(shown(&site(&[]), facts), ["/var/spool/slurmd/pmix.1.0"]);

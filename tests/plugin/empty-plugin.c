@@ -25,6 +25,7 @@ static struct spank_option options[] = {
     {"empty-mount-home", NULL, "is not looked at", 0, 0, take},
     {"empty-no-mount-home", NULL, "is not looked at", 0, 0, take},
     {"empty-edf", "EDF", "is not looked at", 1, 0, take},
+    {"empty-timings", NULL, "is not looked at", 0, 0, take},
 };
 
 int slurm_spank_init(spank_t spank, int argc, char *argv[])

@@ -20,6 +20,7 @@ tests! { cluster:
     an_image_cannot_lead_files_of_the_node_elsewhere,
     volumes_of_an_image_are_not_copied,
     directories_for_mpi_are_shown,
+    a_directory_of_pmix_that_no_variable_names_is_shown,
     a_task_has_what_it_has_without_a_container,
     the_holder_has_nothing_of_a_task,
 }
@@ -136,6 +137,19 @@ fn directories_for_mpi_are_shown(cluster: &Cluster) -> anyhow::Result<()> {
     let (shown, missing) = (shown?.success()?, missing?);
     ensure!(shown.stdout == "of the server\n", "{shown:?}");
     ensure!(missing.code == 1 && !missing.stderr.contains("parallax: "), "{missing:?}");
+    Ok(())
+}
+
+/// As Slurm's own plugin makes it, where mpi.conf says.
+fn a_directory_of_pmix_that_no_variable_names_is_shown(cluster: &Cluster) -> anyhow::Result<()> {
+    let restart = || cluster.service("n1", "stop", "slurmd").and_then(|()| cluster.service("n1", "start", "slurmd"));
+    cluster.shell("n1", "mkdir -m 1777 /srv/pmix; echo PMIxCliTmpDirBase=/srv/pmix >/etc/slurm/mpi.conf")?;
+    let script = "ls -d /srv/pmix/spmix_appdir_*.$SLURM_STEP_ID $PMIX_SERVER_TMPDIR && cd /srv/pmix/spmix_* && touch x";
+    let done = restart().and_then(|()| cluster.srun("u1", &["--mpi=pmix", "-w", "n1", IMAGE, "sh", "-c", script]));
+    cluster.shell("n1", "rm -r /srv/pmix /etc/slurm/mpi.conf")?;
+    restart()?;
+    let done = done?.success()?;
+    ensure!(done.stdout.lines().count() == 2, "{done:?}");
     Ok(())
 }
 
