@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use parallax_format::EnrootImage;
+use parallax_format::device::DeviceNameError;
 use parallax_request::{Mount, MountSource, Request, Variable};
 
 use crate::environment::{Environment, Rendered};
@@ -52,20 +53,14 @@ impl Rendered {
             request = request.and(one);
         }
         for device in &environment.devices {
-            if !device.value.starts_with("/dev/") {
-                let message = format!(
-                    "the device \"{}\" is not available: this version of Parallax has no CDI; all device nodes of the node are \
-                     in the container's /dev",
-                    device.value
-                );
-                return Err(EdfError::at(device.place.clone(), message));
-            }
+            let wanted = device
+                .value
+                .parse()
+                .map_err(|error: DeviceNameError| EdfError::at(device.place.clone(), format!("the device {error}")))?;
+            request = request.and(Request { devices: vec![wanted], ..Request::default() });
         }
-        for (name, _) in environment.annotations.iter().filter(|(name, _)| !name.value.starts_with(OF_SARUS)) {
-            let message =
-                format!("the annotation \"{}\" has no effect: this version of Parallax runs no hooks", name.value);
-            warnings.push(Warning { place: name.place.clone(), message });
-        }
+        let annotations = environment.annotations.iter().filter(|(name, _)| !name.value.starts_with(OF_SARUS));
+        request.annotations = annotations.map(|(name, value)| (name.value.clone(), value.clone())).collect();
         Ok(request)
     }
 }
