@@ -17,6 +17,7 @@
 //! - [`node_program`]: a program that was broadcast to the node.
 //! - [`environment`]: the variables of the user's command (pure).
 //! - [`timings`]: the durations of a start, for users who ask for them.
+//! - [`pytorch`]: variables by which PyTorch's processes find each other (pure).
 //! - [`join`]: entering the container and becoming the user's command.
 
 use std::process::ExitCode;
@@ -44,6 +45,7 @@ mod pause;
 mod plan;
 mod podman;
 mod pull;
+mod pytorch;
 mod request;
 mod task;
 mod timings;

@@ -99,6 +99,7 @@ pub(crate) fn plan(request: &Request, site: &StepFile, facts: Facts, mut exists:
             chosen.push(of_path(&path, &path, false));
         }
     }
+    chosen.retain(|mount| !request.unmounts.contains(&mount.target));
     let mut is_left_out = |mount: &Mount| match &mount.source {
         MountSource::Path(path) => mount.optional && !exists(path),
         MountSource::Tmpfs => false,
@@ -224,6 +225,17 @@ mod tests {
         let plan = plan(&request, &site(&["/home"]), facts, exists);
         assert_eq!(plan.mounts.iter().rev().take(3).collect::<Vec<_>>(), [&tmpfs, &mount, &device]);
         assert!(plan.read_only);
+    }
+
+    #[test]
+    fn the_user_may_leave_out_what_the_site_shows() {
+        let own = of_path(Path::new("/data"), Path::new("/home"), true);
+        let request =
+            Request { unmounts: vec!["/sys".into(), "/home".into()], mounts: vec![own.clone()], ..Request::default() };
+        let mounts = plan(&request, &site(&["/home", "/scratch"]), Facts::default(), |_| true).mounts;
+        let targets: Vec<&str> = mounts.iter().filter_map(|mount| mount.target.to_str()).collect();
+        assert_eq!(targets, ["/proc", "/dev", "/tmp", "/scratch", "/home"]);
+        assert_eq!(mounts.last(), Some(&own));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::node_program::NodeProgram;
 use crate::pause;
 use crate::plan;
 use crate::podman;
+use crate::pytorch;
 use crate::request::{self, Asked};
 use crate::timings;
 
@@ -104,7 +105,10 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
     }
     timings::print(&request, obtained - started, obtained.elapsed());
     let of_job = std::env::vars_os().filter(|(name, _)| !timings::is_own(name));
-    let variables = environment::merge(of_job, &step.environment, &container.environment, &request.variables);
+    let mut variables = environment::merge(of_job, &step.environment, &container.environment, &request.variables);
+    if request.pytorch {
+        pytorch::add(&mut variables);
+    }
     let failure = join::execute(&request::with_entrypoint(&request, &step, command), &variables);
     eprintln!("parallax: {failure} (image \"{}\")", step.image);
     ExitCode::from(failure.exit_code())

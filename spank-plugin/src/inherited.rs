@@ -6,7 +6,8 @@
 use core::ffi::{CStr, c_char, c_int};
 
 use parallax_spank_hooks::{
-    DEFAULTS, GivenOption, IMAGE_DIGEST, IMAGE_ID, INHERITED_IMAGE, JOB_ID, PIN, REQUEST, Source, UNKNOWN, all_options,
+    DEFAULTS, GivenOption, IMAGE_DIGEST, IMAGE_ID, INHERITED_IMAGE, JOB_ID, NAME_SETS, OPTIONS, PIN, REQUEST, Source,
+    UNKNOWN, option_of_number,
 };
 
 use crate::c;
@@ -14,7 +15,7 @@ use crate::c;
 /// Returns the source of an option's value: Slurm passes the very string that getenv(3) returns
 /// (`spank_process_env_options`, Slurm 23.11 to 26.05).
 pub(crate) fn source(option: c_int, value: *const c_char) -> Source {
-    let Some(text) = all_options().find(|text| text.option as c_int == option) else { return Source::Typed };
+    let Some(text) = option_of_number(option) else { return Source::Typed };
     // SAFETY: the name is a string, and nothing changes the environment meanwhile.
     let inherited = unsafe { c::getenv(text.inherited.as_ptr()) };
     if !inherited.is_null() && inherited.cast_const() == value { Source::Inherited } else { Source::Typed }
@@ -34,9 +35,14 @@ pub(crate) fn drop_of_other_jobs(is_step: bool) {
     let is_from_job = variable(INHERITED_IMAGE) == image;
     remove(PIN);
     remove(REQUEST);
-    for text in all_options() {
+    for text in &OPTIONS {
         let is_image_or_mode = matches!(text.option, GivenOption::Image | GivenOption::Mode);
         if is_from_job || !is_image_or_mode {
+            remove(text.inherited);
+        }
+    }
+    for set in NAME_SETS {
+        for text in set.options {
             remove(text.inherited);
         }
     }
@@ -52,13 +58,18 @@ pub(crate) fn drop_of_other_images() {
 /// Puts the user's defaults where Slurm looks for options, if nothing is there.
 pub(crate) fn take_defaults() {
     for (default, inherited) in DEFAULTS {
-        // SAFETY: both are strings, and Slurm's programs have one thread while they read their options. setenv(3) copies the
-        // value. Without memory for that there is no default.
-        unsafe {
-            let value = c::getenv(default.as_ptr());
-            if !value.is_null() && *value != 0 {
-                let _ = c::setenv(inherited.as_ptr(), value, 0);
-            }
+        take_default(default, inherited);
+    }
+}
+
+/// Puts one default of the user's where Slurm looks for the option, if nothing is there.
+pub(crate) fn take_default(default: &CStr, inherited: &CStr) {
+    // SAFETY: both are strings, and Slurm's programs have one thread while they read their options. setenv(3) copies the
+    // value. Without memory for that there is no default.
+    unsafe {
+        let value = c::getenv(default.as_ptr());
+        if !value.is_null() && *value != 0 {
+            let _ = c::setenv(inherited.as_ptr(), value, 0);
         }
     }
 }

@@ -93,7 +93,7 @@ extern "C" fn slurm_spank_init(spank: c::spank_t, argc: c_int, argv: *const *con
         inherited::take_defaults();
     }
     let taken = OPTIONS.iter().all(|option| register(spank, option));
-    let named = names::register(spank, argc, argv);
+    let named = names::register(spank, argc, argv, is_node);
     if is_node {
         UNREGISTERED.store(names::has_unregistered_image(spank, !taken), Relaxed);
     }

@@ -5,54 +5,76 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use parallax_spank_hooks::{EDF_OF_STEP, IMAGE_OF_STEP, NAME_SETS, NAMES_ARGUMENT, NameSet};
 
-use crate::c;
+use crate::{c, inherited};
 
 /// The sets that are registered, one bit each, in their order.
 static REGISTERED: AtomicU32 = AtomicU32::new(0);
 
 /// Registers the sets of names that the plugin's arguments turn on. False if another plugin has one of the options.
-pub(crate) fn register(spank: c::spank_t, argc: c_int, argv: *const *const c_char) -> bool {
-    let mut all = true;
-    for (bit, set) in sets() {
-        if !is_turned_on(set, argc, argv) {
-            continue;
-        }
-        match set.options.iter().find(|option| !crate::register(spank, option)) {
-            None => drop(REGISTERED.fetch_or(bit, Relaxed)),
-            Some(option) => {
-                all = false;
-                let told = c"parallax: Slurm did not take the option --%s: another plugin in plugstack.conf, such as pyxis or skybox, \
-                             may have it; the administrator must remove that plugin, or names=%s";
-                // SAFETY: the format takes two strings.
-                unsafe { c::slurm_error(told.as_ptr(), option.name.as_ptr(), set.word.as_ptr()) };
+pub(crate) fn register(spank: c::spank_t, argc: c_int, argv: *const *const c_char, is_node: bool) -> bool {
+    let mut bit = 1;
+    for set in NAME_SETS {
+        if is_turned_on(set, argc, argv) {
+            if !register_set(spank, set) {
+                return false;
+            }
+            REGISTERED.fetch_or(bit, Relaxed);
+            if let (Some((default, inherited)), false) = (set.default, is_node) {
+                inherited::take_default(default, inherited);
             }
         }
+        bit <<= 1;
     }
-    all
+    true
 }
 
-fn sets() -> impl Iterator<Item = (u32, &'static NameSet)> {
-    NAME_SETS.iter().enumerate().map(|(index, set)| (1 << index, set))
+fn register_set(spank: c::spank_t, set: &NameSet) -> bool {
+    for option in set.options {
+        if !crate::register(spank, option) {
+            let told = c"parallax: Slurm did not take the option --%s: another plugin in plugstack.conf, such as pyxis or skybox, \
+                         may have it; the administrator must remove that plugin, or names=%s";
+            // SAFETY: the format takes two strings.
+            unsafe { c::slurm_error(told.as_ptr(), option.name.as_ptr(), set.word.as_ptr()) };
+            return false;
+        }
+    }
+    true
 }
 
 /// Whether an argument `names=WORD,…` has the set's word.
 fn is_turned_on(set: &NameSet, argc: c_int, argv: *const *const c_char) -> bool {
-    (0..usize::try_from(argc).unwrap_or(0)).any(|index| {
+    for index in 0..usize::try_from(argc).unwrap_or(0) {
         // SAFETY: Slurm passes this many strings.
         let argument = unsafe { CStr::from_ptr(*argv.add(index)) }.to_bytes();
-        let words = argument.strip_prefix(NAMES_ARGUMENT.as_bytes()).unwrap_or_default();
-        words.split(|byte| *byte == b',').any(|word| word == set.word.to_bytes())
-    })
+        let mut words = argument.strip_prefix(NAMES_ARGUMENT.as_bytes()).unwrap_or_default();
+        while !words.is_empty() {
+            let length = words.iter().position(|byte| *byte == b',').unwrap_or(words.len());
+            let (word, rest) = words.split_at_checked(length).unwrap_or_default();
+            if word == set.word.to_bytes() {
+                return true;
+            }
+            words = rest.get(1..).unwrap_or_default();
+        }
+    }
+    false
 }
 
 /// Whether the step has an image by an option that is not registered on this node, according to the variables that Slurm sets:
 /// Slurm passes over such an option, and the step would run without its image. Slurm removes the variables after the options are
 /// registered (`spank_clear_remote_options_env`).
 pub(crate) fn has_unregistered_image(spank: c::spank_t, own_are_missing: bool) -> bool {
+    if own_are_missing && (is_set(spank, IMAGE_OF_STEP) || is_set(spank, EDF_OF_STEP)) {
+        return true;
+    }
     let registered = REGISTERED.load(Relaxed);
-    let own = [IMAGE_OF_STEP, EDF_OF_STEP].into_iter().filter(|_| own_are_missing);
-    let of_sets = sets().filter(|(bit, _)| registered & bit == 0).flat_map(|(_, set)| set.images_of_step);
-    own.chain(of_sets.copied()).any(|name| is_set(spank, name))
+    let mut bit = 1;
+    for set in NAME_SETS {
+        if registered & bit == 0 && set.images_of_step.iter().any(|name| is_set(spank, name)) {
+            return true;
+        }
+        bit <<= 1;
+    }
+    false
 }
 
 fn is_set(spank: c::spank_t, name: &CStr) -> bool {

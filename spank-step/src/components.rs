@@ -11,6 +11,7 @@ use parallax_spank_hooks::{GivenOption, Source};
 
 use crate::edf;
 use crate::options::{Event, Wanted};
+use crate::pyxis;
 use crate::request::{self, Values};
 use crate::site::Site;
 
@@ -71,7 +72,8 @@ fn wanted(events: &[Event], component: u32, site: &Site) -> Result<Option<Wanted
         image_is_typed: events.iter().any(is_typed_image),
         mode: value(GivenOption::Mode),
     };
-    request::complete(values, events, component, || edf::of_component(events, component, site))
+    let pyxis = pyxis::of_component(events, component, site)?;
+    request::complete(values, events, component, pyxis, || edf::of_component(events, component, site))
 }
 
 /// The value of an option that holds for a component.

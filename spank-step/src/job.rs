@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use parallax_protocol::message::{BATCH_SCRIPT, EXTERN_CONT, INTERACTIVE_STEP, StepId};
-use parallax_spank_hooks::{NAME_SETS, text};
+use parallax_spank_hooks::{NAME_SETS, PYXIS_WORD, text};
 use slurm_spank::{SpankError, SpankHandle};
 
 /// Arguments of the plugin in plugstack.conf.
@@ -13,6 +13,8 @@ pub(crate) struct Setting {
     pub config: PathBuf,
     /// `launcher=FILE`: the launcher.
     pub launcher: String,
+    /// `names=…` with the word for pyxis: its names of options are turned on.
+    pub pyxis_names: bool,
 }
 
 impl Default for Setting {
@@ -20,6 +22,7 @@ impl Default for Setting {
         Self {
             config: PathBuf::from(parallax_config::DEFAULT_PATH),
             launcher: "/usr/libexec/parallax/parallax-launch".to_owned(),
+            pyxis_names: false,
         }
     }
 }
@@ -40,7 +43,9 @@ impl Setting {
             match argument.split_once('=') {
                 Some(("config", path)) => setting.config = PathBuf::from(path),
                 Some(("launcher", path)) => path.clone_into(&mut setting.launcher),
-                Some(("names", words)) if words.split(',').all(is_name_set) => {}
+                Some(("names", words)) if words.split(',').all(is_name_set) => {
+                    setting.pyxis_names |= words.split(',').any(|word| word == text(PYXIS_WORD));
+                }
                 _ => return Err(unknown(argument)),
             }
         }

@@ -4,7 +4,8 @@
 //! - [`job`]: the job's properties and the plugin's settings, read once.
 //! - [`site`]: the site's configuration, where options are typed.
 //! - [`components`]: components of heterogeneous jobs and steps.
-//! - [`request`]: what the user asks for beside the image; [`edf`]: the same in a file.
+//! - [`request`]: what the user asks for beside the image; [`edf`]: the same in a file;
+//!   [`pyxis`]: the same by pyxis' names.
 //! - [`submit`]: srun, sbatch and salloc, as the user: options are checked where they are typed.
 //! - [`step`]: slurmstepd, as root: the lease, from its request to its release.
 //!
@@ -31,6 +32,7 @@ mod components;
 mod edf;
 mod job;
 mod options;
+mod pyxis;
 mod request;
 mod site;
 mod step;

@@ -8,9 +8,11 @@ use std::sync::OnceLock;
 use parallax_protocol::message::Mode;
 use parallax_request::{Request, is_of_request, value_of_variable, variable_of};
 use parallax_spank_hooks::{self as names, GivenOption, PIN, Source};
+use slurm_spank::spank_log_user;
 
 use crate::edf::Edf;
 use crate::options::{self, Event, NO_IMAGE, Wanted};
+use crate::pyxis::Pyxis;
 
 /// The variable by which a request travels.
 pub(crate) const VARIABLE: &str = names::text(names::REQUEST);
@@ -26,6 +28,31 @@ pub(crate) struct Values<'a> {
     pub mode: Option<&'a [u8]>,
 }
 
+impl<'a> Values<'a> {
+    /// Returns the image that holds: what was typed by its name, by pyxis' name, or with an environment; then what the job has, or the
+    /// user's default, and then the user's default by pyxis' name or an environment.
+    fn image(&self, pyxis: &'a Pyxis, edf: Option<&'a Edf>) -> Result<Option<&'a [u8]>, String> {
+        let of_edf = |typed: bool| edf.filter(|edf| edf.is_typed == typed).map(|edf| edf.image.as_ref());
+        let own = |typed: bool| self.image.filter(|_| self.image_is_typed == typed);
+        if let (Some(own), Some(other)) = (own(true), &pyxis.typed.image) {
+            if own != other.as_bytes() {
+                let (one, two) = (GivenOption::Image.name(), GivenOption::ContainerImage.name());
+                return Err(format!("--{one} and --{two} name different images; write one of them"));
+            }
+        }
+        if let Some(image) = own(true).or(pyxis.typed.image.as_deref().map(str::as_bytes)) {
+            return Ok(Some(image));
+        }
+        if let Some(image) = of_edf(true) {
+            return Ok(Some(image.map_err(Clone::clone)?.as_bytes()));
+        }
+        match own(false).or(pyxis.defaults.image.as_deref().map(str::as_bytes)) {
+            Some(image) => Ok(Some(image)),
+            None => Ok(of_edf(false).transpose().map_err(Clone::clone)?.map(String::as_bytes)),
+        }
+    }
+}
+
 /// Returns what one component of a job or step wants. `edf` reads its environment.
 ///
 /// # Errors
@@ -34,36 +61,33 @@ pub(crate) fn complete(
     values: Values<'_>,
     events: &[Event],
     component: u32,
+    pyxis: Pyxis,
     edf: impl FnOnce() -> Result<Option<Edf>, String>,
 ) -> Result<Option<Wanted>, String> {
     let typed = events.iter().filter(|event| event.component == component && event.source == Source::Typed);
     let typed: Vec<&Event> = typed.filter(|event| is_of_request(event.option)).collect();
     let is_cancelled = values.image == Some(NO_IMAGE.as_bytes());
     let edf = if is_cancelled && values.image_is_typed { None } else { edf()? };
-    let image = match &edf {
-        // The environment's image, unless another one was typed.
-        Some(edf) if !values.image_is_typed && (edf.is_typed || values.image.is_none()) => {
-            Some(edf.image.as_ref().map_err(Clone::clone)?.as_bytes())
-        }
-        _ => values.image,
-    };
-    let Some(mut wanted) = options::of_values(image, values.mode)? else {
+    let Some(mut wanted) = options::of_values(values.image(&pyxis, edf.as_ref())?, values.mode)? else {
         return match typed.first() {
             Some(event) if !is_cancelled => Err(options::needs_image(event.option)),
-            _ => Ok(None),
+            _ => {
+                tell_that_nothing_happens(&pyxis, component);
+                Ok(None)
+            }
         };
     };
-    let typed_edf = edf.as_ref().filter(|edf| edf.is_typed);
-    let has_no_effect = typed.first().map(|event| event.option).or(typed_edf.map(|edf| edf.option));
-    if let (Some(option), Some(Mode::Podman)) = (has_no_effect, wanted.mode) {
+    let own = typed.iter().map(|event| event.option);
+    let of_edf = edf.as_ref().filter(|edf| edf.is_typed).map(|edf| edf.option);
+    let of_pyxis = pyxis.options.iter().copied().filter(|option| *option != GivenOption::ContainerImage);
+    if let (Some(option), Some(Mode::Podman)) = (own.chain(of_edf).chain(of_pyxis).next(), wanted.mode) {
         return Err(format!(
             "--{} has no effect with --{}=podman: there the tasks run on the node; give podman its own options",
             option.name(),
             GivenOption::Mode.name()
         ));
     }
-    let given = of_command_line(&typed)?;
-    let defaults = defaults().clone()?;
+    let defaults = pyxis.defaults.request.and(defaults().clone()?);
     let earlier = match edf {
         Some(edf) if edf.is_typed => defaults.and(edf.request),
         Some(edf) => edf.request.and(defaults),
@@ -72,8 +96,19 @@ pub(crate) fn complete(
             None => defaults,
         },
     };
-    wanted.request = earlier.and(given);
+    wanted.request = earlier.and(pyxis.typed.request).and(of_command_line(&typed)?);
     Ok(Some(wanted))
+}
+
+/// Prints that options with pyxis' names have no effect without an image, as they have none in pyxis.
+fn tell_that_nothing_happens(pyxis: &Pyxis, component: u32) {
+    if let Some(option) = pyxis.options.iter().find(|_| component == 0) {
+        spank_log_user!(
+            "parallax: warning: --{} has no effect without an image (--{}=IMAGE)",
+            option.name(),
+            GivenOption::ContainerImage.name()
+        );
+    }
 }
 
 fn of_command_line(typed: &[&Event]) -> Result<Request, String> {

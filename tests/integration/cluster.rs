@@ -50,7 +50,7 @@ mod without_locks;
 
 /// All of them, by name.
 pub(crate) fn tests() -> impl Iterator<Item = &'static Listed> {
-    [
+    let others = [
         run::TESTS,
         container::TESTS,
         container::devices::TESTS,
@@ -60,13 +60,6 @@ pub(crate) fn tests() -> impl Iterator<Item = &'static Listed> {
         doctor::TESTS,
         errors::TESTS,
         messages::TESTS,
-        typed::components::TESTS,
-        typed::edf::TESTS,
-        typed::environment::TESTS,
-        typed::broadcast::TESTS,
-        typed::names::TESTS,
-        typed::options::TESTS,
-        typed::pinned::TESTS,
         migrate::TESTS,
         migrate_faults::TESTS,
         migrate_names::TESTS,
@@ -108,9 +101,8 @@ pub(crate) fn tests() -> impl Iterator<Item = &'static Listed> {
         // Last, for what it says of all that came before.
         daemon::TESTS,
         daemon::cost::TESTS,
-    ]
-    .into_iter()
-    .flatten()
+    ];
+    typed::TESTS.into_iter().chain(others).flatten()
 }
 
 /// Runs `body` while a file of a node has other contents, or is not there.

@@ -36,6 +36,12 @@ pub struct Request {
     /// Whether the image's entry point is run, in each task, with the command as its arguments.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entrypoint: Option<bool>,
+    /// Mounts of the site that are left out, by their paths in the container.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unmounts: Vec<PathBuf>,
+    /// Whether tasks in images with PyTorch get the variables by which its processes find each other.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pytorch: bool,
     /// Whether the user's home directory is shown. `None`: as the site configures it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub home: Option<bool>,
@@ -60,12 +66,14 @@ impl Request {
         self.variables.extend(other.variables);
         device::push(&mut self.devices, other.devices);
         annotation::push(&mut self.annotations, other.annotations);
+        self.unmounts.extend(other.unmounts);
         Self {
             working_directory: other.working_directory.or(self.working_directory),
             writable: other.writable.or(self.writable),
             entrypoint: other.entrypoint.or(self.entrypoint),
             home: other.home.or(self.home),
             timings: other.timings.or(self.timings),
+            pytorch: other.pytorch || self.pytorch,
             ..self
         }
     }
@@ -116,6 +124,8 @@ mod tests {
         ]);
         let mut all = all;
         all.variables.push(Variable::Image("LANG".to_owned()));
+        all.unmounts.push("/sys".into());
+        all.pytorch = true;
         assert_eq!(Request::from_variable(&all.to_variable()).unwrap(), all);
         assert!(!all.is_empty() && !all.to_variable().contains('\n'));
         assert_eq!(Request::from_variable("{}").unwrap(), Request::default());
@@ -143,6 +153,9 @@ mod tests {
         let targets: Vec<_> = both.mounts.iter().map(|mount| mount.target.to_str().unwrap()).collect();
         assert_eq!(targets, ["/a", "/b"]);
         assert_eq!(both.variables, [Variable::parse("A=1").unwrap(), Variable::parse("A=2").unwrap()]);
-        assert_eq!((both.working_directory, both.writable), (Some("/a".into()), Some(true)));
+        assert_eq!((&both.working_directory, both.writable), (&Some("/a".into()), Some(true)));
+        let pyxis = Request { unmounts: vec!["/sys".into()], pytorch: true, ..Request::default() };
+        let all = pyxis.and(both);
+        assert!(all.pytorch && all.unmounts == [Path::new("/sys")], "{all:?}");
     }
 }

@@ -8,7 +8,7 @@ use core::ffi::{CStr, c_char, c_int, c_void};
 
 mod names;
 
-pub use names::{NAME_SETS, NAMES_ARGUMENT, NameSet};
+pub use names::{NAME_SETS, NAMES_ARGUMENT, NameSet, PYXIS, PYXIS_WORD};
 
 /// The file name of the part for steps with an image. It lies beside the plugin.
 pub const FILE: &CStr = c"spank_parallax_step.so";
@@ -232,13 +232,45 @@ pub enum GivenOption {
     EdfEnvironment,
     /// `--parallax-timings`.
     Timings,
+    /// `--container-image`, of [`PYXIS`].
+    ContainerImage,
+    /// `--container-mounts`, of [`PYXIS`].
+    ContainerMounts,
+    /// `--container-workdir`, of [`PYXIS`].
+    ContainerWorkdir,
+    /// `--container-env`, of [`PYXIS`].
+    ContainerEnv,
+    /// `--container-writable`, of [`PYXIS`].
+    ContainerWritable,
+    /// `--container-readonly`, of [`PYXIS`].
+    ContainerReadonly,
+    /// `--container-mount-home`, of [`PYXIS`].
+    ContainerMountHome,
+    /// `--no-container-mount-home`, of [`PYXIS`].
+    NoContainerMountHome,
+    /// `--container-entrypoint`, of [`PYXIS`].
+    ContainerEntrypoint,
+    /// `--no-container-entrypoint`, of [`PYXIS`].
+    NoContainerEntrypoint,
+    /// `--container-entrypoint-log`, of [`PYXIS`].
+    ContainerEntrypointLog,
+    /// `--no-container-remap-root`, of [`PYXIS`].
+    NoContainerRemapRoot,
+    /// `--container-remap-root`, of [`PYXIS`].
+    ContainerRemapRoot,
+    /// `--container-name`, of [`PYXIS`].
+    ContainerName,
+    /// `--container-save`, of [`PYXIS`].
+    ContainerSave,
+    /// `--container-unshare`, of [`PYXIS`].
+    ContainerUnshare,
 }
 
 impl GivenOption {
     /// The option of a number that Slurm handed back.
     #[must_use]
     pub fn of_number(number: i32) -> Option<Self> {
-        all_options().map(|text| text.option).find(|option| *option as i32 == number)
+        option_of_number(number).map(|text| text.option)
     }
 
     /// What Slurm gets of the option.
@@ -262,8 +294,28 @@ impl GivenOption {
     /// [`PIN`].
     #[must_use]
     pub fn gives_image_indirectly(self) -> bool {
-        matches!(self, Self::Edf | Self::EdfName | Self::EdfEnvironment)
+        matches!(self, Self::Edf | Self::EdfName | Self::EdfEnvironment | Self::ContainerImage)
     }
+}
+
+/// The option, of the plugin's own and of all [`NAME_SETS`], that has a number.
+#[must_use]
+pub fn option_of_number(number: i32) -> Option<&'static OptionText> {
+    const OWN: &[OptionText] = &OPTIONS;
+    // Loops, since the debug information of iterators in each other is most of the plugin that every job maps.
+    for text in OWN {
+        if text.option as i32 == number {
+            return Some(text);
+        }
+    }
+    for set in NAME_SETS {
+        for text in set.options {
+            if text.option as i32 == number {
+                return Some(text);
+            }
+        }
+    }
+    None
 }
 
 /// The plugin's own options, and those of all [`NAME_SETS`].

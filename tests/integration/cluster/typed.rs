@@ -13,6 +13,19 @@ pub(super) mod environment;
 pub(super) mod names;
 pub(super) mod options;
 pub(super) mod pinned;
+pub(super) mod pyxis;
+
+/// The tests of all modules.
+pub(super) const TESTS: [&[crate::Listed]; 8] = [
+    components::TESTS,
+    edf::TESTS,
+    environment::TESTS,
+    broadcast::TESTS,
+    names::TESTS,
+    options::TESTS,
+    pinned::TESTS,
+    pyxis::TESTS,
+];
 
 /// u1's id and group.
 const U1: u32 = 1001;

@@ -43,7 +43,7 @@ fn with_variables(cluster: &Cluster, variables: &[&str], command: &[&str]) -> an
 const SHOW: [&str; 3] = [
     "sh",
     "-c",
-    "pwd; echo [$A] [$B] [$LANG]; ls -d /one /two 2>/dev/null; (: >/usr/x) 2>/dev/null && echo wrote; true",
+    "pwd; echo [$A] [$B] [$LANG]; ls -d /one /two 2>/dev/null; (: >/var/tmp/x) 2>/dev/null && echo wrote; true",
 ];
 
 fn a_step_runs_in_its_environment(cluster: &Cluster) -> anyhow::Result<()> {
