@@ -1,5 +1,7 @@
 //! Devices: those of CDI specifications, and device nodes.
 
+use std::fs;
+
 use anyhow::ensure;
 use integration_tests::cluster::{Cluster, Done};
 
@@ -12,6 +14,7 @@ tests! { cluster:
     what_a_device_cannot_have_is_told,
     device_nodes_are_there_or_missing,
     devices_of_the_site,
+    devices_of_an_environment_definition_file,
     a_specification_that_others_may_write_is_not_used,
 }
 
@@ -161,6 +164,20 @@ fn devices_of_the_site(cluster: &Cluster) -> anyhow::Result<()> {
             Ok(())
         })
     })
+}
+
+fn devices_of_an_environment_definition_file(cluster: &Cluster) -> anyhow::Result<()> {
+    let file = cluster.home("u1").join("gpu.toml");
+    fs::write(&file, "image = \"debian\"\ndevices = [\"example.com/gpu=two\", \"/dev/null\", \"?/dev/none\"]\n")?;
+    let result = with_devices(cluster, || {
+        let script = ["sh", "-c", "echo $GPU $GPU_COMMON"];
+        let done =
+            cluster.srun("u1", &[&["-w", "n1", "--parallax-edf=./gpu.toml"][..], &script].concat())?.success()?;
+        ensure!(done.stdout == "two yes\n", "{done:?}");
+        Ok(())
+    });
+    fs::remove_file(file)?;
+    result
 }
 
 fn a_specification_that_others_may_write_is_not_used(cluster: &Cluster) -> anyhow::Result<()> {

@@ -8,6 +8,7 @@ use crate::cluster::backend::{STORE, with_config};
 tests! { cluster:
     hooks_run_by_stage_and_see_the_container,
     conditions_decide_which_containers_have_a_hook,
+    hooks_write_by_fuse,
     a_hook_that_fails_on_one_node_is_told,
     a_hook_that_hangs_is_ended,
     a_hook_that_stays_ends_with_the_step,
@@ -121,6 +122,23 @@ fn conditions_decide_which_containers_have_a_hook(cluster: &Cluster) -> anyhow::
         let done = cluster.srun("u1", &["-w", "n1", IMAGE, "cat", "/etc/hooks"])?;
         ensure!(done.code == 1, "a hook ran: {done:?}");
         Ok(())
+    })
+}
+
+/// There the root directory is a process's, which must honour what the hook may do.
+fn hooks_write_by_fuse(cluster: &Cluster) -> anyhow::Result<()> {
+    let writing =
+        file("mkdir ../root/usr/hook && ls ../root/usr >../root/etc/hooks", "\"always\": true", &["prestart"], "");
+    with_hooks(cluster, "n1", &[("a.d/x.json", writing)], || {
+        let step = || -> anyhow::Result<()> {
+            let script = "test -d /usr/hook && grep -x -e hook -e bin /etc/hooks";
+            let done = inside(cluster, &[], script)?.success()?;
+            ensure!(done.stdout == "bin\nhook\n", "{done:?}");
+            Ok(())
+        };
+        step()?;
+        let config = format!("{STORE}[agent]\nmounts = \"fuse\"\n[run]\nhook_directories = [\"/srv/hooks/a.d\"]\n");
+        with_config(cluster, "n1", &config, step)
     })
 }
 
