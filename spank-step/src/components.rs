@@ -73,7 +73,7 @@ fn wanted(events: &[Event], component: u32, site: &Site) -> Result<Option<Wanted
         mode: value(GivenOption::Mode),
     };
     let pyxis = pyxis::of_component(events, component, site)?;
-    request::complete(values, events, component, pyxis, || edf::of_component(events, component, site))
+    request::complete(values, events, component, pyxis, site, || edf::of_component(events, component, site))
 }
 
 /// The value of an option that holds for a component.

@@ -13,6 +13,7 @@ use slurm_spank::spank_log_user;
 use crate::edf::Edf;
 use crate::options::{self, Event, NO_IMAGE, Wanted};
 use crate::pyxis::Pyxis;
+use crate::site::Site;
 
 /// The variable by which a request travels.
 pub(crate) const VARIABLE: &str = names::text(names::REQUEST);
@@ -62,6 +63,7 @@ pub(crate) fn complete(
     events: &[Event],
     component: u32,
     pyxis: Pyxis,
+    site: &Site,
     edf: impl FnOnce() -> Result<Option<Edf>, String>,
 ) -> Result<Option<Wanted>, String> {
     let typed = events.iter().filter(|event| event.component == component && event.source == Source::Typed);
@@ -87,17 +89,27 @@ pub(crate) fn complete(
             GivenOption::Mode.name()
         ));
     }
+    let typed = pyxis.typed.request.and(of_command_line(&typed)?);
     let defaults = pyxis.defaults.request.and(defaults().clone()?);
-    let earlier = match edf {
-        Some(edf) if edf.is_typed => defaults.and(edf.request),
-        Some(edf) => edf.request.and(defaults),
-        None => match of_job() {
-            Some(job) => defaults.and(job.clone()?),
-            None => defaults,
-        },
-    };
-    wanted.request = earlier.and(pyxis.typed.request).and(of_command_line(&typed)?);
+    wanted.request = layered(defaults, edf, typed, site)?;
     Ok(Some(wanted))
+}
+
+/// Returns the whole request: what the site sets lies below the user's defaults, then comes what the job has, or the environment that was
+/// typed in its place, and then what was typed.
+///
+/// # Errors
+/// A message for the user: the site does not permit something, or what the job has cannot be read.
+fn layered(defaults: Request, edf: Option<Edf>, typed: Request, site: &Site) -> Result<Request, String> {
+    let (own, job) = match edf {
+        Some(edf) if edf.is_typed => (defaults.and(edf.request), None),
+        Some(edf) => (edf.request.and(defaults), None),
+        None => (defaults, of_job()),
+    };
+    // What the job has was checked when the job was submitted, and has the site's defaults.
+    site.check(&own.clone().and(typed.clone()))?;
+    let of_job = job.map_or(Ok(Request::default()), Clone::clone)?;
+    Ok(site.defaults()?.and(own).and(of_job).and(typed))
 }
 
 /// Prints that options with pyxis' names have no effect without an image, as they have none in pyxis.

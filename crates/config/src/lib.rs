@@ -128,6 +128,12 @@ section! {
         mount_home: bool = true;
         /// Whether the directory that a step was started in is mounted into the container.
         mount_workdir: bool = true;
+        /// Options that hold for every step with an image unless the user has others, as in srun's `--parallax-…` without that prefix. Paths are
+        /// absolute.
+        defaults: Vec<String> = Vec::new(), example "[\"readonly\", \"mount=/opt/site:/opt/site:ro\"]";
+        /// Options that users may not give, in any way, by their names without `--parallax-`. They are refused when a job is submitted. This
+        /// prevents mistakes: nothing in a container goes beyond the user's own rights.
+        locked: Vec<String> = Vec::new(), example "[\"writable\"]";
         /// Directories of the site's environment definition files (EDF), searched by name after the user's own (`EDF_PATH`).
         edf_path: Vec<PathBuf> = vec![PathBuf::from("/etc/edf")];
         /// Devices of every container, in addition to those that users ask for with `--parallax-device`: names of the Container Device

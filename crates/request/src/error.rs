@@ -41,6 +41,9 @@ pub enum RequestError {
     /// The variable of an option without a value is neither true nor false.
     #[error("\"{0}\" is neither true nor false; write 1 or 0")]
     Boolean(String),
+    /// A site names an option that does not exist.
+    #[error("the option \"{0}\" is unknown; {1}")]
+    SiteOption(String, String),
     /// An option and its opposite.
     #[error("it contradicts --{0}; use one of the two")]
     Contradiction(&'static str),

@@ -11,10 +11,12 @@ mod list;
 mod mount;
 mod options;
 mod request;
+mod site;
 mod variable;
 
 pub use error::RequestError;
 pub use mount::{Mount, MountSource};
 pub use options::{is_of_request, options, value_of_variable, variable_of};
 pub use request::Request;
+pub use site::option_of_site;
 pub use variable::Variable;

@@ -14,9 +14,10 @@ pub(super) mod names;
 pub(super) mod options;
 pub(super) mod pinned;
 pub(super) mod pyxis;
+pub(super) mod site;
 
 /// The tests of all modules.
-pub(super) const TESTS: [&[crate::Listed]; 8] = [
+pub(super) const TESTS: [&[crate::Listed]; 9] = [
     components::TESTS,
     edf::TESTS,
     environment::TESTS,
@@ -25,6 +26,7 @@ pub(super) const TESTS: [&[crate::Listed]; 8] = [
     options::TESTS,
     pinned::TESTS,
     pyxis::TESTS,
+    site::TESTS,
 ];
 
 /// u1's id and group.
