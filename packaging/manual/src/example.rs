@@ -41,8 +41,8 @@ fn described(section: &Section, key: &Key, default: Option<&str>) -> String {
         text += &format!("#= {} = {default}\n", key.name);
     }
     if let Some(example) = key.example {
-        // Keys of programs that are found without it stay a comment.
-        let shown = default.is_some() || section.name.is_empty();
+        // The file may be installed as it is: beside the stores it is to change nothing.
+        let shown = section.name.is_empty();
         text += &format!("{}{} = {example}\n", if shown { "" } else { "# " }, key.name);
     }
     text

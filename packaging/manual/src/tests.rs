@@ -35,7 +35,7 @@ fn the_example_configuration_is_made_from_the_code() {
 #[test]
 fn the_example_is_a_configuration_with_the_defaults() {
     let example = Config::parse(&example::render().unwrap()).unwrap();
-    let defaults = Config::parse("stores = [\"/shared/parallax\"]\n[run]\nmounts = [\"/scratch\"]").unwrap();
+    let defaults = Config::parse("stores = [\"/shared/parallax\"]").unwrap();
     assert_eq!(example, defaults);
 }
 
@@ -161,4 +161,55 @@ fn the_mount_programs_variables_are_in_its_page_and_its_document() {
         // UMOUNT_WAIT_* stands for two.
         assert!(code.iter().any(|known| known.starts_with(variable)), "{variable} is not read");
     }
+}
+
+/// The first cells of the tables' rows in a part of a document, without backticks.
+fn rows<'a>(document: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
+    let (_, part) = document.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
+    let part = part.split("\n## ").next().unwrap();
+    let rows = part.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| row.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`')).collect()).collect()
+}
+
+#[test]
+fn the_administrators_page_has_every_key_with_its_default() {
+    let document = repository("docs/admins.md");
+    let written: BTreeSet<(String, String)> =
+        rows(&document, "## parallax.toml").iter().map(|row| (row[0].to_owned(), row[1].to_owned())).collect();
+    let defaults = keys::Defaults::load().unwrap();
+    let of_code = SECTIONS.iter().flat_map(|section| section.keys.iter().map(move |key| (section, key)));
+    let of_code: BTreeSet<(String, String)> = of_code
+        .map(|(section, key)| match section.name {
+            "" => (key.name.to_owned(), "required".to_owned()),
+            name => (format!("{name}.{}", key.name), defaults.of(section, key).unwrap_or_else(|| "none".to_owned())),
+        })
+        .collect();
+    assert_eq!(written, of_code);
+}
+
+#[test]
+fn the_administrators_page_has_every_argument_and_every_metric() {
+    let document = repository("docs/admins.md");
+    let arguments = rows(&document, "## plugstack.conf");
+    let names: Vec<&str> = arguments.iter().map(|row| row[0].split('=').next().unwrap()).collect();
+    // As the plugin's second part parses them.
+    let parser = repository("spank-step/src/job.rs");
+    let parsed: Vec<&str> = parser.split("Some((\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert_eq!(names, parsed);
+    for set in parallax_spank_hooks::NAME_SETS {
+        let word = parallax_spank_hooks::text(set.word);
+        assert!(
+            arguments.iter().any(|row| row[0].starts_with("names=") && row[2].contains(&format!("`{word}`: "))),
+            "{word}"
+        );
+    }
+    let source = repository("agent/src/metrics.rs");
+    let product = source.split("#[cfg(test)]").next().unwrap();
+    let metrics: BTreeSet<&str> =
+        product.split('"').filter(|word| word.starts_with("parallax_") && !word.contains(' ')).collect();
+    assert!(metrics.len() > 10, "{metrics:?}");
+    let written = rows(&document, "## At three in the morning");
+    let written: BTreeSet<&str> =
+        written.iter().map(|row| row[0]).filter(|name| name.starts_with("parallax_")).collect();
+    assert_eq!(written, metrics);
 }
