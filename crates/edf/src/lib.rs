@@ -6,7 +6,7 @@
 //! - [`Locations`]: where a name is looked up.
 //! - [`Sources`]: what is read: files and variables. [`Host`] reads those of this machine; all else is without I/O.
 //! - [`render`]: reads a file and its bases, merges them, and expands variables.
-//! - [`Environment`]: the result, with [`Environment::request`] as what nodes get.
+//! - [`Environment`]: the result, with [`Rendered::request`] as what nodes get.
 //!
 //! The format follows the documentation of the Container Engine; `docs/users.md` has the keys.
 
