@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -181,6 +182,26 @@ def static(root):
     binary = _directory(root / "bin") / "hello"
     subprocess.run(["gcc", "-static", "-Os", "-s", "-o", binary, HERE / "hello.c"], check=True)
     binary.chmod(0o755)
+
+
+def mpi_check(root, headers, include, link):
+    """The program that tests an MPI library of the image, made with the package of its headers.
+
+    The compiler is this machine's: only the library and the headers must fit each other.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        # apt downloads into the current directory, as a user of its own if it can.
+        download = f"cd /tmp && apt-get download {headers}"
+        subprocess.run(["chroot", root, "sh", "-c", download], check=True, stdout=subprocess.DEVNULL)
+        [package] = (root / "tmp").glob("*.deb")
+        subprocess.run(["dpkg-deb", "--extract", package, scratch], check=True)
+        package.unlink()
+        [header] = pathlib.Path(scratch).glob(f"usr/**/{include}/mpi.h")
+        [library] = root.glob(f"usr/lib/*/{link}")
+        command = ["gcc", "-O2", "-s", "-o", root / "usr/bin/mpi-check", HERE / "mpi_check.c"]
+        # What the library needs of the image's C library, this machine's may lack.
+        command += ["-I", header.parent, library, "-Wl,--unresolved-symbols=ignore-in-shared-libs"]
+        subprocess.run(command, check=True)
 
 
 def tiny(root, base):

@@ -10,6 +10,7 @@ A directory appears there only when it is complete.
 """
 
 import contextlib
+import functools
 import hashlib
 import inspect
 import json
@@ -142,8 +143,11 @@ def bootstrap(tree):
     run("bash", "-euc", script, "bash", library, SUITE, tree, env=environment)
 
 
-def install(packages, on):
-    """A function that makes the layer that installing `packages` on the layers `on` leaves."""
+def install(packages, on, then=None):
+    """A function that makes the layer that installing `packages` on the layers `on` leaves.
+
+    `then` is called with the root directory while apt can still download there.
+    """
 
     def make(tree):
         lower = ":".join(str(below.tree) for below in reversed(on))
@@ -160,12 +164,12 @@ def install(packages, on):
                 run("mount", "--rbind", "/dev", root / "dev")
                 shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
                 environment = {"PATH": "/usr/sbin:/usr/bin", "DEBIAN_FRONTEND": "noninteractive"}
-                for arguments in (
-                    ["update"],
-                    ["install", "--yes", "--no-install-recommends", *packages],
-                    ["clean"],
-                ):
-                    run("chroot", root, "apt-get", *arguments, env=environment)
+                apt = functools.partial(run, "chroot", root, "apt-get", env=environment)
+                apt("update")
+                apt("install", "--yes", "--no-install-recommends", *packages)
+                if then is not None:
+                    then(root)
+                apt("clean")
                 shutil.rmtree(root / "var/lib/apt/lists")
                 (root / "var/lib/apt/lists").mkdir()
                 (root / "etc/resolv.conf").unlink()

@@ -29,6 +29,7 @@ mod migrate_names;
 mod migrate_options;
 mod migrate_sources;
 mod mount_program;
+mod mpi;
 mod namespace;
 mod odd_images;
 mod own_agent;
@@ -55,6 +56,7 @@ pub(crate) fn tests() -> impl Iterator<Item = &'static Listed> {
         container::TESTS,
         container::devices::TESTS,
         container::hooks::TESTS,
+        mpi::TESTS,
         plugin::TESTS,
         podman::TESTS,
         doctor::TESTS,

@@ -9,8 +9,10 @@ use anyhow::Context as _;
 
 use crate::cluster::{Cluster, Done, repository};
 
-/// The images that tests use; `many` and `numpy` are large ones, which only some need.
+/// The images that tests use, in the store of every cluster; `many` and `numpy` are large ones, which only some need.
 pub const IMAGES: [&str; 5] = ["debian", "python", "static", "tiny", "layers40"];
+/// Images that few tests use, who migrate them themselves.
+pub const IMAGES_OF_FEW: [&str; 2] = ["openmpi", "mpich"];
 
 /// Makes test images (`tests/images/build`) that are not there yet.
 ///

@@ -59,7 +59,7 @@ fn prepare(names: &[&'static str], with_guests: bool) -> anyhow::Result<Prepared
             signal_hook::flag::register_usize(number, Arc::clone(&signal), value)
                 .context("signals cannot be caught")?;
         }
-        images::build(&images::IMAGES)?;
+        images::build(&[images::IMAGES.as_slice(), &images::IMAGES_OF_FEW].concat())?;
         build_debug_programs()?;
     }
     // The first builds what all share; the others come up side by side.

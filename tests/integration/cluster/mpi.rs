@@ -1,0 +1,67 @@
+//! MPI programs of an image, with the image's own library: no option but Slurm's, on one node and on two.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, ensure};
+use integration_tests::cluster::{Cluster, Done};
+use integration_tests::images;
+
+tests! { cluster:
+    open_mpi_runs_over_pmix,
+    mpich_runs_over_pmi2,
+    several_steps_of_a_job_run_at_once,
+}
+
+/// The program of both images (`tests/images/mpi_check.c`).
+const PROGRAM: &str = "mpi-check";
+const TASKS: usize = 4;
+
+fn open_mpi_runs_over_pmix(cluster: &Cluster) -> anyhow::Result<()> {
+    images::migrate(cluster, "openmpi")?;
+    on_one_and_two_nodes(cluster, "--mpi=pmix", "--parallax-image=openmpi")
+}
+
+fn mpich_runs_over_pmi2(cluster: &Cluster) -> anyhow::Result<()> {
+    images::migrate(cluster, "mpich")?;
+    on_one_and_two_nodes(cluster, "--mpi=pmi2", "--parallax-image=mpich")
+}
+
+/// Each step has directories and variables of its own, which the containers must not mix up.
+fn several_steps_of_a_job_run_at_once(cluster: &Cluster) -> anyhow::Result<()> {
+    images::migrate(cluster, "openmpi")?;
+    let step =
+        format!("srun --mpi=pmix --overlap -N2 -n{TASKS} --ntasks-per-node=2 --parallax-image=openmpi {PROGRAM}");
+    let script = format!("{step} >one & {step} >two & wait; cat one; echo --; cat two; rm one two");
+    let line = ["salloc", "--quiet", "-N2", "-n4", "--ntasks-per-node=2", "bash", "-c", &script];
+    let done = cluster.run("ctl", "u1", &line)?.success()?;
+    let (one, two) = done.stdout.split_once("--\n").with_context(|| format!("{done:?}"))?;
+    checked(one, 2)?;
+    checked(two, 2)
+}
+
+fn on_one_and_two_nodes(cluster: &Cluster, library: &str, image: &str) -> anyhow::Result<()> {
+    for nodes in [1, 2] {
+        let spread = [format!("-N{nodes}"), format!("-n{TASKS}"), format!("--ntasks-per-node={}", TASKS / nodes)];
+        let [nodes_option, tasks, per_node] = spread.each_ref().map(String::as_str);
+        let line = ["srun", "--quiet", library, nodes_option, tasks, per_node, image, PROGRAM];
+        let done: Done = cluster.run("ctl", "u1", &line)?.success()?;
+        ensure!(done.stderr.is_empty(), "{done:?}");
+        checked(&done.stdout, nodes).with_context(|| format!("on {nodes} nodes"))?;
+    }
+    Ok(())
+}
+
+/// All ranks got what their neighbors sent and the same sum, and share memory with the others of their node.
+fn checked(said: &str, nodes: usize) -> anyhow::Result<()> {
+    let sum = TASKS * (TASKS - 1) / 2;
+    let lines: BTreeSet<&str> = said.lines().collect();
+    let expected: BTreeSet<String> = (0..TASKS)
+        .map(|rank| {
+            let from = (rank + TASKS - 1) % TASKS;
+            let host = if rank < TASKS / nodes { "n1" } else { "n2" };
+            format!("rank {rank} of {TASKS}: from {from}, sum {sum}, memory shared, host {host}")
+        })
+        .collect();
+    ensure!(lines.iter().copied().eq(expected.iter().map(String::as_str)), "{said}");
+    Ok(())
+}
