@@ -11,9 +11,12 @@ mod migrate;
 mod migrate_rss;
 mod mount_processes;
 mod mount_program;
+mod mpi;
 mod plain_step;
+mod step_cost;
 mod step_start;
 mod store_ops;
+mod tasks_per_mount;
 
 use super::report::Measured;
 use super::session::Session;
@@ -33,6 +36,9 @@ pub(crate) const ROWS: &[Row] = &[
     container_start_keep_id::ROW,
     step_start::ROW,
     extra_task::ROW,
+    tasks_per_mount::ROW,
+    step_cost::ROW,
+    mpi::ROW,
     plain_step::ROW,
     mount_processes::ROW,
     mount_program::ROW,

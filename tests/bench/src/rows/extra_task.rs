@@ -22,7 +22,7 @@ fn measure(session: &Session) -> anyhow::Result<Measured> {
     );
     let raw = Summary::of(times.iter().map(|[_, _, one_image, eight_image]| (eight_image - one_image) / 7.0));
     let figures =
-        vec![Figure::new(ROW.id, WHAT, extra, "ms").at_most(5.0), Figure::new("extra_task_raw", RAW, raw, "ms")];
+        vec![Figure::new(ROW.id, WHAT, extra, "ms").at_most(1.5), Figure::new("extra_task_raw", RAW, raw, "ms")];
     let [one, eight, one_image, eight_image] =
         [0, 1, 2, 3].map(|side| Summary::of(times.iter().map(|round| round[side])).median);
     let note = format!(
