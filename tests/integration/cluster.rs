@@ -10,6 +10,7 @@ mod access;
 mod archives;
 mod backend;
 mod calls;
+mod comparison;
 mod compat;
 mod concurrent;
 mod container;
@@ -56,6 +57,7 @@ pub(crate) fn tests() -> impl Iterator<Item = &'static Listed> {
         container::TESTS,
         container::devices::TESTS,
         container::hooks::TESTS,
+        comparison::TESTS,
         mpi::TESTS,
         plugin::TESTS,
         podman::TESTS,
