@@ -135,6 +135,11 @@ impl Failure {
         if self.errno == Errno::ENOENT { 127 } else { 126 }
     }
 
+    /// Whether the kernel does not know the program's format, as of one for another processor.
+    pub(crate) fn is_unknown_format(&self) -> bool {
+        self.errno == Errno::ENOEXEC
+    }
+
     /// Returns the message for a command outside the image.
     pub(crate) fn on_the_node(&self) -> String {
         format!("cannot execute \"{}\": {}", self.command, self.errno.desc())

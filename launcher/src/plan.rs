@@ -140,6 +140,7 @@ mod tests {
             environment: Vec::new(),
             working_directory: None,
             entrypoint: Vec::new(),
+            other_platform: None,
             layers: Vec::new(),
             mount_program: None,
             mounts: mounts.iter().map(mount).collect(),

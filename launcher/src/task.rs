@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use parallax_format::oci::Platform;
 use parallax_protocol::step_file::{StepFile, StepPaths};
 
 use crate::args::{self, Order};
@@ -110,7 +111,11 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
         pytorch::add(&mut variables);
     }
     let failure = join::execute(&request::with_entrypoint(&request, &step, command), &variables);
-    eprintln!("parallax: {failure} (image \"{}\")", step.image);
+    let other = step.other_platform.as_ref().filter(|_| failure.is_unknown_format());
+    let other = other.map_or_else(String::new, |platform| {
+        format!(", which is for {platform} and not for this node, {}", Platform::of_this_machine())
+    });
+    eprintln!("parallax: {failure} (image \"{}\"{other})", step.image);
     ExitCode::from(failure.exit_code())
 }
 

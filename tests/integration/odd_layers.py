@@ -17,7 +17,7 @@ base, static, directory = map(Path, sys.argv[1:])
 def entry(name, text=None, link=None, hard=None, mode=0o644, uid=0, gid=0):
     info = tarfile.TarInfo(name)
     info.mode, info.uid, info.gid = mode, uid, gid
-    data = (text or "").encode()
+    data = text if isinstance(text, bytes) else (text or "").encode()
     if link is not None:
         info.type, info.linkname = tarfile.SYMTYPE, link
     elif hard is not None:
@@ -82,6 +82,10 @@ CASES = {
     ],
     "volume": [stream(entry("data", mode=0o777), entry("data/large", "x" * (64 << 20)))],
 }
+# A program for another processor, as far as the kernel looks at it.
+ELF_OF_ARM64 = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + b"\x02\0\xb7\0\x01".ljust(48, b"\0")
+CASES["foreign"] = [stream(entry("usr/bin/app", ELF_OF_ARM64, mode=0o755))]
+ARCHITECTURES = {"foreign": "arm64"}
 VOLUMES = {"volume": {"/data": {}}}
 
 
@@ -105,6 +109,7 @@ def make(case, layers):
     index, manifest, config = parts(made)
     if case in VOLUMES:
         config["config"]["Volumes"] = VOLUMES[case]
+    config["architecture"] = ARCHITECTURES.get(case, config["architecture"])
     for layer in layers:
         if layer == "static":
             _, other, other_config = parts(static)

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use parallax_format::oci::{Configuration, Execution};
+use parallax_format::oci::Configuration;
 use parallax_format::record::{ImageRecord, LayerRecord};
 use parallax_format::{ImageRef, id_prefix};
 use parallax_protocol::message::{Grant, GrantedImage, LeaseRequest, Mode, StepId, Timings};
@@ -227,14 +227,16 @@ impl Leases {
 
     fn step_file(&self, request: &LeaseRequest, found: &Found, identity: &Identity) -> Result<StepFile, Refusal> {
         let name = &request.image;
-        let (image_id, notice, execution) = match found {
+        let (image_id, notice, configuration) = match found {
             Found::Image(_, image) => {
                 let notices = [other_image(request, image), owners::notice(name, image, identity, request.mode)];
                 let notice = notices.into_iter().flatten().reduce(|both, next| both + "; " + &next);
-                (Some(image.id.to_string()), notice, execution(name, image)?)
+                (Some(image.id.to_string()), notice, configuration(name, image)?)
             }
-            Found::Missing(notice) => (None, Some(notice.clone()), Execution::default()),
+            Found::Missing(notice) => (None, Some(notice.clone()), Configuration::default()),
         };
+        let other_platform = configuration.other_platform().map(|platform| platform.to_string());
+        let execution = configuration.config.unwrap_or_default();
         let config = self.config();
         let run = &config.run;
         let mount = |mount: &parallax_config::BindMount| Mount {
@@ -251,6 +253,7 @@ impl Leases {
             working_directory: execution.directory(),
             environment: execution.environment.unwrap_or_default(),
             entrypoint: execution.entrypoint.unwrap_or_default(),
+            other_platform,
             layers: Vec::new(),
             mount_program: None,
             mounts: run.mounts.iter().map(mount).collect(),
@@ -312,11 +315,10 @@ fn scratch(configured: &str, entry: &Entry) -> Size {
     Size::new(configured, allocated.into_iter().chain(limit).min(), total)
 }
 
-/// Parses the execution parameters of the image's configuration.
-fn execution(name: &str, image: &ImageRecord) -> Result<Execution, Refusal> {
-    let parsed: Configuration = serde_json::from_str(&image.config)
-        .map_err(|error| refused(&format!("malformed configuration of the image \"{name}\": {error}")))?;
-    Ok(parsed.config.unwrap_or_default())
+/// Parses the image's configuration.
+fn configuration(name: &str, image: &ImageRecord) -> Result<Configuration, Refusal> {
+    serde_json::from_str(&image.config)
+        .map_err(|error| refused(&format!("malformed configuration of the image \"{name}\": {error}")))
 }
 
 /// Returns the variables that make Podman use the step's directory.

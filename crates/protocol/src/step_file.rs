@@ -106,6 +106,9 @@ pub struct StepFile {
     /// The image's `Entrypoint`.
     #[serde(default)]
     pub entrypoint: Vec<String>,
+    /// The image's platform, if it is not this node's: `linux/arm64`.
+    #[serde(default)]
+    pub other_platform: Option<String>,
     /// The image's layers for the container of run mode: paths in the store's directory of layers, the topmost first. Empty for an image
     /// that is to be pulled.
     #[serde(default)]

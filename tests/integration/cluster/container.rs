@@ -19,6 +19,7 @@ tests! { cluster:
     mount_points_appear_and_stay_inside_the_root,
     an_image_cannot_lead_files_of_the_node_elsewhere,
     volumes_of_an_image_are_not_copied,
+    a_program_for_another_processor_is_told_from_a_broken_one,
     directories_for_mpi_are_shown,
     a_directory_of_pmix_that_no_variable_names_is_shown,
     a_task_has_what_it_has_without_a_container,
@@ -120,6 +121,20 @@ fn volumes_of_an_image_are_not_copied(cluster: &Cluster) -> anyhow::Result<()> {
         let words: Vec<&str> = done.stdout.split_whitespace().collect();
         let [large, own, used] = words[..] else { anyhow::bail!("{done:?}") };
         ensure!(large == "large" && own == "own" && used.parse::<u32>()? < 1024, "{done:?}");
+        Ok(())
+    })
+}
+
+fn a_program_for_another_processor_is_told_from_a_broken_one(cluster: &Cluster) -> anyhow::Result<()> {
+    odd_images::with_case(cluster, "foreign", || {
+        let done = cluster.srun("u1", &["-w", "n1", "--parallax-image=odd-foreign", "app"])?;
+        let architecture = cluster.shell("n1", "dpkg --print-architecture")?;
+        let expected = format!(
+            "parallax: cannot execute \"app\": Exec format error (image \"odd-foreign\", which is for linux/arm64 and not for this \
+             node, linux/{})\n",
+            architecture.trim()
+        );
+        ensure!(done.code == 126 && done.stderr.starts_with(&expected), "{done:?}");
         Ok(())
     })
 }

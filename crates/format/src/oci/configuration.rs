@@ -97,6 +97,12 @@ impl Configuration {
         Some(Platform { os, architecture, variant: given(&self.variant) })
     }
 
+    /// The image's platform, if it has one that is not this machine's.
+    #[must_use]
+    pub fn other_platform(&self) -> Option<Platform> {
+        self.platform().filter(|platform| !Platform::of_this_machine().takes(platform))
+    }
+
     /// The digests of the layers' tars, as they are written, base first.
     #[must_use]
     pub fn diff_ids(&self) -> &[String] {
@@ -147,6 +153,10 @@ mod tests {
         let read = parse(text).unwrap();
         assert_eq!(read.platform().unwrap().to_string(), "linux/arm64/v8");
         assert_eq!(read.diff_ids(), ["sha256:a"]);
+        let own = Platform::of_this_machine();
+        assert_eq!(read.other_platform().is_none(), own.takes(&read.platform().unwrap()));
+        let own = Configuration { os: Some(own.os), architecture: Some(own.architecture), ..Configuration::default() };
+        assert_eq!(own.other_platform(), None);
         let execution = read.config.unwrap();
         assert_eq!(execution.environment, Some(vec!["A=b".to_owned()]));
         assert_eq!(execution.directory(), Some("/w".into()));
