@@ -188,6 +188,7 @@ pub fn entry_of_unreadable(header: &Header, image: Option<StoreImage>, directory
         image_id: None,
         mode: Mode::default(),
         memory: None,
+        as_root: false,
     };
     let key = header.key.directory.clone();
     Entry {

@@ -37,6 +37,14 @@ pub(crate) struct Group {
     pub gid: u32,
 }
 
+impl Accounts {
+    /// Returns the names as they are in a container in which the user is root. Other groups have no id there.
+    pub(crate) fn into_root(self) -> Self {
+        let user = self.user.map(|user| User { name: "root".to_owned(), uid: 0, gid: 0, ..user });
+        Self { user, groups: vec![Group { name: "root".to_owned(), gid: 0 }] }
+    }
+}
+
 /// Returns the text of `/etc/passwd`; `None` if the image's need not change.
 pub(crate) fn passwd(image: &[u8], accounts: &Accounts) -> Option<Vec<u8>> {
     let User { name, uid, gid, gecos, home, shell } = accounts.user.as_ref()?;
@@ -139,6 +147,14 @@ mod tests {
         assert_eq!(passwd(b"u1:*:1001:7::/:/bin/ash\n", &accounts()), None);
         assert_eq!(text(group(b"u1:x:1001:\n", &accounts())).as_deref(), Some("u1:x:1001:\nlicensed:x:2000:u1\n"));
         assert_eq!(passwd(b"root:x:0:0\n", &Accounts::default()), None);
+    }
+
+    #[test]
+    fn the_images_root_stays_root() {
+        assert_eq!(passwd(b"root:x:0:0::/root:/bin/sh\n", &accounts().into_root()), None);
+        let text_of = |bytes| text(bytes).unwrap();
+        assert_eq!(text_of(passwd(b"", &accounts().into_root())), "root:x:0:0:User:/home/u1:/bin/sh\n");
+        assert_eq!(text_of(group(b"bin:x:1:\n", &accounts().into_root())), "bin:x:1:\nroot:x:0:root\n");
     }
 
     #[test]

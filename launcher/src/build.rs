@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, unshare};
-use parallax_protocol::step_file::StepPaths;
+use parallax_protocol::step_file::{StepFile, StepPaths};
 use parallax_request::{Mount, MountSource};
 use parallax_sys::limits::{self, Namespace};
 use parallax_sys::mount::{DetachedMount, make_read_only};
@@ -67,6 +67,9 @@ fn make(making: &Making<'_>, report: &mut Report) -> Result<Vec<(String, String)
     let root = mount_root(paths, layers)?;
     report.at("looking up the names of the user and their groups");
     let mut accounts = names.finish().map_err(failed("look up the names of the user and their groups"))?;
+    if step.as_root {
+        accounts = accounts.into_root();
+    }
     if let Some(user) = accounts.user.as_mut().filter(|user| !root.has(Path::new(&user.shell))) {
         "/bin/sh".clone_into(&mut user.shell);
     }
@@ -74,6 +77,8 @@ fn make(making: &Making<'_>, report: &mut Report) -> Result<Vec<(String, String)
     let facts = Facts {
         home: std::env::var_os("HOME").map(PathBuf::from),
         working_directory,
+        job_tmp: std::env::var_os("TMPDIR").map(PathBuf::from),
+        step_tmp: own_tmp(paths, step)?,
         devices: of_node.devices.mounts.clone(),
         mpi_directories: mpi::directories(
             |name| std::env::var_os(name).map(PathBuf::from),
@@ -157,6 +162,15 @@ fn file_of_node(path: &Path) -> Option<Vec<u8>> {
         Err(_) if path.ends_with("hostname") => Some([rustix::system::uname().nodename().to_bytes(), b"\n"].concat()),
         Err(_) => None,
     }
+}
+
+/// Makes the directory that becomes `/tmp`, if the step is to have one of its own: on the step's tmpfs, whose size is limited.
+fn own_tmp(paths: &StepPaths, step: &StepFile) -> Result<PathBuf, String> {
+    let path = paths.graph_root().join("tmp");
+    if step.own_tmp {
+        DirBuilder::new().mode(0o1777).create(&path).map_err(failed(format!("create {}", path.display())))?;
+    }
+    Ok(path)
 }
 
 fn image_accounts(root: &Root) -> Result<ImageAccounts, String> {

@@ -13,7 +13,9 @@ use crate::accounts::{self, Accounts};
 use crate::mounts;
 
 /// Directories of the node that every container shows, and whether they are read-only there.
-const OF_THE_NODE: [(&str, bool); 4] = [("/proc", false), ("/sys", true), ("/dev", false), ("/tmp", false)];
+const OF_THE_NODE: [(&str, bool); 3] = [("/proc", false), ("/sys", true), ("/dev", false)];
+/// The directory for temporary files: the node's, or one of the step.
+pub(crate) const TMP: &str = "/tmp";
 /// Files of the node that every container has a copy of, in the place of the image's.
 pub(crate) const COPIED: [&str; 5] =
     ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/etc/localtime", "/etc/machine-id"];
@@ -27,6 +29,10 @@ pub(crate) struct Facts {
     pub home: Option<PathBuf>,
     /// The directory in which the step was started.
     pub working_directory: Option<PathBuf>,
+    /// The job's directory for temporary files (`TMPDIR`).
+    pub job_tmp: Option<PathBuf>,
+    /// The step's own directory that becomes `/tmp` where the site says so.
+    pub step_tmp: PathBuf,
     /// Directories that MPI libraries share with Slurm.
     pub mpi_directories: Vec<PathBuf>,
     /// The mounts of devices.
@@ -82,6 +88,8 @@ pub(crate) fn plan(request: &Request, site: &StepFile, facts: Facts, mut exists:
     files.push((CONTAINERENV.into(), containerenv(site)));
     let mut chosen: Vec<Mount> =
         OF_THE_NODE.iter().map(|(path, read_only)| of_path(Path::new(path), Path::new(path), *read_only)).collect();
+    let (tmp, own_tmp) = (Path::new(TMP), site.own_tmp);
+    chosen.push(of_path(if own_tmp { &facts.step_tmp } else { tmp }, tmp, false));
     let of_site = site.mounts.iter().filter(|mount| exists(&mount.source));
     chosen.extend(of_site.map(|mount| of_path(&mount.source, &mount.target, mount.read_only)));
     let home = request.home.unwrap_or(site.mount_home);
@@ -89,12 +97,15 @@ pub(crate) fn plan(request: &Request, site: &StepFile, facts: Facts, mut exists:
     let (of_job, directory) = (facts.home.as_deref(), facts.working_directory.as_deref());
     let mount_workdir = site.mount_workdir && starts_as_on_node(request, site, of_job, directory);
     let own = [(facts.home, home), (site.home.clone(), home)];
-    let own = own.into_iter().chain([(facts.working_directory, mount_workdir)]);
+    // With a /tmp of the step the node's directory is not there, and what lies in it is shown only as the job's own.
+    let job_tmp = facts.job_tmp.filter(|path| own_tmp && path.starts_with(tmp));
+    let own = own.into_iter().chain([(facts.working_directory, mount_workdir), (job_tmp, true)]);
     let own = own.filter_map(|(path, wanted)| path.filter(|path| wanted && !mounts::hides_image(path)));
     // Slurm's directories for MPI lie where an image may have files of its own, such as /var.
     let mpi = facts.mpi_directories.into_iter().filter(|path| !mounts::is_of_image(path));
     for path in own.chain(mpi) {
-        let shown = chosen.iter().any(|mount| path.starts_with(&mount.target));
+        let is_own_tmp = |mount: &Mount| own_tmp && mount.target == tmp;
+        let shown = path == tmp || chosen.iter().any(|mount| path.starts_with(&mount.target) && !is_own_tmp(mount));
         if path.is_absolute() && !shown && exists(&path) {
             chosen.push(of_path(&path, &path, false));
         }
@@ -149,6 +160,8 @@ mod tests {
             hook_directories: Vec::new(),
             mount_home: true,
             mount_workdir: true,
+            as_root: false,
+            own_tmp: false,
             podman: "/usr/bin/podman".into(),
             start_timeout: 1,
         }
@@ -158,7 +171,7 @@ mod tests {
     fn shown(site: &StepFile, facts: Facts) -> Vec<String> {
         let plan = plan(&Request::default(), site, facts, |path| !path.starts_with("/missing"));
         let targets: Vec<String> = plan.mounts.iter().map(|mount| mount.target.display().to_string()).collect();
-        let (node, rest) = targets.split_at(OF_THE_NODE.len());
+        let (node, rest) = targets.split_at(OF_THE_NODE.len() + 1);
         assert_eq!(node, ["/proc", "/sys", "/dev", "/tmp"]);
         rest.to_vec()
     }
@@ -190,6 +203,26 @@ mod tests {
         assert_eq!(chosen(&["/home"], "/home/u1", "/home/u1/run"), ["/home"]);
         assert_eq!(chosen(&[], "/home/u1", "/home/u1/run"), ["/home/u1"]);
         assert!(chosen(&[], "/tmp", "/tmp/x").is_empty());
+    }
+
+    #[test]
+    fn a_step_has_a_tmp_of_its_own_where_the_site_says_so() {
+        let own = StepFile { own_tmp: true, home: Some("/tmp".into()), ..site(&[]) };
+        let facts = Facts {
+            working_directory: Some("/tmp/run".into()),
+            job_tmp: Some("/tmp/job.7".into()),
+            step_tmp: "/step/tmp".into(),
+            mpi_directories: vec!["/tmp/pmix".into()],
+            ..Facts::default()
+        };
+        let own = plan(&Request::default(), &own, facts.clone(), |_| true).mounts;
+        assert!(own.contains(&of_path(Path::new("/step/tmp"), Path::new("/tmp"), false)));
+        let below: Vec<_> =
+            own.iter().filter(|mount| mount.target.starts_with(TMP) && mount.target != Path::new(TMP)).collect();
+        let expected =
+            ["/tmp/run", "/tmp/job.7", "/tmp/pmix"].map(|path| of_path(Path::new(path), Path::new(path), false));
+        assert_eq!(below, expected.iter().collect::<Vec<_>>());
+        assert!(shown(&site(&[]), facts).is_empty());
     }
 
     #[test]

@@ -84,9 +84,9 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
     }
     let workdir = std::env::current_dir().ok();
     // Mounted at their own paths, the first two if configured.
-    let tmp = Some(Path::new("/tmp"));
+    let tmp = Some(Path::new(plan::TMP));
     let shown: Vec<&Path> =
-        [(workdir.as_deref(), step.mount_workdir), (step.home.as_deref(), step.mount_home), (tmp, true)]
+        [(workdir.as_deref(), step.mount_workdir), (step.home.as_deref(), step.mount_home), (tmp, !step.own_tmp)]
             .into_iter()
             .filter_map(|(path, is_mounted)| path.filter(|path| is_mounted && !mounts::hides_image(path)))
             .collect();

@@ -13,7 +13,7 @@ use parallax_protocol::client::{Client, ClientError};
 use parallax_protocol::frame::FrameError;
 use parallax_protocol::message::{Grant, LeaseRequest, Mode, Request, Response, Timings};
 use parallax_protocol::step_file::StepPaths;
-use parallax_request::Request as Wish;
+use parallax_request::{Request as Wish, Userns};
 use parallax_spank_hooks::{
     IMAGE_DIGEST, IMAGE_ID, JOB_ID, PIN, PODMAN_SETTINGS, REQUEST, STEP_DIRECTORY, TIMINGS_OF_STEP, text,
 };
@@ -281,6 +281,7 @@ fn ask(config: &Path, wanted: Wanted, job: Job, groups: Option<Vec<u32>>, pin: P
         image_id: held.pin.id.map(|id| id.to_string()),
         mode: held.mode(),
         memory: job.memory,
+        as_root: held.mode() == Mode::Run && held.wanted.request.userns == Some(Userns::Root),
     });
     held.client.send(&request, deadline).map_err(|error| error.to_string())?;
     Ok(held)

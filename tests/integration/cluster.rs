@@ -48,6 +48,7 @@ mod subordinate;
 mod systemd;
 mod trials;
 mod typed;
+mod userns;
 mod without_locks;
 
 /// All of them, by name.
@@ -96,6 +97,7 @@ pub(crate) fn tests() -> impl Iterator<Item = &'static Listed> {
         security::TESTS,
         reload::TESTS,
         lookups::TESTS,
+        userns::TESTS,
         subordinate::TESTS,
         releases::TESTS,
         trials::TESTS,

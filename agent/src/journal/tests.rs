@@ -12,6 +12,7 @@ fn entry() -> Entry {
         image_id: None,
         mode: Mode::Run,
         memory: None,
+        as_root: false,
     };
     let owner = Owner::of(i32::try_from(std::process::id()).unwrap()).unwrap();
     let ids = |own| Ids { own, subordinate: vec![SubordinateRange { start: 100_000, count: 65_536 }] };

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use parallax_config::Tmp;
 use parallax_format::oci::Configuration;
 use parallax_format::record::{ImageRecord, LayerRecord};
 use parallax_format::{ImageRef, id_prefix};
@@ -72,7 +73,8 @@ impl Leases {
             layers: &contents.layers,
             mount_program: &config.agent.mount_program,
             podman: entry.request.mode == Mode::Podman || contents.store.is_empty(),
-            pinned: owners::pinned(entry.request.mode),
+            entered: owners::entered(&entry.request),
+            mode: entry.request.mode,
             store: contents.store,
             step_file,
             scratch: scratch(&config.step.scratch_size, &entry),
@@ -114,8 +116,8 @@ impl Leases {
         identity: &Identity,
         user: &Credentials,
     ) -> Result<Contents, Refusal> {
-        let kinds = owners::namespaces(request.mode);
-        owners::check(&request.image, image, identity, request.mode)?;
+        let kinds = owners::namespaces(request);
+        owners::check(request, image, identity)?;
         let backend = self.backend_retry.backend(store).map_err(|reason| {
             refused(&format!("cannot mount the image \"{}\" on this node: {reason}", request.image))
         })?;
@@ -229,7 +231,7 @@ impl Leases {
         let name = &request.image;
         let (image_id, notice, configuration) = match found {
             Found::Image(_, image) => {
-                let notices = [other_image(request, image), owners::notice(name, image, identity, request.mode)];
+                let notices = [other_image(request, image), owners::notice(request, image, identity)];
                 let notice = notices.into_iter().flatten().reduce(|both, next| both + "; " + &next);
                 (Some(image.id.to_string()), notice, configuration(name, image)?)
             }
@@ -262,6 +264,8 @@ impl Leases {
             hook_directories: run.hook_directories.clone(),
             mount_home: run.mount_home,
             mount_workdir: run.mount_workdir,
+            as_root: request.as_root,
+            own_tmp: run.tmp == Tmp::Step,
             podman: run.podman.clone(),
             start_timeout: config.step.start_timeout,
         })

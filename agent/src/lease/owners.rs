@@ -5,7 +5,7 @@
 //! no range is worth requesting; they belong mostly to a few files that a build user left.
 
 use parallax_format::record::ImageRecord;
-use parallax_protocol::message::Mode;
+use parallax_protocol::message::{LeaseRequest, Mode};
 
 use super::refusal::Refusal;
 use crate::identity::{Identity, Ids, NamespaceKind};
@@ -13,19 +13,20 @@ use crate::identity::{Identity, Ids, NamespaceKind};
 /// The highest id that a usual range of subordinate ids covers.
 const MAX_USUAL_ID: u32 = 65_535;
 
-/// Returns the chains of layers that a step needs. In `run` mode the launcher starts the one container, always with keep-id.
-pub(super) fn namespaces(mode: Mode) -> &'static [NamespaceKind] {
-    match mode {
-        Mode::Run => &[NamespaceKind::KeepId],
-        Mode::Podman => &[NamespaceKind::Plain, NamespaceKind::KeepId],
+/// Returns the chains of layers that a step needs. In `run` mode the launcher makes the one container.
+pub(super) fn namespaces(request: &LeaseRequest) -> &'static [NamespaceKind] {
+    match (request.mode, request.as_root) {
+        (Mode::Run, false) => &[NamespaceKind::KeepId],
+        (Mode::Run, true) => &[NamespaceKind::Plain],
+        (Mode::Podman, _) => &[NamespaceKind::Plain, NamespaceKind::KeepId],
     }
 }
 
-/// Returns the user namespaces that the step's processes enter: the container of `run` mode, or Podman.
-pub(super) fn pinned(mode: Mode) -> &'static [NamespaceKind] {
-    match mode {
-        Mode::Run => &[NamespaceKind::KeepId],
-        Mode::Podman => &[NamespaceKind::Plain],
+/// Returns the user namespace that the step's processes enter: that of the container of `run` mode, or Podman's.
+pub(super) fn entered(request: &LeaseRequest) -> NamespaceKind {
+    match (request.mode, request.as_root) {
+        (Mode::Run, false) => NamespaceKind::KeepId,
+        (Mode::Run, true) | (Mode::Podman, _) => NamespaceKind::Plain,
     }
 }
 
@@ -58,9 +59,10 @@ fn needs<'a>(image: &ImageRecord, identity: &'a Identity) -> [Need<'a>; 2] {
 
 /// Refuses an image of which all files would show as owned by nobody and, in `podman` mode, an image for which Podman itself
 /// needs more subordinate ids.
-pub(super) fn check(name: &str, image: &ImageRecord, identity: &Identity, mode: Mode) -> Result<(), Refusal> {
+pub(super) fn check(request: &LeaseRequest, image: &ImageRecord, identity: &Identity) -> Result<(), Refusal> {
+    let (name, mode) = (&request.image, request.mode);
     // Podman's default namespace comes first where there is a choice; it is the one that needs less.
-    let Some(&kind) = namespaces(mode).first() else { return Ok(()) };
+    let Some(&kind) = namespaces(request).first() else { return Ok(()) };
     for Need { ids, highest, what, source } in needs(image, identity) {
         let user = &identity.name;
         // Root gets no container that lacks ids of the image: Podman starts none, and there would be no ids to ask for.
@@ -84,8 +86,9 @@ pub(super) fn check(name: &str, image: &ImageRecord, identity: &Identity, mode: 
 }
 
 /// Returns the notice for a user whose range is smaller than usual and smaller than the image needs.
-pub(super) fn notice(name: &str, image: &ImageRecord, identity: &Identity, mode: Mode) -> Option<String> {
-    let &kind = namespaces(mode).first()?;
+pub(super) fn notice(request: &LeaseRequest, image: &ImageRecord, identity: &Identity) -> Option<String> {
+    let name = &request.image;
+    let &kind = namespaces(request).first()?;
     let short = needs(image, identity).into_iter().find(|need| !need.ids.covers(kind, need.highest))?;
     let Need { ids, highest, what, source } = short;
     let (user, count) = (&identity.name, ids.subordinate_count());
@@ -129,6 +132,12 @@ mod tests {
         }
     }
 
+    fn request(mode: Mode) -> LeaseRequest {
+        let step = parallax_protocol::message::StepId { job: 1, step: 0, restart: 0 };
+        let (image, image_id, groups, memory) = ("a".into(), None, None, None);
+        LeaseRequest { step, uid: 1001, gid: 1001, groups, image, image_id, mode, memory, as_root: false }
+    }
+
     fn user(count: u32) -> Identity {
         let ranges = if count == 0 { Vec::new() } else { vec![SubordinateRange { start: 100_000, count }] };
         let ids = || Ids { own: 1001, subordinate: ranges.clone() };
@@ -138,22 +147,32 @@ mod tests {
     #[test]
     fn owners_beyond_any_usual_range_do_not_matter() {
         for mode in [Mode::Run, Mode::Podman] {
-            assert!(check("a", &image(1_516_583_083), &user(65_536), mode).is_ok(), "{mode:?}");
-            assert_eq!(notice("a", &image(1_516_583_083), &user(65_536), mode), None);
+            assert!(check(&request(mode), &image(1_516_583_083), &user(65_536)).is_ok(), "{mode:?}");
+            assert_eq!(notice(&request(mode), &image(1_516_583_083), &user(65_536)), None);
         }
     }
 
     #[test]
     fn only_a_range_that_can_be_had_is_asked_for() {
         for (highest, count, mode) in [(7, 0, Mode::Run), (999, 10, Mode::Podman), (1_516_583_083, 10, Mode::Podman)] {
-            let refusal = check("a", &image(highest), &user(count), mode).unwrap_err();
+            let refusal = check(&request(mode), &image(highest), &user(count)).unwrap_err();
             assert_eq!(refusal.kind, crate::lease::RefusalKind::Administrator);
             let sentence = refusal.message;
             assert!(sentence.ends_with("ask the administrator to add a range of 65536 to /etc/subuid"), "{sentence}");
             assert!(!sentence.contains("1516583083"), "{sentence}");
         }
-        assert!(check("a", &image(999), &user(10), Mode::Run).is_ok());
-        let notice = notice("a", &image(999), &user(10), Mode::Run).unwrap();
+        assert!(check(&request(Mode::Run), &image(999), &user(10)).is_ok());
+        let notice = notice(&request(Mode::Run), &image(999), &user(10)).unwrap();
         assert!(notice.contains("up to 999") && notice.contains("only 10"), "{notice}");
+    }
+
+    /// Its files are the user's own, so no other id is needed.
+    #[test]
+    fn root_in_the_container_needs_no_subordinate_ids() {
+        let as_root = LeaseRequest { as_root: true, ..request(Mode::Run) };
+        assert!(check(&as_root, &image(7), &user(0)).is_ok());
+        assert!(notice(&as_root, &image(7), &user(0)).is_some());
+        assert_eq!(notice(&as_root, &image(0), &user(0)), None);
+        assert_eq!((namespaces(&as_root), entered(&as_root)), (&[NamespaceKind::Plain][..], NamespaceKind::Plain));
     }
 }

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parallax_protocol::message;
 use parallax_protocol::step_file::{StepFile, StepPaths};
 use parallax_sys::mount::{DetachedMount, pin_namespace, take_down};
 use rustix::fs::{AtFlags, Gid, Uid};
@@ -52,8 +53,10 @@ pub struct StepPlan<'a> {
     pub mount_program: &'a Path,
     /// True if Podman works in the step.
     pub podman: bool,
-    /// The user namespaces to pin for the user's processes.
-    pub pinned: &'a [NamespaceKind],
+    /// The user namespace that the user's processes enter.
+    pub entered: NamespaceKind,
+    /// The mode of the step.
+    pub mode: message::Mode,
     /// The parameters of the launcher.
     pub step_file: StepFile,
     /// The size of the tmpfs.
@@ -120,10 +123,8 @@ impl StepDirectory {
             plan.namespaces.of(plan.identity).map_err(failed("cannot create a user namespace for the user"))?;
         attach_layers(&root, plan, &namespaces).map_err(failed("cannot mount a layer for the step"))?;
         attach_files(&root, plan).map_err(failed("cannot mount a layer's file for the step"))?;
-        for &kind in plan.pinned {
-            pin_namespace(namespaces.of(kind), &place_of(kind, path))
-                .map_err(failed("cannot pin the user namespace"))?;
-        }
+        pin_namespace(namespaces.of(plan.entered), &place_of_namespace(plan.mode, path))
+            .map_err(failed("cannot pin the user namespace"))?;
         let (uid, gid) = owner(plan.identity);
         fchown(&root, Some(uid), Some(gid)).map_err(failed("cannot change the owner of the step's directory"))?;
         step.namespaces = Some(namespaces);
@@ -182,10 +183,8 @@ fn write_contents(root: &OwnedFd, path: &Path, plan: &StepPlan<'_>) -> io::Resul
     }
     let paths = StepPaths::new(path);
     write_file(root, "step.json", &serde_json::to_vec(&plan.step_file)?)?;
-    for &kind in plan.pinned {
-        let place = place_of(kind, path);
-        write_file(root, place.file_name().and_then(OsStr::to_str).unwrap_or_default(), b"")?;
-    }
+    let place = place_of_namespace(plan.mode, path);
+    write_file(root, place.file_name().and_then(OsStr::to_str).unwrap_or_default(), b"")?;
     if plan.podman {
         write_file(root, "storage.conf", storage_conf(&paths, plan).as_bytes())?;
         write_file(root, "containers.conf", containers_conf(&paths).as_bytes())?;
@@ -199,12 +198,12 @@ fn write_contents(root: &OwnedFd, path: &Path, plan: &StepPlan<'_>) -> io::Resul
     Ok(())
 }
 
-/// The file by which a namespace of the user is entered.
-fn place_of(kind: NamespaceKind, directory: &Path) -> PathBuf {
+/// The file by which the step's user namespace is entered.
+fn place_of_namespace(mode: message::Mode, directory: &Path) -> PathBuf {
     let paths = StepPaths::new(directory);
-    match kind {
-        NamespaceKind::Plain => paths.user_namespace(),
-        NamespaceKind::KeepId => paths.container_namespace(),
+    match mode {
+        message::Mode::Run => paths.container_namespace(),
+        message::Mode::Podman => paths.user_namespace(),
     }
 }
 

@@ -40,6 +40,16 @@ choices! {
     }
 }
 
+choices! {
+    /// What the containers of `run` mode have as `/tmp` (`run.tmp`).
+    Tmp default Node {
+        /// The node's directory, or that of the job where Slurm gives each job one.
+        Node = "node";
+        /// An empty directory in the step's memory, within `step.scratch_size`, that ends with the container.
+        Step = "step";
+    }
+}
+
 /// An owner of stores that the kernel may read (`agent.trusted_owners`): a name, or a number.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged)]

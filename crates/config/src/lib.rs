@@ -19,7 +19,7 @@ mod mount;
 mod mount_program;
 mod obsolete;
 
-pub use choices::{Mounts, OnMissing, Owner, Verify};
+pub use choices::{Mounts, OnMissing, Owner, Tmp, Verify};
 pub use keys::{Choice, Key, Section, Shape};
 pub use mount::{BindMount, BindMountError};
 pub use mount_program::{LogLevel, MountProgram};
@@ -147,6 +147,8 @@ section! {
         /// later directory takes the place of one with its name in an earlier one.
         hook_directories: Vec<PathBuf> = Vec::new(),
             example "[\"/usr/share/containers/oci/hooks.d\", \"/etc/containers/oci/hooks.d\"]";
+        /// The `/tmp` of the containers.
+        tmp: Tmp = Tmp::default();
         /// Path of the Podman program, which pulls images that are in no store.
         podman: PathBuf = PathBuf::from("/usr/bin/podman");
     }
@@ -331,6 +333,7 @@ mod tests {
             "stores = [\"/s\"]\n[agent]\nmetrics_file = \"parallax.prom\"",
             "stores = [\"/s\"]\n[agent]\nmetrics_file = \"/metrics\"",
             "stores = [\"/s\"]\n[run]\npodman = \"podman\"",
+            "stores = [\"/s\"]\n[run]\ntmp = \"job\"",
             "stores = [\"/s\"]\n[run]\nmounts = [\"data\"]",
             "stores = [\"/s\"]\n[run]\ndevices = [\"gpu\"]",
             "stores = [\"/s\"]\n[run]\ncdi_directories = [\"cdi\"]",

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::node::NodeStatus;
 
 /// The newest version of the protocol that this release understands; all older ones it understands, too.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A message with the protocol version that it needs.
 pub trait Versioned {
@@ -24,7 +24,11 @@ pub trait Versioned {
 
 impl Versioned for Request {
     fn version(&self) -> u32 {
-        1
+        match self {
+            // In a container of another kind the files of the user would have other owners.
+            Self::Lease(request) if request.as_root => 2,
+            _ => 1,
+        }
     }
 }
 
@@ -181,6 +185,9 @@ pub struct LeaseRequest {
     /// The memory that the step, or else its job, may use on this node, in megabytes, if it is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
+    /// True if the user is to be root in the container of run mode. Version 2.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub as_root: bool,
 }
 
 /// The invalid user or group id (`chown(2)`).
@@ -335,10 +342,31 @@ mod tests {
             image_id: None,
             mode: Mode::Run,
             memory: None,
+            as_root: false,
         };
         assert!(good.fault().is_none());
         assert!(LeaseRequest { uid: NO_ID, ..good.clone() }.fault().is_some());
         assert!(LeaseRequest { gid: NO_ID, ..good }.fault().is_some());
+    }
+
+    #[test]
+    fn an_older_agent_refuses_what_it_must_not_pass_over() {
+        let step = StepId { job: 1, step: 0, restart: 0 };
+        let mut request = LeaseRequest {
+            step,
+            uid: 0,
+            gid: 0,
+            groups: None,
+            image: "a".into(),
+            image_id: None,
+            mode: Mode::Run,
+            memory: None,
+            as_root: false,
+        };
+        assert_eq!(Request::Lease(request.clone()).version(), 1);
+        request.as_root = true;
+        assert_eq!(Request::Lease(request).version(), 2);
+        assert_eq!(Request::Release { step }.version(), 1);
     }
 
     #[test]

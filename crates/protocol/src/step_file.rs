@@ -72,7 +72,7 @@ impl StepPaths {
         self.directory.join("user-namespace")
     }
 
-    /// The user namespace of the step's container: the user's id is itself there.
+    /// The user namespace of the step's container: the user's id is itself there, or root's.
     #[must_use]
     pub fn container_namespace(&self) -> PathBuf {
         self.directory.join("container-namespace")
@@ -87,6 +87,7 @@ impl StepPaths {
 
 /// The parameters by which a launcher starts the step's container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "settings that do not depend on one another")]
 pub struct StepFile {
     /// The image as the user wrote it.
     pub image: String,
@@ -131,6 +132,12 @@ pub struct StepFile {
     pub mount_home: bool,
     /// True to show the directory the step was started in.
     pub mount_workdir: bool,
+    /// True if the user is root in the container.
+    #[serde(default)]
+    pub as_root: bool,
+    /// True if `/tmp` is a directory of the step's own, and not the node's.
+    #[serde(default)]
+    pub own_tmp: bool,
     /// The Podman to use.
     pub podman: PathBuf,
     /// Timeout for the start of the container in seconds.

@@ -47,6 +47,11 @@ pub enum RequestError {
     /// An option and its opposite.
     #[error("it contradicts --{0}; use one of the two")]
     Contradiction(&'static str),
+    /// A user namespace is unknown.
+    #[error(
+        "\"{0}\" is unknown; write \"keep-id\" (tasks have your own id in the container) or \"root\" (they are root there)"
+    )]
+    Userns(String),
     /// The variable by which a request travels is malformed.
     #[error(
         "the options cannot be read: {0}; they are of another version of Parallax, or were changed: start the step again, and tell \

@@ -12,6 +12,7 @@ mod mount;
 mod options;
 mod request;
 mod site;
+mod userns;
 mod variable;
 
 pub use error::RequestError;
@@ -19,4 +20,5 @@ pub use mount::{Mount, MountSource};
 pub use options::{is_of_request, options, value_of_variable, variable_of};
 pub use request::Request;
 pub use site::option_of_site;
+pub use userns::Userns;
 pub use variable::Variable;

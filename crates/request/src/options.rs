@@ -78,6 +78,7 @@ impl Request {
             GivenOption::MountHome => flag(&mut self.home, true, GivenOption::NoMountHome)?,
             GivenOption::NoMountHome => flag(&mut self.home, false, GivenOption::MountHome)?,
             GivenOption::Timings => self.timings = Some(true),
+            GivenOption::Userns => self.userns = Some(value.parse()?),
             // The image, the mode, files with options, and other tools' names.
             _ => {}
         }
@@ -96,6 +97,7 @@ fn flag(field: &mut Option<bool>, value: bool, opposite: GivenOption) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::userns::Userns;
 
     fn added(options: &[(GivenOption, &str)]) -> Result<Request, RequestError> {
         let mut request = Request::default();
@@ -147,6 +149,14 @@ mod tests {
         assert_eq!(added(&[(GivenOption::Readonly, "yes")]), Err(RequestError::Value("yes".into())));
         assert_eq!(added(&[(GivenOption::Workdir, "work")]), Err(RequestError::Path("work".into())));
         assert_eq!(added(&[(GivenOption::Workdir, "/a/../b")]), Err(RequestError::Path("/a/../b".into())));
+    }
+
+    #[test]
+    fn the_users_own_id_or_root() {
+        let userns = |value| added(&[(GivenOption::Userns, value)]).map(|request| request.userns);
+        assert_eq!(userns("root"), Ok(Some(Userns::Root)));
+        assert_eq!(userns("keep-id"), Ok(Some(Userns::KeepId)));
+        assert_eq!(userns("auto"), Err(RequestError::Userns("auto".into())));
     }
 
     #[test]

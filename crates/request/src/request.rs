@@ -9,6 +9,7 @@ use crate::annotation;
 use crate::device;
 use crate::error::RequestError;
 use crate::mount::{self, Mount};
+use crate::userns::Userns;
 use crate::variable::Variable;
 
 /// A request, complete and checked.
@@ -48,6 +49,9 @@ pub struct Request {
     /// Whether the durations of the start are printed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timings: Option<bool>,
+    /// What the user is in the container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub userns: Option<Userns>,
 }
 
 impl Request {
@@ -74,6 +78,7 @@ impl Request {
             home: other.home.or(self.home),
             timings: other.timings.or(self.timings),
             pytorch: other.pytorch || self.pytorch,
+            userns: other.userns.or(self.userns),
             ..self
         }
     }
@@ -121,6 +126,7 @@ mod tests {
             (GivenOption::Entrypoint, ""),
             (GivenOption::NoMountHome, ""),
             (GivenOption::Timings, ""),
+            (GivenOption::Userns, "root"),
         ]);
         let mut all = all;
         all.variables.push(Variable::Image("LANG".to_owned()));

@@ -33,7 +33,7 @@ pub struct OptionText {
 }
 
 /// All options, in the order of [`GivenOption`].
-pub const OPTIONS: [OptionText; 14] = [
+pub const OPTIONS: [OptionText; 15] = [
     OptionText {
         option: GivenOption::Image,
         name: c"parallax-image",
@@ -134,6 +134,13 @@ pub const OPTIONS: [OptionText; 14] = [
         inherited: c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_timings",
         value: None,
         usage: c"print how long the parts of the container's start took, for each node and each task",
+    },
+    OptionText {
+        option: GivenOption::Userns,
+        name: c"parallax-userns",
+        inherited: c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_userns",
+        value: Some(c"keep-id|root"),
+        usage: c"keep-id: tasks have the user's own id in the container (default); root: they are root there",
     },
 ];
 
@@ -264,6 +271,8 @@ pub enum GivenOption {
     ContainerSave,
     /// `--container-unshare`, of [`PYXIS`].
     ContainerUnshare,
+    /// `--parallax-userns`.
+    Userns,
 }
 
 impl GivenOption {

@@ -120,6 +120,7 @@ impl Steps<'_> {
             image_id: None,
             mode: Mode::Run,
             memory: None,
+            as_root: false,
         };
         client.send(&Request::Lease(request), deadline)?;
         match client.receive(deadline)? {

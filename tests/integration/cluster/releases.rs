@@ -149,7 +149,7 @@ if child == 0:
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 # A newer plugin that needs what this agent does not have is told so.
 client = connect()
-client.sendall(frame({"lease": {"image": {"by": "digest"}}}, version=2))
+client.sendall(frame({"lease": {"image": {"by": "digest"}}}, version=3))
 print(receive(client)["refused"]["reason"])
 client = connect()
 client.sendall(frame({"lease": {"image": {"by": "digest"}}}))
@@ -161,7 +161,7 @@ print(receive(client)["refused"]["reason"])
     ensure!(lines[1..5].iter().all(|line| line.starts_with("unsupported") || line.starts_with("invalid")), "{said}");
     ensure!(lines[1..5].iter().all(|line| line.ends_with(" 1")), "{said}");
     ensure!(lines[5..7] == ["{'released': {'problems': []}}", "1"], "{said}");
-    ensure!(lines[7].contains("newer release (protocol version 2, here 1)"), "{said}");
+    ensure!(lines[7].contains("newer release (protocol version 3, here 2)"), "{said}");
     ensure!(lines[8].starts_with("invalid message: ") && lines[8].contains("different releases"), "{said}");
     wait_for_no_lease(cluster, "n1")
 }

@@ -68,7 +68,7 @@ fn is_fuse(had: &Value) -> bool {
 
 fn every_key_that_a_step_can_notice_is_taken(cluster: &Cluster) -> anyhow::Result<()> {
     type Noticed = fn(&Value) -> bool;
-    let keys: [(&str, &str, Noticed); 8] = [
+    let keys: [(&str, &str, Noticed); 9] = [
         ("mounts = \"fuse\"", "debian", |had| is_fuse(had) && had["layers"] == 0),
         ("trusted_owners = [\"u1\"]", "debian", is_fuse),
         ("[step]\nscratch_size = \"4m\"", "debian", |had| had["room"] == 4 << 20),
@@ -76,6 +76,7 @@ fn every_key_that_a_step_can_notice_is_taken(cluster: &Cluster) -> anyhow::Resul
         ("[run]\nmounts = [\"/srv\"]", "debian", |had| had["step"].to_string().contains("/srv")),
         ("[run]\nmount_home = false", "debian", |had| had["step"].to_string().contains("\"mount_home\":false")),
         ("[run]\nmount_workdir = false", "debian", |had| had["step"].to_string().contains("\"mount_workdir\":false")),
+        ("[run]\ntmp = \"step\"", "debian", |had| had["step"]["own_tmp"] == true),
         ("[run]\npodman = \"/opt/podman\"", "debian", |had| had["step"].to_string().contains("/opt/podman")),
     ];
     let agent = OwnAgent::start(cluster, &["/shared/store"], &[])?;
@@ -91,7 +92,7 @@ fn every_key_that_a_step_can_notice_is_taken(cluster: &Cluster) -> anyhow::Resul
     let file = "/run/own-agent.prom";
     let path = cluster.path_on(NODE, file)?;
     reload(cluster, &agent, STORES, &format!("metrics_file = \"{file}\""), RELOADED)?;
-    let written = wait_for_line(&path, "parallax_reloads_total{result=\"ok\"} 17");
+    let written = wait_for_line(&path, "parallax_reloads_total{result=\"ok\"} 19");
     let _ = fs::remove_file(&path);
     written?;
     // Its own directory is the one thing that an agent can't change.

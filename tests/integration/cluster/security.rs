@@ -73,7 +73,7 @@ print(ask(no_user)["refused"]["reason"])
 nobody = request(22, uid=54321)
 print(ask(nobody)["refused"]["reason"])
 client = connect()
-client.sendall(frame("status", version=2))
+client.sendall(frame("status", version=3))
 print(receive(client)["refused"]["reason"])
 wrong = [
     b"GET / HTTP/1.1\r\n\r\n",
@@ -96,7 +96,7 @@ print(ask("status") == before)
     let lines: Vec<&str> = said.lines().collect();
     ensure!(lines[0].starts_with("invalid uid or gid"), "{said}");
     ensure!(lines[1].starts_with("this node has no user with the id 54321"), "{said}");
-    ensure!(lines[2].contains("newer release (protocol version 2, here 1)"), "{said}");
+    ensure!(lines[2].contains("newer release (protocol version 3, here 2)"), "{said}");
     ensure!(lines[3..] == ["True", "True"], "{said}");
     wait_for_no_lease(cluster, "n1")
 }

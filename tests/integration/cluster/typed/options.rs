@@ -209,6 +209,7 @@ fn what_is_wrong_is_told_at_submission(cluster: &Cluster) -> anyhow::Result<()> 
         (&[IMAGE, "--parallax-workdir=here"], "--parallax-workdir: \"here\" is not an absolute path"),
         (&[IMAGE, "--parallax-device=gpu"], "--parallax-device: \"gpu\": it is neither a CDI name nor a path"),
         (&[IMAGE, "--parallax-annotation=a"], "--parallax-annotation: \"a\" is not NAME=VALUE"),
+        (&[IMAGE, "--parallax-userns=auto"], "--parallax-userns: \"auto\" is unknown; write \"keep-id\""),
         (&both, "--parallax-writable: it contradicts --parallax-readonly"),
         (&podman, "--parallax-mount has no effect with --parallax-mode=podman"),
     ] {
@@ -253,6 +254,7 @@ fn help_names_every_option(cluster: &Cluster) -> anyhow::Result<()> {
             "--parallax-no-mount-home",
             "--parallax-edf=NAME|FILE",
             "--parallax-timings",
+            "--parallax-userns=keep-id|root",
         ] {
             ensure!(help.contains(option), "{program}: no {option} in {help}");
         }
