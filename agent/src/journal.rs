@@ -93,6 +93,9 @@ pub struct Entry {
     /// track processes by control groups, and in entries of agents that did not record it.
     #[serde(default)]
     pub control_group: Option<String>,
+    /// The directory of the container that the step shares with others; the step then has none of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
 }
 
 /// An image of a store.
@@ -109,6 +112,12 @@ impl Entry {
     #[must_use]
     pub fn step(&self) -> StepId {
         self.request.step
+    }
+
+    /// The name of the directory that the step's processes use.
+    #[must_use]
+    pub fn directory(&self) -> &str {
+        self.container.as_deref().unwrap_or(&self.key)
     }
 
     /// The step's user, as known when the lease was granted.
@@ -189,6 +198,7 @@ pub fn entry_of_unreadable(header: &Header, image: Option<StoreImage>, directory
         mode: Mode::default(),
         memory: None,
         as_root: false,
+        container: None,
     };
     let key = header.key.directory.clone();
     Entry {
@@ -202,6 +212,7 @@ pub fn entry_of_unreadable(header: &Header, image: Option<StoreImage>, directory
         image_names: Vec::new(),
         identity: None,
         control_group: None,
+        container: None,
     }
 }
 

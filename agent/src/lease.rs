@@ -6,15 +6,20 @@
 mod access;
 mod acquire;
 pub mod cause;
+mod container_locks;
 mod find;
+mod keeper;
+mod named;
 mod owners;
 mod recover;
 pub mod refusal;
 mod release;
+mod subject;
 mod table;
 
 pub use self::cause::Cause;
 pub use self::recover::Recovered;
 pub use self::refusal::{Refusal, RefusalKind};
+pub use self::subject::Acquired;
 pub use self::table::Leases;
 pub use crate::journal::LeaseKey;

@@ -46,7 +46,7 @@ const NO_LAYERS: &str =
 /// # Errors
 /// A message for the user.
 pub(crate) fn start(making: &Making<'_>) -> Result<Held, String> {
-    holder::start(making.deadline, |report| make(making, report))
+    holder::start(making.deadline, making.step.container.is_none(), |report| make(making, report))
 }
 
 /// Adds what failed to an error.
@@ -62,6 +62,9 @@ fn make(making: &Making<'_>, report: &mut Report) -> Result<Vec<(String, String)
     report.at("reading the devices and hooks of this node");
     let of_node = OfNode::read(step, asked.request)?;
     umask(Mode::empty());
+    // As long as the node's paths are there.
+    let kept = step.container.is_some().then(|| File::open(paths.mount_namespace())).transpose();
+    let kept = kept.map_err(failed("open the container's mount namespace"))?;
     enter(&paths.container_namespace())?;
     report.at("mounting the image");
     let root = mount_root(paths, layers)?;
@@ -80,10 +83,7 @@ fn make(making: &Making<'_>, report: &mut Report) -> Result<Vec<(String, String)
         job_tmp: std::env::var_os("TMPDIR").map(PathBuf::from),
         step_tmp: own_tmp(paths, step)?,
         devices: of_node.devices.mounts.clone(),
-        mpi_directories: mpi::directories(
-            |name| std::env::var_os(name).map(PathBuf::from),
-            |path| fs::read_to_string(path).ok(),
-        ),
+        mpi_directories: mpi::directories_of_task(),
         copied: COPIED.iter().filter_map(|path| Some((path.into(), file_of_node(Path::new(path))?))).collect(),
         image_accounts: image_accounts(&root)?,
         accounts,
@@ -99,7 +99,16 @@ fn make(making: &Making<'_>, report: &mut Report) -> Result<Vec<(String, String)
     }
     report.at("entering the container");
     leave_node(root)?;
+    kept.map_or(Ok(()), |namespace| keep(&namespace).map_err(failed("keep the container for other steps")))?;
     Ok(of_node.devices.environment)
+}
+
+/// Shows the container, which is this process's root directory, in the mount namespace in which it outlives this process.
+fn keep(namespace: &File) -> io::Result<()> {
+    let tree = DetachedMount::clone_of_tree(Path::new("/"))?;
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;
+    let place = open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    tree.attach_over(place)
 }
 
 /// Enters the user namespace and a mount namespace of its own, a copy in which nothing is propagated to the node.
@@ -116,10 +125,10 @@ fn enter(namespace: &Path) -> Result<(), String> {
 fn mount_root(paths: &StepPaths, layers: &Layers) -> Result<Root, String> {
     let what = "mount the image";
     let place = root_directory(paths);
-    let upper = paths.graph_root().join("upper");
-    let work = paths.graph_root().join("work");
+    let [upper, work] = writable_layer(&paths.graph_root());
     for directory in [&place, &upper, &work] {
-        DirBuilder::new().mode(0o755).create(directory).map_err(failed(format!("create {}", directory.display())))?;
+        let made = DirBuilder::new().recursive(directory == &place).mode(0o755).create(directory);
+        made.map_err(failed(format!("create {}", directory.display())))?;
     }
     chdir(&layers.directory).map_err(failed(format!("enter {}", layers.directory.display())))?;
     let text = |path: &Path| path.to_str().map(ToOwned::to_owned).ok_or_else(|| failed(what)("a path is not UTF-8"));
@@ -137,6 +146,12 @@ fn mount_root(paths: &StepPaths, layers: &Layers) -> Result<Root, String> {
         DetachedMount::from(mount).attach_over(&over).map_err(failed(what))?;
     }
     Root::open(&place).map_err(failed(what))
+}
+
+/// The directories of the writable layer. Those of an earlier step's failed attempt to make the container may still be in use.
+fn writable_layer(graph_root: &Path) -> [PathBuf; 2] {
+    let numbered = |number: u32| ["upper", "work"].map(|name| graph_root.join(format!("{name}{number}")));
+    (0..u32::MAX).map(numbered).find(|[upper, _]| !upper.exists()).unwrap_or_else(|| numbered(u32::MAX))
 }
 
 /// Gives the writable layer's directory the owner and the permissions of the image's root directory, which it stands for.
@@ -168,7 +183,11 @@ fn file_of_node(path: &Path) -> Option<Vec<u8>> {
 fn own_tmp(paths: &StepPaths, step: &StepFile) -> Result<PathBuf, String> {
     let path = paths.graph_root().join("tmp");
     if step.own_tmp {
-        DirBuilder::new().mode(0o1777).create(&path).map_err(failed(format!("create {}", path.display())))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o1777)
+            .create(&path)
+            .map_err(failed(format!("create {}", path.display())))?;
     }
     Ok(path)
 }

@@ -4,6 +4,9 @@
 //! result is recorded for later tasks. A task that dies while it makes the
 //! container leaves a marker file, so that the others fail at once.
 //!
+//! A container that several steps share is kept by files that the agent has made for it, and not by a process, which Slurm would end with
+//! its step. A step that cannot make it leaves that to the next one.
+//!
 //! An image that is in no store is pulled first ([`crate::pull`]).
 
 use std::fs::{self, File, OpenOptions};
@@ -15,16 +18,22 @@ use std::time::{Duration, Instant};
 use parallax_format::layout;
 use parallax_format::oci::Execution;
 use parallax_protocol::step_file::{StepFile, StepPaths};
+use parallax_request::Request;
 use parallax_sys::process::{Process, start_time};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::build;
+use crate::door::Door;
 use crate::holder::Held;
 use crate::making::{Layers, Making};
+use crate::named;
 use crate::podman::Podman;
 use crate::pull;
 use crate::request::{self, Asked};
+
+/// Slurm's variable for the number of a task's step.
+const STEP_ID: &str = "SLURM_STEP_ID";
 
 /// Error of making the container.
 #[derive(Debug)]
@@ -37,8 +46,8 @@ pub(crate) enum StartError {
 
 /// The step's container.
 pub(crate) struct Container {
-    /// Its first process.
-    pub process: Process,
+    /// The way into it.
+    pub door: Door,
     /// Settings of a pulled image for the execution of programs, which the agent does not know.
     pub pulled: Option<Execution>,
     /// The variables that its devices give tasks, names and values.
@@ -50,13 +59,17 @@ pub(crate) struct Container {
 enum Outcome {
     /// The container's first process, the settings of a pulled image, and the variables of its devices.
     Ready { pid: i32, start_time: u64, pulled: Option<Execution>, environment: Vec<(String, String)> },
+    /// A container that steps share, and the request by which it was made.
+    Shared { made_with: Box<Request>, pulled: Option<Execution>, environment: Vec<(String, String)> },
     /// Making the container failed, and the error was reported.
-    Failed,
+    Failed { attempt: String },
 }
 
 /// The files the tasks share.
 struct Shared {
     directory: PathBuf,
+    /// Whose failure is this task's, too: its step's. Where steps share a container, each step makes an attempt of its own.
+    attempt: String,
 }
 
 impl Shared {
@@ -73,14 +86,25 @@ impl Shared {
         self.directory.join("under-way")
     }
 
+    /// Returns the result that is recorded; none of another step's failure.
     fn read_outcome(&self) -> Result<Option<Outcome>, StartError> {
-        match fs::read(self.outcome()) {
+        let recorded: Option<Outcome> = match fs::read(self.outcome()) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map(Some)
-                .map_err(|error| StartError::Here(format!("{} is corrupt: {error}", self.outcome().display()))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(StartError::Here(format!("cannot read {}: {error}", self.outcome().display()))),
-        }
+                .map_err(|error| StartError::Here(format!("{} is corrupt: {error}", self.outcome().display())))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(StartError::Here(format!("cannot read {}: {error}", self.outcome().display()))),
+        };
+        Ok(recorded.filter(|outcome| !matches!(outcome, Outcome::Failed { attempt } if *attempt != self.attempt)))
+    }
+
+    fn failed(&self) -> Outcome {
+        Outcome::Failed { attempt: self.attempt.clone() }
+    }
+
+    /// Whether a task of this attempt has begun to make the container.
+    fn is_under_way(&self) -> bool {
+        fs::read(self.under_way()).is_ok_and(|attempt| attempt == self.attempt.as_bytes())
     }
 
     fn write_outcome(&self, outcome: &Outcome) -> io::Result<()> {
@@ -94,46 +118,59 @@ impl Shared {
 
 /// Returns the step's container, and makes it if no other task has made it.
 pub(crate) fn obtain(paths: &StepPaths, step: &StepFile, asked: Asked<'_>) -> Result<Container, StartError> {
-    let shared = Shared { directory: paths.launch_directory() };
+    let request = asked.request;
+    let shared = Shared { directory: paths.launch_directory(), attempt: attempt(step) };
     let broken = |error: io::Error| StartError::Here(format!("cannot use {}: {error}", shared.directory.display()));
     if let Some(outcome) = shared.read_outcome()? {
-        return outcome.container();
+        return outcome.container(paths, step, request);
     }
     let lock = private_file(&shared.lock()).map_err(broken)?;
     flock(&lock, FlockOperation::LockExclusive).map_err(|error| broken(error.into()))?;
     if let Some(outcome) = shared.read_outcome()? {
-        return outcome.container();
+        return outcome.container(paths, step, request);
     }
-    if shared.under_way().exists() {
-        shared.write_outcome(&Outcome::Failed).map_err(broken)?;
+    if shared.is_under_way() {
+        shared.write_outcome(&shared.failed()).map_err(broken)?;
         return Err(StartError::Here(
             "the task that was starting the container was ended before it was done".to_owned(),
         ));
     }
-    private_file(&shared.under_way()).map_err(broken)?;
+    private_file(&shared.under_way()).and_then(|mut file| file.write_all(shared.attempt.as_bytes())).map_err(broken)?;
     let made = make(paths, step, asked);
     let (outcome, failure) = match made {
         Ok(outcome) => (outcome, None),
-        Err(message) => (Outcome::Failed, Some(message)),
+        Err(message) => (shared.failed(), Some(message)),
     };
     shared.write_outcome(&outcome).map_err(broken)?;
     drop(lock);
     match failure {
         Some(message) => Err(StartError::Here(message)),
-        None => outcome.container(),
+        None => outcome.container(paths, step, request),
     }
 }
 
+/// Identifies this attempt to make a container among those of all steps that share it.
+fn attempt(step: &StepFile) -> String {
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    step.container.as_ref().map_or_else(|| "-".to_owned(), |_| variable(STEP_ID))
+}
+
 impl Outcome {
-    fn container(self) -> Result<Container, StartError> {
-        let Self::Ready { pid, start_time: started, pulled, environment } = self else {
-            return Err(StartError::Reported);
-        };
-        // The pidfd is opened before the comparison, so a later process with the same number cannot be mistaken for this one.
-        let process = Process::open(pid).ok().filter(|_| start_time(pid).is_ok_and(|now| now == started));
-        let process =
-            process.ok_or_else(|| StartError::Here("the step's container is gone; start the step again".to_owned()))?;
-        Ok(Container { process, pulled, environment })
+    fn container(self, paths: &StepPaths, step: &StepFile, request: &Request) -> Result<Container, StartError> {
+        let gone = || StartError::Here("the step's container is gone; start the step again".to_owned());
+        match self {
+            Self::Failed { .. } => Err(StartError::Reported),
+            Self::Ready { pid, start_time: started, pulled, environment } => {
+                // The pidfd is opened before the comparison, so a later process with the same number cannot be mistaken for this one.
+                let process = Process::open(pid).ok().filter(|_| start_time(pid).is_ok_and(|now| now == started));
+                Ok(Container { door: Door::Process(process.ok_or_else(gone)?), pulled, environment })
+            }
+            Self::Shared { made_with, pulled, environment } => {
+                let name = step.container.as_deref().unwrap_or_default();
+                named::check(name, &made_with, request).map_err(StartError::Here)?;
+                Ok(Container { door: Door::of_files(paths).map_err(|_| gone())?, pulled, environment })
+            }
+        }
     }
 }
 
@@ -164,6 +201,9 @@ fn make(paths: &StepPaths, step: &StepFile, asked: Asked<'_>) -> Result<Outcome,
     }
     let Held { pid, environment } = build::start(&Making { paths, step: &step, asked, layers: &layers, deadline })
         .map_err(|error| format!("cannot start the container: {error}"))?;
+    let Some(pid) = pid else {
+        return Ok(Outcome::Shared { made_with: Box::new(asked.request.clone()), pulled, environment });
+    };
     let start_time = start_time(pid).map_err(|_| "the container ended as soon as it was made".to_owned())?;
     Ok(Outcome::Ready { pid, start_time, pulled, environment })
 }

@@ -17,7 +17,8 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, set_parent_process_d
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_name};
 use serde::{Deserialize, Serialize};
 
-use crate::join::{BOUNDS, limit_capabilities};
+use crate::door::BOUNDS;
+use crate::join::limit_capabilities;
 
 /// How long to wait for the end of a child that was killed. One that waits for a file system may not end.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -38,8 +39,8 @@ enum Line {
 /// A container that is kept.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Held {
-    /// The holder's number.
-    pub pid: i32,
+    /// The holder's number; none for a container that is kept without a process.
+    pub pid: Option<i32>,
     /// The variables that the container's devices give tasks, names and values.
     pub environment: Vec<(String, String)>,
 }
@@ -63,20 +64,21 @@ impl Report {
     }
 }
 
-/// Runs `make` in a child process, which must end in the container, and leaves a process there. `make` returns the variables of
-/// [`Held`].
+/// Runs `make` in a child process, which must end in the container, and leaves a process there if the container is to be held by one.
+/// `make` returns the variables of [`Held`].
 ///
 /// # Errors
 /// A message for the user; also after the deadline.
 pub(crate) fn start(
     deadline: Instant,
+    is_held: bool,
     make: impl FnOnce(&mut Report) -> Result<Vec<(String, String)>, String>,
 ) -> Result<Held, String> {
     let system = |error: io::Error| format!("cannot start a process: {error}");
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| system(error.into()))?;
     let child = in_child(|| {
         let mut report = Report(File::from(writer));
-        let last = match make_and_hold(&mut report, make) {
+        let last = match make_and_hold(&mut report, is_held, make) {
             Ok(held) => Line::Ready(held),
             Err(message) => Line::Failed(message),
         };
@@ -113,14 +115,18 @@ fn describe(status: Option<(Pid, WaitStatus)>) -> String {
 
 fn make_and_hold(
     report: &mut Report,
+    is_held: bool,
     make: impl FnOnce(&mut Report) -> Result<Vec<(String, String)>, String>,
 ) -> Result<Held, String> {
     let failed = |error: io::Error| format!("cannot start the process that holds it: {error}");
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| failed(error.into()))?;
     let environment = make(report)?;
+    if !is_held {
+        return Ok(Held { pid: None, environment });
+    }
     give_up_privileges().map_err(failed)?;
     let holder = in_child(|| hold().map_or(1, |never| match never {})).map_err(failed)?;
-    Ok(Held { pid: holder.pid(), environment })
+    Ok(Held { pid: Some(holder.pid()), environment })
 }
 
 /// Gives up all capabilities. Tasks take over the bounding set, so it is final before they are told of the holder.

@@ -5,28 +5,20 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
-use std::fs::{self, File};
-use std::os::fd::AsFd as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 
 use nix::errno::Errno;
-use parallax_sys::process::{Process, restore_sigpipe};
-use rustix::thread::{
-    LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
-    remove_capability_from_bounding_set,
-};
+use parallax_sys::process::restore_sigpipe;
+use rustix::thread::remove_capability_from_bounding_set;
 
+use crate::door::Door;
 use crate::environment::{self, Variables};
+use crate::late_mounts::{LateClones, LateMounts};
 use crate::node_program::{Cloned, NodeProgram};
 
 /// Maximum number of capabilities of a kernel (64 bits in `/proc/PID/status`).
 const CAPABILITIES: u32 = 64;
-/// The capabilities that programs of the container may have, by set-user-id or with file capabilities: Podman's default (CHOWN,
-/// DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, SYS_CHROOT, SETFCAP). They hold for the container's
-/// own ids and files alone.
-pub(crate) const BOUNDS: u64 = 0x8004_05fb;
-
 /// Where a task starts.
 #[derive(Debug)]
 pub(crate) enum Directories<'a> {
@@ -71,28 +63,25 @@ impl Directories<'_> {
 }
 
 /// Moves this process into the container, with at most the privileges of the container's own processes, and
-/// into a directory there. Mounts a program of the node into the container.
+/// into a directory there. Mounts a program and directories of the node into the container.
 pub(crate) fn enter(
-    container: &Process,
+    container: &Door,
     program: Option<NodeProgram>,
+    late: Option<LateMounts>,
     directories: &Directories<'_>,
 ) -> Result<(), String> {
     let failed = |error: &dyn fmt::Display| format!("cannot enter the container: {error}; tell the administrator");
-    let bounds = capability_bounds(container.pid()).map_err(|error| failed(&error))?;
-    let join = |namespaces| move_into_thread_name_spaces(container.as_fd(), namespaces).map_err(|error| failed(&error));
-    match program {
-        None => join(ThreadNameSpaceType::USER | ThreadNameSpaceType::MOUNT)?,
-        Some(program) => {
-            // From inside the user namespace the process's mount namespace is inaccessible (ptrace(2), access mode checking).
-            // The process still exists when the first namespace is joined, so the number was its own all the time.
-            let mounts = File::open(format!("/proc/{}/ns/mnt", container.pid())).map_err(|error| failed(&error))?;
-            join(ThreadNameSpaceType::USER)?;
-            // If cloning fails, the image may still have a program at that path.
-            let cloned = program.clone_mount();
-            move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))
-                .map_err(|error| failed(&error))?;
-            cloned.ok().map_or(Ok(()), Cloned::show)?;
-        }
+    let bounds = container.bounds().map_err(|error| failed(&error))?;
+    if program.is_none() && late.is_none() {
+        container.enter().map_err(|error| failed(&error))?;
+    } else {
+        let clone = || (program.map(NodeProgram::clone_mount), late.map(LateMounts::clone_mounts));
+        let (program, late) = container.enter_after(clone).map_err(|error| failed(&error))?;
+        // If cloning fails, the image may still have a program at that path.
+        program.and_then(Result::ok).map_or(Ok(()), Cloned::show)?;
+        late.map_or(Ok(()), |late| late.and_then(LateClones::show)).map_err(|error| {
+            format!("cannot show the directories of MPI in the container: {error}; tell the administrator")
+        })?;
     }
     limit_capabilities(bounds).map_err(|error| failed(&error))?;
     directories.enter()
@@ -110,16 +99,6 @@ fn drop_capability(number: u32) -> rustix::io::Result<()> {
         Err(rustix::io::Errno::INVAL) => Ok(()),
         result => result,
     }
-}
-
-/// Returns the bounding set of a process, one bit per capability.
-fn capability_bounds(pid: i32) -> Result<u64, String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| "it has ended".to_owned())?;
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapBnd:"))
-        .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
-        .ok_or_else(|| "its capabilities are unknown".to_owned())
 }
 
 /// Error of executing the user's command.
@@ -224,10 +203,5 @@ mod tests {
         let failure = execute(&["/etc/passwd".into()], &variables("/bin"));
         assert_eq!(failure.exit_code(), 126);
         assert!(failure.to_string().contains("/etc/passwd"));
-    }
-
-    #[test]
-    fn this_process_has_a_bounding_set() {
-        assert!(capability_bounds(i32::try_from(std::process::id()).unwrap()).is_ok());
     }
 }

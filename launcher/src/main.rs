@@ -15,9 +15,11 @@
 //! - [`mounts`]: paths that belong to the image (pure).
 //! - [`node_name`]: the node's name.
 //! - [`node_program`]: a program that was broadcast to the node.
+//! - [`named`]: what a step may ask of a container that another step made (pure); [`late_mounts`], what it needs there.
 //! - [`environment`]: the variables of the user's command (pure).
 //! - [`timings`]: the durations of a start, for users who ask for them.
 //! - [`pytorch`]: variables by which PyTorch's processes find each other (pure).
+//! - [`door`]: the ways into a container.
 //! - [`join`]: entering the container and becoming the user's command.
 
 use std::process::ExitCode;
@@ -29,14 +31,17 @@ mod bundle;
 mod capabilities;
 mod container;
 mod devices;
+mod door;
 mod environment;
 mod holder;
 mod hooks;
 mod join;
+mod late_mounts;
 mod making;
 mod mount_program;
 mod mounts;
 mod mpi;
+mod named;
 mod names;
 mod node_name;
 mod node_program;

@@ -31,6 +31,11 @@ pub(crate) fn directories(
     directories
 }
 
+/// Returns the directories as the task's environment and the node's files have them.
+pub(crate) fn directories_of_task() -> Vec<PathBuf> {
+    directories(|name| std::env::var_os(name).map(PathBuf::from), |path| std::fs::read_to_string(path).ok())
+}
+
 /// Returns the value of a key in a configuration of Slurm's. The last line that sets the key counts; keys have no case.
 fn value(text: &str, key: &str) -> Option<PathBuf> {
     let lines = text.lines().filter_map(|line| line.split('#').next()?.split_once('='));

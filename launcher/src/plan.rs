@@ -161,6 +161,7 @@ mod tests {
             mount_home: true,
             mount_workdir: true,
             as_root: false,
+            container: None,
             own_tmp: false,
             podman: "/usr/bin/podman".into(),
             start_timeout: 1,

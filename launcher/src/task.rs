@@ -13,7 +13,9 @@ use crate::args::{self, Order};
 use crate::container::{self, StartError};
 use crate::environment;
 use crate::join::{self, Directories};
+use crate::late_mounts::LateMounts;
 use crate::mounts;
+use crate::mpi;
 use crate::node_program::NodeProgram;
 use crate::pause;
 use crate::plan;
@@ -101,7 +103,11 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
         }
         (None, on_node) => Directories::FirstOf([on_node, step.working_directory.as_deref()]),
     };
-    if let Err(message) = join::enter(&container.process, program, &directories) {
+    let late = match late_mounts(&paths, &step) {
+        Ok(late) => late,
+        Err(message) => return fail(&message),
+    };
+    if let Err(message) = join::enter(&container.door, program, late, &directories) {
         return fail(&message);
     }
     timings::print(&request, obtained - started, obtained.elapsed());
@@ -117,6 +123,15 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
     });
     eprintln!("parallax: {failure} (image \"{}\"{other})", step.image);
     ExitCode::from(failure.exit_code())
+}
+
+/// The directories that Slurm makes for each step, if the container may be an earlier step's.
+fn late_mounts(paths: &StepPaths, step: &StepFile) -> Result<Option<LateMounts>, String> {
+    if step.container.is_none() {
+        return Ok(None);
+    }
+    LateMounts::find(mpi::directories_of_task(), &paths.launch_directory().join("mounts-lock"))
+        .map_err(|error| format!("cannot use {}: {error}", paths.launch_directory().display()))
 }
 
 fn read_step(paths: &StepPaths) -> Result<StepFile, String> {

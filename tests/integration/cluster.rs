@@ -31,6 +31,7 @@ mod migrate_options;
 mod migrate_sources;
 mod mount_program;
 mod mpi;
+mod named;
 mod namespace;
 mod odd_images;
 mod own_agent;
@@ -98,6 +99,7 @@ pub(crate) fn tests() -> impl Iterator<Item = &'static Listed> {
         reload::TESTS,
         lookups::TESTS,
         userns::TESTS,
+        named::TESTS,
         subordinate::TESTS,
         releases::TESTS,
         trials::TESTS,

@@ -13,6 +13,7 @@ fn entry() -> Entry {
         mode: Mode::Run,
         memory: None,
         as_root: false,
+        container: None,
     };
     let owner = Owner::of(i32::try_from(std::process::id()).unwrap()).unwrap();
     let ids = |own| Ids { own, subordinate: vec![SubordinateRange { start: 100_000, count: 65_536 }] };
@@ -29,6 +30,7 @@ fn entry() -> Entry {
         image,
         image_names: Vec::new(),
         control_group: None,
+        container: None,
         identity,
     }
 }

@@ -13,12 +13,14 @@ use parallax_protocol::message::{Grant, GrantedImage, LeaseRequest, Mode, StepId
 use parallax_protocol::step_file::{Mount, StepFile, StepPaths};
 use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::Credentials;
+use parallax_sys::process::Process;
 
 use super::access::{credentials, unusable};
 use super::cause::Cause;
 use super::find::{Found, add_name};
 use super::owners;
 use super::refusal::{Refusal, refused};
+use super::subject::{Acquired, Made, Subject, micros};
 use super::table::{Lease, Leases, Resources};
 use crate::backend::Backend;
 use crate::identity::Identity;
@@ -43,32 +45,57 @@ impl Leases {
     ///
     /// # Errors
     /// [`Refusal`], one sentence for the user. Nothing is left after a refusal.
-    pub fn acquire(&self, request: LeaseRequest, owner: Owner) -> Result<(LeaseKey, Grant), Refusal> {
+    pub fn acquire(&self, request: LeaseRequest, owner: Owner) -> Result<Acquired, Refusal> {
         let started = Instant::now();
         let _beginning = self.begin(request.step)?;
-        let config = self.config();
         self.make_room(request.step)?;
         let identity = Identity::sound(self.helper(), request.uid, request.gid).map_err(|reason| refused(&reason))?;
         let user = credentials(&request, &identity, |user, group| self.helper().groups(user, group))?;
         let found = self.find_image(&request, &user)?;
-        let resolved = Instant::now();
-        let contents = match &found {
-            Found::Image(store, image) => self.provide(store, image, &request, &identity, &user)?,
+        let subject = Subject { found: &found, identity: &identity, user: &user, started, resolved: Instant::now() };
+        if let Some(name) = request.container.clone() {
+            return self.acquire_shared(request, &name, owner, &subject);
+        }
+        let made = self.make(request, owner, &subject)?;
+        let key = made.lease.entry.lease_key();
+        Ok(self.acquired(key, made, &subject, None))
+    }
+
+    /// Completes the grant of a lease with the directory of `made`.
+    pub(super) fn acquired(
+        &self,
+        key: LeaseKey,
+        made: Made,
+        subject: &Subject<'_>,
+        keeper: Option<(LeaseKey, Process)>,
+    ) -> Acquired {
+        let Made { lease, notice, timings } = made;
+        let directory = self.step_path(lease.entry.directory());
+        let environment = environment(&StepPaths::new(&directory));
+        let grant = Grant { environment, directory, notice, image: granted_image(subject.found), timings };
+        Acquired { key, grant, keeper }
+    }
+
+    /// Makes the directory of a step, or of a container that steps share, and the lease that has it.
+    pub(super) fn make(&self, request: LeaseRequest, owner: Owner, subject: &Subject<'_>) -> Result<Made, Refusal> {
+        let Subject { found, identity, user, resolved, .. } = *subject;
+        let config = self.config();
+        let contents = match found {
+            Found::Image(store, image) => self.provide(store, image, &request, identity, user)?,
             Found::Missing(_) => Contents::default(),
         };
         let mounted = Instant::now();
-
-        let mut entry = self.entry(request, owner, &identity, contents.layers.mounted())?;
-        if let Found::Image(store, image) = &found {
+        let mut entry = self.entry(request, owner, identity, contents.layers.mounted())?;
+        if let Found::Image(store, image) = found {
             entry.image = Some(StoreImage { store: store.path().to_owned(), id: image.id });
             entry.image_names.clone_from(&image.names);
         }
         self.journal.write(&entry).map_err(|error| refused(&format!("cannot write the agent's journal: {error}")))?;
-        let mut step_file = self.step_file(&entry.request, &found, &identity)?;
+        let mut step_file = self.step_file(&entry.request, found, identity)?;
         step_file.layers.clone_from(&contents.store.plain_layers);
         step_file.mount_program = contents.store.needs_mount_program().then(|| config.agent.mount_program.clone());
         let plan = StepPlan {
-            identity: &identity,
+            identity,
             namespaces: &self.namespaces,
             layers: &contents.layers,
             mount_program: &config.agent.mount_program,
@@ -91,20 +118,18 @@ impl Leases {
             }
         };
         let timings = Timings {
-            resolve: micros(started, resolved),
+            resolve: subject.resolve(),
             layers: micros(resolved, mounted),
             step_store: micros(mounted, Instant::now()),
         };
         log_grant(&entry, timings);
-        let key = entry.lease_key();
         let notice = plan.step_file.notice;
         let layers = contents.layers.into_mounted();
         let marker = self.mark_in_use(entry.image.as_ref());
-        let lease =
-            Lease { entry, readable: true, resources: Mutex::new(Some(Resources { directory, layers, marker })) };
-        self.live().insert(key.step, Arc::new(lease));
-        let environment = environment(&StepPaths::new(&path));
-        Ok((key, Grant { environment, directory: path, notice, image: granted_image(&found), timings }))
+        let resources = Resources { directory: Some(directory), layers, marker };
+        let lease = Arc::new(Lease { entry, readable: true, resources: Mutex::new(Some(resources)) });
+        self.live().insert(lease.entry.step(), Arc::clone(&lease));
+        Ok(Made { lease, notice, timings })
     }
 
     /// Makes the image's part of a step's directory. Mounts the layers if the backend is the kernel.
@@ -121,6 +146,13 @@ impl Leases {
         let backend = self.backend_retry.backend(store).map_err(|reason| {
             refused(&format!("cannot mount the image \"{}\" on this node: {reason}", request.image))
         })?;
+        if request.container.is_some() && backend == Backend::Fuse {
+            return Err(Refusal::administrator(
+                "a container with a --parallax-name needs layers that the kernel mounts: on this node they are mounted by \
+                 processes, which end with their step; parallax status says why"
+                    .to_owned(),
+            ));
+        }
         let form = match backend {
             Backend::Native => Form::Mounts(kinds),
             Backend::Fuse => Form::Files,
@@ -201,7 +233,7 @@ impl Leases {
         shares.map(|shares| shares.into_iter().flatten().collect())
     }
 
-    fn entry(
+    pub(super) fn entry(
         &self,
         request: LeaseRequest,
         owner: Owner,
@@ -224,6 +256,7 @@ impl Leases {
             image: None,
             image_names: Vec::new(),
             identity: Some(identity.clone()),
+            container: None,
         })
     }
 
@@ -265,6 +298,7 @@ impl Leases {
             mount_home: run.mount_home,
             mount_workdir: run.mount_workdir,
             as_root: request.as_root,
+            container: request.container.clone(),
             own_tmp: run.tmp == Tmp::Step,
             podman: run.podman.clone(),
             start_timeout: config.step.start_timeout,
@@ -335,8 +369,4 @@ fn environment(paths: &StepPaths) -> Vec<(String, String)> {
     .into_iter()
     .map(|(name, path)| (name.to_owned(), path.display().to_string()))
     .collect()
-}
-
-fn micros(from: Instant, to: Instant) -> u64 {
-    u64::try_from(to.saturating_duration_since(from).as_micros()).unwrap_or(u64::MAX)
 }

@@ -135,7 +135,18 @@ mod tests {
     fn request(mode: Mode) -> LeaseRequest {
         let step = parallax_protocol::message::StepId { job: 1, step: 0, restart: 0 };
         let (image, image_id, groups, memory) = ("a".into(), None, None, None);
-        LeaseRequest { step, uid: 1001, gid: 1001, groups, image, image_id, mode, memory, as_root: false }
+        LeaseRequest {
+            step,
+            uid: 1001,
+            gid: 1001,
+            groups,
+            image,
+            image_id,
+            mode,
+            memory,
+            as_root: false,
+            container: None,
+        }
     }
 
     fn user(count: u32) -> Identity {

@@ -17,6 +17,7 @@ use parallax_sys::mount::take_down;
 use parallax_sys::process::Process;
 
 use super::cause::Cause;
+use super::container_locks::ContainerLocks;
 use super::table::{Lease, Leases, Resources};
 use crate::backend::{Backends, Retry};
 use crate::helper::Helper;
@@ -74,6 +75,7 @@ impl Leases {
             orphaned: Mutex::default(),
             metrics,
             in_use: InUseMarkers::start(),
+            containers: ContainerLocks::default(),
         };
         let recovered = leases.recover()?;
         let config = leases.config();
@@ -97,7 +99,8 @@ impl Leases {
             let path = self.step_path(&entry.key);
             known.push(path.clone());
             let owner = entry.owner.open_process();
-            self.adopt(entry, readable, StepDirectory::adopt(&path));
+            let directory = entry.container.is_none().then(|| StepDirectory::adopt(&path));
+            self.adopt(entry, readable, directory);
             match owner {
                 Some(process) => {
                     tracing::info!(job = key.step.job, step = %key.step, readable, "lease adopted from an earlier agent");
@@ -132,7 +135,7 @@ impl Leases {
         }
     }
 
-    fn adopt(&self, entry: Entry, readable: bool, directory: StepDirectory) {
+    fn adopt(&self, entry: Entry, readable: bool, directory: Option<StepDirectory>) {
         let layers = entry.layers.iter().cloned().map(|layer| self.layers.adopt(layer)).collect();
         let marker = self.mark_in_use(entry.image.as_ref());
         let held = Resources { directory, layers, marker };

@@ -18,6 +18,7 @@ use crate::journal::{Entry, LeaseKey};
 use crate::layers::MountedLayer;
 use crate::processes;
 use crate::processes::membership::StepProcesses;
+use crate::step::StepDirectory;
 
 /// Timeout for the end of the step's last processes after they were killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,10 +62,11 @@ impl Leases {
         let entry = &lease.entry;
         let step = entry.step();
         let started = Instant::now();
-        let mut problems = end_processes(&self.step_path(&entry.key), entry);
+        let path = self.step_path(entry.directory());
+        let mut problems = end_processes(&path, entry);
         let ended = Instant::now();
-        if let Err(error) = directory.release() {
-            problems.push(format!("cannot unmount {}: {error}", self.step_path(&entry.key).display()));
+        if let Some(Err(error)) = directory.map(StepDirectory::release) {
+            problems.push(format!("cannot unmount {}: {error}", path.display()));
         }
         // The idle layer cache keeps a reference of its own.
         self.layers.keep_idle(&layers);
@@ -96,7 +98,7 @@ impl Leases {
 }
 
 fn end_processes(path: &Path, entry: &Entry) -> Vec<String> {
-    let (step, path) = (entry.step(), path.to_owned());
+    let (step, path, shared) = (entry.step(), path.to_owned(), entry.container.is_some());
     let owner = entry.owner.pid_if_alive();
     let control_group = entry.control_group.clone().or_else(|| processes::control_group_of_owner(owner?));
     // The owner of a process can be read without blocking; its other facts cannot.
@@ -106,7 +108,7 @@ fn end_processes(path: &Path, entry: &Entry) -> Vec<String> {
     }
     let search = move || {
         let control_group = control_group.as_deref();
-        let processes = StepProcesses { directory: &path, job: step.job, owner, control_group };
+        let processes = StepProcesses { directory: &path, job: step.job, owner, control_group, shared };
         let (ended, problems) = processes::end(&processes, &identity, KILL_TIMEOUT);
         if ended > 0 {
             tracing::debug!(job = step.job, step = %step, ended, "killed processes that outlived the step");

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use parallax_config::Config;
 use parallax_protocol::message::{Status, StepId, StepStatus};
 
+use super::container_locks::ContainerLocks;
 use super::refusal::{Refusal, refused};
 use crate::backend::{Backends, Retry};
 use crate::helper::Helper;
@@ -36,6 +37,7 @@ pub struct Leases {
     pub(super) orphaned: Mutex<Vec<PathBuf>>,
     pub(super) metrics: Metrics,
     pub(super) in_use: InUseMarkers,
+    pub(super) containers: ContainerLocks,
 }
 
 /// A lease. The first release takes its resources.
@@ -50,7 +52,8 @@ pub(super) struct Lease {
 /// The resources of a lease, in the order of their release.
 #[derive(Debug)]
 pub(super) struct Resources {
-    pub(super) directory: StepDirectory,
+    /// `None` for a step that shares the directory of a container.
+    pub(super) directory: Option<StepDirectory>,
     pub(super) layers: Vec<Arc<MountedLayer>>,
     pub(super) marker: Option<InUseMarker>,
 }
@@ -68,7 +71,8 @@ impl Leases {
                 image_id: entry.image.as_ref().map(|image| image.id.to_string()),
                 image_names: entry.image_names.clone(),
                 mode: entry.request.mode,
-                directory: self.step_path(&entry.key),
+                container: entry.request.container.clone(),
+                directory: self.step_path(entry.directory()),
                 since: entry.since,
             }
         };
@@ -91,7 +95,7 @@ impl Leases {
         if held.is_none() {
             return Err(gone());
         }
-        let path = self.step_path(&lease.entry.key);
+        let path = self.step_path(lease.entry.directory());
         job_namespace::attach_tree(&path, pid)
             .map_err(|error| refused(&format!("cannot attach the image in the job's own mount namespace: {error}")))
     }

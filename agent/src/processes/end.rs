@@ -149,7 +149,7 @@ mod tests {
     }
 
     fn step(directory: &Path, owner: Option<i32>) -> StepProcesses<'_> {
-        StepProcesses { directory, job: 6, owner, control_group: None }
+        StepProcesses { directory, job: 6, owner, control_group: None, shared: false }
     }
 
     fn this_process() -> i32 {

@@ -24,6 +24,8 @@ pub struct StepProcesses<'a> {
     pub owner: Option<i32>,
     /// The control group of the step, or else of its job ([`owner_control_group`]), if Slurm tracks processes by control groups.
     pub control_group: Option<&'a str>,
+    /// True if other steps use the directory, too: then its name and the container in it do not tell whose a process is.
+    pub shared: bool,
 }
 
 /// The result of a walk from a process up to the init process.
@@ -58,7 +60,13 @@ impl StepProcesses<'_> {
     /// Returns `true` if a process that names the step's directory is the step's.
     #[must_use]
     pub fn has(&self, evidence: &Evidence) -> bool {
-        if evidence.root || evidence.ancestor == Ancestor::Owner {
+        if evidence.ancestor == Ancestor::Owner {
+            return true;
+        }
+        if self.shared {
+            return self.control_group.is_some() && self.control_group == evidence.control_group.as_deref();
+        }
+        if evidence.root {
             return true;
         }
         match (self.control_group, evidence.control_group.as_deref()) {
@@ -118,7 +126,13 @@ mod tests {
     use super::*;
 
     fn step(control_group: Option<&str>) -> StepProcesses<'_> {
-        StepProcesses { directory: Path::new("/run/parallax/steps/6.0-1a2b"), job: 6, owner: Some(70), control_group }
+        StepProcesses {
+            directory: Path::new("/run/parallax/steps/6.0-1a2b"),
+            job: 6,
+            owner: Some(70),
+            control_group,
+            shared: false,
+        }
     }
 
     fn evidence(ancestor: Ancestor) -> Evidence {
@@ -154,6 +168,21 @@ mod tests {
         assert!(!step(Some(own)).has(&inside(None)), "a login session");
         assert!(!step(Some(own)).has(&inside(Some("/system.slice/slurmstepd.scope/job_6/step_extern"))));
         assert!(!step(Some(own)).has(&inside(Some("/system.slice/slurmstepd.scope/job_7/step_0"))));
+    }
+
+    #[test]
+    fn processes_of_other_steps_in_a_shared_container_are_left_alone() {
+        let own = Some("/s.scope/job_6/step_0");
+        let shared = |group| StepProcesses { shared: true, ..step(group) };
+        let inside = |group: Option<&str>, ancestor| Evidence {
+            root: true,
+            job: Some(6),
+            control_group: group.map(ToOwned::to_owned),
+            ..evidence(ancestor)
+        };
+        assert!(shared(own).has(&inside(own, Ancestor::Init)) && shared(None).has(&inside(None, Ancestor::Owner)));
+        assert!(!shared(own).has(&inside(Some("/s.scope/job_6/step_1"), Ancestor::OtherStep)));
+        assert!(!shared(None).has(&inside(None, Ancestor::Init)), "it ends with the container");
     }
 
     /// As with cgroup/v1.

@@ -59,9 +59,10 @@ fn with_arguments() -> Result<[(i64, Vec<SeccompRule>); 7], seccompiler::Backend
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWNET;
     Ok([
-        // The creator of a user namespace has all capabilities there; with a network namespace they expose much of the kernel.
+        // The creator of a user namespace has all capabilities there; with a network namespace they expose much of the kernel. A mount
+        // namespace is made for containers that steps share.
         (libc::SYS_clone, vec![without(0, namespaces)?]),
-        (libc::SYS_unshare, vec![without(0, !(libc::CLONE_NEWUSER | libc::CLONE_FS))?]),
+        (libc::SYS_unshare, vec![without(0, !(libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_FS))?]),
         (libc::SYS_setns, one_of(1, &[bits(libc::CLONE_NEWNS)])?),
         // No memory that was written is ever executed; code comes from files only.
         (libc::SYS_mmap, vec![without(2, libc::PROT_WRITE)?, without(2, libc::PROT_EXEC)?]),
@@ -129,6 +130,8 @@ const CALLS: &[libc::c_long] = &[
     // Mounts and namespaces.
     libc::SYS_mount,
     libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chdir,
     libc::SYS_fsopen,
     libc::SYS_fsconfig,
     libc::SYS_fsmount,

@@ -10,7 +10,7 @@ use parallax_sys::process::Process;
 use super::workers::Outcome;
 use crate::journal::Owner;
 use crate::lease::refusal::refused;
-use crate::lease::{Cause, LeaseKey, Leases, Refusal};
+use crate::lease::{Acquired, Cause, LeaseKey, Leases, Refusal};
 
 /// Timeout for the arrival of a request and for the delivery of a response.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,12 +45,15 @@ fn lease(stream: &UnixStream, request: LeaseRequest, peer: i32, leases: &Leases)
     let started = Instant::now();
     let granted = granted(request, peer, leases);
     match granted {
-        Ok((key, process, response)) => {
+        Ok((Acquired { key, grant, keeper }, process)) => {
             leases.metrics().granted(mode, started.elapsed());
-            if send(stream, &response).is_ok() {
-                return Outcome::Lease(key, process);
+            if send(stream, &Response::Granted(grant)).is_ok() {
+                return Outcome::Lease(key, process, keeper);
             }
             leases.release(&key, Cause::Connection);
+            if let Some((container, owner)) = keeper {
+                return Outcome::Container(container, owner);
+            }
         }
         Err(refusal) => {
             tracing::warn!(step = %step, "refused: {refusal}");
@@ -61,15 +64,14 @@ fn lease(stream: &UnixStream, request: LeaseRequest, peer: i32, leases: &Leases)
     Outcome::Done
 }
 
-fn granted(request: LeaseRequest, peer: i32, leases: &Leases) -> Result<(LeaseKey, Process, Response), Refusal> {
+fn granted(request: LeaseRequest, peer: i32, leases: &Leases) -> Result<(Acquired, Process), Refusal> {
     if let Some(fault) = request.fault() {
         return Err(refused(fault));
     }
     let watch = |error| refused(&format!("cannot watch the step's slurmstepd: {error}"));
     let owner = Owner::of(peer).map_err(watch)?;
     let process = Process::open(peer).map_err(watch)?;
-    let (key, grant) = leases.acquire(request, owner)?;
-    Ok((key, process, Response::Granted(grant)))
+    Ok((leases.acquire(request, owner)?, process))
 }
 
 /// Ends a lease whose connection is closed or asks for its release, or whose process has ended. Any other request on the connection
@@ -111,7 +113,7 @@ pub(super) fn end(
 fn refuse(stream: &UnixStream, reason: String, key: LeaseKey, process: Process) -> Outcome {
     tracing::warn!(job = key.step.job, step = %key.step, "refused on the connection of a lease: {reason}");
     log(send(stream, &Response::Refused { reason }));
-    Outcome::Lease(key, process)
+    Outcome::Lease(key, process, None)
 }
 
 fn send(stream: &UnixStream, response: &Response) -> Result<(), FrameError> {

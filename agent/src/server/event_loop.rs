@@ -116,9 +116,7 @@ impl Server {
             pause: None,
         };
         for (key, process) in recovered.alive {
-            let number = server.number();
-            server.connections.insert(number, Connection { stream: None, peer: 0, state: State::Working });
-            server.watch_lease(number, key, process);
+            server.watch_without_connection(key, process);
         }
         for _ in 0..STALE_RELEASE_THREADS {
             let stale = recovered.stale.clone();
@@ -355,7 +353,7 @@ impl Server {
         }
     }
 
-    fn number(&mut self) -> u64 {
+    pub(super) fn number(&mut self) -> u64 {
         self.next += 2;
         self.next - 2
     }

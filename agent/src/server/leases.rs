@@ -6,7 +6,7 @@ use parallax_sys::process::Process;
 use rustix::event::epoll;
 
 use super::answer;
-use super::event_loop::{Server, State};
+use super::event_loop::{Connection, Server, State};
 use super::workers::{Finished, Kind, Outcome};
 use crate::lease::{Cause, LeaseKey};
 
@@ -15,7 +15,16 @@ impl Server {
     pub(super) fn finish(&mut self, finished: Finished) {
         match finished.outcome {
             Outcome::Done => drop(self.connections.remove(&finished.number)),
-            Outcome::Lease(key, process) => self.watch_lease(finished.number, key, process),
+            Outcome::Lease(key, process, container) => {
+                self.watch_lease(finished.number, key, process);
+                if let Some((key, owner)) = container {
+                    self.watch_without_connection(key, owner);
+                }
+            }
+            Outcome::Container(key, owner) => {
+                self.connections.remove(&finished.number);
+                self.watch_without_connection(key, owner);
+            }
             Outcome::LeaseWithoutConnection(key, process) => {
                 if let Some(connection) = self.connections.get_mut(&finished.number) {
                     connection.stream = None;
@@ -23,6 +32,13 @@ impl Server {
                 self.watch_lease(finished.number, key, process);
             }
         }
+    }
+
+    /// Watches the process of a lease that has no connection.
+    pub(super) fn watch_without_connection(&mut self, key: LeaseKey, process: Process) {
+        let number = self.number();
+        self.connections.insert(number, Connection { stream: None, peer: 0, state: State::Working });
+        self.watch_lease(number, key, process);
     }
 
     /// Watches the connection and the process of a lease.

@@ -39,8 +39,10 @@ pub(super) enum Kind {
 pub(super) enum Outcome {
     /// The connection is done and is closed.
     Done,
-    /// The connection is a lease.
-    Lease(LeaseKey, Process),
+    /// The connection is a lease. For it a container was made that is a lease, too, with an owner of its own.
+    Lease(LeaseKey, Process, Option<(LeaseKey, Process)>),
+    /// The connection is done, and a container was made.
+    Container(LeaseKey, Process),
     /// The connection is unusable, and its lease lasts as long as the process.
     LeaseWithoutConnection(LeaseKey, Process),
 }

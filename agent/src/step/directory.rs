@@ -16,6 +16,7 @@ use parallax_protocol::step_file::{StepFile, StepPaths};
 use parallax_sys::mount::{DetachedMount, pin_namespace, take_down};
 use rustix::fs::{AtFlags, Gid, Uid};
 use rustix::fs::{Mode, OFlags, ResolveFlags, chownat, fchmod, fchown, mkdirat, openat, openat2, symlinkat};
+use rustix::mount::{MountPropagationFlags, mount_change};
 
 use super::scratch::Size;
 use super::store::StepStore;
@@ -123,8 +124,12 @@ impl StepDirectory {
             plan.namespaces.of(plan.identity).map_err(failed("cannot create a user namespace for the user"))?;
         attach_layers(&root, plan, &namespaces).map_err(failed("cannot mount a layer for the step"))?;
         attach_files(&root, plan).map_err(failed("cannot mount a layer's file for the step"))?;
-        pin_namespace(namespaces.of(plan.entered), &place_of_namespace(plan.mode, path))
-            .map_err(failed("cannot pin the user namespace"))?;
+        let user = place_of_namespace(plan.mode, path);
+        if plan.step_file.container.is_some() {
+            keep_namespaces(&root, path, &user, plan)?;
+        } else {
+            pin_namespace(namespaces.of(plan.entered), &user).map_err(failed("cannot pin the user namespace"))?;
+        }
         let (uid, gid) = owner(plan.identity);
         fchown(&root, Some(uid), Some(gid)).map_err(failed("cannot change the owner of the step's directory"))?;
         step.namespaces = Some(namespaces);
@@ -196,6 +201,24 @@ fn write_contents(root: &OwnedFd, path: &Path, plan: &StepPlan<'_>) -> io::Resul
         chownat(root, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     }
     Ok(())
+}
+
+/// Makes the namespaces of a container that steps share, and pins them. No user can reach the directory yet.
+fn keep_namespaces(root: &OwnedFd, path: &Path, user: &Path, plan: &StepPlan<'_>) -> Result<(), StepError> {
+    let (own, mounts) = Namespaces::with_mounts(plan.identity, plan.entered)
+        .map_err(failed("cannot create the namespaces of the container"))?;
+    pin_namespace(own, user).map_err(failed("cannot pin the user namespace"))?;
+    let pin = || -> io::Result<()> {
+        let paths = StepPaths::new(path);
+        let (kept, file) = (paths.kept(), paths.mount_namespace());
+        let name = kept.file_name().unwrap_or_default();
+        mkdirat(root, name, Mode::from_raw_mode(0o755))?;
+        DetachedMount::tmpfs(&[("mode", "0755"), ("nr_inodes", "2")])?.attach_at(&kept)?;
+        mount_change(&kept, MountPropagationFlags::PRIVATE)?;
+        File::create(&file)?;
+        pin_namespace(mounts, &file)
+    };
+    pin().map_err(failed("cannot pin the mount namespace"))
 }
 
 /// The file by which the step's user namespace is entered.

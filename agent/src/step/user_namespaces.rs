@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use parallax_sys::user_namespace::UserNamespace;
+use parallax_sys::user_namespace::{MountNamespace, UserNamespace};
 
 use crate::identity::{Identity, NamespaceKind};
 
@@ -24,6 +24,16 @@ impl Namespaces {
             UserNamespace::new(users.own, groups.own, &users.map(kind), &groups.map(kind))
         };
         Ok(Self { plain: make(NamespaceKind::Plain)?, keep_id: make(NamespaceKind::KeepId)? })
+    }
+
+    /// Makes a namespace of a kind for one container, and the mount namespace in which the container is to be. A mount namespace belongs
+    /// to the user namespace in which it was made, so a container that keeps one has both.
+    ///
+    /// # Errors
+    /// As [`UserNamespace::new`].
+    pub fn with_mounts(identity: &Identity, kind: NamespaceKind) -> io::Result<(UserNamespace, MountNamespace)> {
+        let (users, groups) = (&identity.users, &identity.groups);
+        UserNamespace::with_mounts(users.own, groups.own, &users.map(kind), &groups.map(kind))
     }
 
     /// Returns the namespace of a kind.

@@ -8,6 +8,7 @@
 //! - [`device`]: names of devices.
 //! - [`digest`]: SHA-256 digests and ids.
 //! - [`Pin`]: an image that is bound to a job.
+//! - [`is_container_name`]: the grammar of names of containers.
 //! - [`layout`]: every path in a store.
 //! - [`layer_file`]: the description of a layer's SquashFS file.
 //! - [`record`]: the record of one image.
@@ -15,6 +16,7 @@
 //! - [`podman`]: the files by which Podman knows a store.
 //! - [`squashfs`]: what is read of SquashFS files.
 
+mod container_name;
 mod correct;
 pub mod device;
 pub mod digest;
@@ -31,6 +33,7 @@ pub mod record;
 mod reference;
 pub mod squashfs;
 
+pub use container_name::is_container_name;
 pub use enroot::EnrootImage;
 pub use index::{IndexPath, name_from_index_entry};
 pub use name::{ImageName, NameError};

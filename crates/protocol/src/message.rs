@@ -11,6 +11,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use parallax_format::is_container_name;
+
 use crate::node::NodeStatus;
 
 /// The newest version of the protocol that this release understands; all older ones it understands, too.
@@ -25,8 +27,8 @@ pub trait Versioned {
 impl Versioned for Request {
     fn version(&self) -> u32 {
         match self {
-            // In a container of another kind the files of the user would have other owners.
-            Self::Lease(request) if request.as_root => 2,
+            // In a container of another kind files would have other owners, and in a new one what earlier steps wrote would not be there.
+            Self::Lease(request) if request.as_root || request.container.is_some() => 2,
             _ => 1,
         }
     }
@@ -102,7 +104,17 @@ pub const INTERACTIVE_STEP: u32 = 0xffff_fffa;
 #[error("\"{0}\" is not a valid step; write it as Slurm does, such as 12.0 or 12.batch")]
 pub struct InvalidStep(String);
 
+/// The numbers of the containers that steps of a job share, which are leases of their own: no step of Slurm's has so high a number
+/// (`SLURM_MAX_NORMAL_STEP_ID` is higher by some thousands, and a job has far fewer steps). Journals of all releases have room for them.
+pub const CONTAINERS: std::ops::Range<u32> = 0xffff_e000..0xffff_e100;
+
 impl StepId {
+    /// Whether this is the number of a container that steps share, and not of a step.
+    #[must_use]
+    pub fn is_container(&self) -> bool {
+        CONTAINERS.contains(&self.step)
+    }
+
     /// The job's and the step's number in a text such as `12.0`, `12.batch` or `12.interactive`.
     ///
     /// # Errors
@@ -188,17 +200,25 @@ pub struct LeaseRequest {
     /// True if the user is to be root in the container of run mode. Version 2.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub as_root: bool,
+    /// The name of the container of run mode that all steps of the job share which name it. Version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
 }
 
 /// The invalid user or group id (`chown(2)`).
 const NO_ID: u32 = u32::MAX;
 
 impl LeaseRequest {
-    /// Returns the error in the ids, if any; the image's name is checked by its own grammar.
+    /// Returns the error in the ids or in the container's name, if any; the image's name is checked by its own grammar.
     #[must_use]
     pub fn fault(&self) -> Option<&'static str> {
         let no_id = self.uid == NO_ID || self.gid == NO_ID;
-        no_id.then_some("invalid uid or gid (4294967295)")
+        let bad_name = self.container.as_deref().is_some_and(|name| !is_container_name(name));
+        match (no_id, bad_name) {
+            (true, _) => Some("invalid uid or gid (4294967295)"),
+            (false, true) => Some("invalid name of a container"),
+            (false, false) => None,
+        }
     }
 }
 
@@ -303,6 +323,9 @@ pub struct StepStatus {
     pub image_names: Vec<String>,
     /// The mode.
     pub mode: Mode,
+    /// The name of the container that the step shares; for a number of [`CONTAINERS`] the container's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// The step's directory.
     pub directory: PathBuf,
     /// Time of the grant in seconds since 1970.
@@ -343,10 +366,12 @@ mod tests {
             mode: Mode::Run,
             memory: None,
             as_root: false,
+            container: None,
         };
         assert!(good.fault().is_none());
         assert!(LeaseRequest { uid: NO_ID, ..good.clone() }.fault().is_some());
-        assert!(LeaseRequest { gid: NO_ID, ..good }.fault().is_some());
+        assert!(LeaseRequest { gid: NO_ID, ..good.clone() }.fault().is_some());
+        assert!(LeaseRequest { container: Some("../x".into()), ..good }.fault().is_some());
     }
 
     #[test]
@@ -362,10 +387,14 @@ mod tests {
             mode: Mode::Run,
             memory: None,
             as_root: false,
+            container: None,
         };
         assert_eq!(Request::Lease(request.clone()).version(), 1);
+        let named = LeaseRequest { container: Some("a".into()), ..request.clone() };
         request.as_root = true;
-        assert_eq!(Request::Lease(request).version(), 2);
+        for newer in [request, named] {
+            assert_eq!(Request::Lease(newer).version(), 2);
+        }
         assert_eq!(Request::Release { step }.version(), 1);
     }
 

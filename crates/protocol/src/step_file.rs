@@ -78,6 +78,18 @@ impl StepPaths {
         self.directory.join("container-namespace")
     }
 
+    /// The mount namespace of a container that several steps share.
+    #[must_use]
+    pub fn mount_namespace(&self) -> PathBuf {
+        self.kept().join("mount-namespace")
+    }
+
+    /// The directory of [`StepPaths::mount_namespace`]: the kernel binds the file of a mount namespace only in a mount that is private.
+    #[must_use]
+    pub fn kept(&self) -> PathBuf {
+        self.directory.join("kept")
+    }
+
     /// The directory that the launchers of the step's tasks share. The user's.
     #[must_use]
     pub fn launch_directory(&self) -> PathBuf {
@@ -135,6 +147,9 @@ pub struct StepFile {
     /// True if the user is root in the container.
     #[serde(default)]
     pub as_root: bool,
+    /// The name of the container, if other steps of the job share it. It is kept by [`StepPaths::mount_namespace`] and not by a process.
+    #[serde(default)]
+    pub container: Option<String>,
     /// True if `/tmp` is a directory of the step's own, and not the node's.
     #[serde(default)]
     pub own_tmp: bool,

@@ -47,6 +47,9 @@ pub enum RequestError {
     /// An option and its opposite.
     #[error("it contradicts --{0}; use one of the two")]
     Contradiction(&'static str),
+    /// The name of a container is malformed.
+    #[error("\"{0}\" is not a name of letters, digits, \".\", \"_\" and \"-\" (up to 64)")]
+    Name(String),
     /// A user namespace is unknown.
     #[error(
         "\"{0}\" is unknown; write \"keep-id\" (tasks have your own id in the container) or \"root\" (they are root there)"

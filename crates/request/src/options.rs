@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use parallax_format::is_container_name;
 use parallax_spank_hooks::{GivenOption, OPTIONS};
 
 use crate::annotation;
@@ -78,6 +79,12 @@ impl Request {
             GivenOption::MountHome => flag(&mut self.home, true, GivenOption::NoMountHome)?,
             GivenOption::NoMountHome => flag(&mut self.home, false, GivenOption::MountHome)?,
             GivenOption::Timings => self.timings = Some(true),
+            GivenOption::Name => {
+                if !is_container_name(value) {
+                    return Err(RequestError::Name(value.to_owned()));
+                }
+                self.name = Some(value.to_owned());
+            }
             GivenOption::Userns => self.userns = Some(value.parse()?),
             // The image, the mode, files with options, and other tools' names.
             _ => {}
@@ -149,6 +156,19 @@ mod tests {
         assert_eq!(added(&[(GivenOption::Readonly, "yes")]), Err(RequestError::Value("yes".into())));
         assert_eq!(added(&[(GivenOption::Workdir, "work")]), Err(RequestError::Path("work".into())));
         assert_eq!(added(&[(GivenOption::Workdir, "/a/../b")]), Err(RequestError::Path("/a/../b".into())));
+    }
+
+    #[test]
+    fn names_of_containers() {
+        let name =
+            |value| added(&[(GivenOption::Name, value)]).map(|request| request.container().map(ToOwned::to_owned));
+        assert_eq!(name("my-env.2"), Ok(Some("my-env.2".to_owned())));
+        assert_eq!(name("none"), Ok(None));
+        assert_eq!(name("a/b"), Err(RequestError::Name("a/b".into())));
+        let of_job = Request { name: Some("a".into()), ..Request::default() };
+        let own = Request { name: Some("none".into()), ..Request::default() };
+        assert_eq!(of_job.clone().and(own).container(), None);
+        assert_eq!(of_job.and(Request::default()).container(), Some("a"));
     }
 
     #[test]

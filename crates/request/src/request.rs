@@ -52,13 +52,25 @@ pub struct Request {
     /// What the user is in the container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub userns: Option<Userns>,
+    /// The name of the container that the job's steps share. See [`Request::container`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
+
+/// The name that means a container of the step's own, although the job has another one.
+const NO_NAME: &str = "none";
 
 impl Request {
     /// Whether nothing is asked for.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Returns the name of the container that the step shares with others of its job, if it does.
+    #[must_use]
+    pub fn container(&self) -> Option<&str> {
+        self.name.as_deref().filter(|name| *name != NO_NAME)
     }
 
     /// Returns this request with what `other` asks for on top: its mounts and variables come later, its other values win.
@@ -79,6 +91,7 @@ impl Request {
             timings: other.timings.or(self.timings),
             pytorch: other.pytorch || self.pytorch,
             userns: other.userns.or(self.userns),
+            name: other.name.or(self.name),
             ..self
         }
     }
@@ -127,6 +140,7 @@ mod tests {
             (GivenOption::NoMountHome, ""),
             (GivenOption::Timings, ""),
             (GivenOption::Userns, "root"),
+            (GivenOption::Name, "env"),
         ]);
         let mut all = all;
         all.variables.push(Variable::Image("LANG".to_owned()));

@@ -33,7 +33,7 @@ pub struct OptionText {
 }
 
 /// All options, in the order of [`GivenOption`].
-pub const OPTIONS: [OptionText; 15] = [
+pub const OPTIONS: [OptionText; 16] = [
     OptionText {
         option: GivenOption::Image,
         name: c"parallax-image",
@@ -141,6 +141,13 @@ pub const OPTIONS: [OptionText; 15] = [
         inherited: c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_userns",
         value: Some(c"keep-id|root"),
         usage: c"keep-id: tasks have the user's own id in the container (default); root: they are root there",
+    },
+    OptionText {
+        option: GivenOption::Name,
+        name: c"parallax-name",
+        inherited: c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_name",
+        value: Some(c"NAME"),
+        usage: c"run in the container NAME of the job, with what earlier steps wrote in it (\"none\": a container of the step's own)",
     },
 ];
 
@@ -273,6 +280,8 @@ pub enum GivenOption {
     ContainerUnshare,
     /// `--parallax-userns`.
     Userns,
+    /// `--parallax-name`.
+    Name,
 }
 
 impl GivenOption {

@@ -38,11 +38,30 @@ impl UserNamespace {
     /// `EINVAL` for maps that overlap, are empty or too long; `ENOSPC` when the owner's limit of user namespaces is reached;
     /// `EPERM` when the system forbids them.
     pub fn new(owner: u32, group: u32, uids: &[IdRange], gids: &[IdRange]) -> io::Result<Self> {
+        Self::make(owner, group, uids, gids, false).map(|(namespace, _)| namespace)
+    }
+
+    /// Makes a namespace as [`UserNamespace::new`] does, and a mount namespace that belongs to it, in which nothing of the node is mounted.
+    ///
+    /// # Errors
+    /// As [`UserNamespace::new`].
+    pub fn with_mounts(
+        owner: u32,
+        group: u32,
+        uids: &[IdRange],
+        gids: &[IdRange],
+    ) -> io::Result<(Self, MountNamespace)> {
+        let (namespace, holder) = Self::make(owner, group, uids, gids, true)?;
+        let mounts = File::open(format!("/proc/{}/ns/mnt", holder.pid))?;
+        Ok((namespace, MountNamespace(mounts.into())))
+    }
+
+    fn make(owner: u32, group: u32, uids: &[IdRange], gids: &[IdRange], mounts: bool) -> io::Result<(Self, Holder)> {
         if uids.is_empty() || gids.is_empty() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        let holder =
-            Holder::start(owner, group).map_err(|error| limits::of_namespaces(error, &[limits::Namespace::User]))?;
+        let holder = Holder::start(owner, group, mounts)
+            .map_err(|error| limits::of_namespaces(error, &[limits::Namespace::User]))?;
         let process = format!("/proc/{}", holder.pid);
         fs::write(format!("{process}/uid_map"), map_text(uids))?;
         if has_own_group_only(gids, group) {
@@ -51,7 +70,17 @@ impl UserNamespace {
         }
         fs::write(format!("{process}/gid_map"), map_text(gids))?;
         let namespace = File::open(format!("{process}/ns/user"))?;
-        Ok(Self(namespace.into()))
+        Ok((Self(namespace.into()), holder))
+    }
+}
+
+/// A mount namespace without processes.
+#[derive(Debug)]
+pub struct MountNamespace(OwnedFd);
+
+impl AsFd for MountNamespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -79,7 +108,7 @@ struct Holder {
 }
 
 impl Holder {
-    fn start(owner: u32, group: u32) -> io::Result<Self> {
+    fn start(owner: u32, group: u32, mounts: bool) -> io::Result<Self> {
         let (ready, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let report_fd = report.as_raw_fd();
         // The order of the first two arguments is another one on s390 (clone(2)).
@@ -89,7 +118,7 @@ impl Holder {
         let pid = unsafe { libc::syscall(libc::SYS_clone, first as usize, second as usize, 0usize, 0usize, 0usize) };
         if pid == 0 {
             // SAFETY: as above; this is the child.
-            unsafe { hold(owner, group, report_fd) }
+            unsafe { hold(owner, group, mounts, report_fd) }
         }
         if pid < 0 {
             return Err(io::Error::last_os_error());
@@ -110,14 +139,16 @@ impl Holder {
 ///
 /// # Safety
 /// Must run in a child made by fork(2), which it never leaves.
-unsafe fn hold(owner: u32, group: u32, report: i32) -> ! {
+unsafe fn hold(owner: u32, group: u32, mounts: bool, report: i32) -> ! {
     // SAFETY: system calls on numbers and on a buffer on this stack. The raw calls for the ids are meant: the C library's would
     // take locks to change all threads. The first call ends the child with its parent, come what may.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        let namespaces = if mounts { libc::CLONE_NEWUSER | libc::CLONE_NEWNS } else { libc::CLONE_NEWUSER };
         let done = libc::syscall(libc::SYS_setresgid, group, group, group) == 0
             && libc::syscall(libc::SYS_setresuid, owner, owner, owner) == 0
-            && libc::syscall(libc::SYS_unshare, libc::CLONE_NEWUSER) == 0;
+            && libc::syscall(libc::SYS_unshare, namespaces) == 0
+            && (!mounts || leave_mounts());
         // Changing ids clears the death signal.
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         let code = if done { 0 } else { *libc::__errno_location() };
@@ -125,6 +156,28 @@ unsafe fn hold(owner: u32, group: u32, report: i32) -> ! {
         loop {
             libc::pause();
         }
+    }
+}
+
+/// Leaves all mounts of this process's mount namespace for an empty directory: what is mounted on the node must not stay in use. Where the
+/// node's root is the initial ramdisk's, which cannot be left, the mounts stay.
+///
+/// # Safety
+/// As [`hold`], in a mount namespace of its own.
+unsafe fn leave_mounts() -> bool {
+    // Any directory that every node has.
+    let place = c"/proc".as_ptr();
+    // SAFETY: system calls on strings that are constants.
+    unsafe {
+        let flags = libc::MS_NOSUID | libc::MS_NODEV;
+        let entered = libc::mount(c"none".as_ptr(), place, c"tmpfs".as_ptr(), flags, c"mode=0755".as_ptr().cast()) == 0
+            && libc::chdir(place) == 0;
+        let here = c".".as_ptr();
+        if entered && libc::syscall(libc::SYS_pivot_root, here, here) == 0 {
+            // The old root lies over the new one.
+            return libc::umount2(here, libc::MNT_DETACH) == 0;
+        }
+        entered && *libc::__errno_location() == libc::EINVAL
     }
 }
 

@@ -79,6 +79,8 @@ struct Row<'a> {
     image_names: &'a [String],
     /// `run` or `podman`.
     mode: Mode,
+    /// The name of the container that the job's steps share; null for a step with one of its own.
+    container: Option<&'a str>,
     /// The step's directory.
     directory: String,
     /// Time of the lease, seconds since 1970.
@@ -94,6 +96,7 @@ impl<'a> From<&'a StepStatus> for Row<'a> {
             image_id: step.image_id.as_deref(),
             image_names: &step.image_names,
             mode: step.mode,
+            container: step.container.as_deref(),
             directory: step.directory.display().to_string(),
             since: step.since,
         }
@@ -163,7 +166,7 @@ fn table(status: &Status, now: u64) -> String {
         let _ = writeln!(
             text,
             "{:<16} {:<8} {:<7} {:>9}  {}",
-            step.step.to_string(),
+            name(step),
             step.uid,
             step.mode.as_str(),
             duration(now.saturating_sub(step.since)),
@@ -174,7 +177,7 @@ fn table(status: &Status, now: u64) -> String {
     let _ = writeln!(
         text,
         "{} with an image, {} mounted, agent {}",
-        count(status.steps.len(), "step"),
+        count(status.steps.iter().filter(|step| !step.step.is_container()).count(), "step"),
         count(status.layers.len(), "layer"),
         status.version
     );
@@ -184,6 +187,14 @@ fn table(status: &Status, now: u64) -> String {
     };
     let _ = writeln!(text, "layers: {}, {}", way("native", &status.node.native), way("fuse", &status.node.fuse));
     text
+}
+
+/// The step as Slurm shows it; a container that steps share is shown by its job and its name.
+fn name(step: &StepStatus) -> String {
+    match &step.container {
+        Some(name) if step.step.is_container() => format!("{} {name}", step.step.job),
+        _ => step.step.to_string(),
+    }
 }
 
 /// The image of a step: what the user wrote, and what runs where that is not a name of it.
@@ -237,16 +248,24 @@ mod tests {
             image_id: Some("ab".repeat(32)),
             image_names: vec!["docker.io/library/python:3.13".into()],
             mode: Mode::Run,
+            container: None,
             directory: "/run/parallax/steps/12.0-0001".into(),
             since: 1000,
         };
         let other = StepStatus { image_names: vec!["localhost/other:1".into()], ..step.clone() };
+        let shared = StepId { step: parallax_protocol::message::CONTAINERS.start, ..step.step };
+        let shared = StepStatus { step: shared, container: Some("env".into()), ..step.clone() };
         let node = NodeStatus { fuse: Some("no mount program".into()), ..NodeStatus::default() };
-        let status =
-            Status { version: "1.2.3".into(), steps: vec![step, other], layers: vec!["ab".into(), "cd".into()], node };
+        let status = Status {
+            version: "1.2.3".into(),
+            steps: vec![step, other, shared],
+            layers: vec!["ab".into(), "cd".into()],
+            node,
+        };
         let text = table(&status, 1133);
         assert!(text.contains("12.0             1001     run         2m13s  python:3.13\n"), "{text}");
         assert!(text.contains("  python:3.13 (runs localhost/other:1, id abababababab)\n"), "{text}");
+        assert!(text.contains("12 env           1001     run         2m13s  python:3.13\n"), "{text}");
         assert!(text.contains("\n2 steps with an image, 2 layers mounted, agent 1.2.3\n"), "{text}");
         assert!(text.ends_with("\nlayers: native, not fuse (no mount program)\n"), "{text}");
     }

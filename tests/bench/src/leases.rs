@@ -121,6 +121,7 @@ impl Steps<'_> {
             mode: Mode::Run,
             memory: None,
             as_root: false,
+            container: None,
         };
         client.send(&Request::Lease(request), deadline)?;
         match client.receive(deadline)? {

@@ -5,13 +5,14 @@ use std::fs;
 use std::time::Instant;
 
 use anyhow::{bail, ensure};
-use integration_tests::clean::NODES;
+use integration_tests::clean::{NODES, wait_for_no_lease};
 use integration_tests::cluster::{Cluster, PATIENCE};
 use integration_tests::held::HeldStep;
 
 tests! { cluster:
     a_step_has_its_image_in_the_jobs_own_namespace,
     an_ended_step_is_gone_from_jobs_that_began_during_it,
+    steps_share_a_container_on_every_node,
 }
 
 /// Runs `body` while every job gets a mount namespace with a `/tmp` of its own.
@@ -109,12 +110,29 @@ fn an_ended_step_is_gone_from_jobs_that_began_during_it(cluster: &Cluster) -> an
         let late = HeldStep::start(cluster, "u2", &["-w", "n1"], 1, script)?;
         is_apart(cluster, &late.lines[0])?;
         early.finish()?;
-        integration_tests::clean::wait_for_no_lease(cluster, "n1")?;
+        wait_for_no_lease(cluster, "n1")?;
         let left =
             cluster.shell("n1", "grep -hE ' - squashfs |/run/parallax/' /proc/[0-9]*/mountinfo | sort -u || true")?;
         ensure!(left.is_empty(), "mounts of the ended step:\n{left}");
         let layers = integration_tests::clean::busy_loop_devices(cluster)?;
         ensure!(layers.is_empty(), "loop devices of the ended step: {layers:?}");
         late.finish()
+    })
+}
+
+/// With an extern step on every node of the job, and with the job's own mount namespace.
+fn steps_share_a_container_on_every_node(cluster: &Cluster) -> anyhow::Result<()> {
+    with_namespaces(cluster, || {
+        let step = "srun -Q -N2 --ntasks-per-node=1 --parallax-image=debian --parallax-name=env sh -c";
+        let script = format!(
+            "{step} 'echo $SLURMD_NODENAME >/var/tmp/written'; {step} 'cat /var/tmp/written' | sort; \
+             srun -Q -N2 --ntasks-per-node=1 --parallax-image=debian cat /var/tmp/written"
+        );
+        let done = cluster.run("ctl", "u1", &["salloc", "-Q", "-N2", "-n2", "bash", "-c", &script])?;
+        ensure!(done.stdout == "n1\nn2\n" && done.stderr.matches("No such file").count() == 2, "{done:?}");
+        for node in NODES {
+            wait_for_no_lease(cluster, node)?;
+        }
+        Ok(())
     })
 }

@@ -210,6 +210,7 @@ fn what_is_wrong_is_told_at_submission(cluster: &Cluster) -> anyhow::Result<()> 
         (&[IMAGE, "--parallax-device=gpu"], "--parallax-device: \"gpu\": it is neither a CDI name nor a path"),
         (&[IMAGE, "--parallax-annotation=a"], "--parallax-annotation: \"a\" is not NAME=VALUE"),
         (&[IMAGE, "--parallax-userns=auto"], "--parallax-userns: \"auto\" is unknown; write \"keep-id\""),
+        (&[IMAGE, "--parallax-name=a/b"], "--parallax-name: \"a/b\" is not a name of letters"),
         (&both, "--parallax-writable: it contradicts --parallax-readonly"),
         (&podman, "--parallax-mount has no effect with --parallax-mode=podman"),
     ] {
@@ -255,6 +256,7 @@ fn help_names_every_option(cluster: &Cluster) -> anyhow::Result<()> {
             "--parallax-edf=NAME|FILE",
             "--parallax-timings",
             "--parallax-userns=keep-id|root",
+            "--parallax-name=NAME",
         ] {
             ensure!(help.contains(option), "{program}: no {option} in {help}");
         }

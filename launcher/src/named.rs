@@ -1,0 +1,92 @@
+//! What a step may ask of a container that an earlier step made (pure).
+//!
+//! A container's mounts and its root directory are made with it. A step that asks for what the container does not have must not run
+//! without that; what is decided in each task (variables, the working directory, the entry point) may differ from step to step.
+
+use parallax_request::{Mount, Request};
+
+/// Compares the request by which a container was made with that of a later step.
+///
+/// # Errors
+/// A message for the user: what the container `name` does not have.
+pub(crate) fn check(name: &str, made_with: &Request, asked: &Request) -> Result<(), String> {
+    let refuse = |what: &str| {
+        Err(format!(
+            "the container \"{name}\" of this job was made {what}; give the option to the step that makes it, or give another \
+             --parallax-name"
+        ))
+    };
+    let lacks = |mount: &&Mount| !made_with.mounts.contains(mount);
+    if let Some(mount) = asked.mounts.iter().find(lacks) {
+        return refuse(&format!("without this --parallax-mount at {}", mount.target.display()));
+    }
+    if asked.devices.iter().any(|device| !made_with.devices.contains(device)) {
+        return refuse("without this --parallax-device");
+    }
+    if asked.annotations.iter().any(|annotation| !made_with.annotations.contains(annotation)) {
+        return refuse("without this --parallax-annotation");
+    }
+    let differs = |asked: Option<bool>, made: Option<bool>| asked.is_some() && asked != made;
+    if differs(asked.writable, Some(made_with.writable.unwrap_or(true))) {
+        return refuse(if asked.writable == Some(true) {
+            "with --parallax-readonly"
+        } else {
+            "without --parallax-readonly"
+        });
+    }
+    if differs(asked.home, made_with.home) {
+        return refuse(if asked.home == Some(true) {
+            "without --parallax-mount-home"
+        } else {
+            "without --parallax-no-mount-home"
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use parallax_request::{MountSource, Variable};
+
+    use super::*;
+
+    fn mount(target: &str) -> Mount {
+        let source = MountSource::Path(target.into());
+        Mount { source, target: target.into(), read_only: false, private: false, optional: false }
+    }
+
+    #[test]
+    fn a_step_may_ask_for_what_is_there() {
+        let made = Request { mounts: vec![mount("/a"), mount("/b")], home: Some(true), ..Request::default() };
+        let variables = vec![Variable::Unset("A".into())];
+        let asked = Request {
+            mounts: vec![mount("/b")],
+            writable: Some(true),
+            working_directory: Some("/a".into()),
+            variables,
+            ..Request::default()
+        };
+        for asked in [asked, made.clone(), Request::default()] {
+            assert_eq!(check("x", &made, &asked), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_step_that_asks_for_more_is_refused() {
+        let made = Request { mounts: vec![mount("/a")], ..Request::default() };
+        let read_only = Mount { read_only: true, ..mount("/a") };
+        for (asked, said) in [
+            (Request { mounts: vec![mount("/b")], ..Request::default() }, "without this --parallax-mount at /b"),
+            (Request { mounts: vec![read_only], ..Request::default() }, "without this --parallax-mount at /a"),
+            (
+                Request { annotations: vec![("a".into(), "b".into())], ..Request::default() },
+                "without this --parallax-annotation",
+            ),
+            (Request { writable: Some(false), ..Request::default() }, "without --parallax-readonly"),
+            (Request { home: Some(false), ..Request::default() }, "without --parallax-no-mount-home"),
+        ] {
+            let message = check("x", &made, &asked).unwrap_err();
+            assert!(message.contains(said) && message.contains("\"x\""), "{message}");
+        }
+    }
+}
