@@ -20,6 +20,9 @@ pub(crate) fn check(name: &str, made_with: &Request, asked: &Request) -> Result<
     if let Some(mount) = asked.mounts.iter().find(lacks) {
         return refuse(&format!("without this --parallax-mount at {}", mount.target.display()));
     }
+    if asked.unmounts.iter().any(|path| !made_with.unmounts.contains(path)) {
+        return refuse("with paths that this step leaves out");
+    }
     if asked.devices.iter().any(|device| !made_with.devices.contains(device)) {
         return refuse("without this --parallax-device");
     }

@@ -10,7 +10,7 @@ mod values;
 use std::path::Path;
 
 use parallax_format::EnrootImage;
-use parallax_request::{Request, Variable};
+use parallax_request::{Request, Userns, Variable};
 use parallax_spank_hooks::GivenOption;
 
 pub use error::PyxisError;
@@ -61,6 +61,14 @@ pub fn translate(given: &[Value<'_>], directory: &Path) -> Result<Translation, P
     request.writable = values.pair(GivenOption::ContainerWritable, GivenOption::ContainerReadonly)?;
     request.home = values.pair(GivenOption::ContainerMountHome, GivenOption::NoContainerMountHome)?;
     request.entrypoint = values.pair(GivenOption::ContainerEntrypoint, GivenOption::NoContainerEntrypoint)?;
+    let as_root = values.pair(GivenOption::ContainerRemapRoot, GivenOption::NoContainerRemapRoot)?;
+    request.userns = as_root.map(|as_root| if as_root { Userns::Root } else { Userns::KeepId });
+    if let Some(value) = values.of(GivenOption::ContainerName) {
+        // What pyxis does without a word after the name is what there is: join the container, or make it.
+        let name = value.text.strip_suffix(":auto").unwrap_or(value.text);
+        let added = request.add(GivenOption::Name, name, directory);
+        added.map_err(|error| PyxisError::Value(value.name(), error))?;
+    }
     Ok(translation)
 }
 
@@ -69,15 +77,8 @@ fn refuse_missing(values: &Values<'_>) -> Result<(), PyxisError> {
     if let Some(value) = values.of(GivenOption::ContainerSave) {
         return Err(PyxisError::Save(value.name()));
     }
-    if let Some(value) = values.of(GivenOption::ContainerName) {
-        return Err(PyxisError::Missing(value.name(), "named containers"));
-    }
     if let Some(value) = values.of(GivenOption::ContainerUnshare) {
         return Err(PyxisError::Missing(value.name(), "namespaces of a container's own beside that of mounts"));
-    }
-    if values.pair(GivenOption::ContainerRemapRoot, GivenOption::NoContainerRemapRoot)? == Some(true) {
-        let name = values.of(GivenOption::ContainerRemapRoot).map(Value::name);
-        return Err(PyxisError::Missing(name.unwrap_or_default(), "tasks that are root in the container"));
     }
     Ok(())
 }

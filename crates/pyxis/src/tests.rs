@@ -50,6 +50,15 @@ fn a_command_line_of_a_launcher() {
 }
 
 #[test]
+fn containers_of_a_job_and_their_root() {
+    let request = |options: &[_]| translated(options).unwrap().request;
+    assert_eq!(request(&[(O::NoContainerRemapRoot, "")]).userns, Some(Userns::KeepId));
+    let both = request(&[(O::ContainerRemapRoot, ""), (O::ContainerName, "env:auto")]);
+    assert_eq!((both.userns, both.container()), (Some(Userns::Root), Some("env")));
+    assert_eq!(request(&[(O::ContainerName, "env")]).container(), Some("env"));
+}
+
+#[test]
 fn nothing_is_nothing() {
     assert_eq!(translated(&[]).unwrap(), Translation::default());
     let translation =
@@ -80,12 +89,8 @@ fn what_is_refused_names_the_option() {
         ),
         (&[(O::ContainerEntrypoint, ""), (O::NoContainerEntrypoint, "")], "--container-entrypoint contradicts"),
         (&[(O::ContainerRemapRoot, ""), (O::NoContainerRemapRoot, "")], "--container-remap-root contradicts"),
-        (
-            &[(O::ContainerRemapRoot, "")],
-            "--container-remap-root is not possible: this version of Parallax has no tasks that are root",
-        ),
         (&[(O::ContainerSave, "/x.sqsh")], "--container-save is not possible"),
-        (&[(O::ContainerName, "a")], "--container-name is not possible"),
+        (&[(O::ContainerName, "a:exec")], "--container-name: \"a:exec\" is not a name"),
         (&[(O::ContainerUnshare, "net")], "--container-unshare is not possible"),
         (&[(O::ContainerImage, "/x.sqsh")], "--container-image: this version of Parallax cannot run image files"),
         (&[(O::ContainerMounts, "/a:/b:rr")], "--container-mounts: \"/a:/b:rr\": the flag \"rr\" is unknown"),

@@ -181,8 +181,7 @@ fn a_container_outlives_agents_and_ends_with_its_job(cluster: &Cluster) -> anyho
         cluster.service("n1", "stop", "agent")?;
         cluster.service("n1", "start", "agent")?;
         ensure!(containers(cluster)? == before, "the next agent does not know it");
-        cluster.shell("n1", "kill -9 $(pgrep -x parallax-agent)")?;
-        cluster.service("n1", "stop", "agent")?;
+        cluster.shell("n1", "agent=$(pgrep -x parallax-agent); kill -9 $agent; tail --pid=$agent -f /dev/null")?;
         cluster.service("n1", "start", "agent")?;
         ensure!(containers(cluster)? == before, "it did not survive the agent's crash");
         fs::OpenOptions::new().write(true).open(cluster.home("u1").join("go"))?.write_all(b"on\n")?;
