@@ -6,8 +6,8 @@ use parallax_request::Request;
 use parallax_spank_hooks::{GivenOption, Source};
 use slurm_spank::spank_log_user;
 
+use crate::of_job::of_job;
 use crate::options::{self, Event};
-use crate::request::of_job;
 use crate::site::Site;
 
 /// The environment of a component.

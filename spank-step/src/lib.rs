@@ -31,6 +31,7 @@ use slurm_spank::{Context, Plugin, SpankHandle, spank_log_error};
 mod components;
 mod edf;
 mod job;
+mod of_job;
 mod options;
 mod pyxis;
 mod request;

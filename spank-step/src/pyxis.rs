@@ -3,8 +3,8 @@
 use parallax_pyxis::{Origin, Translation, Value, is_of_pyxis, of_variables, translate};
 use parallax_spank_hooks::{GivenOption, Source};
 
+use crate::of_job::of_job;
 use crate::options::{self, Event};
-use crate::request::of_job;
 use crate::site::Site;
 
 /// What a component asks for by pyxis' names.

@@ -7,16 +7,14 @@ use std::sync::OnceLock;
 
 use parallax_protocol::message::Mode;
 use parallax_request::{Request, is_of_request, value_of_variable, variable_of};
-use parallax_spank_hooks::{self as names, GivenOption, PIN, Source};
+use parallax_spank_hooks::{GivenOption, Source};
 use slurm_spank::spank_log_user;
 
 use crate::edf::Edf;
+use crate::of_job::of_job;
 use crate::options::{self, Event, NO_IMAGE, Wanted};
 use crate::pyxis::Pyxis;
 use crate::site::Site;
-
-/// The variable by which a request travels.
-pub(crate) const VARIABLE: &str = names::text(names::REQUEST);
 
 /// The image and the mode that hold for a component.
 #[derive(Debug, Clone, Copy)]
@@ -131,19 +129,6 @@ fn of_command_line(typed: &[&Event]) -> Result<Request, String> {
         request.add(event.option, value, &directory).map_err(|error| format!("--{}: {error}", event.option.name()))?;
     }
     Ok(request)
-}
-
-/// The request of the job that this process belongs to, as it was when the program started; `None` without a job that has an image.
-pub(crate) fn of_job() -> Option<&'static Result<Request, String>> {
-    static JOB: OnceLock<Option<Result<Request, String>>> = OnceLock::new();
-    let read = || {
-        std::env::var_os(names::text(PIN))?;
-        Some(match std::env::var(VARIABLE) {
-            Ok(value) => Request::from_variable(&value).map_err(|error| format!("{VARIABLE}: {error}")),
-            Err(_) => Ok(Request::default()),
-        })
-    };
-    JOB.get_or_init(read).as_ref()
 }
 
 /// The request of the user's defaults.

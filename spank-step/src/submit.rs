@@ -19,8 +19,8 @@ use parallax_sys::process::exit_now;
 use slurm_spank::{SpankHandle, spank_log_user};
 
 use crate::components::Components;
+use crate::of_job;
 use crate::options::{self, NO_IMAGE, Wanted};
-use crate::request;
 use crate::site::Site;
 
 /// Maximum length of a request in bytes. Linux takes no variable of more than 128 KiB (`MAX_ARG_STRLEN`).
@@ -184,9 +184,9 @@ fn hand_on(wanted: &Wanted, job: Option<u32>, id: Option<ImageId>) -> Result<(),
         }
         std::env::set_var(text(PIN), pin.to_string());
         if wanted.request.is_empty() {
-            std::env::remove_var(request::VARIABLE);
+            std::env::remove_var(of_job::VARIABLE);
         } else {
-            std::env::set_var(request::VARIABLE, request);
+            std::env::set_var(of_job::VARIABLE, request);
         }
     }
     Ok(())

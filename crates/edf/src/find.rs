@@ -4,8 +4,8 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::error::EdfError;
 use crate::file::did_you_mean;
-use crate::merge::Sources;
 use crate::mount::absolute;
+use crate::sources::Sources;
 
 /// How the file of an environment ends.
 const ENDING: &str = ".toml";

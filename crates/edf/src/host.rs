@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use crate::merge::Sources;
+use crate::sources::Sources;
 
 /// This machine, as the calling user sees it.
 #[derive(Debug, Clone, Copy)]

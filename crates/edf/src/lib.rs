@@ -20,6 +20,7 @@ mod merge;
 mod mount;
 mod place;
 mod request;
+mod sources;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ pub use environment::{Environment, Rendered};
 pub use error::{EdfError, Warning};
 pub use find::Locations;
 pub use host::Host;
-pub use merge::{MAX_BYTES, MAX_LEVELS, Sources, render};
+pub use merge::{MAX_BYTES, MAX_LEVELS, render};
 pub use mount::{EdfMount, MountFlag};
 pub use place::Place;
+pub use sources::Sources;

@@ -11,26 +11,12 @@ use crate::file::{self, Definition};
 use crate::find::Locations;
 use crate::mount::EdfMount;
 use crate::place::{Located, Text};
+use crate::sources::Sources;
 
 /// Maximum number of bytes of all files of an environment together, and of its strings after their expansion.
 pub const MAX_BYTES: usize = 1 << 20;
 /// Maximum number of levels of bases below a file.
 pub const MAX_LEVELS: usize = 10;
-
-/// What is read while an environment is rendered.
-pub trait Sources {
-    /// Reads a regular file, up to `limit` bytes.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
-    /// Whether there is a file at this path.
-    fn is_file(&self, path: &Path) -> bool;
-    /// The names of the files in a directory; none if it cannot be read.
-    fn list(&self, directory: &Path) -> Vec<String>;
-    /// The value of a variable, if it is set and UTF-8.
-    fn variable(&self, name: &str) -> Option<String>;
-}
 
 /// Reads an environment by its name or path, merges its bases and itself from left to right, and expands its variables.
 ///
