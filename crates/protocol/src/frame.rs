@@ -273,8 +273,8 @@ mod tests {
 
     #[test]
     fn another_version_and_garbage() {
-        assert!(matches!(parse::<Request>(br#"{"version":2,"message":"status"}"#), Err(FrameError::Version(2))));
-        assert!(matches!(parse::<Request>(br#"{"version":2,"message":{"later":7}}"#), Err(FrameError::Version(2))));
+        assert!(matches!(parse::<Request>(br#"{"version":3,"message":"status"}"#), Err(FrameError::Version(3))));
+        assert!(matches!(parse::<Request>(br#"{"version":3,"message":{"later":7}}"#), Err(FrameError::Version(3))));
         assert!(matches!(parse::<Request>(b"\xff\x00"), Err(FrameError::Malformed(_))));
         assert!(matches!(parse::<Request>(br#"{"version":1,"message":"stats"}"#), Err(FrameError::Malformed(_))));
     }

@@ -101,6 +101,17 @@ fn flag(field: &mut Option<bool>, value: bool, opposite: GivenOption) -> Result<
     Ok(())
 }
 
+/// A value that an option takes.
+#[cfg(test)]
+pub(crate) fn example_of(option: GivenOption) -> &'static str {
+    match option {
+        GivenOption::Userns => "root",
+        GivenOption::Name => "env",
+        flag if flag.is_flag() => "",
+        _ => "/a=b",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,8 +144,7 @@ mod tests {
     #[test]
     fn every_option_of_a_request_changes_it() {
         for option in options() {
-            let value = if option.is_flag() { "" } else { "/a=b" };
-            assert_ne!(added(&[(option, value)]).unwrap(), Request::default(), "{option:?}");
+            assert_ne!(added(&[(option, example_of(option))]).unwrap(), Request::default(), "{option:?}");
         }
         assert!(!is_of_request(GivenOption::Edf) && !is_of_request(GivenOption::EdfName));
     }

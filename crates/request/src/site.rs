@@ -8,6 +8,7 @@ use parallax_spank_hooks::GivenOption;
 use crate::error::RequestError;
 use crate::options::options;
 use crate::request::Request;
+use crate::userns::Userns;
 use crate::variable::Variable;
 
 /// What the names of the plugin's own options begin with.
@@ -61,6 +62,8 @@ impl Request {
             GivenOption::Timings => self.timings == Some(true),
             GivenOption::Device => !self.devices.is_empty(),
             GivenOption::Annotation => !self.annotations.is_empty(),
+            GivenOption::Userns => self.userns == Some(Userns::Root),
+            GivenOption::Name => self.container().is_some(),
             // Not of a request.
             _ => false,
         }
@@ -70,6 +73,7 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::example_of;
 
     fn of(texts: &[&str]) -> Result<Request, RequestError> {
         Request::of_site(&texts.iter().map(ToString::to_string).collect::<Vec<_>>())
@@ -98,7 +102,7 @@ mod tests {
     fn every_option_is_known_by_what_it_asks_for() {
         for option in options() {
             let mut request = Request::default();
-            request.add(option, if option.is_flag() { "" } else { "/a=b" }, Path::new("/")).unwrap();
+            request.add(option, example_of(option), Path::new("/")).unwrap();
             assert!(request.uses(option) && !Request::default().uses(option), "{option:?}");
             assert_eq!(option_of_site(option.name().strip_prefix(PREFIX).unwrap()), Ok(option));
         }
