@@ -1,14 +1,16 @@
 //! Tests that need root but no cluster; the whole program runs in a mount namespace of its own.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::thread;
 
 use anyhow::{Context as _, ensure};
 use integration_tests::cluster::Done;
+use nix::sched::CloneFlags;
 use parallax_agent::layers::LayerTable;
 use parallax_format::record::LayerRecord;
 use parallax_store::hash::link_of_layer;
@@ -16,8 +18,10 @@ use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::Credentials;
 use parallax_sys::loop_device::LoopDevice;
 use parallax_sys::mount::{DetachedMount, make_read_only, take_down};
+use parallax_sys::namespace_number;
 use parallax_sys::root::Root;
 use parallax_sys::user_namespace::{IdRange, UserNamespace};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 pub(crate) mod credentials;
 pub(crate) mod trust;
@@ -28,6 +32,7 @@ tests! { machine:
     an_id_map_shows_the_users_ids,
     a_namespace_belongs_to_its_user,
     maps_that_overlap_are_refused,
+    a_mount_namespace_is_newer_than_those_of_all_processors,
     a_file_of_another_owner_is_not_trusted,
     a_dropped_mount_leaves_no_loop_device,
     a_read_only_root_keeps_what_is_mounted_in_it_writable,
@@ -99,10 +104,10 @@ fn a_layer_is_mounted_once_and_goes_with_its_last_holder() -> anyhow::Result<()>
     let mounts = tempfile::tempdir()?;
     let store = TrustedStore::open(directory.path())?;
     let table = Arc::new(LayerTable::new(mounts.path().to_owned()));
-    let holders: Vec<_> = std::thread::scope(|scope| {
+    let holders: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> =
             (0..16).map(|_| scope.spawn(|| table.get(&store, &record, &Credentials::root()))).collect();
-        threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+        threads.into_iter().map(thread::ScopedJoinHandle::join).collect()
     });
     let mut layers = Vec::new();
     for holder in holders {
@@ -163,6 +168,27 @@ fn maps_that_overlap_are_refused() -> anyhow::Result<()> {
     let range = IdRange { inside: 0, outside: 1001, count: 10 };
     ensure!(UserNamespace::new(1001, 1001, &[range, range], &[range]).is_err(), "taken");
     ensure!(UserNamespace::new(1001, 1001, &[], &[]).is_err(), "taken");
+    Ok(())
+}
+
+/// Its file could not be shown in them otherwise. On Linux 6.18 this fails for one that is made like any other.
+fn a_mount_namespace_is_newer_than_those_of_all_processors() -> anyhow::Result<()> {
+    let map = [IdRange { inside: 0, outside: 1001, count: 1 }];
+    let allowed = sched_getaffinity(None)?;
+    for processor in (0..CpuSet::MAX_CPU).filter(|processor| allowed.is_set(*processor)) {
+        let earlier = thread::spawn(move || -> anyhow::Result<File> {
+            let mut only = CpuSet::new();
+            only.set(processor);
+            sched_setaffinity(None, &only)?;
+            nix::sched::unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)?;
+            Ok(File::open("/proc/thread-self/ns/mnt")?)
+        });
+        let earlier = earlier.join().map_err(|_| anyhow::anyhow!("the thread panicked"))??;
+        let (_, mounts) = UserNamespace::with_mounts(1001, 1001, &map, &map)?;
+        let [earlier, later] = [earlier.as_fd(), mounts.as_fd()].map(namespace_number::number);
+        let (earlier, later) = (earlier?, later?);
+        ensure!(earlier < later, "processor {processor}: {earlier}, then {later}");
+    }
     Ok(())
 }
 

@@ -75,11 +75,12 @@ fn with_arguments() -> Result<[(i64, Vec<SeccompRule>); 7], seccompiler::Backend
 /// Families of sockets: the agent's own and systemd's.
 const FAMILIES: [libc::c_int; 1] = [libc::AF_UNIX];
 
-/// The allowed ioctls: for loop devices; the rest is the C library's and Rust's.
+/// The allowed ioctls: for loop devices, and for the numbers of mount namespaces; the rest is the C library's and Rust's.
 #[allow(clippy::unnecessary_cast, trivial_numeric_casts, reason = "their type depends on the C library")]
-const IOCTLS: [u64; 6] = [
+const IOCTLS: [u64; 7] = [
     parallax_sys::loop_device::LOOP_CTL_GET_FREE as u64,
     parallax_sys::loop_device::LOOP_CONFIGURE as u64,
+    libc::NS_GET_MNTNS_ID as u64,
     libc::FIONBIO as u64,
     libc::FIOCLEX as u64,
     libc::FIONREAD as u64,
@@ -154,6 +155,7 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_prctl,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
+    libc::SYS_sched_setaffinity,
     libc::SYS_getpid,
     libc::SYS_gettid,
     libc::SYS_getuid,

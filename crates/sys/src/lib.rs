@@ -15,6 +15,7 @@
 //! - [`activation`]: sockets that systemd has opened.
 //! - [`denied`]: system calls that this process denied itself.
 //! - [`fault`]: a process that ends at a chosen step, in tests.
+//! - [`namespace_number`]: the order of mount namespaces.
 //! - [`process`]: processes referred to by a descriptor, so that a reused id cannot be mistaken for them.
 
 #[allow(unsafe_code, reason = "descriptors that systemd passed have no owner yet")]
@@ -31,6 +32,8 @@ pub mod limits;
 pub mod loop_device;
 #[allow(unsafe_code, reason = "calls mount_setattr(2)")]
 pub mod mount;
+#[allow(unsafe_code, reason = "calls ioctl(2)")]
+pub mod namespace_number;
 pub mod overlay;
 #[allow(unsafe_code, reason = "acts between fork(2) and execve(2)")]
 pub mod process;

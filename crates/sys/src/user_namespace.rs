@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
-use crate::limits;
+use crate::{limits, namespace_number};
 
 /// One line of `/proc/PID/uid_map` (`user_namespaces(7)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,18 +42,22 @@ impl UserNamespace {
     }
 
     /// Makes a namespace as [`UserNamespace::new`] does, and a mount namespace that belongs to it, in which nothing of the node is mounted.
+    /// Its file can be shown in all mount namespaces that exist already ([`namespace_number`]).
     ///
     /// # Errors
-    /// As [`UserNamespace::new`].
+    /// As [`UserNamespace::new`] and [`namespace_number::with_highest`].
     pub fn with_mounts(
         owner: u32,
         group: u32,
         uids: &[IdRange],
         gids: &[IdRange],
     ) -> io::Result<(Self, MountNamespace)> {
-        let (namespace, holder) = Self::make(owner, group, uids, gids, true)?;
-        let mounts = File::open(format!("/proc/{}/ns/mnt", holder.pid))?;
-        Ok((namespace, MountNamespace(mounts.into())))
+        let make = || {
+            let (namespace, holder) = Self::make(owner, group, uids, gids, true)?;
+            let mounts = File::open(format!("/proc/{}/ns/mnt", holder.pid))?;
+            Ok((namespace, MountNamespace(mounts.into())))
+        };
+        namespace_number::with_highest(make, |(_, mounts)| mounts.as_fd())
     }
 
     fn make(owner: u32, group: u32, uids: &[IdRange], gids: &[IdRange], mounts: bool) -> io::Result<(Self, Holder)> {
