@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parallax_config::Tmp;
-use parallax_format::oci::Configuration;
+use parallax_format::oci::{Configuration, Execution};
 use parallax_format::record::{ImageRecord, LayerRecord};
 use parallax_format::{ImageRef, id_prefix};
 use parallax_protocol::message::{Grant, GrantedImage, LeaseRequest, Mode, StepId, Timings};
@@ -262,16 +262,16 @@ impl Leases {
 
     fn step_file(&self, request: &LeaseRequest, found: &Found, identity: &Identity) -> Result<StepFile, Refusal> {
         let name = &request.image;
-        let (image_id, notice, configuration) = match found {
+        let (image_id, notice, execution, other_platform) = match found {
             Found::Image(_, image) => {
                 let notices = [other_image(request, image), owners::notice(request, image, identity)];
                 let notice = notices.into_iter().flatten().reduce(|both, next| both + "; " + &next);
-                (Some(image.id.to_string()), notice, configuration(name, image)?)
+                let platform =
+                    serde_json::from_str::<Configuration>(&image.config).ok().and_then(|read| read.other_platform());
+                (Some(image.id.to_string()), notice, execution(name, image)?, platform)
             }
-            Found::Missing(notice) => (None, Some(notice.clone()), Configuration::default()),
+            Found::Missing(notice) => (None, Some(notice.clone()), Execution::default(), None),
         };
-        let other_platform = configuration.other_platform().map(|platform| platform.to_string());
-        let execution = configuration.config.unwrap_or_default();
         let config = self.config();
         let run = &config.run;
         let mount = |mount: &parallax_config::BindMount| Mount {
@@ -288,7 +288,7 @@ impl Leases {
             working_directory: execution.directory(),
             environment: execution.environment.unwrap_or_default(),
             entrypoint: execution.entrypoint.unwrap_or_default(),
-            other_platform,
+            other_platform: other_platform.map(|platform| platform.to_string()),
             layers: Vec::new(),
             mount_program: None,
             mounts: run.mounts.iter().map(mount).collect(),
@@ -353,9 +353,9 @@ fn scratch(configured: &str, entry: &Entry) -> Size {
     Size::new(configured, allocated.into_iter().chain(limit).min(), total)
 }
 
-/// Parses the image's configuration.
-fn configuration(name: &str, image: &ImageRecord) -> Result<Configuration, Refusal> {
-    serde_json::from_str(&image.config)
+/// Parses the execution parameters of the image's configuration.
+fn execution(name: &str, image: &ImageRecord) -> Result<Execution, Refusal> {
+    Execution::of_configuration(&image.config)
         .map_err(|error| refused(&format!("malformed configuration of the image \"{name}\": {error}")))
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use anyhow::Context as _;
 use parallax_format::digest::{Digest, ImageId, Sha256};
-use parallax_format::oci::{Configuration, EXECUTION_KEYS, Execution};
+use parallax_format::oci::{EXECUTION_KEYS, Execution};
 use parallax_format::record::{ImageRecord, LayerRecord};
 use parallax_store::{Store, in_use};
 use serde::Serialize;
@@ -98,10 +98,9 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let id = find(&store, &options.image)?.id;
     let (record, foreign) = record(&store, &id)?;
     let holders = in_use::read(store.root())?.remove(id.as_str()).unwrap_or_default();
-    let parsed: Configuration =
-        serde_json::from_str(&record.config).with_context(|| format!("cannot parse the configuration of {id}"))?;
-    let report =
-        Report { foreign, in_use: holders, ..Report::new(&store, &record, parsed.config.unwrap_or_default().into()) };
+    let parsed = Execution::of_configuration(&record.config)
+        .with_context(|| format!("cannot parse the configuration of {id}"))?;
+    let report = Report { foreign, in_use: holders, ..Report::new(&store, &record, parsed.into()) };
     if options.json { print_json(&report) } else { print(&report.text()) }
 }
 

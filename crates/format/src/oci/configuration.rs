@@ -32,7 +32,8 @@ pub struct Keys {
     pub user: &'static str,
 }
 
-/// The configuration of an image. A value of the wrong type counts as absent, except where something depends on it.
+/// What the configuration of an image says beside [`Execution`], which is read apart: an image that no program can be executed in can be
+/// migrated all the same. A value of the wrong type counts as absent, except where something depends on it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Configuration {
@@ -50,8 +51,6 @@ pub struct Configuration {
     pub variant: Option<String>,
     /// The layers.
     pub rootfs: Option<RootFs>,
-    /// How programs of the image are executed.
-    pub config: Option<Execution>,
 }
 
 /// The layers of an image, unpacked.
@@ -111,6 +110,19 @@ impl Configuration {
 }
 
 impl Execution {
+    /// Reads it from an image's configuration, JSON.
+    ///
+    /// # Errors
+    /// The text is no configuration, or has variables or a working directory of another type.
+    pub fn of_configuration(text: &str) -> serde_json::Result<Self> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Configuration {
+            config: Option<Execution>,
+        }
+        Ok(serde_json::from_str::<Configuration>(text)?.config.unwrap_or_default())
+    }
+
     /// The directory in which programs start; `None` if the image names none, or a relative one.
     #[must_use]
     pub fn directory(&self) -> Option<PathBuf> {
@@ -140,9 +152,10 @@ mod tests {
     fn an_image_may_say_nothing() {
         for text in ["{}", r#"{"config":null,"rootfs":null,"os":""}"#, r#"{"unknown":1}"#] {
             let read = parse(text).unwrap();
-            assert_eq!((read.diff_ids().len(), read.platform(), &read.config), (0, None, &None), "{text}");
+            assert_eq!((read.diff_ids().len(), read.platform()), (0, None), "{text}");
+            assert_eq!(Execution::of_configuration(text).unwrap(), Execution::default(), "{text}");
         }
-        assert_eq!(parse(r#"{"config":{}}"#).unwrap().config, Some(Execution::default()));
+        assert_eq!(Execution::of_configuration(r#"{"config":{}}"#).unwrap(), Execution::default());
     }
 
     #[test]
@@ -157,7 +170,7 @@ mod tests {
         assert_eq!(read.other_platform().is_none(), own.takes(&read.platform().unwrap()));
         let own = Configuration { os: Some(own.os), architecture: Some(own.architecture), ..Configuration::default() };
         assert_eq!(own.other_platform(), None);
-        let execution = read.config.unwrap();
+        let execution = Execution::of_configuration(text).unwrap();
         assert_eq!(execution.environment, Some(vec!["A=b".to_owned()]));
         assert_eq!(execution.directory(), Some("/w".into()));
         assert_eq!((execution.entrypoint, execution.command), (Some(vec!["e".to_owned()]), None));
@@ -167,10 +180,17 @@ mod tests {
 
     #[test]
     fn wrong_types_are_refused_only_where_they_matter() {
-        let execution = parse(r#"{"config":{"Entrypoint":"sh","Cmd":[1],"User":7,"Labels":[]}}"#).unwrap().config;
-        assert_eq!(execution, Some(Execution::default()));
-        assert!(parse(r#"{"config":{"Env":"A=b"}}"#).is_err());
-        assert!(parse(r#"{"config":{"WorkingDir":["/"]}}"#).is_err());
+        let odd = r#"{"config":{"Entrypoint":"sh","Cmd":[1],"User":7,"Labels":[]}}"#;
+        assert_eq!(Execution::of_configuration(odd).unwrap(), Execution::default());
+        for text in [
+            r#"{"config":{"Env":"A=b"}}"#,
+            r#"{"config":{"WorkingDir":["/"]}}"#,
+            r#"{"config":{},"config":{}}"#,
+            r#"{"config":7}"#,
+        ] {
+            assert!(Execution::of_configuration(text).is_err(), "{text}");
+            assert!(parse(text).is_ok(), "{text}");
+        }
         assert!(parse(r#"{"rootfs":{"diff_ids":"sha256:a"}}"#).is_err());
     }
 
