@@ -157,9 +157,12 @@ srun $IMAGE sh -c 'echo ${SLURM_RESTART_COUNT:-0}' >>counts
 if [ -z "$SLURM_RESTART_COUNT" ]; then scontrol requeue $SLURM_JOB_ID; read never <wait; fi
 END
         mkfifo wait; export IMAGE
-        # A job that was requeued waits two minutes unless it is told otherwise.
+        # A job that was requeued waits two minutes unless it is told otherwise. slurmd takes no credential of the second in which it revoked
+        # those of the job.
         job=$(sbatch --parsable --requeue --output=/dev/null script)
         until [ "$(squeue --noheader --job $job --format=%t)" = PD ] && [ -e counts ]; do :; done
+        requeued=$(date +%s)
+        until [ $(date +%s) -gt $((requeued + 1)) ]; do :; done
         scontrol update job=$job StartTime=now
         until left=$(squeue --noheader --job $job) && [ -z "$left" ]; do :; done
         cat counts"#;

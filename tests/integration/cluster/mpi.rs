@@ -16,24 +16,34 @@ tests! { cluster:
 const PROGRAM: &str = "mpi-check";
 const TASKS: usize = 4;
 
+/// Runs `body` while the store has an image.
+fn with_image(cluster: &Cluster, name: &str, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    images::migrate(cluster, name)?;
+    let tested = body();
+    cluster.run("ctl", "root", &["parallax", "rm", "--force", name])?.success()?;
+    tested
+}
+
 fn open_mpi_runs_over_pmix(cluster: &Cluster) -> anyhow::Result<()> {
-    images::migrate(cluster, "openmpi")?;
-    on_one_and_two_nodes(cluster, "--mpi=pmix", "--parallax-image=openmpi")
+    with_image(cluster, "openmpi", || on_one_and_two_nodes(cluster, "--mpi=pmix", "--parallax-image=openmpi"))
 }
 
 fn mpich_runs_over_pmi2(cluster: &Cluster) -> anyhow::Result<()> {
-    images::migrate(cluster, "mpich")?;
-    on_one_and_two_nodes(cluster, "--mpi=pmi2", "--parallax-image=mpich")
+    with_image(cluster, "mpich", || on_one_and_two_nodes(cluster, "--mpi=pmi2", "--parallax-image=mpich"))
 }
 
 /// Each step has directories and variables of its own, which the containers must not mix up.
 fn several_steps_of_a_job_run_at_once(cluster: &Cluster) -> anyhow::Result<()> {
-    images::migrate(cluster, "openmpi")?;
     let step =
         format!("srun --mpi=pmix --overlap -N2 -n{TASKS} --ntasks-per-node=2 --parallax-image=openmpi {PROGRAM}");
     let script = format!("{step} >one & {step} >two & wait; cat one; echo --; cat two; rm one two");
     let line = ["salloc", "--quiet", "-N2", "-n4", "--ntasks-per-node=2", "bash", "-c", &script];
-    let done = cluster.run("ctl", "u1", &line)?.success()?;
+    let mut ran = None;
+    with_image(cluster, "openmpi", || {
+        ran = Some(cluster.run("ctl", "u1", &line)?.success()?);
+        Ok(())
+    })?;
+    let done = ran.context("nothing ran")?;
     let (one, two) = done.stdout.split_once("--\n").with_context(|| format!("{done:?}"))?;
     checked(one, 2)?;
     checked(two, 2)
