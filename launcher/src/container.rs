@@ -167,7 +167,7 @@ impl Outcome {
             }
             Self::Shared { made_with, pulled, environment } => {
                 let name = step.container.as_deref().unwrap_or_default();
-                named::check(name, &made_with, request).map_err(StartError::Here)?;
+                named::check(name, &made_with, request, step.mount_home).map_err(StartError::Here)?;
                 Ok(Container { door: Door::of_files(paths).map_err(|_| gone())?, pulled, environment })
             }
         }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use parallax_oci_hooks::{Container, HookFile, Stage, StagedHook, in_order, read_directory};
+use parallax_oci_hooks::{Container, HookFile, Stage, StagedHook, read_hooks};
 use parallax_protocol::step_file::StepPaths;
 use parallax_sys::process::{Process, inherit_standard_streams_only};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -19,8 +19,6 @@ use crate::capabilities::with_capabilities;
 use crate::node_name::node_name;
 use crate::podman::{JOB_ID, PATH, end_of};
 
-/// Extension of a hook's file.
-const EXTENSION: &str = "json";
 /// Time before the deadline of the container at which a hook is ended, so that its name is told.
 const MARGIN: Duration = Duration::from_millis(500);
 
@@ -32,21 +30,12 @@ pub(crate) type HookFiles = Vec<(PathBuf, HookFile)>;
 /// # Errors
 /// A message for the user: a file is invalid. A container must not lack what the site prepares in it.
 pub(crate) fn read(directories: &[PathBuf]) -> Result<HookFiles, String> {
-    let unusable = |path: &Path, error: &dyn std::fmt::Display| {
-        format!("cannot use the hooks of this node: {}: {error}; tell the administrator", path.display())
-    };
-    let mut all = Vec::new();
-    for directory in directories {
-        let files = read_directory(directory, &[EXTENSION]).map_err(|error| unusable(directory, &error))?;
-        let texts = files.into_iter().map(|file| (file.path, file.text)).collect();
-        all.push(texts);
-    }
-    let parse = |(path, text): (PathBuf, Result<String, _>)| {
-        let text = text.map_err(|error| unusable(&path, &error))?;
-        let file = HookFile::parse(&text).map_err(|error| unusable(&path, &error))?;
-        Ok((path, file))
-    };
-    in_order(all).into_iter().map(parse).collect()
+    read_hooks(directories)
+        .into_iter()
+        .map(|read| {
+            read.map_err(|unusable| format!("cannot use the hooks of this node: {unusable}; tell the administrator"))
+        })
+        .collect()
 }
 
 /// Returns the hooks that a container has and that run, in their order: by stage, those of the site before those of devices.
@@ -78,7 +67,8 @@ pub(crate) fn run(
     let bundle = bundle(paths);
     let state = bundle.join("state.json");
     let write = || -> std::io::Result<()> {
-        DirBuilder::new().mode(0o755).create(&bundle)?;
+        // An earlier step may have failed to make a container that steps share.
+        DirBuilder::new().recursive(true).mode(0o755).create(&bundle)?;
         fs::write(bundle.join("config.json"), container.config(hooks).to_string())?;
         fs::write(&state, container.state().to_string())?;
         // A hook that goes on beside the tasks must not keep their other descriptors open.

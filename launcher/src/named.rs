@@ -5,11 +5,12 @@
 
 use parallax_request::{Mount, Request};
 
-/// Compares the request by which a container was made with that of a later step.
+/// Compares the request by which a container was made with that of a later step. `shows_home` says whether containers show the home of
+/// users who ask for nothing.
 ///
 /// # Errors
 /// A message for the user: what the container `name` does not have.
-pub(crate) fn check(name: &str, made_with: &Request, asked: &Request) -> Result<(), String> {
+pub(crate) fn check(name: &str, made_with: &Request, asked: &Request, shows_home: bool) -> Result<(), String> {
     let refuse = |what: &str| {
         Err(format!(
             "the container \"{name}\" of this job was made {what}; give the option to the step that makes it, or give another \
@@ -29,15 +30,15 @@ pub(crate) fn check(name: &str, made_with: &Request, asked: &Request) -> Result<
     if asked.annotations.iter().any(|annotation| !made_with.annotations.contains(annotation)) {
         return refuse("without this --parallax-annotation");
     }
-    let differs = |asked: Option<bool>, made: Option<bool>| asked.is_some() && asked != made;
-    if differs(asked.writable, Some(made_with.writable.unwrap_or(true))) {
+    let differs = |asked: Option<bool>, made: bool| asked.is_some_and(|asked| asked != made);
+    if differs(asked.writable, made_with.writable.unwrap_or(true)) {
         return refuse(if asked.writable == Some(true) {
             "with --parallax-readonly"
         } else {
             "without --parallax-readonly"
         });
     }
-    if differs(asked.home, made_with.home) {
+    if differs(asked.home, made_with.home.unwrap_or(shows_home)) {
         return refuse(if asked.home == Some(true) {
             "without --parallax-mount-home"
         } else {
@@ -70,7 +71,16 @@ mod tests {
             ..Request::default()
         };
         for asked in [asked, made.clone(), Request::default()] {
-            assert_eq!(check("x", &made, &asked), Ok(()));
+            assert_eq!(check("x", &made, &asked, false), Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_the_site_shows_counts_as_asked_for() {
+        let with = |home| Request { home, ..Request::default() };
+        for (made, shows_home, has_home) in [(None, true, true), (None, false, false), (Some(true), false, true)] {
+            assert_eq!(check("x", &with(made), &with(Some(has_home)), shows_home), Ok(()));
+            assert!(check("x", &with(made), &with(Some(!has_home)), shows_home).is_err());
         }
     }
 
@@ -88,7 +98,7 @@ mod tests {
             (Request { writable: Some(false), ..Request::default() }, "without --parallax-readonly"),
             (Request { home: Some(false), ..Request::default() }, "without --parallax-no-mount-home"),
         ] {
-            let message = check("x", &made, &asked).unwrap_err();
+            let message = check("x", &made, &asked, true).unwrap_err();
             assert!(message.contains(said) && message.contains("\"x\""), "{message}");
         }
     }

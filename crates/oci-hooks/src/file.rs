@@ -1,8 +1,7 @@
 //! A file of a `hooks.d` directory (schema 1.0.0).
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use regex_lite::Regex;
 use serde::Deserialize;
@@ -144,18 +143,6 @@ impl When {
     }
 }
 
-/// Puts the files of several directories in the order of their hooks: by name in lower case. A file of a later directory takes the
-/// place of one with its name in an earlier directory.
-#[must_use]
-pub fn in_order<T>(directories: Vec<Vec<(PathBuf, T)>>) -> Vec<(PathBuf, T)> {
-    let mut by_name: BTreeMap<(String, OsString), (PathBuf, T)> = BTreeMap::new();
-    for (path, file) in directories.into_iter().flatten() {
-        let name = path.file_name().unwrap_or_default().to_owned();
-        by_name.insert((name.to_string_lossy().to_lowercase(), name), (path, file));
-    }
-    by_name.into_values().collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,13 +197,5 @@ mod tests {
         assert!(with(r#"{"path":"/x"}"#, r#"["start"]"#).contains("unknown variant `start`"));
         let without = r#"{"hook":{"path":"/x"},"when":{"always":true},"stages":["prestart"]}"#;
         assert!(said(without).contains("version \"\" is not supported"));
-    }
-
-    #[test]
-    fn a_later_directory_replaces_and_names_give_the_order() {
-        let directory = |paths: &[&str]| paths.iter().map(|path| (PathBuf::from(path), ())).collect();
-        let files = in_order(vec![directory(&["/a/2.json", "/a/B.json"]), directory(&["/b/a.json", "/b/2.json"])]);
-        let paths: Vec<&str> = files.iter().map(|(path, ())| path.to_str().unwrap()).collect();
-        assert_eq!(paths, ["/b/2.json", "/b/a.json", "/a/B.json"]);
     }
 }

@@ -33,6 +33,16 @@ fn inside(cluster: &Cluster, image: &str, script: &str) -> anyhow::Result<Done> 
     cluster.srun("u1", &["-w", "n1", image, "sh", "-c", script])?.success()
 }
 
+/// Makes sure that a step was refused with one sentence that has all these parts.
+fn refused(done: &Done, parts: &[&str]) -> anyhow::Result<()> {
+    let lines: Vec<&str> = done.stderr.lines().filter(|line| line.starts_with("parallax: ")).collect();
+    ensure!(done.code == 125 && lines.len() == 1, "not one sentence: {done:?}");
+    for part in parts {
+        ensure!(lines[0].contains(part), "no {part:?} in {:?}", lines[0]);
+    }
+    Ok(())
+}
+
 fn what_a_container_shows(cluster: &Cluster) -> anyhow::Result<()> {
     // Each line is one row of the table: a word for it, if it is as it is to be.
     let script = r#"

@@ -1,12 +1,12 @@
 //! CDI devices and OCI hooks.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use parallax_cdi::Specifications;
 use parallax_config::Run;
 use parallax_format::device::DeviceName;
-use parallax_oci_hooks::{Hook, HookFile, Stage, in_order, read_directory};
+use parallax_oci_hooks::{Hook, Stage, read_hooks};
 
 use super::check::Check;
 
@@ -62,27 +62,19 @@ fn does_not_run(hook: &Hook, stages: &[Stage], origin: &str) -> String {
 }
 
 fn hooks(directories: &[PathBuf]) -> Vec<Check> {
-    let unusable = |path: &PathBuf, error: &dyn std::fmt::Display| {
-        let finding = format!("{} cannot be used: {error}; steps with an image fail here", path.display());
+    let unusable = |path: &Path, reason: &str| {
+        let finding = format!("{} cannot be used: {reason}; steps with an image fail here", path.display());
         Check::problem(HOOKS, finding, "correct or remove it")
     };
-    let (mut checks, mut files) = (Vec::new(), Vec::new());
-    for directory in directories {
-        match read_directory(directory, &["json"]) {
-            Ok(read) => files.push(read.into_iter().map(|file| (file.path, file.text)).collect()),
-            Err(error) => checks.push(unusable(directory, &error)),
-        }
-    }
-    let files: Vec<(PathBuf, _)> = in_order(files);
-    let count = files.len();
-    for (path, text) in files {
-        let parsed = text.map_err(|error| error.to_string());
-        match parsed.and_then(|text| HookFile::parse(&text).map_err(|error| error.to_string())) {
-            Err(error) => checks.push(unusable(&path, &error)),
-            Ok(file) if !file.hook().path.exists() => {
+    let (mut checks, mut count) = (Vec::new(), 0);
+    for read in read_hooks(directories) {
+        match read {
+            Err(error) => checks.push(unusable(&error.path, &error.reason)),
+            Ok((path, file)) if !file.hook().path.exists() => {
                 checks.push(unusable(&path, &format!("there is no {}", file.hook().path.display())));
             }
-            Ok(file) => {
+            Ok((path, file)) => {
+                count += 1;
                 let idle: Vec<Stage> = file.stages().iter().copied().filter(|stage| !stage.runs()).collect();
                 if !idle.is_empty() {
                     let finding = does_not_run(file.hook(), &idle, &path.display().to_string());

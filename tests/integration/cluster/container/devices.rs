@@ -5,6 +5,7 @@ use std::fs;
 use anyhow::ensure;
 use integration_tests::cluster::{Cluster, Done};
 
+use super::refused;
 use crate::cluster::backend::{STORE, with_config};
 
 tests! { cluster:
@@ -59,16 +60,6 @@ fn with_devices(cluster: &Cluster, body: impl FnOnce() -> anyhow::Result<()>) ->
 /// Runs a script with devices in the image, as u1 on n1.
 fn with(cluster: &Cluster, devices: &str, script: &str) -> anyhow::Result<Done> {
     cluster.srun("u1", &["-w", "n1", IMAGE, &format!("--parallax-device={devices}"), "sh", "-c", script])
-}
-
-/// Makes sure that a step was refused with one sentence that has all these parts.
-fn refused(done: &Done, parts: &[&str]) -> anyhow::Result<()> {
-    let lines: Vec<&str> = done.stderr.lines().filter(|line| line.starts_with("parallax: ")).collect();
-    ensure!(done.code == 125 && lines.len() == 1, "not one sentence: {done:?}");
-    for part in parts {
-        ensure!(lines[0].contains(part), "no {part:?} in {:?}", lines[0]);
-    }
-    Ok(())
 }
 
 fn a_device_brings_variables_mounts_nodes_and_hooks(cluster: &Cluster) -> anyhow::Result<()> {

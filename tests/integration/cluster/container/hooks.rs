@@ -3,6 +3,7 @@
 use anyhow::ensure;
 use integration_tests::cluster::{Cluster, Done};
 
+use super::refused;
 use crate::cluster::backend::{STORE, with_config};
 
 tests! { cluster:
@@ -10,6 +11,7 @@ tests! { cluster:
     conditions_decide_which_containers_have_a_hook,
     hooks_write_by_fuse,
     a_hook_that_fails_on_one_node_is_told,
+    a_later_step_makes_the_container_that_a_hook_prevented,
     a_hook_that_hangs_is_ended,
     a_hook_that_stays_ends_with_the_step,
     invalid_hooks_fail_the_step,
@@ -62,16 +64,6 @@ fn with_hooks(
 /// Runs a script in the image on n1.
 fn inside(cluster: &Cluster, options: &[&str], script: &str) -> anyhow::Result<Done> {
     cluster.srun("u1", &[&["-w", "n1", IMAGE], options, &["sh", "-c", script]].concat())
-}
-
-/// Makes sure that a step was refused with one sentence that has all these parts.
-fn refused(done: &Done, parts: &[&str]) -> anyhow::Result<()> {
-    let lines: Vec<&str> = done.stderr.lines().filter(|line| line.starts_with("parallax: ")).collect();
-    ensure!(done.code == 125 && lines.len() == 1, "not one sentence: {done:?}");
-    for part in parts {
-        ensure!(lines[0].contains(part), "no {part:?} in {:?}", lines[0]);
-    }
-    Ok(())
 }
 
 fn hooks_run_by_stage_and_see_the_container(cluster: &Cluster) -> anyhow::Result<()> {
@@ -149,6 +141,24 @@ fn a_hook_that_fails_on_one_node_is_told(cluster: &Cluster) -> anyhow::Result<()
         let hook = "the hook /bin/sh (prestart of /srv/hooks/a.d/gpu.json)";
         refused(&done, &[hook, "failed on the node n2 (exit status: 3): first / no such device"])?;
         cluster.srun("u1", &["-w", "n1", IMAGE, "true"])?.success().map(drop)
+    })
+}
+
+/// Steps share the container, so what the failed step has left is there.
+fn a_later_step_makes_the_container_that_a_hook_prevented(cluster: &Cluster) -> anyhow::Result<()> {
+    let hook = file("test -e /tmp/ready", "\"always\": true", &["createContainer"], "");
+    with_hooks(cluster, "n1", &[("a.d/1.json", hook)], || {
+        let step = format!("srun -Q -n1 {IMAGE} --parallax-name=env echo");
+        let script = format!("{step} no; touch /tmp/ready; {step} made; {step} joined; rm /tmp/ready");
+        let said = cluster.home("u1").join("hooks.out");
+        let line = ["sbatch", "--wait", "-w", "n1", "-o", "hooks.out", "--wrap", &script];
+        cluster.run("ctl", "u1", &line)?.success()?;
+        let text = std::fs::read_to_string(&said)?;
+        std::fs::remove_file(said)?;
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("srun: ")).collect();
+        ensure!(lines.len() == 3 && lines[1..] == ["made", "joined"], "{text}");
+        ensure!(lines[0].starts_with("parallax: ") && lines[0].contains("failed on the node n1"), "{text}");
+        Ok(())
     })
 }
 
