@@ -7,9 +7,10 @@ use std::time::Duration;
 use parallax_request::Request;
 use parallax_spank_hooks::{TIMINGS_OF_STEP, text};
 
-/// Slurm's variables for a task's number on its node, and for the node's name.
+use crate::node_name::node_name;
+
+/// Slurm's variable for a task's number on its node.
 const LOCAL_ID: &str = "SLURM_LOCALID";
-const NODE: &str = "SLURMD_NODENAME";
 
 /// Prints how long this task waited for the container, or made it, and how long it took to join it. The node's first task also prints
 /// what the agent did for the step.
@@ -18,7 +19,7 @@ pub(crate) fn print(request: &Request, container: Duration, join: Duration) {
         return;
     }
     if let (Ok("0"), Ok(step)) = (env::var(LOCAL_ID).as_deref(), env::var(text(TIMINGS_OF_STEP))) {
-        eprintln!("parallax: agent of {}: {step}", env::var(NODE).unwrap_or_default());
+        eprintln!("parallax: agent of {}: {step}", node_name());
     }
     eprintln!("parallax: container {} us, join {} us", container.as_micros(), join.as_micros());
 }

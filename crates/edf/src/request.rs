@@ -19,7 +19,7 @@ impl Rendered {
     /// The image, as options name it.
     ///
     /// # Errors
-    /// There is none, or it is a file.
+    /// The environment names no image, or a file as its image.
     pub fn image(&self) -> Result<String, EdfError> {
         let Some(image) = &self.environment.image else { return Err(EdfError::NoImage(self.path.clone())) };
         match EnrootImage::parse(&image.value) {

@@ -224,7 +224,7 @@ fn the_lock_of_a_machine_that_is_gone(cluster: &Cluster) -> anyhow::Result<()> {
     "#;
     let here = r#"
         served EOPNOTSUPP
-        export PARALLAX_TEST_NO_PATIENCE=1
+        export PARALLAX_TEST_ZERO_TIMEOUT=1
         parallax list | grep localhost/kept
         fails 'the store is locked by process [0-9]* on n1.*parallax gc --break-lock' parallax tag kept mine
         fails 'the store is locked by' parallax gc

@@ -23,9 +23,9 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 /// Interval between attempts.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Returns the timeout. In builds with debug assertions the timeout is zero while `PARALLAX_TEST_NO_PATIENCE` is set.
+/// Returns the timeout. In builds with debug assertions the timeout is zero while `PARALLAX_TEST_ZERO_TIMEOUT` is set.
 pub(crate) fn timeout() -> Duration {
-    let hurried = cfg!(debug_assertions) && std::env::var_os("PARALLAX_TEST_NO_PATIENCE").is_some();
+    let hurried = cfg!(debug_assertions) && std::env::var_os("PARALLAX_TEST_ZERO_TIMEOUT").is_some();
     if hurried { Duration::ZERO } else { LOCK_TIMEOUT }
 }
 
