@@ -38,15 +38,12 @@ fn several_steps_of_a_job_run_at_once(cluster: &Cluster) -> anyhow::Result<()> {
         format!("srun --mpi=pmix --overlap -N2 -n{TASKS} --ntasks-per-node=2 --parallax-image=openmpi {PROGRAM}");
     let script = format!("{step} >one & {step} >two & wait; cat one; echo --; cat two; rm one two");
     let line = ["salloc", "--quiet", "-N2", "-n4", "--ntasks-per-node=2", "bash", "-c", &script];
-    let mut ran = None;
     with_image(cluster, "openmpi", || {
-        ran = Some(cluster.run("ctl", "u1", &line)?.success()?);
-        Ok(())
-    })?;
-    let done = ran.context("nothing ran")?;
-    let (one, two) = done.stdout.split_once("--\n").with_context(|| format!("{done:?}"))?;
-    checked(one, 2)?;
-    checked(two, 2)
+        let done = cluster.run("ctl", "u1", &line)?.success()?;
+        let (one, two) = done.stdout.split_once("--\n").with_context(|| format!("{done:?}"))?;
+        checked(one, 2)?;
+        checked(two, 2)
+    })
 }
 
 fn on_one_and_two_nodes(cluster: &Cluster, library: &str, image: &str) -> anyhow::Result<()> {

@@ -94,6 +94,7 @@ impl Plugstack {
         // Slurm's headers are those of the node, all others are this machine's.
         let source = repository().join("tests/plugin/empty-plugin.c");
         let mut compile = Command::new("cc");
+        compile.arg(format!("-DOPTIONS={}", parallax_spank_hooks::OPTIONS.len()));
         compile.args(["-shared", "-fPIC", "-O2", "-o"]).args([&plugstack.empty_plugin, &source]);
         compile.arg("-idirafter").arg(on_node("/usr/include")?);
         Done::from(compile.output().context("cc")?).success().context("the empty plugin can't be built")?;
