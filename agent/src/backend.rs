@@ -8,5 +8,5 @@ pub mod choice;
 pub mod retry;
 pub mod trusted_owners;
 
-pub use self::choice::{Backend, Backends};
+pub use self::choice::{Backend, Backends, Chosen};
 pub use self::retry::Retry;

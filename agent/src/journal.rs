@@ -12,6 +12,7 @@ use std::time::UNIX_EPOCH;
 
 use parallax_format::digest::ImageId;
 use parallax_protocol::message::{LeaseRequest, Mode, StepId};
+use parallax_protocol::node::SourceStatus;
 use parallax_sys::process::{Process, start_time};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -86,6 +87,9 @@ pub struct Entry {
     /// The names of that image when the lease was granted. The requested name need not be among them: it comes from the user.
     #[serde(default)]
     pub image_names: Vec<String>,
+    /// The source of the layers. `None` for an image that Podman pulls, and in entries of agents that did not record it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceStatus>,
     /// The step's user; missing in entries of agents that looked the user up once more at the end.
     #[serde(default)]
     pub identity: Option<Identity>,
@@ -210,6 +214,7 @@ pub fn entry_of_unreadable(header: &Header, image: Option<StoreImage>, directory
         since,
         image,
         image_names: Vec::new(),
+        source: None,
         identity: None,
         control_group: None,
         container: None,

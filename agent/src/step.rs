@@ -12,5 +12,5 @@ pub mod scratch;
 pub mod store;
 pub mod user_namespaces;
 
-pub use self::directory::{StepDirectory, StepError, StepLayers, StepPlan};
+pub use self::directory::{StepDirectory, StepError, StepPlan};
 pub use self::store::{Form, StepStore};

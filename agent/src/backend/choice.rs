@@ -25,6 +25,26 @@ pub enum Backend {
     Fuse,
 }
 
+impl Backend {
+    /// The name in the configuration, in logs and in `parallax status`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Fuse => "fuse",
+        }
+    }
+}
+
+/// A backend, and the reason why it was chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    /// The backend.
+    pub backend: Backend,
+    /// The reason, a part of a sentence.
+    pub reason: String,
+}
+
 /// The backends of the node, with all that decides the choice.
 #[derive(Debug, Clone)]
 pub struct Backends {
@@ -116,7 +136,7 @@ impl Backends {
     ///
     /// # Errors
     /// The reason, a part of a sentence.
-    pub fn backend(&self, store: &TrustedStore) -> Result<Backend, String> {
+    pub fn backend(&self, store: &TrustedStore) -> Result<Chosen, String> {
         self.choose(store.path(), store.owner())
     }
 
@@ -126,12 +146,15 @@ impl Backends {
         self.trusted.trust(store.owner()) == Trust::Yes
     }
 
-    fn choose(&self, store: &Path, owner: u32) -> Result<Backend, String> {
+    fn choose(&self, store: &Path, owner: u32) -> Result<Chosen, String> {
         let (obstacle, native) = if self.mounts == Mounts::Fuse {
             ("the configuration has mounts = \"fuse\"".to_owned(), None)
         } else {
             match (self.trusted.trust(owner), &self.native) {
-                (Trust::Yes, Ok(())) => return Ok(Backend::Native),
+                (Trust::Yes, Ok(())) => {
+                    let reason = format!("the node can, and the owner of the store {} is trusted", store.display());
+                    return Ok(Chosen { backend: Backend::Native, reason });
+                }
                 (Trust::Yes, Err(obstacle)) => (on_this_node(obstacle), Some(obstacle)),
                 (Trust::No, _) => {
                     let store = store.display();
@@ -150,10 +173,7 @@ impl Backends {
             return Err(format!("{obstacle}, and the configuration has mounts = \"native\""));
         }
         match &self.fuse {
-            Ok(()) => {
-                tracing::debug!(store = %store.display(), "by FUSE: {obstacle}");
-                Ok(Backend::Fuse)
-            }
+            Ok(()) => Ok(Chosen { backend: Backend::Fuse, reason: obstacle }),
             // An obstacle of both backends is reported once.
             Err(both) if native == Some(both) => Err(obstacle),
             Err(other) => Err(format!("{obstacle}, and {}", on_this_node(other))),
@@ -218,22 +238,30 @@ mod tests {
 
     #[test]
     fn the_kernel_mounts_what_it_may_and_can() {
-        let choose = |backends: &Backends, owner| backends.choose(Path::new("/s"), owner);
+        let choose = |backends: &Backends, owner| {
+            backends.choose(Path::new("/s"), owner).map(|chosen| (chosen.backend, chosen.reason))
+        };
         let auto = backends(Mounts::Auto, &both());
-        assert_eq!(
-            (choose(&auto, 0), choose(&auto, 77), choose(&auto, 1001)),
-            (Ok(Backend::Native), Ok(Backend::Native), Ok(Backend::Fuse))
-        );
-        assert_eq!(choose(&backends(Mounts::Auto, &FUSE), 0), Ok(Backend::Fuse));
-        assert_eq!(choose(&backends(Mounts::Fuse, &both()), 0), Ok(Backend::Fuse));
-        assert_eq!(choose(&backends(Mounts::Native, &both()), 0), Ok(Backend::Native));
+        let fuse_only = backends(Mounts::Auto, &FUSE);
+        for (backends, owner, backend, why) in [
+            (&auto, 0, Backend::Native, "the owner of the store /s is trusted"),
+            (&auto, 77, Backend::Native, "the owner of the store /s is trusted"),
+            (&auto, 1001, Backend::Fuse, "belongs to the user 1001"),
+            (&fuse_only, 0, Backend::Fuse, "kernel SquashFS"),
+            (&backends(Mounts::Fuse, &both()), 0, Backend::Fuse, "mounts = \"fuse\""),
+            (&backends(Mounts::Native, &both()), 0, Backend::Native, "the node can"),
+        ] {
+            let (chosen, reason) = choose(backends, owner).unwrap();
+            assert!(chosen == backend && reason.contains(why), "{chosen:?}: {reason}");
+        }
     }
 
     #[test]
     fn a_users_store_never_reaches_the_kernel() {
         for mounts in [Mounts::Auto, Mounts::Native, Mounts::Fuse] {
             for abilities in [NATIVE.to_vec(), both(), Vec::new()] {
-                assert_ne!(backends(mounts, &abilities).choose(Path::new("/s"), 1001), Ok(Backend::Native));
+                let chosen = backends(mounts, &abilities).choose(Path::new("/s"), 1001);
+                assert!(chosen.is_err() || chosen.is_ok_and(|chosen| chosen.backend == Backend::Fuse));
             }
         }
     }

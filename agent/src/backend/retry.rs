@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use parallax_store::read::TrustedStore;
 
-use super::choice::{Backend, Backends};
+use super::choice::{Backends, Chosen};
 use crate::helper::Helper;
 
 /// Minimum time between two trials that no step waits for.
@@ -53,14 +53,14 @@ impl Retry {
     ///
     /// # Errors
     /// The reason, a part of a sentence.
-    pub fn backend(&self, store: &TrustedStore) -> Result<Backend, String> {
+    pub fn backend(&self, store: &TrustedStore) -> Result<Chosen, String> {
         let backends = self.backends();
         match backends.backend(store) {
-            Ok(backend) => {
+            Ok(chosen) => {
                 if backends.is_in_doubt(store) {
                     self.try_beside();
                 }
-                Ok(backend)
+                Ok(chosen)
             }
             Err(reason) if !backends.could_change(store) => Err(reason),
             Err(_) => {

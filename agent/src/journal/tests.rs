@@ -29,6 +29,7 @@ fn entry() -> Entry {
         since: 7,
         image,
         image_names: Vec::new(),
+        source: Some(SourceStatus { kind: "squashfs".into(), backend: "native".into(), reason: "it can".into() }),
         control_group: None,
         container: None,
         identity,

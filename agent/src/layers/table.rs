@@ -23,12 +23,12 @@ use parallax_format::digest::{DiffId, Sha256};
 use parallax_format::record::LayerRecord;
 use parallax_store::read::{OpenError, StoreKey, TrustedStore};
 use parallax_sys::credentials::{Credentials, reopen};
-use parallax_sys::loop_device::LoopDevice;
 use parallax_sys::mount::{DetachedMount, take_down};
 use serde::{Deserialize, Serialize};
 
 use super::digest::{Checker, DigestError};
 use super::idle::IdleCache;
+use super::squashfs;
 
 /// An error of mounting a layer.
 #[derive(Debug, thiserror::Error)]
@@ -269,9 +269,7 @@ impl LayerTable {
         // ticket, say), so root's are better, where root may read the file.
         let file = reopen(file.as_fd()).unwrap_or(file);
         self.check(&file, layer)?;
-        let device = LoopDevice::attach(file.as_fd()).map_err(|error| failed("no loop device", error))?;
-        let mount = DetachedMount::squashfs(device.path())
-            .map_err(|error| failed("the kernel does not accept it as SquashFS", error))?;
+        let mount = squashfs::mount(&file).map_err(|(what, error)| failed(what, error))?;
         let mount_point =
             self.mount_point(&layer.diff_id).map_err(|error| failed("cannot create a mount point", error))?;
         let mounted = MountedLayer { key, diff_id: layer.diff_id, mount_point, file: Some(file) };

@@ -1,15 +1,14 @@
 //! The grant of a lease.
 
-use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parallax_config::Tmp;
 use parallax_format::oci::{Configuration, Execution};
-use parallax_format::record::{ImageRecord, LayerRecord};
+use parallax_format::record::ImageRecord;
 use parallax_format::{ImageRef, id_prefix};
 use parallax_protocol::message::{Grant, GrantedImage, LeaseRequest, Mode, StepId, Timings};
+use parallax_protocol::node::SourceStatus;
 use parallax_protocol::step_file::{Mount, StepFile, StepPaths};
 use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::Credentials;
@@ -25,19 +24,17 @@ use super::table::{Lease, Leases, Resources};
 use crate::backend::Backend;
 use crate::identity::Identity;
 use crate::journal::{self, Entry, LeaseKey, Owner, StoreImage};
-use crate::layers::{LayerError, MountedLayer};
+use crate::layers::{LayerError, LayerSource, MountedLayer, SquashfsFiles, StepLayers};
 use crate::processes;
 use crate::step::scratch::{self, Size};
-use crate::step::{Form, StepDirectory, StepLayers, StepPlan, StepStore};
-
-/// Maximum number of threads that mount layers of one image.
-const MAX_MOUNT_THREADS: usize = 4;
+use crate::step::{Form, StepDirectory, StepPlan, StepStore};
 
 /// The image's part of a step's directory; empty if Podman is to pull the image.
 #[derive(Debug, Default)]
 struct Contents {
     store: StepStore,
     layers: StepLayers,
+    source: Option<SourceStatus>,
 }
 
 impl Leases {
@@ -86,6 +83,7 @@ impl Leases {
         };
         let mounted = Instant::now();
         let mut entry = self.entry(request, owner, identity, contents.layers.mounted())?;
+        entry.source.clone_from(&contents.source);
         if let Found::Image(store, image) = found {
             entry.image = Some(StoreImage { store: store.path().to_owned(), id: image.id });
             entry.image_names.clone_from(&image.names);
@@ -143,28 +141,16 @@ impl Leases {
     ) -> Result<Contents, Refusal> {
         let kinds = owners::namespaces(request);
         owners::check(request, image, identity)?;
-        let backend = self.backend_retry.backend(store).map_err(|reason| {
+        let chosen = self.backend_retry.backend(store).map_err(|reason| {
             refused(&format!("cannot mount the image \"{}\" on this node: {reason}", request.image))
         })?;
-        if request.container.is_some() && backend == Backend::Fuse {
-            return Err(Refusal::administrator(
-                "a container with a --parallax-name needs layers that the kernel mounts: on this node they are mounted by \
-                 processes, which end with their step; parallax status says why"
-                    .to_owned(),
-            ));
-        }
-        let form = match backend {
+        let form = match chosen.backend {
             Backend::Native => Form::Mounts(kinds),
             Backend::Fuse => Form::Files,
         };
-        let layers = match backend {
-            Backend::Native => self.mount_layers(store, image, user).map(StepLayers::Mounted),
-            Backend::Fuse => self.layer_files(store, image, self.backends().trusts(store), user),
-        };
-        let layers = layers.map_err(|error| match error {
-            LayerError::Open(error) => unusable(&request.image, &error),
-            other => refused(&other.to_string()),
-        })?;
+        let trusted = chosen.backend == Backend::Native || self.backends().trusts(store);
+        let source = SquashfsFiles { table: &self.layers, store, image, chosen, trusted };
+        let layers = provided(&source, request, user)?;
         let store = match request.mode {
             Mode::Run => StepStore::of_layers(image, form),
             Mode::Podman => {
@@ -177,27 +163,7 @@ impl Leases {
                 }
             }
         };
-        Ok(Contents { store, layers })
-    }
-
-    /// Returns the SquashFS files of an image's layers. Files of a trusted store are opened and checked here. Files of other
-    /// stores are opened by the user, with the user's own rights.
-    fn layer_files(
-        &self,
-        store: &TrustedStore,
-        image: &ImageRecord,
-        trusted: bool,
-        user: &Credentials,
-    ) -> Result<StepLayers, LayerError> {
-        let mut files = Vec::new();
-        let mut paths = Vec::new();
-        for layer in &image.layers {
-            if trusted || self.layers.checks_files() {
-                files.push(self.layers.file(store, layer, user)?);
-            }
-            paths.push(store.path().join(layer.squashfs_path()));
-        }
-        Ok(if trusted { StepLayers::Files(files) } else { StepLayers::Paths(paths) })
+        Ok(Contents { store, layers, source: Some(source.status()) })
     }
 
     /// Refuses a second lease for a step, unless the owner of the first lease has ended; that lease is then released.
@@ -209,28 +175,6 @@ impl Leases {
         drop(lease);
         self.release_step(step, Cause::Process);
         Ok(())
-    }
-
-    /// Mounts the image's layers, several at a time because most of the time is spent in the kernel. Returns them base first.
-    fn mount_layers(
-        &self,
-        store: &TrustedStore,
-        image: &ImageRecord,
-        user: &Credentials,
-    ) -> Result<Vec<Arc<MountedLayer>>, LayerError> {
-        // Layers that are mounted already need no threads.
-        if let Some(mounted) = self.layers.already(store, &image.layers, user)? {
-            return Ok(mounted);
-        }
-        let share = image.layers.len().div_ceil(MAX_MOUNT_THREADS).max(1);
-        let mount = |layers: &[LayerRecord]| -> Result<Vec<_>, LayerError> {
-            layers.iter().map(|layer| self.layers.get(store, layer, user)).collect()
-        };
-        let shares: Result<Vec<_>, LayerError> = thread::scope(|scope| {
-            let threads: Vec<_> = image.layers.chunks(share).map(|layers| scope.spawn(move || mount(layers))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
-        });
-        shares.map(|shares| shares.into_iter().flatten().collect())
     }
 
     pub(super) fn entry(
@@ -255,6 +199,7 @@ impl Leases {
             since,
             image: None,
             image_names: Vec::new(),
+            source: None,
             identity: Some(identity.clone()),
             container: None,
         })
@@ -306,6 +251,21 @@ impl Leases {
     }
 }
 
+/// Has a source provide the layers, unless a container that steps share would lose them with its first step.
+fn provided(source: &dyn LayerSource, request: &LeaseRequest, user: &Credentials) -> Result<StepLayers, Refusal> {
+    if request.container.is_some() && !source.outlives_processes() {
+        return Err(Refusal::administrator(
+            "a container with a --parallax-name needs layers that the kernel mounts: on this node they are mounted by \
+             processes, which end with their step; parallax status says why"
+                .to_owned(),
+        ));
+    }
+    source.provide(user).map_err(|error| match error {
+        LayerError::Open(error) => unusable(&request.image, &error),
+        other => refused(&other.to_string()),
+    })
+}
+
 /// Returns the notice that the name now refers to another image. The id comes with the step: it is what the name
 /// meant at submit time, or any other value that the user has put into the environment.
 fn other_image(request: &LeaseRequest, image: &ImageRecord) -> Option<String> {
@@ -338,8 +298,12 @@ fn log_grant(entry: &Entry, timings: Timings) {
     let request = &entry.request;
     let id = entry.image.as_ref().map_or("none", |image| image.id.as_str());
     let names = names_of(&entry.image_names);
+    let layers =
+        entry.source.as_ref().map(|source| format!("{} by {}: {}", source.kind, source.backend, source.reason));
+    let layers = layers.unwrap_or_else(|| "pulled".to_owned());
     tracing::info!(
-        step = %entry.step(), uid = request.uid, image = request.image, image_id = id, image_names = names, ?timings, "granted"
+        step = %entry.step(), uid = request.uid, image = request.image, image_id = id, image_names = names, layers, ?timings,
+        "granted"
     );
 }
 

@@ -103,6 +103,7 @@ impl Leases {
         entry.container = Some(container.entry.key.clone());
         entry.image.clone_from(&container.entry.image);
         entry.image_names.clone_from(&container.entry.image_names);
+        entry.source.clone_from(&container.entry.source);
         self.journal.write(&entry).map_err(|error| refused(&format!("cannot write the agent's journal: {error}")))?;
         let key = entry.lease_key();
         tracing::info!(step = %key.step, uid = entry.request.uid, container = entry.directory(), "granted in a container");

@@ -70,6 +70,7 @@ impl Leases {
                 image: entry.request.image.clone(),
                 image_id: entry.image.as_ref().map(|image| image.id.to_string()),
                 image_names: entry.image_names.clone(),
+                source: entry.source.clone(),
                 mode: entry.request.mode,
                 container: entry.request.container.clone(),
                 directory: self.step_path(entry.directory()),

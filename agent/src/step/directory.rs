@@ -22,7 +22,7 @@ use super::scratch::Size;
 use super::store::StepStore;
 use super::user_namespaces::{NamespaceTable, Namespaces};
 use crate::identity::{Identity, NamespaceKind};
-use crate::layers::MountedLayer;
+use crate::layers::StepLayers;
 
 /// An error of making a step's directory.
 #[derive(Debug, thiserror::Error)]
@@ -62,37 +62,6 @@ pub struct StepPlan<'a> {
     pub step_file: StepFile,
     /// The size of the tmpfs.
     pub scratch: Size,
-}
-
-/// The layers of a step's image, base first.
-#[derive(Debug)]
-pub enum StepLayers {
-    /// Mounted by the kernel.
-    Mounted(Vec<Arc<MountedLayer>>),
-    /// SquashFS files of a trusted store, open and checked: shown to the user as they are, wherever their paths lead.
-    Files(Vec<File>),
-    /// Paths of SquashFS files, which the user opens with their own rights.
-    Paths(Vec<PathBuf>),
-}
-
-impl Default for StepLayers {
-    fn default() -> Self {
-        Self::Mounted(Vec::new())
-    }
-}
-
-impl StepLayers {
-    /// Returns the layers that the kernel has mounted.
-    #[must_use]
-    pub fn mounted(&self) -> &[Arc<MountedLayer>] {
-        if let Self::Mounted(layers) = self { layers } else { &[] }
-    }
-
-    /// Returns the layers that the kernel has mounted, for as long as the step lasts.
-    #[must_use]
-    pub fn into_mounted(self) -> Vec<Arc<MountedLayer>> {
-        if let Self::Mounted(layers) = self { layers } else { Vec::new() }
-    }
 }
 
 /// A step's directory that is mounted, until [`StepDirectory::release`] or the end of this value.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use parallax_format::is_container_name;
 
-use crate::node::NodeStatus;
+use crate::node::{NodeStatus, SourceStatus};
 
 /// The newest version of the protocol that this release understands; all older ones it understands, too.
 pub const VERSION: u32 = 2;
@@ -321,6 +321,9 @@ pub struct StepStatus {
     /// The names of that image when the step got it.
     #[serde(default)]
     pub image_names: Vec<String>,
+    /// The source of its layers; `None` for an image that Podman pulls, and from agents that do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceStatus>,
     /// The mode.
     pub mode: Mode,
     /// The name of the container that the step shares; for a number of [`CONTAINERS`] the container's own.

@@ -1,4 +1,4 @@
-//! The abilities of a node, as its agent found by trials.
+//! The abilities of a node, as its agent found by trials, and the choices that follow from them.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,17 @@ pub struct NodeStatus {
     pub undecided: Option<String>,
     /// The trials, in order.
     pub abilities: Vec<AbilityStatus>,
+}
+
+/// How the layers of a step's image are provided, and why.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// What the layers are: `squashfs`.
+    pub kind: String,
+    /// What makes directories of them: `native` (the kernel) or `fuse` (the mount program).
+    pub backend: String,
+    /// The reason for that backend, a part of a sentence.
+    pub reason: String,
 }
 
 /// The result of one trial.

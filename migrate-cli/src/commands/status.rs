@@ -1,5 +1,6 @@
 //! `parallax status`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -8,7 +9,7 @@ use parallax_config::Config;
 use parallax_format::ImageRef;
 use parallax_protocol::client::Client;
 use parallax_protocol::message::{Mode, Request, Response, Status, StepId, StepStatus};
-use parallax_protocol::node::NodeStatus;
+use parallax_protocol::node::{NodeStatus, SourceStatus};
 use serde::Serialize;
 
 use crate::global::Global;
@@ -77,6 +78,8 @@ struct Row<'a> {
     image_id: Option<&'a str>,
     /// The names of that image when the step got it.
     image_names: &'a [String],
+    /// The source of its layers: what they are, what makes directories of them, and why; null for an image that Podman pulls.
+    source: Option<&'a SourceStatus>,
     /// `run` or `podman`.
     mode: Mode,
     /// The name of the container that the job's steps share; null for a step with one of its own.
@@ -95,6 +98,7 @@ impl<'a> From<&'a StepStatus> for Row<'a> {
             image: &step.image,
             image_id: step.image_id.as_deref(),
             image_names: &step.image_names,
+            source: step.source.as_ref(),
             mode: step.mode,
             container: step.container.as_deref(),
             directory: step.directory.display().to_string(),
@@ -161,14 +165,15 @@ fn released(steps: &[StepId], problems: &[String]) -> anyhow::Result<()> {
 }
 
 fn table(status: &Status, now: u64) -> String {
-    let mut text = format!("{:<16} {:<8} {:<7} {:>9}  IMAGE\n", "STEP", "UID", "MODE", "FOR");
+    let mut text = format!("{:<16} {:<8} {:<7} {:<9} {:>9}  IMAGE\n", "STEP", "UID", "MODE", "LAYERS", "FOR");
     for step in &status.steps {
         let _ = writeln!(
             text,
-            "{:<16} {:<8} {:<7} {:>9}  {}",
+            "{:<16} {:<8} {:<7} {:<9} {:>9}  {}",
             name(step),
             step.uid,
             step.mode.as_str(),
+            step.source.as_ref().map_or("-", |source| &source.backend),
             duration(now.saturating_sub(step.since)),
             image(step)
         );
@@ -181,6 +186,10 @@ fn table(status: &Status, now: u64) -> String {
         count(status.layers.len(), "layer"),
         status.version
     );
+    let reasons = status.steps.iter().filter_map(|step| step.source.as_ref());
+    for SourceStatus { kind, backend, reason } in reasons.collect::<BTreeSet<_>>() {
+        let _ = writeln!(text, "{kind} by {backend}: {reason}");
+    }
     let way = |name: &str, obstacle: &Option<String>| match obstacle {
         None => name.to_owned(),
         Some(reason) => format!("not {name} ({reason})"),
@@ -247,6 +256,7 @@ mod tests {
             image: "python:3.13".into(),
             image_id: Some("ab".repeat(32)),
             image_names: vec!["docker.io/library/python:3.13".into()],
+            source: Some(SourceStatus { kind: "squashfs".into(), backend: "native".into(), reason: "it can".into() }),
             mode: Mode::Run,
             container: None,
             directory: "/run/parallax/steps/12.0-0001".into(),
@@ -254,7 +264,7 @@ mod tests {
         };
         let other = StepStatus { image_names: vec!["localhost/other:1".into()], ..step.clone() };
         let shared = StepId { step: parallax_protocol::message::CONTAINERS.start, ..step.step };
-        let shared = StepStatus { step: shared, container: Some("env".into()), ..step.clone() };
+        let shared = StepStatus { step: shared, container: Some("env".into()), source: None, ..step.clone() };
         let node = NodeStatus { fuse: Some("no mount program".into()), ..NodeStatus::default() };
         let status = Status {
             version: "1.2.3".into(),
@@ -263,10 +273,15 @@ mod tests {
             node,
         };
         let text = table(&status, 1133);
-        assert!(text.contains("12.0             1001     run         2m13s  python:3.13\n"), "{text}");
+        assert!(text.contains("12.0             1001     run     native        2m13s  python:3.13\n"), "{text}");
         assert!(text.contains("  python:3.13 (runs localhost/other:1, id abababababab)\n"), "{text}");
-        assert!(text.contains("12 env           1001     run         2m13s  python:3.13\n"), "{text}");
-        assert!(text.contains("\n2 steps with an image, 2 layers mounted, agent 1.2.3\n"), "{text}");
+        assert!(text.contains("12 env           1001     run     -             2m13s  python:3.13\n"), "{text}");
+        assert!(
+            text.contains(
+                "\n2 steps with an image, 2 layers mounted, agent 1.2.3\nsquashfs by native: it can\nlayers: "
+            ),
+            "{text}"
+        );
         assert!(text.ends_with("\nlayers: native, not fuse (no mount program)\n"), "{text}");
     }
 

@@ -14,6 +14,7 @@ use crate::cluster::with_file;
 
 tests! { cluster:
     a_node_tells_what_it_can_do,
+    a_step_tells_its_source_and_why,
     by_fuse_if_told,
     by_fuse_where_the_kernel_cannot,
     a_node_that_can_neither_says_so,
@@ -103,6 +104,35 @@ fn a_node_tells_what_it_can_do(cluster: &Cluster) -> anyhow::Result<()> {
     let shown = cluster.run("n1", "root", &["parallax", "status"])?.success()?;
     ensure!(shown.stdout.contains("layers: native, fuse"), "{shown:?}");
     Ok(())
+}
+
+/// That the agent tells the source of a step's layers, in its status, in the command's and in its log.
+fn source_is_told(cluster: &Cluster, backend: &str, reason: &str) -> anyhow::Result<()> {
+    let step = HeldStep::start(cluster, "u1", &["-w", "n1", "--parallax-image=debian"], 1, "echo started")?;
+    let line = format!("squashfs by {backend}: {reason}");
+    let tell = || -> anyhow::Result<()> {
+        let source = status(cluster)?["steps"][0]["source"].clone();
+        ensure!(source["kind"] == "squashfs" && source["backend"] == backend, "{source}");
+        let shown = cluster.run("n1", "root", &["parallax", "status"])?.success()?.stdout;
+        let row = shown.lines().nth(1).unwrap_or_default().to_owned();
+        ensure!(row.contains(backend) && shown.contains(&line), "{shown}");
+        Ok(())
+    };
+    tell()?;
+    let log = cluster.shell("n1", "grep granted /var/log/cluster/n1-agent.log | tail -1")?;
+    ensure!(log.contains(&line), "{log}");
+    // A later agent knows it from the journal.
+    cluster.service("n1", "stop", "agent")?;
+    cluster.service("n1", "start", "agent")?;
+    tell()?;
+    step.finish()
+}
+
+fn a_step_tells_its_source_and_why(cluster: &Cluster) -> anyhow::Result<()> {
+    source_is_told(cluster, "native", "the node can, and the owner of the store /shared/store is trusted")?;
+    with_config(cluster, "n1", &format!("{STORE}[agent]\nmounts = \"fuse\"\n"), || {
+        source_is_told(cluster, "fuse", "the configuration has mounts = ")
+    })
 }
 
 fn by_fuse_if_told(cluster: &Cluster) -> anyhow::Result<()> {

@@ -1,0 +1,88 @@
+//! The source for the images of stores: SquashFS files, mounted by the kernel once per node ([`super::table`]), or given to the mount
+//! program.
+
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::thread;
+
+use parallax_format::record::{ImageRecord, LayerRecord};
+use parallax_protocol::node::SourceStatus;
+use parallax_store::read::TrustedStore;
+use parallax_sys::credentials::Credentials;
+
+use super::source::{LayerSource, StepLayers};
+use super::table::{LayerError, LayerTable, MountedLayer};
+use crate::backend::{Backend, Chosen};
+
+/// Maximum number of threads that mount layers of one image.
+const MAX_MOUNT_THREADS: usize = 4;
+/// The kind of these layers in logs and in `parallax status`.
+const KIND: &str = "squashfs";
+
+/// The SquashFS files of an image of a store.
+#[derive(Debug)]
+pub struct SquashfsFiles<'a> {
+    /// The table of mounted layers.
+    pub table: &'a LayerTable,
+    /// The store.
+    pub store: &'a TrustedStore,
+    /// The image.
+    pub image: &'a ImageRecord,
+    /// The backend.
+    pub chosen: Chosen,
+    /// True if the store's owner is trusted.
+    pub trusted: bool,
+}
+
+impl LayerSource for SquashfsFiles<'_> {
+    fn status(&self) -> SourceStatus {
+        let Chosen { backend, reason } = &self.chosen;
+        SourceStatus { kind: KIND.to_owned(), backend: backend.as_str().to_owned(), reason: reason.clone() }
+    }
+
+    fn outlives_processes(&self) -> bool {
+        self.chosen.backend == Backend::Native
+    }
+
+    fn provide(&self, user: &Credentials) -> Result<StepLayers, LayerError> {
+        match self.chosen.backend {
+            Backend::Native => self.mounted(user).map(StepLayers::Mounted),
+            Backend::Fuse => self.files(user),
+        }
+    }
+}
+
+impl SquashfsFiles<'_> {
+    /// Mounts the layers, several at a time because most of the time is spent in the kernel.
+    fn mounted(&self, user: &Credentials) -> Result<Vec<Arc<MountedLayer>>, LayerError> {
+        let Self { table, store, image, .. } = *self;
+        // Layers that are mounted already need no threads.
+        if let Some(mounted) = table.already(store, &image.layers, user)? {
+            return Ok(mounted);
+        }
+        let share = image.layers.len().div_ceil(MAX_MOUNT_THREADS).max(1);
+        let mount = |layers: &[LayerRecord]| -> Result<Vec<_>, LayerError> {
+            layers.iter().map(|layer| table.get(store, layer, user)).collect()
+        };
+        let shares: Result<Vec<_>, LayerError> = thread::scope(|scope| {
+            let threads: Vec<_> = image.layers.chunks(share).map(|layers| scope.spawn(move || mount(layers))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        });
+        shares.map(|shares| shares.into_iter().flatten().collect())
+    }
+
+    /// Returns the files themselves. Those of a trusted store are opened and checked here. Those of other stores are opened by the
+    /// user, with the user's own rights.
+    fn files(&self, user: &Credentials) -> Result<StepLayers, LayerError> {
+        let Self { table, store, image, trusted, .. } = *self;
+        let mut files = Vec::new();
+        let mut paths = Vec::new();
+        for layer in &image.layers {
+            if trusted || table.checks_files() {
+                files.push(table.file(store, layer, user)?);
+            }
+            paths.push(store.path().join(layer.squashfs_path()));
+        }
+        Ok(if trusted { StepLayers::Files(files) } else { StepLayers::Paths(paths) })
+    }
+}
