@@ -35,8 +35,8 @@ pub(crate) fn correction(text: &str) -> Option<String> {
         });
     }
     if is_path(text) {
-        let advice = "a job names an image of the store (\"parallax list\" shows them), not a file; an OCI layout or archive is \
-                      put there with \"parallax migrate\"";
+        let advice = "a job names an image of the store (\"parallax list\" shows them) or the absolute path of a directory, not a \
+                      file; an OCI layout or archive is put into the store with \"parallax migrate\"";
         return Some(advice.to_owned());
     }
     corrected(text).map(|name| format!("write \"{name}\""))
@@ -52,7 +52,12 @@ fn transport(text: &str) -> Option<&'static str> {
 }
 
 fn is_path(text: &str) -> bool {
-    text.starts_with(['/', '.', '~']) || FILES.iter().any(|ending| text.ends_with(ending))
+    text.starts_with(['/', '.', '~']) || is_file_name(text)
+}
+
+/// Whether a text ends as the names of files that are images of other tools.
+pub(crate) fn is_file_name(text: &str) -> bool {
+    FILES.iter().any(|ending| text.ends_with(ending))
 }
 
 /// The name that a text becomes without blanks and a slash at its ends, with enroot's `#` as the slash that it stands for, and with

@@ -9,7 +9,8 @@
 //! - [`digest`]: SHA-256 digests and ids.
 //! - [`Pin`]: an image that is bound to a job.
 //! - [`is_container_name`]: the grammar of names of containers.
-//! - [`layout`]: every path in a store.
+//! - [`RequestedImage`]: what a user may write to mean a directory, or an image.
+//! - [`layout`]: every path in a store; [`ducc`]: paths in a repository of unpacked images.
 //! - [`layer_file`]: the description of a layer's SquashFS file.
 //! - [`record`]: the record of one image.
 //! - [`oci`]: manifests, indexes and configurations of images.
@@ -20,6 +21,7 @@ mod container_name;
 mod correct;
 pub mod device;
 pub mod digest;
+pub mod ducc;
 mod enroot;
 mod index;
 pub mod layer_file;
@@ -31,6 +33,7 @@ mod pin;
 pub mod podman;
 pub mod record;
 mod reference;
+mod requested;
 pub mod squashfs;
 
 pub use container_name::is_container_name;
@@ -40,3 +43,4 @@ pub use name::{ImageName, NameError};
 pub use nearest::{ambiguous_id, nearest, nearest_word, unknown_image};
 pub use pin::Pin;
 pub use reference::{ImageRef, id_prefix};
+pub use requested::RequestedImage;

@@ -141,6 +141,14 @@ impl Findings {
         self.all(&[UserNamespaces, Squashfs, IdMaps, TmpfsAttributes, Overlay])
     }
 
+    /// Checks whether directories can be layers as they are; the error names the first thing that is missing.
+    ///
+    /// # Errors
+    /// The first missing ability and the reason.
+    pub fn directories(&self) -> Result<(), Obstacle> {
+        self.all(&[Ability::UserNamespaces, Ability::TmpfsAttributes, Ability::Overlay])
+    }
+
     /// Checks whether layers can be mounted by FUSE; the error names the first thing that is missing.
     ///
     /// # Errors

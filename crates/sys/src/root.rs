@@ -6,12 +6,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fchmod, fstat, mkdirat, open, openat, openat2,
-    readlinkat, unlinkat,
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, chownat, fchmod, fstat, mkdirat, open, openat,
+    openat2, readlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -23,6 +23,13 @@ const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o755);
 /// A container's root directory.
 #[derive(Debug)]
 pub struct Root(OwnedFd);
+
+impl From<OwnedFd> for Root {
+    /// Takes the descriptor of an open directory.
+    fn from(directory: OwnedFd) -> Self {
+        Self(directory)
+    }
+}
 
 impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -110,34 +117,92 @@ impl Root {
 
     /// Walks to the path, one component after the other, and makes what is missing.
     fn make(&self, path: &Path, kind: FileType) -> rustix::io::Result<OwnedFd> {
-        let mut left = components(path);
-        // What was walked already: no symbolic links and no "..".
-        let mut walked = PathBuf::from("/");
-        let mut links = 0;
-        while let Some(name) = left.pop_front() {
-            if name == ".." {
-                walked.pop();
-                continue;
-            }
-            let directory = self.resolve(&walked, OFlags::PATH | OFlags::DIRECTORY)?;
-            let wanted = if left.is_empty() { kind } else { FileType::Directory };
+        let mut walk = Walk::to(path);
+        while let Some(name) = walk.next() {
+            let directory = self.resolve(&walk.walked, OFlags::PATH | OFlags::DIRECTORY)?;
+            let wanted = if walk.left.is_empty() { kind } else { FileType::Directory };
             match make_one(&directory, &name, wanted)? {
-                None => walked.push(name),
-                Some(target) => {
-                    links += 1;
-                    if links > MAX_LINKS {
-                        return Err(Errno::LOOP);
-                    }
-                    if target.is_absolute() {
-                        walked = PathBuf::from("/");
-                    }
-                    for part in components(&target).into_iter().rev() {
-                        left.push_front(part);
-                    }
-                }
+                None => walk.walked.push(name),
+                Some(target) => walk.follow(&target)?,
             }
         }
-        check_kind(self.resolve(&walked, OFlags::PATH)?, kind)
+        check_kind(self.resolve(&walk.walked, OFlags::PATH)?, kind)
+    }
+
+    /// Returns the directories on the way to a path, the root directory first, each by its path without symbolic links; with the path's
+    /// own if it is a directory. What is missing, or must not be searched, ends the way.
+    ///
+    /// # Errors
+    /// Those of the system calls; `ELOOP` for too many symbolic links.
+    pub fn directories(&self, path: &Path) -> io::Result<Vec<(PathBuf, Stat)>> {
+        let mut walk = Walk::to(path);
+        let mut found = vec![(walk.walked.clone(), fstat(&self.0)?)];
+        while let Some(name) = walk.next() {
+            let next = walk.walked.join(name);
+            let file = match self.resolve(&next, OFlags::PATH | OFlags::NOFOLLOW) {
+                Ok(file) => file,
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => break,
+                Err(error) => return Err(error.into()),
+            };
+            let stat = fstat(&file)?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => {
+                    // A link may lead through a directory twice.
+                    if found.iter().all(|(known, _)| *known != next) {
+                        found.push((next.clone(), stat));
+                    }
+                    walk.walked = next;
+                }
+                FileType::Symlink => {
+                    let target = readlinkat(&file, "", Vec::new())?;
+                    walk.follow(Path::new(OsStr::from_bytes(target.as_bytes())))?;
+                }
+                _ => break,
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A walk to a path, one component after the other.
+struct Walk {
+    /// The components that are left.
+    left: VecDeque<OsString>,
+    /// What was walked already: no symbolic links and no "..".
+    walked: PathBuf,
+    /// The number of symbolic links that were followed.
+    links: usize,
+}
+
+impl Walk {
+    fn to(path: &Path) -> Self {
+        Self { left: components(path), walked: PathBuf::from("/"), links: 0 }
+    }
+
+    /// Returns the next name in the directory that was walked to.
+    fn next(&mut self) -> Option<OsString> {
+        loop {
+            let name = self.left.pop_front()?;
+            if name != ".." {
+                return Some(name);
+            }
+            self.walked.pop();
+        }
+    }
+
+    /// Goes on along a symbolic link of the directory that was walked to.
+    fn follow(&mut self, target: &Path) -> rustix::io::Result<()> {
+        self.links += 1;
+        if self.links > MAX_LINKS {
+            return Err(Errno::LOOP);
+        }
+        if target.is_absolute() {
+            self.walked = PathBuf::from("/");
+        }
+        for part in components(target).into_iter().rev() {
+            self.left.push_front(part);
+        }
+        Ok(())
     }
 }
 
@@ -269,6 +334,24 @@ mod tests {
         assert_eq!(place.made("/dangling/lock"), "run/lock");
         assert_eq!(place.made("/round/y"), "sub/y");
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_directories_on_the_way_have_no_links() {
+        let place = Place::new();
+        fs::create_dir_all(place.path("usr/lib/deep")).unwrap();
+        fs::write(place.path("usr/file"), "").unwrap();
+        symlink("usr/lib", place.path("lib")).unwrap();
+        symlink("/usr/../usr", place.path("round")).unwrap();
+        let names = |path: &str| -> Vec<String> {
+            let found = place.root.directories(Path::new(path)).unwrap();
+            found.iter().map(|(path, _)| path.display().to_string()).collect()
+        };
+        assert_eq!(names("/lib/deep/missing/x"), ["/", "/usr", "/usr/lib", "/usr/lib/deep"]);
+        assert_eq!(names("/round/file/x"), ["/", "/usr"]);
+        assert_eq!(names("/"), ["/"]);
+        symlink("self", place.path("self")).unwrap();
+        assert!(place.root.directories(Path::new("/self/x")).is_err());
     }
 
     #[test]

@@ -1,0 +1,88 @@
+//! The layout that DUCC, the daemon that fills CVMFS' `unpacked.cern.ch`, gives a repository of unpacked images.
+//!
+//! All paths are relative to the repository's root. The public name of an image is a symbolic link, `REGISTRY/REPOSITORY:TAG`, to
+//! `.flat/XX/ID`, where the image id is the digest of its configuration. The configuration itself is only where DUCC makes a store for
+//! Podman; the variables are in a script for Apptainer, too.
+
+use std::path::{Path, PathBuf};
+
+use crate::digest::{Digest, ImageId};
+use crate::layout::image_directory;
+use crate::podman::big_data_file;
+
+/// The directory of what DUCC records of images.
+const METADATA: &str = ".metadata";
+/// The directory of unpacked images.
+const FLAT: &str = ".flat";
+/// DUCC's store for Podman.
+const PODMAN_STORE: &str = "podmanStore";
+
+/// The script in an image by which Apptainer sets the image's variables.
+pub const APPTAINER_VARIABLES: &str = "/.singularity.d/env/10-docker2singularity.sh";
+
+/// Returns the file with the manifest of an image, by its public name (a path).
+#[must_use]
+pub fn manifest(name: &Path) -> PathBuf {
+    Path::new(METADATA).join(name).join("manifest.json")
+}
+
+/// Returns the file with an image's configuration.
+#[must_use]
+pub fn configuration(id: &ImageId) -> PathBuf {
+    Path::new(PODMAN_STORE).join(image_directory(id)).join(big_data_file(&Digest::from(*id).to_string()))
+}
+
+/// Returns the root of the repository and the id of the image, if the path is that of an unpacked image.
+#[must_use]
+pub fn flat_image(path: &Path) -> Option<(&Path, ImageId)> {
+    let id = path.file_name()?.to_str()?;
+    let flat = path.parent()?.parent()?;
+    Some((flat.parent().filter(|_| flat.ends_with(FLAT))?, ImageId::parse(id)?))
+}
+
+/// Returns the variables, `NAME=VALUE`, that Apptainer's script of an image sets to constants: the others depend on the shell.
+#[must_use]
+pub fn apptainer_variables(script: &str) -> Vec<String> {
+    script.lines().filter_map(variable).collect()
+}
+
+/// Reads `export NAME="VALUE"` or `export NAME="${NAME:-"VALUE"}"`.
+fn variable(line: &str) -> Option<String> {
+    let (name, value) = line.trim().strip_prefix("export ")?.split_once('=')?;
+    let quoted = |text: &str| -> Option<String> { Some(text.strip_prefix('"')?.strip_suffix('"')?.to_owned()) };
+    let value = quoted(value)?;
+    let value = match value.strip_prefix(&format!("${{{name}:-")) {
+        Some(default) => {
+            let default = default.strip_suffix('}')?;
+            quoted(default).unwrap_or_else(|| default.to_owned())
+        }
+        None => value,
+    };
+    (!value.contains(['$', '`', '\\', '"'])).then(|| format!("{name}={value}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unpacked_image_is_known_by_its_path() {
+        let id = "ab".repeat(32);
+        let path = format!("/cvmfs/unpacked/.flat/ab/{id}");
+        assert_eq!(flat_image(Path::new(&path)), Some((Path::new("/cvmfs/unpacked"), id.parse().unwrap())));
+        for other in ["/", "/a/b", &format!("/cvmfs/unpacked/.layers/ab/{id}"), "/cvmfs/.flat/ab/short"] {
+            assert_eq!(flat_image(Path::new(other)), None, "{other}");
+        }
+        assert_eq!(
+            manifest(Path::new("registry.example.org/python:3")),
+            Path::new(".metadata/registry.example.org/python:3/manifest.json")
+        );
+    }
+
+    #[test]
+    fn variables_of_apptainers_script() {
+        let script = "#!/bin/sh\nexport PATH=\"/opt/bin:/usr/bin\"\nexport LANG=\"${LANG:-\"C.UTF-8\"}\"\n\
+                      export EMPTY=\"${EMPTY:-}\"\nexport BAD=\"$(id)\"\nexport WORSE=\"${WORSE:-\"\\\\\\\"\"}\"\necho PATH\n";
+        assert_eq!(apptainer_variables(script), ["PATH=/opt/bin:/usr/bin", "LANG=C.UTF-8", "EMPTY="]);
+    }
+}
