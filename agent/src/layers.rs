@@ -2,18 +2,21 @@
 //!
 //! - [`source`]: the interface of layer sources: whatever gives a read-only directory for a layer.
 //! - [`stored`]: the source for the images of stores.
+//! - [`directory`]: the source for an image that is a directory of the node.
 //! - [`squashfs`]: how the kernel makes a directory of a SquashFS file.
 //! - [`table`]: each SquashFS file mounted once on the node.
 //! - [`digest`]: the check of a layer's file against the digest recorded at migration.
 //! - [`idle`]: the cache of layers that stay mounted after their last step.
 
 pub mod digest;
+pub mod directory;
 pub mod idle;
 pub mod source;
 mod squashfs;
 pub mod stored;
 pub mod table;
 
+pub use self::directory::Directory;
 pub use self::source::{LayerSource, StepLayers};
 pub use self::stored::SquashfsFiles;
 pub use self::table::{FileKey, LayerEntry, LayerError, LayerTable, MountedLayer};

@@ -33,6 +33,8 @@ use crate::names::LookUp;
 use crate::node_name::node_name;
 use crate::of_node::OfNode;
 use crate::plan::{self, COPIED, Facts, ImageAccounts, Plan};
+use crate::request::put_execution;
+use crate::tree::{self, Tree};
 
 /// Maximum size of a file that is read from the node or from the image, in bytes.
 const MAX_FILE: u64 = 4 << 20;
@@ -46,7 +48,18 @@ const NO_LAYERS: &str =
 /// # Errors
 /// A message for the user.
 pub(crate) fn start(making: &Making<'_>) -> Result<Held, String> {
-    holder::start(making.deadline, making.step.container.is_none(), |report| make(making, report))
+    holder::start(making.deadline, making.step.container.is_none(), |report| {
+        let Some(path) = &making.step.directory else {
+            let environment = make(making, report)?;
+            return Ok(Held { pid: None, environment, execution: None });
+        };
+        report.at(&format!("looking at the image {}", path.display()));
+        let execution = tree::look(path)?;
+        let mut step = making.step.clone();
+        put_execution(&mut step, execution.clone());
+        let environment = make(&Making { step: &step, ..*making }, report)?;
+        Ok(Held { pid: None, environment, execution: Some(execution) })
+    })
 }
 
 /// Adds what failed to an error.
@@ -67,7 +80,8 @@ fn make(making: &Making<'_>, report: &mut Report) -> Result<Vec<(String, String)
     let kept = kept.map_err(failed("open the container's mount namespace"))?;
     enter(&paths.container_namespace())?;
     report.at("mounting the image");
-    let root = mount_root(paths, layers)?;
+    let tree = step.directory.as_deref().map(Tree::open).transpose()?;
+    let root = tree.as_ref().map_or_else(|| mount_root(paths, layers, |_| Ok(())), Tree::root)?;
     report.at("looking up the names of the user and their groups");
     let mut accounts = names.finish().map_err(failed("look up the names of the user and their groups"))?;
     if step.as_root {
@@ -92,6 +106,10 @@ fn make(making: &Making<'_>, report: &mut Report) -> Result<Vec<(String, String)
         report.at(&format!("looking for {} on this node", path.display()));
         path.exists()
     });
+    let root = match &tree {
+        Some(tree) => mount_tree(paths, step, tree, &plan)?,
+        None => root,
+    };
     carry_out(&plan, &root, report)?;
     bundle::prepare(making, &of_node, &plan, |what| report.at(what))?;
     if plan.read_only {
@@ -121,8 +139,25 @@ fn enter(namespace: &Path) -> Result<(), String> {
         .map_err(failed("make a mount namespace"))
 }
 
-/// Mounts the root directory, an overlay over the image's layers with the step's writable layer.
-fn mount_root(paths: &StepPaths, layers: &Layers) -> Result<Root, String> {
+/// Mounts the root directory of an image that is a directory, with room for what the plan puts into it.
+fn mount_tree(paths: &StepPaths, step: &StepFile, tree: &Tree, plan: &Plan) -> Result<Root, String> {
+    let files = plan.files.iter().map(|(path, _)| path.as_path());
+    let places = files.chain(plan.mounts.iter().map(|mount| mount.target.as_path()));
+    mount_root(paths, &tree.layers(), |writable| {
+        if tree.make_room(writable, places)? && step.as_root {
+            tree::tell_limits(step);
+        }
+        Ok(())
+    })
+    .map_err(|error| tree.explain(error))
+}
+
+/// Mounts the root directory, an overlay over the image's layers with the step's writable layer, which `prepare` gets first.
+fn mount_root(
+    paths: &StepPaths,
+    layers: &Layers,
+    prepare: impl FnOnce(&Path) -> io::Result<()>,
+) -> Result<Root, String> {
     let what = "mount the image";
     let place = root_directory(paths);
     let [upper, work] = writable_layer(&paths.graph_root());
@@ -141,6 +176,7 @@ fn mount_root(paths: &StepPaths, layers: &Layers) -> Result<Root, String> {
         let top = layers.names.first().ok_or_else(|| failed(what)(NO_LAYERS))?;
         let top = fs::metadata(top).map_err(failed(what))?;
         like_root(&upper, Some(&top)).map_err(failed(what))?;
+        prepare(&upper).map_err(failed(what))?;
         let (mount, _) = overlay.mount(&[], &text(&place)?).map_err(failed(what))?;
         let over = open(&place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed(what))?;
         DetachedMount::from(mount).attach_over(&over).map_err(failed(what))?;

@@ -48,7 +48,7 @@ pub(crate) enum StartError {
 pub(crate) struct Container {
     /// The way into it.
     pub door: Door,
-    /// Settings of a pulled image for the execution of programs, which the agent does not know.
+    /// Settings for the execution of programs of an image that was pulled or is a directory, which the agent does not know.
     pub pulled: Option<Execution>,
     /// The variables that its devices give tasks, names and values.
     pub environment: Vec<(String, String)>,
@@ -57,7 +57,7 @@ pub(crate) struct Container {
 /// Result of making the container, as recorded for later tasks.
 #[derive(Debug, Serialize, Deserialize)]
 enum Outcome {
-    /// The container's first process, the settings of a pulled image, and the variables of its devices.
+    /// The container's first process, the settings of an image that the agent does not know, and the variables of its devices.
     Ready { pid: i32, start_time: u64, pulled: Option<Execution>, environment: Vec<(String, String)> },
     /// A container that steps share, and the request by which it was made.
     Shared { made_with: Box<Request>, pulled: Option<Execution>, environment: Vec<(String, String)> },
@@ -185,6 +185,7 @@ fn make(paths: &StepPaths, step: &StepFile, asked: Asked<'_>) -> Result<Outcome,
             let (names, mount_program) = (step.layers.clone(), step.mount_program.clone());
             (Layers { directory: paths.store().join(layout::OVERLAY), names, mount_program }, None)
         }
+        None if step.directory.is_some() => (Layers::default(), None),
         None => {
             let launcher =
                 std::env::current_exe().map_err(|error| format!("cannot find the launcher's own path: {error}"))?;
@@ -199,8 +200,10 @@ fn make(paths: &StepPaths, step: &StepFile, asked: Asked<'_>) -> Result<Outcome,
     if let Some(execution) = &pulled {
         request::put_execution(&mut step, execution.clone());
     }
-    let Held { pid, environment } = build::start(&Making { paths, step: &step, asked, layers: &layers, deadline })
-        .map_err(|error| format!("cannot start the container: {error}"))?;
+    let Held { pid, environment, execution } =
+        build::start(&Making { paths, step: &step, asked, layers: &layers, deadline })
+            .map_err(|error| format!("cannot start the container: {error}"))?;
+    let pulled = pulled.or(execution);
     let Some(pid) = pid else {
         return Ok(Outcome::Shared { made_with: Box::new(asked.request.clone()), pulled, environment });
     };

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::SigSet;
+use parallax_format::oci::Execution;
 use parallax_sys::process::{Process, close_all_descriptors, in_child};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -43,6 +44,9 @@ pub(crate) struct Held {
     pub pid: Option<i32>,
     /// The variables that the container's devices give tasks, names and values.
     pub environment: Vec<(String, String)>,
+    /// The settings of an image that is a directory.
+    #[serde(default)]
+    pub execution: Option<Execution>,
 }
 
 /// The child's end of the report.
@@ -65,14 +69,14 @@ impl Report {
 }
 
 /// Runs `make` in a child process, which must end in the container, and leaves a process there if the container is to be held by one.
-/// `make` returns the variables of [`Held`].
+/// `make` returns [`Held`] without the process.
 ///
 /// # Errors
 /// A message for the user; also after the deadline.
 pub(crate) fn start(
     deadline: Instant,
     is_held: bool,
-    make: impl FnOnce(&mut Report) -> Result<Vec<(String, String)>, String>,
+    make: impl FnOnce(&mut Report) -> Result<Held, String>,
 ) -> Result<Held, String> {
     let system = |error: io::Error| format!("cannot start a process: {error}");
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| system(error.into()))?;
@@ -116,17 +120,17 @@ fn describe(status: Option<(Pid, WaitStatus)>) -> String {
 fn make_and_hold(
     report: &mut Report,
     is_held: bool,
-    make: impl FnOnce(&mut Report) -> Result<Vec<(String, String)>, String>,
+    make: impl FnOnce(&mut Report) -> Result<Held, String>,
 ) -> Result<Held, String> {
     let failed = |error: io::Error| format!("cannot start the process that holds it: {error}");
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| failed(error.into()))?;
-    let environment = make(report)?;
+    let made = make(report)?;
     if !is_held {
-        return Ok(Held { pid: None, environment });
+        return Ok(made);
     }
     give_up_privileges().map_err(failed)?;
     let holder = in_child(|| hold().map_or(1, |never| match never {})).map_err(failed)?;
-    Ok(Held { pid: Some(holder.pid()), environment })
+    Ok(Held { pid: Some(holder.pid()), ..made })
 }
 
 /// Gives up all capabilities. Tasks take over the bounding set, so it is final before they are told of the holder.

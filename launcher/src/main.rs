@@ -12,6 +12,7 @@
 //! - [`podman`]: calls of Podman, bounded in time and in the step's own user namespace.
 //! - [`pause`]: the process that keeps Podman's namespaces for tasks in podman mode.
 //! - [`pull`]: an image that is in no store.
+//! - [`tree`]: an image that is a directory of the node.
 //! - [`mounts`]: paths that belong to the image (pure).
 //! - [`node_name`]: the node's name.
 //! - [`node_program`]: a program that was broadcast to the node.
@@ -54,6 +55,7 @@ mod pytorch;
 mod request;
 mod task;
 mod timings;
+mod tree;
 
 fn main() -> ExitCode {
     task::run(std::env::args_os().skip(1))

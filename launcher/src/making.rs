@@ -8,7 +8,7 @@ use parallax_protocol::step_file::{StepFile, StepPaths};
 use crate::request::Asked;
 
 /// The layers of the container's root directory.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Layers {
     /// The directory in which they are.
     pub directory: PathBuf,

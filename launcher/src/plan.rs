@@ -153,6 +153,7 @@ mod tests {
             entrypoint: Vec::new(),
             other_platform: None,
             layers: Vec::new(),
+            directory: None,
             mount_program: None,
             mounts: mounts.iter().map(mount).collect(),
             devices: Vec::new(),

@@ -12,7 +12,8 @@ use parallax_config::OnMissing;
 use parallax_format::digest::ImageId;
 use parallax_format::layout;
 use parallax_format::{
-    ImageName, ImageRef, IndexPath, Pin, ambiguous_id, id_prefix, name_from_index_entry, nearest, unknown_image,
+    ImageName, ImageRef, IndexPath, Pin, RequestedImage, ambiguous_id, id_prefix, name_from_index_entry, nearest,
+    unknown_image,
 };
 use parallax_spank_hooks::{INHERITED_IMAGE, JOB_ID, PIN, text};
 use parallax_sys::process::exit_now;
@@ -50,7 +51,10 @@ pub(crate) fn check(spank: &SpankHandle, components: &mut Components, makes_step
 
 /// Returns the id of the image, if this host can determine it.
 fn examine(site: &Site, wanted: &Wanted, job: Option<u32>) -> Result<Option<ImageId>, String> {
-    let reference = ImageRef::parse(&wanted.image).map_err(|error| error.to_string())?;
+    let reference = match RequestedImage::parse(&wanted.image).map_err(|error| error.to_string())? {
+        RequestedImage::Directory(path) => return check_directory(&path).map(|()| None),
+        RequestedImage::InStore(reference) => reference,
+    };
     let Some(config) = site.config()? else { return Ok(None) };
     if let Some(id) = job.and_then(|job| pinned(job, &wanted.image)) {
         return Ok(Some(id));
@@ -65,6 +69,18 @@ fn examine(site: &Site, wanted: &Wanted, job: Option<u32>) -> Result<Option<Imag
             Ok(None)
         }
         Resolved::Unknown(message) => Err(message),
+    }
+}
+
+/// Checks a directory that is the image. It may exist on the nodes only; they open it, and say what is wrong.
+fn check_directory(path: &Path) -> Result<(), String> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_dir() => Err(format!(
+            "{} is not a directory; an image is the name of one of the store (\"parallax list\" shows them) or a directory with a \
+             root file system",
+            path.display()
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -47,6 +47,7 @@ mod squashed;
 mod store;
 mod subordinate;
 mod systemd;
+mod trees;
 mod trials;
 mod typed;
 mod userns;
@@ -102,6 +103,8 @@ pub(crate) fn tests() -> impl Iterator<Item = &'static Listed> {
         named::TESTS,
         subordinate::TESTS,
         releases::TESTS,
+        trees::TESTS,
+        trees::repository::TESTS,
         trials::TESTS,
         systemd::TESTS,
         systemd::users::TESTS,

@@ -140,6 +140,17 @@ impl Backends {
         self.choose(store.path(), store.owner())
     }
 
+    /// Returns the backend for a directory that a user names: an overlay over it, which the kernel makes in the user's namespace. No
+    /// driver of the kernel reads a file of the user's for that, so `mounts` does not matter.
+    ///
+    /// # Errors
+    /// The reason, a part of a sentence.
+    pub fn directory(&self) -> Result<Chosen, String> {
+        let reason = || "the user opens the directory with their own rights".to_owned();
+        let chosen = |()| Chosen { backend: Backend::Native, reason: reason() };
+        self.findings.directories().map(chosen).map_err(|obstacle| on_this_node(&obstacle))
+    }
+
     /// Returns `true` if the kernel may read a store's files.
     #[must_use]
     pub fn trusts(&self, store: &TrustedStore) -> bool {
@@ -254,6 +265,14 @@ mod tests {
             let (chosen, reason) = choose(backends, owner).unwrap();
             assert!(chosen == backend && reason.contains(why), "{chosen:?}: {reason}");
         }
+    }
+
+    #[test]
+    fn a_directory_needs_no_squashfs_and_no_trust() {
+        let overlay = [Ability::UserNamespaces, Ability::TmpfsAttributes, Ability::Overlay];
+        assert_eq!(backends(Mounts::Fuse, &overlay).directory().map(|chosen| chosen.backend), Ok(Backend::Native));
+        let reason = backends(Mounts::Auto, &FUSE).directory().unwrap_err();
+        assert!(reason.contains("undecided"), "{reason}");
     }
 
     #[test]

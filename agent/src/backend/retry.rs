@@ -70,6 +70,18 @@ impl Retry {
         }
     }
 
+    /// Returns the backend for a directory that a user names. Without one, the node is tried again first.
+    ///
+    /// # Errors
+    /// The reason, a part of a sentence.
+    pub fn directory(&self) -> Result<Chosen, String> {
+        let backends = self.backends();
+        backends.directory().or_else(|_| {
+            self.try_again(&backends);
+            self.backends().directory()
+        })
+    }
+
     /// Tries the node's abilities again, unless another step did since `seen` was read. Waits for a trial in progress.
     fn try_again(&self, seen: &Arc<Backends>) {
         let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);

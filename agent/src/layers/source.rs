@@ -35,7 +35,7 @@ pub enum StepLayers {
     Mounted(Vec<Arc<MountedLayer>>),
     /// SquashFS files of a trusted store, open and checked: shown to the user as they are, wherever their paths lead.
     Files(Vec<File>),
-    /// Paths of SquashFS files, which the user opens with their own rights.
+    /// Paths of SquashFS files, or of a directory, which the user opens with their own rights.
     Paths(Vec<PathBuf>),
 }
 

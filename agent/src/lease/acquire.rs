@@ -1,5 +1,6 @@
 //! The grant of a lease.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -7,7 +8,9 @@ use parallax_config::Tmp;
 use parallax_format::oci::{Configuration, Execution};
 use parallax_format::record::ImageRecord;
 use parallax_format::{ImageRef, id_prefix};
-use parallax_protocol::message::{Grant, GrantedImage, LeaseRequest, Mode, StepId, Timings};
+use parallax_protocol::message::{
+    BATCH_SCRIPT, Grant, GrantedImage, INTERACTIVE_STEP, LeaseRequest, Mode, StepId, Timings,
+};
 use parallax_protocol::node::SourceStatus;
 use parallax_protocol::step_file::{Mount, StepFile, StepPaths};
 use parallax_store::read::TrustedStore;
@@ -24,7 +27,7 @@ use super::table::{Lease, Leases, Resources};
 use crate::backend::Backend;
 use crate::identity::Identity;
 use crate::journal::{self, Entry, LeaseKey, Owner, StoreImage};
-use crate::layers::{LayerError, LayerSource, MountedLayer, SquashfsFiles, StepLayers};
+use crate::layers::{Directory, LayerError, LayerSource, MountedLayer, SquashfsFiles, StepLayers};
 use crate::processes;
 use crate::step::scratch::{self, Size};
 use crate::step::{Form, StepDirectory, StepPlan, StepStore};
@@ -79,6 +82,7 @@ impl Leases {
         let config = self.config();
         let contents = match found {
             Found::Image(store, image) => self.provide(store, image, &request, identity, user)?,
+            Found::Directory(path) => self.provide_directory(path, &request, user)?,
             Found::Missing(_) => Contents::default(),
         };
         let mounted = Instant::now();
@@ -97,7 +101,7 @@ impl Leases {
             namespaces: &self.namespaces,
             layers: &contents.layers,
             mount_program: &config.agent.mount_program,
-            podman: entry.request.mode == Mode::Podman || contents.store.is_empty(),
+            podman: entry.request.mode == Mode::Podman || matches!(found, Found::Missing(_)),
             entered: owners::entered(&entry.request),
             mode: entry.request.mode,
             store: contents.store,
@@ -166,6 +170,16 @@ impl Leases {
         Ok(Contents { store, layers, source: Some(source.status()) })
     }
 
+    /// Makes the image's part of a step's directory for an image that is a directory: nothing but its description.
+    fn provide_directory(&self, path: &Path, request: &LeaseRequest, user: &Credentials) -> Result<Contents, Refusal> {
+        let chosen = self.backend_retry.directory().map_err(|reason| {
+            refused(&format!("cannot run the directory {} as an image on this node: {reason}", path.display()))
+        })?;
+        let source = Directory { path, chosen };
+        let layers = provided(&source, request, user)?;
+        Ok(Contents { store: StepStore::default(), layers, source: Some(source.status()) })
+    }
+
     /// Refuses a second lease for a step, unless the owner of the first lease has ended; that lease is then released.
     fn make_room(&self, step: StepId) -> Result<(), Refusal> {
         let Some(lease) = self.live().get(&step).cloned() else { return Ok(()) };
@@ -215,6 +229,7 @@ impl Leases {
                     serde_json::from_str::<Configuration>(&image.config).ok().and_then(|read| read.other_platform());
                 (Some(image.id.to_string()), notice, execution(name, image)?, platform)
             }
+            Found::Directory(path) => (None, not_for_podman(request, path), Execution::default(), None),
             Found::Missing(notice) => (None, Some(notice.clone()), Execution::default(), None),
         };
         let config = self.config();
@@ -235,6 +250,7 @@ impl Leases {
             entrypoint: execution.entrypoint.unwrap_or_default(),
             other_platform: other_platform.map(|platform| platform.to_string()),
             layers: Vec::new(),
+            directory: if let Found::Directory(path) = found { Some(path.clone()) } else { None },
             mount_program: None,
             mounts: run.mounts.iter().map(mount).collect(),
             devices: run.devices.clone(),
@@ -285,8 +301,20 @@ fn other_image(request: &LeaseRequest, image: &ImageRecord) -> Option<String> {
 fn granted_image(found: &Found) -> Option<GrantedImage> {
     match found {
         Found::Image(_, image) => Some(GrantedImage { id: image.id.to_string(), digest: image.digest.to_string() }),
-        Found::Missing(_) => None,
+        Found::Directory(_) | Found::Missing(_) => None,
     }
+}
+
+/// Returns the notice that a directory is no image for Podman. Scripts, and shells of salloc, call srun as well.
+fn not_for_podman(request: &LeaseRequest, path: &Path) -> Option<String> {
+    let is_script = matches!(request.step.step, BATCH_SCRIPT | INTERACTIVE_STEP);
+    (request.mode == Mode::Podman && !is_script).then(|| {
+        let path = path.display();
+        format!(
+            "Podman has no image here, because {path} is a directory: \"podman run --rootfs {path}:O\" runs it if it is your \
+             own"
+        )
+    })
 }
 
 fn names_of(names: &[String]) -> String {

@@ -1,11 +1,12 @@
 //! The search for the requested image, and the result for an image that is in no store.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use parallax_config::OnMissing;
 use parallax_format::digest::ImageId;
 use parallax_format::record::ImageRecord;
-use parallax_format::{ImageRef, ambiguous_id, id_prefix, nearest};
+use parallax_format::{ImageRef, RequestedImage, ambiguous_id, id_prefix, nearest};
 use parallax_protocol::message::LeaseRequest;
 use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::Credentials;
@@ -19,21 +20,27 @@ use super::table::Leases;
 pub(super) enum Found {
     /// The store that has the image, and its record.
     Image(TrustedStore, Box<ImageRecord>),
+    /// The image is this directory of the node.
+    Directory(PathBuf),
     /// No store has the image, and Podman is to pull it; a notice for the user.
     Missing(String),
 }
 
 impl Leases {
     /// Looks up the store and the record of the requested image with the user's credentials: no store is read that the user may
-    /// not read.
+    /// not read. A directory is not looked up.
     pub(super) fn find_image(&self, request: &LeaseRequest, user: &Credentials) -> Result<Found, Refusal> {
-        user.run(|| self.search_stores(request))
+        let requested = RequestedImage::parse(&request.image).map_err(|error| Refusal::user(error.to_string()))?;
+        let typed = match requested {
+            RequestedImage::Directory(path) => return Ok(Found::Directory(path)),
+            RequestedImage::InStore(typed) => typed,
+        };
+        user.run(|| self.search_stores(request, typed))
             .map_err(|error| refused(&format!("cannot take on the user's credentials: {error}")))?
     }
 
-    fn search_stores(&self, request: &LeaseRequest) -> Result<Found, Refusal> {
+    fn search_stores(&self, request: &LeaseRequest, typed: ImageRef) -> Result<Found, Refusal> {
         let name = &request.image;
-        let typed = ImageRef::parse(name).map_err(|error| Refusal::user(error.to_string()))?;
         // The id says what the name meant at submit time. An image removed since then is not replaced by another.
         let reference = match &request.image_id {
             Some(id) => ImageRef::parse(id).map_err(|error| Refusal::user(error.to_string()))?,

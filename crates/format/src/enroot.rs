@@ -1,6 +1,7 @@
 //! Images as enroot, pyxis and environment definition files name them: `[USER@][REGISTRY#]IMAGE[:TAG]`, or a file.
 
 use crate::digest::Digest;
+use crate::requested::directory;
 
 /// What comes before a name that is meant to be pulled by enroot.
 const TRANSPORT: &str = "docker://";
@@ -8,9 +9,9 @@ const TRANSPORT: &str = "docker://";
 /// An image as enroot names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EnrootImage {
-    /// A name, as this project writes it.
+    /// A name or the absolute path of a directory, as this project writes them.
     Name(String),
-    /// The path of a SquashFS file, as written.
+    /// The path of a SquashFS file, or a relative one, as written.
     File(String),
 }
 
@@ -20,6 +21,9 @@ impl EnrootImage {
     /// The user of a registry is left out: images come from the store, where no registry is asked.
     #[must_use]
     pub fn parse(text: &str) -> Self {
+        if directory(text).is_some() {
+            return Self::Name(text.to_owned());
+        }
         if text.starts_with(['/', '.']) {
             return Self::File(text.to_owned());
         }
@@ -49,6 +53,7 @@ mod tests {
         ] {
             assert_eq!(EnrootImage::parse(text), EnrootImage::Name(expected.to_owned()), "{text}");
         }
+        assert_eq!(EnrootImage::parse("/images/python:3"), EnrootImage::Name("/images/python:3".to_owned()));
         for file in ["/x/a.sqsh", "./a.sqsh", "../a"] {
             assert_eq!(EnrootImage::parse(file), EnrootImage::File(file.to_owned()));
         }

@@ -19,7 +19,7 @@ pub struct NodeStatus {
 /// How the layers of a step's image are provided, and why.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SourceStatus {
-    /// What the layers are: `squashfs`.
+    /// What the layers are: `squashfs` files, or a `directory`.
     pub kind: String,
     /// What makes directories of them: `native` (the kernel) or `fuse` (the mount program).
     pub backend: String,

@@ -1,0 +1,203 @@
+//! An image that is a directory of the node: a root file system that somebody has unpacked, such as an image on CVMFS.
+//!
+//! The launcher opens it as the user, so nobody runs what they may not read, and root looks nothing up. The directory is used as it
+//! is, without an id map: in a mount with other ids a user could read what belongs to root. So files of owners who have no id in the
+//! container look like nobody's there, and the directories that have to hold something of the container's are made in its writable
+//! layer, with owners of the container.
+
+mod configuration;
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+
+use parallax_format::oci::Execution;
+use parallax_protocol::step_file::StepFile;
+use parallax_sys::root::Root;
+use rustix::fs::{Mode, OFlags, Stat, open};
+use rustix::io::Errno;
+
+use crate::making::Layers;
+use crate::node_name::node_name;
+
+/// The id that an owner seems to have who has none in a user namespace (`/proc/sys/kernel/overflowuid`).
+const OVERFLOW_ID: u32 = 65_534;
+/// Slurm's variable for the number of this node among those of the step.
+const NODE_ID: &str = "SLURM_NODEID";
+/// The directories of which a root file system has at least one.
+const OF_ROOT_FILE_SYSTEMS: [&str; 5] = ["/bin", "/usr", "/etc", "/sbin", "/lib"];
+/// The file that marks an OCI layout (OCI image specification 1.1).
+const OCI_LAYOUT: &str = "/oci-layout";
+
+/// A directory that is an image, open.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    root: Root,
+}
+
+/// Looks at a directory that is to be an image; returns its settings for the execution of programs.
+///
+/// # Errors
+/// A message for the user: the directory cannot be used.
+pub(crate) fn look(path: &Path) -> Result<Execution, String> {
+    let tree = Tree::open(path)?;
+    if OF_ROOT_FILE_SYSTEMS.iter().any(|name| tree.root.has(Path::new(name))) {
+        return configuration::of_image(path, &tree.root).map_err(|reason| unusable(path, &reason));
+    }
+    let reason = if tree.root.has(Path::new(OCI_LAYOUT)) {
+        format!("it is an OCI layout; parallax migrate oci:{} puts its images into a store", path.display())
+    } else {
+        let names: Vec<&str> = OF_ROOT_FILE_SYSTEMS.iter().map(|name| name.trim_start_matches('/')).collect();
+        format!("it is not a root file system: it has none of {}", names.join(", "))
+    };
+    Err(unusable(path, &reason))
+}
+
+fn unusable(path: &Path, reason: &str) -> String {
+    format!("cannot use {} on the node {} as an image: {reason}", path.display(), node_name())
+}
+
+impl Tree {
+    /// Opens the directory, following symbolic links. Later changes of the path do not matter.
+    ///
+    /// # Errors
+    /// A message for the user.
+    pub(crate) fn open(path: &Path) -> Result<Self, String> {
+        let directory = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let root = directory.map_err(|error| {
+            unusable(
+                path,
+                &match error {
+                    Errno::NOENT => "there is no such directory; it must be there on every node of the step".to_owned(),
+                    Errno::NOTDIR => "it is not a directory".to_owned(),
+                    Errno::ACCESS => "you may not read it; ask its owner for access".to_owned(),
+                    other => other.to_string(),
+                },
+            )
+        })?;
+        Ok(Self { root: root.into() })
+    }
+
+    /// Returns the directory as the root of a container.
+    ///
+    /// # Errors
+    /// A message for the user.
+    pub(crate) fn root(&self) -> Result<Root, String> {
+        let again = self.root.as_fd().try_clone_to_owned();
+        again.map(Root::from).map_err(|error| format!("cannot open the image's directory once more: {error}"))
+    }
+
+    /// Returns the directory as the only layer of a container.
+    pub(crate) fn layers(&self) -> Layers {
+        let directory = PathBuf::from(format!("/proc/self/fd/{}", self.root.as_fd().as_raw_fd()));
+        Layers { directory, names: vec![".".to_owned()], mount_program: None }
+    }
+
+    /// Adds to the error of mounting the directory what the kernel does not say: an overlay shows no file system that is mounted below
+    /// its layer, and a user's overlay is refused there.
+    pub(crate) fn explain(&self, error: String) -> String {
+        let place = fs::read_link(format!("/proc/self/fd/{}", self.root.as_fd().as_raw_fd()));
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        match place.ok().and_then(|place| mount_below(&place, &mounts)) {
+            Some(mount) => {
+                format!("{error}; {} is a file system of its own, which an image cannot have in it", mount.display())
+            }
+            None => error,
+        }
+    }
+
+    /// Makes the directories that hold one of these paths in the writable layer, where they have an owner without an id: nothing
+    /// could be made in them. Returns `true` if there are any.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub(crate) fn make_room<'a>(&self, writable: &Path, paths: impl Iterator<Item = &'a Path>) -> io::Result<bool> {
+        let mut is_needed = false;
+        for path in paths.chain([Path::new("/")]) {
+            let above = self.root.directories(path.parent().unwrap_or(path))?;
+            if !above.iter().any(|(_, stat)| is_foreign(stat)) {
+                continue;
+            }
+            is_needed = true;
+            for (path, stat) in &above {
+                make_like(&writable.join(path.strip_prefix("/").unwrap_or(path)), stat)?;
+            }
+        }
+        Ok(is_needed)
+    }
+}
+
+/// Tells a user who is root in the container, once for the step, what that is not good for.
+pub(crate) fn tell_limits(step: &StepFile) {
+    if std::env::var_os(NODE_ID).is_none_or(|node| node == "0") {
+        eprintln!(
+            "parallax: files of {} belong to accounts that the container does not have: root of the container can neither change nor \
+             remove them, nor read those that only their owner may read; an image of the store has no such limit",
+            step.image
+        );
+    }
+}
+
+/// Returns the first mount point below a directory (`proc_pid_mountinfo(5)`).
+fn mount_below(place: &Path, mounts: &str) -> Option<PathBuf> {
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    points.into_iter().find(|point| point != place && point.starts_with(place))
+}
+
+/// Whether a file belongs to somebody without an id in this user namespace.
+fn is_foreign(stat: &Stat) -> bool {
+    stat.st_uid == OVERFLOW_ID || stat.st_gid == OVERFLOW_ID
+}
+
+/// Makes a directory with the owner and the permissions of another; root of the container takes the place of an owner without an id.
+fn make_like(path: &Path, stat: &Stat) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let known = |id| if id == OVERFLOW_ID { 0 } else { id };
+    match chown(path, Some(known(stat.st_uid)), Some(known(stat.st_gid))) {
+        // The container has no root, so the directory stays the user's.
+        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {}
+        result => result?,
+    }
+    fs::set_permissions(path, Permissions::from_mode(stat.st_mode & 0o7777))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_root_file_system_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let error = |path: &Path| look(path).unwrap_err();
+        assert!(error(path).contains("not a root file system"), "{}", error(path));
+        fs::write(path.join("oci-layout"), "").unwrap();
+        assert!(error(path).contains("parallax migrate oci:"), "{}", error(path));
+        assert!(error(&path.join("oci-layout")).contains("not a directory"));
+        assert!(error(&path.join("none")).contains("no such directory"));
+        fs::create_dir(path.join("etc")).unwrap();
+        assert_eq!(look(path).unwrap(), Execution::default());
+    }
+
+    #[test]
+    fn a_file_system_below_is_named() {
+        let mounts = "21 1 0:19 / / rw - tmpfs t rw\n22 21 0:20 / /srv/tree/proc rw - proc p rw\n23 21 0:21 / /srv/treeless rw - tmpfs t rw\n";
+        let below = |path: &str| mount_below(Path::new(path), mounts);
+        assert_eq!(below("/srv/tree"), Some(PathBuf::from("/srv/tree/proc")));
+        assert_eq!((below("/srv/tree/proc"), below("/srv/tre")), (None, None));
+    }
+
+    #[test]
+    fn no_room_is_made_where_all_owners_are_known() {
+        let (tree, writable) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::create_dir_all(tree.path().join("usr/lib")).unwrap();
+        let opened = Tree::open(tree.path()).unwrap();
+        assert!(!opened.make_room(writable.path(), [Path::new("/usr/lib/x")].into_iter()).unwrap());
+        assert_eq!(fs::read_dir(writable.path()).unwrap().count(), 0);
+    }
+}
