@@ -16,6 +16,7 @@ pub mod refusal;
 mod release;
 mod subject;
 mod table;
+mod trees;
 
 pub use self::cause::Cause;
 pub use self::recover::Recovered;

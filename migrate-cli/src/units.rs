@@ -86,6 +86,22 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a time is a whole number and a unit: 90s, 30min, 24h, 7d".to_owned())
 }
 
+/// Lays out lines of cells in columns.
+pub(crate) fn columns<const N: usize>(lines: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for line in lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = cell.len().max(*width);
+        }
+    }
+    lines.iter().fold(String::new(), |mut text, line| {
+        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+        text
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Duration, bytes, parse, parse_time};

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use parallax_config::OnMissing;
 use parallax_format::digest::ImageId;
-use parallax_format::layout;
 use parallax_format::{
     ImageName, ImageRef, IndexPath, Pin, RequestedImage, ambiguous_id, id_prefix, name_from_index_entry, nearest,
     unknown_image,
 };
+use parallax_format::{ducc, layout};
 use parallax_spank_hooks::{INHERITED_IMAGE, JOB_ID, PIN, text};
 use parallax_sys::process::exit_now;
 use slurm_spank::{SpankHandle, spank_log_user};
@@ -59,7 +59,7 @@ fn examine(site: &Site, wanted: &Wanted, job: Option<u32>) -> Result<Option<Imag
     if let Some(id) = job.and_then(|job| pinned(job, &wanted.image)) {
         return Ok(Some(id));
     }
-    match resolve(&wanted.image, &reference, &config.stores) {
+    match resolve(&wanted.image, &reference, &config.stores, &config.trees.paths) {
         Resolved::Id(id) => Ok(Some(id)),
         Resolved::NotHere => Ok(None),
         // The nodes pull the image, unless only an id was given.
@@ -104,7 +104,7 @@ enum Resolved {
 }
 
 /// Resolves a name to an image id, by one `readlink` in each store.
-fn resolve(image: &str, reference: &ImageRef, stores: &[PathBuf]) -> Resolved {
+fn resolve(image: &str, reference: &ImageRef, stores: &[PathBuf], trees: &[PathBuf]) -> Resolved {
     let mut all_readable = true;
     for store in stores {
         for path in IndexPath::candidates(reference) {
@@ -127,9 +127,30 @@ fn resolve(image: &str, reference: &ImageRef, stores: &[PathBuf]) -> Resolved {
     if !all_readable || stores.iter().any(|store| may_be_listed(store, image, reference)) {
         return Resolved::NotHere;
     }
+    if let Some(resolved) = resolve_in_trees(reference, trees) {
+        return resolved;
+    }
     let known: Vec<ImageName> = stores.iter().flat_map(|store| names(store)).collect();
-    let paths: Vec<String> = stores.iter().map(|store| store.display().to_string()).collect();
+    let paths: Vec<String> = stores.iter().chain(trees).map(|store| store.display().to_string()).collect();
     Resolved::Unknown(unknown_image(image, &paths, &nearest(image, &known)))
+}
+
+/// Resolves a name in repositories of unpacked images, whose public names are links to directories with the images' ids as their names;
+/// `None` if none has it.
+fn resolve_in_trees(reference: &ImageRef, trees: &[PathBuf]) -> Option<Resolved> {
+    for tree in trees {
+        if !tree.is_dir() {
+            return Some(Resolved::NotHere);
+        }
+        for place in ducc::places(reference) {
+            match tree.join(place).canonicalize() {
+                Ok(path) => return Some(ducc::flat_image(&path).map_or(Resolved::NotHere, |(_, id)| Resolved::Id(id))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(_) => return Some(Resolved::NotHere),
+            }
+        }
+    }
+    None
 }
 
 fn look_up(path: &Path, reference: &ImageRef) -> io::Result<Option<ImageId>> {

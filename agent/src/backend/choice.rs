@@ -145,8 +145,8 @@ impl Backends {
     ///
     /// # Errors
     /// The reason, a part of a sentence.
-    pub fn directory(&self) -> Result<Chosen, String> {
-        let reason = || "the user opens the directory with their own rights".to_owned();
+    pub fn directory(&self, path: &Path) -> Result<Chosen, String> {
+        let reason = || format!("the user opens {} with their own rights", path.display());
         let chosen = |()| Chosen { backend: Backend::Native, reason: reason() };
         self.findings.directories().map(chosen).map_err(|obstacle| on_this_node(&obstacle))
     }
@@ -270,8 +270,9 @@ mod tests {
     #[test]
     fn a_directory_needs_no_squashfs_and_no_trust() {
         let overlay = [Ability::UserNamespaces, Ability::TmpfsAttributes, Ability::Overlay];
-        assert_eq!(backends(Mounts::Fuse, &overlay).directory().map(|chosen| chosen.backend), Ok(Backend::Native));
-        let reason = backends(Mounts::Auto, &FUSE).directory().unwrap_err();
+        let path = Path::new("/tree");
+        assert_eq!(backends(Mounts::Fuse, &overlay).directory(path).map(|chosen| chosen.backend), Ok(Backend::Native));
+        let reason = backends(Mounts::Auto, &FUSE).directory(path).unwrap_err();
         assert!(reason.contains("undecided"), "{reason}");
     }
 

@@ -5,6 +5,7 @@
 //! because the first backend is undecided does not wait; the node is tried in the background. Trials are made one at a time, never for more than
 //! half of the time, and by no clock: without a step nothing is tried.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -74,11 +75,11 @@ impl Retry {
     ///
     /// # Errors
     /// The reason, a part of a sentence.
-    pub fn directory(&self) -> Result<Chosen, String> {
+    pub fn directory(&self, path: &Path) -> Result<Chosen, String> {
         let backends = self.backends();
-        backends.directory().or_else(|_| {
+        backends.directory(path).or_else(|_| {
             self.try_again(&backends);
-            self.backends().directory()
+            self.backends().directory(path)
         })
     }
 

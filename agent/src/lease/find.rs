@@ -8,12 +8,13 @@ use parallax_format::digest::ImageId;
 use parallax_format::record::ImageRecord;
 use parallax_format::{ImageRef, RequestedImage, ambiguous_id, id_prefix, nearest};
 use parallax_protocol::message::LeaseRequest;
-use parallax_store::read::TrustedStore;
+use parallax_store::read::{OpenError, TrustedStore};
 use parallax_sys::credentials::Credentials;
 
 use super::access::Obstacles;
 use super::refusal::{Refusal, refused};
 use super::table::Leases;
+use super::trees;
 
 /// The result of the search for an image.
 #[derive(Debug)]
@@ -71,6 +72,11 @@ impl Leases {
                 return Ok(found);
             }
         }
+        match trees::find(&self.config().trees.paths, &reference) {
+            Ok(Some(path)) => return Ok(Found::Directory(path)),
+            Ok(None) => {}
+            Err((path, cause)) => obstacles.add(OpenError::Store { path, cause }),
+        }
         let near = || nearest(name, &readable.iter().flat_map(TrustedStore::names).collect::<Vec<_>>());
         if let Some(refusal) = obstacles.refusal(name, near) {
             return Err(refusal);
@@ -86,7 +92,8 @@ impl Leases {
     /// Handles an image that is in no store: a refusal, or a pull by Podman. An id cannot be pulled.
     fn missing(&self, name: &str, reference: &ImageRef, near: impl FnOnce() -> Vec<String>) -> Result<Found, Refusal> {
         let config = self.config();
-        let paths: Vec<String> = config.stores.iter().map(|path| path.display().to_string()).collect();
+        let searched = config.stores.iter().chain(&config.trees.paths);
+        let paths: Vec<String> = searched.map(|path| path.display().to_string()).collect();
         let is_name = !matches!(reference, ImageRef::Id(_)) && id_prefix(name).is_none();
         if config.step.on_missing == OnMissing::Pull && is_name {
             return Ok(Found::Missing(format!(

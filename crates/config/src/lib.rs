@@ -36,6 +36,7 @@ const CDI_DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 /// The description of the whole file, in its order.
 pub const SECTIONS: &[Section] = &[
     Section { name: "", about: &[], keys: &[STORES] },
+    Trees::SECTION,
     Agent::SECTION,
     Step::SECTION,
     Run::SECTION,
@@ -59,6 +60,9 @@ const STORES: Key = Key {
 pub struct Config {
     /// The image stores, absolute paths, searched in this order.
     pub stores: Vec<PathBuf>,
+    /// Images that lie unpacked in directories of the node.
+    #[serde(default)]
+    pub trees: Trees,
     /// Settings of the node agent.
     #[serde(default)]
     pub agent: Agent,
@@ -74,6 +78,14 @@ pub struct Config {
     /// Keys of the file that have lost their meaning ([`Config::warning`]).
     #[serde(skip)]
     pub obsolete: Vec<String>,
+}
+
+section! {
+    /// Images that lie unpacked in directories of the node, such as on CVMFS. Nothing is written there, and the user's own rights decide.
+    "trees" Trees {
+        /// Roots of repositories in DUCC's layout, absolute paths, searched in this order for images that no store has.
+        paths: Vec<PathBuf> = Vec::new(), example "[\"/cvmfs/unpacked.example.org\"]";
+    }
 }
 
 section! {
@@ -251,7 +263,13 @@ impl Config {
         }
         let programs = [&self.agent.mount_program, &self.run.podman];
         let directories = self.run.cdi_directories.iter().chain(&self.run.hook_directories).chain(&self.run.edf_path);
-        let absolute = self.stores.iter().chain([&self.agent.runtime_dir]).chain(programs).chain(directories);
+        let absolute = self
+            .stores
+            .iter()
+            .chain(&self.trees.paths)
+            .chain([&self.agent.runtime_dir])
+            .chain(programs)
+            .chain(directories);
         if let Some(path) = absolute.into_iter().find(|path| !path.is_absolute()) {
             return Err(format!("the path \"{}\" is not absolute", path.display()));
         }
@@ -326,6 +344,7 @@ mod tests {
         for text in [
             "stores = []",
             "stores = [\"relative\"]",
+            "stores = [\"/s\"]\n[trees]\npaths = [\"trees\"]",
             "stores = [\"/s\"]\n[step]\nstart_timeout = 0",
             "stores = [\"/s\"]\n[step]\nend_timeout = 99999",
             "stores = [\"/s\"]\n[step]\nscratch_size = \"much\"",

@@ -8,14 +8,20 @@ use std::path::{Path, PathBuf};
 
 use crate::digest::{Digest, ImageId};
 use crate::layout::image_directory;
+use crate::name::DEFAULT_REGISTRY;
 use crate::podman::big_data_file;
+use crate::reference::ImageRef;
 
-/// The directory of what DUCC records of images.
-const METADATA: &str = ".metadata";
+/// The directory of what DUCC records of images, by their public names.
+pub const METADATA: &str = ".metadata";
+/// The file with the manifest in an image's directory below [`METADATA`].
+pub const MANIFEST: &str = "manifest.json";
 /// The directory of unpacked images.
 const FLAT: &str = ".flat";
 /// DUCC's store for Podman.
 const PODMAN_STORE: &str = "podmanStore";
+/// The host of Docker Hub in DUCC's lists of images.
+const DOCKER_HUB: &str = "registry.hub.docker.com";
 
 /// The script in an image by which Apptainer sets the image's variables.
 pub const APPTAINER_VARIABLES: &str = "/.singularity.d/env/10-docker2singularity.sh";
@@ -23,7 +29,24 @@ pub const APPTAINER_VARIABLES: &str = "/.singularity.d/env/10-docker2singularity
 /// Returns the file with the manifest of an image, by its public name (a path).
 #[must_use]
 pub fn manifest(name: &Path) -> PathBuf {
-    Path::new(METADATA).join(name).join("manifest.json")
+    Path::new(METADATA).join(name).join(MANIFEST)
+}
+
+/// Returns the places in which the image may be that a reference means, in order. A manifest's digest is in none.
+#[must_use]
+pub fn places(reference: &ImageRef) -> Vec<String> {
+    match reference {
+        ImageRef::Id(id) => vec![format!("{FLAT}/{}/{id}", id.as_str().get(..2).unwrap_or_default())],
+        ImageRef::Digest(_) => Vec::new(),
+        ImageRef::Name(names) => names
+            .iter()
+            .flat_map(|name| {
+                let name = name.to_string();
+                let on_hub = name.strip_prefix(DEFAULT_REGISTRY).map(|rest| format!("{DOCKER_HUB}{rest}"));
+                [Some(name), on_hub].into_iter().flatten()
+            })
+            .collect(),
+    }
 }
 
 /// Returns the file with an image's configuration.
@@ -77,6 +100,19 @@ mod tests {
             manifest(Path::new("registry.example.org/python:3")),
             Path::new(".metadata/registry.example.org/python:3/manifest.json")
         );
+    }
+
+    #[test]
+    fn a_reference_has_places() {
+        let places = |text: &str| places(&ImageRef::parse(text).unwrap());
+        assert_eq!(places("quay.io/a/b:1"), ["quay.io/a/b:1"]);
+        assert_eq!(
+            places("python:3"),
+            ["localhost/python:3", "docker.io/library/python:3", "registry.hub.docker.com/library/python:3"]
+        );
+        let id = "ab".repeat(32);
+        assert_eq!(places(&id), [format!(".flat/ab/{id}")]);
+        assert!(places(&format!("a@sha256:{id}")).is_empty());
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! - [`agent`]: the node agent.
 //! - [`squashfs`]: the tools that images are migrated with.
 //! - [`stores`]: the image stores; [`squashed`]: those in which root has no rights.
+//! - [`trees`]: repositories of unpacked images.
 
 use std::fmt::Write as _;
 
@@ -32,6 +33,7 @@ mod slurm;
 mod squashed;
 mod squashfs;
 mod stores;
+mod trees;
 mod users;
 
 /// Options of `parallax doctor`.
@@ -82,6 +84,8 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     checks.extend(slurm::check(&options.plugstack));
     checks.extend(agent::check(&agent_config, &findings, is_root));
     checks.extend(stores::check(stores, &agent_config, is_root));
+    let repositories = config.as_ref().map_or(&[][..], |config| &config.trees.paths);
+    checks.extend(trees::check(repositories, &findings));
 
     if options.json {
         print_json(&checks)?;

@@ -12,12 +12,17 @@ use crate::global::Global;
 use crate::output::{print, print_json};
 use crate::units;
 
+mod trees;
+
 /// Options of `parallax list`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Print a JSON array with one object for each image
     #[arg(long)]
     json: bool,
+    /// List the images of the configuration's repositories of unpacked images instead of a store's
+    #[arg(long)]
+    trees: bool,
 }
 
 /// One image in the JSON form. Future versions only add fields.
@@ -92,6 +97,9 @@ impl<'a> Row<'a> {
 /// # Errors
 /// If the store cannot be read.
 pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
+    if options.trees {
+        return trees::run(global, options.json);
+    }
     let root = global.existing_store()?;
     let listing = read::list(&root)?;
     let holders = in_use::read(&root)?;
@@ -147,18 +155,7 @@ fn table(images: &[Listed], rows: &[Row<'_>]) -> String {
             ]
         }));
     }
-    let mut widths = [0; HEADER.len()];
-    for line in &lines {
-        for (width, cell) in widths.iter_mut().zip(line) {
-            *width = cell.len().max(*width);
-        }
-    }
-    lines.iter().fold(String::new(), |mut text, line| {
-        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-        text
-    })
+    units::columns(&lines)
 }
 
 #[cfg(test)]

@@ -1,12 +1,19 @@
-//! Repositories of unpacked images in DUCC's layout: their images by path.
+//! Repositories of unpacked images in DUCC's layout: their images by path and by name.
 
 use anyhow::ensure;
 use integration_tests::cluster::Cluster;
+use integration_tests::held::HeldStep;
+use serde_json::Value;
 
-use super::{TINY, refused, run, with_trees};
+use super::{TINY, TREES, fingerprint, refused, run, with_trees};
+use crate::cluster::backend::{CONFIG, STORE, with_config};
+use crate::cluster::with_file;
 
 tests! { cluster:
     settings_are_those_of_a_repository,
+    images_are_found_by_their_names,
+    a_job_keeps_the_image_that_its_name_meant,
+    a_repository_that_is_not_there_is_no_answer,
 }
 
 /// The repository, on all nodes. It belongs to u1, as DUCC's would to its account.
@@ -38,6 +45,14 @@ fn with_repository(cluster: &Cluster, body: impl FnOnce() -> anyhow::Result<()>)
     })
 }
 
+/// Runs `body` with a repository that ctl and n1 are configured to use.
+fn with_names(cluster: &Cluster, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let text = format!("{STORE}[trees]\npaths = [\"{REPOSITORY}\"]\n");
+    with_repository(cluster, || {
+        with_file(cluster, "ctl", CONFIG, Some(&text), || with_config(cluster, "n1", &text, body))
+    })
+}
+
 fn settings_are_those_of_a_repository(cluster: &Cluster) -> anyhow::Result<()> {
     let [id, _] = ids();
     let path = format!("{REPOSITORY}/{NAME}");
@@ -65,4 +80,68 @@ fn settings_are_those_of_a_repository(cluster: &Cluster) -> anyhow::Result<()> {
         cluster.shell("ctl", &format!("echo '{{}}' > {REPOSITORY}/.metadata/{NAME}/manifest.json"))?;
         refused(&run(cluster, "u1", &path, &["true"])?, "manifest.json is malformed")
     })
+}
+
+fn images_are_found_by_their_names(cluster: &Cluster) -> anyhow::Result<()> {
+    let [id, other] = ids();
+    with_names(cluster, || {
+        // Docker Hub has another name in DUCC's lists.
+        let hub = format!(
+            "cd {REPOSITORY}; mkdir -p registry.hub.docker.com/library; ln -s ../../.flat/cd/{other} registry.hub.docker.com/library/hubbed:1"
+        );
+        cluster.shell("ctl", &hub)?;
+        let before = fingerprint(cluster, REPOSITORY)?;
+        for (image, readme) in [
+            (NAME, "A few programs of Debian."),
+            (id.as_str(), "A few programs of Debian."),
+            ("hubbed:1", "The other one."),
+            (other.as_str(), "The other one."),
+        ] {
+            let option = format!("--parallax-image={image}");
+            let step = HeldStep::start(cluster, "u1", &["-w", "n1", &option], 1, "cat /usr/share/doc/tiny/README")?;
+            ensure!(step.lines == [readme], "{image}: {:?}", step.lines);
+            let status = cluster.agent_status("n1")?;
+            let reason = status.steps.first().and_then(|step| step.source.clone()).map(|source| source.reason);
+            ensure!(reason.is_some_and(|reason| reason.contains(&format!("{REPOSITORY}/.flat/"))), "{status:?}");
+            step.finish()?;
+        }
+        let listed = cluster.run("ctl", "u1", &["parallax", "list", "--trees"])?.success()?.stdout;
+        ensure!(listed.lines().any(|line| line.starts_with(NAME) && line.ends_with(REPOSITORY)), "{listed}");
+        let json = cluster.run("ctl", "u1", &["parallax", "list", "--trees", "--json"])?.success()?.stdout;
+        let json: Value = serde_json::from_str(&json)?;
+        ensure!(json[0]["name"] == NAME && json[0]["id"] == id.as_str() && json[0]["layers"] == 1, "{json}");
+        let doctor = cluster.run("n1", "root", &["parallax", "doctor"])?.stdout;
+        ensure!(doctor.contains(&format!("{REPOSITORY} has images; files of accounts")), "{doctor}");
+        let unknown = run(cluster, "u1", "registry.example.org/library/unknown:1", &["true"])?;
+        ensure!(unknown.code == 1 && unknown.stderr.contains(&format!("(/shared/store, {REPOSITORY})")), "{unknown:?}");
+        ensure!(fingerprint(cluster, REPOSITORY)? == before, "the repository was changed");
+        Ok(())
+    })
+}
+
+fn a_job_keeps_the_image_that_its_name_meant(cluster: &Cluster) -> anyhow::Result<()> {
+    let [_, other] = ids();
+    with_names(cluster, || {
+        let read = "srun cat /usr/share/doc/tiny/README";
+        let switch = format!("cd {REPOSITORY}; ln -s ../../.flat/cd/{other} {NAME}.next; mv -T {NAME}.next {NAME}");
+        let script = format!("{read}; ({switch}); {read}");
+        let image = format!("--parallax-image={NAME}");
+        let done = cluster.run("ctl", "u1", &["salloc", "-Q", "-w", "n1", &image, "sh", "-c", &script])?.success()?;
+        ensure!(done.stdout.lines().eq(["A few programs of Debian."; 2]), "{done:?}");
+        let later = run(cluster, "u1", NAME, &["cat", "/usr/share/doc/tiny/README"])?.success()?;
+        ensure!(later.stdout == "The other one.\n", "{later:?}");
+        Ok(())
+    })
+}
+
+fn a_repository_that_is_not_there_is_no_answer(cluster: &Cluster) -> anyhow::Result<()> {
+    let text = format!("{STORE}[trees]\npaths = [\"/srv/missing\", \"{TREES}\"]\n");
+    let body = || {
+        refused(
+            &run(cluster, "u1", "debian:none", &["true"])?,
+            "/srv/missing cannot be read: No such file or directory",
+        )?;
+        run(cluster, "u1", "debian", &["true"])?.success().map(drop)
+    };
+    with_file(cluster, "ctl", CONFIG, Some(&text), || with_config(cluster, "n1", &text, body))
 }
