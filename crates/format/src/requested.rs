@@ -26,15 +26,21 @@ impl RequestedImage {
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let Some(path) = directory(text) else { return ImageRef::parse(text).map(Self::InStore) };
         // The text is a part of variables of which a blank ends a word, and of a file that shells read.
-        let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && !"\"'`\\$".contains(c);
+        let is_plain = |c: char| !(c.is_whitespace() || c.is_control() || is_invisible(c) || "\"'`\\$".contains(c));
         if text.len() > MAX_PATH || !text.chars().all(is_plain) {
             return Err(grammar(
                 text,
-                "the path of a directory has no blanks, quotes, backslashes or dollar signs here",
+                "the path of a directory has no blanks, quotes, backslashes, dollar signs or invisible characters here",
             ));
         }
         Ok(Self::Directory(path.to_owned()))
     }
+}
+
+/// Whether a character changes how the text around it is shown, in logs for example, and shows nothing itself (Unicode's bidirectional
+/// controls and zero-width characters).
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Returns the path that a text names, if it looks like that of a directory: an absolute path without the ending of an image file.
@@ -48,7 +54,7 @@ mod tests {
 
     #[test]
     fn an_absolute_path_is_a_directory() {
-        for path in ["/", "/images/debian", "/cvmfs/unpacked.example.org/registry.example.org/library/python:3.12"] {
+        for path in ["/", "/images/débian", "/cvmfs/unpacked.example.org/registry.example.org/library/python:3.12"] {
             assert_eq!(RequestedImage::parse(path).unwrap(), RequestedImage::Directory(path.into()));
         }
         for name in ["python", "quay.io/org/app:v1"] {
@@ -63,7 +69,7 @@ mod tests {
             assert!(error(text).contains("not a file"), "{text}: {}", error(text));
         }
         let long = format!("/{}", "a".repeat(MAX_PATH));
-        for text in ["/a b", "/a\nb", "/a\"b", "/a$b", "/a\\b", long.as_str()] {
+        for text in ["/a b", "/a\u{202e}b", "/a\nb", "/a\"b", "/a$b", "/a\\b", long.as_str()] {
             assert!(error(text).contains("no blanks"), "{text}");
         }
     }
