@@ -9,6 +9,7 @@ pub mod assignments;
 pub mod config;
 pub mod image;
 pub mod images;
+pub mod index;
 pub mod journal;
 pub mod layer;
 pub mod layers;
@@ -28,6 +29,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("config", config::check),
     ("image", image::check),
     ("images", images::check),
+    ("index", index::check),
     ("journal", journal::check),
     ("layer", layer::check),
     ("layers", layers::check),
