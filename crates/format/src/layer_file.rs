@@ -50,6 +50,15 @@ pub struct TarSplit {
     pub sha256: Sha256,
 }
 
+/// What an index of chunks does not say of the chunks of a SquashFS file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkTotals {
+    /// Number of chunks, each counted once.
+    pub chunks: u64,
+    /// Size of their files in the chunk store in bytes, those included that other layers share.
+    pub stored: u64,
+}
+
 /// The parts of a layer that depend on the layers below. Paths have no leading slash; the empty path is the root.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {

@@ -32,6 +32,8 @@ pub const SQUASH: &str = "squash";
 pub const PARALLAX: &str = "parallax";
 /// The SquashFS files of layers, with their descriptions and tar-split data.
 pub const LAYERS: &str = "parallax/layers";
+/// The chunk store: the chunks of all layers that have an index of chunks. casync searches it beside an index.
+pub const CHUNK_STORE: &str = "parallax/layers/default.castr";
 /// The records, one file per image id.
 pub const RECORDS: &str = "parallax/images";
 /// The index of names.
@@ -51,7 +53,7 @@ pub const LOCK_BREAKING: &str = "parallax/lock.breaking";
 /// Tar-split data that has Podman say what to do.
 pub const NO_FILES: &str = "parallax/no-files.tar-split.gz";
 
-/// The directories of a store that Parallax writes, parents first.
+/// The directories of a store that Parallax writes, parents first. [`CHUNK_STORE`] is made with the first chunk.
 pub const DIRECTORIES: [&str; 12] = [
     OVERLAY,
     LINKS,
@@ -82,6 +84,12 @@ pub const SQUASHFS: &str = "squash";
 pub const JSON: &str = "json";
 /// The extension of tar-split data.
 pub const TAR_SPLIT: &str = "tar-split.gz";
+/// The extension of indexes of chunks, casync's for the index of a file.
+pub const CHUNK_INDEX: &str = "caibx";
+/// The extension of what is known of a layer's chunks beside the index.
+pub const CHUNK_TOTALS: &str = "chunks.json";
+/// The name, without extension, of the files in a layer's directory that describe a SquashFS file which the layer has for itself.
+const OWN: &str = "parallax";
 
 /// The directory of a layer.
 #[must_use]
@@ -158,7 +166,13 @@ pub fn layer_file(diff_id: &str, extension: &str) -> String {
 /// The description of a SquashFS file that one of Podman's layers has for itself.
 #[must_use]
 pub fn own_description(layer_id: &LayerId) -> String {
-    format!("{OVERLAY}/{layer_id}/parallax.json")
+    own_file(layer_id, JSON)
+}
+
+/// Returns one of the files about a SquashFS file that one of Podman's layers has for itself, by its extension.
+#[must_use]
+pub fn own_file(layer_id: &str, extension: &str) -> String {
+    format!("{OVERLAY}/{layer_id}/{OWN}.{extension}")
 }
 
 /// Returns the path at which Podman searches the tar-split data of a layer.
@@ -200,9 +214,12 @@ mod tests {
         assert_eq!(sidecar("AB"), "overlay/l/AB.squash");
         assert_eq!(squash("AB"), "squash/AB.squash");
         let hex = "ab".repeat(32);
-        let (diff_id, layer_id, image_id) = (hex.parse().unwrap(), hex.parse().unwrap(), hex.parse().unwrap());
+        let (diff_id, image_id) = (hex.parse().unwrap(), hex.parse().unwrap());
+        let layer_id: LayerId = hex.parse().unwrap();
         assert_eq!(squashfs(&diff_id), format!("parallax/layers/{hex}.squash"));
         assert_eq!(layer_file(&diff_id, TAR_SPLIT), format!("parallax/layers/{hex}.tar-split.gz"));
+        assert_eq!(layer_file(&hex, CHUNK_INDEX), format!("parallax/layers/{hex}.caibx"));
+        assert_eq!(own_file(&layer_id, CHUNK_INDEX), format!("overlay/{hex}/parallax.caibx"));
         assert_eq!(podmans_tar_split(&hex), format!("overlay-layers/{hex}.tar-split.gz"));
         assert_eq!(own_description(&layer_id), format!("overlay/{hex}/parallax.json"));
         assert_eq!(image_directory(&image_id), format!("overlay-images/{hex}"));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{DiffId, Digest, ImageId, LayerId, Sha256, without_algorithm};
 use crate::layer_file::LayerFile;
+use crate::layout;
 use crate::podman::Link;
 use crate::reference::ImageRef;
 
@@ -71,6 +72,23 @@ impl LayerRecord {
     #[must_use]
     pub fn squashfs_path(&self) -> String {
         if self.sidecar { self.link.sidecar() } else { LayerFile::squashfs_path(&self.diff_id) }
+    }
+
+    /// Returns the path of the index of chunks of the layer's SquashFS file, relative to the store's root.
+    #[must_use]
+    pub fn chunk_index_path(&self) -> String {
+        self.about_chunks(layout::CHUNK_INDEX)
+    }
+
+    /// Returns the path of the [`ChunkTotals`](crate::layer_file::ChunkTotals) of the layer's SquashFS file, relative to the
+    /// store's root.
+    #[must_use]
+    pub fn chunk_totals_path(&self) -> String {
+        self.about_chunks(layout::CHUNK_TOTALS)
+    }
+
+    fn about_chunks(&self, extension: &str) -> String {
+        if self.sidecar { layout::own_file(&self.id, extension) } else { layout::layer_file(&self.diff_id, extension) }
     }
 }
 

@@ -4,6 +4,7 @@
 //! - [`hash`]: digests, chain ids and what is derived from them.
 //! - [`podman_lists`]: Podman's lists, changed without losing what others wrote.
 //! - [`Store`]: adds and removes images.
+//! - [`ChunkWriter`]: publishes the chunks of layers.
 //! - [`in_use`]: the files by which nodes say which images they use.
 //! - [`Verifier`]: checks a store.
 
@@ -23,8 +24,10 @@ mod write;
 pub use error::StoreError;
 pub use lock::fcntl::has_locks;
 pub use lock::work_directory::WorkDirectory;
-pub use parallax_format::layer_file::{LayerFile, Shape, TarSplit};
+pub use parallax_format::layer_file::{ChunkTotals, LayerFile, Shape, TarSplit};
 pub use verify::{Problem, Verifier};
+pub use write::chunk_garbage::ChunkGarbage;
+pub use write::chunks::{ChunkWriter, NewChunks};
 pub use write::garbage::Garbage;
 pub use write::own_file::OwnFiles;
 pub use write::remove::{Collected, Collection, Removed, Target};

@@ -1,11 +1,14 @@
 //! Checks a store against itself: what records say against what is there.
 
-use std::collections::BTreeMap;
+mod chunks;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::mem;
 use std::path::Path;
 
+use parallax_chunks::{ChunkId, Matcher};
 use parallax_format::digest::{Digest, ImageId};
 use parallax_format::layer_file::{LayerFile, TarSplit};
 use parallax_format::layout::{IMAGES_JSON, LAYERS_JSON};
@@ -31,6 +34,8 @@ const MIGRATE_AGAIN: &str = "remove the image (parallax rm --force) and migrate 
 const BRING_AGAIN: &str = "remove the image (parallax rm) and migrate it";
 /// Remedy for leftovers.
 const COLLECT: &str = "run parallax gc";
+/// Remedy for an index of chunks that is wrong, or names chunks that are.
+const CHUNK_AGAIN: &str = "run parallax chunk --again with the image";
 /// Remedy for index entries and lists that disagree.
 const TAG_AGAIN: &str = "give the image the name again (parallax tag)";
 
@@ -47,14 +52,16 @@ pub struct Problem {
     pub remedy: &'static str,
 }
 
-/// Checks images one by one; each SquashFS file is read once.
+/// Checks images one by one; each SquashFS file and each chunk is read once.
 #[derive(Debug)]
 pub struct Verifier<'a> {
     store: &'a Store,
     layers: LayerList,
     images: ImageList,
-    /// Results for the SquashFS files that were read already.
+    /// Results for the files that were read already.
     files: BTreeMap<String, Option<String>>,
+    /// The chunks that were read and are intact.
+    chunks: BTreeSet<ChunkId>,
     problems: Vec<Problem>,
     /// Held while what was found is looked at again.
     _lock: Option<ReadLock>,
@@ -68,7 +75,8 @@ impl<'a> Verifier<'a> {
     /// [`StoreError`] if a list cannot be read; that nothing can be checked then says enough.
     pub fn new(store: &'a Store) -> Result<Self, StoreError> {
         let (layers, images) = podman_lists::read_both(store.root())?;
-        Ok(Self { store, layers, images, files: BTreeMap::new(), problems: Vec::new(), _lock: None })
+        let (files, chunks, problems) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
+        Ok(Self { store, layers, images, files, chunks, problems, _lock: None })
     }
 
     /// Forgets the problems found so far and keeps writers out, so that whoever checks again finds those that are real.
@@ -80,8 +88,8 @@ impl<'a> Verifier<'a> {
     pub fn again(&mut self) -> Result<bool, StoreError> {
         let lock = ReadLock::take(self.store.root())?;
         let files = mem::take(&mut self.files).into_iter().filter(|(_, wrong)| wrong.is_none()).collect();
-        let locked = lock.is_some();
-        *self = Self { files, _lock: lock, ..Self::new(self.store)? };
+        let (locked, chunks) = (lock.is_some(), mem::take(&mut self.chunks));
+        *self = Self { files, chunks, _lock: lock, ..Self::new(self.store)? };
         Ok(locked)
     }
 
@@ -179,15 +187,7 @@ impl<'a> Verifier<'a> {
 
     fn layer(&mut self, image: &ImageId, layer: &LayerRecord, below: &[LayerRecord]) -> Result<(), StoreError> {
         let root = self.store.root();
-        let file = layer.squashfs_path();
-        let wrong = match self.files.get(&file) {
-            Some(known) => known.clone(),
-            None => check_file(&root.join(&file), layer)?,
-        };
-        self.files.insert(file.clone(), wrong.clone());
-        if let Some(wrong) = wrong {
-            self.note(Some(image), &file, &wrong, REPLACE_FILE);
-        }
+        self.squashfs_file(image, layer)?;
         let (own, shared) = (self.store.own_file(&layer.id)?, self.store.layer(&layer.diff_id)?);
         let described = if layer.sidecar { own } else { shared };
         let is_it = |there: &LayerFile| Some(there.squashfs_sha256) == layer.squashfs_sha256;
@@ -235,6 +235,35 @@ impl<'a> Verifier<'a> {
         });
         if !right {
             self.note(Some(image), LAYERS_JSON, &format!("does not list the layer {}", layer.id), MIGRATE_AGAIN);
+        }
+        Ok(())
+    }
+
+    /// Checks a SquashFS file, and the chunks that it was cut into.
+    fn squashfs_file(&mut self, image: &ImageId, layer: &LayerRecord) -> Result<(), StoreError> {
+        let (file, index_path) = (layer.squashfs_path(), layer.chunk_index_path());
+        let known = self.files.contains_key(&index_path);
+        let index = if known { None } else { self.read_index(&index_path)? };
+        let mut matcher = index.as_ref().and_then(|index| index.as_ref().ok()).map(Matcher::new);
+        let wrong = match self.files.get(&file).filter(|_| matcher.is_none()) {
+            Some(known) => known.clone(),
+            None => check_file(&self.store.root().join(&file), layer, matcher.as_mut())?,
+        };
+        let matches = matcher.is_none_or(|matcher| matcher.finish());
+        if let Some(index) = &index {
+            let wrong_index = match index {
+                Err(error) => Some(error.clone()),
+                Ok(_) if wrong.is_none() && !matches => Some("is not that of the layer's file".to_owned()),
+                Ok(index) => self.broken_chunks(index)?,
+            };
+            self.files.insert(index_path.clone(), wrong_index);
+        }
+        if let Some(wrong) = &wrong {
+            self.note(Some(image), &file, wrong, REPLACE_FILE);
+        }
+        self.files.insert(file, wrong);
+        if let Some(Some(wrong)) = self.files.get(&index_path).cloned() {
+            self.note(Some(image), &index_path, &wrong, CHUNK_AGAIN);
         }
         Ok(())
     }
@@ -303,7 +332,11 @@ impl<'a> Verifier<'a> {
 }
 
 /// Returns the problem of a SquashFS file, if there is one.
-fn check_file(path: &Path, layer: &LayerRecord) -> Result<Option<String>, StoreError> {
+fn check_file(
+    path: &Path,
+    layer: &LayerRecord,
+    mut matcher: Option<&mut Matcher<'_>>,
+) -> Result<Option<String>, StoreError> {
     let failed = |cause: io::Error| StoreError::Io { action: "read", path: path.to_owned(), cause };
     let mut file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some("is not there".to_owned())),
@@ -322,12 +355,18 @@ fn check_file(path: &Path, layer: &LayerRecord) -> Result<Option<String>, StoreE
         return Ok(Some("has no SquashFS superblock that fits it".to_owned()));
     }
     let mut hash = Digester::default();
-    hash.update(&superblock);
+    let mut take = |bytes: &[u8]| {
+        hash.update(bytes);
+        if let Some(matcher) = &mut matcher {
+            matcher.update(bytes);
+        }
+    };
+    take(&superblock);
     let mut buffer = vec![0; 256 << 10];
     loop {
         match file.read(&mut buffer).map_err(failed)? {
             0 => break,
-            got => hash.update(buffer.get(..got).unwrap_or_default()),
+            got => take(buffer.get(..got).unwrap_or_default()),
         }
     }
     let is = hash.finish();

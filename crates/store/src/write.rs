@@ -1,6 +1,8 @@
 //! Changing a store: images and names are added, moved and removed.
 
 mod adopt;
+pub(crate) mod chunk_garbage;
+pub(crate) mod chunks;
 pub(crate) mod garbage;
 pub(crate) mod own_file;
 pub(crate) mod pending;

@@ -22,6 +22,10 @@ use crate::parallel;
 use crate::podman_lists::{ImageList, LayerList};
 use crate::write::store::Store;
 
+/// Extensions of the files of a layer, in the order in which they are to go.
+const FILES_OF_A_LAYER: [&str; 5] =
+    [layout::CHUNK_INDEX, layout::CHUNK_TOTALS, layout::JSON, layout::TAR_SPLIT, layout::SQUASHFS];
+
 /// A file or list entry that was removed, or is to be removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Garbage {
@@ -73,7 +77,7 @@ pub(crate) struct Sweep {
     layer_directories: Vec<String>,
     files: Vec<String>,
     pub(crate) temporary: Vec<String>,
-    /// Whether SquashFS files are moved to the trash, not deleted.
+    /// Whether SquashFS files and indexes of chunks are moved to the trash, not deleted.
     pub(crate) to_trash: bool,
 }
 
@@ -183,17 +187,16 @@ impl Sweep {
                 let link = store.link_of(id)?;
                 let squash = link.iter().map(|link| layout::squash(link.as_str()));
                 let links = link.iter().flat_map(|link| [link.sidecar(), layout::link(link.as_str())]);
-                let tar_split = [layout::podmans_tar_split(id)];
-                self.links.extend(links.chain(squash).chain(tar_split).filter(|path| exists(store, path)));
+                let others = [layout::podmans_tar_split(id), layout::own_file(id, layout::CHUNK_INDEX)];
+                self.links.extend(links.chain(squash).chain(others).filter(|path| exists(store, path)));
                 self.layer_directories.push(directory);
             }
         }
         let mut diff_ids = now.layers.diff_ids();
         diff_ids.extend(recorded().map(|layer| layer.diff_id));
         let unneeded = scope.diff_ids.iter().filter(|id| !diff_ids.contains(id.as_str()));
-        let files = unneeded.flat_map(|diff_id| {
-            [layout::JSON, layout::TAR_SPLIT, layout::SQUASHFS].map(|extension| layout::layer_file(diff_id, extension))
-        });
+        let files =
+            unneeded.flat_map(|diff_id| FILES_OF_A_LAYER.map(|extension| layout::layer_file(diff_id, extension)));
         self.files = files.filter(|path| exists(store, path)).collect();
         Ok(())
     }
@@ -230,9 +233,10 @@ impl Sweep {
         let mut directories = BTreeSet::new();
         for path in paths {
             let path = store.root().join(path);
-            let is_squashfs = path.extension().is_some_and(|kind| kind == layout::SQUASHFS)
+            // What steps may be reading: an index keeps the chunks that it names.
+            let is_kept = path.extension().is_some_and(|kind| kind == layout::SQUASHFS || kind == layout::CHUNK_INDEX)
                 && path.symlink_metadata().is_ok_and(|file| file.is_file());
-            if is_squashfs && self.to_trash {
+            if is_kept && self.to_trash {
                 store.move_to_trash(&path)?;
             } else {
                 remove_file(&path)?;

@@ -2,7 +2,7 @@
 //!
 //! A file system that keeps open files frees them when the last node closes them. NFS does not: the removal of a file by
 //! another client takes it from under a running step. So a file is first renamed, which keeps it intact for nodes that have it open,
-//! and deleted after the retention time.
+//! and deleted after the retention time. Indexes of chunks are kept likewise, and keep the chunks that they name.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,7 +16,7 @@ use crate::error::{IoContext as _, StoreError};
 use crate::write::store::Store;
 
 impl Store {
-    /// Moves a SquashFS file to the trash. Needs the store's locks.
+    /// Moves a SquashFS file or an index of chunks to the trash. Needs the store's locks.
     pub(crate) fn move_to_trash(&self, file: &Path) -> Result<(), StoreError> {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let directory = self.root().join(REMOVED);

@@ -1,0 +1,44 @@
+//! Checks the chunks that indexes name.
+
+use parallax_chunks::{ChunkId, Index, decode};
+use parallax_format::layout::CHUNK_STORE;
+
+use super::Verifier;
+use crate::atomic::read_if_there;
+use crate::error::StoreError;
+use crate::parallel;
+use crate::write::store::Store;
+
+impl Verifier<'_> {
+    /// Returns an index, or its problem; `None` if it does not exist.
+    pub(super) fn read_index(&self, path: &str) -> Result<Option<Result<Index, String>>, StoreError> {
+        let bytes = read_if_there(&self.store.root().join(path))?;
+        Ok(bytes.map(|bytes| Index::parse(&bytes).map_err(|error| format!("is corrupt: {error}"))))
+    }
+
+    /// Checks the chunks of an index that were not read yet. Returns the index's problem if any is missing or corrupt.
+    pub(super) fn broken_chunks(&mut self, index: &Index) -> Result<Option<String>, StoreError> {
+        let mut ids: Vec<ChunkId> = index.parts().map(|part| part.id).filter(|id| !self.chunks.contains(id)).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let store = self.store;
+        let mut broken = Vec::new();
+        for (id, wrong) in ids.iter().zip(parallel::map(&ids, |id| problem(store, id, index))) {
+            match wrong? {
+                None => drop(self.chunks.insert(*id)),
+                Some(wrong) => broken.push(format!("{CHUNK_STORE}/{} {wrong}", id.path())),
+            }
+        }
+        Ok(broken.first().map(|first| match broken.len() {
+            1 => format!("names a chunk that cannot be used: {first}"),
+            count => format!("names {count} chunks that cannot be used, such as {first}"),
+        }))
+    }
+}
+
+/// Returns the problem of a chunk, if there is one.
+fn problem(store: &Store, id: &ChunkId, index: &Index) -> Result<Option<String>, StoreError> {
+    let Some(frame) = read_if_there(&store.chunk_path(id))? else { return Ok(Some("is not there".to_owned())) };
+    let max = usize::try_from(index.parameters().max()).unwrap_or(usize::MAX);
+    Ok(decode(&frame, id, index.algorithm(), max).err().map(|error| format!("is corrupt: {error}")))
+}
