@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::commands::{about, doctor, edf, gc, inspect, list, migrate, rm, status, verify};
+use crate::commands::{about, chunk, doctor, edf, gc, inspect, list, migrate, rm, status, verify};
 use crate::compat;
 use crate::global::Global;
 use crate::output::{explained, report_error, start_logging};
@@ -26,6 +26,8 @@ struct Cli {
 enum Command {
     /// Add images to the store
     Migrate(Box<migrate::Options>),
+    /// Cut the layers of images into chunks, for nodes that read them as needed
+    Chunk(chunk::Options),
     /// List the images in the store
     #[command(visible_aliases = ["ls", "images"])]
     List(list::Options),
@@ -68,6 +70,7 @@ pub(crate) fn run() -> ExitCode {
     start_logging(&cli.global);
     let result = match &cli.command {
         Command::Migrate(options) => migrate::run(&cli.global, options),
+        Command::Chunk(options) => chunk::run(&cli.global, options),
         Command::List(options) => list::run(&cli.global, options),
         Command::Inspect(options) => inspect::run(&cli.global, options),
         Command::Rm(options) => rm::run(&cli.global, options),

@@ -2,6 +2,7 @@
 
 pub(crate) mod about;
 mod adopt;
+pub(crate) mod chunk;
 pub(crate) mod doctor;
 mod each;
 pub(crate) mod edf;

@@ -98,6 +98,17 @@ impl LayerProgress {
         Counted { source, bar: bar.clone(), json: *json, layer, bytes, total: *total, reported: Instant::now() }
     }
 
+    /// Reports the finished layer: the numbers of its chunks and of the new ones, and the size of these in the store in bytes.
+    pub fn chunked(&self, chunks: u64, new: u64, stored: u64, progress: &Progress) {
+        let short = short_id(&self.layer);
+        if self.json {
+            tracing::info!(target: PROGRESS, event = "layer-chunked", layer = &*self.layer, chunks, new, stored, "layer {short}");
+        } else {
+            let chunks = units::count(usize::try_from(chunks).unwrap_or(usize::MAX), "chunk");
+            progress.line(&format!("layer {short}: {chunks}, {new} new, {} stored", units::bytes(stored)));
+        }
+    }
+
     /// Reports the finished layer: the size of its tar stream and of its file in bytes.
     pub fn done(&self, size: u64, stored: u64, progress: &Progress) {
         let short = short_id(&self.layer);

@@ -86,7 +86,7 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a time is a whole number and a unit: 90s, 30min, 24h, 7d".to_owned())
 }
 
-/// Lays out lines of cells in columns.
+/// Lays out lines of cells in columns. Columns without content are left out.
 pub(crate) fn columns<const N: usize>(lines: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for line in lines {
@@ -95,7 +95,8 @@ pub(crate) fn columns<const N: usize>(lines: &[[String; N]]) -> String {
         }
     }
     lines.iter().fold(String::new(), |mut text, line| {
-        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells = line.iter().zip(&widths).filter(|(_, width)| **width > 0);
+        let cells: Vec<String> = cells.map(|(cell, width)| format!("{cell:width$}")).collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
         text

@@ -10,6 +10,7 @@ mod access;
 mod archives;
 mod backend;
 mod calls;
+mod chunks;
 mod comparison;
 mod compat;
 mod concurrent;
@@ -86,6 +87,7 @@ pub(crate) fn tests() -> impl Iterator<Item = &'static Listed> {
         without_locks::TESTS,
         access::TESTS,
         calls::TESTS,
+        chunks::TESTS,
         fidelity::TESTS,
         foreign::TESTS,
         identity::TESTS,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use parallax_format::digest::ImageId;
-use parallax_store::{Collected, Collection, Garbage, Store};
+use parallax_store::{ChunkGarbage, Collected, Collection, Garbage, Store};
 use serde::Serialize;
 
 use crate::global::Global;
@@ -35,14 +35,26 @@ struct Report<'a> {
     dry_run: bool,
     /// Removed files and entries.
     removed: Vec<Row<'a>>,
-    /// Total size of the removed files in bytes.
+    /// Total size of the removed files in bytes, chunks included.
     freed: u64,
+    /// Removed chunks.
+    chunks: Chunks,
     /// Ids of images whose names were repaired.
     repaired: &'a [ImageId],
     /// Number of running writers, whose files were kept.
     writers: usize,
     /// `true` if the store's file system has no locks, so that writers use a lock file.
     no_locks: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Chunks {
+    /// Their number.
+    removed: usize,
+    /// Size on disk in bytes.
+    bytes: u64,
+    /// Number of running writers of chunks. While there are any, chunks are not removed.
+    writers: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -59,9 +71,10 @@ struct Row<'a> {
 /// If the store cannot be read or changed.
 pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let store = Store::open(&global.existing_store()?)?;
-    let collected =
-        store.collect(Collection { dry_run: options.dry_run, grace: options.grace, break_lock: options.break_lock })?;
-    let freed = collected.garbage.iter().map(|garbage| garbage.bytes).sum();
+    let collection = Collection { dry_run: options.dry_run, grace: options.grace, break_lock: options.break_lock };
+    let collected = store.collect(collection)?;
+    let chunks = store.collect_chunks(collection, &collected.garbage)?;
+    let freed = collected.garbage.iter().map(|garbage| garbage.bytes).sum::<u64>() + chunks.bytes;
     if options.json {
         let row = |garbage: &'_ Garbage| -> (String, u64) { (garbage.path.clone(), garbage.bytes) };
         let rows: Vec<_> = collected.garbage.iter().map(row).collect();
@@ -69,22 +82,26 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
             dry_run: options.dry_run,
             removed: rows.iter().map(|(path, bytes)| Row { path, bytes: *bytes }).collect(),
             freed,
+            chunks: Chunks { removed: chunks.chunks, bytes: chunks.bytes, writers: chunks.writers },
             repaired: &collected.repaired,
             writers: collected.live,
             no_locks: collected.no_locks,
         });
     }
     if !global.quiet {
-        print(&text(&collected, options.dry_run, freed))?;
+        print(&text(&collected, &chunks, options.dry_run, freed))?;
     }
     Ok(())
 }
 
-fn text(collected: &Collected, dry_run: bool, freed: u64) -> String {
+fn text(collected: &Collected, chunks: &ChunkGarbage, dry_run: bool, freed: u64) -> String {
     let (removes, repairs) = if dry_run { ("would remove", "would repair") } else { ("removed", "repaired") };
     let mut lines = Vec::new();
     for Garbage { path, bytes } in &collected.garbage {
         lines.push(format!("{removes} {path} ({})", units::bytes(*bytes)));
+    }
+    if chunks.chunks > 0 {
+        lines.push(format!("{removes} {} ({})", units::count(chunks.chunks, "chunk"), units::bytes(chunks.bytes)));
     }
     for id in &collected.repaired {
         lines.push(format!("{repairs} the names of {}", id.short()));
@@ -94,6 +111,9 @@ fn text(collected: &Collected, dry_run: bool, freed: u64) -> String {
     }
     if collected.live > 0 {
         lines.push(format!("{} at work: their files are left alone", units::count(collected.live, "writer")));
+    }
+    if chunks.writers > 0 {
+        lines.push(format!("{} of chunks at work: no chunk is removed", units::count(chunks.writers, "writer")));
     }
     lines.push(format!("{} {}, {}", removes, units::count(collected.garbage.len(), "thing"), units::bytes(freed)));
     lines.join("\n") + "\n"

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use parallax_format::digest::{Digest, ImageId, Sha256};
 use parallax_format::oci::{EXECUTION_KEYS, Execution};
 use parallax_format::record::{ImageRecord, LayerRecord};
-use parallax_store::{Store, in_use};
+use parallax_store::{ChunkTotals, Store, in_use};
 use serde::Serialize;
 
 use super::find::{find, record};
@@ -62,6 +62,18 @@ struct LayerRow {
     file: String,
     /// The SHA-256 of the SquashFS file; null if not recorded.
     squashfs_sha256: Option<Sha256>,
+    /// The chunks of the SquashFS file; null if it is not chunked.
+    chunks: Option<ChunkRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct ChunkRow {
+    /// Path of the index.
+    index: String,
+    /// Number of chunks, each counted once.
+    chunks: u64,
+    /// Size of the chunks in the chunk store in bytes, including those that other layers share.
+    stored: u64,
 }
 
 /// What an image's configuration says of how it is run. In the JSON form as in the configuration, with its names in
@@ -100,23 +112,35 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let holders = in_use::read(store.root())?.remove(id.as_str()).unwrap_or_default();
     let parsed = Execution::of_configuration(&record.config)
         .with_context(|| format!("cannot parse the configuration of {id}"))?;
-    let report = Report { foreign, in_use: holders, ..Report::new(&store, &record, parsed.into()) };
+    let report = Report { foreign, in_use: holders, ..Report::new(&store, &record, parsed.into())? };
     if options.json { print_json(&report) } else { print(&report.text()) }
 }
 
 impl<'a> Report<'a> {
-    fn new(store: &Store, record: &'a ImageRecord, config: Settings) -> Self {
-        let row = |layer: &LayerRecord| LayerRow {
-            diff_id: layer.diff_id.into(),
-            size: layer.size,
-            stored: layer.squashfs_size,
-            file: store.root().join(layer.squashfs_path()).display().to_string(),
-            squashfs_sha256: layer.squashfs_sha256,
+    fn new(store: &Store, record: &'a ImageRecord, config: Settings) -> anyhow::Result<Self> {
+        let path = |path: String| store.root().join(path).display().to_string();
+        let chunks = |layer: &LayerRecord| -> anyhow::Result<Option<ChunkRow>> {
+            let totals = store.chunk_totals(layer)?;
+            Ok(totals.map(|ChunkTotals { chunks, stored }| ChunkRow {
+                index: path(layer.chunk_index_path()),
+                chunks,
+                stored,
+            }))
+        };
+        let row = |layer: &LayerRecord| -> anyhow::Result<LayerRow> {
+            Ok(LayerRow {
+                diff_id: layer.diff_id.into(),
+                size: layer.size,
+                stored: layer.squashfs_size,
+                file: path(layer.squashfs_path()),
+                squashfs_sha256: layer.squashfs_sha256,
+                chunks: chunks(layer)?,
+            })
         };
         let (size, stored) = units::sizes(record);
-        let layers = record.layers.iter().map(row).collect();
+        let layers = record.layers.iter().map(row).collect::<anyhow::Result<_>>()?;
         let ImageRecord { id, digest, names, created, .. } = record;
-        Self {
+        Ok(Self {
             id: *id,
             digest: *digest,
             names,
@@ -127,7 +151,7 @@ impl<'a> Report<'a> {
             in_use: Vec::new(),
             layers,
             config,
-        }
+        })
     }
 
     fn text(&self) -> String {
@@ -149,7 +173,10 @@ impl<'a> Report<'a> {
         }
         let layer = |layer: &LayerRow| {
             let (size, stored) = (units::bytes(layer.size), units::bytes(layer.stored));
-            format!("{} {size}, {stored} stored\n  {}", layer.diff_id, layer.file)
+            let chunks = layer.chunks.as_ref().map_or(String::new(), |chunks| {
+                format!("\n  {}\n  {} chunks, {} stored", chunks.index, chunks.chunks, units::bytes(chunks.stored))
+            });
+            format!("{} {size}, {stored} stored\n  {}{chunks}", layer.diff_id, layer.file)
         };
         lines.push(("Layers", self.layers.iter().map(layer).collect::<Vec<_>>().join("\n")));
         let Settings { env, entrypoint, cmd, user, working_dir, labels } = &self.config;

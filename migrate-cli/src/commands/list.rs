@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use parallax_format::digest::{Digest, ImageId};
-use parallax_format::record::LayerRecord;
-use parallax_store::in_use;
+use parallax_format::layout::CHUNK_STORE;
+use parallax_format::record::{ImageRecord, LayerRecord};
 use parallax_store::read::{self, Listed};
+use parallax_store::{ChunkTotals, Store, in_use};
 use serde::Serialize;
 
+use crate::chunking;
 use crate::global::Global;
 use crate::output::{print, print_json};
 use crate::units;
@@ -50,6 +52,16 @@ struct Row<'a> {
     foreign: bool,
     /// Nodes that use the image now, according to in-use markers.
     in_use: Vec<String>,
+    /// The chunks of its layers; null unless all layers are chunked.
+    chunks: Option<Chunks>,
+}
+
+#[derive(Debug, Serialize)]
+struct Chunks {
+    /// Number of chunks; those that several layers share count for each.
+    chunks: u64,
+    /// Size of the chunks in the chunk store in bytes, shared ones included.
+    stored: u64,
 }
 
 /// The number of images with a SquashFS file, and its size in bytes, by its path in the store.
@@ -88,7 +100,15 @@ impl<'a> Row<'a> {
             unique,
             foreign: listed.foreign,
             in_use: holders.get(record.id.as_str()).cloned().unwrap_or_default(),
+            chunks: None,
         }
+    }
+
+    /// Looks up the image's chunks.
+    fn with_chunks(mut self, store: &Store, record: &ImageRecord) -> anyhow::Result<Self> {
+        let totals = chunking::totals(store, record)?;
+        self.chunks = totals.map(|ChunkTotals { chunks, stored }| Chunks { chunks, stored });
+        Ok(self)
     }
 }
 
@@ -110,7 +130,13 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
         tracing::warn!("{problem}");
     }
     let files = files(&listing.images);
-    let rows: Vec<Row<'_>> = listing.images.iter().map(|listed| Row::new(listed, &files, &holders)).collect();
+    let store = Store::open(&root)?;
+    let has_chunks = store.root().join(CHUNK_STORE).exists();
+    let row = |listed| -> anyhow::Result<Row<'_>> {
+        let row = Row::new(listed, &files, &holders);
+        if has_chunks { row.with_chunks(&store, &listed.record) } else { Ok(row) }
+    };
+    let rows = listing.images.iter().map(row).collect::<anyhow::Result<Vec<_>>>()?;
     if options.json {
         return print_json(&rows);
     }
@@ -130,11 +156,14 @@ fn totals(rows: &[Row<'_>], files: &Files) -> String {
 }
 
 fn table(images: &[Listed], rows: &[Row<'_>]) -> String {
-    const HEADER: [&str; 8] = ["NAME", "ID", "LAYERS", "CREATED", "SIZE", "STORED", "UNIQUE", "IN USE"];
+    const HEADER: [&str; 9] = ["NAME", "ID", "LAYERS", "CREATED", "SIZE", "STORED", "UNIQUE", "CHUNKS", "IN USE"];
     let mut header = HEADER.map(str::to_owned);
-    // The last column is empty if no node uses an image.
-    if rows.iter().all(|row| row.in_use.is_empty()) {
+    // Columns without content are left out.
+    if rows.iter().all(|row| row.chunks.is_none()) {
         header[7].clear();
+    }
+    if rows.iter().all(|row| row.in_use.is_empty()) {
+        header[8].clear();
     }
     let mut lines = vec![header];
     for (image, row) in images.iter().zip(rows) {
@@ -151,6 +180,7 @@ fn table(images: &[Listed], rows: &[Row<'_>]) -> String {
                 units::bytes(row.size),
                 units::bytes(row.stored),
                 units::bytes(row.unique),
+                row.chunks.as_ref().map_or(String::new(), |chunks| units::bytes(chunks.stored)),
                 if row.in_use.is_empty() { String::new() } else { units::count(row.in_use.len(), "node") },
             ]
         }));
@@ -160,7 +190,7 @@ fn table(images: &[Listed], rows: &[Row<'_>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use parallax_format::record::{ImageRecord, VERSION};
+    use parallax_format::record::VERSION;
     use parallax_store::hash::{link_of_layer, sha256};
 
     use super::*;

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use parallax_format::ImageName;
 use parallax_store::Store;
 use serde::Serialize;
 
 use super::adopt;
+use super::chunk;
 use super::each::each;
+use crate::chunking::{Chunked, Chunking};
 use crate::global::{Global, LogFormat};
 use crate::interrupt;
 use crate::migration::{Brought, Migration, SettingsOptions};
@@ -23,6 +25,7 @@ use crate::units;
 const MAX_OPEN: usize = 8;
 
 /// Options of `parallax migrate`.
+#[expect(clippy::struct_excessive_bools, reason = "options that do not depend on one another")]
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Images to migrate: docker://NAME, containers-storage:NAME, oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE, dir:DIR, or
@@ -40,6 +43,9 @@ pub(crate) struct Options {
     /// Merge all layers of an image into one
     #[arg(long)]
     flatten: bool,
+    /// Also cut the layers of each image into chunks, as parallax chunk does
+    #[arg(long, conflicts_with = "adopt")]
+    chunked: bool,
     #[command(flatten)]
     access: Access,
     #[command(flatten)]
@@ -60,6 +66,9 @@ struct Outcome {
     names: Vec<String>,
     #[serde(flatten)]
     brought: Brought,
+    /// Result of --chunked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chunked: Option<Chunked>,
 }
 
 /// A source, the references it may stand for, and the names of its image if already known.
@@ -94,8 +103,9 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
         progress.line("the store's file system has no locks: writers use the lock file parallax/lock; run parallax doctor for details");
     }
     let migration = Migration::new(&store, settings, &progress);
+    let chunking = options.chunked.then(|| Chunking::new(&store, &progress, Some(settings.squashfs.processors), false));
     let queue: Vec<Order<'_>> = orders.values_mut().filter_map(take).collect();
-    let work = |order: Order<'_>| migrate(&migration, order, options, &progress);
+    let work = |order: Order<'_>| migrate(&migration, chunking.as_ref(), order, options, &progress);
     let mut results = in_parallel(queue, settings.jobs.min(MAX_OPEN), work);
 
     let mut outcomes = Vec::new();
@@ -198,6 +208,7 @@ fn in_parallel<'a>(
 
 fn migrate(
     migration: &Migration<'_>,
+    chunking: Option<&Chunking<'_>>,
     order: Order<'_>,
     options: &Options,
     progress: &Progress,
@@ -214,7 +225,9 @@ fn migrate(
         tracing::warn!("{name}: {warning}");
     }
     let names = names.iter().map(ToString::to_string).collect();
-    let outcome = Outcome { source: text.to_owned(), name: name.to_string(), names, brought };
+    let chunked = chunking.map(|chunking| chunking.image(&brought.id)).transpose();
+    let chunked = chunked.with_context(|| format!("{name} was migrated and is usable, but not in chunks"))?;
+    let outcome = Outcome { source: text.to_owned(), name: name.to_string(), names, brought, chunked };
     progress.image(&outcome.sentence(), &outcome);
     Ok(outcome)
 }
@@ -223,11 +236,12 @@ impl Outcome {
     fn sentence(&self) -> String {
         let Brought { id, layers, new_layers, new_stored, unchanged, .. } = &self.brought;
         let (name, id) = (self.names.join(", "), id.short());
+        let chunked = self.chunked.as_ref().map_or(String::new(), |chunked| format!("; {}", chunk::sentence(chunked)));
         if *unchanged {
-            return format!("{name}: already in the store ({id}), nothing to do");
+            return format!("{name}: already in the store ({id}), nothing to do{chunked}");
         }
         let stored = units::bytes(*new_stored);
         let layers = units::count(*layers, "layer");
-        format!("{name}: migrated ({id}), {layers}, {new_layers} new, {stored} added")
+        format!("{name}: migrated ({id}), {layers}, {new_layers} new, {stored} added{chunked}")
     }
 }

@@ -1,8 +1,11 @@
 //! `parallax rm` and `parallax tag`.
 
+use std::path::Path;
+
 use parallax_format::ImageName;
 use parallax_format::digest::ImageId;
-use parallax_store::{Removed, Store, Target};
+use parallax_format::layout::CHUNK_INDEX;
+use parallax_store::{Garbage, Removed, Store, Target};
 use serde::Serialize;
 
 use super::each::each;
@@ -47,7 +50,10 @@ struct Outcome {
     /// `true` if the image itself was removed.
     removed: bool,
     /// Space in bytes that becomes free on the store's file system: SquashFS files with `parallax gc`, after the retention time.
+    /// Chunks are not counted.
     freed: u64,
+    /// `true` if layers that were removed have chunks, which `parallax gc` removes unless other layers share them.
+    chunked: bool,
 }
 
 /// Runs `parallax rm`.
@@ -78,14 +84,17 @@ fn remove(store: &Store, image: &str, force: bool) -> anyhow::Result<Option<Outc
     let target = found.name.map_or(Target::Image(found.id), Target::Name);
     let Removed { id, names, image: gone } = store.remove(&target, force)?;
     let freed = gone.iter().flatten().map(|garbage| garbage.bytes).sum();
-    Ok(Some(Outcome { image: image.to_owned(), id, untagged: names, removed: gone.is_some(), freed }))
+    let is_index = |garbage: &Garbage| Path::new(&garbage.path).extension().is_some_and(|kind| kind == CHUNK_INDEX);
+    let chunked = gone.iter().flatten().any(is_index);
+    Ok(Some(Outcome { image: image.to_owned(), id, untagged: names, removed: gone.is_some(), freed, chunked }))
 }
 
 impl Outcome {
     fn text(&self) -> String {
         let untagged = self.untagged.iter().map(|name| format!("untagged {name}"));
         let (id, size) = (self.id.short(), units::bytes(self.freed));
-        let removed = self.removed.then(|| format!("removed {id}, parallax gc will free {size}"));
+        let chunks = if self.chunked { " and chunks that no other layer has" } else { "" };
+        let removed = self.removed.then(|| format!("removed {id}, parallax gc will free {size}{chunks}"));
         untagged.chain(removed).map(|line| line + "\n").collect()
     }
 }

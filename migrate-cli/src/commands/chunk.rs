@@ -1,0 +1,85 @@
+//! `parallax chunk`.
+
+use std::num::NonZeroUsize;
+
+use parallax_format::digest::ImageId;
+use parallax_store::Store;
+use serde::Serialize;
+
+use super::each::each;
+use super::find::find;
+use crate::chunking::{Chunked, Chunking};
+use crate::global::Global;
+use crate::interrupt;
+use crate::output::print_json;
+use crate::progress::Progress;
+use crate::units;
+
+/// Options of `parallax chunk`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Images to cut into chunks: names, digests or ids
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    /// Write all chunks and indexes again, also those that exist: repairs what parallax verify reports
+    #[arg(long)]
+    again: bool,
+    /// Number of threads that compress chunks [default: number of processors]
+    #[arg(long, value_name = "N")]
+    processors: Option<NonZeroUsize>,
+    /// Print a JSON array with one object for each image
+    #[arg(long)]
+    json: bool,
+}
+
+/// Result of one image in the JSON form. Future versions only add fields.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    /// The image as given.
+    image: String,
+    /// The image id.
+    id: ImageId,
+    #[serde(flatten)]
+    chunked: Chunked,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If any image could not be chunked; the others have been.
+pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
+    let store = Store::open(&global.existing_store()?)?;
+    interrupt::watch()?;
+    let progress = Progress::new(global, options.json);
+    let chunking = Chunking::new(&store, &progress, options.processors, options.again);
+    let mut outcomes = Vec::new();
+    let done = each(&options.images, "chunked", |image| {
+        let id = find(&store, image)?.id;
+        let outcome = Outcome { image: image.to_owned(), id, chunked: chunking.image(&id)? };
+        progress.image(&outcome.sentence(), &outcome);
+        outcomes.push(outcome);
+        Ok(())
+    });
+    if options.json {
+        print_json(&outcomes)?;
+    }
+    done
+}
+
+impl Outcome {
+    fn sentence(&self) -> String {
+        format!("{}: {} ({})", self.image, sentence(&self.chunked), self.id.short())
+    }
+}
+
+/// Describes what was done with an image.
+pub(super) fn sentence(chunked: &Chunked) -> String {
+    let Chunked { files, new_files, chunks, new_chunks, new_stored } = *chunked;
+    let layers = units::count(files, "layer");
+    if new_files == 0 {
+        return format!("{layers} already in chunks, nothing to do");
+    }
+    let count = |chunks| units::count(usize::try_from(chunks).unwrap_or(usize::MAX), "chunk");
+    let (chunks, new_chunks, stored) = (count(chunks), count(new_chunks), units::bytes(new_stored));
+    format!("{layers} in {chunks}, {new_files} new; {new_chunks} and {stored} added")
+}
