@@ -15,6 +15,11 @@ FISHCOMPDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 PLUGIN_TARGET = target/plugin
 # All but the plugin's crates, which need Slurm's headers.
 WITHOUT_PLUGIN = --workspace --exclude spank-parallax --exclude spank-parallax-step
+# The programs that are not built with the others: the plugin, the launcher, and those of the tests.
+NOT_OF_RELEASE = $(foreach crate,parallax-launcher parallax-manual spank-parallax spank-parallax-step integration-tests \
+	parallax-bench parallax-soak,--exclude $(crate))
+# How the launcher is linked; empty on systems without a static C library (glibc-static on the kin of Red Hat's Linux).
+LAUNCHER_LINKING ?= -C target-feature=+crt-static
 # What `make docs` makes.
 DOCS = target/docs
 
@@ -39,8 +44,11 @@ help:
 
 all: products plugin docs
 
+# Each task of a step begins with the launcher: without a dynamic linker it starts in a part of the time. It asks the user database
+# nothing, for which glibc needs shared objects.
 products:
-	$(CARGO) build --release --locked --bins
+	$(CARGO) build --release --locked --bins --workspace $(NOT_OF_RELEASE)
+	$(CARGO) rustc --profile launcher --locked --package parallax-launcher --bin parallax-launch -- $(LAUNCHER_LINKING)
 
 # Its part for steps with an image has a profile of its own: see Cargo.toml.
 plugin: export BINDGEN_EXTRA_CLANG_ARGS = -I$(SLURM_INCLUDE)
@@ -128,7 +136,7 @@ install: install-programs install-docs
 install-programs:
 	install -D -m 0755 target/release/parallax $(DESTDIR)$(PREFIX)/bin/parallax
 	install -D -m 0755 target/release/parallax-agent $(DESTDIR)$(PREFIX)/sbin/parallax-agent
-	install -D -m 0755 target/release/parallax-launch $(DESTDIR)$(PREFIX)/libexec/parallax/parallax-launch
+	install -D -m 0755 target/launcher/parallax-launch $(DESTDIR)$(PREFIX)/libexec/parallax/parallax-launch
 	install -D -m 0755 target/release/parallax-mount-program \
 		$(DESTDIR)$(PREFIX)/libexec/parallax/parallax-mount-program
 	install -D -m 0644 $(PLUGIN_TARGET)/plugin/libspank_parallax.so \

@@ -3,12 +3,13 @@
 //! Looking a user up runs third-party code: the modules of `nsswitch.conf(5)` open sockets of any family, start threads,
 //! set timers, and hang where their server does. Trying what the node can do ([`parallax_probe`]) starts programs. The agent
 //! filters its own system calls and so can do neither. The helper is started before the agent restricts itself. It answers
-//! five questions (`query`) and nothing else: no request names a program, a path or an argument of one.
+//! six questions (`query`) and nothing else: no request names a program, a path or an argument of one.
 //!
 //! Each question is answered by a process of its own (`serve`) with a time limit, so that a module that hangs holds one process
 //! for a while and no thread of the agent.
 
 mod answer;
+mod cache;
 mod client;
 mod query;
 mod serve;
@@ -16,7 +17,7 @@ mod serve;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-pub use self::client::{Helper, HelperError};
+pub use self::client::{Helper, HelperError, Pending};
 use self::query::{HELP, NAME};
 pub use self::query::{LOOK_UP_TIMEOUT, User};
 

@@ -14,6 +14,7 @@ mod owners;
 mod recover;
 pub mod refusal;
 mod release;
+mod step_file;
 mod subject;
 mod table;
 mod trees;

@@ -1,48 +1,27 @@
 //! The user and their groups in the container's `/etc/passwd` and `/etc/group`, which keep the image's entries (pure).
 
-use serde::{Deserialize, Serialize};
+use parallax_protocol::accounts::{Accounts, Group, User};
+use parallax_protocol::step_file::StepFile;
 
-/// The names of the user and of their groups.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(crate) struct Accounts {
-    /// The user.
-    pub user: Option<User>,
-    /// The user's groups that have a name: the primary one and all others.
-    pub groups: Vec<Group>,
-}
-
-/// An entry of `passwd(5)`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct User {
-    /// The name.
-    pub name: String,
-    /// The user's id.
-    pub uid: u32,
-    /// The id of the primary group.
-    pub gid: u32,
-    /// The description.
-    pub gecos: String,
-    /// The home directory.
-    pub home: String,
-    /// The shell.
-    pub shell: String,
-}
-
-/// An entry of `group(5)`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Group {
-    /// The name.
-    pub name: String,
-    /// The id.
-    pub gid: u32,
-}
-
-impl Accounts {
-    /// Returns the names as they are in a container in which the user is root. Other groups have no id there.
-    pub(crate) fn into_root(self) -> Self {
-        let user = self.user.map(|user| User { name: "root".to_owned(), uid: 0, gid: 0, ..user });
-        Self { user, groups: vec![Group { name: "root".to_owned(), gid: 0 }] }
+/// The names that a step's container is to have for this user and their groups. A user whom the database does not have gets the name
+/// of the step.
+pub(crate) fn of_step(step: &StepFile, uid: u32, gid: u32) -> Accounts {
+    let named = || User {
+        name: step.user.clone(),
+        uid,
+        gid,
+        gecos: String::new(),
+        home: step.home.as_ref().map_or_else(|| "/".to_owned(), |home| home.display().to_string()),
+        shell: "/bin/sh".to_owned(),
+    };
+    let Accounts { user, groups } = step.accounts.clone();
+    let user = user.unwrap_or_else(named);
+    if step.as_root {
+        // Other groups have no id there.
+        let user = User { name: "root".to_owned(), uid: 0, gid: 0, ..user };
+        return Accounts { user: Some(user), groups: vec![Group { name: "root".to_owned(), gid: 0 }] };
     }
+    Accounts { user: Some(user), groups }
 }
 
 /// Returns the text of `/etc/passwd`; `None` if the image's need not change.
@@ -149,12 +128,28 @@ mod tests {
         assert_eq!(passwd(b"root:x:0:0\n", &Accounts::default()), None);
     }
 
+    fn step(as_root: bool, accounts: Accounts) -> StepFile {
+        let step = serde_json::json!({
+            "image": "a", "user": "u1", "environment": [], "mounts": [], "mount_home": true, "mount_workdir": true,
+            "podman": "/usr/bin/podman", "start_timeout": 1, "as_root": as_root, "accounts": accounts
+        });
+        serde_json::from_value(step).unwrap()
+    }
+
+    #[test]
+    fn a_user_without_a_name_gets_the_steps() {
+        assert_eq!(of_step(&step(false, accounts()), 1001, 1001), accounts());
+        let user = of_step(&step(false, Accounts::default()), 5, 6).user.unwrap();
+        assert_eq!((user.name.as_str(), user.uid, user.gid, user.home.as_str()), ("u1", 5, 6, "/"));
+    }
+
     #[test]
     fn the_images_root_stays_root() {
-        assert_eq!(passwd(b"root:x:0:0::/root:/bin/sh\n", &accounts().into_root()), None);
+        let as_root = of_step(&step(true, accounts()), 1001, 1001);
+        assert_eq!(passwd(b"root:x:0:0::/root:/bin/sh\n", &as_root), None);
         let text_of = |bytes| text(bytes).unwrap();
-        assert_eq!(text_of(passwd(b"", &accounts().into_root())), "root:x:0:0:User:/home/u1:/bin/sh\n");
-        assert_eq!(text_of(group(b"bin:x:1:\n", &accounts().into_root())), "bin:x:1:\nroot:x:0:root\n");
+        assert_eq!(text_of(passwd(b"", &as_root)), "root:x:0:0:User:/home/u1:/bin/sh\n");
+        assert_eq!(text_of(group(b"bin:x:1:\n", &as_root)), "bin:x:1:\nroot:x:0:root\n");
     }
 
     #[test]

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, unshare};
 use parallax_protocol::step_file::{StepFile, StepPaths};
-use parallax_request::{Mount, MountSource};
 use parallax_sys::limits::{self, Namespace};
 use parallax_sys::mount::{DetachedMount, make_read_only};
 use parallax_sys::overlay::Overlay;
@@ -21,19 +20,19 @@ use parallax_sys::root::Root;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, mount_move, unmount};
-use rustix::process::{chdir, chroot, fchdir, pivot_root, umask};
+use rustix::process::{chdir, chroot, fchdir, getgid, getuid, pivot_root, umask};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::accounts;
 use crate::bundle;
 use crate::holder::{self, Held, Report};
 use crate::making::{Layers, Making, root_directory};
 use crate::mount_program;
 use crate::mpi;
-use crate::names::LookUp;
-use crate::node_name::node_name;
 use crate::of_node::OfNode;
 use crate::plan::{self, COPIED, Facts, ImageAccounts, Plan};
 use crate::request::put_execution;
+use crate::show;
 use crate::tree::{self, Tree};
 
 /// Maximum size of a file that is read from the node or from the image, in bytes.
@@ -69,7 +68,6 @@ fn failed<E: Display>(what: impl Display) -> impl FnOnce(E) -> String {
 
 fn make(making: &Making<'_>, report: &mut Report) -> Result<Vec<(String, String)>, String> {
     let Making { paths, step, asked, layers, .. } = making;
-    let names = LookUp::begin(step).map_err(failed("start a process"))?;
     let working_directory = std::env::current_dir().ok();
     // In the user namespace root has no id, and its files look like nobody's.
     report.at("reading the devices and hooks of this node");
@@ -82,11 +80,7 @@ fn make(making: &Making<'_>, report: &mut Report) -> Result<Vec<(String, String)
     report.at("mounting the image");
     let tree = step.directory.as_deref().map(Tree::open).transpose()?;
     let root = tree.as_ref().map_or_else(|| mount_root(paths, layers, |_| Ok(())), Tree::root)?;
-    report.at("looking up the names of the user and their groups");
-    let mut accounts = names.finish().map_err(failed("look up the names of the user and their groups"))?;
-    if step.as_root {
-        accounts = accounts.into_root();
-    }
+    let mut accounts = accounts::of_step(step, getuid().as_raw(), getgid().as_raw());
     if let Some(user) = accounts.user.as_mut().filter(|user| !root.has(Path::new(&user.shell))) {
         "/bin/sh".clone_into(&mut user.shell);
     }
@@ -110,7 +104,7 @@ fn make(making: &Making<'_>, report: &mut Report) -> Result<Vec<(String, String)
         Some(tree) => mount_tree(paths, step, tree, &plan)?,
         None => root,
     };
-    carry_out(&plan, &root, report)?;
+    carry_out(&plan, making, &root, report)?;
     bundle::prepare(making, &of_node, &plan, |what| report.at(what))?;
     if plan.read_only {
         make_read_only(&root).map_err(failed("make the root directory read-only"))?;
@@ -236,50 +230,18 @@ fn image_accounts(root: &Root) -> Result<ImageAccounts, String> {
     Ok(ImageAccounts { passwd: read("/etc/passwd")?, group: read("/etc/group")? })
 }
 
-fn carry_out(plan: &Plan, root: &Root, report: &mut Report) -> Result<(), String> {
+fn carry_out(plan: &Plan, making: &Making<'_>, root: &Root, report: &mut Report) -> Result<(), String> {
     for (path, contents) in &plan.files {
         root.replace(path, contents).map_err(failed(format!("write {} in the container", path.display())))?;
     }
     for mount in &plan.mounts {
-        match &mount.source {
-            MountSource::Path(path) => report.at(&format!("mounting {} of this node", path.display())),
-            MountSource::Tmpfs => report.at("mounting a tmpfs"),
+        match mount.source.path() {
+            Some(path) => report.at(&format!("mounting {} of this node", path.display())),
+            None => report.at("mounting a tmpfs"),
         }
-        show(mount, root)?;
+        show::show(mount, making, root)?;
     }
     Ok(())
-}
-
-/// Makes a mount in the container: a path of the node, with everything that is mounted below it now or later, or an empty directory.
-fn show(mount: &Mount, root: &Root) -> Result<(), String> {
-    let (what, tree, is_directory) = match &mount.source {
-        MountSource::Path(path) => {
-            let found = fs::metadata(path).map_err(|error| missing(path, &error))?;
-            (path.display().to_string(), DetachedMount::clone_of_tree(path), found.is_dir())
-        }
-        MountSource::Tmpfs => ("a tmpfs".to_owned(), DetachedMount::tmpfs(&[("mode", "0755")]), true),
-    };
-    let attach = || -> io::Result<()> {
-        let tree = tree?;
-        if mount.private {
-            tree.make_private()?;
-        }
-        if mount.read_only {
-            tree.make_read_only()?;
-        }
-        tree.attach_over(root.mount_point(&mount.target, is_directory)?)
-    };
-    attach().map_err(failed(format!(
-        "mount {what} of the node {} at {} in the container",
-        node_name(),
-        mount.target.display()
-    )))
-}
-
-/// The message about a source that this node does not have, or does not show to the user.
-fn missing(path: &Path, error: &io::Error) -> String {
-    let path = path.display();
-    format!("cannot mount {path}: {error} on the node {}; \"?{path}\" leaves it out where it is missing", node_name())
 }
 
 /// Makes the container's root directory this process's, and detaches all mounts of the node.

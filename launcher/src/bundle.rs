@@ -35,7 +35,7 @@ pub(crate) fn prepare(
     let entries: Vec<String> =
         variables.iter().map(|(name, value)| format!("{}={}", lossy(name), lossy(value))).collect();
     let directory = asked.request.working_directory.as_ref().or(step.working_directory.as_ref());
-    let own_mount = |mount: &Mount| matches!(mount.source, MountSource::Path(_));
+    let own_mount = |mount: &Mount| mount.source.path().is_some();
     let (bundle, root, system) = (hooks::bundle(paths), root_directory(paths), rustix::system::uname());
     let container = Container {
         id: &paths.directory().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
@@ -68,6 +68,7 @@ fn described(mounts: &[Mount]) -> Vec<BundleMount> {
     let describe = |mount: &Mount| {
         let (kind, source) = match &mount.source {
             MountSource::Path(path) => ("bind", path.display().to_string()),
+            MountSource::Squashfs(file) => ("squashfs", file.display().to_string()),
             MountSource::Tmpfs => ("tmpfs", "tmpfs".to_owned()),
         };
         let binding = (kind == "bind").then_some("rbind");

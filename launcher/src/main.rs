@@ -6,9 +6,10 @@
 //! - [`plan`]: what the container shows (pure), with [`accounts`], the names of users and groups (pure).
 //! - [`mpi`]: directories that MPI libraries share with Slurm.
 //! - [`build`]: the making of the container, by system calls; [`making`]: from what; [`mount_program`], for layers that the kernel does not mount.
+//! - [`show`]: a mount of the plan.
 //! - [`devices`]: what devices change in the container; [`bundle`], [`hooks`]: the programs that prepare it; [`capabilities`]: what they may do.
 //! - [`of_node`]: what a node adds to a container: its devices and the site's hooks.
-//! - [`holder`]: the process that keeps the container; [`names`]: the look-up of names in the node's databases.
+//! - [`holder`]: the process that keeps the container.
 //! - [`podman`]: calls of Podman, bounded in time and in the step's own user namespace.
 //! - [`pause`]: the process that keeps Podman's namespaces for tasks in podman mode.
 //! - [`pull`]: an image that is in no store.
@@ -43,7 +44,6 @@ mod mount_program;
 mod mounts;
 mod mpi;
 mod named;
-mod names;
 mod node_name;
 mod node_program;
 mod of_node;
@@ -53,6 +53,7 @@ mod podman;
 mod pull;
 mod pytorch;
 mod request;
+mod show;
 mod task;
 mod timings;
 mod tree;

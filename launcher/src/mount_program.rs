@@ -1,7 +1,10 @@
-//! The mount of an image whose layers are SquashFS files, by the mount program: squashfuse and an overlay, in processes of the user.
+//! The mount program: squashfuse and an overlay, in processes of the user. It mounts images whose layers are SquashFS files, and
+//! SquashFS files of the user's.
 
-use std::fs::{self, File};
-use std::path::Path;
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use parallax_protocol::step_file::StepPaths;
@@ -16,11 +19,32 @@ use crate::podman::{JOB_ID, PATH, end_of};
 /// # Errors
 /// A message for the user, with the end of the program's output.
 pub(crate) fn mount(program: &Path, paths: &StepPaths, overlay: &Overlay, place: &Path) -> Result<(), String> {
+    let options = overlay.options();
+    run(program, paths, &["-o".as_ref(), options.as_ref(), place.as_os_str()])
+        .map_err(|why| format!("cannot mount the image: {why}"))
+}
+
+/// Has the mount program mount a SquashFS file. Returns the directory in which its contents are; nothing outside this process's mount
+/// namespace sees it.
+///
+/// # Errors
+/// A message for the user, with the end of the program's output.
+pub(crate) fn mount_file(program: &Path, paths: &StepPaths, file: &Path) -> Result<PathBuf, String> {
+    let failed = |why: &dyn std::fmt::Display| format!("cannot mount the SquashFS file {}: {why}", file.display());
+    // Mounts of several files cover each other there; each is attached at its place in the container before the next is made.
+    let place = paths.launch_directory().join("squashfs");
+    DirBuilder::new().recursive(true).mode(0o700).create(&place).map_err(|error| failed(&error))?;
+    run(program, paths, &[OsStr::new("--squashfs"), file.as_os_str(), place.as_os_str()])
+        .map_err(|why| failed(&why))?;
+    Ok(place)
+}
+
+fn run(program: &Path, paths: &StepPaths, arguments: &[&OsStr]) -> Result<(), String> {
     let name = program.display();
     let log = paths.launch_directory().join("mount-program.log");
     let output = File::create(&log).map_err(|error| format!("cannot write {}: {error}", log.display()))?;
     let mut command = Command::new(program);
-    command.args(["-o", &overlay.options()]).arg(place).stdin(Stdio::null()).stdout(Stdio::null()).stderr(output);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(output);
     // By its environment the agent recognizes a process as the step's.
     command.env_clear().env("PATH", PATH).env("XDG_RUNTIME_DIR", paths.runtime_directory());
     command.envs(std::env::var_os(JOB_ID).map(|job| (JOB_ID, job)));
@@ -31,9 +55,6 @@ pub(crate) fn mount(program: &Path, paths: &StepPaths, overlay: &Overlay, place:
             if status.success() {
                 return Ok(());
             }
-            Err(format!(
-                "cannot mount the image: {name} failed ({status}){}",
-                end_of(&fs::read(&log).unwrap_or_default())
-            ))
+            Err(format!("{name} failed ({status}){}", end_of(&fs::read(&log).unwrap_or_default())))
         })
 }

@@ -6,10 +6,11 @@
 
 use std::path::{Path, PathBuf};
 
+use parallax_protocol::accounts::Accounts;
 use parallax_protocol::step_file::StepFile;
 use parallax_request::{Mount, MountSource, Request};
 
-use crate::accounts::{self, Accounts};
+use crate::accounts;
 use crate::mounts;
 
 /// Directories of the node that every container shows, and whether they are read-only there.
@@ -111,10 +112,7 @@ pub(crate) fn plan(request: &Request, site: &StepFile, facts: Facts, mut exists:
         }
     }
     chosen.retain(|mount| !request.unmounts.contains(&mount.target));
-    let mut is_left_out = |mount: &Mount| match &mount.source {
-        MountSource::Path(path) => mount.optional && !exists(path),
-        MountSource::Tmpfs => false,
-    };
+    let mut is_left_out = |mount: &Mount| mount.optional && mount.source.path().is_some_and(|path| !exists(path));
     let mut wanted = request.mounts.clone();
     wanted.retain(|mount| !is_left_out(mount));
     chosen.extend(facts.devices);
@@ -148,6 +146,7 @@ mod tests {
             notice: None,
             user: "u1".into(),
             home: None,
+            accounts: Accounts::default(),
             environment: Vec::new(),
             working_directory: None,
             entrypoint: Vec::new(),
@@ -155,6 +154,7 @@ mod tests {
             layers: Vec::new(),
             directory: None,
             mount_program: None,
+            squashfs_program: None,
             mounts: mounts.iter().map(mount).collect(),
             devices: Vec::new(),
             cdi_directories: Vec::new(),

@@ -14,6 +14,13 @@ pub(crate) enum Order {
         /// The mount point.
         target: PathBuf,
     },
+    /// A mount of a SquashFS file alone, read-only.
+    SquashFs {
+        /// The file.
+        file: PathBuf,
+        /// The mount point.
+        target: PathBuf,
+    },
     /// The version.
     Version,
     /// The help.
@@ -30,6 +37,9 @@ impl Order {
         match arguments {
             [one] if one == "--version" || one == "-V" => return Ok(Self::Version),
             [one] if one == "--help" || one == "-h" => return Ok(Self::Help),
+            [first, file, target] if first == "--squashfs" => {
+                return Ok(Self::SquashFs { file: file.into(), target: target.into() });
+            }
             _ => {}
         }
         let (mut options, mut targets) = (Vec::<&[u8]>::new(), Vec::new());
@@ -110,5 +120,8 @@ mod tests {
         }
         assert_eq!(parse(&["--version"]), Ok(Order::Version));
         assert_eq!(parse(&["-h"]), Ok(Order::Help));
+        let order = Order::SquashFs { file: "/a.sqsh".into(), target: "/t".into() };
+        assert_eq!(parse(&["--squashfs", "/a.sqsh", "/t"]), Ok(order));
+        assert!(parse(&["--squashfs", "/a.sqsh"]).is_err());
     }
 }

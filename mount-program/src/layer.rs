@@ -134,6 +134,15 @@ pub(crate) fn look_up(lower: &Path) -> Result<Option<Layer>, LayerError> {
     if is_filler(lower) { Ok(None) } else { layer(lower).map(Some) }
 }
 
+/// Looks up a SquashFS file that belongs to no store.
+pub(crate) fn file(path: &Path) -> Result<Sidecar, LayerError> {
+    let unreadable = |cause| LayerError::Unreadable { path: path.to_owned(), cause };
+    match squashfs(open(path).map_err(unreadable)?, path.to_owned())?.source {
+        Source::Squashfs(sidecar) => Ok(sidecar),
+        Source::Directory { .. } => Err(unreadable(ErrorKind::IsADirectory.into())),
+    }
+}
+
 /// Whether this is `overlay/<ID>/empty`, which Podman puts below a bottom layer, so that there are two lower directories. The
 /// directory need not exist.
 fn is_filler(lower: &Path) -> bool {
@@ -146,9 +155,7 @@ fn is_filler(lower: &Path) -> bool {
 fn layer(lower: &Path) -> Result<Layer, LayerError> {
     let Some(place) = place(lower)? else { return directory(lower, None) };
     let sidecar = place.sidecar;
-    // Without NONBLOCK opening a FIFO would wait.
-    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-    match OpenOptions::new().read(true).custom_flags(flags).open(&sidecar) {
+    match open(&sidecar) {
         Ok(file) => squashfs(file, sidecar),
         Err(error) if error.kind() == ErrorKind::NotFound && is_mapped_by_podman(lower) => {
             Err(LayerError::MappedByPodman(lower.to_owned()))
@@ -169,6 +176,12 @@ fn layer(lower: &Path) -> Result<Layer, LayerError> {
         }
         Err(cause) => Err(LayerError::Unreadable { path: sidecar, cause }),
     }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    // Without NONBLOCK opening a FIFO would wait.
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 /// Returns the path of the layer's sidecar; `None` for a directory that does not have the form of a layer.

@@ -22,7 +22,7 @@ use rustix::mount::{
 use rustix::process::{chdir, fchdir, pivot_root};
 
 use crate::fuse::FuseError;
-use crate::layer::Source;
+use crate::layer::{Sidecar, Source};
 use crate::overlay;
 use crate::plan::OverlayPlan;
 use crate::settings::Settings;
@@ -137,6 +137,25 @@ pub(crate) fn mount_overlay(
     Ok(Mounted { count, overlay })
 }
 
+/// Mounts a SquashFS file alone; `note` gets messages for the log.
+pub(crate) fn mount_file(
+    file: &Sidecar,
+    target: &Path,
+    settings: &Settings,
+    note: &dyn Fn(String),
+) -> Result<(), MountError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let target = open(target, flags, Mode::empty()).step("open the target directory")?;
+    let (served, _) = squashfs::serve(&[file], settings, owns_the_machine(), note)?;
+    served.iter().try_for_each(|layer| attach(layer, &target).step("attach the mount at the target directory"))
+}
+
+fn attach(mount: impl AsFd, target: impl AsFd) -> rustix::io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    fault::point();
+    move_mount(mount, "", target, "", flags)
+}
+
 /// The mount namespace of Podman, and the target in it.
 struct Outside {
     namespace: OwnedFd,
@@ -157,9 +176,7 @@ impl Outside {
     fn attach(&self, mount: impl AsFd) -> Result<(), MountError> {
         fault::point();
         setns(&self.namespace, CloneFlags::CLONE_NEWNS).step("return to Podman's mount namespace")?;
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        fault::point();
-        move_mount(mount.as_fd(), "", &self.target, "", flags).step("attach the overlay at the target directory")?;
+        attach(mount, &self.target).step("attach the overlay at the target directory")?;
         fault::point();
         Ok(())
     }

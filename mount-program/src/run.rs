@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use parallax_config::LogLevel;
 
 use crate::command_line::Order;
-use crate::layer::{self, Source};
+use crate::layer::{self, LayerError, Source};
 use crate::log::{self, Log};
 use crate::mount;
 use crate::options::Options;
@@ -21,11 +21,14 @@ use crate::settings::{self, Settings};
 
 const USAGE: &str = "\
 Usage: parallax-mount-program -o OPTIONS TARGET
+       parallax-mount-program --squashfs FILE TARGET
        parallax-mount-program --version | --help
 
 Podman starts this program for each mount if storage.conf or --storage-opt names it:
   podman --storage-opt additionalimagestore=STORE \\
          --storage-opt mount_program=/usr/libexec/parallax/parallax-mount-program run IMAGE
+
+With --squashfs it mounts a SquashFS file alone, read-only, as Parallax's launcher does for files of users.
 
 Configuration: the section [mount_program] of /etc/parallax/parallax.toml, overridden by environment variables:
   PARALLAX_MP_SQUASHFUSE_CMD      program that serves SquashFS files (squashfuse_ll, else squashfuse)
@@ -43,7 +46,10 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
     match Order::parse(arguments) {
         Ok(Order::Version) => print(&format!("parallax-mount-program {}\n", env!("CARGO_PKG_VERSION"))),
         Ok(Order::Help) => print(USAGE),
-        Ok(Order::Mount { options, target }) => mount(&options, &target),
+        Ok(Order::Mount { options, target }) => {
+            with_settings(|settings, log| carry_out(&options, &target, settings, log))
+        }
+        Ok(Order::SquashFs { file, target }) => with_settings(|settings, log| squashfs(&file, &target, settings, log)),
         Err(wrong) => {
             log::complain(&wrong);
             let _ = io::stderr().write_all(USAGE.as_bytes());
@@ -60,7 +66,7 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-fn mount(text: &OsStr, target: &Path) -> ExitCode {
+fn with_settings(act: impl FnOnce(&Settings, &Log) -> Result<(), String>) -> ExitCode {
     let found = match settings::load(settings::environment) {
         Ok(found) => found,
         Err(error) => {
@@ -72,7 +78,7 @@ fn mount(text: &OsStr, target: &Path) -> ExitCode {
     for (level, note) in &found.notes {
         log.say(*level, note);
     }
-    match carry_out(text, target, &found.settings, &log) {
+    match act(&found.settings, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             log.say(LogLevel::Error, &message);
@@ -105,6 +111,18 @@ fn carry_out(text: &OsStr, target: &Path, settings: &Settings, log: &Log) -> Res
         mounted.overlay
     );
     log.say(LogLevel::Info, &message);
+    Ok(())
+}
+
+/// Mounts a SquashFS file.
+fn squashfs(file: &Path, target: &Path, settings: &Settings, log: &Log) -> Result<(), String> {
+    let sidecar = layer::file(file).map_err(|error| match error {
+        LayerError::Damaged { sidecar, reason } => format!("{} cannot be mounted: {reason}", sidecar.display()),
+        other => other.to_string(),
+    })?;
+    let note = |note: String| log.say(LogLevel::Info, &note);
+    mount::mount_file(&sidecar, target, settings, &note).map_err(|error| error.to_string())?;
+    log.say(LogLevel::Info, &format!("{}: {}", target.display(), sidecar.path.display()));
     Ok(())
 }
 

@@ -61,6 +61,7 @@ pub(crate) fn tests() -> impl Iterator<Item = &'static Listed> {
         container::TESTS,
         container::devices::TESTS,
         container::hooks::TESTS,
+        container::squashfs::TESTS,
         comparison::TESTS,
         mpi::TESTS,
         plugin::TESTS,

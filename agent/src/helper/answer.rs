@@ -11,6 +11,7 @@ use nix::unistd::{Gid, getgrouplist};
 use parallax_config::Config;
 use parallax_probe::subordinate::Listed;
 use parallax_probe::{Findings, probe};
+use parallax_protocol::accounts::{self, Accounts};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 use serde::Serialize;
@@ -26,6 +27,7 @@ pub(super) fn write(query: &Query, reply: OwnedFd, config: &Path) -> i32 {
         Query::UserById(uid) => answer(reply, as_nobody_special().and_then(|()| user_by_id(*uid))),
         Query::UserByName(name) => answer(reply, as_nobody_special().and_then(|()| user_by_name(name))),
         Query::Groups { user, gid } => answer(reply, as_nobody_special().and_then(|()| groups(user, *gid))),
+        Query::Accounts { uid, groups } => answer(reply, as_nobody_special().map(|()| accounts(*uid, groups))),
         Query::SubordinateIds { user, uid } => answer(reply, as_nobody_special().map(|()| subordinate_ids(user, *uid))),
         Query::Probe => answer(reply, trials(config)),
     };
@@ -73,6 +75,24 @@ fn groups(user: &str, gid: u32) -> Result<Vec<u32>, String> {
     let user = CString::new(user).map_err(|error| error.to_string())?;
     let groups = getgrouplist(&user, Gid::from_raw(gid)).map_err(|error| error.desc().to_owned())?;
     Ok(groups.into_iter().map(Gid::as_raw).collect())
+}
+
+/// The names of a user and of groups. What has no name, or whose look-up fails, is left out: a container has no need of it.
+fn accounts(uid: u32, groups: &[u32]) -> Accounts {
+    let user = nix::unistd::User::from_uid(uid.into()).ok().flatten();
+    let user = user.zip(groups.first()).map(|(user, gid)| accounts::User {
+        name: user.name,
+        uid,
+        gid: *gid,
+        gecos: user.gecos.to_string_lossy().into_owned(),
+        home: user.dir.display().to_string(),
+        shell: user.shell.display().to_string(),
+    });
+    let group = |gid: &u32| {
+        let found = nix::unistd::Group::from_gid(Gid::from_raw(*gid)).ok()??;
+        Some(accounts::Group { name: found.name, gid: *gid })
+    };
+    Accounts { user, groups: groups.iter().filter_map(group).collect() }
 }
 
 /// Returns `None` if libsubid is not installed.

@@ -13,11 +13,13 @@ pub(super) const NAME: &str = "parallax-helper";
 pub const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit of the trials; more than they take by themselves at most ([`parallax_probe::probe`]).
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(25);
-/// Maximum length of a question in bytes; a user name is the longest part of one.
-pub(super) const MAX_QUERY: usize = 4096;
+/// Maximum number of groups in a question; the names of further groups are not looked up.
+pub(super) const MAX_GROUPS: usize = 4096;
+/// Maximum length of a question in bytes; ids of groups are the longest part of one, ten digits and a comma each.
+pub(super) const MAX_QUERY: usize = 4096 + 11 * MAX_GROUPS;
 
 /// A question to the helper.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) enum Query {
     /// The user with this id.
     UserById(u32),
@@ -29,6 +31,13 @@ pub(super) enum Query {
         user: String,
         /// A group that the user has in any case.
         gid: u32,
+    },
+    /// The names of a user and of groups.
+    Accounts {
+        /// The user's id.
+        uid: u32,
+        /// The ids of the groups, the primary one first; at most [`MAX_GROUPS`].
+        groups: Vec<u32>,
     },
     /// The subordinate ids of a user from the module that nsswitch.conf names.
     SubordinateIds {
@@ -44,6 +53,11 @@ pub(super) enum Query {
 impl Query {
     pub(super) fn timeout(&self) -> Duration {
         if *self == Self::Probe { PROBE_TIMEOUT } else { LOOK_UP_TIMEOUT }
+    }
+
+    /// Whether an answer may be used for a short time.
+    pub(super) fn may_be_remembered(&self) -> bool {
+        matches!(self, Self::UserById(_) | Self::Accounts { .. })
     }
 
     pub(super) fn what(&self) -> &'static str {

@@ -2,17 +2,14 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use parallax_config::Tmp;
-use parallax_format::oci::{Configuration, Execution};
 use parallax_format::record::ImageRecord;
-use parallax_format::{ImageRef, id_prefix};
-use parallax_protocol::message::{
-    BATCH_SCRIPT, Grant, GrantedImage, INTERACTIVE_STEP, LeaseRequest, Mode, StepId, Timings,
-};
+use parallax_protocol::accounts::Accounts;
+use parallax_protocol::message::{Grant, GrantedImage, LeaseRequest, Mode, StepId, Timings};
 use parallax_protocol::node::SourceStatus;
-use parallax_protocol::step_file::{Mount, StepFile, StepPaths};
+use parallax_protocol::step_file::StepPaths;
 use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::Credentials;
 use parallax_sys::process::Process;
@@ -22,9 +19,11 @@ use super::cause::Cause;
 use super::find::{Found, add_name};
 use super::owners;
 use super::refusal::{Refusal, refused};
+use super::step_file::{self, names_of};
 use super::subject::{Acquired, Made, Subject, micros};
 use super::table::{Lease, Leases, Resources};
 use crate::backend::Backend;
+use crate::helper::{HelperError, Pending};
 use crate::identity::Identity;
 use crate::journal::{self, Entry, LeaseKey, Owner, StoreImage};
 use crate::layers::{Directory, LayerError, LayerSource, MountedLayer, SquashfsFiles, StepLayers};
@@ -80,11 +79,18 @@ impl Leases {
     pub(super) fn make(&self, request: LeaseRequest, owner: Owner, subject: &Subject<'_>) -> Result<Made, Refusal> {
         let Subject { found, identity, user, resolved, .. } = *subject;
         let config = self.config();
-        let contents = match found {
-            Found::Image(store, image) => self.provide(store, image, &request, identity, user)?,
-            Found::Directory(path) => self.provide_directory(path, &request, user)?,
-            Found::Missing(_) => Contents::default(),
-        };
+        // Answered while the layers are mounted.
+        let accounts = (request.mode == Mode::Run).then(|| self.helper().begin_accounts(user.uid, &groups_of(user)));
+        let namespaces = self.namespaces.of(identity);
+        let contents = thread::scope(|scope| {
+            // Each takes a while. If the namespace cannot be made now, the directory's maker tries again and says why.
+            let _ = thread::Builder::new().spawn_scoped(scope, || namespaces.of(owners::entered(&request)));
+            match found {
+                Found::Image(store, image) => self.provide(store, image, &request, identity, user),
+                Found::Directory(path) => self.provide_directory(path, &request, user),
+                Found::Missing(_) => Ok(Contents::default()),
+            }
+        })?;
         let mounted = Instant::now();
         let mut entry = self.entry(request, owner, identity, contents.layers.mounted())?;
         entry.source.clone_from(&contents.source);
@@ -93,12 +99,13 @@ impl Leases {
             entry.image_names.clone_from(&image.names);
         }
         self.journal.write(&entry).map_err(|error| refused(&format!("cannot write the agent's journal: {error}")))?;
-        let mut step_file = self.step_file(&entry.request, found, identity)?;
+        let mut step_file = step_file::of_request(&entry.request, found, identity, &config)?;
+        step_file.accounts = accounts.map_or_else(Accounts::default, |asked| answered(asked, &entry));
         step_file.layers.clone_from(&contents.store.plain_layers);
         step_file.mount_program = contents.store.needs_mount_program().then(|| config.agent.mount_program.clone());
         let plan = StepPlan {
             identity,
-            namespaces: &self.namespaces,
+            namespaces,
             layers: &contents.layers,
             mount_program: &config.agent.mount_program,
             podman: entry.request.mode == Mode::Podman || matches!(found, Found::Missing(_)),
@@ -108,17 +115,10 @@ impl Leases {
             step_file,
             scratch: scratch(&config.step.scratch_size, &entry),
         };
-        let path = self.step_path(&entry.key);
-        let directory = match StepDirectory::build(&path, &plan) {
-            Ok(directory) => directory,
-            Err(error) => {
-                let _ = self.journal.remove(&entry);
-                return Err(refused(&format!(
-                    "cannot prepare the image \"{}\" on this node: {error}",
-                    entry.request.image
-                )));
-            }
-        };
+        let directory = StepDirectory::build(&self.step_path(&entry.key), &plan).map_err(|error| {
+            let _ = self.journal.remove(&entry);
+            refused(&format!("cannot prepare the image \"{}\" on this node: {error}", entry.request.image))
+        })?;
         let timings = Timings {
             resolve: subject.resolve(),
             layers: micros(resolved, mounted),
@@ -218,53 +218,6 @@ impl Leases {
             container: None,
         })
     }
-
-    fn step_file(&self, request: &LeaseRequest, found: &Found, identity: &Identity) -> Result<StepFile, Refusal> {
-        let name = &request.image;
-        let (image_id, notice, execution, other_platform) = match found {
-            Found::Image(_, image) => {
-                let notices = [other_image(request, image), owners::notice(request, image, identity)];
-                let notice = notices.into_iter().flatten().reduce(|both, next| both + "; " + &next);
-                let platform =
-                    serde_json::from_str::<Configuration>(&image.config).ok().and_then(|read| read.other_platform());
-                (Some(image.id.to_string()), notice, execution(name, image)?, platform)
-            }
-            Found::Directory(path) => (None, not_for_podman(request, path), Execution::default(), None),
-            Found::Missing(notice) => (None, Some(notice.clone()), Execution::default(), None),
-        };
-        let config = self.config();
-        let run = &config.run;
-        let mount = |mount: &parallax_config::BindMount| Mount {
-            source: mount.source.clone(),
-            target: mount.target.clone(),
-            read_only: mount.read_only,
-        };
-        Ok(StepFile {
-            image: name.clone(),
-            image_id,
-            notice,
-            user: identity.name.clone(),
-            home: identity.home.clone(),
-            working_directory: execution.directory(),
-            environment: execution.environment.unwrap_or_default(),
-            entrypoint: execution.entrypoint.unwrap_or_default(),
-            other_platform: other_platform.map(|platform| platform.to_string()),
-            layers: Vec::new(),
-            directory: if let Found::Directory(path) = found { Some(path.clone()) } else { None },
-            mount_program: None,
-            mounts: run.mounts.iter().map(mount).collect(),
-            devices: run.devices.clone(),
-            cdi_directories: run.cdi_directories.clone(),
-            hook_directories: run.hook_directories.clone(),
-            mount_home: run.mount_home,
-            mount_workdir: run.mount_workdir,
-            as_root: request.as_root,
-            container: request.container.clone(),
-            own_tmp: run.tmp == Tmp::Step,
-            podman: run.podman.clone(),
-            start_timeout: config.step.start_timeout,
-        })
-    }
 }
 
 /// Has a source provide the layers, unless a container that steps share would lose them with its first step.
@@ -282,19 +235,17 @@ fn provided(source: &dyn LayerSource, request: &LeaseRequest, user: &Credentials
     })
 }
 
-/// Returns the notice that the name now refers to another image. The id comes with the step: it is what the name
-/// meant at submit time, or any other value that the user has put into the environment.
-fn other_image(request: &LeaseRequest, image: &ImageRecord) -> Option<String> {
-    request.image_id.as_ref()?;
-    let typed = ImageRef::parse(&request.image).ok()?;
-    let by_id = id_prefix(&request.image).is_some_and(|prefix| image.id.starts_with(prefix));
-    (!by_id && !image.is_meant_by(&typed)).then(|| {
-        format!(
-            "the step runs the image of submit time, id {:.12} ({}), which \"{}\" does not mean now",
-            image.id,
-            names_of(&image.names),
-            request.image
-        )
+/// The groups of a step's tasks, the primary one first.
+fn groups_of(user: &Credentials) -> Vec<u32> {
+    let others = user.groups.iter().copied().filter(|group| *group != user.gid);
+    [user.gid].into_iter().chain(others).collect()
+}
+
+/// Waits for the names of a step's user and groups. A step runs without them where the user database fails.
+fn answered(asked: Result<Pending<'_, Accounts>, HelperError>, entry: &Entry) -> Accounts {
+    asked.and_then(Pending::answer).unwrap_or_else(|error| {
+        tracing::warn!(step = %entry.step(), uid = entry.request.uid, %error, "no names of the user and their groups");
+        Accounts::default()
     })
 }
 
@@ -303,22 +254,6 @@ fn granted_image(found: &Found) -> Option<GrantedImage> {
         Found::Image(_, image) => Some(GrantedImage { id: image.id.to_string(), digest: image.digest.to_string() }),
         Found::Directory(_) | Found::Missing(_) => None,
     }
-}
-
-/// Returns the notice that a directory is no image for Podman. Scripts, and shells of salloc, call srun as well.
-fn not_for_podman(request: &LeaseRequest, path: &Path) -> Option<String> {
-    let is_script = matches!(request.step.step, BATCH_SCRIPT | INTERACTIVE_STEP);
-    (request.mode == Mode::Podman && !is_script).then(|| {
-        let path = path.display();
-        format!(
-            "Podman has no image here, because {path} is a directory: \"podman run --rootfs {path}:O\" runs it if it is your \
-             own"
-        )
-    })
-}
-
-fn names_of(names: &[String]) -> String {
-    if names.is_empty() { "without a name".to_owned() } else { names.join(", ") }
 }
 
 /// Logs the request and the image that runs.
@@ -343,12 +278,6 @@ fn scratch(configured: &str, entry: &Entry) -> Size {
     let system = rustix::system::sysinfo();
     let total = u64::from(system.mem_unit).saturating_mul(system.totalram);
     Size::new(configured, allocated.into_iter().chain(limit).min(), total)
-}
-
-/// Parses the execution parameters of the image's configuration.
-fn execution(name: &str, image: &ImageRecord) -> Result<Execution, Refusal> {
-    Execution::of_configuration(&image.config)
-        .map_err(|error| refused(&format!("malformed configuration of the image \"{name}\": {error}")))
 }
 
 /// Returns the variables that make Podman use the step's directory.

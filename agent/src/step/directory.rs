@@ -20,7 +20,7 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 
 use super::scratch::Size;
 use super::store::StepStore;
-use super::user_namespaces::{NamespaceTable, Namespaces};
+use super::user_namespaces::Namespaces;
 use crate::identity::{Identity, NamespaceKind};
 use crate::layers::StepLayers;
 
@@ -44,8 +44,8 @@ fn failed<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> StepError {
 pub struct StepPlan<'a> {
     /// The user.
     pub identity: &'a Identity,
-    /// The table of user namespaces.
-    pub namespaces: &'a NamespaceTable,
+    /// The user's namespaces.
+    pub namespaces: Arc<Namespaces>,
     /// The step store.
     pub store: StepStore,
     /// The image's layers.
@@ -89,19 +89,19 @@ impl StepDirectory {
             .map_err(failed("cannot open the step's tmpfs"))?;
         write_contents(&root, path, plan).map_err(failed("cannot write the step store"))?;
         tmpfs.attach_at(path).map_err(failed("cannot mount the step's tmpfs"))?;
-        let namespaces =
-            plan.namespaces.of(plan.identity).map_err(failed("cannot create a user namespace for the user"))?;
-        attach_layers(&root, plan, &namespaces).map_err(failed("cannot mount a layer for the step"))?;
+        let entered =
+            plan.namespaces.of(plan.entered).map_err(failed("cannot create a user namespace for the user"))?;
+        attach_layers(&root, plan).map_err(failed("cannot mount a layer for the step"))?;
         attach_files(&root, plan).map_err(failed("cannot mount a layer's file for the step"))?;
         let user = place_of_namespace(plan.mode, path);
         if plan.step_file.container.is_some() {
             keep_namespaces(&root, path, &user, plan)?;
         } else {
-            pin_namespace(namespaces.of(plan.entered), &user).map_err(failed("cannot pin the user namespace"))?;
+            pin_namespace(&*entered, &user).map_err(failed("cannot pin the user namespace"))?;
         }
         let (uid, gid) = owner(plan.identity);
         fchown(&root, Some(uid), Some(gid)).map_err(failed("cannot change the owner of the step's directory"))?;
-        step.namespaces = Some(namespaces);
+        step.namespaces = Some(Arc::clone(&plan.namespaces));
         Ok(step)
     }
 
@@ -208,11 +208,11 @@ fn write_file(directory: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
     File::from(file).write_all(bytes)
 }
 
-fn attach_layers(root: &OwnedFd, plan: &StepPlan<'_>, namespaces: &Namespaces) -> io::Result<()> {
+fn attach_layers(root: &OwnedFd, plan: &StepPlan<'_>) -> io::Result<()> {
     let StepLayers::Mounted(layers) = plan.layers else { return Ok(()) };
     for mount in &plan.store.mounts {
         let layer = of_layer(layers, mount.layer)?.another_mount()?;
-        layer.map_ids(namespaces.of(mount.kind).as_fd())?;
+        layer.map_ids(plan.namespaces.of(mount.kind)?.as_fd())?;
         layer.attach(&directory_in_store(root, &mount.directory)?, &mount.name)?;
     }
     Ok(())

@@ -10,20 +10,17 @@ use parallax_sys::user_namespace::{MountNamespace, UserNamespace};
 
 use crate::identity::{Identity, NamespaceKind};
 
-/// A user's namespaces, one of each kind.
+/// A user's namespaces, one of each kind that a step needs.
 #[derive(Debug)]
 pub struct Namespaces {
-    plain: UserNamespace,
-    keep_id: UserNamespace,
+    identity: Identity,
+    plain: Mutex<Option<Arc<UserNamespace>>>,
+    keep_id: Mutex<Option<Arc<UserNamespace>>>,
 }
 
 impl Namespaces {
-    fn new(identity: &Identity) -> io::Result<Self> {
-        let make = |kind| {
-            let (users, groups) = (&identity.users, &identity.groups);
-            UserNamespace::new(users.own, groups.own, &users.map(kind), &groups.map(kind))
-        };
-        Ok(Self { plain: make(NamespaceKind::Plain)?, keep_id: make(NamespaceKind::KeepId)? })
+    fn new(identity: &Identity) -> Self {
+        Self { identity: identity.clone(), plain: Mutex::default(), keep_id: Mutex::default() }
     }
 
     /// Makes a namespace of a kind for one container, and the mount namespace in which the container is to be. A mount namespace belongs
@@ -36,13 +33,23 @@ impl Namespaces {
         UserNamespace::with_mounts(users.own, groups.own, &users.map(kind), &groups.map(kind))
     }
 
-    /// Returns the namespace of a kind.
-    #[must_use]
-    pub fn of(&self, kind: NamespaceKind) -> &UserNamespace {
-        match kind {
+    /// Returns the namespace of a kind, made if no step needed it before.
+    ///
+    /// # Errors
+    /// As [`UserNamespace::new`].
+    pub fn of(&self, kind: NamespaceKind) -> io::Result<Arc<UserNamespace>> {
+        let place = match kind {
             NamespaceKind::Plain => &self.plain,
             NamespaceKind::KeepId => &self.keep_id,
+        };
+        // Other steps of the user that need it wait, and then have it.
+        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(namespace) = &*place {
+            return Ok(Arc::clone(namespace));
         }
+        let (users, groups) = (&self.identity.users, &self.identity.groups);
+        let made = UserNamespace::new(users.own, groups.own, &users.map(kind), &groups.map(kind))?;
+        Ok(Arc::clone(place.insert(Arc::new(made))))
     }
 }
 
@@ -51,23 +58,16 @@ impl Namespaces {
 pub struct NamespaceTable(Mutex<Vec<(Identity, Weak<Namespaces>)>>);
 
 impl NamespaceTable {
-    /// The user's namespaces, made if no step of theirs has them.
-    ///
-    /// # Errors
-    /// As [`UserNamespace::new`].
-    pub fn of(&self, identity: &Identity) -> io::Result<Arc<Namespaces>> {
-        let known = |table: &[(Identity, Weak<Namespaces>)]| {
-            table.iter().find(|(user, _)| user == identity).and_then(|(_, namespaces)| namespaces.upgrade())
-        };
-        if let Some(namespaces) = known(&self.table()) {
-            return Ok(namespaces);
-        }
-        // Without the lock, so that others do not wait. Two steps at once may make one too many, which is released with its step.
-        let namespaces = Arc::new(Namespaces::new(identity)?);
+    /// The user's namespaces.
+    pub fn of(&self, identity: &Identity) -> Arc<Namespaces> {
         let mut table = self.table();
-        table.retain(|(user, namespaces)| user != identity && namespaces.strong_count() > 0);
-        table.push((identity.clone(), Arc::downgrade(&namespaces)));
-        Ok(namespaces)
+        let known = table.iter().find(|(user, _)| user == identity).and_then(|(_, namespaces)| namespaces.upgrade());
+        known.unwrap_or_else(|| {
+            let namespaces = Arc::new(Namespaces::new(identity));
+            table.retain(|(user, namespaces)| user != identity && namespaces.strong_count() > 0);
+            table.push((identity.clone(), Arc::downgrade(&namespaces)));
+            namespaces
+        })
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, Vec<(Identity, Weak<Namespaces>)>> {

@@ -48,7 +48,7 @@ impl Rendered {
             ..Request::default()
         };
         for mount in &environment.mounts {
-            let one = Request { mounts: vec![of_mount(mount, warnings)?], ..Request::default() };
+            let one = Request { mounts: vec![of_mount(mount, warnings)], ..Request::default() };
             // A later mount takes the place of one with its target.
             request = request.and(one);
         }
@@ -75,7 +75,7 @@ fn variables(environment: &Environment) -> Vec<Variable> {
     dropped.chain(own).collect()
 }
 
-fn of_mount(mount: &EdfMount, warnings: &mut Vec<Warning>) -> Result<Mount, EdfError> {
+fn of_mount(mount: &EdfMount, warnings: &mut Vec<Warning>) -> Mount {
     let mut result = Mount {
         source: MountSource::Path(mount.source.clone()),
         target: mount.target.clone(),
@@ -100,12 +100,8 @@ fn of_mount(mount: &EdfMount, warnings: &mut Vec<Warning>) -> Result<Mount, EdfE
             // As all mounts are: with what is mounted below the source, without set-user-id programs and device nodes of the
             // user's making.
             MountFlag::Bind | MountFlag::NoSuid | MountFlag::NoDev => {}
-            MountFlag::Squash => {
-                let message =
-                    format!("the mount \"{mount}\": this version of Parallax cannot mount SquashFS files (\"sqsh\")");
-                return Err(EdfError::at(mount.place.clone(), message));
-            }
+            MountFlag::Squash => result.source = MountSource::Squashfs(mount.source.clone()),
         }
     }
-    Ok(result)
+    result
 }

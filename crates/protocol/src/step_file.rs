@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use parallax_format::device::WantedDevice;
 use serde::{Deserialize, Serialize};
 
+use crate::accounts::Accounts;
+
 /// The name of the file with [`StepFile`] in it.
 const STEP_FILE: &str = "step.json";
 
@@ -112,6 +114,9 @@ pub struct StepFile {
     /// The user's home directory in the node's user database.
     #[serde(default)]
     pub home: Option<PathBuf>,
+    /// The names of the user and their groups; empty in podman mode.
+    #[serde(default)]
+    pub accounts: Accounts,
     /// The image's `Env`, `NAME=VALUE` each.
     pub environment: Vec<String>,
     /// The image's `WorkingDir`, if it has one.
@@ -132,6 +137,9 @@ pub struct StepFile {
     /// The program that mounts the layers' SquashFS files; `None` if the layers are directories.
     #[serde(default)]
     pub mount_program: Option<PathBuf>,
+    /// The program that mounts SquashFS files which the user names.
+    #[serde(default)]
+    pub squashfs_program: Option<PathBuf>,
     /// Paths of the node to show in the container where they exist.
     pub mounts: Vec<Mount>,
     /// Devices that every container has.

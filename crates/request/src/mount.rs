@@ -33,12 +33,27 @@ pub struct Mount {
 pub enum MountSource {
     /// A directory or file of the node, an absolute path.
     Path(PathBuf),
+    /// The contents of a SquashFS file of the node, an absolute path.
+    Squashfs(PathBuf),
     /// An empty directory in the step's memory.
     Tmpfs,
 }
 
+impl MountSource {
+    /// The path of the node; none for an empty directory.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Path(path) | Self::Squashfs(path) => Some(path),
+            Self::Tmpfs => None,
+        }
+    }
+}
+
 /// The flags. `rw` and `rslave` are what a mount without flags has.
-const FLAGS: [&str; 6] = ["ro", "rw", "rslave", "slave", "rprivate", "private"];
+const FLAGS: [&str; 7] = ["ro", "rw", "rslave", "slave", "rprivate", "private", SQSH];
+/// The flag by which a source is a SquashFS file, whose contents are shown.
+const SQSH: &str = "sqsh";
 /// What other tools' users write for what every mount here is: it includes mounts below the source, and honours neither set-uid
 /// programs nor device nodes.
 const ACCEPTED: [&str; 5] = ["bind", "rbind", "nosuid", "nodev", "x-create=auto"];
@@ -138,6 +153,11 @@ fn set(mount: &mut Mount, flag: &str) -> Option<()> {
         "rw" => mount.read_only = false,
         "rslave" | "slave" => mount.private = false,
         "rprivate" | "private" => mount.private = true,
+        SQSH => match &mount.source {
+            MountSource::Path(file) => mount.source = MountSource::Squashfs(file.clone()),
+            MountSource::Squashfs(_) => {}
+            MountSource::Tmpfs => return None,
+        },
         other if ACCEPTED.contains(&other) => {}
         _ => return None,
     }
@@ -225,6 +245,13 @@ mod tests {
     }
 
     #[test]
+    fn a_squashfs_file() {
+        let file = Mount { source: MountSource::Squashfs("/data/here/x.sqsh".into()), ..path("/", "/b") };
+        assert_eq!(one("./x.sqsh:/b:sqsh"), file);
+        assert_eq!(one("?./x.sqsh:/b:sqsh,sqsh,ro"), Mount { optional: true, read_only: true, ..file });
+    }
+
+    #[test]
     fn a_relative_source_needs_a_current_directory() {
         let message = parse_list("./x:/b", Path::new("")).unwrap_err().to_string();
         assert!(message.contains("no longer exists"), "{message}");
@@ -246,6 +273,7 @@ mod tests {
             ("tmpfs", "needs a target"),
             ("/a:/b:rprivat", "did you mean \"rprivate\"?"),
             ("/a:/b:zzzzzz", "there are ro, rw"),
+            ("tmpfs:/b:sqsh", "sqsh"),
             ("/a:/x,/b:/x", "same target"),
         ] {
             let message = parsed(text).unwrap_err().to_string();

@@ -55,7 +55,7 @@ pub const OPTIONS: [OptionText; 16] = [
         inherited: c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_mount",
         value: Some(c"SRC[:DST[:FLAGS]],..."),
         usage:
-            c"show paths of the node in the container; flags: ro, rw, rslave, rprivate; ?SRC: only where it exists; \
+            c"show paths of the node in the container; flags: ro, rw, rslave, rprivate, sqsh; ?SRC: only where it exists; \
                  tmpfs:DST: an empty directory in memory",
     },
     OptionText {

@@ -15,8 +15,7 @@ step_part_file() {
 build_products() {
     local suite=$1
     cd "$repository" || return
-    cargo build --release --bins
-    make --silent plugin SLURM_INCLUDE="$cluster_cache/rootfs-$suite/usr/include" PLUGIN_TARGET="target/plugin-$suite"
+    make --silent products plugin SLURM_INCLUDE="$cluster_cache/rootfs-$suite/usr/include" PLUGIN_TARGET="target/plugin-$suite"
 }
 
 # install_everywhere WITH_PLUGIN: brings the files of Parallax on all nodes up to date and notes in
@@ -32,7 +31,7 @@ install_on() {
     local node=$1 with_plugin=$2 root built=$repository/target/release plugstack changed
     root=/proc/$(node_pid "$node")/root
     install_file "$built/parallax" "$root/usr/bin/parallax"
-    install_file "$built/parallax-launch" "$root/usr/libexec/parallax/parallax-launch"
+    install_file "$repository/target/launcher/parallax-launch" "$root/usr/libexec/parallax/parallax-launch"
     install_file "$built/parallax-mount-program" "$root/usr/libexec/parallax/parallax-mount-program"
     install_file "$(plugin_file "$suite")" "$root/usr/lib/parallax/spank_parallax.so"
     install_file "$(step_part_file "$suite")" "$root/usr/lib/parallax/spank_parallax_step.so"

@@ -12,6 +12,7 @@ use super::odd_images;
 
 pub(crate) mod devices;
 pub(crate) mod hooks;
+pub(crate) mod squashfs;
 
 tests! { cluster:
     what_a_container_shows,

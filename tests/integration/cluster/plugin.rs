@@ -10,6 +10,7 @@ use integration_tests::cluster::{Cluster, Done, repository};
 
 tests! { cluster:
     only_a_few_symbols_are_resolved_at_load,
+    the_launcher_needs_no_shared_library,
     a_plugin_without_its_part_fails_who_wants_an_image,
     no_failure_of_slurm_drains_a_node,
     a_step_with_an_image_never_runs_without_it,
@@ -91,6 +92,16 @@ fn only_a_few_symbols_are_resolved_at_load(cluster: &Cluster) -> anyhow::Result<
     let system = ["libc.so", "ld-linux", "libgcc_s.so", "libm.so"];
     let is_known = |library: &String| system.iter().any(|own| library.starts_with(own));
     ensure!(step.libraries.iter().all(is_known), "it loads {:?}", step.libraries);
+    Ok(())
+}
+
+/// Each task begins with the launcher, which pays for what it loads.
+fn the_launcher_needs_no_shared_library(cluster: &Cluster) -> anyhow::Result<()> {
+    let launcher = cluster.path_on("n1", "/usr/libexec/parallax/parallax-launch")?;
+    let headers = Command::new("objdump").arg("-p").arg(&launcher).output()?;
+    let headers = Done::from(headers).success()?.stdout;
+    let dynamic = |line: &&str| ["INTERP", "NEEDED"].iter().any(|word| line.trim_start().starts_with(word));
+    ensure!(!headers.lines().any(|line| dynamic(&line)), "{headers}");
     Ok(())
 }
 
