@@ -5,6 +5,7 @@
 
 #![allow(clippy::indexing_slicing, reason = "a measurement that indexes past the end fails, as it should")]
 
+mod bare_container;
 mod big_image;
 mod interrupt;
 mod leases;

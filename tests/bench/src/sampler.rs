@@ -15,7 +15,7 @@ use nix::sys::time::TimeValLike as _;
 use parallax_sys::process::Process;
 use serde::{Deserialize, Serialize};
 
-use super::{leases, memory, overlays};
+use super::{bare_container, leases, memory, overlays};
 
 /// What to run, and how often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +111,9 @@ pub(crate) fn run(order: &[String]) -> anyhow::Result<()> {
             Ok(())
         }
         [verb, rounds] if verb == "leases" => leases::run(rounds.parse().context("not a number of rounds")?),
+        [verb, rounds] if verb == "bare-container" => {
+            bare_container::run(rounds.parse().context("not a number of rounds")?)
+        }
         [verb, plan] if verb == "overlays" => {
             let plan = serde_json::from_str(plan).context("the plan is malformed")?;
             println!("{}", serde_json::to_string(&overlays::sample(&plan)?)?);

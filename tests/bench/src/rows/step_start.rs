@@ -24,6 +24,8 @@ const PARTS: [(&str, &str); 4] = [
     ("step_start_join", "of it: the task joins the container"),
 ];
 
+const FLOOR: &str = "the bare system calls of the container, by hand";
+
 /// How long each of [`PARTS`] took, in milliseconds.
 type Parts = [f64; 4];
 
@@ -48,13 +50,18 @@ fn measure(session: &Session) -> anyhow::Result<Measured> {
     let mut figures = vec![Figure::new(ROW.id, WHAT, Summary::of(ratio), "").at_most(0.15)];
     figures.extend(PARTS.iter().enumerate().map(|(part, (id, what))| Figure::new(id, what, of_part(part), "ms")));
 
+    let bare: Vec<f64> = session.on_node_as_root("bare-container", 120)?;
+    let bare = Summary::of(bare);
+    figures.push(Figure::new("step_start_floor", FLOOR, bare, "ms"));
+
     let [plain, image, local] = [0, 1, 2].map(|side| Summary::of(times.iter().map(|round| round[side])).median);
     let [lease, mounts, container, join] = [0, 1, 2, 3].map(|part| of_part(part).median);
     let rest = Summary::of(rest).median;
     let note = format!(
         "step_start: {image:.1} ms with the image, {plain:.1} ms without, {local:.1} ms for Podman alone. What the image \
          takes is lease {lease:.2} ms, mounts {mounts:.2} ms, container {container:.2} ms, join {join:.2} ms and \
-         {rest:.2} ms of all else."
+         {rest:.2} ms of all else. The bare system calls of the container take {:.2} ms.",
+        bare.median
     );
     Ok(Measured { figures, notes: vec![note] })
 }
