@@ -143,6 +143,14 @@ fn environments(cluster: &Cluster) -> anyhow::Result<()> {
     let odd = "export LINES_OF='one\ntwo' EMPTY=; srun -w n1 $IMAGE sh -c 'echo \"$LINES_OF\"; echo ${EMPTY-unset}.'";
     let odd = same(cluster, "odd values", odd)?;
     ensure!(odd.output == [".", "one", "two"], "{odd:?}");
+    // What a prolog exports, unsets and prints, which Slurm takes from its output; the program itself runs on the node.
+    let prolog = r#"printf '#!/bin/sh\necho export OF_PROLOG="two words"\necho unset MINE\necho print of the prolog\ntest ! -e /run/.containerenv || echo print inside\n' >prolog
+        printf '#!/bin/sh\necho $OF_PROLOG >"$EPILOG_WRITES"\n' >epilog; chmod +x prolog epilog
+        MINE=1 EPILOG_WRITES=$PWD/written srun -w n1 --task-prolog=$PWD/prolog --task-epilog=$PWD/epilog $IMAGE sh -c 'echo "$OF_PROLOG, ${MINE-unset}"'
+        cat written"#;
+    let prolog = same(cluster, "task prolog and epilog", prolog)?;
+    ensure!(prolog.output.iter().any(|line| line == "two words, unset"), "{prolog:?}");
+    ensure!(prolog.output.iter().any(|line| line == "of the prolog") && !prolog.output.contains(&"inside".to_owned()));
     Ok(())
 }
 
