@@ -29,6 +29,9 @@ use crate::path::LayerPath;
 static CRC: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_GO_ISO);
 /// Size at which a segment is written, in bytes. Readers hold one segment at a time.
 const SEGMENT: usize = 64 << 10;
+/// Size of the pieces that are compressed, in bytes. A line is written in many small parts, and flate2 clears 32 KiB of memory for
+/// each write, which took 4 % of a migration.
+const BLOCK: usize = 64 << 10;
 
 /// A finished file of tar-split data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +45,7 @@ pub struct TarSplitFile {
 /// Tar-split data under construction. Errors are kept until [`Self::finish`].
 pub(crate) struct TarSplit<'a> {
     path: &'a Path,
-    to: io::Result<GzEncoder<BufWriter<File>>>,
+    to: io::Result<BufWriter<GzEncoder<File>>>,
     segment: Vec<u8>,
     position: u64,
     file: Option<Content>,
@@ -61,7 +64,8 @@ impl<'a> TarSplit<'a> {
         let open = || {
             let file = File::create(path)?;
             file.set_permissions(fs::Permissions::from_mode(0o644))?;
-            Ok(GzEncoder::new(BufWriter::new(file), Compression::default()))
+            // A better compression would save a thousandth of the layer's size, and take a fiftieth of its migration.
+            Ok(BufWriter::with_capacity(BLOCK, GzEncoder::new(file, Compression::fast())))
         };
         Self { path, to: open(), segment: Vec::with_capacity(SEGMENT), position: 0, file: None }
     }
@@ -124,7 +128,7 @@ impl<'a> TarSplit<'a> {
         self.write_segment();
         let Self { path, to, .. } = self;
         let write = || {
-            let file = to?.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+            let file = to?.into_inner().map_err(io::IntoInnerError::into_error)?.finish()?;
             file.sync_all()?;
             digest(File::open(path)?)
         };
