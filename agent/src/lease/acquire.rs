@@ -81,10 +81,12 @@ impl Leases {
         let config = self.config();
         // Answered while the layers are mounted.
         let accounts = (request.mode == Mode::Run).then(|| self.helper().begin_accounts(user.uid, &groups_of(user)));
-        let namespaces = self.namespaces.of(identity);
+        let (namespaces, entered) = (self.namespaces.of(identity), owners::entered(&request));
         let contents = thread::scope(|scope| {
             // Each takes a while. If the namespace cannot be made now, the directory's maker tries again and says why.
-            let _ = thread::Builder::new().spawn_scoped(scope, || namespaces.of(owners::entered(&request)));
+            if !namespaces.has(entered) {
+                let _ = thread::Builder::new().spawn_scoped(scope, || namespaces.of(entered));
+            }
             match found {
                 Found::Image(store, image) => self.provide(store, image, &request, identity, user),
                 Found::Directory(path) => self.provide_directory(path, &request, user),
@@ -109,7 +111,7 @@ impl Leases {
             layers: &contents.layers,
             mount_program: &config.agent.mount_program,
             podman: entry.request.mode == Mode::Podman || matches!(found, Found::Missing(_)),
-            entered: owners::entered(&entry.request),
+            entered,
             mode: entry.request.mode,
             store: contents.store,
             step_file,

@@ -33,17 +33,26 @@ impl Namespaces {
         UserNamespace::with_mounts(users.own, groups.own, &users.map(kind), &groups.map(kind))
     }
 
+    /// Whether the namespace of a kind is there.
+    #[must_use]
+    pub fn has(&self, kind: NamespaceKind) -> bool {
+        self.place(kind).try_lock().is_ok_and(|place| place.is_some())
+    }
+
+    fn place(&self, kind: NamespaceKind) -> &Mutex<Option<Arc<UserNamespace>>> {
+        match kind {
+            NamespaceKind::Plain => &self.plain,
+            NamespaceKind::KeepId => &self.keep_id,
+        }
+    }
+
     /// Returns the namespace of a kind, made if no step needed it before.
     ///
     /// # Errors
     /// As [`UserNamespace::new`].
     pub fn of(&self, kind: NamespaceKind) -> io::Result<Arc<UserNamespace>> {
-        let place = match kind {
-            NamespaceKind::Plain => &self.plain,
-            NamespaceKind::KeepId => &self.keep_id,
-        };
         // Other steps of the user that need it wait, and then have it.
-        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = self.place(kind).lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(namespace) = &*place {
             return Ok(Arc::clone(namespace));
         }

@@ -115,7 +115,8 @@ impl Steps<'_> {
             step,
             uid: USER,
             gid: USER,
-            groups: None,
+            // As slurmstepd: without them the agent would ask the user database.
+            groups: Some(vec![USER]),
             image,
             image_id: None,
             mode: Mode::Run,
