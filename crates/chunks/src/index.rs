@@ -68,7 +68,7 @@ pub struct Part {
 }
 
 impl Index {
-    /// Returns the index of a file with these chunks: their ids and sizes in bytes, which [`crate::split`] returns.
+    /// Returns the index of a file with these chunks: their ids and sizes in bytes, which [`crate::split()`] returns.
     #[must_use]
     pub fn new(algorithm: Algorithm, parameters: Parameters, chunks: &[(ChunkId, u64)]) -> Self {
         let digest = if algorithm == Algorithm::Sha512_256 { SHA512_256 } else { 0 };

@@ -2,11 +2,11 @@
 //!
 //! An index says of which chunks a file consists; a chunk store (`.castr`) has each chunk once, compressed, under the digest of
 //! its content. Files with common parts share chunks, also if the parts have moved. The formats are casync's, so `casync extract`
-//! reads what is written here and indexes of casync can be read. Nothing here touches a file; only [`Chunks`] and [`split`] read
+//! reads what is written here and indexes of casync can be read. Nothing here touches a file; only [`Chunks`] and [`split()`] read
 //! from what they are given.
 //!
 //! - [`Parameters`], [`Cutter`]: where a file is cut.
-//! - [`Chunks`], [`split`]: the chunks of a stream, one after another or by several threads.
+//! - [`Chunks`], [`split()`]: the chunks of a stream, one after another or by several threads.
 //! - [`ChunkId`], [`Algorithm`]: ids of chunks, and their paths in a chunk store.
 //! - [`compress`], [`decode`]: the files of a chunk store.
 //! - [`Index`]: indexes, read and written; [`Matcher`]: whether a file is what an index says.
