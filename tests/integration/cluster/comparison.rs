@@ -20,6 +20,7 @@ tests! { cluster:
     jobs_of_scripts,
     groups_and_limits,
     signals_reach_the_tasks,
+    a_signal_before_the_time_limit,
     a_step_that_is_attached_to,
 }
 
@@ -218,6 +219,19 @@ fn signals_reach_the_tasks(cluster: &Cluster) -> anyhow::Result<()> {
     };
     let (without, with) = (run(&[])?, run(&[IMAGE])?);
     ensure!(without == with && with.0.contains("got USR1 1") && with.0.contains("got TERM 0"), "{without:?}, {with:?}");
+    Ok(())
+}
+
+/// Slurm looks at the time limits of jobs every 30 seconds.
+fn a_signal_before_the_time_limit(cluster: &Cluster) -> anyhow::Result<()> {
+    let start = |image: &[&str]| {
+        let script = "exec bash -c 'trap \"echo got USR1\" USR1; echo started; while read line; do :; done'";
+        HeldStep::start(cluster, "u1", &[&["-w", "n1", "--time=1", "--signal=USR1@58"], image].concat(), 1, script)
+    };
+    for mut step in [start(&[])?, start(&[IMAGE])?] {
+        ensure!(step.read_line()? == "got USR1");
+        step.finish()?;
+    }
     Ok(())
 }
 
