@@ -13,7 +13,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns, unshare};
-use rustix::fs::{CWD, Mode, OFlags, mkdir, open};
+use rustix::fs::{CWD, Mode, OFlags, fstat, mkdir, open};
 use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change, move_mount,
@@ -146,6 +146,9 @@ pub(crate) fn mount_file(
 ) -> Result<(), MountError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let target = open(target, flags, Mode::empty()).step("open the target directory")?;
+    // The process ends with its step, so no other step may share it: the target is on a file system of the step's.
+    let device = fstat(&target).step("look at the target directory")?.st_dev;
+    let file = &Sidecar { store_device: device, ..file.clone() };
     let (served, _) = squashfs::serve(&[file], settings, owns_the_machine(), note)?;
     served.iter().try_for_each(|layer| attach(layer, &target).step("attach the mount at the target directory"))
 }

@@ -4,11 +4,13 @@ use std::fs;
 
 use anyhow::ensure;
 use integration_tests::cluster::{Cluster, Done};
+use integration_tests::held::HeldStep;
 
 use super::refused;
 
 tests! { cluster:
     the_contents_of_a_file_are_shown,
+    two_steps_do_not_share_what_ends_with_one,
     a_file_that_cannot_be_shown_is_told,
     a_container_of_several_steps_has_none,
     a_file_in_an_environment_definition_file,
@@ -60,6 +62,19 @@ fn the_contents_of_a_file_are_shown(cluster: &Cluster) -> anyhow::Result<()> {
         let left = cluster.shell("n1", "pgrep -c squashfuse || true")?;
         ensure!(left.trim() == "0", "{left}");
         Ok(())
+    })
+}
+
+fn two_steps_do_not_share_what_ends_with_one(cluster: &Cluster) -> anyhow::Result<()> {
+    with_files(cluster, || {
+        let mount = format!("--parallax-mount={DATA}/one.sqsh:/d:sqsh");
+        let script = "echo started; while read line; do cat /d/name; done";
+        let start = || HeldStep::start(cluster, "u1", &["-w", "n1", IMAGE, &mount], 1, script);
+        let (first, mut second) = (start()?, start()?);
+        first.finish()?;
+        second.write_line("go on")?;
+        ensure!(second.read_line()? == "one");
+        second.finish()
     })
 }
 
