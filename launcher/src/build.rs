@@ -26,7 +26,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::accounts;
 use crate::bundle;
 use crate::holder::{self, Held, Report};
-use crate::making::{Layers, Making, root_directory};
+use crate::making::{Layers, Making, OTHER_AGENT, root_directory};
 use crate::mount_program;
 use crate::mpi;
 use crate::of_node::OfNode;
@@ -37,10 +37,6 @@ use crate::tree::{self, Tree};
 
 /// Maximum size of a file that is read from the node or from the image, in bytes.
 const MAX_FILE: u64 = 4 << 20;
-
-/// Why a step's file has no layers: every image has some, and an agent of before this form does not write them.
-const NO_LAYERS: &str =
-    "this node's agent is of another version than its launcher; tell the administrator to restart parallax-agent";
 
 /// Makes the container of a step.
 ///
@@ -167,7 +163,7 @@ fn mount_root(
         like_root(&upper, None).map_err(failed(what))?;
         mount_program::mount(program, paths, &overlay, &place)?;
     } else {
-        let top = layers.names.first().ok_or_else(|| failed(what)(NO_LAYERS))?;
+        let top = layers.names.first().ok_or_else(|| failed(what)(OTHER_AGENT))?;
         let top = fs::metadata(top).map_err(failed(what))?;
         like_root(&upper, Some(&top)).map_err(failed(what))?;
         prepare(&upper).map_err(failed(what))?;

@@ -33,6 +33,10 @@ pub(crate) struct Making<'a> {
     pub deadline: Instant,
 }
 
+/// What to do about a step's file that an agent of another form wrote.
+pub(crate) const OTHER_AGENT: &str =
+    "this node's agent is of another version than its launcher; tell the administrator to restart parallax-agent";
+
 /// Where the root directory is while the container is made.
 pub(crate) fn root_directory(paths: &StepPaths) -> PathBuf {
     paths.launch_directory().join("root")

@@ -8,7 +8,7 @@ use parallax_request::{Mount, MountSource};
 use parallax_sys::mount::DetachedMount;
 use parallax_sys::root::Root;
 
-use crate::making::Making;
+use crate::making::{Making, OTHER_AGENT};
 use crate::mount_program;
 use crate::node_name::node_name;
 
@@ -60,11 +60,12 @@ fn contents(file: &Path, making: &Making<'_>) -> Result<PathBuf, String> {
     }
     if making.step.container.is_some() {
         return Err(format!(
-            "cannot mount the SquashFS file {} in a container with a --parallax-name: the program that reads it ends with its step",
+            "cannot mount the SquashFS file {} in a container with a --parallax-name: the program that reads it ends with its step; \
+             give the steps that need it no name",
             file.display()
         ));
     }
     let program = making.step.squashfs_program.as_deref();
-    let program = program.ok_or_else(|| "this node's agent is of another version than its launcher".to_owned())?;
+    let program = program.ok_or_else(|| OTHER_AGENT.to_owned())?;
     mount_program::mount_file(program, making.paths, file)
 }

@@ -1,7 +1,7 @@
 //! The source for an image that is a directory of the node.
 //!
 //! The agent opens nothing: the launcher opens the directory with the user's rights, in the container's user namespace. An id-mapped
-//! mount of it would show the user what the directory's owner keeps from them, so there is none.
+//! mount of it would show the user files that only their owner may read, so there is none.
 
 use std::path::Path;
 
