@@ -5,17 +5,22 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
+use crate::cluster::Cluster;
+
+/// How the groups of all clusters and checkouts begin.
+const PREFIX: &str = "parallax-memory-limit-";
+
 /// A memory control group of the machine's, which nodes have none of; gone with this value.
 #[derive(Debug)]
 pub struct MemoryGroup(PathBuf);
 
 impl MemoryGroup {
-    /// Makes a group that may use so many bytes.
+    /// Makes a group that may use so many bytes, for processes of a cluster's nodes.
     ///
     /// # Errors
     /// The machine has no memory control groups, or cannot limit memory.
-    pub fn new(bytes: u64) -> anyhow::Result<Self> {
-        let name = format!("parallax-memory-limit-{}", std::process::id());
+    pub fn new(cluster: &Cluster, bytes: u64) -> anyhow::Result<Self> {
+        let name = name(cluster);
         let (first, second) = (PathBuf::from("/sys/fs/cgroup/memory"), PathBuf::from("/sys/fs/cgroup"));
         let (directory, limit) = if first.is_dir() { (first, "memory.limit_in_bytes") } else { (second, "memory.max") };
         let group = Self(directory.join(name));
@@ -31,6 +36,16 @@ impl MemoryGroup {
     pub fn add(&self, pid: i32) -> anyhow::Result<()> {
         Ok(fs::write(self.0.join("cgroup.procs"), pid.to_string())?)
     }
+}
+
+/// What the group of a cluster is called. All clusters share the machine's control groups.
+fn name(cluster: &Cluster) -> String {
+    format!("{PREFIX}{}-{}", std::process::id(), cluster.name())
+}
+
+/// Whether a control group limits the processes of another cluster: of another lane of these tests, or of another checkout.
+pub(crate) fn is_of_another(cluster: &Cluster, group: &str) -> bool {
+    group.starts_with(PREFIX) && group != name(cluster)
 }
 
 impl Drop for MemoryGroup {

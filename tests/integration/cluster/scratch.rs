@@ -21,7 +21,7 @@ fn a_full_layer_is_an_error_and_not_the_end_of_the_task(cluster: &Cluster) -> an
     let mut step = HeldStep::start(cluster, "u1", &arguments, 1, script)?;
     let facts: Vec<u64> = step.lines[0].split(' ').filter_map(|word| word.parse().ok()).collect();
     let [pid, block, blocks, files] = facts[..] else { anyhow::bail!("{:?}", step.lines) };
-    let limit = MemoryGroup::new(200 * MEGABYTE)?;
+    let limit = MemoryGroup::new(cluster, 200 * MEGABYTE)?;
     limit.add(machine_pid(cluster, "n1", i32::try_from(pid)?)?)?;
     step.write_line("go")?;
     let said = (step.read_line()?, step.read_line()?);

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 
 use crate::clean::NODES;
 use crate::cluster::Cluster;
+use crate::memory_group;
 use crate::processes::{self, NodeProcess};
 
 /// The processes that a node has when nothing runs on it, by name: its first one, and the services.
@@ -116,7 +117,8 @@ pub(super) fn control_groups(cluster: &Cluster) -> Vec<String> {
             let path = directory.join(&name);
             let foreign = name.starts_with("cluster-") && !own.contains(&path);
             let service = name.ends_with(".service");
-            if is_directory && !service && OURS.iter().any(|part| name.starts_with(part)) {
+            let another = memory_group::is_of_another(cluster, &name);
+            if is_directory && !service && !another && OURS.iter().any(|part| name.starts_with(part)) {
                 left.push(format!("control group {}", path.display()));
             }
             if is_directory && !foreign {

@@ -53,7 +53,7 @@ fn a_task_out_of_memory(cluster: &Cluster) -> anyhow::Result<String> {
     let script = "echo $$; cat >/dev/null; exec python3 -c \"b'x' * (1 << 29)\"";
     let step = HeldStep::start(cluster, "u1", &["-w", "n1", "--parallax-image=python"], 1, script)?;
     let task = processes::machine_pid(cluster, "n1", step.lines[0].parse()?)?;
-    let group = MemoryGroup::new(64 << 20)?;
+    let group = MemoryGroup::new(cluster, 64 << 20)?;
     group.add(task)?;
     failed_saying(&step.end()?, &["task 0", "Killed"])
 }
