@@ -12,6 +12,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, unshare};
+use parallax_format::oci::Execution;
 use parallax_protocol::step_file::{StepFile, StepPaths};
 use parallax_sys::limits::{self, Namespace};
 use parallax_sys::mount::{DetachedMount, make_read_only};
@@ -33,7 +34,7 @@ use crate::of_node::OfNode;
 use crate::plan::{self, COPIED, Facts, ImageAccounts, Plan};
 use crate::request::put_execution;
 use crate::show;
-use crate::tree::{self, Tree};
+use crate::tree::{self, Kind, Tree};
 
 /// Maximum size of a file that is read from the node or from the image, in bytes.
 const MAX_FILE: u64 = 4 << 20;
@@ -43,18 +44,7 @@ const MAX_FILE: u64 = 4 << 20;
 /// # Errors
 /// A message for the user.
 pub(crate) fn start(making: &Making<'_>) -> Result<Held, String> {
-    holder::start(making.deadline, making.step.container.is_none(), |report| {
-        let Some(path) = &making.step.directory else {
-            let environment = make(making, report)?;
-            return Ok(Held { pid: None, environment, execution: None });
-        };
-        report.at(&format!("looking at the image {}", path.display()));
-        let execution = tree::look(path)?;
-        let mut step = making.step.clone();
-        put_execution(&mut step, execution.clone());
-        let environment = make(&Making { step: &step, ..*making }, report)?;
-        Ok(Held { pid: None, environment, execution: Some(execution) })
-    })
+    holder::start(making.deadline, making.step.container.is_none(), |report| make(making, report))
 }
 
 /// Adds what failed to an error.
@@ -62,9 +52,15 @@ fn failed<E: Display>(what: impl Display) -> impl FnOnce(E) -> String {
     move |error| format!("cannot {what}: {error}")
 }
 
-fn make(making: &Making<'_>, report: &mut Report) -> Result<Vec<(String, String)>, String> {
-    let Making { paths, step, asked, layers, .. } = making;
+/// Makes the container, which no process holds yet.
+fn make(making: &Making<'_>, report: &mut Report) -> Result<Held, String> {
+    let Making { paths, step, asked, .. } = making;
     let working_directory = std::env::current_dir().ok();
+    let kind = step.directory.as_deref().map(|path| {
+        report.at(&format!("looking at the image {}", path.display()));
+        tree::look(path)
+    });
+    let kind = kind.transpose()?;
     // In the user namespace root has no id, and its files look like nobody's.
     report.at("reading the devices and hooks of this node");
     let of_node = OfNode::read(step, asked.request)?;
@@ -74,8 +70,43 @@ fn make(making: &Making<'_>, report: &mut Report) -> Result<Vec<(String, String)
     let kept = kept.map_err(failed("open the container's mount namespace"))?;
     enter(&paths.container_namespace())?;
     report.at("mounting the image");
-    let tree = step.directory.as_deref().map(Tree::open).transpose()?;
-    let root = tree.as_ref().map_or_else(|| mount_root(paths, layers, |_| Ok(())), Tree::root)?;
+    let image = kind.map(|kind| open_image(making, kind)).transpose()?;
+    let (tree, execution) = image.unzip();
+    let mut step = (*step).clone();
+    if let Some(execution) = &execution {
+        put_execution(&mut step, execution.clone());
+    }
+    let making = Making { step: &step, ..*making };
+    let root = furnish(&making, tree.as_ref(), &of_node, working_directory, report)?;
+    report.at("entering the container");
+    leave_node(root)?;
+    kept.map_or(Ok(()), |namespace| keep(&namespace).map_err(failed("keep the container for other steps")))?;
+    Ok(Held { pid: None, environment: of_node.devices.environment, execution })
+}
+
+/// Opens an image that is a path, inside the container's user namespace.
+fn open_image(making: &Making<'_>, kind: Kind) -> Result<(Tree, Execution), String> {
+    let path = making.step.directory.as_deref().unwrap_or(Path::new("/"));
+    match kind {
+        Kind::Directory(execution) => Ok((Tree::open(path)?, execution)),
+        Kind::File => {
+            let tree = Tree::of_file(path, making)?;
+            let execution = tree.execution(path)?;
+            Ok((tree, execution))
+        }
+    }
+}
+
+/// Mounts the container's root directory, and puts into it what the plan has and what hooks add.
+fn furnish(
+    making: &Making<'_>,
+    tree: Option<&Tree>,
+    of_node: &OfNode,
+    working_directory: Option<PathBuf>,
+    report: &mut Report,
+) -> Result<Root, String> {
+    let Making { paths, step, asked, layers, .. } = making;
+    let root = tree.map_or_else(|| mount_root(paths, layers, |_| Ok(())), Tree::root)?;
     let mut accounts = accounts::of_step(step, getuid().as_raw(), getgid().as_raw());
     if let Some(user) = accounts.user.as_mut().filter(|user| !root.has(Path::new(&user.shell))) {
         "/bin/sh".clone_into(&mut user.shell);
@@ -96,19 +127,16 @@ fn make(making: &Making<'_>, report: &mut Report) -> Result<Vec<(String, String)
         report.at(&format!("looking for {} on this node", path.display()));
         path.exists()
     });
-    let root = match &tree {
+    let root = match tree {
         Some(tree) => mount_tree(paths, step, tree, &plan)?,
         None => root,
     };
     carry_out(&plan, making, &root, report)?;
-    bundle::prepare(making, &of_node, &plan, |what| report.at(what))?;
+    bundle::prepare(making, of_node, &plan, |what| report.at(what))?;
     if plan.read_only {
         make_read_only(&root).map_err(failed("make the root directory read-only"))?;
     }
-    report.at("entering the container");
-    leave_node(root)?;
-    kept.map_or(Ok(()), |namespace| keep(&namespace).map_err(failed("keep the container for other steps")))?;
-    Ok(of_node.devices.environment)
+    Ok(root)
 }
 
 /// Shows the container, which is this process's root directory, in the mount namespace in which it outlives this process.

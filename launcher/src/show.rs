@@ -24,7 +24,7 @@ pub(crate) fn show(mount: &Mount, making: &Making<'_>, root: &Root) -> Result<()
             (path.display().to_string(), DetachedMount::clone_of_tree(path), found.is_dir())
         }
         MountSource::Squashfs(file) => {
-            (file.display().to_string(), DetachedMount::clone_of_tree(&contents(file, making)?), true)
+            (file.display().to_string(), DetachedMount::clone_of_tree(&contents(file, "squashfs", making)?), true)
         }
         MountSource::Tmpfs => ("a tmpfs".to_owned(), DetachedMount::tmpfs(&[("mode", "0755")]), true),
     };
@@ -50,9 +50,12 @@ fn missing(path: &Path, error: &io::Error) -> String {
     format!("cannot mount {path}: {error} on the node {}; \"?{path}\" leaves it out where it is missing", node_name())
 }
 
-/// Mounts a SquashFS file of the user's and returns the directory of its contents. The kernel never reads such a file: whoever can
-/// write it could attack the kernel with it. The program that reads it is a process of the user.
-fn contents(file: &Path, making: &Making<'_>) -> Result<PathBuf, String> {
+/// Mounts a SquashFS file of the user's and returns the directory of its contents, which has this name among the step's. The kernel never
+/// reads such a file: whoever can write it could attack the kernel with it. The program that reads it is a process of the user.
+///
+/// # Errors
+/// A message for the user.
+pub(crate) fn contents(file: &Path, name: &str, making: &Making<'_>) -> Result<PathBuf, String> {
     let found = fs::metadata(file).map_err(|error| missing(file, &error))?;
     if !found.is_file() {
         let file = file.display();
@@ -67,5 +70,5 @@ fn contents(file: &Path, making: &Making<'_>) -> Result<PathBuf, String> {
     }
     let program = making.step.squashfs_program.as_deref();
     let program = program.ok_or_else(|| OTHER_AGENT.to_owned())?;
-    mount_program::mount_file(program, making.paths, file)
+    mount_program::mount_file(program, making.paths, file, name)
 }

@@ -1,9 +1,13 @@
-//! An image that is a directory of the node: a root file system that somebody has unpacked, such as an image on CVMFS.
+//! An image that is a path of the node: a directory with a root file system that somebody has unpacked, such as an image on CVMFS, or a
+//! SquashFS file with one, such as those of enroot.
 //!
 //! The launcher opens it as the user, so nobody runs what they may not read, and root looks nothing up. The directory is used as it
 //! is, without an id map: in a mount with other ids a user could read what belongs to root. So files of owners who have no id in the
 //! container look like nobody's there, and the directories that have to hold something of the container's are made in its writable
 //! layer, with owners of the container.
+//!
+//! A file is read by a process of the user's, never by the kernel (see [`crate::show`]): its contents are a directory of the container's
+//! user namespace, in which all ids are the container's.
 
 mod configuration;
 
@@ -19,8 +23,9 @@ use parallax_sys::root::Root;
 use rustix::fs::{Mode, OFlags, Stat, open};
 use rustix::io::Errno;
 
-use crate::making::Layers;
+use crate::making::{Layers, Making};
 use crate::node_name::node_name;
+use crate::show;
 
 /// The id that an owner seems to have who has none in a user namespace (`/proc/sys/kernel/overflowuid`).
 const OVERFLOW_ID: u32 = 65_534;
@@ -37,22 +42,25 @@ pub(crate) struct Tree {
     root: Root,
 }
 
-/// Looks at a directory that is to be an image; returns its settings for the execution of programs.
+/// What a path that is to be an image turned out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A directory, with its settings for the execution of programs.
+    Directory(Execution),
+    /// A file, into which nobody has looked yet.
+    File,
+}
+
+/// Looks at a path that is to be an image, outside the container's user namespace: there, files look like their owners'.
 ///
 /// # Errors
-/// A message for the user: the directory cannot be used.
-pub(crate) fn look(path: &Path) -> Result<Execution, String> {
-    let tree = Tree::open(path)?;
-    if OF_ROOT_FILE_SYSTEMS.iter().any(|name| tree.root.has(Path::new(name))) {
-        return configuration::of_image(path, &tree.root).map_err(|reason| unusable(path, &reason));
+/// A message for the user: the path cannot be used.
+pub(crate) fn look(path: &Path) -> Result<Kind, String> {
+    if fs::metadata(path).is_ok_and(|found| found.is_file()) {
+        return Ok(Kind::File);
     }
-    let reason = if tree.root.has(Path::new(OCI_LAYOUT)) {
-        format!("it is an OCI layout; parallax migrate oci:{} puts its images into a store", path.display())
-    } else {
-        let names: Vec<&str> = OF_ROOT_FILE_SYSTEMS.iter().map(|name| name.trim_start_matches('/')).collect();
-        format!("it is not a root file system: it has none of {}", names.join(", "))
-    };
-    Err(unusable(path, &reason))
+    let tree = Tree::open(path)?;
+    Ok(Kind::Directory(tree.execution(path)?))
 }
 
 fn unusable(path: &Path, reason: &str) -> String {
@@ -70,14 +78,42 @@ impl Tree {
             unusable(
                 path,
                 &match error {
-                    Errno::NOENT => "there is no such directory; it must be there on every node of the step".to_owned(),
-                    Errno::NOTDIR => "it is not a directory".to_owned(),
+                    Errno::NOENT => {
+                        "there is no such directory or file; it must be there on every node of the step".to_owned()
+                    }
+                    Errno::NOTDIR => "it is neither a directory nor a file".to_owned(),
                     Errno::ACCESS => "you may not read it; ask its owner for access".to_owned(),
                     other => other.to_string(),
                 },
             )
         })?;
         Ok(Self { root: root.into() })
+    }
+
+    /// Mounts the contents of a file. This process must be in the container's user namespace and in a mount namespace that belongs to it.
+    ///
+    /// # Errors
+    /// A message for the user.
+    pub(crate) fn of_file(path: &Path, making: &Making<'_>) -> Result<Self, String> {
+        let place = show::contents(path, "image", making)?;
+        Self::open(&place)
+    }
+
+    /// Returns the settings for the execution of programs of the image that a user named by `path`.
+    ///
+    /// # Errors
+    /// A message for the user: this is no image, or its settings cannot be used.
+    pub(crate) fn execution(&self, path: &Path) -> Result<Execution, String> {
+        if OF_ROOT_FILE_SYSTEMS.iter().any(|name| self.root.has(Path::new(name))) {
+            return configuration::of_image(path, &self.root).map_err(|reason| unusable(path, &reason));
+        }
+        let reason = if self.root.has(Path::new(OCI_LAYOUT)) {
+            format!("it is an OCI layout; parallax migrate oci:{} puts its images into a store", path.display())
+        } else {
+            let names: Vec<&str> = OF_ROOT_FILE_SYSTEMS.iter().map(|name| name.trim_start_matches('/')).collect();
+            format!("it is not a root file system: it has none of {}", names.join(", "))
+        };
+        Err(unusable(path, &reason))
     }
 
     /// Returns the directory as the root of a container.
@@ -178,10 +214,11 @@ mod tests {
         assert!(error(path).contains("not a root file system"), "{}", error(path));
         fs::write(path.join("oci-layout"), "").unwrap();
         assert!(error(path).contains("parallax migrate oci:"), "{}", error(path));
-        assert!(error(&path.join("oci-layout")).contains("not a directory"));
+        assert_eq!(look(&path.join("oci-layout")), Ok(Kind::File));
+        assert!(error(&path.join("oci-layout/none")).contains("neither a directory nor a file"));
         assert!(error(&path.join("none")).contains("no such directory"));
         fs::create_dir(path.join("etc")).unwrap();
-        assert_eq!(look(path).unwrap(), Execution::default());
+        assert_eq!(look(path).unwrap(), Kind::Directory(Execution::default()));
     }
 
     #[test]

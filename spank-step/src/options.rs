@@ -3,7 +3,7 @@
 use std::str::FromStr as _;
 use std::sync::{Mutex, PoisonError};
 
-use parallax_format::Pin;
+use parallax_format::{Pin, is_relative_path};
 use parallax_protocol::message::Mode;
 use parallax_request::Request;
 use parallax_spank_hooks::{self as names, GivenOption, Source};
@@ -87,7 +87,7 @@ pub(crate) fn are_unknown() -> bool {
 }
 
 /// Returns the request of the user, on a node; `None` for a step without an image. The last of several values counts, as with Slurm's
-/// options. What gives an image indirectly was read where it was typed, so the step's pin has the name.
+/// options. What gives an image indirectly, or by a relative path, was read where it was typed, so the step's pin has the name.
 ///
 /// # Errors
 /// A message for the user.
@@ -95,7 +95,9 @@ pub(crate) fn wanted(pin: Option<&Pin>) -> Result<Option<Wanted>, String> {
     let events = events();
     let last = |option| events.iter().rfind(|event| event.option == option).map(|event| event.value.as_slice());
     let mode = last(GivenOption::Mode);
-    let Some(indirect) = events.iter().find(|event| event.option.gives_image_indirectly()) else {
+    let image = events.iter().rfind(|event| event.option == GivenOption::Image);
+    let relative = image.filter(|event| std::str::from_utf8(&event.value).is_ok_and(is_relative_path));
+    let Some(indirect) = events.iter().find(|event| event.option.gives_image_indirectly()).or(relative) else {
         return of_values(last(GivenOption::Image), mode);
     };
     let pin = pin.ok_or_else(|| {

@@ -5,6 +5,7 @@
 
 use std::sync::OnceLock;
 
+use parallax_format::from_anywhere;
 use parallax_protocol::message::Mode;
 use parallax_request::{Request, is_of_request, value_of_variable, variable_of};
 use parallax_spank_hooks::{GivenOption, Source};
@@ -77,6 +78,8 @@ pub(crate) fn complete(
             }
         };
     };
+    // Nodes know nothing of the directory in which it was typed.
+    wanted.image = from_anywhere(&wanted.image, &std::env::current_dir().unwrap_or_default());
     let own = typed.iter().map(|event| event.option);
     let of_edf = edf.as_ref().filter(|edf| edf.is_typed).map(|edf| edf.option);
     let of_pyxis = pyxis.options.iter().copied().filter(|option| *option != GivenOption::ContainerImage);

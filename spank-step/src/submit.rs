@@ -52,7 +52,7 @@ pub(crate) fn check(spank: &SpankHandle, components: &mut Components, makes_step
 /// Returns the id of the image, if this host can determine it.
 fn examine(site: &Site, wanted: &Wanted, job: Option<u32>) -> Result<Option<ImageId>, String> {
     let reference = match RequestedImage::parse(&wanted.image).map_err(|error| error.to_string())? {
-        RequestedImage::Directory(path) => return check_directory(&path).map(|()| None),
+        RequestedImage::Path(path) => return check_path(&path).map(|()| None),
         RequestedImage::InStore(reference) => reference,
     };
     let Some(config) = site.config()? else { return Ok(None) };
@@ -72,12 +72,11 @@ fn examine(site: &Site, wanted: &Wanted, job: Option<u32>) -> Result<Option<Imag
     }
 }
 
-/// Checks a directory that is the image. It may exist on the nodes only; they open it, and say what is wrong.
-fn check_directory(path: &Path) -> Result<(), String> {
+/// Checks a path that is the image. It may exist on the nodes only; they open it, and say what is wrong.
+fn check_path(path: &Path) -> Result<(), String> {
     match fs::metadata(path) {
-        Ok(found) if !found.is_dir() => Err(format!(
-            "{} is not a directory; an image is the name of one of the store (\"parallax list\" shows them) or a directory with a \
-             root file system",
+        Ok(found) if !found.is_dir() && !found.is_file() => Err(format!(
+            "{} is neither a directory with a root file system nor a SquashFS file; \"parallax list\" shows the images of the store",
             path.display()
         )),
         _ => Ok(()),

@@ -22,6 +22,7 @@ pub(crate) mod faults;
 mod fidelity;
 mod foreign;
 mod identity;
+mod image_files;
 mod inheritance;
 mod lookups;
 mod messages;
@@ -107,6 +108,7 @@ pub(crate) fn tests() -> impl Iterator<Item = &'static Listed> {
         subordinate::TESTS,
         releases::TESTS,
         trees::TESTS,
+        image_files::TESTS,
         trees::repository::TESTS,
         trials::TESTS,
         systemd::TESTS,

@@ -1,10 +1,11 @@
-//! The source for an image that is a directory of the node.
+//! The source for an image that is a path of the node: a directory, or a SquashFS file.
 //!
-//! The agent opens nothing: the launcher opens the directory with the user's rights, in the container's user namespace. An id-mapped
-//! mount of it would show the user files that only their owner may read, so there is none.
+//! The agent opens nothing: the launcher opens the path with the user's rights, in the container's user namespace. An id-mapped
+//! mount of a directory would show the user files that only their owner may read, so there is none; the kernel reads no file of a user.
 
 use std::path::Path;
 
+use parallax_format::is_squashfs_name;
 use parallax_protocol::node::SourceStatus;
 use parallax_sys::credentials::Credentials;
 
@@ -12,10 +13,7 @@ use super::source::{LayerSource, StepLayers};
 use super::table::LayerError;
 use crate::backend::{Backend, Chosen};
 
-/// The kind of such a layer in logs and in `parallax status`.
-const KIND: &str = "directory";
-
-/// A directory that a user names as the image.
+/// A path that a user names as the image.
 #[derive(Debug)]
 pub struct Directory<'a> {
     /// Its path, as the user wrote it.
@@ -27,7 +25,10 @@ pub struct Directory<'a> {
 impl LayerSource for Directory<'_> {
     fn status(&self) -> SourceStatus {
         let Chosen { backend, reason } = &self.chosen;
-        SourceStatus { kind: KIND.to_owned(), backend: backend.as_str().to_owned(), reason: reason.clone() }
+        // The agent does not look, so the name has to tell.
+        let is_file = self.path.to_str().is_some_and(is_squashfs_name);
+        let kind = if is_file { "SquashFS file" } else { "directory" };
+        SourceStatus { kind: kind.to_owned(), backend: backend.as_str().to_owned(), reason: reason.clone() }
     }
 
     fn outlives_processes(&self) -> bool {

@@ -174,9 +174,10 @@ impl Leases {
 
     /// Makes the image's part of a step's directory for an image that is a directory: nothing but its description.
     fn provide_directory(&self, path: &Path, request: &LeaseRequest, user: &Credentials) -> Result<Contents, Refusal> {
-        let chosen = self.backend_retry.directory(path).map_err(|reason| {
-            refused(&format!("cannot run the directory {} as an image on this node: {reason}", path.display()))
-        })?;
+        let chosen = self
+            .backend_retry
+            .directory(path)
+            .map_err(|reason| refused(&format!("cannot run {} as an image on this node: {reason}", path.display())))?;
         let source = Directory { path, chosen };
         let layers = provided(&source, request, user)?;
         Ok(Contents { store: StepStore::default(), layers, source: Some(source.status()) })

@@ -33,7 +33,7 @@ impl Leases {
     pub(super) fn find_image(&self, request: &LeaseRequest, user: &Credentials) -> Result<Found, Refusal> {
         let requested = RequestedImage::parse(&request.image).map_err(|error| Refusal::user(error.to_string()))?;
         let typed = match requested {
-            RequestedImage::Directory(path) => return Ok(Found::Directory(path)),
+            RequestedImage::Path(path) => return Ok(Found::Directory(path)),
             RequestedImage::InStore(typed) => typed,
         };
         user.run(|| self.search_stores(request, typed))

@@ -5,7 +5,7 @@ use std::path::Path;
 use parallax_config::{Config, Tmp};
 use parallax_format::oci::{Configuration, Execution};
 use parallax_format::record::ImageRecord;
-use parallax_format::{ImageRef, id_prefix};
+use parallax_format::{ImageRef, id_prefix, is_squashfs_name};
 use parallax_protocol::accounts::Accounts;
 use parallax_protocol::message::{BATCH_SCRIPT, INTERACTIVE_STEP, LeaseRequest, Mode};
 use parallax_protocol::step_file::{Mount, StepFile};
@@ -94,13 +94,16 @@ fn execution(name: &str, image: &ImageRecord) -> Result<Execution, Refusal> {
         .map_err(|error| refused(&format!("malformed configuration of the image \"{name}\": {error}")))
 }
 
-/// Returns the notice that a directory is no image for Podman. Scripts, and shells of salloc, call srun as well.
+/// Returns the notice that a path is no image for Podman. Scripts, and shells of salloc, call srun as well.
 fn not_for_podman(request: &LeaseRequest, path: &Path) -> Option<String> {
     let is_script = matches!(request.step.step, BATCH_SCRIPT | INTERACTIVE_STEP);
     (request.mode == Mode::Podman && !is_script).then(|| {
-        let path = path.display();
+        let shown = path.display();
+        if path.to_str().is_some_and(is_squashfs_name) {
+            return format!("Podman has no image here, because {shown} is a file: tasks in run mode have it as their image");
+        }
         format!(
-            "Podman has no image here, because {path} is a directory: \"podman run --rootfs {path}:O\" runs it if it is your \
+            "Podman has no image here, because {shown} is a directory: \"podman run --rootfs {shown}:O\" runs it if it is your \
              own"
         )
     })

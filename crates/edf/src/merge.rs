@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parallax_format::from_anywhere;
+
 use crate::environment::{Environment, Rendered};
 use crate::error::{EdfError, Warning};
 use crate::expand::expand;
@@ -126,7 +128,8 @@ fn finish(merged: Definition, locations: &Locations, sources: &dyn Sources) -> R
     let mut environment =
         Environment { entrypoint: merged.entrypoint, writable: merged.writable, ..Environment::default() };
     if let Some(image) = &merged.image {
-        environment.image = Some(Located { value: expanded(image)?, place: image.place.clone() });
+        environment.image =
+            Some(Located { value: from_anywhere(&expanded(image)?, &locations.current), place: image.place.clone() });
     }
     if let Some(workdir) = &merged.workdir {
         let value = expanded(workdir)?;

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use parallax_format::EnrootImage;
 use parallax_format::device::DeviceNameError;
+use parallax_format::{RequestedImage, enroot};
 use parallax_request::{Mount, MountSource, Request, Variable};
 
 use crate::environment::{Environment, Rendered};
@@ -19,19 +19,12 @@ impl Rendered {
     /// The image, as options name it.
     ///
     /// # Errors
-    /// The environment names no image, or a file as its image.
+    /// The environment names no image, or an impossible one.
     pub fn image(&self) -> Result<String, EdfError> {
         let Some(image) = &self.environment.image else { return Err(EdfError::NoImage(self.path.clone())) };
-        match EnrootImage::parse(&image.value) {
-            EnrootImage::Name(name) => Ok(name),
-            EnrootImage::File(file) => Err(EdfError::at(
-                image.place.clone(),
-                format!(
-                    "the image \"{file}\" is a file, which this version of Parallax cannot run; use the name of an image of the \
-                     store (\"parallax list\" shows them)"
-                ),
-            )),
-        }
+        let name = enroot::image_name(&image.value);
+        RequestedImage::parse(&name).map_err(|error| EdfError::at(image.place.clone(), error.to_string()))?;
+        Ok(name)
     }
 
     /// Returns the request that nodes get; what has no effect here is added to the warnings.

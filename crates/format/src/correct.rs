@@ -21,8 +21,10 @@ const TRANSPORTS: [&str; 15] = [
     "tarball:",
 ];
 
+/// File names that end so are SquashFS files.
+const SQUASHFS_FILES: [&str; 3] = [".sqsh", ".sqfs", ".squashfs"];
 /// File names that end so are images of other tools.
-const FILES: [&str; 6] = [".sqsh", ".sqfs", ".squashfs", ".sif", ".tar", ".tar.gz"];
+const OTHER_FILES: [&str; 3] = [".sif", ".tar", ".tar.gz"];
 
 /// Returns what to write instead of a text that is not an image name, or `None` where nothing is known.
 pub(crate) fn correction(text: &str) -> Option<String> {
@@ -35,8 +37,11 @@ pub(crate) fn correction(text: &str) -> Option<String> {
         });
     }
     if is_path(text) {
-        let advice = "a job names an image of the store (\"parallax list\" shows them) or the absolute path of a directory, not a \
-                      file; an OCI layout or archive is put into the store with \"parallax migrate\"";
+        if is_squashfs_name(text) && !text.contains('/') {
+            return Some(format!("the path of a SquashFS file has a slash: write \"./{text}\""));
+        }
+        let advice = "a job names an image of the store (\"parallax list\" shows them), the path of a directory or of a SquashFS file \
+                      (/DIR/NAME, ./NAME); an OCI layout or archive is put into the store with \"parallax migrate\"";
         return Some(advice.to_owned());
     }
     corrected(text).map(|name| format!("write \"{name}\""))
@@ -55,9 +60,14 @@ fn is_path(text: &str) -> bool {
     text.starts_with(['/', '.', '~']) || is_file_name(text)
 }
 
-/// Whether a text ends as the names of files that are images of other tools.
+/// Whether a text ends as the names of files that are images of this or of other tools.
 pub(crate) fn is_file_name(text: &str) -> bool {
-    FILES.iter().any(|ending| text.ends_with(ending))
+    is_squashfs_name(text) || OTHER_FILES.iter().any(|ending| text.ends_with(ending))
+}
+
+/// Whether a text ends as the names of SquashFS files.
+pub fn is_squashfs_name(text: &str) -> bool {
+    SQUASHFS_FILES.iter().any(|ending| text.ends_with(ending))
 }
 
 /// The name that a text becomes without blanks and a slash at its ends, with enroot's `#` as the slash that it stands for, and with
@@ -91,9 +101,10 @@ mod tests {
 
     #[test]
     fn a_file_is_not_a_name() {
-        for text in ["/images/app.sqsh", "./app", "~/app.sif", "my images/app.sqsh"] {
-            assert!(message(text).contains("not a file"), "{text}: {}", message(text));
+        for text in ["/images/app.sif", "./app", "~/app.sif", "my images/app.sqsh"] {
+            assert!(message(text).contains("the path of a directory"), "{text}: {}", message(text));
         }
+        assert!(message("app.sqsh").ends_with("write \"./app.sqsh\""), "{}", message("app.sqsh"));
     }
 
     #[test]

@@ -9,8 +9,8 @@
 //! - [`digest`]: SHA-256 digests and ids.
 //! - [`Pin`]: an image that is bound to a job.
 //! - [`is_container_name`]: the grammar of names of containers.
-//! - [`RequestedImage`]: what a user may write to mean a directory, or an image.
-//! - [`layout`]: every path in a store; [`ducc`]: paths in a repository of unpacked images.
+//! - [`RequestedImage`]: what a user may write to mean a path, or an image of a store.
+//! - [`layout`]: every path in a store; [`ducc`]: paths in a repository of unpacked images; [`enroot`]: what that tool's images have in them.
 //! - [`layer_file`]: the description of a layer's SquashFS file.
 //! - [`record`]: the record of one image.
 //! - [`oci`]: manifests, indexes and configurations of images.
@@ -22,7 +22,7 @@ mod correct;
 pub mod device;
 pub mod digest;
 pub mod ducc;
-mod enroot;
+pub mod enroot;
 mod index;
 pub mod layer_file;
 pub mod layout;
@@ -37,10 +37,10 @@ mod requested;
 pub mod squashfs;
 
 pub use container_name::is_container_name;
-pub use enroot::EnrootImage;
+pub use correct::is_squashfs_name;
 pub use index::{IndexPath, name_from_index_entry};
 pub use name::{ImageName, NameError};
 pub use nearest::{ambiguous_id, nearest, nearest_word, unknown_image};
 pub use pin::Pin;
 pub use reference::{ImageRef, id_prefix};
-pub use requested::RequestedImage;
+pub use requested::{RequestedImage, from_anywhere, is_relative_path};

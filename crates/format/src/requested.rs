@@ -1,8 +1,8 @@
-//! What a user names as the image of a step: an image of a store, or a directory of the node.
+//! What a user names as the image of a step: an image of a store, or a path of the node.
 
 use std::path::{Path, PathBuf};
 
-use crate::correct::is_file_name;
+use crate::correct::{is_file_name, is_squashfs_name};
 use crate::name::{NameError, grammar};
 use crate::reference::ImageRef;
 
@@ -14,27 +14,44 @@ const MAX_PATH: usize = 4095;
 pub enum RequestedImage {
     /// An image of a store.
     InStore(ImageRef),
-    /// A directory of the node that is a root file system, by its absolute path.
-    Directory(PathBuf),
+    /// A directory of the node that is a root file system, or a SquashFS file with one, by its absolute path.
+    Path(PathBuf),
 }
 
 impl RequestedImage {
-    /// Reads what a user wrote.
+    /// Reads what a user wrote, with a path made absolute.
     ///
     /// # Errors
     /// [`NameError`] for a text that is neither.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        let Some(path) = directory(text) else { return ImageRef::parse(text).map(Self::InStore) };
+        let Some(path) = path(text) else { return ImageRef::parse(text).map(Self::InStore) };
         // The text is a part of variables of which a blank ends a word, and of a file that shells read.
         let is_plain = |c: char| !(c.is_whitespace() || c.is_control() || is_invisible(c) || "\"'`\\$".contains(c));
         if text.len() > MAX_PATH || !text.chars().all(is_plain) {
             return Err(grammar(
                 text,
-                "the path of a directory has no blanks, quotes, backslashes, dollar signs or invisible characters here",
+                "the path of an image has no blanks, quotes, backslashes, dollar signs or invisible characters here",
             ));
         }
-        Ok(Self::Directory(path.to_owned()))
+        Ok(Self::Path(path.to_owned()))
     }
+}
+
+/// Whether a text is a path that belongs to the directory in which a user has written it: one that begins with `./` or `../`.
+#[must_use]
+pub fn is_relative_path(text: &str) -> bool {
+    matches!(text, "." | "..") || text.starts_with("./") || text.starts_with("../")
+}
+
+/// Returns what a user wrote in a directory, for other directories: a relative path becomes an absolute one, and all else stays.
+#[must_use]
+pub fn from_anywhere(text: &str, directory: &Path) -> String {
+    if !is_relative_path(text) {
+        return text.to_owned();
+    }
+    // Without the "." that it begins with. What ".." means is up to the file system, because of symbolic links.
+    let path: PathBuf = directory.join(text).components().collect();
+    path.to_string_lossy().into_owned()
 }
 
 /// Whether a character changes how the text around it is shown, in logs for example, and shows nothing itself (Unicode's bidirectional
@@ -43,9 +60,9 @@ fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-/// Returns the path that a text names, if it looks like that of a directory: an absolute path without the ending of an image file.
-pub(crate) fn directory(text: &str) -> Option<&Path> {
-    (text.starts_with('/') && !is_file_name(text)).then(|| Path::new(text))
+/// Returns the path that a text names, if it looks like that of an image: an absolute path without the ending of other tools' files.
+fn path(text: &str) -> Option<&Path> {
+    (text.starts_with('/') && (is_squashfs_name(text) || !is_file_name(text))).then(|| Path::new(text))
 }
 
 #[cfg(test)]
@@ -53,9 +70,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_absolute_path_is_a_directory() {
-        for path in ["/", "/images/débian", "/cvmfs/unpacked.example.org/registry.example.org/library/python:3.12"] {
-            assert_eq!(RequestedImage::parse(path).unwrap(), RequestedImage::Directory(path.into()));
+    fn an_absolute_path_is_an_image() {
+        let python = "/cvmfs/unpacked.example.org/registry.example.org/library/python:3.12";
+        for path in ["/", "/images/débian", python, "/images/python.sqsh"] {
+            assert_eq!(RequestedImage::parse(path).unwrap(), RequestedImage::Path(path.into()));
         }
         for name in ["python", "quay.io/org/app:v1"] {
             assert!(matches!(RequestedImage::parse(name).unwrap(), RequestedImage::InStore(_)), "{name}");
@@ -63,10 +81,19 @@ mod tests {
     }
 
     #[test]
+    fn a_relative_path_becomes_absolute() {
+        let here = |text: &str| from_anywhere(text, Path::new("/here/now"));
+        assert_eq!([here("./a.sqsh"), here("../a"), here(".")], ["/here/now/a.sqsh", "/here/now/../a", "/here/now"]);
+        for text in ["/a/./b", "python", ".python", "a/./b"] {
+            assert_eq!(here(text), text);
+        }
+    }
+
+    #[test]
     fn files_and_paths_that_cannot_be_handed_on_are_refused() {
         let error = |text: &str| RequestedImage::parse(text).unwrap_err().to_string();
-        for text in ["/images/python.sqsh", "./app", "~/app"] {
-            assert!(error(text).contains("not a file"), "{text}: {}", error(text));
+        for text in ["/images/python.sif", "/images/python.tar", "./app", "~/app"] {
+            assert!(error(text).contains("the path of a directory"), "{text}: {}", error(text));
         }
         let long = format!("/{}", "a".repeat(MAX_PATH));
         for text in ["/a b", "/a\u{202e}b", "/a\nb", "/a\"b", "/a$b", "/a\\b", long.as_str()] {

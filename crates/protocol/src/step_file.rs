@@ -131,7 +131,7 @@ pub struct StepFile {
     /// that is to be pulled.
     #[serde(default)]
     pub layers: Vec<String>,
-    /// The directory of the node that is the image, as the user wrote it. The launcher opens it with the user's rights.
+    /// The path of the node that is the image, a directory or a SquashFS file, as the user wrote it. The launcher opens it with the user's rights.
     #[serde(default)]
     pub directory: Option<PathBuf>,
     /// The program that mounts the layers' SquashFS files; `None` if the layers are directories.

@@ -14,11 +14,6 @@ pub enum PyxisError {
     /// A value is invalid.
     #[error("{0}: {1}")]
     Value(String, RequestError),
-    /// The image is a file.
-    #[error(
-        "{0}: this version of Parallax cannot run image files; use the name of an image of the store (\"parallax list\" shows them)"
-    )]
-    ImageFile(String),
     /// Not the name of a variable.
     #[error("{0}: \"{1}\" is not the name of a variable; write NAME,NAME,... (--parallax-env takes NAME=VALUE)")]
     VariableName(String, String),

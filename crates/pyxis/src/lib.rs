@@ -9,7 +9,7 @@ mod values;
 
 use std::path::Path;
 
-use parallax_format::EnrootImage;
+use parallax_format::{enroot, from_anywhere};
 use parallax_request::{Request, Userns, Variable};
 use parallax_spank_hooks::GivenOption;
 
@@ -26,8 +26,7 @@ pub struct Translation {
     pub request: Request,
 }
 
-/// Translates options of one command line, or of variables. `directory` is the current directory, to which relative sources of mounts
-/// belong.
+/// Translates options of one command line, or of variables. `directory` is the current directory, to which relative paths belong.
 ///
 /// # Errors
 /// A value is invalid, options contradict each other, or this version does not have what they ask for.
@@ -37,10 +36,7 @@ pub fn translate(given: &[Value<'_>], directory: &Path) -> Result<Translation, P
     let mut translation = Translation::default();
     let request = &mut translation.request;
     if let Some(value) = values.of(GivenOption::ContainerImage) {
-        translation.image = match EnrootImage::parse(value.text) {
-            EnrootImage::Name(name) => Some(name),
-            EnrootImage::File(_) => return Err(PyxisError::ImageFile(value.name())),
-        };
+        translation.image = Some(from_anywhere(&enroot::image_name(value.text), directory));
         request.pytorch = true;
     }
     if let Some(value) = values.of(GivenOption::ContainerMounts) {

@@ -92,7 +92,6 @@ fn what_is_refused_names_the_option() {
         (&[(O::ContainerSave, "/x.sqsh")], "--container-save is not possible"),
         (&[(O::ContainerName, "a:exec")], "--container-name: \"a:exec\" is not a name"),
         (&[(O::ContainerUnshare, "net")], "--container-unshare is not possible"),
-        (&[(O::ContainerImage, "/x.sqsh")], "--container-image: this version of Parallax cannot run image files"),
         (&[(O::ContainerMounts, "/a:/b:rr")], "--container-mounts: \"/a:/b:rr\": the flag \"rr\" is unknown"),
         (&[(O::ContainerMounts, "umount:x")], "--container-mounts: \"umount:x\": write umount:/PATH"),
         (&[(O::ContainerWorkdir, "x")], "--container-workdir: \"x\" is not an absolute path"),

@@ -1,12 +1,12 @@
-//! The settings of an image that is a directory, from what DUCC has written beside it or in it; a directory of other origin has none.
+//! The settings of an image that is a path, from what DUCC has written beside it or in it, or enroot in it; one of other origin has none.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use parallax_format::digest::{Digest, ImageId};
-use parallax_format::ducc;
 use parallax_format::oci::{Execution, Manifest};
+use parallax_format::{ducc, enroot};
 use parallax_sys::root::Root;
 
 /// Maximum size of a manifest or a configuration in bytes, as registries limit them.
@@ -23,10 +23,19 @@ pub(super) fn of_image(path: &Path, root: &Root) -> Result<Execution, String> {
             return Execution::of_configuration(&text).map_err(|error| malformed(&file, &error));
         }
     }
-    let script = root.read(Path::new(ducc::APPTAINER_VARIABLES), MAX_FILE);
-    let script = script.map_err(|error| format!("cannot read {} in it: {error}", ducc::APPTAINER_VARIABLES))?;
-    let environment = script.map(|script| ducc::apptainer_variables(&String::from_utf8_lossy(&script)));
-    Ok(Execution { environment, ..Execution::default() })
+    if let Some(script) = text_in(root, ducc::APPTAINER_VARIABLES)? {
+        let environment = Some(ducc::apptainer_variables(&script));
+        return Ok(Execution { environment, ..Execution::default() });
+    }
+    let Some(script) = text_in(root, enroot::START_SCRIPT)? else { return Ok(Execution::default()) };
+    let variables = text_in(root, enroot::VARIABLES)?.unwrap_or_default();
+    Ok(enroot::execution(&script, &variables).unwrap_or_default())
+}
+
+/// Reads a file of the image, if it is there.
+fn text_in(root: &Root, path: &str) -> Result<Option<String>, String> {
+    let bytes = root.read(Path::new(path), MAX_FILE).map_err(|error| format!("cannot read {path} in it: {error}"))?;
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// Looks for a manifest of this name in the repositories that the path may lie in.

@@ -35,7 +35,7 @@ fn inside(cluster: &Cluster, image: &str, script: &str) -> anyhow::Result<Done> 
 }
 
 /// Makes sure that a step was refused with one sentence that has all these parts.
-fn refused(done: &Done, parts: &[&str]) -> anyhow::Result<()> {
+pub(super) fn refused(done: &Done, parts: &[&str]) -> anyhow::Result<()> {
     let lines: Vec<&str> = done.stderr.lines().filter(|line| line.starts_with("parallax: ")).collect();
     ensure!(done.code == 125 && lines.len() == 1, "not one sentence: {done:?}");
     for part in parts {

@@ -172,11 +172,11 @@ fn hostile_names_over_the_socket_are_refused(cluster: &Cluster) -> anyhow::Resul
     let script = r#"
 names = ["", "../../../../etc/passwd", "/etc/passwd", "a/../b", "a b", "a\nb", "a\u0000b", "%2e%2e%2fetc", "$(id)", "`id`", ";id",
          "%s%n", "-x", "a" * 5000, "\u202e", "a//b", "a@sha256:" + "0" * 63, "a@sha256:" + "/" * 64, "sha256:../" + "0" * 61,
-         "/a b", "/a\nb", "/a\u0000b", "/a\"b", "/$(id)", "/`id`", "/" + "a" * 5000, "/images/python.sqsh"]
+         "/a b", "/a\nb", "/a\u0000b", "/a\"b", "/$(id)", "/`id`", "/" + "a" * 5000, "/images/python.sif", "./python.sqsh"]
 for name in names:
     for field in ["image", "image_id"]:
         if (field, name) == ("image", "/etc/passwd"):
-            # The path of a directory, as far as the agent knows: it looks up none.
+            # The path of an image, as far as the agent knows: it looks up none.
             continue
         message = request(25)
         message["lease"][field] = name

@@ -224,7 +224,7 @@ fn what_cannot_be_used_is_named_with_its_node(cluster: &Cluster) -> anyhow::Resu
             );
             ensure!(!done.stderr.contains("on the node n1"), "{done:?}");
             for (path, reason) in [
-                ("/srv/trees/file", "/srv/trees/file on the node n1 as an image: it is not a directory"),
+                ("/srv/trees/file", "cannot mount the SquashFS file /srv/trees/file"),
                 (
                     "/srv/trees/empty",
                     "on the node n1 as an image: it is not a root file system: it has none of bin, usr",
@@ -235,8 +235,8 @@ fn what_cannot_be_used_is_named_with_its_node(cluster: &Cluster) -> anyhow::Resu
                 refused(&run(cluster, "u1", path, &["true"])?, reason)?;
             }
             // What can be seen where it is typed is said there.
-            let done = run(cluster, "u1", "/etc/hostname", &["true"])?;
-            ensure!(done.code == 1 && done.stderr.contains("/etc/hostname is not a directory"), "{done:?}");
+            let done = run(cluster, "u1", "/dev/null", &["true"])?;
+            ensure!(done.code == 1 && done.stderr.contains("/dev/null is neither a directory"), "{done:?}");
             let done = run(cluster, "u1", "/srv/a b", &["true"])?;
             ensure!(done.code == 1 && done.stderr.contains("no blanks"), "{done:?}");
             Ok(())

@@ -127,7 +127,7 @@ fn what_is_wrong_is_told_with_its_position(cluster: &Cluster) -> anyhow::Result<
     write(cluster, "flag.toml", "image = \"debian\"\nmounts = [\n  \"/opt:/one:rprivat\"]\n")?;
     write(cluster, "type.toml", "image = \"debian\"\nworkdir = 1\n")?;
     write(cluster, "none.toml", "workdir = \"/\"\n")?;
-    write(cluster, "sqsh.toml", "image = \"/x/a.sqsh\"\n")?;
+    write(cluster, "sif.toml", "image = \"/x/a.sif\"\n")?;
     for (options, parts) in [
         (
             &["--parallax-edf=flag"][..],
@@ -138,7 +138,7 @@ fn what_is_wrong_is_told_with_its_position(cluster: &Cluster) -> anyhow::Result<
             &["/home/u1/.edf/type.toml, line 2, column 11: \"workdir\" is a string, and this is a number"],
         ),
         (&["--parallax-edf=none"], &["/home/u1/.edf/none.toml has no image"]),
-        (&["--parallax-edf=sqsh"], &["line 1, column 9: the image \"/x/a.sqsh\" is a file"]),
+        (&["--parallax-edf=sif"], &["line 1, column 9: ", "the path of a directory or of a SquashFS file"]),
         (&["--parallax-edf=flg"], &["is in none of the directories /home/u1/.edf, /etc/edf", "did you mean \"flag\"?"]),
         (
             &["--parallax-edf=typo", "--parallax-mode=podman"],

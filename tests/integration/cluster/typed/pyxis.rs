@@ -99,7 +99,7 @@ fn what_is_wrong_is_told(cluster: &Cluster) -> anyhow::Result<()> {
                 "--container-writable contradicts --container-readonly",
             ),
             (&[image, "--container-save=/x.sqsh"], "podman commit"),
-            (&["--container-image=./x.sqsh"], "cannot run image files"),
+            (&["--container-image=./x.tar"], "the path of a directory or of a SquashFS file"),
             (&["--container-image=debain"], "did you mean \"debian"),
             (
                 &[image, "--container-mounts=/opt:/x:rr"],
