@@ -8,6 +8,7 @@ mod acquire;
 pub mod cause;
 mod container_locks;
 mod find;
+mod job_layers;
 mod keeper;
 mod named;
 mod owners;
@@ -20,6 +21,7 @@ mod table;
 mod trees;
 
 pub use self::cause::Cause;
+pub use self::job_layers::JobRun;
 pub use self::recover::Recovered;
 pub use self::refusal::{Refusal, RefusalKind};
 pub use self::subject::Acquired;

@@ -78,7 +78,8 @@ pub fn examine(cluster: &Cluster, before: Option<&Scratch>) -> Verdict {
     let mut verdict = Verdict::default();
     let touched = cluster.touched().take();
     for &node in &touched {
-        match wait_for_steps(cluster, node).and_then(|()| leftovers(cluster, node)) {
+        let ended = wait_for_steps(cluster, node).and_then(|()| wait_for_no_layer(cluster, node));
+        match ended.and_then(|()| leftovers(cluster, node)) {
             Ok(left) => verdict.left.extend(left.into_iter().map(|line| format!("{node}: {line}"))),
             Err(error) => verdict.left.push(format!("{node}: {error:#}")),
         }
@@ -161,6 +162,14 @@ pub fn wait_for_steps(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
 /// It does not.
 pub fn wait_for_no_lease(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
     wait_until_empty(&cluster.path_on(node, "/run/parallax/leases")?, Instant::now() + PATIENCE)
+}
+
+/// Waits until the agent of a node has unmounted every layer: those that it keeps for a job go a little after the job's last process.
+///
+/// # Errors
+/// It does not.
+pub fn wait_for_no_layer(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
+    wait_until_empty(&cluster.path_on(node, "/run/parallax/layers")?, Instant::now() + PATIENCE)
 }
 
 /// Waits, by inotify, until a directory is empty.

@@ -18,6 +18,7 @@ use parallax_sys::process::Process;
 
 use super::cause::Cause;
 use super::container_locks::ContainerLocks;
+use super::job_layers::JobLayers;
 use super::table::{Lease, Leases, Resources};
 use crate::backend::{Backends, Retry};
 use crate::helper::Helper;
@@ -76,6 +77,7 @@ impl Leases {
             metrics,
             in_use: InUseMarkers::start(),
             containers: ContainerLocks::default(),
+            job_layers: JobLayers::default(),
         };
         let recovered = leases.recover()?;
         let config = leases.config();

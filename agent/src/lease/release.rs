@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use parallax_protocol::message::StepId;
 
 use super::cause::Cause;
+use super::job_layers::JobRun;
 use super::table::{Lease, Leases, Resources};
 use crate::journal::{Entry, LeaseKey};
 use crate::layers::MountedLayer;
@@ -68,16 +69,7 @@ impl Leases {
         if let Some(Err(error)) = directory.map(StepDirectory::release) {
             problems.push(format!("cannot unmount {}: {error}", path.display()));
         }
-        // The idle layer cache keeps a reference of its own.
-        self.layers.keep_idle(&layers);
-        // Only the last reference to a layer unmounts it; without one nothing can block.
-        let last: Vec<MountedLayer> = layers.into_iter().filter_map(Arc::into_inner).collect();
-        if !last.is_empty() && within(UNMOUNT_TIMEOUT, move || drop(last)).is_none() {
-            problems.push(
-                "timed out unmounting layers of the image: the store does not respond; they are unmounted when it does"
-                    .to_owned(),
-            );
-        }
+        problems.extend(self.unmount(layers));
         if !lease.readable {
             self.unmount_orphaned_layers(Some(step));
         }
@@ -87,6 +79,10 @@ impl Leases {
         }
         // Only this lease: the step may not be given another one before.
         self.live().remove(&step);
+        let run = JobRun::from(step);
+        if !self.has_lease_of(run) {
+            self.job_layers.forget(run);
+        }
         for problem in &problems {
             tracing::error!(job = step.job, step = %step, "{problem}");
         }
@@ -94,6 +90,28 @@ impl Leases {
         self.metrics.released(cause, started.elapsed(), problems.len());
         tracing::info!(job = step.job, step = %step, uid = entry.request.uid, %cause, ?processes, ?mounts, "released");
         problems
+    }
+}
+
+impl Leases {
+    /// Gives up layers: the last user of each unmounts it, unless it stays in the idle layer cache. Returns the problem.
+    fn unmount(&self, layers: Vec<Arc<MountedLayer>>) -> Option<String> {
+        // The idle layer cache keeps a reference of its own.
+        self.layers.keep_idle(&layers);
+        // Only the last reference to a layer unmounts it; without one nothing can block.
+        let last: Vec<MountedLayer> = layers.into_iter().filter_map(Arc::into_inner).collect();
+        let is_done = last.is_empty() || within(UNMOUNT_TIMEOUT, move || drop(last)).is_some();
+        (!is_done).then(|| {
+            "timed out unmounting layers of the image: the store does not respond; they are unmounted when it does"
+                .to_owned()
+        })
+    }
+
+    /// Gives up layers that were kept for a job.
+    pub(super) fn give_up(&self, layers: Vec<Arc<MountedLayer>>) {
+        if let Some(problem) = self.unmount(layers) {
+            tracing::error!("{problem}");
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use parallax_config::Config;
 use parallax_protocol::message::{Status, StepId, StepStatus};
 
 use super::container_locks::ContainerLocks;
+use super::job_layers::JobLayers;
 use super::refusal::{Refusal, refused};
 use crate::backend::{Backends, Retry};
 use crate::helper::Helper;
@@ -38,6 +39,7 @@ pub struct Leases {
     pub(super) metrics: Metrics,
     pub(super) in_use: InUseMarkers,
     pub(super) containers: ContainerLocks,
+    pub(super) job_layers: JobLayers,
 }
 
 /// A lease. The first release takes its resources.
@@ -118,8 +120,9 @@ impl Leases {
         self.backend_retry.backends()
     }
 
-    /// Unmounts the layers in the idle layer cache.
+    /// Unmounts the layers that no step uses: those in the idle layer cache, and those that are kept for jobs.
     pub fn unmount_idle_layers(&self) {
+        drop(self.job_layers.take(None));
         self.layers.unmount_idle();
     }
 

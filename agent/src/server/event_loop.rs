@@ -21,7 +21,7 @@ use rustix::net::{SocketFlags, accept_with};
 
 use super::answer::{self, REQUEST_TIMEOUT};
 use super::workers::{Kind, Outcome, Workers};
-use crate::lease::{LeaseKey, Leases, Recovered, Refusal};
+use crate::lease::{JobRun, LeaseKey, Leases, Recovered, Refusal};
 use crate::metrics::Dropped;
 
 /// Maximum number of connections whose request has not arrived yet; the oldest is dropped for a newer one.
@@ -39,6 +39,8 @@ const SIGNALS: u64 = 1;
 const WORKERS: u64 = 2;
 const HELPER: u64 = 3;
 const FIRST_CONNECTION: u64 = 4;
+/// The number of work that no connection waits for.
+pub(super) const NO_CONNECTION: u64 = 0;
 
 /// The event loop with all connections.
 #[derive(Debug)]
@@ -72,6 +74,8 @@ pub(super) enum State {
     Working,
     /// The connection is a lease, for as long as it and the process last.
     Lease(LeaseKey, Process),
+    /// No connection: the layers of a job are kept until the process ends.
+    Job(JobRun, Process),
 }
 
 /// The result of one iteration.
@@ -153,7 +157,7 @@ impl Server {
 
     /// Runs work in a worker.
     pub fn in_background(&mut self, work: impl FnOnce() + Send + 'static) {
-        self.workers.submit(Kind::Other, 0, move || {
+        self.workers.submit(Kind::Other, NO_CONNECTION, move || {
             work();
             Outcome::Done
         });
@@ -266,6 +270,7 @@ impl Server {
         match self.connections.get(&number).map(|connection| &connection.state) {
             Some(State::Receiving(_)) => self.receive(number),
             Some(State::Lease(..)) => self.end_lease(number, process_ended),
+            Some(State::Job(..)) => self.end_job(number),
             _ => {}
         }
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use parallax_sys::process::Process;
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::lease::LeaseKey;
+use crate::lease::{JobRun, LeaseKey};
 
 /// Maximum number of leases that are granted at once.
 const MAX_LEASES: usize = 256;
@@ -43,6 +43,8 @@ pub(super) enum Outcome {
     Lease(LeaseKey, Process, Option<(LeaseKey, Process)>),
     /// The connection is done, and a container was made.
     Container(LeaseKey, Process),
+    /// There is no connection, and the layers of a job are kept until the process ends.
+    Job(JobRun, Process),
     /// The connection is unusable, and its lease lasts as long as the process.
     LeaseWithoutConnection(LeaseKey, Process),
 }

@@ -156,7 +156,31 @@ impl Session {
         self.sample(USER, &SALLOC, commands, rounds)
     }
 
-    /// The same as root, who can change the node between the samples.
+    /// Samples in a batch job on the node, whose steps find the layers of earlier ones mounted: the agent knows when a batch job ends, and
+    /// here no other job's end (the cluster has no extern steps).
+    ///
+    /// # Errors
+    /// A command failed.
+    pub(crate) fn sample_in_batch_job(&self, commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
+        let plan = serde_json::to_string(&self.plan(commands, rounds))?;
+        let home = self.cluster.home(USER);
+        let [script, output] = ["bench.sh", "bench.out"].map(|name| home.join(name));
+        fs::write(
+            &script,
+            format!("#!/bin/sh\nexec {} on-node sample '{}'\n", self.on_node(), plan.replace('\'', "'\\''")),
+        )?;
+        let submit = ["sbatch", "--wait", "--quiet", "--nodelist", NODE, "--ntasks=8", JOB_NAME, "--output=bench.out"];
+        let there = format!("--chdir=/home/{USER}");
+        let done = self.run(USER, &[&submit[..], &[&there, &format!("/home/{USER}/bench.sh")]].concat());
+        let said = fs::read_to_string(&output).unwrap_or_default();
+        for file in [script, output] {
+            let _ = fs::remove_file(file);
+        }
+        done.inspect_err(|_| self.abandon()).with_context(|| said.clone())?;
+        serde_json::from_str(&said).with_context(|| format!("the node answered {said:?}"))
+    }
+
+    /// The same as [`Session::sample_in_allocation`] as root, who can change the node between the samples.
     ///
     /// # Errors
     /// A command failed.
@@ -197,9 +221,13 @@ impl Session {
         self.directory.path()
     }
 
-    fn sample(&self, user: &str, prefix: &[&str], commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
+    fn plan(&self, commands: Vec<Candidate>, rounds: usize) -> Plan {
         let (warm_ups, rounds) = if self.quick { (1, rounds.min(3)) } else { (4, rounds) };
-        let plan = serde_json::to_string(&Plan { commands, warm_ups, rounds })?;
+        Plan { commands, warm_ups, rounds }
+    }
+
+    fn sample(&self, user: &str, prefix: &[&str], commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
+        let plan = serde_json::to_string(&self.plan(commands, rounds))?;
         let program = self.on_node();
         let mut command = prefix.to_vec();
         command.extend([program.as_str(), "on-node", "sample", &plan]);

@@ -1,4 +1,5 @@
-//! How much longer a step takes with an image than without, and where that time goes.
+//! How much longer a step takes with an image than without, and where that time goes: in a job that has had a step with the image, whose
+//! layers are still mounted, and where they are mounted for each step, as for the first one of a job.
 
 use std::fs;
 
@@ -14,7 +15,8 @@ use crate::statistics::Summary;
 pub(super) const ROW: Row = Row { id: "step_start", measure };
 
 const WHAT: &str =
-    "(`srun --parallax-image=IMG true` - `srun true`, as steps of one job) / local `podman run --rm IMG true`";
+    "(`srun --parallax-image=IMG true` - `srun true`, as steps of one batch job) / local `podman run --rm IMG true`";
+const WHAT_FIRST: &str = "the same where each step is the first one with the image";
 
 /// The parts of a start, in the order in which they come.
 const PARTS: [(&str, &str); 4] = [
@@ -37,8 +39,9 @@ fn measure(session: &Session) -> anyhow::Result<Measured> {
         Candidate::new(&format!("{srun} --parallax-image={IMAGE} true")).with(timings),
         Candidate::new(&format!("podman run --rm {IMAGE} true")).with(session.local()?.environment()),
     ];
+    let first = session.sample_in_allocation(commands.clone(), 60)?.milliseconds::<3>()?;
     let log_length = fs::metadata(session.agent_log())?.len();
-    let samples = session.sample_in_allocation(commands, 120)?;
+    let samples = session.sample_in_batch_job(commands, 120)?;
     let log = fs::read(session.agent_log())?;
     let log = String::from_utf8_lossy(log.get(usize::try_from(log_length)?..).unwrap_or_default());
 
@@ -48,6 +51,8 @@ fn measure(session: &Session) -> anyhow::Result<Measured> {
     let rest = times.iter().zip(&parts).map(|([plain, image, _], parts)| image - plain - parts.iter().sum::<f64>());
     let of_part = |part: usize| Summary::of(parts.iter().map(|parts| parts[part]));
     let mut figures = vec![Figure::new(ROW.id, WHAT, Summary::of(ratio), "").at_most(0.15)];
+    let of_first = Summary::of(first.iter().map(|[plain, image, local]| (image - plain) / local));
+    figures.push(Figure::new("step_start_first", WHAT_FIRST, of_first, ""));
     figures.extend(PARTS.iter().enumerate().map(|(part, (id, what))| Figure::new(id, what, of_part(part), "ms")));
 
     let bare: Vec<f64> = session.on_node_as_root("bare-container", 120)?;
