@@ -144,8 +144,9 @@ fn a_relative_path_belongs_to_where_it_is_written(cluster: &Cluster) -> anyhow::
         let done = there(cluster, FILES, &both)?.success()?;
         ensure!(done.stdout == format!("{README}\n").repeat(2), "{done:?}");
         let bare =
-            there(cluster, FILES, &["srun", "--export=NONE", "-w", "n1", "--parallax-image=./tiny.sqsh", "pwd"])?;
-        ensure!(bare.code == 0, "{bare:?}");
+            ["srun", "--export=NONE", "-w", "n1", "--parallax-image=./tiny.sqsh", "cat", "/usr/share/doc/tiny/README"];
+        let bare = there(cluster, FILES, &bare)?.success()?;
+        ensure!(bare.stdout == format!("{README}\n"), "{bare:?}");
         Ok(())
     })
 }
