@@ -70,6 +70,11 @@ impl JobLayers {
         }
     }
 
+    /// Returns the runs of a job of which something is known.
+    pub(super) fn runs_of(&self, job: u32) -> Vec<JobRun> {
+        self.lock().keys().filter(|run| run.job == job).copied().collect()
+    }
+
     /// Takes what is kept for a job, or for all.
     pub(super) fn take(&self, run: Option<JobRun>) -> Vec<Arc<MountedLayer>> {
         let mut jobs = self.lock();
@@ -134,10 +139,10 @@ impl Leases {
         self.live().keys().any(|step| JobRun::from(*step) == run)
     }
 
-    /// Unmounts the layers of a job that has ended, as far as nobody uses them.
+    /// Unmounts the layers of a job that has ended or is to keep none, as far as nobody uses them.
     pub fn release_job_layers(&self, run: JobRun) {
         let layers = self.job_layers.take(Some(run));
-        tracing::debug!(job = run.job, layers = layers.len(), "the job has ended: its layers are not kept any more");
+        tracing::debug!(job = run.job, layers = layers.len(), "the job's layers are not kept any more");
         self.give_up(layers);
     }
 }

@@ -14,6 +14,8 @@ use crate::journal::Owner;
 
 /// The numbers of the steps that last as long as their job, the best first.
 const LASTING: [u32; 3] = [EXTERN_CONT, BATCH_SCRIPT, INTERACTIVE_STEP];
+/// The name of a slurmstepd in its status.
+const NAME: &str = "slurmstepd";
 /// What the command line of a slurmstepd begins with; the step in brackets follows (`setproctitle`, Slurm 23.11 to 26.05).
 const TITLE: &str = "slurmstepd: [";
 
@@ -22,8 +24,9 @@ pub(super) fn of_job(job: u32, of_step: Owner) -> Option<Owner> {
     let program = program(of_step.pid_if_alive()?)?;
     let processes = fs::read_dir("/proc").ok()?;
     let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let candidates = numbers.filter(|pid| is_slurmstepd(*pid));
     let lasting =
-        numbers.filter_map(|pid| Some((LASTING.iter().position(|step| Some(*step) == step_of(pid, job))?, pid)));
+        candidates.filter_map(|pid| Some((LASTING.iter().position(|step| Some(*step) == step_of(pid, job))?, pid)));
     let mut lasting: Vec<(usize, i32)> = lasting.collect();
     lasting.sort_unstable();
     lasting.into_iter().find_map(|(_, pid)| {
@@ -31,6 +34,18 @@ pub(super) fn of_job(job: u32, of_step: Owner) -> Option<Owner> {
         // After its start time is known: a title can be anything that the process wants it to be.
         (program_of_root(pid)? == program && step_of(pid, job).is_some()).then_some(owner)
     })
+}
+
+/// Whether a process may be a slurmstepd. To be asked before its command line is read: that waits for the process's memory map, which a
+/// process of a user can keep locked for as long as it likes, and its status does not.
+fn is_slurmstepd(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| is_slurmstepd_of_root(&status))
+}
+
+/// Whether a status (`proc_pid_status(5)`) is that of a slurmstepd of root's; for a while one has its user's effective id.
+fn is_slurmstepd_of_root(status: &str) -> bool {
+    let value = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+    value("Name:") == Some(NAME) && value("Uid:") == Some("0")
 }
 
 /// The number of the job's step whose slurmstepd a process says it is.
@@ -68,6 +83,13 @@ mod tests {
         for title in ["slurmstepd: [13.extern]", "slurmstepd: [12.extern", "slurmstepd: 12.extern]", "sh\0-c", ""] {
             assert_eq!(step_in_title(title.as_bytes(), 12), None, "{title}");
         }
+    }
+
+    #[test]
+    fn others_are_not_looked_at() {
+        let status = |name: &str, uid: u32| format!("Name:\t{name}\nUmask:\t0022\nUid:\t{uid}\t1001\t0\t0\n");
+        assert!(is_slurmstepd_of_root(&status("slurmstepd", 0)));
+        assert!(!is_slurmstepd_of_root(&status("slurmstepd", 1001)) && !is_slurmstepd_of_root(&status("sh", 0)));
     }
 
     #[test]

@@ -50,6 +50,9 @@ impl Leases {
         let mut steps: Vec<StepId> = self.live().keys().filter(meant).copied().collect();
         steps.sort_unstable();
         let problems = steps.iter().flat_map(|&step| self.release_step(step, cause)).collect();
+        if step.is_none() {
+            self.job_layers.runs_of(job).into_iter().for_each(|run| self.release_job_layers(run));
+        }
         (steps, problems)
     }
 

@@ -12,6 +12,7 @@ use crate::cluster::with_file;
 tests! { cluster:
     a_missing_image_is_pulled_if_told,
     what_cannot_be_pulled_is_told,
+    steps_share_a_container_of_a_pulled_image,
 }
 
 /// The registry on n1, for as long as this value lives.
@@ -119,4 +120,24 @@ fn what_cannot_be_pulled_is_told(cluster: &Cluster) -> anyhow::Result<()> {
     let done = cluster.srun("u1", &["-w", "n1", &image, "true"])?;
     ensure!(done.code != 0 && done.stderr.contains("is in no store (/shared/store)"), "{done:?}");
     Ok(())
+}
+
+fn steps_share_a_container_of_a_pulled_image(cluster: &Cluster) -> anyhow::Result<()> {
+    with_pulling(cluster, || {
+        let step = format!("srun -Q -n1 --parallax-name=a --parallax-image={REGISTRY}/some/thing:1");
+        let script = format!(
+            "{step} sh -c 'test -e /opt/tool && echo $GREETING >/var/tmp/greeting'\n\
+             {step} sh -c 'cat /var/tmp/greeting; stat -c %u:%g /etc/shadow; echo $GREETING; pwd'"
+        );
+        let submit = ["sbatch", "--wait", "--quiet", "-w", "n1", "--output=pulled.out", "--wrap", &script];
+        let done = cluster.run("ctl", "u1", &submit);
+        let out = cluster.home("u1").join("pulled.out");
+        let said = fs::read_to_string(&out)?;
+        fs::remove_file(out)?;
+        done?.success().with_context(|| said.clone())?;
+        let lines: Vec<&str> = said.lines().filter(|line| !line.starts_with("parallax: ")).collect();
+        let greeting = "hello, world = everyone";
+        ensure!(lines == [greeting, "0:42", greeting, "/home/u1"], "{said}");
+        Ok(())
+    })
 }
