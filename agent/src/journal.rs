@@ -203,6 +203,7 @@ pub fn entry_of_unreadable(header: &Header, image: Option<StoreImage>, directory
         memory: None,
         as_root: false,
         container: None,
+        rule: None,
     };
     let key = header.key.directory.clone();
     Entry {

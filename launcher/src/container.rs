@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use parallax_format::layout;
 use parallax_format::oci::Execution;
 use parallax_protocol::step_file::{StepFile, StepPaths};
-use parallax_request::Request;
+use parallax_request::{Mount, Request};
 use parallax_sys::process::{Process, start_time};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,8 @@ pub(crate) struct Container {
     pub pulled: Option<Execution>,
     /// The variables that its devices give tasks, names and values.
     pub environment: Vec<(String, String)>,
+    /// Mounts that the step needs in addition, if an earlier step made the container.
+    pub mounts: Vec<Mount>,
 }
 
 /// Result of making the container, as recorded for later tasks.
@@ -163,12 +165,17 @@ impl Outcome {
             Self::Ready { pid, start_time: started, pulled, environment } => {
                 // The pidfd is opened before the comparison, so a later process with the same number cannot be mistaken for this one.
                 let process = Process::open(pid).ok().filter(|_| start_time(pid).is_ok_and(|now| now == started));
-                Ok(Container { door: Door::Process(process.ok_or_else(gone)?), pulled, environment })
+                Ok(Container {
+                    door: Door::Process(process.ok_or_else(gone)?),
+                    pulled,
+                    environment,
+                    mounts: Vec::new(),
+                })
             }
             Self::Shared { made_with, pulled, environment } => {
                 let name = step.container.as_deref().unwrap_or_default();
-                named::check(name, &made_with, request, step.mount_home).map_err(StartError::Here)?;
-                Ok(Container { door: Door::of_files(paths).map_err(|_| gone())?, pulled, environment })
+                let mounts = named::check(name, &made_with, request, step.mount_home).map_err(StartError::Here)?;
+                Ok(Container { door: Door::of_files(paths).map_err(|_| gone())?, pulled, environment, mounts })
             }
         }
     }

@@ -79,9 +79,7 @@ pub(crate) fn enter(
         let (program, late) = container.enter_after(clone).map_err(|error| failed(&error))?;
         // If cloning fails, the image may still have a program at that path.
         program.and_then(Result::ok).map_or(Ok(()), Cloned::show)?;
-        late.map_or(Ok(()), |late| late.and_then(LateClones::show)).map_err(|error| {
-            format!("cannot show the directories of MPI in the container: {error}; tell the administrator")
-        })?;
+        late.map_or(Ok(()), |late| late.and_then(LateClones::show))?;
     }
     limit_capabilities(bounds).map_err(|error| failed(&error))?;
     directories.enter()

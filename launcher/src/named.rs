@@ -3,23 +3,23 @@
 //! A container's mounts and its root directory are made with it. A step that asks for what the container does not have must not run
 //! without that; what is decided in each task (variables, the working directory, the entry point) may differ from step to step.
 
-use parallax_request::{Mount, Request};
+use parallax_request::{Mount, MountSource, Request};
 
-/// Compares the request by which a container was made with that of a later step. `shows_home` says whether containers show the home of
-/// users who ask for nothing.
+/// Compares the request by which a container was made with that of a later step, and returns the mounts that the step needs in addition.
+/// `shows_home` says whether containers show the home of users who ask for nothing.
 ///
 /// # Errors
 /// A message for the user: what the container `name` does not have.
-pub(crate) fn check(name: &str, made_with: &Request, asked: &Request, shows_home: bool) -> Result<(), String> {
+pub(crate) fn check(name: &str, made_with: &Request, asked: &Request, shows_home: bool) -> Result<Vec<Mount>, String> {
     let refuse = |what: &str| {
         Err(format!(
             "the container \"{name}\" of this job was made {what}; give the option to the step that makes it, or give another \
              --parallax-name"
         ))
     };
-    let lacks = |mount: &&Mount| !made_with.mounts.contains(mount);
-    if let Some(mount) = asked.mounts.iter().find(lacks) {
-        return refuse(&format!("without this --parallax-mount at {}", mount.target.display()));
+    let lacking: Vec<Mount> = asked.mounts.iter().filter(|mount| !made_with.mounts.contains(mount)).cloned().collect();
+    if let Some(mount) = lacking.iter().find(|mount| matches!(mount.source, MountSource::Squashfs(_))) {
+        return refuse(&format!("without this --parallax-mount of a SquashFS file at {}", mount.target.display()));
     }
     if asked.unmounts.iter().any(|path| !made_with.unmounts.contains(path)) {
         return refuse("with paths that this step leaves out");
@@ -45,12 +45,12 @@ pub(crate) fn check(name: &str, made_with: &Request, asked: &Request, shows_home
             "without --parallax-no-mount-home"
         });
     }
-    Ok(())
+    Ok(lacking)
 }
 
 #[cfg(test)]
 mod tests {
-    use parallax_request::{MountSource, Variable};
+    use parallax_request::Variable;
 
     use super::*;
 
@@ -71,15 +71,23 @@ mod tests {
             ..Request::default()
         };
         for asked in [asked, made.clone(), Request::default()] {
-            assert_eq!(check("x", &made, &asked, false), Ok(()));
+            assert_eq!(check("x", &made, &asked, false), Ok(Vec::new()));
         }
+    }
+
+    #[test]
+    fn a_step_may_mount_more_for_itself() {
+        let made = Request { mounts: vec![mount("/a")], ..Request::default() };
+        let read_only = Mount { read_only: true, ..mount("/a") };
+        let asked = Request { mounts: vec![mount("/a"), mount("/b"), read_only.clone()], ..Request::default() };
+        assert_eq!(check("x", &made, &asked, true), Ok(vec![mount("/b"), read_only]));
     }
 
     #[test]
     fn what_the_site_shows_counts_as_asked_for() {
         let with = |home| Request { home, ..Request::default() };
         for (made, shows_home, has_home) in [(None, true, true), (None, false, false), (Some(true), false, true)] {
-            assert_eq!(check("x", &with(made), &with(Some(has_home)), shows_home), Ok(()));
+            assert_eq!(check("x", &with(made), &with(Some(has_home)), shows_home), Ok(Vec::new()));
             assert!(check("x", &with(made), &with(Some(!has_home)), shows_home).is_err());
         }
     }
@@ -87,10 +95,9 @@ mod tests {
     #[test]
     fn a_step_that_asks_for_more_is_refused() {
         let made = Request { mounts: vec![mount("/a")], ..Request::default() };
-        let read_only = Mount { read_only: true, ..mount("/a") };
+        let file = Mount { source: MountSource::Squashfs("/f".into()), ..mount("/b") };
         for (asked, said) in [
-            (Request { mounts: vec![mount("/b")], ..Request::default() }, "without this --parallax-mount at /b"),
-            (Request { mounts: vec![read_only], ..Request::default() }, "without this --parallax-mount at /a"),
+            (Request { mounts: vec![file], ..Request::default() }, "--parallax-mount of a SquashFS file at /b"),
             (
                 Request { annotations: vec![("a".into(), "b".into())], ..Request::default() },
                 "without this --parallax-annotation",

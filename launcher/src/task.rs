@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use parallax_format::oci::Platform;
 use parallax_protocol::step_file::{StepFile, StepPaths};
+use parallax_request::Mount;
 
 use crate::args::{self, Order};
 use crate::container::{self, StartError};
@@ -103,7 +104,7 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
         }
         (None, on_node) => Directories::FirstOf([on_node, step.working_directory.as_deref()]),
     };
-    let late = match late_mounts(&paths, &step) {
+    let late = match late_mounts(&paths, &step, container.mounts) {
         Ok(late) => late,
         Err(message) => return fail(&message),
     };
@@ -125,12 +126,12 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
     ExitCode::from(failure.exit_code())
 }
 
-/// The directories that Slurm makes for each step, if the container may be an earlier step's.
-fn late_mounts(paths: &StepPaths, step: &StepFile) -> Result<Option<LateMounts>, String> {
+/// What the step needs in a container that may be an earlier step's: the directories that Slurm makes for each step, and mounts of its own.
+fn late_mounts(paths: &StepPaths, step: &StepFile, own: Vec<Mount>) -> Result<Option<LateMounts>, String> {
     if step.container.is_none() {
         return Ok(None);
     }
-    LateMounts::find(mpi::directories_of_task(), &paths.launch_directory().join("mounts-lock"))
+    LateMounts::find(mpi::directories_of_task(), own, &paths.launch_directory().join("mounts-lock"))
         .map_err(|error| format!("cannot use {}: {error}", paths.launch_directory().display()))
 }
 

@@ -87,7 +87,8 @@ pub(crate) fn are_unknown() -> bool {
 }
 
 /// Returns the request of the user, on a node; `None` for a step without an image. The last of several values counts, as with Slurm's
-/// options. What gives an image indirectly, or by a relative path, was read where it was typed, so the step's pin has the name.
+/// options. What gives an image indirectly, by a relative path or by the name of a container, was read where it was typed, so the step's pin has
+/// the image.
 ///
 /// # Errors
 /// A message for the user.
@@ -97,7 +98,9 @@ pub(crate) fn wanted(pin: Option<&Pin>) -> Result<Option<Wanted>, String> {
     let mode = last(GivenOption::Mode);
     let image = events.iter().rfind(|event| event.option == GivenOption::Image);
     let relative = image.filter(|event| std::str::from_utf8(&event.value).is_ok_and(is_relative_path));
-    let Some(indirect) = events.iter().find(|event| event.option.gives_image_indirectly()).or(relative) else {
+    let named = events.iter().find(|event| image.is_none() && event.option.names_container());
+    let indirect = events.iter().find(|event| event.option.gives_image_indirectly());
+    let Some(indirect) = indirect.or(relative).or(named) else {
         return of_values(last(GivenOption::Image), mode);
     };
     let pin = pin.ok_or_else(|| {
@@ -109,6 +112,11 @@ pub(crate) fn wanted(pin: Option<&Pin>) -> Result<Option<Wanted>, String> {
 /// Whether an option was given that gives an image indirectly.
 pub(crate) fn has_indirect_image(events: &[Event]) -> bool {
     events.iter().any(|event| event.option.gives_image_indirectly())
+}
+
+/// Whether nodes could take the options for those of a step with an image, unless they are told that it has none.
+pub(crate) fn may_have_image(events: &[Event]) -> bool {
+    has_indirect_image(events) || events.iter().any(|event| event.option.names_container())
 }
 
 /// Parses values of the two options.

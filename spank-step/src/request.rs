@@ -5,7 +5,7 @@
 
 use std::sync::OnceLock;
 
-use parallax_format::from_anywhere;
+use parallax_format::{from_anywhere, image_of_container};
 use parallax_protocol::message::Mode;
 use parallax_request::{Request, is_of_request, value_of_variable, variable_of};
 use parallax_spank_hooks::{GivenOption, Source};
@@ -69,7 +69,11 @@ pub(crate) fn complete(
     let typed: Vec<&Event> = typed.filter(|event| is_of_request(event.option)).collect();
     let is_cancelled = values.image == Some(NO_IMAGE.as_bytes());
     let edf = if is_cancelled && values.image_is_typed { None } else { edf()? };
-    let Some(mut wanted) = options::of_values(values.image(&pyxis, edf.as_ref())?, values.mode)? else {
+    let own_image = values.image(&pyxis, edf.as_ref())?;
+    let of_container =
+        if own_image.is_none() && site.makes_step_of_job() { container_named(&typed, &pyxis)? } else { None };
+    let image = own_image.or(of_container.as_deref().map(str::as_bytes));
+    let Some(mut wanted) = options::of_values(image, values.mode)? else {
         return match typed.first() {
             Some(event) if !is_cancelled => Err(options::needs_image(event.option)),
             _ => {
@@ -94,6 +98,13 @@ pub(crate) fn complete(
     let defaults = pyxis.defaults.request.and(defaults().clone()?);
     wanted.request = layered(defaults, edf, typed, site)?;
     Ok(Some(wanted))
+}
+
+/// Returns what stands for the image of a container that earlier steps share, if the step names one.
+fn container_named(typed: &[&Event], pyxis: &Pyxis) -> Result<Option<String>, String> {
+    let own: Vec<&Event> = typed.iter().filter(|event| event.option == GivenOption::Name).copied().collect();
+    let request = pyxis.typed.request.clone().and(of_command_line(&own)?);
+    Ok(request.container().map(image_of_container))
 }
 
 /// Returns the whole request: what the site sets lies below the user's defaults, then comes what the job has, or the environment that was

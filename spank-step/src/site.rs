@@ -15,11 +15,12 @@ pub(crate) struct Site {
     config: Result<Option<Config>, String>,
     path: PathBuf,
     has_pyxis_names: bool,
+    makes_step_of_job: bool,
 }
 
 impl Site {
-    /// Reads the plugin's arguments and the configuration.
-    pub(crate) fn read(spank: &SpankHandle) -> Self {
+    /// Reads the plugin's arguments and the configuration. `makes_step_of_job` is true in an srun in a job.
+    pub(crate) fn read(spank: &SpankHandle, makes_step_of_job: bool) -> Self {
         let setting = Setting::read(spank);
         let has_pyxis_names = setting.as_ref().is_ok_and(|setting| setting.pyxis_names);
         let path = setting.as_ref().map(|setting| setting.config.clone()).unwrap_or_default();
@@ -29,7 +30,7 @@ impl Site {
             Err(ConfigError::Read { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.to_string()),
         });
-        Self { config, path, has_pyxis_names }
+        Self { config, path, has_pyxis_names, makes_step_of_job }
     }
 
     /// The configuration; `None` on a host without one.
@@ -70,6 +71,11 @@ impl Site {
 
     fn wrong(&self, key: &str, error: &RequestError) -> String {
         format!("invalid {key} in {}: {error}; the administrator must correct it", self.path.display())
+    }
+
+    /// Whether this is an srun in a job, which may have containers of earlier steps.
+    pub(crate) fn makes_step_of_job(&self) -> bool {
+        self.makes_step_of_job
     }
 
     /// Whether the plugin's arguments turn on pyxis' names.

@@ -283,6 +283,7 @@ fn ask(config: &Path, wanted: Wanted, job: Job, groups: Option<Vec<u32>>, pin: P
         memory: job.memory,
         as_root: held.mode() == Mode::Run && held.wanted.request.userns == Some(Userns::Root),
         container: held.wanted.request.container().filter(|_| held.mode() == Mode::Run).map(ToOwned::to_owned),
+        rule: held.wanted.request.rule,
     });
     held.client.send(&request, deadline).map_err(|error| error.to_string())?;
     Ok(held)

@@ -33,11 +33,11 @@ const MAX_REQUEST: usize = 120_000;
 /// of a heterogeneous job or step. `makes_step` is true in srun.
 pub(crate) fn check(spank: &SpankHandle, components: &mut Components, makes_step: bool) {
     let job = if makes_step { std::env::var(text(JOB_ID)).ok().and_then(|job| job.parse().ok()) } else { None };
-    let site = Site::read(spank);
+    let site = Site::read(spank, job.is_some());
     let events = options::events();
     let examined = components.next(&events, &site, makes_step).and_then(|wanted| match wanted {
         Some(wanted) => examine(&site, &wanted, job).and_then(|id| hand_on(&wanted, job, id)),
-        None if options::has_indirect_image(&events) => {
+        None if options::may_have_image(&events) => {
             hand_on_none(job);
             Ok(())
         }
@@ -53,6 +53,8 @@ pub(crate) fn check(spank: &SpankHandle, components: &mut Components, makes_step
 fn examine(site: &Site, wanted: &Wanted, job: Option<u32>) -> Result<Option<ImageId>, String> {
     let reference = match RequestedImage::parse(&wanted.image).map_err(|error| error.to_string())? {
         RequestedImage::Path(path) => return check_path(&path).map(|()| None),
+        // Known on the nodes.
+        RequestedImage::OfContainer(_) => return Ok(None),
         RequestedImage::InStore(reference) => reference,
     };
     let Some(config) = site.config()? else { return Ok(None) };

@@ -14,6 +14,7 @@ fn entry() -> Entry {
         memory: None,
         as_root: false,
         container: None,
+        rule: None,
     };
     let owner = Owner::of(i32::try_from(std::process::id()).unwrap()).unwrap();
     let ids = |own| Ids { own, subordinate: vec![SubordinateRange { start: 100_000, count: 65_536 }] };

@@ -50,6 +50,7 @@ impl Leases {
         self.make_room(request.step)?;
         let identity = Identity::sound(self.helper(), request.uid, request.gid).map_err(|reason| refused(&reason))?;
         let user = credentials(&request, &identity, |user, group| self.helper().groups(user, group))?;
+        let request = self.with_image_of_container(request)?;
         let found = self.find_image(&request, &user)?;
         let subject = Subject { found: &found, identity: &identity, user: &user, started, resolved: Instant::now() };
         if let Some(name) = request.container.clone() {

@@ -12,7 +12,7 @@ use parallax_store::read::{OpenError, TrustedStore};
 use parallax_sys::credentials::Credentials;
 
 use super::access::Obstacles;
-use super::refusal::{Refusal, refused};
+use super::refusal::{Refusal, no_container, refused};
 use super::table::Leases;
 use super::trees;
 
@@ -34,6 +34,7 @@ impl Leases {
         let requested = RequestedImage::parse(&request.image).map_err(|error| Refusal::user(error.to_string()))?;
         let typed = match requested {
             RequestedImage::Path(path) => return Ok(Found::Directory(path)),
+            RequestedImage::OfContainer(name) => return Err(no_container(&name)),
             RequestedImage::InStore(typed) => typed,
         };
         user.run(|| self.search_stores(request, typed))

@@ -6,13 +6,14 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use parallax_format::{ContainerRule, RequestedImage};
 use parallax_protocol::message::{CONTAINERS, LeaseRequest, StepId, Timings};
 use parallax_sys::process::Process;
 
 use super::cause::Cause;
 use super::find::Found;
 use super::keeper;
-use super::refusal::{Refusal, refused};
+use super::refusal::{Refusal, no_container, refused};
 use super::subject::{Acquired, Made, Subject};
 use super::table::{Lease, Leases, Resources};
 use crate::journal::{LeaseKey, Owner};
@@ -30,6 +31,13 @@ impl Leases {
         let lock = self.containers.of((job, restart, request.uid, name.to_owned()));
         let _only = lock.lock().unwrap_or_else(PoisonError::into_inner);
         let (made, keeper) = match self.container(&request, name) {
+            Some(_) if request.rule == Some(ContainerRule::Create) => {
+                return Err(Refusal::user(format!(
+                    "this job has a container \"{name}\" already, and \":create\" asks for a new one; leave that out to join it, or \
+                     give another name"
+                )));
+            }
+            None if request.rule == Some(ContainerRule::Exec) => return Err(no_container(name)),
             Some(lease) => {
                 check(&lease, &request, name, subject.found)?;
                 (
@@ -53,6 +61,24 @@ impl Leases {
                 Err(refusal)
             }
         }
+    }
+
+    /// Returns the request with the image of the container that it names in place of one.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the job has no such container on this node.
+    pub(super) fn with_image_of_container(&self, request: LeaseRequest) -> Result<LeaseRequest, Refusal> {
+        let Ok(RequestedImage::OfContainer(name)) = RequestedImage::parse(&request.image) else { return Ok(request) };
+        let container = self.container(&request, &name).filter(|_| request.container.as_deref() == Some(&name));
+        let container = container.ok_or_else(|| no_container(&name))?;
+        let entry = &container.entry;
+        Ok(LeaseRequest {
+            image: entry.request.image.clone(),
+            image_id: entry.image.as_ref().map(|image| image.id.to_string()),
+            // The user says nothing of it either.
+            as_root: entry.request.as_root,
+            ..request
+        })
     }
 
     /// Returns the container of this name, if the job has it on this node.

@@ -146,6 +146,7 @@ mod tests {
             memory,
             as_root: false,
             container: None,
+            rule: None,
         }
     }
 

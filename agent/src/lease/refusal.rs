@@ -57,3 +57,11 @@ impl Refusal {
 pub(crate) fn refused(reason: &str) -> Refusal {
     Refusal::administrator(format!("{reason}; tell the administrator"))
 }
+
+/// The refusal of a step for a container that is not there.
+pub(super) fn no_container(name: &str) -> Refusal {
+    Refusal::user(format!(
+        "this job has no container \"{name}\" on this node; a step that names its image makes it \
+         (--parallax-image=IMAGE --parallax-name={name})"
+    ))
+}

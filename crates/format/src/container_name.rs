@@ -1,4 +1,6 @@
-//! Names of containers that the steps of a job share.
+//! Names of containers that the steps of a job share, and what users write to mean one.
+
+use serde::{Deserialize, Serialize};
 
 /// Maximum length of a name in bytes.
 const MAX_LENGTH: usize = 64;
@@ -11,9 +13,46 @@ pub fn is_container_name(text: &str) -> bool {
     begins_well && text.len() <= MAX_LENGTH && text.bytes().all(allowed)
 }
 
+/// Whether the container of a name may be made, and may be there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ContainerRule {
+    /// The step joins it if it is there, and makes it if it is not.
+    #[default]
+    Auto,
+    /// The step makes it; it must not be there.
+    Create,
+    /// The step joins it; it must be there.
+    Exec,
+}
+
+/// Reads `NAME[:RULE]`, with `auto`, `create` or `exec` as the rule, by the words of pyxis. Its `no_exec` means `auto`: what a step
+/// mounts in addition is its own here anyway. `None` for any other text.
+#[must_use]
+pub fn parse_container(text: &str) -> Option<(&str, ContainerRule)> {
+    let (name, rule) = match text.split_once(':') {
+        None | Some((_, "auto" | "no_exec")) => (text.split(':').next().unwrap_or(text), ContainerRule::Auto),
+        Some((name, "create")) => (name, ContainerRule::Create),
+        Some((name, "exec")) => (name, ContainerRule::Exec),
+        Some(_) => return None,
+    };
+    is_container_name(name).then_some((name, rule))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_may_have_a_rule() {
+        assert_eq!(parse_container("env"), Some(("env", ContainerRule::Auto)));
+        assert_eq!(parse_container("env:no_exec"), Some(("env", ContainerRule::Auto)));
+        assert_eq!(parse_container("env:create"), Some(("env", ContainerRule::Create)));
+        assert_eq!(parse_container("env:exec"), Some(("env", ContainerRule::Exec)));
+        for text in ["env:", "env:other", ":exec", "a/b", "env:exec:exec"] {
+            assert_eq!(parse_container(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn names() {

@@ -36,11 +36,11 @@ mod reference;
 mod requested;
 pub mod squashfs;
 
-pub use container_name::is_container_name;
+pub use container_name::{ContainerRule, is_container_name, parse_container};
 pub use correct::is_squashfs_name;
 pub use index::{IndexPath, name_from_index_entry};
 pub use name::{ImageName, NameError};
 pub use nearest::{ambiguous_id, nearest, nearest_word, unknown_image};
 pub use pin::Pin;
 pub use reference::{ImageRef, id_prefix};
-pub use requested::{RequestedImage, from_anywhere, is_relative_path};
+pub use requested::{RequestedImage, from_anywhere, image_of_container, is_relative_path};

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::container_name::is_container_name;
 use crate::correct::{is_file_name, is_squashfs_name};
 use crate::name::{NameError, grammar};
 use crate::reference::ImageRef;
@@ -16,6 +17,17 @@ pub enum RequestedImage {
     InStore(ImageRef),
     /// A directory of the node that is a root file system, or a SquashFS file with one, by its absolute path.
     Path(PathBuf),
+    /// The image of the job's container of this name.
+    OfContainer(String),
+}
+
+/// What comes before the name of a container whose image is meant.
+const OF_CONTAINER: &str = "@";
+
+/// Returns the text by which [`RequestedImage::OfContainer`] travels, for a step that names a container of its job and no image.
+#[must_use]
+pub fn image_of_container(name: &str) -> String {
+    format!("{OF_CONTAINER}{name}")
 }
 
 impl RequestedImage {
@@ -24,6 +36,9 @@ impl RequestedImage {
     /// # Errors
     /// [`NameError`] for a text that is neither.
     pub fn parse(text: &str) -> Result<Self, NameError> {
+        if let Some(name) = text.strip_prefix(OF_CONTAINER).filter(|name| is_container_name(name)) {
+            return Ok(Self::OfContainer(name.to_owned()));
+        }
         let Some(path) = path(text) else { return ImageRef::parse(text).map(Self::InStore) };
         // The text is a part of variables of which a blank ends a word, and of a file that shells read.
         let is_plain = |c: char| !(c.is_whitespace() || c.is_control() || is_invisible(c) || "\"'`\\$".contains(c));
@@ -78,6 +93,13 @@ mod tests {
         for name in ["python", "quay.io/org/app:v1"] {
             assert!(matches!(RequestedImage::parse(name).unwrap(), RequestedImage::InStore(_)), "{name}");
         }
+    }
+
+    #[test]
+    fn the_image_of_a_container_is_no_name() {
+        let of = |text: &str| RequestedImage::parse(text);
+        assert_eq!(of(&image_of_container("env")).unwrap(), RequestedImage::OfContainer("env".to_owned()));
+        assert!(of("@").is_err() && of("@a/b").is_err());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use parallax_format::is_container_name;
+use parallax_format::{ContainerRule, is_container_name};
 
 use crate::node::{NodeStatus, SourceStatus};
 
@@ -203,6 +203,9 @@ pub struct LeaseRequest {
     /// The name of the container of run mode that all steps of the job share which name it. Version 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    /// Whether that container must be new, or must be there. Version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<ContainerRule>,
 }
 
 /// The invalid user or group id (`chown(2)`).

@@ -60,9 +60,7 @@ pub fn translate(given: &[Value<'_>], directory: &Path) -> Result<Translation, P
     let as_root = values.pair(GivenOption::ContainerRemapRoot, GivenOption::NoContainerRemapRoot)?;
     request.userns = as_root.map(|as_root| if as_root { Userns::Root } else { Userns::KeepId });
     if let Some(value) = values.of(GivenOption::ContainerName) {
-        // What pyxis does without a word after the name is what there is: join the container, or make it.
-        let name = value.text.strip_suffix(":auto").unwrap_or(value.text);
-        let added = request.add(GivenOption::Name, name, directory);
+        let added = request.add(GivenOption::Name, value.text, directory);
         added.map_err(|error| PyxisError::Value(value.name(), error))?;
     }
     Ok(translation)

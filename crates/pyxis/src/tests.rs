@@ -90,7 +90,7 @@ fn what_is_refused_names_the_option() {
         (&[(O::ContainerEntrypoint, ""), (O::NoContainerEntrypoint, "")], "--container-entrypoint contradicts"),
         (&[(O::ContainerRemapRoot, ""), (O::NoContainerRemapRoot, "")], "--container-remap-root contradicts"),
         (&[(O::ContainerSave, "/x.sqsh")], "--container-save is not possible"),
-        (&[(O::ContainerName, "a:exec")], "--container-name: \"a:exec\" is not a name"),
+        (&[(O::ContainerName, "a:new")], "--container-name: \"a:new\" is not a name"),
         (&[(O::ContainerUnshare, "net")], "--container-unshare is not possible"),
         (&[(O::ContainerMounts, "/a:/b:rr")], "--container-mounts: \"/a:/b:rr\": the flag \"rr\" is unknown"),
         (&[(O::ContainerMounts, "umount:x")], "--container-mounts: \"umount:x\": write umount:/PATH"),

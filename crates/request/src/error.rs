@@ -48,7 +48,10 @@ pub enum RequestError {
     #[error("it contradicts --{0}; use one of the two")]
     Contradiction(&'static str),
     /// The name of a container is malformed.
-    #[error("\"{0}\" is not a name of letters, digits, \".\", \"_\" and \"-\" (up to 64)")]
+    #[error(
+        "\"{0}\" is not a name of letters, digits, \".\", \"_\" and \"-\" (up to 64), which \":create\" (it must be new) or \":exec\" (it \
+         must be there) may follow"
+    )]
     Name(String),
     /// A user namespace is unknown.
     #[error(

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use parallax_format::is_container_name;
+use parallax_format::{ContainerRule, parse_container};
 use parallax_spank_hooks::{GivenOption, OPTIONS};
 
 use crate::annotation;
@@ -80,10 +80,9 @@ impl Request {
             GivenOption::NoMountHome => flag(&mut self.home, false, GivenOption::MountHome)?,
             GivenOption::Timings => self.timings = Some(true),
             GivenOption::Name => {
-                if !is_container_name(value) {
-                    return Err(RequestError::Name(value.to_owned()));
-                }
-                self.name = Some(value.to_owned());
+                let (name, rule) = parse_container(value).ok_or_else(|| RequestError::Name(value.to_owned()))?;
+                self.name = Some(name.to_owned());
+                self.rule = Some(rule).filter(|rule| *rule != ContainerRule::Auto);
             }
             GivenOption::Userns => self.userns = Some(value.parse()?),
             // The image, the mode, files with options, and other tools' names.
@@ -174,6 +173,8 @@ mod tests {
             |value| added(&[(GivenOption::Name, value)]).map(|request| request.container().map(ToOwned::to_owned));
         assert_eq!(name("my-env.2"), Ok(Some("my-env.2".to_owned())));
         assert_eq!(name("none"), Ok(None));
+        assert_eq!(name("env:create"), Ok(Some("env".to_owned())));
+        assert_eq!(name("env:new"), Err(RequestError::Name("env:new".into())));
         assert_eq!(name("a/b"), Err(RequestError::Name("a/b".into())));
         let of_job = Request { name: Some("a".into()), ..Request::default() };
         let own = Request { name: Some("none".into()), ..Request::default() };

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use parallax_format::ContainerRule;
 use parallax_format::device::WantedDevice;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +56,9 @@ pub struct Request {
     /// The name of the container that the job's steps share. See [`Request::container`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Whether that container must be new, or must be there. `None`: neither.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<ContainerRule>,
 }
 
 /// The name that means a container of the step's own, although the job has another one.
@@ -91,6 +95,7 @@ impl Request {
             timings: other.timings.or(self.timings),
             pytorch: other.pytorch || self.pytorch,
             userns: other.userns.or(self.userns),
+            rule: if other.name.is_some() { other.rule } else { self.rule },
             name: other.name.or(self.name),
             ..self
         }

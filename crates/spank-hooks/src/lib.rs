@@ -147,7 +147,8 @@ pub const OPTIONS: [OptionText; 16] = [
         name: c"parallax-name",
         inherited: c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_parallax_name",
         value: Some(c"NAME"),
-        usage: c"run in the container NAME of the job, with what earlier steps wrote in it (\"none\": a container of the step's own)",
+        usage: c"run in the container NAME of the job, with what earlier steps wrote in it; NAME:create: it must be new; NAME:exec: \
+              it must be there (\"none\": a container of the step's own)",
     },
 ];
 
@@ -313,6 +314,12 @@ impl GivenOption {
     #[must_use]
     pub fn gives_image_indirectly(self) -> bool {
         matches!(self, Self::Edf | Self::EdfName | Self::EdfEnvironment | Self::ContainerImage)
+    }
+
+    /// Whether the option names a container that steps share, whose image a step without one has.
+    #[must_use]
+    pub fn names_container(self) -> bool {
+        matches!(self, Self::Name | Self::ContainerName)
     }
 }
 

@@ -13,6 +13,9 @@ tests! { cluster:
     steps_find_what_earlier_steps_wrote,
     two_steps_at_once_have_one_container,
     a_step_that_wants_another_container_is_refused,
+    a_step_may_mount_more_for_itself,
+    a_step_may_name_the_container_alone,
+    a_step_may_say_whether_it_must_be_there,
     a_step_that_cannot_make_it_leaves_it_to_the_next,
     root_installs_and_a_later_step_uses_it,
     directories_that_slurm_makes_for_each_step_are_shown,
@@ -27,9 +30,13 @@ const NAMESPACE: &str = "readlink /proc/self/ns/mnt";
 
 /// Runs a batch script of u1's on n1 whose steps share a container. Its slurmstepd lasts as long as the job.
 fn job(cluster: &Cluster, script: &str) -> anyhow::Result<(Done, String)> {
+    job_with(cluster, &NAMED.join(" "), script)
+}
+
+/// The same, with other options.
+fn job_with(cluster: &Cluster, options: &str, script: &str) -> anyhow::Result<(Done, String)> {
     let home = cluster.home("u1");
     let file = home.join("named.sh");
-    let options = NAMED.join(" ");
     fs::write(
         &file,
         format!(
@@ -78,15 +85,87 @@ fn two_steps_at_once_have_one_container(cluster: &Cluster) -> anyhow::Result<()>
 fn a_step_that_wants_another_container_is_refused(cluster: &Cluster) -> anyhow::Result<()> {
     let script = "srun -n1 true\n\
                   try() { srun -n1 \"$@\" touch ran 2>&1 | grep '^parallax:'; }\n\
-                  try --parallax-image=tiny\ntry --parallax-userns=root\ntry --parallax-mount=/opt:/opt-of-node\n\
+                  try --parallax-image=tiny\ntry --parallax-userns=root\ntry --parallax-mount=/opt/x.sqsh:/x:sqsh\n\
                   try --parallax-readonly\ntry --parallax-no-mount-home\nls ran 2>/dev/null\ntrue\n";
     let said = lines(cluster, script)?;
     let parts = [
         "the container \"env\" of this job has the image \"debian\" (id ",
         "was made with --parallax-userns=keep-id and not root; give another --parallax-name",
-        "was made without this --parallax-mount at /opt-of-node",
+        "was made without this --parallax-mount of a SquashFS file at /x",
         "was made without --parallax-readonly",
         "was made without --parallax-no-mount-home",
+    ];
+    ensure!(said.len() == parts.len(), "{said:?}");
+    for (line, part) in said.iter().zip(parts) {
+        ensure!(line.contains(part), "no {part:?} in {line:?}");
+    }
+    Ok(())
+}
+
+fn a_step_may_mount_more_for_itself(cluster: &Cluster) -> anyhow::Result<()> {
+    let script = "srun -n1 true\n\
+                  srun -n2 --parallax-mount=/usr/sbin:/more:ro,tmpfs:/own,?/missing:/missing sh -c \
+                  'ls -d /more/slurmd /missing; : >/own/x && ls /own; touch /more/x || touch /var/tmp/written' 2>/dev/null\n\
+                  srun -n1 sh -c 'ls /more /own /var/tmp/written; ls -d /more /own' 2>/dev/null\n\
+                  srun -n1 --parallax-mount=/missing touch ran 2>&1 | grep '^parallax: '\n\
+                  ls ran 2>/dev/null; true\n";
+    let said = lines(cluster, script)?;
+    // Each task has its own tmpfs, and later steps have the mount points alone.
+    let expected = ["/more/slurmd", "x", "/more/slurmd", "x", "/var/tmp/written", "/more", "/own"];
+    let seen: Vec<&str> = said
+        .iter()
+        .map(String::as_str)
+        .filter(|line| !line.starts_with("/more:") && !line.starts_with("/own:"))
+        .collect();
+    let (refusal, seen) = seen.split_last().context("nothing")?;
+    let mut own = seen.get(..4).unwrap_or_default().to_vec();
+    own.sort_unstable();
+    ensure!(own == ["/more/slurmd", "/more/slurmd", "x", "x"], "{said:?}");
+    let rest: Vec<&str> = seen.iter().skip(4).copied().filter(|line| !line.is_empty()).collect();
+    ensure!(rest == expected[4..], "{said:?}");
+    ensure!(refusal.contains("cannot mount /missing: No such file") && refusal.contains("on the node n1"), "{said:?}");
+    wait_for_no_lease(cluster, "n1")
+}
+
+fn a_step_may_name_the_container_alone(cluster: &Cluster) -> anyhow::Result<()> {
+    let script = "make='srun -n1 --parallax-image=debian --parallax-name'\n\
+                  $make=env sh -c 'echo first >/var/tmp/written'\n\
+                  $make=other --parallax-userns=root true\n\
+                  srun -n2 --parallax-name=env sh -c 'cat /var/tmp/written; echo $PARALLAX_IMAGE_ID'\n\
+                  srun -n1 --parallax-name=other id -u\n\
+                  srun -n1 --export=NONE --parallax-name=env cat /var/tmp/written\n\
+                  srun -n1 --parallax-name=third touch ran 2>&1 | grep '^parallax: '\n\
+                  ls ran 2>/dev/null; true\n";
+    let (done, said) = job_with(cluster, "", script)?;
+    done.success().with_context(|| said.clone())?;
+    let lines: Vec<&str> = said.lines().collect();
+    let ids = lines.iter().filter(|line| line.len() == 64).count();
+    let rest: Vec<&str> = lines.iter().filter(|line| line.len() != 64).copied().collect();
+    let (refusal, rest) = rest.split_last().context("nothing")?;
+    ensure!(ids == 2 && rest == ["first", "first", "0", "first"], "{said}");
+    ensure!(
+        refusal.contains("this job has no container \"third\" on this node; a step that names its image"),
+        "{said}"
+    );
+    // Outside of a job there is none that it could mean.
+    let done = cluster.srun("u1", &["-w", "n1", "--parallax-name=env", "touch", "ran"])?;
+    ensure!(done.code == 1 && done.stderr.contains("--parallax-name needs an image"), "{done:?}");
+    wait_for_no_lease(cluster, "n1")
+}
+
+fn a_step_may_say_whether_it_must_be_there(cluster: &Cluster) -> anyhow::Result<()> {
+    let script = "try() { srun -n1 \"$@\" 2>&1 | grep -v '^srun'; }\n\
+                  try --parallax-name=env:exec echo ran\ntry --parallax-name=env:create echo made\n\
+                  try --parallax-name=env:create echo ran\ntry --parallax-name=env:exec echo joined\n\
+                  try --parallax-name=env:auto echo joined\ntry --parallax-name=env:other echo ran\n";
+    let said = lines(cluster, script)?;
+    let parts = [
+        "this job has no container \"env\" on this node",
+        "made",
+        "this job has a container \"env\" already, and \":create\" asks for a new one",
+        "joined",
+        "joined",
+        "--parallax-name: \"env:other\" is not a name",
     ];
     ensure!(said.len() == parts.len(), "{said:?}");
     for (line, part) in said.iter().zip(parts) {

@@ -31,6 +31,7 @@ fn lease_request() -> LeaseRequest {
         memory: None,
         as_root: false,
         container: None,
+        rule: None,
     }
 }
 

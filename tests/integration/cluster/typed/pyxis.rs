@@ -10,6 +10,7 @@ tests! { cluster:
     a_command_line_of_a_launcher_runs,
     variables_are_defaults,
     a_job_hands_its_container_on,
+    a_container_that_is_set_up_first_is_used_by_its_name,
     what_is_wrong_is_told,
     a_task_with_pytorch_finds_the_others,
 }
@@ -84,6 +85,29 @@ fn a_job_hands_its_container_on(cluster: &Cluster) -> anyhow::Result<()> {
         let said = batch_output(cluster, script, &[])?;
         let lines: Vec<&str> = said.lines().filter(|line| !line.starts_with("13")).collect();
         ensure!(lines == ["/one", "/one", "/two", "/usr/sbin/slurmd"] && said.matches("13.").count() == 2, "{said}");
+        Ok(())
+    })
+}
+
+/// How benchmarks' scripts use pyxis: the first step makes the container, later ones name it, with mounts of their own and no image.
+fn a_container_that_is_set_up_first_is_used_by_its_name(cluster: &Cluster) -> anyhow::Result<()> {
+    let script = "#!/bin/sh\n\
+                  #SBATCH -w n1 -n2\n\
+                  srun -Q -n1 --container-image=debian --container-name=run sh -c 'echo set up >/var/tmp/state'\n\
+                  srun -Q -n1 --container-name=run --container-mounts=/opt:/one --container-workdir=/one sh -c 'pwd; cat /var/tmp/state'\n\
+                  srun -Q -n1 --container-name=run:exec --no-container-mount-home cat /var/tmp/state 2>&1 | grep -o 'without --parallax-no-mount-home'\n\
+                  srun -Q -n2 --container-name=run:exec cat /var/tmp/state\n\
+                  srun -Q ls /usr/sbin/slurmd\n";
+    on(cluster, || {
+        let said = batch_output(cluster, script, &[])?;
+        let refusal = "without --parallax-no-mount-home";
+        let expected = ["/one", "set up", refusal, "set up", "set up", "/usr/sbin/slurmd", "/usr/sbin/slurmd"];
+        ensure!(said.lines().eq(expected), "{said}");
+        let done = srun(cluster, &["--container-name=run"], &["ls", "/usr/sbin/slurmd"])?.success()?;
+        ensure!(
+            done.stdout == "/usr/sbin/slurmd\n" && done.stderr.contains("has no effect without an image"),
+            "{done:?}"
+        );
         Ok(())
     })
 }
