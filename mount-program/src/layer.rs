@@ -14,11 +14,10 @@ use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use parallax_file_system::Kind;
 use parallax_format::layout;
 use parallax_format::squashfs::{MAGIC, Superblock};
-use rustix::fs::OFlags;
-
-use crate::shared_file_system;
+use rustix::fs::{OFlags, fstatfs};
 
 /// Prefix of the name of the marker file that the Go tool leaves in a layer's directory.
 const GO_TOOL_MARKER: &str = ".migrationv3-";
@@ -246,7 +245,10 @@ fn squashfs(file: File, sidecar: PathBuf) -> Result<Layer, LayerError> {
         size: metadata.len(),
         changed: metadata.ctime().wrapping_mul(1_000_000_000).wrapping_add(metadata.ctime_nsec()),
     };
-    let shared_file_system = shared_file_system::of(&file).map_err(|error| unreadable(error.into()))?;
+    let number = fstatfs(&file).map_err(|error| unreadable(error.into()))?.f_type;
+    let kind = Kind::of_number(number.into());
+    // It is for the log, where it helps to explain slow starts.
+    let shared_file_system = kind.may_be_shared().then_some(kind.name);
     let path = std::path::absolute(&sidecar).map_err(unreadable)?;
     let store_device = path.parent().map(fs::metadata).transpose().map_err(unreadable)?.map_or(0, |links| links.dev());
     let identity = (stamp.device, stamp.inode);

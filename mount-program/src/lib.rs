@@ -6,7 +6,7 @@
 //!
 //! - [`command_line`]: parser of the arguments (pure).
 //! - [`options`]: parser of the `-o` string (pure).
-//! - [`layer`]: kinds of lower directories; [`shared_file_system`]: kinds of file systems below them.
+//! - [`layer`]: kinds of lower directories, and of file systems below them.
 //! - [`plan`]: the plan of the mounts (pure).
 //! - [`fuse`]: programs that serve a file system.
 //! - [`squashfs`]: layers from SquashFS files; [`share`]: layers that are served already.
@@ -32,7 +32,6 @@ mod programs;
 mod run;
 mod settings;
 mod share;
-mod shared_file_system;
 mod squashfs;
 
 pub use run::run;

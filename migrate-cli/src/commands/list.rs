@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use anyhow::Context as _;
+use parallax_file_system::FileSystem;
 use parallax_format::digest::{Digest, ImageId};
 use parallax_format::layout::CHUNK_STORE;
 use parallax_format::record::{ImageRecord, LayerRecord};
@@ -54,6 +56,8 @@ struct Row<'a> {
     in_use: Vec<String>,
     /// The chunks of its layers; null unless all layers are chunked.
     chunks: Option<Chunks>,
+    /// The file system of the store.
+    file_system: &'a str,
 }
 
 #[derive(Debug, Serialize)]
@@ -82,7 +86,7 @@ fn files(images: &[Listed]) -> Files {
 }
 
 impl<'a> Row<'a> {
-    fn new(listed: &'a Listed, files: &Files, holders: &Holders) -> Self {
+    fn new(listed: &'a Listed, files: &Files, holders: &Holders, file_system: &'a str) -> Self {
         let record = &listed.record;
         let (size, stored) = units::sizes(record);
         let own: BTreeSet<String> = record.layers.iter().map(LayerRecord::squashfs_path).collect();
@@ -101,6 +105,7 @@ impl<'a> Row<'a> {
             foreign: listed.foreign,
             in_use: holders.get(record.id.as_str()).cloned().unwrap_or_default(),
             chunks: None,
+            file_system,
         }
     }
 
@@ -129,11 +134,12 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     for problem in &listing.unusable {
         tracing::warn!("{problem}");
     }
+    let file_system = FileSystem::of(&root).with_context(|| root.display().to_string())?.to_string();
     let files = files(&listing.images);
     let store = Store::open(&root)?;
     let has_chunks = store.root().join(CHUNK_STORE).exists();
     let row = |listed| -> anyhow::Result<Row<'_>> {
-        let row = Row::new(listed, &files, &holders);
+        let row = Row::new(listed, &files, &holders, &file_system);
         if has_chunks { row.with_chunks(&store, &listed.record) } else { Ok(row) }
     };
     let rows = listing.images.iter().map(row).collect::<anyhow::Result<Vec<_>>>()?;
@@ -141,14 +147,14 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
         return print_json(&rows);
     }
     print(&table(&listing.images, &rows))?;
-    if global.quiet || rows.is_empty() { Ok(()) } else { print(&totals(&rows, &files)) }
+    if global.quiet || rows.is_empty() { Ok(()) } else { print(&totals(&rows, &files, &file_system)) }
 }
 
-fn totals(rows: &[Row<'_>], files: &Files) -> String {
+fn totals(rows: &[Row<'_>], files: &Files, file_system: &str) -> String {
     let stored: u64 = units::total(files.values().map(|(_, size)| *size));
     let all: u64 = units::total(rows.iter().map(|row| row.stored));
     format!(
-        "{}, {} stored, {} saved by sharing\n",
+        "{}, {} stored on {file_system}, {} saved by sharing\n",
         units::count(rows.len(), "image"),
         units::bytes(stored),
         units::bytes(all.saturating_sub(stored))
@@ -226,10 +232,10 @@ mod tests {
         // A layer may be twice in one image: that is no sharing.
         let images = [listed("a", &[("base", 100), ("twice", 7), ("twice", 7)]), listed("b", &[("base", 100)])];
         let files = files(&images);
-        let rows: Vec<_> = images.iter().map(|image| Row::new(image, &files, &Holders::new())).collect();
+        let rows: Vec<_> = images.iter().map(|image| Row::new(image, &files, &Holders::new(), "ext4")).collect();
         let sizes: Vec<_> = rows.iter().map(|row| (row.size, row.stored, row.shared, row.unique)).collect();
         assert_eq!(sizes, [(1140, 107, 100, 7), (1000, 100, 100, 0)]);
-        assert_eq!(totals(&rows, &files), "2 images, 107 B stored, 100 B saved by sharing\n");
+        assert_eq!(totals(&rows, &files, "ext4"), "2 images, 107 B stored on ext4, 100 B saved by sharing\n");
         assert!(table(&images, &rows).lines().nth(1).unwrap().ends_with("1.14 kB  107 B   7 B"));
     }
 }

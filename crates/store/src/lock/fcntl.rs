@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parallax_file_system::{Can, FileSystem};
 use parallax_format::layout;
 use parallax_format::layout::{IMAGES_LOCK, LAYERS_LOCK};
 use parallax_format::podman::LOCK_TOKEN_BYTES;
@@ -115,7 +116,11 @@ pub(crate) fn lock(file: &File, how: FlockOperation) -> io::Result<bool> {
 pub fn has_locks(root: &Path) -> io::Result<bool> {
     // An fcntl lock is lost when any descriptor of the file is closed; a writer's must not be, by a look.
     let _threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
-    match lock(&File::open(root.join(LAYERS_LOCK))?, FlockOperation::NonBlockingLockShared) {
+    let file = File::open(root.join(LAYERS_LOCK))?;
+    if FileSystem::of_file(&file)?.kind.locks == Can::No {
+        return Ok(false);
+    }
+    match lock(&file, FlockOperation::NonBlockingLockShared) {
         // Somebody has it.
         Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::AGAIN | Errno::ACCESS)) => Ok(true),
         locked => locked,

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use parallax_config::Config;
+use parallax_file_system::FileSystem;
 use parallax_format::digest::{Digest, ImageId};
 use parallax_format::ducc;
 use parallax_format::oci::Manifest;
@@ -28,6 +29,8 @@ struct Row {
     layers: usize,
     /// The repository's root.
     tree: String,
+    /// Its file system.
+    file_system: String,
 }
 
 /// Lists the images of all repositories of the configuration.
@@ -39,7 +42,9 @@ pub(super) fn run(global: &Global, json: bool) -> anyhow::Result<()> {
     for root in Config::load(&global.config)?.trees.paths {
         let metadata = root.join(ducc::METADATA);
         let start = rows.len();
-        walk(&root, &metadata, 0, &mut rows)
+        FileSystem::of(&root)
+            .map_err(Into::into)
+            .and_then(|found| walk(&Tree { root: &root, file_system: &found.to_string() }, &metadata, 0, &mut rows))
             .with_context(|| format!("cannot list the images of {}", root.display()))?;
         rows.get_mut(start..).unwrap_or_default().sort();
     }
@@ -49,15 +54,21 @@ pub(super) fn run(global: &Global, json: bool) -> anyhow::Result<()> {
     print(&table(&rows))
 }
 
+/// A repository.
+struct Tree<'a> {
+    root: &'a Path,
+    file_system: &'a str,
+}
+
 /// Adds the images whose manifests are below a directory of a repository's metadata.
-fn walk(root: &Path, directory: &Path, depth: usize, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+fn walk(tree: &Tree<'_>, directory: &Path, depth: usize, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())? {
         let entry = entry.with_context(|| directory.display().to_string())?;
         let path = entry.path();
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) && depth < MAX_DEPTH {
-            walk(root, &path, depth + 1, rows)?;
+            walk(tree, &path, depth + 1, rows)?;
         } else if entry.file_name() == ducc::MANIFEST {
-            match row(root, directory, &path) {
+            match row(tree, directory, &path) {
                 Ok(row) => rows.push(row),
                 Err(error) => tracing::warn!("{} cannot be used: {error:#}", path.display()),
             }
@@ -66,22 +77,26 @@ fn walk(root: &Path, directory: &Path, depth: usize, rows: &mut Vec<Row>) -> any
     Ok(())
 }
 
-fn row(root: &Path, directory: &Path, file: &Path) -> anyhow::Result<Row> {
+fn row(tree: &Tree<'_>, directory: &Path, file: &Path) -> anyhow::Result<Row> {
     let manifest: Manifest = serde_json::from_slice(&fs::read(file)?)?;
     let digest = Digest::parse(&manifest.config.digest).context("the digest of its configuration is invalid")?;
-    let name = directory.strip_prefix(root.join(ducc::METADATA))?;
+    let name = directory.strip_prefix(tree.root.join(ducc::METADATA))?;
     Ok(Row {
         name: name.display().to_string(),
         id: ImageId::from(*digest.sha256()),
         layers: manifest.layers.len(),
-        tree: root.display().to_string(),
+        tree: tree.root.display().to_string(),
+        file_system: tree.file_system.to_owned(),
     })
 }
 
 fn table(rows: &[Row]) -> String {
-    let header = ["NAME", "ID", "LAYERS", "TREE"].map(str::to_owned);
-    let cells = |row: &Row| [row.name.clone(), row.id.short().to_owned(), row.layers.to_string(), row.tree.clone()];
-    let lines: Vec<[String; 4]> = [header].into_iter().chain(rows.iter().map(cells)).collect();
+    let header = ["NAME", "ID", "LAYERS", "FILE SYSTEM", "TREE"].map(str::to_owned);
+    let cells = |row: &Row| {
+        let (id, layers) = (row.id.short().to_owned(), row.layers.to_string());
+        [row.name.clone(), id, layers, row.file_system.clone(), row.tree.clone()]
+    };
+    let lines: Vec<[String; 5]> = [header].into_iter().chain(rows.iter().map(cells)).collect();
     units::columns(&lines)
 }
 
@@ -106,15 +121,23 @@ mod tests {
             fs::write(file, text).unwrap();
         }
         let mut rows = Vec::new();
-        walk(root, &root.join(ducc::METADATA), 0, &mut rows).unwrap();
+        walk(&Tree { root, file_system: "CVMFS" }, &root.join(ducc::METADATA), 0, &mut rows).unwrap();
         let tree = root.display().to_string();
         assert_eq!(
             rows,
-            [Row { name: "quay.io/a/b:1".into(), id: id.parse().unwrap(), layers: 1, tree: tree.clone() }]
+            [Row {
+                name: "quay.io/a/b:1".into(),
+                id: id.parse().unwrap(),
+                layers: 1,
+                tree: tree.clone(),
+                file_system: "CVMFS".into()
+            }]
         );
         assert_eq!(
             table(&rows),
-            format!("NAME           ID            LAYERS  TREE\nquay.io/a/b:1  abababababab  1       {tree}\n")
+            format!(
+                "NAME           ID            LAYERS  FILE SYSTEM  TREE\nquay.io/a/b:1  abababababab  1       CVMFS        {tree}\n"
+            )
         );
     }
 }
