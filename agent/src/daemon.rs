@@ -192,6 +192,7 @@ impl Daemon {
                         "agent.runtime_dir changed; restart the agent while no leases are active to apply it"
                     );
                 }
+                self.server.in_background(move || leases.clear_disk());
                 leases.metrics().reloaded(true);
                 tracing::info!("configuration reloaded");
                 "configuration reloaded".to_owned()

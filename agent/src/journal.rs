@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::identity::Identity;
 use crate::layers::LayerEntry;
+use crate::step::disk::DiskDirectory;
 
 /// The version of the entries that this agent writes. 0 is that of entries without one, which have no identity.
 pub const VERSION: u32 = 1;
@@ -97,6 +98,10 @@ pub struct Entry {
     /// track processes by control groups, and in entries of agents that did not record it.
     #[serde(default)]
     pub control_group: Option<String>,
+    /// The site's directory on a disk of the node in which the lease has its writable layer, in a directory with the lease's key as its
+    /// name. `None` if the layer is in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<PathBuf>,
     /// The directory of the container that the step shares with others; the step then has none of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
@@ -128,6 +133,12 @@ impl Entry {
     #[must_use]
     pub fn user(&self) -> Identity {
         self.identity.clone().unwrap_or_else(|| Identity::of_ids(self.request.uid, self.request.gid))
+    }
+
+    /// The lease's directory on a disk of the node.
+    #[must_use]
+    pub fn disk_directory(&self) -> Option<DiskDirectory> {
+        self.scratch.clone().map(|scratch| DiskDirectory { scratch, name: self.key.clone() })
     }
 
     fn header(&self) -> Header {
@@ -218,6 +229,7 @@ pub fn entry_of_unreadable(header: &Header, image: Option<StoreImage>, directory
         source: None,
         identity: None,
         control_group: None,
+        scratch: None,
         container: None,
     }
 }
@@ -281,6 +293,20 @@ impl Journal {
             }
         }
         Ok(all)
+    }
+
+    /// Whether there is an entry with this key, of any version.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn has(&self, key: &str) -> io::Result<bool> {
+        for file in fs::read_dir(&self.directory)? {
+            let header = file?.file_name().to_str().and_then(Header::parse);
+            if header.is_some_and(|header| header.key.directory == key) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn read_file(&self, path: &Path) -> io::Result<Recorded> {

@@ -100,6 +100,7 @@ const FILES: &[&[Listed]] = &[
     namespace::TESTS,
     inheritance::TESTS,
     scratch::TESTS,
+    scratch::disk::TESTS,
     security::TESTS,
     reload::TESTS,
     lookups::TESTS,

@@ -172,6 +172,14 @@ pub fn wait_for_no_layer(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
     wait_until_empty(&cluster.path_on(node, "/run/parallax/layers")?, Instant::now() + PATIENCE)
 }
 
+/// Waits until a directory, which must exist, is empty.
+///
+/// # Errors
+/// It does not become empty.
+pub fn wait_for_empty(directory: &Path) -> anyhow::Result<()> {
+    wait_until_empty(directory, Instant::now() + PATIENCE)
+}
+
 /// Waits, by inotify, until a directory is empty.
 fn wait_until_empty(directory: &Path, deadline: Instant) -> anyhow::Result<()> {
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;

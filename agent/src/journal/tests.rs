@@ -32,6 +32,7 @@ fn entry() -> Entry {
         image_names: Vec::new(),
         source: Some(SourceStatus { kind: "squashfs".into(), backend: "native".into(), reason: "it can".into() }),
         control_group: None,
+        scratch: Some("/local/scratch".into()),
         container: None,
         identity,
     }

@@ -28,6 +28,7 @@ use crate::identity::Identity;
 use crate::journal::{self, Entry, LeaseKey, Owner, StoreImage};
 use crate::layers::{Directory, LayerError, LayerSource, MountedLayer, SquashfsFiles, StepLayers};
 use crate::processes;
+use crate::step::disk::Disk;
 use crate::step::scratch::{self, Size};
 use crate::step::{Form, StepDirectory, StepPlan, StepStore};
 
@@ -101,6 +102,8 @@ impl Leases {
             entry.image = Some(StoreImage { store: store.path().to_owned(), id: image.id });
             entry.image_names.clone_from(&image.names);
         }
+        let disk = config.step.scratch().map(Disk::open).transpose().map_err(|error| refused(&error.to_string()))?;
+        entry.scratch = config.step.scratch().map(Path::to_owned);
         self.journal.write(&entry).map_err(|error| refused(&format!("cannot write the agent's journal: {error}")))?;
         let mut step_file = step_file::of_request(&entry.request, found, identity, &config)?;
         step_file.accounts = accounts.map_or_else(Accounts::default, |asked| answered(asked, &entry));
@@ -117,9 +120,10 @@ impl Leases {
             store: contents.store,
             step_file,
             scratch: scratch(&config.step.scratch_size, &entry),
+            disk,
         };
         let directory = StepDirectory::build(&self.step_path(&entry.key), &plan).map_err(|error| {
-            let _ = self.journal.remove(&entry);
+            self.forget(&entry);
             refused(&format!("cannot prepare the image \"{}\" on this node: {error}", entry.request.image))
         })?;
         let timings = Timings {
@@ -131,10 +135,19 @@ impl Leases {
         let notice = plan.step_file.notice;
         let layers = contents.layers.into_mounted();
         let marker = self.mark_in_use(entry.image.as_ref());
-        let resources = Resources { directory: Some(directory), layers, marker };
+        let resources = Resources { directory: Some(directory), disk: entry.disk_directory(), layers, marker };
         let lease = Arc::new(Lease { entry, readable: true, resources: Mutex::new(Some(resources)) });
         self.live().insert(lease.entry.step(), Arc::clone(&lease));
         Ok(Made { lease, notice, timings })
+    }
+
+    /// Removes what is left of a lease that was not granted: what the disk has goes first, since it is nobody's without an entry. If it
+    /// cannot go now, it does at the agent's next start.
+    fn forget(&self, entry: &Entry) {
+        if let Some(Err(problem)) = entry.disk_directory().map(|disk| disk.remove()) {
+            tracing::error!(step = %entry.step(), "{problem}");
+        }
+        let _ = self.journal.remove(entry);
     }
 
     /// Makes the image's part of a step's directory. Mounts the layers if the backend is the kernel.
@@ -219,6 +232,7 @@ impl Leases {
             image_names: Vec::new(),
             source: None,
             identity: Some(identity.clone()),
+            scratch: None,
             container: None,
         })
     }

@@ -133,7 +133,7 @@ impl Leases {
         self.journal.write(&entry).map_err(|error| refused(&format!("cannot write the agent's journal: {error}")))?;
         let key = entry.lease_key();
         tracing::info!(step = %key.step, uid = entry.request.uid, container = entry.directory(), "granted in a container");
-        let resources = Resources { directory: None, layers: Vec::new(), marker: None };
+        let resources = Resources { directory: None, disk: None, layers: Vec::new(), marker: None };
         let lease = Lease { entry, readable: true, resources: Mutex::new(Some(resources)) };
         self.live().insert(key.step, Arc::new(lease));
         Ok(key)

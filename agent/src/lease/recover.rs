@@ -28,6 +28,7 @@ use crate::journal::{Entry, Journal, LeaseKey, Recorded, entry_of_unreadable};
 use crate::layers::LayerTable;
 use crate::metrics::Metrics;
 use crate::step::StepDirectory;
+use crate::step::disk::{Disk, DiskDirectory};
 use crate::step::user_namespaces::NamespaceTable;
 
 /// The result of the recovery.
@@ -140,7 +141,11 @@ impl Leases {
     fn adopt(&self, entry: Entry, readable: bool, directory: Option<StepDirectory>) {
         let layers = entry.layers.iter().cloned().map(|layer| self.layers.adopt(layer)).collect();
         let marker = self.mark_in_use(entry.image.as_ref());
-        let held = Resources { directory, layers, marker };
+        // The scratch directory of an unreadable entry is not known, but hardly another one.
+        let scratch = if readable { None } else { self.config().step.scratch().map(Path::to_owned) };
+        let guessed = scratch.map(|scratch| DiskDirectory { scratch, name: entry.key.clone() });
+        let disk = entry.disk_directory().or(guessed);
+        let held = Resources { directory, disk, layers, marker };
         let lease = Lease { entry, readable, resources: Mutex::new(Some(held)) };
         self.live().insert(lease.entry.step(), Arc::new(lease));
     }
@@ -177,6 +182,28 @@ impl Leases {
             let next = stale.leases.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some(key) = next else { return };
             self.release(&key, Cause::Restart);
+        }
+    }
+
+    /// Checks the directory for writable layers on a disk, and removes what is there of steps that this node does not have: of before a
+    /// power cut, or of an agent that ended while it removed it. Problems are logged.
+    pub fn clear_disk(&self) {
+        let config = self.config();
+        let Some(scratch) = config.step.scratch() else { return };
+        let stale = || -> Result<(), String> {
+            let disk = Disk::open(scratch).map_err(|error| error.to_string())?;
+            let failed = |error: io::Error| format!("cannot read {}: {error}", disk.path().display());
+            // Listed before the journal is asked: its entries are made earlier.
+            for name in disk.names().map_err(failed)? {
+                if !self.journal.has(&name).map_err(failed)? {
+                    tracing::info!(directory = %disk.path().join(&name).display(), "removing the stale writable layer of a step");
+                    DiskDirectory { scratch: scratch.to_owned(), name }.remove()?;
+                }
+            }
+            Ok(())
+        };
+        if let Err(problem) = stale() {
+            tracing::error!("{problem}");
         }
     }
 

@@ -20,11 +20,14 @@ use crate::layers::MountedLayer;
 use crate::processes;
 use crate::processes::membership::StepProcesses;
 use crate::step::StepDirectory;
+use crate::step::disk::DiskDirectory;
 
 /// Timeout for the end of the step's last processes after they were killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout for the search for these processes; includes [`KILL_TIMEOUT`].
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(12);
+/// Timeout for the removal of the writable layer from the disk; it continues after the timeout.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Timeout for unmounting layers.
 const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -62,7 +65,7 @@ impl Leases {
 
     fn end(&self, lease: &Lease, cause: Cause) -> Vec<String> {
         let mut place = lease.resources.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Resources { directory, layers, marker }) = place.take() else { return Vec::new() };
+        let Some(Resources { directory, disk, layers, marker }) = place.take() else { return Vec::new() };
         let entry = &lease.entry;
         let step = entry.step();
         let started = Instant::now();
@@ -72,6 +75,7 @@ impl Leases {
         if let Some(Err(error)) = directory.map(StepDirectory::release) {
             problems.push(format!("cannot unmount {}: {error}", path.display()));
         }
+        problems.extend(disk.and_then(remove_from_disk));
         problems.extend(self.unmount(layers));
         if !lease.readable {
             self.unmount_orphaned_layers(Some(step));
@@ -116,6 +120,23 @@ impl Leases {
             tracing::error!("{problem}");
         }
     }
+}
+
+/// Removes a lease's directory on the disk; returns the problem. What takes long continues.
+fn remove_from_disk(disk: DiskDirectory) -> Option<String> {
+    let started = Instant::now();
+    let shown = disk.name.clone();
+    let removed = within(REMOVE_TIMEOUT, move || {
+        let problem = disk.remove().err();
+        if let Some(problem) = problem.as_ref().filter(|_| started.elapsed() >= REMOVE_TIMEOUT) {
+            tracing::error!("{problem}");
+        }
+        problem
+    });
+    removed.unwrap_or_else(|| {
+        tracing::info!(directory = shown, "still removing the writable layer");
+        None
+    })
 }
 
 fn end_processes(path: &Path, entry: &Entry) -> Vec<String> {

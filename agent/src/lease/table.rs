@@ -17,6 +17,7 @@ use crate::journal::{Entry, Journal, StoreImage};
 use crate::layers::{LayerTable, MountedLayer};
 use crate::metrics::Metrics;
 use crate::step::StepDirectory;
+use crate::step::disk::DiskDirectory;
 use crate::step::job_namespace;
 use crate::step::user_namespaces::NamespaceTable;
 
@@ -56,6 +57,8 @@ pub(super) struct Lease {
 pub(super) struct Resources {
     /// `None` for a step that shares the directory of a container.
     pub(super) directory: Option<StepDirectory>,
+    /// The directory on a disk of the node for the writable layer.
+    pub(super) disk: Option<DiskDirectory>,
     pub(super) layers: Vec<Arc<MountedLayer>>,
     pub(super) marker: Option<InUseMarker>,
 }

@@ -122,6 +122,7 @@ impl Server {
         for (key, process) in recovered.alive {
             server.watch_without_connection(key, process);
         }
+        server.in_background(move || leases.clear_disk());
         for _ in 0..STALE_RELEASE_THREADS {
             let stale = recovered.stale.clone();
             server.in_background(move || leases.release_stale(&stale));

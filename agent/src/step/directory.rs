@@ -1,4 +1,4 @@
-//! A step's directory: one tmpfs with the step store, the layers' mounts and all that Podman writes.
+//! A step's directory: one tmpfs with the step store, the layers' mounts and all that Podman writes, unless a disk of the node has that.
 //!
 //! The directory is built where no user can reach it and given to the user as the last act. From then on root uses no path inside
 //! it: the user owns the directory and may do with it what they like. Its end is one detach of the whole tree.
@@ -18,6 +18,7 @@ use rustix::fs::{AtFlags, Gid, Uid};
 use rustix::fs::{Mode, OFlags, ResolveFlags, chownat, fchmod, fchown, mkdirat, openat, openat2, symlinkat};
 use rustix::mount::{MountPropagationFlags, mount_change};
 
+use super::disk::Disk;
 use super::scratch::Size;
 use super::store::StepStore;
 use super::user_namespaces::Namespaces;
@@ -62,6 +63,8 @@ pub struct StepPlan<'a> {
     pub step_file: StepFile,
     /// The size of the tmpfs.
     pub scratch: Size,
+    /// The disk for writable layers; `None` if they are in memory.
+    pub disk: Option<Disk>,
 }
 
 /// A step's directory that is mounted, until [`StepDirectory::release`] or the end of this value.
@@ -93,6 +96,7 @@ impl StepDirectory {
             plan.namespaces.of(plan.entered).map_err(failed("cannot create a user namespace for the user"))?;
         attach_layers(&root, plan).map_err(failed("cannot mount a layer for the step"))?;
         attach_files(&root, plan).map_err(failed("cannot mount a layer's file for the step"))?;
+        make_graph_root(&root, path, plan).map_err(failed("cannot make the directory of the writable layer"))?;
         let user = place_of_namespace(plan.mode, path);
         if plan.step_file.container.is_some() {
             keep_namespaces(&root, path, &user, plan)?;
@@ -163,11 +167,37 @@ fn write_contents(root: &OwnedFd, path: &Path, plan: &StepPlan<'_>) -> io::Resul
         write_file(root, "storage.conf", storage_conf(&paths, plan).as_bytes())?;
         write_file(root, "containers.conf", containers_conf(&paths).as_bytes())?;
     }
+    let own = [paths.runtime_directory(), paths.launch_directory()];
+    own.iter().try_for_each(|own| make_own(root, own, plan))
+}
+
+/// Makes a directory of the user's with the name of `path`.
+fn make_own(parent: &OwnedFd, path: &Path, plan: &StepPlan<'_>) -> io::Result<()> {
     let (uid, gid) = owner(plan.identity);
-    for own in [paths.graph_root(), paths.runtime_directory(), paths.launch_directory()] {
-        let name = own.file_name().unwrap_or_default();
-        mkdirat(root, name, Mode::from_raw_mode(0o700))?;
-        chownat(root, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    let name = path.file_name().unwrap_or_default();
+    mkdirat(parent, name, Mode::from_raw_mode(0o700))?;
+    Ok(chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// Makes the graph root: a directory of the tmpfs, or the step's directory on the disk, which is then mounted there.
+fn make_graph_root(root: &OwnedFd, path: &Path, plan: &StepPlan<'_>) -> io::Result<()> {
+    let name_of = |path: &Path| path.file_name().and_then(OsStr::to_str).map(ToOwned::to_owned);
+    let paths = StepPaths::new(path);
+    let (Some(key), Some(name)) = (name_of(path), name_of(&paths.graph_root())) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    mkdirat(root, &name, Mode::from_raw_mode(0o700))?;
+    let directory = match &plan.disk {
+        Some(disk) => disk.create(&key)?,
+        None => openat(root, &name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?,
+    };
+    if plan.podman {
+        make_own(&directory, &paths.copies(), plan)?;
+    }
+    let (uid, gid) = owner(plan.identity);
+    fchown(&directory, Some(uid), Some(gid))?;
+    if plan.disk.is_some() {
+        DetachedMount::of_directory(directory.as_fd())?.attach(root, &name)?;
     }
     Ok(())
 }
@@ -262,12 +292,12 @@ fn storage_conf(paths: &StepPaths, plan: &StepPlan<'_>) -> String {
 }
 
 /// Podman's configuration for a job: no systemd session to make cgroups, no journal to write to, and a place inside the step for
-/// what it has half pulled and for its locks (else they stay in `/dev/shm`, a file for each user); and what HPC programs expect, the
+/// what it is pulling and for its locks (else they stay in `/dev/shm`, a file for each user); and what HPC programs expect, the
 /// node's own network.
 fn containers_conf(paths: &StepPaths) -> String {
     format!(
         "[containers]\nlog_driver = \"k8s-file\"\nnetns = \"host\"\n\n\
          [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nlock_type = \"file\"\nimage_copy_tmp_dir = \"{}\"\n",
-        paths.runtime_directory().display()
+        paths.copies().display()
     )
 }

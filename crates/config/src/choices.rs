@@ -45,7 +45,7 @@ choices! {
     Tmp default Node {
         /// The node's directory, or that of the job where Slurm gives each job one.
         Node = "node";
-        /// An empty directory in the step's memory, within `step.scratch_size`, that ends with the container.
+        /// An empty directory beside the step's writable layer that ends with the container.
         Step = "step";
     }
 }

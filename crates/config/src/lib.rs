@@ -126,8 +126,12 @@ section! {
         start_timeout: u32 = 60;
         /// Timeout of the end of a step that waits for the cleanup, in seconds (1 to 3600). The cleanup continues after the timeout.
         end_timeout: u32 = 30;
-        /// Maximum size of a step's writable layer and of Podman's own files, in memory, in the format of tmpfs(5): bytes with `k`, `m` or
-        /// `g`, or a percentage of the memory.
+        /// Directory on a disk of the node for the writable layers of steps and for the files of their Podman: an absolute path without
+        /// symbolic links. The directory must exist and belong to root, and nobody else may write there unless it is sticky. Each step has
+        /// a directory of its own below it, which is removed with the step, or at the agent's next start. Empty: in memory.
+        scratch: PathBuf = PathBuf::new(), example "\"/local/scratch\"";
+        /// Maximum size of a step's files in memory, which are the writable layer and Podman's own files unless `step.scratch` is set. The
+        /// format is that of tmpfs(5): bytes with `k`, `m` or `g`, or a percentage of the memory. Files in `step.scratch` have no such limit.
         scratch_size: String = "50%".to_owned();
         /// What happens to a step whose image is in no store.
         on_missing: OnMissing = OnMissing::default();
@@ -190,6 +194,12 @@ impl Agent {
 }
 
 impl Step {
+    /// Returns the directory for writable layers, if one is configured.
+    #[must_use]
+    pub fn scratch(&self) -> Option<&Path> {
+        Some(self.scratch.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
     /// [`Step::start_timeout`] as a duration.
     #[must_use]
     pub fn start_deadline(&self) -> Duration {
@@ -271,6 +281,7 @@ impl Config {
             .iter()
             .chain(&self.trees.paths)
             .chain([&self.agent.runtime_dir])
+            .chain(self.step.scratch().map(|_| &self.step.scratch))
             .chain(programs)
             .chain(directories);
         if let Some(path) = absolute.into_iter().find(|path| !path.is_absolute()) {
@@ -350,6 +361,7 @@ mod tests {
             "stores = [\"/s\"]\n[trees]\npaths = [\"trees\"]",
             "stores = [\"/s\"]\n[step]\nstart_timeout = 0",
             "stores = [\"/s\"]\n[step]\nend_timeout = 99999",
+            "stores = [\"/s\"]\n[step]\nscratch = \"scratch\"",
             "stores = [\"/s\"]\n[step]\nscratch_size = \"much\"",
             "stores = [\"/s\"]\n[step]\nscratch_size = \"1g,mode=0\"",
             "stores = [\"/s\"]\n[agent]\nmetrics_file = \"parallax.prom\"",

@@ -56,10 +56,16 @@ impl StepPaths {
         self.directory.join("containers.conf")
     }
 
-    /// Podman's graph root: the writable layers. The user's.
+    /// Podman's graph root: the writable layers. The user's, and a mount of its own where these are on a disk of the node.
     #[must_use]
     pub fn graph_root(&self) -> PathBuf {
         self.directory.join("graph")
+    }
+
+    /// The directory in which Podman puts the layers that it is pulling. The user's.
+    #[must_use]
+    pub fn copies(&self) -> PathBuf {
+        self.graph_root().join("copies")
     }
 
     /// The runtime directory (`XDG_RUNTIME_DIR`) of the step. The user's.

@@ -97,6 +97,20 @@ impl DetachedMount {
         Ok(mount)
     }
 
+    /// Makes a second mount of an open directory, whatever its path is now: no set-user-id programs, no device nodes, and nothing that is
+    /// mounted in the original or here propagates to the other.
+    ///
+    /// # Errors
+    /// `EPERM` without `CAP_SYS_ADMIN`, `EINVAL` for a directory of another mount namespace.
+    pub fn of_directory(directory: BorrowedFd<'_>) -> io::Result<Self> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        let mount = Self(open_tree(directory, "", flags)?);
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        let propagation = libc::MS_PRIVATE;
+        mount.set_attributes(&MountAttr { set: attributes.bits().into(), propagation, ..MountAttr::default() })?;
+        Ok(mount)
+    }
+
     /// Maps the files' ids by a user namespace: an id inside that namespace is the id on the file system,
     /// the id outside is the visible one. Supported for SquashFS since Linux 6.2.
     ///

@@ -12,6 +12,7 @@
 //! - [`squashfs`]: the tools that images are migrated with.
 //! - [`stores`]: the image stores; [`squashed`]: those in which root has no rights.
 //! - [`trees`]: repositories of unpacked images.
+//! - [`file_systems`]: the file systems of stores, repositories, home directories and writable layers.
 
 use std::fmt::Write as _;
 
@@ -27,6 +28,7 @@ use check::{Check, State};
 mod agent;
 mod check;
 mod extensions;
+mod file_systems;
 mod kernel;
 mod programs;
 mod slurm;
@@ -86,6 +88,9 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     checks.extend(stores::check(stores, &agent_config, is_root));
     let repositories = config.as_ref().map_or(&[][..], |config| &config.trees.paths);
     checks.extend(trees::check(repositories, &findings));
+    checks.extend(
+        config.as_ref().into_iter().flat_map(|config| file_systems::check(config, options.user.as_deref(), is_root)),
+    );
 
     if options.json {
         print_json(&checks)?;

@@ -6,6 +6,8 @@ use integration_tests::held::HeldStep;
 use integration_tests::memory_group::MemoryGroup;
 use integration_tests::processes::machine_pid;
 
+pub(super) mod disk;
+
 tests! { cluster:
     a_full_layer_is_an_error_and_not_the_end_of_the_task,
     without_a_limit_the_size_is_as_configured,

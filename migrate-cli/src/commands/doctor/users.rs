@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use nix::unistd::User;
 use parallax_probe::subordinate::{Listed, Source, Subordinate};
 
 use super::check::Check;
@@ -42,14 +43,7 @@ const LIMITS: [Limit; 3] = [
 /// Checks the kernel's limits, and the subordinate ids of a user: of `name`, or of the calling user unless root.
 pub(super) fn check(name: Option<&str>, is_root: bool) -> Vec<Check> {
     let mut checks = limits(Path::new("/proc/sys"));
-    let user = match name {
-        Some(name) => nix::unistd::User::from_name(name).ok().flatten().ok_or_else(|| name.to_owned()),
-        None if is_root => return checks,
-        None => {
-            let uid = nix::unistd::getuid();
-            nix::unistd::User::from_uid(uid).ok().flatten().ok_or_else(|| uid.to_string())
-        }
-    };
+    let Some(user) = of_option(name, is_root) else { return checks };
     match user {
         Ok(user) => {
             let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
@@ -61,6 +55,18 @@ pub(super) fn check(name: Option<&str>, is_root: bool) -> Vec<Check> {
         }
     }
     checks
+}
+
+/// The user `name`, or the calling user unless root; an error is the name of an unknown user.
+pub(super) fn of_option(name: Option<&str>, is_root: bool) -> Option<Result<User, String>> {
+    match name {
+        Some(name) => Some(User::from_name(name).ok().flatten().ok_or_else(|| name.to_owned())),
+        None if is_root => None,
+        None => {
+            let uid = nix::unistd::getuid();
+            Some(User::from_uid(uid).ok().flatten().ok_or_else(|| uid.to_string()))
+        }
+    }
 }
 
 fn limits(sys: &Path) -> Vec<Check> {

@@ -1,0 +1,81 @@
+//! The file systems of stores, repositories, home directories and writable layers.
+
+use std::path::Path;
+
+use parallax_config::Config;
+use parallax_file_system::{FileSystem, Place, scratch};
+
+use super::check::Check;
+use super::users;
+
+/// The topic of these checks.
+const TOPIC: &str = "file system";
+
+/// Shows the file systems of all directories of the configuration that are there, and of the home directory of the user of
+/// [`users::of_option`]; checks the directory for writable layers.
+pub(super) fn check(config: &Config, user: Option<&str>, is_root: bool) -> Vec<Check> {
+    let home = users::of_option(user, is_root).and_then(Result::ok).map(|user| user.dir);
+    // What is missing is reported with the stores and the repositories.
+    let shown = config.stores.iter().chain(&config.trees.paths).chain(&home);
+    let mut checks: Vec<Check> =
+        shown.filter_map(|path| Some(Check::ok(TOPIC, described(path, &FileSystem::of(path).ok()?)))).collect();
+    checks.extend(config.step.scratch().map(of_scratch));
+    checks
+}
+
+fn described(path: &Path, file_system: &FileSystem) -> String {
+    let place = match file_system.kind.place {
+        Place::Memory => ", in memory",
+        Place::Local => "",
+        Place::Shared => ", on servers",
+        Place::Unknown => ", of unknown abilities",
+    };
+    let lacks = match file_system.kind.lacks().as_slice() {
+        [] => String::new(),
+        lacks => format!("; it has no {}", lacks.join(", no ")),
+    };
+    format!("{} is on {file_system}{place}{lacks}", path.display())
+}
+
+fn of_scratch(path: &Path) -> Check {
+    match scratch::open(path) {
+        Ok(found) if found.file_system.kind.place == Place::Memory => Check::warning(
+            TOPIC,
+            format!("writable layers are in {}, which is in memory and beyond the limits of jobs", path.display()),
+            "name a directory on a disk in \"step.scratch\", or remove the key",
+        ),
+        Ok(found) => Check::ok(
+            TOPIC,
+            format!(
+                "writable layers are in {}, on {}; \"step.scratch_size\" does not limit them",
+                path.display(),
+                found.file_system
+            ),
+        ),
+        Err(error) => {
+            let text = error.to_string();
+            let (finding, remedy) = text.rsplit_once("; ").unwrap_or((&text, "correct \"step.scratch\""));
+            Check::problem(TOPIC, finding, remedy)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::State;
+    use super::*;
+
+    #[test]
+    fn directories_have_their_file_systems() {
+        let config = Config::parse("stores = [\"/nonexistent\", \"/proc/self\"]").unwrap();
+        let checks = check(&config, None, true);
+        assert_eq!(checks, [Check::ok(TOPIC, "/proc/self is on proc, of unknown abilities")]);
+    }
+
+    #[test]
+    fn a_scratch_directory_that_cannot_be_used_has_its_remedy() {
+        let check = of_scratch(Path::new("/nonexistent/scratch"));
+        assert_eq!(check.state, State::Problem);
+        assert!(!check.finding.contains(';') && check.remedy.unwrap().contains("step.scratch"), "{}", check.finding);
+    }
+}
