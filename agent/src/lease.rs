@@ -12,6 +12,7 @@ mod job_layers;
 mod keeper;
 mod named;
 mod owners;
+mod reach;
 mod recover;
 pub mod refusal;
 mod release;

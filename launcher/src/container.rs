@@ -199,7 +199,7 @@ fn make(paths: &StepPaths, step: &StepFile, asked: Asked<'_>) -> Result<Outcome,
             let podman = Podman::new(paths, step, &launcher);
             // The variable has precedence, as in Podman.
             let home = std::env::var_os("HOME").map(PathBuf::from).or_else(|| step.home.clone());
-            let pulled = pull::pull(&podman, &step.image, home.as_deref(), paths, deadline)?;
+            let pulled = pull::pull(&podman, step, home.as_deref(), paths, deadline)?;
             (pulled.layers, Some(pulled.execution))
         }
     };

@@ -143,6 +143,7 @@ mod tests {
         StepFile {
             image: "a".into(),
             image_id: None,
+            pulled_id: None,
             notice: None,
             user: "u1".into(),
             home: None,

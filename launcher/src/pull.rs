@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use parallax_format::layout;
 use parallax_format::oci::Execution;
-use parallax_protocol::step_file::StepPaths;
+use parallax_protocol::step_file::{StepFile, StepPaths};
 use serde::Deserialize;
 
 use crate::making::Layers;
@@ -59,23 +59,30 @@ struct Directories {
     lower: String,
 }
 
-/// Has Podman pull the image of this name into the step's storage. `home` is the user's home directory.
+/// Has Podman pull the step's image into the step's storage, and refuses another one than the job was submitted with. `home` is the
+/// user's home directory.
 ///
 /// # Errors
 /// A message for the user.
 pub(crate) fn pull(
     podman: &Podman,
-    name: &str,
+    step: &StepFile,
     home: Option<&Path>,
     paths: &StepPaths,
     deadline: Instant,
 ) -> Result<Pulled, String> {
+    let name = step.image.as_str();
     let mut variables = variables(|name| std::env::var_os(name), home, Path::exists);
     copy_logins(&mut variables, &paths.launch_directory().join("auth.json"));
     let words = |arguments: &[&str]| arguments.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let pulled = podman.ask(&words(&["pull", "--quiet", name]), &variables, deadline);
     let pulled = pulled.map_err(|error| format!("cannot pull the image \"{name}\": {error}"))?;
     let id = pulled.lines().next_back().unwrap_or_default().trim();
+    if let Some(expected) = step.pulled_id.as_deref().filter(|expected| *expected != id) {
+        return Err(format!(
+            "the registry has another image \"{name}\" (id {id:.12}) than the job was submitted with (id {expected:.12}); submit the job again"
+        ));
+    }
     let said = podman.ask(&words(&["image", "inspect", "--format={{json .}}", id]), &[], deadline)?;
     let invalid = |error: &dyn std::fmt::Display| format!("invalid output of podman for the image \"{name}\": {error}");
     let Inspected { config, graph_driver } = serde_json::from_str(&said).map_err(|error| invalid(&error))?;

@@ -53,6 +53,7 @@ mod systemd;
 mod trees;
 mod trials;
 mod typed;
+mod unreachable;
 mod userns;
 mod without_locks;
 
@@ -95,6 +96,7 @@ const FILES: &[&[Listed]] = &[
     identity::TESTS,
     backend::TESTS,
     pull::TESTS,
+    unreachable::TESTS,
     compat::TESTS,
     concurrent::TESTS,
     namespace::TESTS,

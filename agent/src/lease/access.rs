@@ -6,6 +6,7 @@ use parallax_protocol::message::LeaseRequest;
 use parallax_store::read::OpenError;
 use parallax_sys::credentials::Credentials;
 
+use super::reach::Failure;
 use super::refusal::{Refusal, refused};
 use crate::helper::HelperError;
 use crate::identity::Identity;
@@ -41,21 +42,25 @@ impl Obstacles {
         }
     }
 
-    /// The refusal of an image that was found in no other store, if there is an obstacle. A store that the user may not read is
+    /// The failure to find an image that was found in no other store, if there is an obstacle. A store that the user may not read is
     /// one, too: the image may be in there, and another one of this name must not take its place.
-    pub(super) fn refusal(&self, image: &str, near: impl FnOnce() -> Vec<String>) -> Option<Refusal> {
-        if let Some(problem) = &self.problem {
-            return Some(refused(&format!("cannot look up the image \"{image}\": {problem}")));
+    pub(super) fn failure(&self, image: &str, near: impl FnOnce() -> Vec<String>) -> Option<Failure> {
+        match &self.problem {
+            Some(problem @ OpenError::Store { .. }) => return Some(Failure::Unreachable(problem.to_string())),
+            Some(problem) => {
+                return Some(Failure::Refused(refused(&format!("cannot look up the image \"{image}\": {problem}"))));
+            }
+            None => {}
         }
         (!self.denied.is_empty()).then(|| {
             let denied: Vec<String> = self.denied.iter().map(|path| path.display().to_string()).collect();
             let near: Vec<String> = near().iter().map(|name| format!("\"{name}\"")).collect();
             let near = if near.is_empty() { String::new() } else { format!("did you mean {}? Else ", near.join(" or ")) };
-            Refusal::user(format!(
+            Failure::Refused(Refusal::user(format!(
                 "cannot look up the image \"{image}\": permission denied on the store {}, and no other store has it; {near}{}",
                 denied.join(", "),
                 ASK
-            ))
+            )))
         })
     }
 }
@@ -84,12 +89,19 @@ mod tests {
         OpenError::Read { store: store.into(), path: "parallax/names/a".into(), cause: kind.into() }
     }
 
+    fn refused_with(failure: Option<Failure>) -> String {
+        match failure {
+            Some(Failure::Refused(refusal)) => refusal.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn a_closed_store_is_named_and_a_damaged_one_comes_first() {
         let mut obstacles = Obstacles::default();
-        assert!(obstacles.refusal("a", Vec::new).is_none());
+        assert!(obstacles.failure("a", Vec::new).is_none());
         obstacles.add(failure("/closed", io::ErrorKind::PermissionDenied));
-        let text = obstacles.refusal("a", || vec!["b".to_owned()]).unwrap().to_string();
+        let text = refused_with(obstacles.failure("a", || vec!["b".to_owned()]));
         assert!(
             text.contains("permission denied on the store /closed") && text.contains("did you mean \"b\"?"),
             "{text}"
@@ -97,11 +109,15 @@ mod tests {
         assert!(text.ends_with(ASK) && !text.contains("names/a"), "{text}");
         obstacles.add(failure("/damaged", io::ErrorKind::InvalidData));
         obstacles.add(failure("/later", io::ErrorKind::InvalidData));
-        let text = obstacles.refusal("a", Vec::new).unwrap().to_string();
+        let text = refused_with(obstacles.failure("a", Vec::new));
         assert!(
             text.contains("/damaged") && !text.contains("/later") && text.ends_with("tell the administrator"),
             "{text}"
         );
+        let mut missing = Obstacles::default();
+        missing.add(OpenError::Store { path: "/missing".into(), cause: io::ErrorKind::NotFound.into() });
+        let failure = missing.failure("a", Vec::new);
+        assert!(matches!(&failure, Some(Failure::Unreachable(reason)) if reason.contains("/missing")), "{failure:?}");
     }
 
     #[test]

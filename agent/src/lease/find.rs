@@ -1,17 +1,19 @@
 //! The search for the requested image, and the result for an image that is in no store.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use parallax_config::OnMissing;
+use parallax_config::{Config, OnMissing, OnUnreachable};
 use parallax_format::digest::ImageId;
 use parallax_format::record::ImageRecord;
 use parallax_format::{ImageRef, RequestedImage, ambiguous_id, id_prefix, nearest};
-use parallax_protocol::message::LeaseRequest;
+use parallax_protocol::message::{LeaseRequest, Mode};
 use parallax_store::read::{OpenError, TrustedStore};
 use parallax_sys::credentials::Credentials;
 
 use super::access::Obstacles;
+use super::reach::{self, Failure, Place};
 use super::refusal::{Refusal, no_container, refused};
 use super::table::Leases;
 use super::trees;
@@ -37,22 +39,75 @@ impl Leases {
             RequestedImage::OfContainer(name) => return Err(no_container(&name)),
             RequestedImage::InStore(typed) => typed,
         };
-        user.run(|| self.search_stores(request, typed))
-            .map_err(|error| refused(&format!("cannot take on the user's credentials: {error}")))?
-    }
-
-    fn search_stores(&self, request: &LeaseRequest, typed: ImageRef) -> Result<Found, Refusal> {
-        let name = &request.image;
         // The id says what the name meant at submit time. An image removed since then is not replaced by another.
         let reference = match &request.image_id {
             Some(id) => ImageRef::parse(id).map_err(|error| Refusal::user(error.to_string()))?,
             None => typed,
         };
+        let config = self.config();
+        let search = Arc::new(Search {
+            reference,
+            name: request.image.clone(),
+            is_pinned: request.image_id.is_some(),
+            user: user.clone(),
+            config: Arc::clone(&config),
+        });
+        let within = Arc::clone(&search);
+        match reach::in_time(reach::time(&config.step), move |place| within.run(place)) {
+            Ok(found) => Ok(found),
+            Err(Failure::Refused(refusal)) => Err(refusal),
+            Err(Failure::Unreachable(reason)) if config.step.on_unreachable == OnUnreachable::Pull => {
+                search.pulled_instead(request.mode, &reason)
+            }
+            Err(Failure::Unreachable(reason)) => Err(search.refused(&reason)),
+        }
+    }
+}
+
+/// A look-up of an image, with all that it needs: it may outlive its request.
+#[derive(Debug)]
+struct Search {
+    name: String,
+    reference: ImageRef,
+    /// True if `reference` is the id of submit time.
+    is_pinned: bool,
+    user: Credentials,
+    config: Arc<Config>,
+}
+
+impl Search {
+    fn run(&self, place: &Place) -> Result<Found, Failure> {
+        let failed = |error| Failure::Refused(refused(&format!("cannot take on the user's credentials: {error}")));
+        self.user.run(|| self.search_stores(place)).map_err(failed)?
+    }
+
+    fn refused(&self, reason: &str) -> Refusal {
+        refused(&format!("cannot look up the image \"{}\": {reason}", self.name))
+    }
+
+    /// Has Podman pull an image whose store is not reachable. In podman mode nobody compares what is pulled with the id of submit time.
+    fn pulled_instead(&self, mode: Mode, reason: &str) -> Result<Found, Refusal> {
+        let is_name = match ImageRef::parse(&self.name) {
+            Ok(ImageRef::Id(_)) | Err(_) => false,
+            Ok(_) => id_prefix(&self.name).is_none(),
+        };
+        if !is_name || (self.is_pinned && mode == Mode::Podman) {
+            return Err(self.refused(reason));
+        }
+        Ok(Found::Missing(format!(
+            "the image \"{}\" cannot be looked up ({reason}), so Podman pulls it for this step alone",
+            self.name
+        )))
+    }
+
+    fn search_stores(&self, place: &Place) -> Result<Found, Failure> {
+        let (name, reference) = (&self.name, &self.reference);
         let mut readable = Vec::new();
         let mut obstacles = Obstacles::default();
-        for path in &self.config().stores {
+        for path in &self.config.stores {
+            place.is(path);
             match TrustedStore::open(path) {
-                Ok(store) => match store.resolve(&reference) {
+                Ok(store) => match store.resolve(reference) {
                     Ok(Some(image)) => return Ok(Found::Image(store, Box::new(image))),
                     Ok(None) => readable.push(store),
                     Err(error) => obstacles.add(error),
@@ -62,37 +117,42 @@ impl Leases {
         }
         // Another tool's images are in no index: finding one takes longer, so it comes last.
         for (at, store) in readable.iter().enumerate() {
-            match store.resolve_foreign(&reference) {
+            place.is(store.path());
+            match store.resolve_foreign(reference) {
                 Ok(Some(image)) => return Ok(Found::Image(readable.swap_remove(at), Box::new(image))),
                 Ok(None) => {}
                 Err(error) => obstacles.add(error),
             }
         }
-        if request.image_id.is_none() {
-            if let Some(found) = by_id_prefix(name, &mut readable, &mut obstacles)? {
+        if !self.is_pinned {
+            if let Some(found) = by_id_prefix(name, &mut readable, &mut obstacles).map_err(Failure::Refused)? {
                 return Ok(found);
             }
         }
-        match trees::find(&self.config().trees.paths, &reference) {
+        match trees::find(&self.config.trees.paths, reference, |path| place.is(path)) {
             Ok(Some(path)) => return Ok(Found::Directory(path)),
             Ok(None) => {}
             Err((path, cause)) => obstacles.add(OpenError::Store { path, cause }),
         }
         let near = || nearest(name, &readable.iter().flat_map(TrustedStore::names).collect::<Vec<_>>());
-        if let Some(refusal) = obstacles.refusal(name, near) {
-            return Err(refusal);
+        if let Some(failure) = obstacles.failure(name, near) {
+            return Err(failure);
         }
-        match &request.image_id {
-            Some(id) => Err(Refusal::user(format!(
+        if let Some(empty) = readable.iter().find(|store| is_empty(store.path())) {
+            let path = empty.path().display();
+            return Err(Failure::Unreachable(format!("the store {path} is empty; is its file system mounted?")));
+        }
+        match reference {
+            ImageRef::Id(id) if self.is_pinned => Err(Failure::Refused(Refusal::user(format!(
                 "the image that \"{name}\" meant at submit time (id {id:.12}) is in no store any more; submit the job again"
-            ))),
-            None => self.missing(name, &reference, near),
+            )))),
+            _ => self.missing(near).map_err(Failure::Refused),
         }
     }
 
     /// Handles an image that is in no store: a refusal, or a pull by Podman. An id cannot be pulled.
-    fn missing(&self, name: &str, reference: &ImageRef, near: impl FnOnce() -> Vec<String>) -> Result<Found, Refusal> {
-        let config = self.config();
+    fn missing(&self, near: impl FnOnce() -> Vec<String>) -> Result<Found, Refusal> {
+        let Self { name, reference, config, .. } = self;
         let searched = config.stores.iter().chain(&config.trees.paths);
         let paths: Vec<String> = searched.map(|path| path.display().to_string()).collect();
         let is_name = !matches!(reference, ImageRef::Id(_)) && id_prefix(name).is_none();
@@ -104,6 +164,11 @@ impl Leases {
         }
         Err(Refusal::user(parallax_format::unknown_image(name, &paths, &near())))
     }
+}
+
+/// Whether a store's directory has nothing in it, as mount points have without their mounts.
+fn is_empty(path: &Path) -> bool {
+    std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// Adds the name that an image had when its job was submitted, if it has moved to another image since: Podman finds the image in

@@ -46,6 +46,7 @@ pub(super) fn of_request(
     Ok(StepFile {
         image: name.clone(),
         image_id,
+        pulled_id: if let Found::Missing(_) = found { request.image_id.clone() } else { None },
         notice,
         user: identity.name.clone(),
         home: identity.home.clone(),

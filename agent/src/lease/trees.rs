@@ -6,12 +6,18 @@ use std::path::{Path, PathBuf};
 
 use parallax_format::{ImageRef, ducc};
 
-/// Returns the directory of the image that a reference means; `None` if no repository has it.
+/// Returns the directory of the image that a reference means; `None` if no repository has it. Calls `before` with each repository
+/// before a look at it.
 ///
 /// # Errors
 /// The repository that cannot be searched, and the reason.
-pub(super) fn find(repositories: &[PathBuf], reference: &ImageRef) -> Result<Option<PathBuf>, (PathBuf, io::Error)> {
+pub(super) fn find(
+    repositories: &[PathBuf],
+    reference: &ImageRef,
+    before: impl Fn(&Path),
+) -> Result<Option<PathBuf>, (PathBuf, io::Error)> {
     for repository in repositories {
+        before(repository);
         let failed = |error| (repository.clone(), error);
         // One that is not mounted here says nothing about its images.
         fs::metadata(repository).map_err(failed)?;
@@ -47,11 +53,12 @@ mod tests {
         for path in [&name, &flat] {
             fs::create_dir_all(path).unwrap();
         }
-        let found = |text: &str| find(std::slice::from_ref(&root), &ImageRef::parse(text).unwrap()).unwrap();
+        let found = |text: &str| find(std::slice::from_ref(&root), &ImageRef::parse(text).unwrap(), |_| ()).unwrap();
         assert_eq!((found("python:3"), found(&id)), (Some(name), Some(flat)));
         assert_eq!((found("python:4"), found("quay.io/a/b")), (None, None));
         let missing = root.join("missing");
-        let (named, _) = find(std::slice::from_ref(&missing), &ImageRef::parse("python:3").unwrap()).unwrap_err();
+        let (named, _) =
+            find(std::slice::from_ref(&missing), &ImageRef::parse("python:3").unwrap(), |_| ()).unwrap_err();
         assert_eq!(named, missing);
     }
 }

@@ -50,6 +50,61 @@ choices! {
     }
 }
 
+/// What happens to a step whose store or repository is not there, or does not respond (`step.on_unreachable`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum OnUnreachable {
+    /// The step is refused.
+    #[default]
+    Error,
+    /// Podman pulls the image.
+    Pull,
+    /// The step waits for it, for so many seconds.
+    Wait(u32),
+}
+
+impl OnUnreachable {
+    const WAIT: &str = "wait:";
+
+    /// Refuses a wait that is not shorter than a step's timeout, in seconds.
+    pub(crate) fn check(self, start_timeout: u32) -> Result<(), String> {
+        match self {
+            Self::Wait(seconds) if !(1..start_timeout).contains(&seconds) => Err(format!(
+                "invalid \"step.on_unreachable\": {seconds} is not from 1 to {} seconds, less than \"step.start_timeout\"",
+                start_timeout - 1
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl TryFrom<String> for OnUnreachable {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let seconds = || text.strip_prefix(Self::WAIT)?.parse().ok();
+        match text.as_str() {
+            "error" => Ok(Self::Error),
+            "pull" => Ok(Self::Pull),
+            _ => seconds().map(Self::Wait).ok_or_else(|| format!("\"{text}\" is not error, pull or wait:SECONDS")),
+        }
+    }
+}
+
+impl From<OnUnreachable> for String {
+    fn from(value: OnUnreachable) -> Self {
+        match value {
+            OnUnreachable::Error => "error".to_owned(),
+            OnUnreachable::Pull => "pull".to_owned(),
+            OnUnreachable::Wait(seconds) => format!("{}{seconds}", OnUnreachable::WAIT),
+        }
+    }
+}
+
+impl Described for OnUnreachable {
+    const SHAPE: Shape = Shape { kind: "error, pull or wait:SECONDS", choices: &[], list: false };
+}
+
 /// An owner of stores that the kernel may read (`agent.trusted_owners`): a name, or a number.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged)]
@@ -62,4 +117,22 @@ pub enum Owner {
 
 impl Described for Owner {
     const SHAPE: Shape = Shape { kind: "user name or id", choices: &[], list: false };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_shorter_than_the_steps_timeout() {
+        let parsed = |text: &str| OnUnreachable::try_from(text.to_owned());
+        for text in ["error", "pull", "wait:30"] {
+            assert_eq!(String::from(parsed(text).unwrap()), text);
+        }
+        for text in ["", "wait", "wait:", "wait:-1", "wait:1.5", "Error"] {
+            assert!(parsed(text).unwrap_err().contains("wait:SECONDS"), "{text}");
+        }
+        let fits = |seconds| OnUnreachable::Wait(seconds).check(60).is_ok();
+        assert_eq!([0, 1, 59, 60].map(fits), [false, true, true, false]);
+    }
 }

@@ -19,7 +19,7 @@ mod mount;
 mod mount_program;
 mod obsolete;
 
-pub use choices::{Mounts, OnMissing, Owner, Tmp, Verify};
+pub use choices::{Mounts, OnMissing, OnUnreachable, Owner, Tmp, Verify};
 pub use keys::{Choice, Key, Section, Shape};
 pub use mount::{BindMount, BindMountError};
 pub use mount_program::{LogLevel, MountProgram};
@@ -135,6 +135,10 @@ section! {
         scratch_size: String = "50%".to_owned();
         /// What happens to a step whose image is in no store.
         on_missing: OnMissing = OnMissing::default();
+        /// What happens to a step if a store or a repository in which its image may be is missing or does not respond. `error`: the step
+        /// fails with the reason. `wait:SECONDS`: the step waits for it, for less than `step.start_timeout`. `pull`: Podman pulls the image, as
+        /// with `step.on_missing`; if the job was submitted where the image's id is known, the step runs that image or fails.
+        on_unreachable: OnUnreachable = OnUnreachable::default();
     }
 }
 
@@ -296,6 +300,7 @@ impl Config {
             let seconds = self.agent.keep_warm;
             return Err(format!("invalid \"agent.keep_warm\": {seconds} is not from 0 to {MAX_KEEP_WARM} seconds"));
         }
+        self.step.on_unreachable.check(self.step.start_timeout)?;
         self.mount_program.check()?;
         if !is_tmpfs_size(&self.step.scratch_size) {
             return Err(format!(
@@ -379,6 +384,7 @@ mod tests {
             "stores = [\"/s\"]\n[agent]\nmount_program = \"parallax-mount-program\"",
             "stores = [\"/s\"]\n[agent]\ntrusted_owners = [-1]",
             "stores = [\"/s\"]\n[step]\non_missing = \"run\"",
+            "stores = [\"/s\"]\n[step]\non_unreachable = \"wait:60\"",
             "not toml",
         ] {
             assert!(!error(text).1.contains('\n'), "{text}");

@@ -113,6 +113,9 @@ pub struct StepFile {
     pub image: String,
     /// The image id, 64 hexadecimal digits; nothing for an image that is in no store, which Podman is to pull.
     pub image_id: Option<String>,
+    /// The id that an image which Podman is to pull must have, if it was known when the job was submitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pulled_id: Option<String>,
     /// A notice for the user before the container is created.
     pub notice: Option<String>,
     /// The user's name.

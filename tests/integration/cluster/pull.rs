@@ -16,15 +16,15 @@ tests! { cluster:
 }
 
 /// The registry on n1, for as long as this value lives.
-struct Registry {
+pub(super) struct Registry {
     process: std::process::Child,
 }
 
-const REGISTRY: &str = "127.0.0.1:5000";
+pub(super) const REGISTRY: &str = "127.0.0.1:5000";
 
 impl Registry {
     /// Starts it, with the image `python` as `some/thing:1`.
-    fn start(cluster: &Cluster) -> anyhow::Result<Self> {
+    pub(super) fn start(cluster: &Cluster) -> anyhow::Result<Self> {
         let script = "
             rm -rf /tmp/registry; mkdir /tmp/registry; cd /tmp/registry
             printf 'version: 0.1\\nstorage: { filesystem: { rootdirectory: /tmp/registry } }\\nhttp: { addr: REGISTRY }\\n' >config.yml

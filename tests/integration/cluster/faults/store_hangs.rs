@@ -53,8 +53,9 @@ fn at_the_start(cluster: &Cluster) -> anyhow::Result<String> {
         store.thaw()?;
         plain?.success()?;
         status?;
-        failed_saying_once(&second?, &["tell the administrator"])?;
-        let seen = failed_saying_once(&first?, &["no answer in time", "tell the administrator"])?;
+        let reason = ["/hanging (fuse-overlayfs) does not respond", "tell the administrator"];
+        failed_saying_once(&second?, &reason)?;
+        let seen = failed_saying_once(&first?, &reason)?;
         run("debian")?.success()?;
         Ok(seen)
     });
