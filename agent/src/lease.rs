@@ -9,6 +9,7 @@ pub mod cause;
 mod container_locks;
 mod find;
 mod job_layers;
+mod keep_for_job;
 mod keeper;
 mod named;
 mod owners;

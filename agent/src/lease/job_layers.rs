@@ -1,7 +1,7 @@
 //! Layers that stay mounted until their job ends on this node, because the job's next step may use them.
 //!
 //! A SquashFS file that was just mounted has nothing in the kernel's caches: its directories and pages are unpacked anew for each step.
-//! So the layers of a job's steps stay mounted for as long as the process that lasts as long as the job ([`keeper`]). Where there is none,
+//! So the layers of a job's steps stay mounted for as long as the process that lasts as long as the job ([`super::keeper`]). Where there is none,
 //! each step's layers end with the step. An agent that stops unmounts what no step uses; its successor keeps the layers of later steps.
 
 use std::collections::HashMap;
@@ -9,10 +9,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use parallax_protocol::message::StepId;
-use parallax_sys::process::Process;
 
-use super::keeper;
-use super::table::Leases;
 use crate::layers::MountedLayer;
 
 /// Maximum number of layers that stay mounted for one job; the layers that were kept first are given up for later ones.
@@ -62,6 +59,29 @@ impl JobLayers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Adds layers to those of a job; returns those that are given up for them. `None` for the job's first step, for which the process that
+    /// tells the job's end is to be looked for; other steps of the job do not look for it meanwhile.
+    ///
+    /// A lease's resources are never locked with this table: a release locks it while it has those.
+    pub(super) fn add(&self, run: JobRun, layers: &[Arc<MountedLayer>]) -> Option<Vec<Arc<MountedLayer>>> {
+        match self.lock().entry(run) {
+            Entry::Occupied(known) if known.get().ends => Some(known.into_mut().add(layers)),
+            Entry::Occupied(_) => Some(Vec::new()),
+            Entry::Vacant(place) => {
+                place.insert(Kept::default());
+                None
+            }
+        }
+    }
+
+    /// Keeps a job's layers from now on: its end will be known.
+    pub(super) fn keep(&self, run: JobRun, layers: &[Arc<MountedLayer>]) {
+        let mut jobs = self.lock();
+        let kept = jobs.entry(run).or_default();
+        kept.ends = true;
+        kept.add(layers);
+    }
+
     /// Forgets a job whose end nothing tells, with its last lease.
     pub(super) fn forget(&self, run: JobRun) {
         let mut jobs = self.lock();
@@ -82,68 +102,6 @@ impl JobLayers {
             Some(run) => jobs.remove(&run).map(|kept| kept.layers).unwrap_or_default(),
             None => jobs.values_mut().flat_map(|kept| std::mem::take(&mut kept.layers)).collect(),
         }
-    }
-}
-
-impl Leases {
-    /// Has the layers of a step stay mounted until its job ends. Returns the process by whose end that is known, which is to be watched,
-    /// for the first step of the job.
-    pub fn keep_for_job(&self, step: StepId) -> Option<(JobRun, Process)> {
-        if !self.config().agent.keep_for_job {
-            return None;
-        }
-        let lease = self.live().get(&step).cloned()?;
-        let run = JobRun::from(step);
-        let layers = || {
-            let held = lease.resources.lock().unwrap_or_else(PoisonError::into_inner);
-            held.as_ref().map(|resources| resources.layers.clone()).unwrap_or_default()
-        };
-        let found = layers();
-        if found.is_empty() {
-            return None;
-        }
-        // A lease's resources are never looked at with this lock: a release takes it with those locked.
-        let known = match self.job_layers.lock().entry(run) {
-            Entry::Occupied(known) if known.get().ends => Some(known.into_mut().add(&found)),
-            Entry::Occupied(_) => Some(Vec::new()),
-            // Other steps of the job do not search meanwhile.
-            Entry::Vacant(place) => {
-                place.insert(Kept::default());
-                None
-            }
-        };
-        if let Some(given_up) = known {
-            // If the step has ended since then, its layers are the job's now, or nobody's.
-            self.give_up(found);
-            self.give_up(given_up);
-            return None;
-        }
-        drop(found);
-        let Some(process) = keeper::of_job(step.job, lease.entry.owner).and_then(|keeper| keeper.open_process()) else {
-            if !self.has_lease_of(run) {
-                self.job_layers.forget(run);
-            }
-            return None;
-        };
-        // Nothing if the step has ended already: the next one's layers are kept.
-        let found = layers();
-        let mut jobs = self.job_layers.lock();
-        let kept = jobs.entry(run).or_default();
-        kept.ends = true;
-        kept.add(&found);
-        Some((run, process))
-    }
-
-    /// Whether a step of the job has a lease.
-    pub(super) fn has_lease_of(&self, run: JobRun) -> bool {
-        self.live().keys().any(|step| JobRun::from(*step) == run)
-    }
-
-    /// Unmounts the layers of a job that has ended or is to keep none, as far as nobody uses them.
-    pub fn release_job_layers(&self, run: JobRun) {
-        let layers = self.job_layers.take(Some(run));
-        tracing::debug!(job = run.job, layers = layers.len(), "the job's layers are not kept any more");
-        self.give_up(layers);
     }
 }
 

@@ -52,10 +52,13 @@ fn an_unknown_image_on_the_node_alone(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 fn a_name_with_odd_characters(cluster: &Cluster) -> anyhow::Result<()> {
-    for name in ["a b", "a;rm -rf ~", "../../etc/passwd", "$(id)", "%s%n", "a\nb", "UPPER", "-x", "x:y:z", "é"] {
+    for name in ["a b", "a;rm -rf ~", "$(id)", "%s%n", "a\nb", "UPPER", "-x", "x:y:z", "é"] {
         let done = cluster.srun("u1", &[&format!("--parallax-image={name}"), "true"])?;
         one_sentence(&done, &["is not an image name"])?;
     }
+    // A path, of a file that is none.
+    let file = cluster.srun("u1", &["-w", "n1", "--parallax-image=../../etc/passwd", "true"])?;
+    one_sentence(&file, &["cannot mount the SquashFS file /", "/etc/passwd", "SquashFS"])?;
     one_sentence(&cluster.srun("u1", &["--parallax-image=", "true"])?, &["must not be empty"])
 }
 
