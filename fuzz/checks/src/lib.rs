@@ -6,7 +6,10 @@
 #![allow(clippy::indexing_slicing, reason = "a panic is how a check fails")]
 
 pub mod assignments;
+pub mod cdi;
 pub mod config;
+pub mod edf;
+pub mod hooks;
 pub mod image;
 pub mod images;
 pub mod index;
@@ -26,7 +29,10 @@ pub type Check = fn(&[u8]);
 /// All checks, by the name that the target and its directory in `fuzz/corpus` have.
 pub const CHECKS: &[(&str, Check)] = &[
     ("assignments", assignments::check),
+    ("cdi", cdi::check),
     ("config", config::check),
+    ("edf", edf::check),
+    ("hooks", hooks::check),
     ("image", image::check),
     ("images", images::check),
     ("index", index::check),
