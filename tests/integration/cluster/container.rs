@@ -7,8 +7,8 @@ use anyhow::ensure;
 use integration_tests::cluster::{Cluster, Done};
 use integration_tests::held::HeldStep;
 
-use super::backend::with_config;
-use super::odd_images;
+use super::backend::{STORE, with_config};
+use super::{odd_images, with_file};
 
 pub(crate) mod devices;
 pub(crate) mod hooks;
@@ -23,6 +23,7 @@ tests! { cluster:
     a_program_for_another_processor_is_told_from_a_broken_one,
     directories_for_mpi_are_shown,
     a_directory_of_pmix_that_no_variable_names_is_shown,
+    a_directory_of_pmix_is_shown_in_a_tmp_of_the_step,
     a_task_has_what_it_has_without_a_container,
     the_holder_has_nothing_of_a_task,
 }
@@ -177,6 +178,45 @@ fn a_directory_of_pmix_that_no_variable_names_is_shown(cluster: &Cluster) -> any
     let done = done?.success()?;
     ensure!(done.stdout.lines().count() == 2, "{done:?}");
     Ok(())
+}
+
+/// There the node's `/tmp`, in which Slurm makes the directory unless it is told otherwise, is not shown.
+fn a_directory_of_pmix_is_shown_in_a_tmp_of_the_step(cluster: &Cluster) -> anyhow::Result<()> {
+    let restart = || cluster.service("n1", "stop", "slurmd").and_then(|()| cluster.service("n1", "start", "slurmd"));
+    let own_tmp = format!("{STORE}[run]\ntmp = \"step\"\n");
+    let script = |base: &str| {
+        format!(
+            "cd {base}/spmix_appdir_*.$SLURM_STEP_ID && touch x && ls -d $PMIX_SERVER_TMPDIR; ls /tmp | grep -v ^spmix_ | wc -l"
+        )
+    };
+    let seen = |base: &str| -> anyhow::Result<()> {
+        let done = cluster.srun("u1", &["--mpi=pmix", "-w", "n1", IMAGE, "sh", "-c", &script(base)])?.success()?;
+        let below = usize::from(base.starts_with("/tmp/"));
+        ensure!(done.stdout.ends_with(&format!("/\n{below}\n")), "{base}: {done:?}");
+        Ok(())
+    };
+    cluster.shell("n1", "mkdir -m 1777 /tmp/base; touch /tmp/of-the-node")?;
+    let result = with_config(cluster, "n1", &own_tmp, || {
+        seen("/tmp")?;
+        cluster.shell("n1", "echo PMIxCliTmpDirBase=/tmp/base >/etc/slurm/mpi.conf")?;
+        let below = restart().and_then(|()| seen("/tmp/base"));
+        cluster.shell("n1", "rm /etc/slurm/mpi.conf")?;
+        below
+    });
+    cluster.shell("n1", "rm -r /tmp/base /tmp/of-the-node")?;
+    restart()?;
+    result?;
+    // A directory that has the node's name.
+    let slurm = cluster.shell("n1", "cat /etc/slurm/slurm.conf")? + "TmpFS=/srv/%h-%n\n";
+    cluster.shell("n1", "mkdir -m 1777 /srv/n1-n1")?;
+    let result = with_file(cluster, "n1", "/etc/slurm/slurm.conf", Some(&slurm), || {
+        restart()?;
+        let script = "cd /srv/n1-n1/spmix_appdir_*.$SLURM_STEP_ID && touch x && pwd";
+        cluster.srun("u1", &["--mpi=pmix", "-w", "n1", IMAGE, "sh", "-c", script])?.success().map(drop)
+    });
+    cluster.shell("n1", "rm -r /srv/n1-n1")?;
+    restart()?;
+    result
 }
 
 /// What a process inherits is compared with the same step without an image.

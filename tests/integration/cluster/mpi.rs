@@ -6,10 +6,13 @@ use anyhow::{Context as _, ensure};
 use integration_tests::cluster::{Cluster, Done};
 use integration_tests::images;
 
+use super::backend::{STORE, with_config};
+
 tests! { cluster:
     open_mpi_runs_over_pmix,
     mpich_runs_over_pmi2,
     several_steps_of_a_job_run_at_once,
+    open_mpi_runs_with_a_tmp_of_the_step,
 }
 
 /// The program of both images (`tests/images/mpi_check.c`).
@@ -43,6 +46,17 @@ fn several_steps_of_a_job_run_at_once(cluster: &Cluster) -> anyhow::Result<()> {
         let (one, two) = done.stdout.split_once("--\n").with_context(|| format!("{done:?}"))?;
         checked(one, 2)?;
         checked(two, 2)
+    })
+}
+
+fn open_mpi_runs_with_a_tmp_of_the_step(cluster: &Cluster) -> anyhow::Result<()> {
+    let own_tmp = format!("{STORE}[run]\ntmp = \"step\"\n");
+    with_image(cluster, "openmpi", || {
+        with_config(cluster, "n1", &own_tmp, || {
+            with_config(cluster, "n2", &own_tmp, || {
+                on_one_and_two_nodes(cluster, "--mpi=pmix", "--parallax-image=openmpi")
+            })
+        })
     })
 }
 
