@@ -65,6 +65,8 @@ const FILES: &[&[Listed]] = &[
     container::hooks::TESTS,
     container::squashfs::TESTS,
     comparison::TESTS,
+    comparison::binding::TESTS,
+    comparison::homes::TESTS,
     mpi::TESTS,
     plugin::TESTS,
     podman::TESTS,
