@@ -14,6 +14,7 @@ tests! { cluster:
     a_file_that_cannot_be_shown_is_told,
     a_container_of_several_steps_has_none,
     a_file_in_an_environment_definition_file,
+    components_and_steps_without_an_environment_have_it,
 }
 
 const IMAGE: &str = "--parallax-image=debian";
@@ -113,6 +114,29 @@ fn a_file_in_an_environment_definition_file(cluster: &Cluster) -> anyhow::Result
         let edf = format!("--parallax-edf={DATA}/a.toml");
         let done = cluster.srun("u1", &["-w", "n1", &edf, "cat", "/d/name"])?.success()?;
         ensure!(done.stdout == "two\n", "{done:?}");
+        Ok(())
+    })
+}
+
+/// The request travels in a variable of its own.
+fn components_and_steps_without_an_environment_have_it(cluster: &Cluster) -> anyhow::Result<()> {
+    with_files(cluster, || {
+        let mount = format!("--parallax-mount={DATA}/one.sqsh:/data:sqsh");
+        let component = |node| ["-n1", "-w", node, IMAGE, &mount, "cat", "/data/name"];
+        let done = cluster.srun("u1", &[&component("n1")[..], &[":"], &component("n2")].concat())?.success()?;
+        ensure!(done.stdout == "one\none\n", "{done:?}");
+        for export in ["--export=NONE", "--export=A=1"] {
+            let done = with(cluster, &["-w", "n1", export], &format!("{DATA}/one.sqsh:/data:sqsh"), "cat /data/name")?;
+            ensure!(done.success()?.stdout == "one\n", "{export}");
+        }
+        // A job hands it on.
+        let script = "srun -n1 cat /data/name; srun -n1 --export=NONE cat /data/name; srun -n1 cat /data/name : -n1 cat /data/name";
+        let output = format!("--output={DATA}/out");
+        let line = ["sbatch", "--wait", "--quiet", "-N2", "-n2", &output, IMAGE, &mount, "--wrap", script];
+        let done = cluster.run("ctl", "u1", &line)?;
+        let said = fs::read_to_string(cluster.home("u1").join("squashfs/out"))?;
+        let own: Vec<&str> = said.lines().filter(|line| !line.starts_with("srun: ")).collect();
+        ensure!(done.code == 0 && own == ["one"; 4], "{done:?} {said}");
         Ok(())
     })
 }

@@ -1,6 +1,7 @@
 //! What a name meant at submission holds within the job, and in no other.
 
 use anyhow::{Context as _, ensure};
+use integration_tests::clean::wait_for_steps;
 use integration_tests::cluster::Cluster;
 
 use super::{batch_output, put};
@@ -10,6 +11,7 @@ tests! { cluster:
     a_job_submitted_from_a_job_asks_for_itself,
     an_id_of_another_job_is_not_used,
     tasks_are_told_their_image_and_jobs_of_theirs_are_not,
+    a_requeued_job_runs_the_same_image,
 }
 
 /// What is in `python` alone.
@@ -128,5 +130,38 @@ fn tasks_are_told_their_image_and_jobs_of_theirs_are_not(cluster: &Cluster) -> a
     for named in [id, digest] {
         ensure!(listed.contains(named), "{named} is not listed: {listed}");
     }
+    Ok(())
+}
+
+/// The second run has the image of the first one, and nothing of the first one is left.
+fn a_requeued_job_runs_the_same_image(cluster: &Cluster) -> anyhow::Result<()> {
+    name(cluster, "python")?;
+    let script = format!(
+        "#!/bin/bash\n#SBATCH --requeue -w n1 -n1 --parallax-image=pinned --output=/dev/null\n\
+         srun sh -c 'test -e {TOOL} && echo ${{SLURM_RESTART_COUNT:-0}} $PARALLAX_IMAGE_ID' >told\n\
+         [ -n \"$SLURM_RESTART_COUNT\" ] || exec srun tail -f /dev/null\n"
+    );
+    put(cluster, "pinned.sh", script.as_bytes())?;
+    cluster.run("ctl", "u1", &["mkfifo", "told"])?.success()?;
+    let told = || cluster.run("ctl", "u1", &["cat", "told"]);
+    let job = cluster.run("ctl", "u1", &["sbatch", "--parsable", "pinned.sh"])?.success()?.stdout.trim().to_owned();
+    let first = told()?.stdout;
+    name(cluster, "debian")?;
+    cluster.run("ctl", "root", &["scontrol", "requeue", &job])?.success()?;
+    wait_for_steps(cluster, "n1")?;
+    let left = cluster.shell("n1", "ls /run/parallax/steps /run/parallax/leases; pgrep -x parallax-hold || true")?;
+    // slurmd takes no credential of the second in which it revoked those of the job, and Slurm tells nobody when a job is cleared away.
+    let release = format!(
+        "now=$(date +%s); until [ $(date +%s) -gt $((now + 1)) ]; do :; done
+         until squeue --noheader --jobs={job} --format=%T | grep -q RUNNING; do scontrol update JobId={job} StartTime=now || :; done"
+    );
+    cluster.run("ctl", "root", &["sh", "-c", &release])?.success()?;
+    let second = told()?.stdout;
+    let after = ["srun", "-n1", &format!("--dependency=afterany:{job}"), "true"];
+    cluster.run("ctl", "u1", &after)?.success()?;
+    cluster.run("ctl", "u1", &["rm", "told", "pinned.sh"])?.success()?;
+    let id = first.strip_prefix("0 ").with_context(|| format!("not the first run: {first:?}"))?;
+    ensure!(id.trim().len() == 64 && second == format!("1 {id}"), "{first:?} {second:?}");
+    ensure!(left.lines().all(|line| line.is_empty() || line.ends_with(':')), "left of the first run: {left}");
     Ok(())
 }
