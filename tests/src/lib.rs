@@ -4,6 +4,7 @@
 
 pub mod clean;
 pub mod cluster;
+pub mod device_group;
 pub mod held;
 pub mod images;
 pub mod load;

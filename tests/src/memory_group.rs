@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use crate::cluster::Cluster;
 
 /// How the groups of all clusters and checkouts begin.
-const PREFIX: &str = "parallax-memory-limit-";
+const PREFIX: &str = "parallax-limit-";
 
 /// A memory control group of the machine's, which nodes have none of; gone with this value.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ impl MemoryGroup {
     /// # Errors
     /// The machine has no memory control groups, or cannot limit memory.
     pub fn new(cluster: &Cluster, bytes: u64) -> anyhow::Result<Self> {
-        let name = name(cluster);
+        let name = name_of(cluster, "memory");
         let (first, second) = (PathBuf::from("/sys/fs/cgroup/memory"), PathBuf::from("/sys/fs/cgroup"));
         let (directory, limit) = if first.is_dir() { (first, "memory.limit_in_bytes") } else { (second, "memory.max") };
         let group = Self(directory.join(name));
@@ -38,14 +38,14 @@ impl MemoryGroup {
     }
 }
 
-/// What the group of a cluster is called. All clusters share the machine's control groups.
-fn name(cluster: &Cluster) -> String {
-    format!("{PREFIX}{}-{}", std::process::id(), cluster.name())
+/// What a group of a cluster is called that limits something. All clusters share the machine's control groups.
+pub(crate) fn name_of(cluster: &Cluster, limited: &str) -> String {
+    format!("{PREFIX}{}-{}-{limited}", std::process::id(), cluster.name())
 }
 
 /// Whether a control group limits the processes of another cluster: of another lane of these tests, or of another checkout.
 pub(crate) fn is_of_another(cluster: &Cluster, group: &str) -> bool {
-    group.starts_with(PREFIX) && group != name(cluster)
+    group.starts_with(PREFIX) && !group.starts_with(&name_of(cluster, ""))
 }
 
 impl Drop for MemoryGroup {
