@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     bindgen::Builder::default()
         .header_contents(
             "plugin.h",
-            "#include <slurm/spank.h>\n#include <dlfcn.h>\n#include <linux/limits.h>\n#include <stdlib.h>\n",
+            "#include <slurm/spank.h>\n#include <dlfcn.h>\n#include <link.h>\n#include <linux/limits.h>\n#include <stdlib.h>\n",
         )
         .clang_arg("-D_GNU_SOURCE")
         .use_core()
@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .allowlist_function(
             "spank_context|spank_option_register|spank_getenv|spank_unsetenv|spank_get_item|slurm_error",
         )
+        .allowlist_type("dl_phdr_info")
         .allowlist_function("dladdr|dlopen|dlsym|dlerror|abort|getenv|setenv|unsetenv")
         .layout_tests(false)
         .generate()?

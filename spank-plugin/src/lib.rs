@@ -19,6 +19,7 @@ use parallax_spank_hooks::{OPTIONS, OptionEvent, OptionText, StepHooks};
 mod c;
 mod inherited;
 mod names;
+mod other_plugin;
 mod other_step;
 mod step;
 

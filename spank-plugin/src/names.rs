@@ -5,20 +5,32 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use parallax_spank_hooks::{EDF_OF_STEP, IMAGE_OF_STEP, NAME_SETS, NAMES_ARGUMENT, NameSet};
 
-use crate::{c, inherited};
+use crate::{c, inherited, other_plugin};
 
 /// The sets that are registered, one bit each, in their order.
 static REGISTERED: AtomicU32 = AtomicU32::new(0);
 
-/// Registers the sets of names that the plugin's arguments turn on. False if another plugin has one of the options.
+/// Registers the sets of names that the plugin's arguments turn on. False if another plugin has these options: Slurm gives an option to
+/// the first plugin that registers it, and tells the second one nothing. On a node Slurm hands an option to the plugin that had it in
+/// srun. Should it not, the set counts as not registered there, so that a step with its options is refused.
 pub(crate) fn register(spank: c::spank_t, argc: c_int, argv: *const *const c_char, is_node: bool) -> bool {
     let mut bit = 1;
     for set in NAME_SETS {
         if is_turned_on(set, argc, argv) {
+            let other = other_plugin::loaded(set.other_plugin.to_bytes());
+            if let (Some(file), false) = (other, is_node) {
+                let told = c"parallax: the plugin %s has the options of names=%s, too; the administrator must remove one of them from \
+                             plugstack.conf";
+                // SAFETY: the format takes two strings.
+                unsafe { c::slurm_error(told.as_ptr(), file.as_ptr(), set.word.as_ptr()) };
+                return false;
+            }
             if !register_set(spank, set) {
                 return false;
             }
-            REGISTERED.fetch_or(bit, Relaxed);
+            if other.is_none() {
+                REGISTERED.fetch_or(bit, Relaxed);
+            }
             if let (Some((default, inherited)), false) = (set.default, is_node) {
                 inherited::take_default(default, inherited);
             }
@@ -31,8 +43,7 @@ pub(crate) fn register(spank: c::spank_t, argc: c_int, argv: *const *const c_cha
 fn register_set(spank: c::spank_t, set: &NameSet) -> bool {
     for option in set.options {
         if !crate::register(spank, option) {
-            let told = c"parallax: Slurm did not take the option --%s: another plugin in plugstack.conf, such as pyxis or skybox, \
-                         may have it; the administrator must remove that plugin, or names=%s";
+            let told = c"parallax: Slurm did not take the option --%s of names=%s; tell the administrator";
             // SAFETY: the format takes two strings.
             unsafe { c::slurm_error(told.as_ptr(), option.name.as_ptr(), set.word.as_ptr()) };
             return false;

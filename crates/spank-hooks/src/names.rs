@@ -16,6 +16,8 @@ pub struct NameSet {
     pub options: &'static [OptionText],
     /// Slurm's own variables for those of a step's options that give it an image (`spank_set_remote_options_env`).
     pub images_of_step: &'static [&'static CStr],
+    /// Part of the file name of the plugin that has these options itself.
+    pub other_plugin: &'static CStr,
     /// The variable with the user's default image, and the one from which Slurm takes it, as in [`crate::DEFAULTS`].
     pub default: Option<(&'static CStr, &'static CStr)>,
 }
@@ -26,12 +28,14 @@ pub const NAME_SETS: &[NameSet] = &[
         word: c"edf",
         options: EDF,
         images_of_step: &[c"_SLURM_SPANK_OPTION_parallax_edf", c"_SLURM_SPANK_OPTION_parallax_environment"],
+        other_plugin: c"skybox",
         default: None,
     },
     NameSet {
         word: PYXIS_WORD,
         options: PYXIS,
         images_of_step: &[c"_SLURM_SPANK_OPTION_parallax_container_image"],
+        other_plugin: c"pyxis",
         default: Some((c"PYXIS_CONTAINER_IMAGE", c"SLURM_SPANK__SLURM_SPANK_OPTION_parallax_container_image")),
     },
 ];

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _};
+use parallax_spank_hooks::{NAME_SETS, NAMES_ARGUMENT, NameSet};
 
 use super::check::Check;
 use super::programs;
@@ -28,6 +29,8 @@ struct Listed {
     is_required: bool,
     plugin: PathBuf,
     launcher: PathBuf,
+    /// The names of other tools' options that are turned on.
+    names: Vec<String>,
 }
 
 /// Checks the list, the plugin in it and its launcher.
@@ -39,8 +42,8 @@ pub(super) fn check(plugstack: &Path) -> Vec<Check> {
             "nothing to do, if no jobs are submitted or run here",
         )];
     };
-    let listed = match read_list(plugstack) {
-        Ok(text) => listed(&text),
+    let text = match read_list(plugstack) {
+        Ok(text) => text,
         Err(error) => {
             let finding = format!("{} cannot be read: {error}", plugstack.display());
             return vec![Check::problem(
@@ -50,7 +53,7 @@ pub(super) fn check(plugstack: &Path) -> Vec<Check> {
             )];
         }
     };
-    let Some(listed) = listed else {
+    let Some(listed) = listed(&text) else {
         let finding = format!("{} does not name {PLUGIN}", plugstack.display());
         return vec![Check::problem(TOPIC, finding, format!("add the line: required /usr/lib/parallax/{PLUGIN}"))];
     };
@@ -60,16 +63,17 @@ pub(super) fn check(plugstack: &Path) -> Vec<Check> {
         let finding = format!("{} has {} as optional only", plugstack.display(), listed.plugin.display());
         Check::warning(TOPIC, finding, "write \"required\": without the plugin, jobs would run without their image")
     }];
+    checks.extend(conflict(&text, &listed, plugstack));
     checks.push(plugin(&listed.plugin, version));
     checks.push(step_part(&listed.plugin));
     checks.push(launcher(&listed.launcher));
     checks
 }
 
-/// Returns the version of the installed Slurm, as printed by its commands.
+/// Returns the version of the installed Slurm, as printed by one of its commands. srun prints none if a plugin fails.
 fn slurm_version() -> Option<[u32; 2]> {
-    let program = ["srun", "slurmd", "sinfo"].into_iter().find_map(programs::find)?;
-    programs::numbers(&programs::version(&program).ok()?)
+    let version = |name| programs::numbers(&programs::version(&programs::find(name)?).ok()?);
+    ["srun", "slurmd", "sinfo"].into_iter().find_map(version)
 }
 
 /// Returns the list with the lists that it includes, without nested includes.
@@ -95,18 +99,37 @@ fn matching(pattern: &str) -> Vec<PathBuf> {
     files.map(|entry| entry.path()).collect()
 }
 
-/// The plugin's line: `required|optional PATH ARGUMENT…`.
+/// Returns the lines: `required|optional PATH ARGUMENT…`.
+fn lines(text: &str) -> impl Iterator<Item = (&str, PathBuf, Vec<&str>)> {
+    text.lines().filter_map(|line| {
+        let mut words = line.split('#').next()?.split_whitespace();
+        Some((words.next()?, words.next()?.into(), words.collect()))
+    })
+}
+
+/// The plugin's line.
 fn listed(text: &str) -> Option<Listed> {
-    text.lines().find_map(|line| {
-        let line = line.split('#').next().unwrap_or_default();
-        let mut words = line.split_whitespace();
-        let (flag, path) = (words.next()?, words.next()?);
-        let plugin = PathBuf::from(path);
-        if plugin.file_name().is_none_or(|name| name != PLUGIN) {
-            return None;
-        }
-        let launcher = words.find_map(|word| word.strip_prefix("launcher=")).unwrap_or(LAUNCHER).into();
-        Some(Listed { is_required: flag == "required", plugin, launcher })
+    let is_own = |plugin: &Path| plugin.file_name().is_some_and(|name| name == PLUGIN);
+    let (flag, plugin, arguments) = lines(text).find(|(_, plugin, _)| is_own(plugin))?;
+    let launcher = arguments.iter().find_map(|word| word.strip_prefix("launcher=")).unwrap_or(LAUNCHER).into();
+    let names = arguments.iter().filter_map(|word| word.strip_prefix(NAMES_ARGUMENT));
+    let names = names.flat_map(|names| names.split(',')).map(ToOwned::to_owned).collect();
+    Some(Listed { is_required: flag == "required", plugin, launcher, names })
+}
+
+/// Looks for another plugin that has options which are turned on here.
+fn conflict(text: &str, listed: &Listed, plugstack: &Path) -> Option<Check> {
+    lines(text).find_map(|(_, plugin, _)| {
+        let name = plugin.file_name()?.to_str()?;
+        let is_turned_on = |set: &NameSet| listed.names.iter().any(|own| own.as_bytes() == set.word.to_bytes());
+        let part = |set: &NameSet| set.other_plugin.to_str().is_ok_and(|part| name.contains(part));
+        let word = NAME_SETS.iter().find(|set| part(set) && is_turned_on(set))?.word.to_string_lossy();
+        let finding = format!(
+            "{} has {} beside {PLUGIN} with names={word}: both have these options, so srun, sbatch and salloc do not start",
+            plugstack.display(),
+            plugin.display()
+        );
+        Some(Check::problem(TOPIC, finding, format!("remove {} or names={word}", plugin.display())))
     })
 }
 
@@ -194,10 +217,31 @@ mod tests {
     fn the_plugins_line_is_found() {
         let text = "# required /usr/lib/parallax/spank_parallax.so\nrequired other.so\n\
                     optional\t/opt/spank_parallax.so config=/c launcher=/l # here\n";
-        let expected = Listed { is_required: false, plugin: "/opt/spank_parallax.so".into(), launcher: "/l".into() };
+        let expected = Listed {
+            is_required: false,
+            plugin: "/opt/spank_parallax.so".into(),
+            launcher: "/l".into(),
+            names: Vec::new(),
+        };
         assert_eq!(listed(text), Some(expected));
         assert_eq!(listed("required /usr/lib/parallax/spank_parallax.so").unwrap().launcher, Path::new(LAUNCHER));
         assert_eq!(listed("include /etc/slurm/plugstack.conf.d/*\n\n"), None);
+    }
+
+    #[test]
+    fn another_plugin_with_the_same_options_is_found() {
+        let found = |others: &str, names: &str| {
+            let text = format!("{others}\nrequired /p/spank_parallax.so {names}\n");
+            conflict(&text, &listed(&text).unwrap(), Path::new("/plugstack.conf"))
+        };
+        let pyxis = "required /usr/local/lib/slurm/spank_pyxis.so execute_entrypoint=1";
+        let check = found(pyxis, "names=edf,pyxis config=/c").unwrap();
+        assert_eq!(check.state, State::Problem);
+        assert!(check.remedy.unwrap().starts_with("remove /usr/local/lib/slurm/spank_pyxis.so or names=pyxis"));
+        assert_eq!(found(pyxis, "names=edf"), None);
+        assert_eq!(found(&format!("# {pyxis}"), "names=pyxis"), None);
+        assert!(found("optional libskybox.so", "names=edf").is_some());
+        assert_eq!(found("optional /usr/lib/other.so", "names=edf,pyxis"), None);
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! Options with pyxis' names, where a site turns them on.
 
-use anyhow::ensure;
-use integration_tests::cluster::{Cluster, Done};
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+use integration_tests::cluster::{Cluster, Done, repository};
 
 use super::edf::with_names;
 use super::{batch_output, refused};
+use crate::cluster::with_file;
 
 tests! { cluster:
     a_command_line_of_a_launcher_runs,
@@ -13,6 +17,7 @@ tests! { cluster:
     a_container_that_is_set_up_first_is_used_by_its_name,
     what_is_wrong_is_told,
     a_task_with_pytorch_finds_the_others,
+    another_plugin_with_these_names_is_told,
 }
 
 const NODES: [&str; 3] = ["ctl", "n1", "n2"];
@@ -160,4 +165,45 @@ fn a_task_with_pytorch_finds_the_others(cluster: &Cluster) -> anyhow::Result<()>
         ensure!(done.success()?.stdout == "[]\n", "it is not asked for");
         Ok(())
     })
+}
+
+/// Where a node has a plugin with one of these options.
+const OTHER: &str = "/usr/lib/slurm/spank_pyxis.so";
+const PLUGSTACK: &str = "/etc/slurm/plugstack.conf";
+
+/// Slurm gives an option to the first plugin that has it, and tells the second one nothing.
+fn another_plugin_with_these_names_is_told(cluster: &Cluster) -> anyhow::Result<()> {
+    let (plugin, headers) = (cluster.path_on("ctl", OTHER)?, cluster.path_on("ctl", "/usr/include")?);
+    fs::create_dir_all(plugin.parent().context("no directory")?)?;
+    let source = repository().join("tests/plugin/pyxis.c");
+    let mut compile = Command::new("cc");
+    compile.args(["-shared", "-fPIC", "-o"]).args([&plugin, &source]).arg("-idirafter").arg(headers);
+    Done::from(compile.output().context("cc")?).success()?;
+    let own = "required /usr/lib/parallax/spank_parallax.so names=edf,pyxis\n";
+    let both = format!("required {OTHER}\n{own}");
+    let tested = with_file(cluster, "ctl", PLUGSTACK, Some(&both), || {
+        for command in [&["srun", "-w", "n1", "true"][..], &["sbatch", "--wrap", "true"], &["salloc", "true"]] {
+            let parts = [OTHER, "has the options of names=pyxis, too", "the administrator must remove one of them"];
+            refused(&cluster.run("ctl", "u1", command)?, &parts)?;
+        }
+        let doctor = cluster.run("ctl", "root", &["parallax", "doctor", "--json"])?;
+        let remedy = format!("remove {OTHER} or names=pyxis");
+        ensure!(doctor.code == 1 && doctor.stdout.contains(&remedy), "{doctor:?}");
+        Ok(())
+    });
+    let copy = cluster.path_on("n1", OTHER)?;
+    fs::create_dir_all(copy.parent().context("no directory")?)?;
+    fs::copy(&plugin, &copy)?;
+    fs::remove_file(plugin)?;
+    // On a node Slurm hands the option to the plugin that had it in srun.
+    let on_node = with_names(cluster, &["ctl"], "edf,pyxis", || {
+        with_file(cluster, "n1", PLUGSTACK, Some(&both), || {
+            for option in ["--container-image=debian", "--parallax-image=debian"] {
+                srun(cluster, &[option], &["test", "!", "-e", "/usr/sbin/slurmd"])?.success()?;
+            }
+            Ok(())
+        })
+    });
+    fs::remove_file(copy)?;
+    tested.and(on_node)
 }
