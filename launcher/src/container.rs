@@ -28,6 +28,7 @@ use crate::door::Door;
 use crate::holder::Held;
 use crate::making::{Layers, Making};
 use crate::named;
+use crate::node_name::is_first_node;
 use crate::podman::Podman;
 use crate::pull;
 use crate::request::{self, Asked};
@@ -184,7 +185,7 @@ impl Outcome {
 /// Makes the container.
 fn make(paths: &StepPaths, step: &StepFile, asked: Asked<'_>) -> Result<Outcome, String> {
     let deadline = Instant::now() + Duration::from_secs(step.start_timeout.into());
-    if let Some(notice) = &step.notice {
+    if let Some(notice) = step.notice.as_ref().filter(|_| is_first_node()) {
         eprintln!("parallax: {notice}");
     }
     let (layers, pulled) = match &step.image_id {

@@ -14,6 +14,7 @@
 //! - [`pause`]: the process that keeps Podman's namespaces for tasks in podman mode.
 //! - [`pull`]: an image that is in no store.
 //! - [`tree`]: an image that is a directory of the node.
+//! - [`messages`]: messages for the user, each once on a node.
 //! - [`mounts`]: paths that belong to the image (pure).
 //! - [`node_name`]: the node's name.
 //! - [`node_program`]: a program that was broadcast to the node.
@@ -40,6 +41,7 @@ mod hooks;
 mod join;
 mod late_mounts;
 mod making;
+mod messages;
 mod mount_program;
 mod mounts;
 mod mpi;

@@ -8,15 +8,17 @@ use std::time::Instant;
 
 use parallax_format::oci::Platform;
 use parallax_protocol::step_file::{StepFile, StepPaths};
-use parallax_request::Mount;
+use parallax_request::{Mount, Request};
 
 use crate::args::{self, Order};
 use crate::container::{self, StartError};
 use crate::environment;
 use crate::join::{self, Directories};
 use crate::late_mounts::LateMounts;
+use crate::messages::Messages;
 use crate::mounts;
 use crate::mpi;
+use crate::node_name::node_name;
 use crate::node_program::NodeProgram;
 use crate::pause;
 use crate::plan;
@@ -66,6 +68,11 @@ fn run_on_node(command: &[OsString]) -> ExitCode {
 
 fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
     let paths = StepPaths::new(directory);
+    let messages = Messages::of_step(&paths.launch_directory(), node_name());
+    let fail = |message: &str| {
+        messages.print_of_node(message);
+        ExitCode::from(NO_CONTAINER)
+    };
     let mut step = match read_step(&paths) {
         Ok(step) => step,
         Err(message) => return fail(&message),
@@ -96,14 +103,7 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
     let program = command.first().and_then(|program| {
         NodeProgram::find(Path::new(program), &shown, &paths.launch_directory().join("program-lock"))
     });
-    let home = std::env::var_os("HOME").map(PathBuf::from);
-    let directories = match (&request.working_directory, workdir.as_deref()) {
-        (Some(directory), _) => Directories::Exactly(directory),
-        (None, on_node) if plan::starts_as_on_node(&request, &step, home.as_deref(), on_node) => {
-            Directories::OfNode(on_node)
-        }
-        (None, on_node) => Directories::FirstOf([on_node, step.working_directory.as_deref()]),
-    };
+    let directories = directories(&request, &step, workdir.as_deref());
     let late = match late_mounts(&paths, &step, container.mounts) {
         Ok(late) => late,
         Err(message) => return fail(&message),
@@ -122,8 +122,18 @@ fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
     let other = other.map_or_else(String::new, |platform| {
         format!(", which is for {platform} and not for this node, {}", Platform::of_this_machine())
     });
-    eprintln!("parallax: {failure} (image \"{}\"{other})", step.image);
+    messages.print(&format!("{failure} (image \"{}\"{other})", step.image));
     ExitCode::from(failure.exit_code())
+}
+
+/// Where the task starts; `on_node` is where it would start on the node.
+fn directories<'a>(request: &'a Request, step: &'a StepFile, on_node: Option<&'a Path>) -> Directories<'a> {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    match &request.working_directory {
+        Some(directory) => Directories::Exactly(directory),
+        None if plan::starts_as_on_node(request, step, home.as_deref(), on_node) => Directories::OfNode(on_node),
+        None => Directories::FirstOf([on_node, step.working_directory.as_deref()]),
+    }
 }
 
 /// What the step needs in a container that may be an earlier step's: the directories that Slurm makes for each step, and mounts of its own.

@@ -24,13 +24,11 @@ use rustix::fs::{Mode, OFlags, Stat, open};
 use rustix::io::Errno;
 
 use crate::making::{Layers, Making};
-use crate::node_name::node_name;
+use crate::node_name::{is_first_node, node_name};
 use crate::show;
 
 /// The id that an owner seems to have who has none in a user namespace (`/proc/sys/kernel/overflowuid`).
 const OVERFLOW_ID: u32 = 65_534;
-/// Slurm's variable for the number of this node among those of the step.
-const NODE_ID: &str = "SLURM_NODEID";
 /// The directories of which a root file system has at least one.
 const OF_ROOT_FILE_SYSTEMS: [&str; 5] = ["/bin", "/usr", "/etc", "/sbin", "/lib"];
 /// The file that marks an OCI layout (OCI image specification 1.1).
@@ -167,7 +165,7 @@ impl Tree {
 
 /// Tells a user who is root in the container, once for the step, what that is not good for.
 pub(crate) fn tell_limits(step: &StepFile) {
-    if std::env::var_os(NODE_ID).is_none_or(|node| node == "0") {
+    if is_first_node() {
         eprintln!(
             "parallax: files of {} belong to accounts that the container does not have: root of the container can neither change nor \
              remove them, nor read those that only their owner may read; an image of the store has no such limit",

@@ -7,7 +7,7 @@
 //! - [`request`]: what the user asks for beside the image; [`edf`]: the same in a file;
 //!   [`pyxis`]: the same by pyxis' names.
 //! - [`submit`]: srun, sbatch and salloc, as the user: options are checked where they are typed.
-//! - [`step`]: slurmstepd, as root: the lease, from its request to its release.
+//! - [`step`]: slurmstepd, as root: the lease, from its request to its release; [`failure`]: what the user is told if there is none.
 //!
 //! Rules for every hook here: it never panics into Slurm, never waits without a deadline, starts no thread and no process, and
 //! never returns an error on a node, where some errors drain it. An error on a node is kept, and the launcher prints it
@@ -30,6 +30,7 @@ use slurm_spank::{Context, Plugin, SpankHandle, spank_log_error};
 
 mod components;
 mod edf;
+mod failure;
 mod job;
 mod of_job;
 mod options;

@@ -19,6 +19,7 @@ use parallax_spank_hooks::{
 };
 use slurm_spank::{SpankHandle, spank_log_error};
 
+use crate::failure::{Failure, Task};
 use crate::job::{Job, Setting};
 use crate::options::{self, Wanted, left_by_slurm};
 
@@ -39,8 +40,8 @@ enum Lease {
     Requested(Held),
     /// Granted.
     Granted(Held, Grant),
-    /// The request failed; carries the message for the user.
-    Failed(String),
+    /// The request failed.
+    Failed(Failure),
 }
 
 /// The connection of the lease, and the request.
@@ -80,52 +81,57 @@ impl Step {
         let wanted = match options::wanted(pin.as_ref()) {
             Ok(None) => return None,
             Ok(Some(wanted)) => wanted,
-            Err(message) => return Some(Self::failed(message)),
+            Err(message) => return Some(Self::failed(Failure::of_request(message))),
         };
         let job = match job {
             Ok(job) => job,
-            Err(error) => return Some(Self::failed(format!("cannot get the step's number from Slurm: {error}"))),
+            Err(error) => {
+                return Some(Self::failed(Failure::of_node(format!(
+                    "cannot get the step's number from Slurm: {error}"
+                ))));
+            }
         };
         let number = number.unwrap_or(job.step.job);
         let setting = match Setting::read(spank) {
             Ok(setting) => setting,
-            Err(message) => return Some(Self::failed(message)),
+            Err(message) => return Some(Self::failed(Failure::of_node(message))),
         };
         let wanted = match variable(text(REQUEST)).map(|value| Wish::from_variable(&value)).transpose() {
             Ok(request) => Wanted { request: request.unwrap_or_default(), ..wanted },
-            Err(error) => return Some(Self::failed(format!("{}: {error}", text(REQUEST)))),
+            Err(error) => return Some(Self::failed(Failure::of_request(format!("{}: {error}", text(REQUEST))))),
         };
         let id = pin.and_then(|pin| pin.id_in(number, &wanted.image));
         let pin = Pin { job: Some(number), image: wanted.image.clone(), id };
         let lease = match ask(&setting.config, wanted, job, Job::groups(spank), pin) {
             Ok(held) => Lease::Requested(held),
-            Err(message) => Lease::Failed(message),
+            Err(message) => Lease::Failed(Failure::of_node(message)),
         };
         Some(Self { launcher: setting.launcher, lease })
     }
 
     /// Returns a failed step for the case that Slurm failed to register the options, whose values are then unknown.
     pub(crate) fn without_options() -> Self {
-        Self::failed("this node does not know the options of the step's image: its plugstack.conf differs from that of the other nodes, \
-             or Slurm failed to register the options; tell the administrator"
-                .to_owned())
+        Self::failed(Failure::of_node(
+            "this node does not know the options of the step's image: its plugstack.conf differs from that of the other nodes, or Slurm \
+             failed to register the options; tell the administrator",
+        ))
     }
 
     /// Returns the step after a panic in [`Step::begin`]: a step with an image must fail, others must not be affected.
     pub(crate) fn after_panic() -> Option<Self> {
         let message = "internal error on the node; tell the administrator";
-        options::names_image().then(|| Self::failed(message.to_owned()))
+        options::names_image().then(|| Self::failed(Failure::of_node(message)))
     }
 
-    fn failed(message: String) -> Self {
-        Self { launcher: Setting::default().launcher, lease: Lease::Failed(message) }
+    fn failed(failure: Failure) -> Self {
+        Self { launcher: Setting::default().launcher, lease: Lease::Failed(failure) }
     }
 
     /// Waits for the lease, and sets its variables for the tasks. Runs as the user, before the tasks are forked.
     pub(crate) fn await_lease(&mut self, spank: &SpankHandle) {
         // An earlier failure is kept.
-        let lease =
-            std::mem::replace(&mut self.lease, Lease::Failed("internal error: no wait for the image".to_owned()));
+        let unknown = Failure::of_node("internal error: no wait for the image");
+        let lease = std::mem::replace(&mut self.lease, Lease::Failed(unknown));
         self.lease = match lease {
             Lease::Requested(mut held) => {
                 let started = Instant::now();
@@ -134,13 +140,13 @@ impl Step {
                         held.waited = started.elapsed();
                         Lease::Granted(held, grant)
                     }
-                    Err(message) => Lease::Failed(message),
+                    Err(failure) => Lease::Failed(failure),
                 }
             }
             known => known,
         };
         if let Err(error) = self.set_variables(spank) {
-            self.lease = Lease::Failed(format!("cannot set the variables for podman: {error}"));
+            self.lease = Lease::Failed(Failure::of_node(format!("cannot set the variables for podman: {error}")));
         }
     }
 
@@ -191,9 +197,9 @@ impl Step {
             Client::connect(&held.config.agent.socket()).and_then(|client| exchange(&client, &request, deadline));
         self.lease = match answer {
             Ok(Response::Attached) => return,
-            Ok(Response::Refused { reason }) => Lease::Failed(reason),
-            Ok(_) => Lease::Failed(UNEXPECTED.to_owned()),
-            Err(error) => Lease::Failed(error.to_string()),
+            Ok(Response::Refused { reason, .. }) => Lease::Failed(Failure::of_node(reason)),
+            Ok(_) => Lease::Failed(Failure::of_node(UNEXPECTED)),
+            Err(error) => Lease::Failed(Failure::of_node(error.to_string())),
         };
     }
 
@@ -209,21 +215,27 @@ impl Step {
                 let directory = grant.directory.to_str().ok_or("the step's directory is not UTF-8")?;
                 let file = broadcast_file(spank, held.job);
                 let mut words = vec![self.launcher.as_str(), "node", directory, &file, "--"];
-                if let (Some(notice), 0) = (&grant.notice, spank.task_id()?) {
+                // Of little weight, and most often the same on all nodes.
+                let is_first = number_in_step(spank).unwrap_or(spank.task_id()?) == 0;
+                if let Some(notice) = grant.notice.as_ref().filter(|_| is_first) {
                     words.splice(0..0, [self.launcher.as_str(), "tell", notice, &file, "--"]);
                 }
                 Ok(spank.prepend_task_argv(words)?)
             }
-            Lease::Failed(message) => self.fail_task(spank, message),
-            Lease::Requested(_) => self.fail_task(spank, "Slurm started the task before the image was ready"),
+            Lease::Failed(failure) => self.fail_task(spank, failure),
+            Lease::Requested(_) => {
+                self.fail_task(spank, &Failure::of_node("Slurm started the task before the image was ready"))
+            }
         }
     }
 
-    /// Has the launcher print the message, once on each node, and fail the task. This happens in the task, where Slurm adds no
+    /// Has the launcher fail the task, and print the reason if this is the task that does. This happens in the task, where Slurm adds no
     /// message and the node is not affected.
-    fn fail_task(&self, spank: &SpankHandle, message: &str) -> Result<(), Box<dyn Error>> {
-        let message = if spank.task_id()? == 0 { message } else { "" };
-        Ok(spank.prepend_task_argv(vec![&self.launcher, "fail", message, "--"])?)
+    fn fail_task(&self, spank: &SpankHandle, failure: &Failure) -> Result<(), Box<dyn Error>> {
+        let node = node_name(spank);
+        let in_step = number_in_step(spank);
+        let message = failure.told_by(Task { node: node.as_deref(), on_node: spank.task_id()?, in_step });
+        Ok(spank.prepend_task_argv(vec![&self.launcher, "fail", &message, "--"])?)
     }
 
     /// Releases the lease and waits, up to a deadline, for the end of the cleanup.
@@ -251,9 +263,19 @@ impl Step {
     }
 }
 
+/// Returns the name of this node, as Slurm calls it.
+fn node_name(spank: &SpankHandle) -> Option<String> {
+    spank.getenv("SLURMD_NODENAME").ok().flatten()
+}
+
+/// Returns the task's number among all tasks of the step, of all components.
+fn number_in_step(spank: &SpankHandle) -> Option<i32> {
+    spank.getenv("SLURM_PROCID").ok().flatten()?.parse().ok()
+}
+
 /// Returns the name of the file that `srun --bcast` writes if no name is given (`slurm_bcast_JOB.STEP_NODE`).
 fn broadcast_file(spank: &SpankHandle, job: Job) -> String {
-    let node = spank.getenv("SLURMD_NODENAME").ok().flatten().unwrap_or_default();
+    let node = node_name(spank).unwrap_or_default();
     format!("slurm_bcast_{}.{}_{node}", job.step.job, job.step.step)
 }
 
@@ -289,12 +311,13 @@ fn ask(config: &Path, wanted: Wanted, job: Job, groups: Option<Vec<u32>>, pin: P
     Ok(held)
 }
 
-fn receive(held: &Held) -> Result<Grant, String> {
+fn receive(held: &Held) -> Result<Grant, Failure> {
     match held.client.receive(held.deadline) {
         Ok(Response::Granted(grant)) => Ok(grant),
-        Ok(Response::Refused { reason }) => Err(reason),
-        Ok(_) => Err(UNEXPECTED.to_owned()),
-        Err(error) => Err(error.to_string()),
+        Ok(Response::Refused { reason, everywhere: true }) => Err(Failure::of_request(reason)),
+        Ok(Response::Refused { reason, .. }) => Err(Failure::of_node(reason)),
+        Ok(_) => Err(Failure::of_node(UNEXPECTED)),
+        Err(error) => Err(Failure::of_node(error.to_string())),
     }
 }
 

@@ -18,6 +18,7 @@ mod container;
 mod daemon;
 mod doctor;
 mod errors;
+mod failures;
 pub(crate) mod faults;
 mod fidelity;
 mod foreign;
@@ -72,6 +73,7 @@ const FILES: &[&[Listed]] = &[
     podman::TESTS,
     doctor::TESTS,
     errors::TESTS,
+    failures::TESTS,
     messages::TESTS,
     migrate::TESTS,
     migrate_faults::TESTS,

@@ -33,7 +33,7 @@ impl Leases {
     /// Looks up the store and the record of the requested image with the user's credentials: no store is read that the user may
     /// not read. A directory is not looked up.
     pub(super) fn find_image(&self, request: &LeaseRequest, user: &Credentials) -> Result<Found, Refusal> {
-        let requested = RequestedImage::parse(&request.image).map_err(|error| Refusal::user(error.to_string()))?;
+        let requested = RequestedImage::parse(&request.image).map_err(|error| Refusal::request(error.to_string()))?;
         let typed = match requested {
             RequestedImage::Path(path) => return Ok(Found::Directory(path)),
             RequestedImage::OfContainer(name) => return Err(no_container(&name)),
@@ -41,7 +41,7 @@ impl Leases {
         };
         // The id says what the name meant at submit time. An image removed since then is not replaced by another.
         let reference = match &request.image_id {
-            Some(id) => ImageRef::parse(id).map_err(|error| Refusal::user(error.to_string()))?,
+            Some(id) => ImageRef::parse(id).map_err(|error| Refusal::request(error.to_string()))?,
             None => typed,
         };
         let config = self.config();
@@ -162,7 +162,7 @@ impl Search {
                 paths.join(", ")
             )));
         }
-        Err(Refusal::user(parallax_format::unknown_image(name, &paths, &near())))
+        Err(Refusal::request(parallax_format::unknown_image(name, &paths, &near())))
     }
 }
 
@@ -204,7 +204,7 @@ fn by_id_prefix(
     }
     let mut ids: Vec<ImageId> = ids.into_iter().collect();
     if ids.len() > 1 {
-        return Err(Refusal::user(ambiguous_id(name, &ids)));
+        return Err(Refusal::request(ambiguous_id(name, &ids)));
     }
     let (Some(id), Some(at)) = (ids.pop(), holder) else { return Ok(None) };
     let Some(store) = stores.get(at) else { return Ok(None) };

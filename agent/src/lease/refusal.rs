@@ -26,7 +26,7 @@ impl RefusalKind {
     }
 }
 
-/// A refused request: one sentence for the user, and its kind.
+/// A refused request: one sentence for the user, its kind, and where it holds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
@@ -34,22 +34,29 @@ pub struct Refusal {
     pub kind: RefusalKind,
     /// One sentence for the user, with what to do.
     pub message: String,
+    /// True if the reason is in the request alone, so that all nodes of a step say the same.
+    pub everywhere: bool,
 }
 
 impl Refusal {
     /// Makes a refusal whose reason the user can remove. The message says how.
     pub fn user(message: impl Into<String>) -> Self {
-        Self { kind: RefusalKind::User, message: message.into() }
+        Self { kind: RefusalKind::User, message: message.into(), everywhere: false }
+    }
+
+    /// Makes a refusal of a request that no node can grant. The message says how the user can change it.
+    pub fn request(message: impl Into<String>) -> Self {
+        Self { everywhere: true, ..Self::user(message) }
     }
 
     /// Makes a refusal whose reason only the administrator can remove. The message says what to ask the administrator for.
     pub fn administrator(message: impl Into<String>) -> Self {
-        Self { kind: RefusalKind::Administrator, message: message.into() }
+        Self { kind: RefusalKind::Administrator, message: message.into(), everywhere: false }
     }
 
     /// Makes a refusal because of a limit of the agent. The message asks for a retry.
     pub fn busy(message: impl Into<String>) -> Self {
-        Self { kind: RefusalKind::Busy, message: message.into() }
+        Self { kind: RefusalKind::Busy, message: message.into(), everywhere: false }
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) fn request(stream: &UnixStream, request: Request, peer: i32, leases: 
         }
         Request::Attach { step } => match leases.attach(step, peer) {
             Ok(()) => Response::Attached,
-            Err(refusal) => Response::Refused { reason: refusal.to_string() },
+            Err(refusal) => Response::refused(refusal.to_string()),
         },
         Request::Status => Response::Status(leases.status()),
         Request::Metrics => {
@@ -58,7 +58,7 @@ fn lease(stream: &UnixStream, request: LeaseRequest, peer: i32, leases: &Leases)
         Err(refusal) => {
             tracing::warn!(step = %step, "refused: {refusal}");
             leases.metrics().refused(refusal.kind);
-            log(send(stream, &Response::Refused { reason: refusal.message }));
+            log(send(stream, &Response::Refused { reason: refusal.message, everywhere: refusal.everywhere }));
         }
     }
     Outcome::Done
@@ -112,7 +112,7 @@ pub(super) fn end(
 
 fn refuse(stream: &UnixStream, reason: String, key: LeaseKey, process: Process) -> Outcome {
     tracing::warn!(job = key.step.job, step = %key.step, "refused on the connection of a lease: {reason}");
-    log(send(stream, &Response::Refused { reason }));
+    log(send(stream, &Response::refused(reason)));
     Outcome::Lease(key, process, None)
 }
 

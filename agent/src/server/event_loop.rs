@@ -293,7 +293,7 @@ impl Server {
                 let told = matches!(error, FrameError::Version(_) | FrameError::Malformed(_));
                 let stream = self.connections.get(&number).and_then(|connection| connection.stream.as_ref());
                 if let (true, Some(stream)) = (told, stream) {
-                    let _ = frame::send(stream, &Response::Refused { reason: error.to_string() }, Instant::now());
+                    let _ = frame::send(stream, &Response::refused(error.to_string()), Instant::now());
                 }
                 self.close_connection(number);
             }
@@ -310,7 +310,7 @@ impl Server {
         if kind == Kind::Lease && self.workers.are_full(kind) {
             let refusal =
                 Refusal::busy("the Parallax agent of this node is busy: too many steps start at once; try again");
-            let _ = frame::send(&stream, &Response::Refused { reason: refusal.message }, Instant::now());
+            let _ = frame::send(&stream, &Response::refused(refusal.message), Instant::now());
             self.leases.metrics().refused(refusal.kind);
             self.connections.remove(&number);
             return;

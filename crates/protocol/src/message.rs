@@ -256,7 +256,18 @@ pub enum Response {
     Refused {
         /// One sentence for the user: what, why, and what to do.
         reason: String,
+        /// True if the reason is in the request alone: every node with the same configuration refuses the request with this sentence.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        everywhere: bool,
     },
+}
+
+impl Response {
+    /// A refusal whose reason is one of this node.
+    #[must_use]
+    pub fn refused(reason: String) -> Self {
+        Self::Refused { reason, everywhere: false }
+    }
 }
 
 /// The contents of a granted lease.

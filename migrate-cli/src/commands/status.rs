@@ -149,7 +149,7 @@ fn ask(config: &Config, request: &Request, timeout: Duration) -> anyhow::Result<
 
 fn unexpected(response: &Response) -> anyhow::Result<()> {
     match response {
-        Response::Refused { reason } => bail!("the agent refused the request: {reason}"),
+        Response::Refused { reason, .. } => bail!("the agent refused the request: {reason}"),
         _ => bail!("unexpected response from the agent"),
     }
 }

@@ -129,7 +129,7 @@ fn a_batch_job_says_it_in_its_output(cluster: &Cluster) -> anyhow::Result<()> {
     let output = cluster.run("ctl", "u1", &["cat", "failed.out"])?;
     let done = done?;
     ensure!(done.code != 0, "{done:?}");
-    ensure!(output.stdout.contains("parallax: the Parallax agent is not running"), "{output:?}");
+    ensure!(output.stdout.contains("parallax: node n1: the Parallax agent is not running"), "{output:?}");
     ensure!(!output.stdout.contains("ran\n"), "the script ran without its image: {output:?}");
     Ok(())
 }
