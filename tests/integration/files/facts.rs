@@ -11,8 +11,8 @@ tests! { machine:
 }
 
 /// What is built and installed. What tests write and expect is written out there.
-pub(super) const COMPONENTS: [&str; 7] =
-    ["agent", "crates", "launcher", "migrate-cli", "mount-program", "spank-plugin", "spank-step"];
+pub(super) const COMPONENTS: [&str; 8] =
+    ["agent", "crates", "launcher", "lazy", "migrate-cli", "mount-program", "spank-plugin", "spank-step"];
 /// The crate that says these facts.
 const FORMAT: &str = "crates/format";
 

@@ -1,0 +1,5 @@
+//! The cache of a node.
+
+pub(crate) mod bits;
+pub(crate) mod bounded;
+pub(crate) mod layer;

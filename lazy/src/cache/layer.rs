@@ -1,0 +1,233 @@
+//! The part of a layer's file that is on the node: a sparse file, and the bits of its chunks.
+//!
+//! A chunk is checked against its id, then written, and readable from then on. [`CachedLayer::save`] makes what was written durable
+//! and only then records it. So after a crash or a power failure the record names no chunk whose content could be missing; what
+//! it does not name is fetched again.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parallax_chunks::{ChunkId, Index, Part};
+use parallax_format::digest::Sha256;
+use sha2::Digest as _;
+
+use super::bits::Bits;
+
+/// Extension of the sparse file.
+pub(crate) const DATA: &str = "data";
+/// Extension of the file with the bits.
+pub(crate) const BITS: &str = "bits";
+/// Size of the buffer in bytes by which the whole file is read.
+const BUFFER: usize = 1 << 20;
+
+/// The part of a layer's file that is in a cache.
+#[derive(Debug)]
+pub struct CachedLayer {
+    data: File,
+    bits: File,
+    index: Index,
+    parts: Vec<Part>,
+    /// The positions of each chunk.
+    places: HashMap<ChunkId, Vec<usize>>,
+    /// SHA-256 of the index.
+    index_digest: [u8; 32],
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The chunks that can be read.
+    present: Bits,
+    /// Their size in bytes.
+    bytes: u64,
+    /// Whether some of them are not recorded.
+    unsaved: bool,
+}
+
+impl CachedLayer {
+    /// Opens the files `NAME.data` and `NAME.bits` in `directory`, or makes them. Files that are not about this index are replaced.
+    pub(crate) fn open(directory: &Path, name: &Sha256, index: Index) -> io::Result<Self> {
+        let [data_path, bits_path] = paths(directory, name);
+        let index_digest: [u8; 32] = sha2::Sha256::digest(index.to_bytes()).into();
+        let parts: Vec<Part> = index.parts().collect();
+        let found = fs::read(&bits_path).ok().and_then(|file| Bits::of_file(&file, &index_digest, parts.len()));
+        // Both are there or neither counts.
+        let found = found.filter(|_| fs::metadata(&data_path).is_ok_and(|data| data.len() == index.size()));
+        if found.is_none() {
+            remove(&bits_path)?;
+            remove(&data_path)?;
+        }
+        let open =
+            |path: &Path| OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let data = open(&data_path)?;
+        let present = match found {
+            Some(bits) => bits,
+            None => {
+                data.set_len(index.size())?;
+                // A power failure must not leave the new bits beside earlier data.
+                File::open(directory)?.sync_all()?;
+                Bits::new(parts.len())
+            }
+        };
+        let bits = open(&bits_path)?;
+        bits.write_all_at(&present.to_file(&index_digest), 0)?;
+        let mut places: HashMap<ChunkId, Vec<usize>> = HashMap::new();
+        for (number, part) in parts.iter().enumerate() {
+            places.entry(part.id).or_default().push(number);
+        }
+        let bytes = present.numbers().filter_map(|number| parts.get(number)).map(|part| part.size).sum();
+        let state = Mutex::new(State { present, bytes, unsaved: false });
+        Ok(Self { data, bits, index, parts, places, index_digest, state })
+    }
+
+    /// Returns the index of the layer's file.
+    #[must_use]
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Returns the size of the chunks that can be read, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.state().bytes
+    }
+
+    /// Whether all chunks can be read.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.bytes() == self.index.size()
+    }
+
+    /// Returns the chunks that a part of the file needs and that cannot be read yet, in the order of the file, each once.
+    #[must_use]
+    pub fn missing(&self, offset: u64, size: u64) -> Vec<ChunkId> {
+        let end = offset.saturating_add(size);
+        let first = self.parts.partition_point(|part| part.offset + part.size <= offset);
+        let state = self.state();
+        let mut missing: Vec<ChunkId> = Vec::new();
+        for (number, part) in self.parts.iter().enumerate().skip(first).take_while(|(_, part)| part.offset < end) {
+            if !state.present.get(number) && !missing.contains(&part.id) {
+                missing.push(part.id);
+            }
+        }
+        missing
+    }
+
+    /// Reads from the file. Returns the number of bytes, which is less than the buffer has only at the end of the file; `None` if a
+    /// chunk is missing.
+    ///
+    /// # Errors
+    /// The cache's file cannot be read.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+        let left = usize::try_from(self.index.size().saturating_sub(offset)).unwrap_or(usize::MAX);
+        let size = buffer.len().min(left);
+        if !self.missing(offset, size as u64).is_empty() {
+            return Ok(None);
+        }
+        self.data.read_exact_at(buffer.get_mut(..size).unwrap_or_default(), offset)?;
+        Ok(Some(size))
+    }
+
+    /// Returns a chunk that can be read, checked against its id.
+    pub(crate) fn chunk(&self, id: &ChunkId) -> Option<Vec<u8>> {
+        let places = self.places.get(id)?;
+        let number = places.iter().copied().find(|number| self.state().present.get(*number))?;
+        let part = self.parts.get(number)?;
+        let mut content = vec![0; usize::try_from(part.size).ok()?];
+        self.data.read_exact_at(&mut content, part.offset).ok()?;
+        (ChunkId::of(&content, self.index.algorithm()) == *id).then_some(content)
+    }
+
+    /// Returns the number of bytes that [`Self::put`] would add.
+    pub(crate) fn needed(&self, id: &ChunkId) -> u64 {
+        let state = self.state();
+        let absent = self.places.get(id).into_iter().flatten().filter(|number| !state.present.get(**number));
+        absent.filter_map(|number| self.parts.get(*number)).map(|part| part.size).sum()
+    }
+
+    /// Writes a chunk wherever the file has it. Returns whether `content` is that chunk; else nothing is written.
+    pub(crate) fn put(&self, id: &ChunkId, content: &[u8]) -> io::Result<bool> {
+        if ChunkId::of(content, self.index.algorithm()) != *id {
+            return Ok(false);
+        }
+        for number in self.places.get(id).into_iter().flatten() {
+            let Some(part) = self.parts.get(*number) else { continue };
+            // An index may give the id another size than the chunk has.
+            if part.size != content.len() as u64 {
+                return Ok(false);
+            }
+            if self.state().present.get(*number) {
+                continue;
+            }
+            self.data.write_all_at(content, part.offset)?;
+            let mut state = self.state();
+            if !state.present.get(*number) {
+                state.present.set(*number);
+                state.bytes += part.size;
+                state.unsaved = true;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Makes the chunks that were put durable, and records them. Chunks that are put meanwhile are left for the next time.
+    ///
+    /// # Errors
+    /// The cache's files cannot be written. What was not recorded before is forgotten when the process ends.
+    pub fn save(&self) -> io::Result<()> {
+        let present = {
+            let mut state = self.state();
+            if !std::mem::take(&mut state.unsaved) {
+                return Ok(());
+            }
+            state.present.clone()
+        };
+        let saved =
+            self.data.sync_data().and_then(|()| self.bits.write_all_at(&present.to_file(&self.index_digest), 0));
+        if saved.is_err() {
+            self.state().unsaved = true;
+        }
+        saved
+    }
+
+    /// Returns the SHA-256 of the whole file; `None` if chunks are missing.
+    ///
+    /// # Errors
+    /// The cache's file cannot be read.
+    pub fn sha256(&self) -> io::Result<Option<Sha256>> {
+        let mut hash = sha2::Sha256::new();
+        let mut buffer = vec![0; BUFFER];
+        let mut offset = 0;
+        loop {
+            match self.read_at(&mut buffer, offset)? {
+                None => return Ok(None),
+                Some(0) => return Ok(Some(<[u8; 32]>::from(hash.finalize()).into())),
+                Some(got) => {
+                    hash.update(buffer.get(..got).unwrap_or_default());
+                    offset += got as u64;
+                }
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The two files of a layer.
+pub(crate) fn paths(directory: &Path, name: &str) -> [PathBuf; 2] {
+    [DATA, BITS].map(|extension| directory.join(format!("{name}.{extension}")))
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

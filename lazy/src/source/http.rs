@@ -1,0 +1,195 @@
+//! A chunk store behind HTTP or HTTPS: any server of static files.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use parallax_chunks::ChunkId;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::{Agent, Proxy};
+
+use super::{Source, SourceError};
+
+/// Longest pause between two attempts.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// Sent to servers.
+const USER_AGENT: &str = concat!("parallax-lazy/", env!("CARGO_PKG_VERSION"));
+
+/// The way to a server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum HttpProxy {
+    /// As `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment say.
+    #[default]
+    Environment,
+    /// Without a proxy.
+    Direct,
+    /// By the proxy with this URL, which must permit `CONNECT` to the server's port.
+    Url(String),
+}
+
+/// Settings of a source.
+#[derive(Debug, Clone)]
+pub struct HttpOptions {
+    /// The proxy.
+    pub proxy: HttpProxy,
+    /// File with the certificates of the authorities to trust, in PEM format [default: the system's].
+    pub ca_file: Option<PathBuf>,
+    /// Timeout of a connection attempt.
+    pub connect_timeout: Duration,
+    /// Timeout of a request, from its start to the last byte.
+    pub timeout: Duration,
+    /// Number of attempts, at least 1, if the server does not answer or is busy.
+    pub attempts: u32,
+    /// Pause before the second attempt; doubled before each further one, up to 5 s.
+    pub pause: Duration,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self {
+            proxy: HttpProxy::default(),
+            ca_file: None,
+            connect_timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(30),
+            attempts: 4,
+            pause: Duration::from_millis(100),
+        }
+    }
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// Not a URL of a chunk store.
+    #[error("invalid URL {0}: must be http:// or https:// with a host, without user, query or fragment")]
+    Url(String),
+    /// Not a URL of a proxy.
+    #[error("invalid proxy {0}: must be a URL such as http://proxy.site:3128")]
+    Proxy(String),
+    /// The authorities cannot be read.
+    #[error("cannot read certificates from {}: {reason}", path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// The problem.
+        reason: String,
+    },
+}
+
+/// The chunks of a URL, such as `https://images.site/layers/default.castr`.
+#[derive(Debug)]
+pub struct HttpSource {
+    agent: Agent,
+    url: String,
+    attempts: u32,
+    pause: Duration,
+}
+
+impl HttpSource {
+    /// Returns the source. The server is not asked yet.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub fn new(url: &str, options: &HttpOptions) -> Result<Self, HttpError> {
+        let rest = ["http://", "https://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+        let host = rest.and_then(|rest| rest.split('/').next()).unwrap_or_default();
+        if host.is_empty() || host.contains('@') || url.contains(['?', '#', ' ']) {
+            return Err(HttpError::Url(url.to_owned()));
+        }
+        let proxy = match &options.proxy {
+            HttpProxy::Environment => Proxy::try_from_env(),
+            HttpProxy::Direct => None,
+            HttpProxy::Url(proxy) => Some(Proxy::new(proxy).map_err(|_| HttpError::Proxy(proxy.clone()))?),
+        };
+        let roots = match &options.ca_file {
+            Some(file) => RootCerts::from(certificates(file)?),
+            None => RootCerts::PlatformVerifier,
+        };
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(provider).build();
+        let config = Agent::config_builder()
+            .tls_config(tls)
+            .proxy(proxy)
+            .user_agent(USER_AGENT)
+            .http_status_as_error(false)
+            .timeout_connect(Some(options.connect_timeout))
+            .timeout_global(Some(options.timeout))
+            .build();
+        let (attempts, pause) = (options.attempts.max(1), options.pause);
+        Ok(Self { agent: config.new_agent(), url: url.trim_end_matches('/').to_owned(), attempts, pause })
+    }
+
+    /// Asks once.
+    fn ask(&self, url: &str, max: usize) -> Result<Vec<u8>, SourceError> {
+        let mut response = self.agent.get(url).call().map_err(|error| failure(&error))?;
+        match response.status().as_u16() {
+            200 => {
+                let body = response.body_mut().with_config().limit(max as u64);
+                body.read_to_vec().map_err(|error| failure(&error))
+            }
+            404 | 410 => Err(SourceError::NotFound),
+            status @ (408 | 425 | 429 | 500 | 502..=504) => {
+                Err(SourceError::Temporary(format!("HTTP status {status}")))
+            }
+            status => Err(SourceError::Permanent(format!("HTTP status {status}"))),
+        }
+    }
+}
+
+impl Source for HttpSource {
+    fn file(&self, id: &ChunkId, max: usize) -> Result<Vec<u8>, SourceError> {
+        let url = format!("{}/{}", self.url, id.path());
+        let mut pause = self.pause;
+        for _ in 1..self.attempts {
+            match self.ask(&url, max) {
+                Err(SourceError::Temporary(_)) => {}
+                answer => return answer,
+            }
+            // Nodes that failed together do not return together.
+            thread::sleep(pause.mul_f64(fastrand::f64() + 0.5));
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
+        self.ask(&url, max)
+    }
+
+    fn name(&self) -> &str {
+        &self.url
+    }
+}
+
+/// Reads the certificates of authorities.
+fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>, HttpError> {
+    let failed = |reason: String| HttpError::Certificates { path: file.to_owned(), reason };
+    let bytes = fs::read(file).map_err(|error| failed(error.to_string()))?;
+    let mut certificates = Vec::new();
+    for item in parse_pem(&bytes) {
+        if let PemItem::Certificate(certificate) = item.map_err(|error| failed(error.to_string()))? {
+            certificates.push(certificate);
+        }
+    }
+    if certificates.is_empty() { Err(failed("it has none".to_owned())) } else { Ok(certificates) }
+}
+
+/// Tells failures that may pass from others.
+fn failure(error: &ureq::Error) -> SourceError {
+    use ureq::Error::{BadUri, BodyExceedsLimit, InvalidProxyUrl, Pem, Rustls, Tls, TooManyRedirects};
+    let text = error.to_string();
+    match error {
+        // A certificate does not become another one by asking again.
+        ureq::Error::Io(error) if is_about_tls(error) => SourceError::Permanent(text),
+        BadUri(_) | BodyExceedsLimit(_) | InvalidProxyUrl | Pem(_) | Rustls(_) | Tls(_) | TooManyRedirects => {
+            SourceError::Permanent(text)
+        }
+        _ => SourceError::Temporary(text),
+    }
+}
+
+fn is_about_tls(error: &io::Error) -> bool {
+    error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some()
+}
+
+#[cfg(test)]
+mod tests;
