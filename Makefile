@@ -136,6 +136,7 @@ install: install-programs install-docs
 install-programs:
 	install -D -m 0755 target/release/parallax $(DESTDIR)$(PREFIX)/bin/parallax
 	install -D -m 0755 target/release/parallax-agent $(DESTDIR)$(PREFIX)/sbin/parallax-agent
+	install -D -m 0755 target/release/parallax-lazy $(DESTDIR)$(PREFIX)/sbin/parallax-lazy
 	install -D -m 0755 target/launcher/parallax-launch $(DESTDIR)$(PREFIX)/libexec/parallax/parallax-launch
 	install -D -m 0755 target/release/parallax-mount-program \
 		$(DESTDIR)$(PREFIX)/libexec/parallax/parallax-mount-program
@@ -145,6 +146,8 @@ install-programs:
 		$(DESTDIR)$(PREFIX)/lib/parallax/spank_parallax_step.so
 	install -D -m 0644 etc/parallax-agent.service $(DESTDIR)$(UNITDIR)/parallax-agent.service
 	install -D -m 0644 etc/parallax-agent.socket $(DESTDIR)$(UNITDIR)/parallax-agent.socket
+	install -D -m 0644 etc/parallax-lazy.service $(DESTDIR)$(UNITDIR)/parallax-lazy.service
+	install -D -m 0644 etc/parallax-lazy.socket $(DESTDIR)$(UNITDIR)/parallax-lazy.socket
 	install -D -m 0755 etc/epilog.sh $(DESTDIR)$(PREFIX)/share/doc/parallax/epilog.sh
 	install -D -m 0644 etc/parallax.toml $(DESTDIR)$(PREFIX)/share/doc/parallax/parallax.toml
 	install -D -m 0644 etc/plugstack.conf $(DESTDIR)$(PREFIX)/share/doc/parallax/plugstack.conf

@@ -1,13 +1,20 @@
-//! Chunks of layers on a node: fetched from sources, kept in a bounded cache.
+//! `parallax-lazy`: layers whose chunks are fetched as they are read.
 //!
-//! - [`Sources`]: the places that have the chunks of an index, in the order in which they are asked; [`DirectorySource`] and
-//!   [`HttpSource`]. What they return is checked against the chunk's id.
-//! - [`Cache`]: the cache of a node; [`CachedLayer`]: the part of a layer's file that is there. Neither a crash nor a power failure makes
-//!   wrong bytes readable.
+//! The agent makes a file by FUSE for a layer that has chunks, and hands its descriptors over ([`connection`]). What is read
+//! of the file is fetched first, and the rest in the background ([`served`]); when all of it is there, the agent uses the complete file
+//! instead, and FUSE is gone. The process needs no privilege.
 //!
-//! Nothing here needs privileges.
+//! - [`daemon`]: the socket, and a thread for each connection.
+//! - [`queue`]: the order of fetches.
+//! - `source`: the places that have chunks. What they return is checked against the chunk's id.
+//! - `cache`: the bounded cache of the node. Neither a crash nor a power failure makes wrong bytes readable.
 
+pub mod args;
 mod cache;
+pub mod connection;
+pub mod daemon;
+pub mod queue;
+pub mod served;
 mod source;
 
 pub use cache::bounded::{Cache, CacheError};

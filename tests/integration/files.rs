@@ -104,7 +104,14 @@ fn the_units_are_taken_by_systemd_and_leave_mounts_alone() -> anyhow::Result<()>
     let service = service.replace("/usr/sbin/parallax-agent", "/bin/true");
     fs::write(directory.path().join("parallax-agent.service"), service)?;
     fs::write(directory.path().join("parallax-agent.socket"), socket)?;
-    let units = ["parallax-agent.service", "parallax-agent.socket"].map(|name| directory.path().join(name));
+    let lazy = read("etc/parallax-lazy.socket")?;
+    let listens = format!("ListenSequentialPacket={}", parallax_config::Lazy::default().socket.display());
+    ensure!(lazy.lines().any(|line| line == listens) && lazy.contains("\nSocketMode=0600\n"), "{lazy}");
+    fs::write(directory.path().join("parallax-lazy.socket"), lazy)?;
+    let service = read("etc/parallax-lazy.service")?.replace("/usr/sbin/parallax-lazy", "/bin/true");
+    fs::write(directory.path().join("parallax-lazy.service"), service)?;
+    let names = ["parallax-agent.service", "parallax-agent.socket", "parallax-lazy.service", "parallax-lazy.socket"];
+    let units = names.map(|name| directory.path().join(name));
     let done = Done::from(Command::new("systemd-analyze").args(["verify", "--man=no"]).args(units).output()?);
     ensure!(done.code == 0 && done.stderr.is_empty(), "{done:?}");
     Ok(())

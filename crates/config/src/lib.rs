@@ -15,12 +15,14 @@ use crate::keys::{Described as _, section};
 
 mod choices;
 mod keys;
+mod lazy;
 mod mount;
 mod mount_program;
 mod obsolete;
 
 pub use choices::{Mounts, OnMissing, OnUnreachable, Owner, Tmp, Verify};
 pub use keys::{Choice, Key, Section, Shape};
+pub use lazy::Lazy;
 pub use mount::{BindMount, BindMountError};
 pub use mount_program::{LogLevel, MountProgram};
 
@@ -37,6 +39,7 @@ const CDI_DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 pub const SECTIONS: &[Section] = &[
     Section { name: "", about: &[], keys: &[STORES] },
     Trees::SECTION,
+    Lazy::SECTION,
     Agent::SECTION,
     Step::SECTION,
     Run::SECTION,
@@ -63,6 +66,9 @@ pub struct Config {
     /// Images that lie unpacked in directories of the node.
     #[serde(default)]
     pub trees: Trees,
+    /// Layers whose chunks are fetched as they are read.
+    #[serde(default)]
+    pub lazy: Lazy,
     /// Settings of the node agent.
     #[serde(default)]
     pub agent: Agent,
@@ -301,6 +307,7 @@ impl Config {
             return Err(format!("invalid \"agent.keep_warm\": {seconds} is not from 0 to {MAX_KEEP_WARM} seconds"));
         }
         self.step.on_unreachable.check(self.step.start_timeout)?;
+        self.lazy.check()?;
         self.mount_program.check()?;
         if !is_tmpfs_size(&self.step.scratch_size) {
             return Err(format!(

@@ -17,6 +17,7 @@
 //! - [`fault`]: a process that ends at a chosen step, in tests.
 //! - [`namespace_number`]: the order of mount namespaces.
 //! - [`process`]: processes referred to by a descriptor, so that a reused id cannot be mistaken for them.
+//! - [`shared_slots`]: memory that two processes share.
 
 #[allow(unsafe_code, reason = "descriptors that systemd passed have no owner yet")]
 pub mod activation;
@@ -38,6 +39,8 @@ pub mod overlay;
 #[allow(unsafe_code, reason = "acts between fork(2) and execve(2)")]
 pub mod process;
 pub mod root;
+#[allow(unsafe_code, reason = "maps memory that another process writes")]
+pub mod shared_slots;
 #[allow(unsafe_code, reason = "calls functions of a library that is loaded by name")]
 pub mod subid;
 #[allow(unsafe_code, reason = "calls clone(2)")]

@@ -13,6 +13,8 @@ use crate::limits;
 pub const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
 /// `LOOP_CONFIGURE` of `linux/loop.h`, Linux 5.8.
 pub const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
+/// `LOOP_CHANGE_FD` of `linux/loop.h`.
+pub const LOOP_CHANGE_FD: libc::c_ulong = 0x4C06;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 const LO_FLAGS_DIRECT_IO: u32 = 16;
@@ -51,7 +53,7 @@ struct LoopConfig {
 #[derive(Debug)]
 pub struct LoopDevice {
     // Kept open: closing it frees the device.
-    _device: File,
+    device: File,
     path: String,
 }
 
@@ -73,13 +75,24 @@ impl LoopDevice {
             let path = format!("/dev/loop{number}");
             let device = OpenOptions::new().read(true).open(&path).map_err(limits::of_files)?;
             match configure(&device, image) {
-                Ok(()) => return Ok(Self { _device: device, path }),
+                Ok(()) => return Ok(Self { device, path }),
                 // Another process took the device between the two calls.
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
                 Err(error) => return Err(error),
             }
         }
         Err(io::Error::from_raw_os_error(libc::EBUSY))
+    }
+
+    /// Replaces the file below the device by another one with the same size and content, under whatever is mounted. Waits for the reads in
+    /// progress.
+    ///
+    /// # Errors
+    /// `EINVAL` if the sizes differ, or for what is neither a regular file nor a block device.
+    pub fn change_file(&self, file: BorrowedFd<'_>) -> io::Result<()> {
+        // SAFETY: the request takes a number, and refers to no memory.
+        let result = unsafe { libc::ioctl(self.device.as_raw_fd(), LOOP_CHANGE_FD as _, file.as_raw_fd()) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// The device's path, `/dev/loopN`.

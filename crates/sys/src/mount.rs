@@ -50,6 +50,37 @@ impl DetachedMount {
         Ok(Self(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?))
     }
 
+    /// Mounts a FUSE file system whose root is a read-only regular file; what reads from `device` (`/dev/fuse`, open) serves the file.
+    ///
+    /// # Errors
+    /// `ENODEV` if the kernel has no FUSE, `EINVAL` for a device that is in use, `EPERM` without `CAP_SYS_ADMIN`.
+    pub fn fuse_file(device: BorrowedFd<'_>) -> io::Result<Self> {
+        let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_flag(&context, "ro")?;
+        let options = [
+            ("source", "parallax"),
+            ("fd", &device.as_raw_fd().to_string()),
+            ("rootmode", "100444"),
+            ("user_id", "0"),
+            ("group_id", "0"),
+        ];
+        for (key, value) in options {
+            fsconfig_set_string(&context, key, value)?;
+        }
+        fsconfig_create(&context)?;
+        let attributes =
+            MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        Ok(Self(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?))
+    }
+
+    /// Opens the root of the mount, which is a regular file, for reading.
+    ///
+    /// # Errors
+    /// Those of `open(2)`.
+    pub fn open_root_file(&self) -> io::Result<std::fs::File> {
+        std::fs::File::open(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+
     /// Mounts an empty tmpfs: no set-user-id programs, no device nodes.
     ///
     /// `options` are those of `tmpfs(5)` as pairs, such as `("size", "50%")`.

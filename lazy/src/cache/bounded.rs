@@ -108,7 +108,8 @@ impl Cache {
             let mode = fs::Permissions::from_mode(0o700);
             fs::set_permissions(directory, mode).map_err(failed("set the mode of", directory))?;
         }
-        let metadata = fs::symlink_metadata(directory).map_err(failed("read", directory))?;
+        // The path comes from the configuration; systemd makes it a link for a service with an account of its own.
+        let metadata = fs::metadata(directory).map_err(failed("read", directory))?;
         let not_safe = |reason| Err(CacheError::NotSafe { path: directory.to_owned(), reason });
         if metadata.uid() != rustix::process::geteuid().as_raw() {
             return not_safe("it belongs to another user");

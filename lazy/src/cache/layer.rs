@@ -28,6 +28,7 @@ const BUFFER: usize = 1 << 20;
 #[derive(Debug)]
 pub struct CachedLayer {
     data: File,
+    data_path: PathBuf,
     bits: File,
     index: Index,
     parts: Vec<Part>,
@@ -81,7 +82,15 @@ impl CachedLayer {
         }
         let bytes = present.numbers().filter_map(|number| parts.get(number)).map(|part| part.size).sum();
         let state = Mutex::new(State { present, bytes, unsaved: false });
-        Ok(Self { data, bits, index, parts, places, index_digest, state })
+        Ok(Self { data, data_path, bits, index, parts, places, index_digest, state })
+    }
+
+    /// Opens the file for reading. It stays as it is also when the cache removes the layer.
+    ///
+    /// # Errors
+    /// Those of `open(2)`.
+    pub fn file(&self) -> io::Result<File> {
+        File::open(&self.data_path)
     }
 
     /// Returns the index of the layer's file.

@@ -54,6 +54,24 @@ const OF_AGENT: &[Section] = &[
     ),
 ];
 
+const OF_LAZY: &[Section] = &[
+    (
+        "SIGNALS",
+        &[(
+            "SIGTERM, SIGINT",
+            "End at once. Readers wait for the next process, which answers what was asked of this one.",
+        )],
+    ),
+    (
+        "FILES",
+        &[
+            CONFIGURATION,
+            ("/run/parallax-lazy.sock", "The socket (`lazy.socket`), which systemd opens."),
+            ("/var/cache/parallax-lazy", "Chunks that were fetched (`lazy.cache`)."),
+        ],
+    ),
+];
+
 /// The command `parallax`.
 pub(crate) fn parallax() -> Command {
     parallax_migrate_cli::command().disable_help_subcommand(true)
@@ -62,6 +80,11 @@ pub(crate) fn parallax() -> Command {
 /// The agent.
 pub(crate) fn agent() -> Command {
     parallax_agent::args::Args::command()
+}
+
+/// The server of layers whose chunks are fetched as they are read.
+pub(crate) fn lazy() -> Command {
+    parallax_lazy::args::Args::command()
 }
 
 /// The manual pages of commands.
@@ -86,6 +109,7 @@ pub(crate) fn pages() -> anyhow::Result<Vec<Output>> {
     see_also.extend(["parallax-mount-program(1)", "parallax.toml(5)", "parallax-agent(8)"].map(str::to_owned));
     pages.push(page(command, "1", OF_COMMAND, &see_also.join(", "))?);
     pages.push(page(agent(), "8", OF_AGENT, "parallax(1), parallax.toml(5), systemd.service(5)")?);
+    pages.push(page(lazy(), "8", OF_LAZY, "parallax-agent(8), parallax.toml(5), systemd.service(5)")?);
     Ok(pages)
 }
 
@@ -115,7 +139,7 @@ fn page(command: Command, number: &str, sections: &[Section], see_also: &str) ->
 /// The completions, each where the shell looks for its kind.
 pub(crate) fn completions() -> Vec<Output> {
     let shells = [(Shell::Bash, "bash", "", ""), (Shell::Zsh, "zsh", "_", ""), (Shell::Fish, "fish", "", ".fish")];
-    let programs = [("parallax", parallax()), ("parallax-agent", agent())];
+    let programs = [("parallax", parallax()), ("parallax-agent", agent()), ("parallax-lazy", lazy())];
     let each = programs.iter().flat_map(|program| shells.iter().map(move |shell| (program, shell)));
     each.map(|((name, command), (shell, directory, before, after))| {
         let mut content = Vec::new();

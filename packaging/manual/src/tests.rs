@@ -122,6 +122,7 @@ fn every_option_of_every_command_is_in_its_page() {
     }
     check(&command, "man/parallax.1");
     check(&commands::agent(), "man/parallax-agent.8");
+    check(&commands::lazy(), "man/parallax-lazy.8");
     assert!(checked > 50, "only {checked} options were found");
 }
 

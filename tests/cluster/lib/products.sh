@@ -31,6 +31,7 @@ install_on() {
     local node=$1 with_plugin=$2 root built=$repository/target/release plugstack changed
     root=/proc/$(node_pid "$node")/root
     install_file "$built/parallax" "$root/usr/bin/parallax"
+    install_file "$built/parallax-lazy" "$root/usr/sbin/parallax-lazy"
     install_file "$repository/target/launcher/parallax-launch" "$root/usr/libexec/parallax/parallax-launch"
     install_file "$built/parallax-mount-program" "$root/usr/libexec/parallax/parallax-mount-program"
     install_file "$(plugin_file "$suite")" "$root/usr/lib/parallax/spank_parallax.so"

@@ -1,0 +1,77 @@
+//! The section of layers whose chunks are fetched as they are read.
+
+use std::path::{Path, PathBuf};
+
+use crate::keys::section;
+
+section! {
+    /// Layers whose chunks are fetched as they are read. The nodes need the service parallax-lazy.
+    "lazy" Lazy {
+        /// Whether layers that have chunks (`parallax chunk`) are mounted before all of their file is on the node. The backend must be
+        /// `native`. Other layers, and all where this does not work, are mounted from their SquashFS files in the store.
+        enabled: bool = false;
+        /// Socket of parallax-lazy: an absolute path in a directory that only root can write.
+        socket: PathBuf = PathBuf::from("/run/parallax-lazy.sock");
+        /// Chunk stores, in the order in which they are asked: `http://` and `https://` URLs, and absolute paths. The chunk store beside a
+        /// layer's index is asked last.
+        sources: Vec<String> = Vec::new(), example "[\"https://images.site/layers/default.castr\"]";
+        /// File with the certificates of the authorities that sign those of the servers, in PEM format. Empty: the system's.
+        ca_file: PathBuf = PathBuf::new();
+        /// Directory for chunks that were fetched. It belongs to the account of parallax-lazy.
+        cache: PathBuf = PathBuf::from("/var/cache/parallax-lazy");
+        /// Maximum size of the cache in MiB (1 to 1073741824). Layers that are not mounted make room, the one first that was used
+        /// least recently.
+        cache_size: u32 = 20480;
+        /// How long a reader waits for a chunk that no chunk store returns, in seconds (1 to 3600), if the layer's SquashFS file is not in
+        /// the store either. Then reading fails.
+        timeout: u32 = 30;
+    }
+}
+
+impl Lazy {
+    /// Returns the file with certificates, if one is configured.
+    #[must_use]
+    pub fn ca_file(&self) -> Option<&Path> {
+        Some(self.ca_file.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let (size, seconds) = (self.cache_size, self.timeout);
+        if !(1..=1 << 30).contains(&size) {
+            return Err(format!("invalid \"lazy.cache_size\": {size} is not from 1 to 1073741824 MiB"));
+        }
+        if !(1..=3600).contains(&seconds) {
+            return Err(format!("invalid \"lazy.timeout\": {seconds} is not from 1 to 3600 seconds"));
+        }
+        let paths = [self.socket.as_path(), &self.cache].into_iter().chain(self.ca_file());
+        if let Some(path) = paths.into_iter().find(|path| !path.is_absolute()) {
+            return Err(format!("the path \"{}\" is not absolute", path.display()));
+        }
+        let is_source = |source: &&String| ["http://", "https://", "/"].iter().any(|begin| source.starts_with(begin));
+        match self.sources.iter().find(|source| !is_source(source)) {
+            Some(source) => {
+                Err(format!("invalid \"lazy.sources\": \"{source}\" is neither an http(s) URL nor an absolute path"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Config;
+
+    #[test]
+    fn values_out_of_their_range_are_refused() {
+        for text in [
+            "socket = \"lazy.sock\"",
+            "ca_file = \"ca.pem\"",
+            "sources = [\"ftp://images.site\"]",
+            "cache_size = 0",
+            "timeout = 3601",
+        ] {
+            let error = Config::parse(&format!("stores = [\"/s\"]\n[lazy]\n{text}")).unwrap_err();
+            assert!(!error.1.contains('\n'), "{text}");
+        }
+    }
+}

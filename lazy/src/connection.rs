@@ -1,0 +1,147 @@
+//! A connection of the agent: a layer that it asks for, served for as long as its file is used.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use parallax_chunks::Index;
+use parallax_config::Lazy;
+use parallax_lazy_file::Device;
+use parallax_lazy_file::message::{Channel, ChannelError, FromWorker, Layer, ToWorker, VERSION};
+use parallax_sys::shared_slots::SharedSlots;
+
+use crate::queue::Queue;
+use crate::served::{Served, State};
+use crate::source::directory::DirectorySource;
+use crate::source::http::{HttpError, HttpOptions, HttpSource};
+use crate::source::{Source, Sources};
+
+/// Timeout of the first message.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum size of an index in bytes: that of a file of 100 GB.
+const MAX_INDEX: u64 = 64 << 20;
+/// Bytes of the file's beginning that must be there before it is mounted: the superblock.
+const BEGINNING: u64 = 96;
+
+/// Serves the layer that the agent asks for on this connection. Returns when the agent closes the connection; the layer is served on until
+/// its file is used by nothing any more.
+pub fn serve(channel: Channel, queue: &Arc<Queue>, config: &Lazy) {
+    let channel = Arc::new(channel);
+    match begin(&channel, queue, config) {
+        Ok(name) => tracing::info!(layer = name, "layer served"),
+        Err(reason) => {
+            tracing::warn!(reason, "layer refused");
+            let _ = channel.send(&FromWorker::Refused { reason }, &[]);
+            return;
+        }
+    }
+    loop {
+        match channel.receive::<ToWorker>(None) {
+            Ok((ToWorker::Ping, _)) => {
+                // The agent may have ended meanwhile, which the next message shows.
+                let _ = channel.send(&FromWorker::Alive, &[]);
+            }
+            Err(ChannelError::Closed) => return,
+            other => {
+                tracing::warn!(?other, "unexpected message of the agent");
+                return;
+            }
+        }
+    }
+}
+
+/// Receives the first message, and starts the threads that serve the layer. Returns its name.
+fn begin(channel: &Arc<Channel>, queue: &Arc<Queue>, config: &Lazy) -> Result<String, String> {
+    let (message, descriptors) =
+        channel.receive(Some(FIRST_TIMEOUT)).map_err(|error| format!("no first message: {error}"))?;
+    let ToWorker::Serve(layer) = message else { return Err("the first message is no request to serve".to_owned()) };
+    if layer.version != VERSION {
+        let version = layer.version;
+        return Err(format!(
+            "parallax-agent is of another release (version {version} of the messages, here {VERSION})"
+        ));
+    }
+    let descriptors = <[OwnedFd; 3]>::try_from(descriptors);
+    let [device, slots, index] = descriptors.map_err(|_| "descriptors are missing".to_owned())?;
+    let slots = SharedSlots::of_file(slots).map_err(|error| format!("unusable slots: {error}"))?;
+    let served = Arc::new(served(&layer, index.into(), channel, queue, config)?);
+    served.fetch(0, BEGINNING.min(layer.size))?;
+    start(&served, Arc::new(Device::from(device)), Arc::new(slots))?;
+    channel.send(&FromWorker::Serving, &[]).map_err(|error| error.to_string())?;
+    Ok(layer.sha256.to_string())
+}
+
+fn served(
+    layer: &Layer,
+    index: File,
+    channel: &Arc<Channel>,
+    queue: &Arc<Queue>,
+    config: &Lazy,
+) -> Result<Served, String> {
+    let bytes = read_index(&index).map_err(|error| format!("cannot read the index: {error}"))?;
+    let index = Index::parse(&bytes).map_err(|error| format!("the index of chunks is corrupt: {error}"))?;
+    if index.size() != layer.size {
+        return Err(format!("the index is that of a file of {} bytes, not of {}", index.size(), layer.size));
+    }
+    let cached = queue.cache().layer(&layer.sha256, &index).map_err(|error| error.to_string())?;
+    let sources = sources(config, &layer.chunk_store).map_err(|error| error.to_string())?;
+    Ok(Served {
+        name: layer.sha256,
+        layer: cached,
+        sources,
+        queue: Arc::clone(queue),
+        timeout: Duration::from_secs(config.timeout.into()),
+        agent: Arc::clone(channel),
+        state: State::default(),
+    })
+}
+
+/// Reads an index from its beginning: other processes, which have the same descriptor, have moved its position.
+fn read_index(index: &File) -> io::Result<Vec<u8>> {
+    let size = index.metadata()?.len().min(MAX_INDEX);
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
+    index.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// Returns the configured chunk stores, and then the one beside the index.
+///
+/// # Errors
+/// [`HttpError`].
+pub fn sources(config: &Lazy, beside: &Path) -> Result<Sources, HttpError> {
+    let options = HttpOptions { ca_file: config.ca_file().map(Path::to_owned), ..HttpOptions::default() };
+    let mut sources: Vec<Box<dyn Source>> = Vec::new();
+    for source in &config.sources {
+        if source.starts_with('/') {
+            sources.push(Box::new(DirectorySource::new(Path::new(source))));
+        } else {
+            sources.push(Box::new(HttpSource::new(source, &options)?));
+        }
+    }
+    sources.push(Box::new(DirectorySource::new(beside)));
+    Ok(Sources::new(sources))
+}
+
+/// Starts a thread for each slot, and one that completes the layer.
+fn start(served: &Arc<Served>, device: Arc<Device>, slots: Arc<SharedSlots>) -> Result<(), String> {
+    let failed = |error: io::Error| format!("cannot start a thread: {error}");
+    // Dropped with the last thread that serves; before, the file could not be completed.
+    for number in 0..slots.count() {
+        let (served, device, slots) = (Arc::clone(served), Arc::clone(&device), Arc::clone(&slots));
+        let serve = move || {
+            if let Err(error) = device.serve(&slots, number, &*served) {
+                tracing::error!(layer = %served.name, "cannot serve: {error}");
+            }
+            served.end();
+        };
+        thread::Builder::new().name("serve".to_owned()).spawn(serve).map_err(failed)?;
+    }
+    let served = Arc::clone(served);
+    thread::Builder::new().name("complete".to_owned()).spawn(move || served.complete()).map_err(failed)?;
+    Ok(())
+}

@@ -1,0 +1,174 @@
+//! A layer that is served: its file, whose chunks are fetched as they are read, and completed in the background.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parallax_chunks::ChunkId;
+use parallax_format::digest::Sha256;
+use parallax_lazy_file::Content;
+use parallax_lazy_file::message::{Channel, FromWorker};
+
+use crate::cache::layer::CachedLayer;
+use crate::queue::{Queue, Urgency};
+use crate::source::Sources;
+
+/// Number of threads that complete a layer.
+const FILLERS: usize = 4;
+/// Number of chunks after which what was fetched is made durable.
+const SAVE_INTERVAL: usize = 256;
+/// Pause after a failure.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// A layer that is served.
+#[derive(Debug)]
+pub struct Served {
+    /// SHA-256 of its file.
+    pub name: Sha256,
+    /// What of the file is there.
+    pub layer: Arc<CachedLayer>,
+    /// Where its chunks are.
+    pub sources: Sources,
+    /// The fetches of the node.
+    pub queue: Arc<Queue>,
+    /// How long a reader waits for a chunk that cannot be had.
+    pub timeout: Duration,
+    /// The connection to the agent.
+    pub agent: Arc<Channel>,
+    /// Whether readers wait for chunks that cannot be had.
+    pub state: State,
+}
+
+/// The state of a layer that is served.
+#[derive(Debug, Default)]
+pub struct State {
+    waiting: AtomicBool,
+    is_over: Mutex<bool>,
+    over: Condvar,
+}
+
+impl Served {
+    /// Fetches the chunks that a part of the file needs.
+    ///
+    /// # Errors
+    /// The reason, a part of a sentence.
+    pub fn fetch(&self, offset: u64, size: u64) -> Result<(), String> {
+        self.layer.missing(offset, size).iter().try_for_each(|id| self.fetch_chunk(id, Urgency::Demand))
+    }
+
+    fn fetch_chunk(&self, id: &ChunkId, urgency: Urgency) -> Result<(), String> {
+        self.queue.fetch(&self.layer, &self.sources, id, urgency).map_err(|error| error.to_string())
+    }
+
+    fn try_read(&self, buffer: &mut [u8], offset: u64) -> Result<usize, String> {
+        self.fetch(offset, buffer.len() as u64)?;
+        let read = self.layer.read_at(buffer, offset).map_err(|error| format!("cannot read the cache: {error}"))?;
+        read.ok_or_else(|| "a chunk was removed from the cache".to_owned())
+    }
+
+    /// Fetches all of the file in the background, and hands it to the agent. Returns early when the file is used by nothing any more.
+    pub fn complete(&self) {
+        let chunks: Vec<ChunkId> = self.layer.index().parts().map(|part| part.id).collect();
+        let next = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..FILLERS {
+                scope.spawn(|| while self.fill_next(&chunks, next.fetch_add(1, Ordering::Relaxed)) {});
+            }
+        });
+        if !self.layer.is_complete() {
+            return;
+        }
+        let checked = self.layer.save().and_then(|()| self.layer.sha256());
+        match checked {
+            Ok(Some(found)) if found == self.name => match self.layer.file() {
+                Ok(file) => {
+                    tracing::info!(layer = %self.name, "layer complete");
+                    self.send(&FromWorker::Complete, Some(&file));
+                }
+                Err(error) => tracing::error!(layer = %self.name, "cannot open the complete file: {error}"),
+            },
+            Ok(found) => {
+                let found = found.map_or_else(|| "none".to_owned(), |digest| digest.to_string());
+                let reason = format!("the SHA-256 of its chunks is {found}, and {} was recorded", self.name);
+                tracing::error!(layer = %self.name, reason, "layer corrupt");
+                self.send(&FromWorker::Failed { reason }, None);
+            }
+            Err(error) => tracing::error!(layer = %self.name, "cannot check the complete file: {error}"),
+        }
+    }
+
+    /// Fetches a chunk that nobody waits for. Returns whether there may be another one.
+    fn fill_next(&self, chunks: &[ChunkId], number: usize) -> bool {
+        let Some(id) = chunks.get(number) else { return false };
+        let mut reported = false;
+        while let Err(reason) = self.fetch_chunk(id, Urgency::Fill) {
+            if !std::mem::replace(&mut reported, true) {
+                tracing::warn!(layer = %self.name, reason, "cannot complete the layer yet");
+            }
+            if self.is_over_after(PAUSE) {
+                return false;
+            }
+        }
+        if number % SAVE_INTERVAL == SAVE_INTERVAL - 1 {
+            if let Err(error) = self.layer.save() {
+                tracing::warn!(layer = %self.name, "cannot save the cache: {error}");
+            }
+        }
+        !self.is_over_after(Duration::ZERO)
+    }
+
+    /// Ends all waiting: the file is used by nothing any more.
+    pub fn end(&self) {
+        *self.state.is_over.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.state.over.notify_all();
+    }
+
+    fn is_over_after(&self, pause: Duration) -> bool {
+        let is_over = self.state.is_over.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.state.over.wait_timeout_while(is_over, pause, |is_over| !*is_over);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Sends a message to the agent; an agent that has ended gets none.
+    fn send(&self, message: &FromWorker, file: Option<&std::fs::File>) {
+        let descriptors: Vec<_> = file.map(|file| file.as_fd()).into_iter().collect();
+        if let Err(error) = self.agent.send(message, &descriptors) {
+            tracing::debug!(layer = %self.name, "cannot send to the agent: {error}");
+        }
+    }
+}
+
+impl Content for Served {
+    fn size(&self) -> u64 {
+        self.layer.index().size()
+    }
+
+    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            let reason = match self.try_read(buffer, offset) {
+                Ok(read) => {
+                    self.state.waiting.store(false, Ordering::Relaxed);
+                    return Ok(read);
+                }
+                Err(reason) => reason,
+            };
+            if Instant::now() >= deadline {
+                tracing::error!(layer = %self.name, reason, "a reader gets an error");
+                self.send(&FromWorker::Failed { reason: reason.clone() }, None);
+                return Err(io::Error::other(reason));
+            }
+            // Once for each outage.
+            if !self.state.waiting.swap(true, Ordering::Relaxed) {
+                tracing::warn!(layer = %self.name, reason, "readers wait");
+                self.send(&FromWorker::Waiting { reason: reason.clone() }, None);
+            }
+            if self.is_over_after(PAUSE) {
+                return Err(io::Error::other(reason));
+            }
+        }
+    }
+}
