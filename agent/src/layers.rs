@@ -1,22 +1,27 @@
 //! The layers of images on this node, and their mounts.
 //!
+//! - [`mounted`]: a mounted layer.
 //! - [`source`]: the interface of layer sources: whatever gives a read-only directory for a layer.
 //! - [`stored`]: the source for the images of stores.
 //! - [`directory`]: the source for an image that is a directory of the node.
 //! - [`squashfs`]: how the kernel makes a directory of a SquashFS file.
 //! - [`table`]: each SquashFS file mounted once on the node.
+//! - `chunked`: SquashFS files whose chunks are fetched as they are read.
 //! - [`digest`]: the check of a layer's file against the digest recorded at migration.
 //! - [`idle`]: the cache of layers that stay mounted after their last step.
 
+mod chunked;
 pub mod digest;
 pub mod directory;
 pub mod idle;
+pub mod mounted;
 pub mod source;
 mod squashfs;
 pub mod stored;
 pub mod table;
 
 pub use self::directory::Directory;
+pub use self::mounted::{FileKey, Form, LayerEntry, LayerError, MountedLayer};
 pub use self::source::{LayerSource, StepLayers};
 pub use self::stored::SquashfsFiles;
-pub use self::table::{FileKey, LayerEntry, LayerError, LayerTable, MountedLayer};
+pub use self::table::LayerTable;

@@ -26,6 +26,7 @@ mod identity;
 mod image_files;
 mod inheritance;
 mod job_layers;
+mod lazy;
 mod lookups;
 mod messages;
 mod migrate;
@@ -109,6 +110,7 @@ const FILES: &[&[Listed]] = &[
     scratch::disk::TESTS,
     security::TESTS,
     reload::TESTS,
+    lazy::TESTS,
     lookups::TESTS,
     userns::TESTS,
     named::TESTS,

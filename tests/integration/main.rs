@@ -95,7 +95,8 @@ fn main() -> ExitCode {
 
 /// Every test on this machine.
 fn machine_tests() -> impl Iterator<Item = &'static Listed> {
-    let privileged = [privileged::TESTS, privileged::credentials::TESTS, privileged::trust::TESTS];
+    let privileged =
+        [privileged::TESTS, privileged::credentials::TESTS, privileged::lazy::TESTS, privileged::trust::TESTS];
     files::tests().chain(privileged.into_iter().flatten())
 }
 

@@ -24,6 +24,7 @@ use parallax_sys::user_namespace::{IdRange, UserNamespace};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 pub(crate) mod credentials;
+pub(crate) mod lazy;
 pub(crate) mod trust;
 
 tests! { machine:

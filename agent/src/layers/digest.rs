@@ -107,7 +107,11 @@ impl Checker {
     }
 }
 
-fn sha256(file: &File) -> io::Result<Sha256> {
+/// Returns the SHA-256 of an open file.
+///
+/// # Errors
+/// Those of reading it.
+pub(super) fn sha256(file: &File) -> io::Result<Sha256> {
     let mut hash = Digester::default();
     let mut buffer = vec![0; CHUNK];
     let mut offset = 0;

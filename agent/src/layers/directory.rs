@@ -9,8 +9,8 @@ use parallax_format::is_squashfs_name;
 use parallax_protocol::node::SourceStatus;
 use parallax_sys::credentials::Credentials;
 
+use super::mounted::LayerError;
 use super::source::{LayerSource, StepLayers};
-use super::table::LayerError;
 use crate::backend::{Backend, Chosen};
 
 /// A path that a user names as the image.
@@ -23,7 +23,7 @@ pub struct Directory<'a> {
 }
 
 impl LayerSource for Directory<'_> {
-    fn status(&self) -> SourceStatus {
+    fn status(&self, _layers: &StepLayers) -> SourceStatus {
         let Chosen { backend, reason } = &self.chosen;
         // The agent does not look, so the name has to tell.
         let is_file = self.path.to_str().is_some_and(is_squashfs_name);

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use parallax_protocol::node::SourceStatus;
 use parallax_sys::credentials::Credentials;
 
-use super::table::{LayerError, MountedLayer};
+use super::mounted::{LayerError, MountedLayer};
 
 /// A source of the layers of one image.
 pub trait LayerSource {
-    /// Returns what the layers are, what makes directories of them, and why.
-    fn status(&self) -> SourceStatus;
+    /// Returns what the layers that were provided are, what makes directories of them, and why.
+    fn status(&self, layers: &StepLayers) -> SourceStatus;
 
     /// Returns `true` if the directories stay when all processes of the step have ended.
     fn outlives_processes(&self) -> bool;

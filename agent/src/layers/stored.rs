@@ -10,8 +10,9 @@ use parallax_protocol::node::SourceStatus;
 use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::Credentials;
 
+use super::mounted::{Form, LayerError, MountedLayer};
 use super::source::{LayerSource, StepLayers};
-use super::table::{LayerError, LayerTable, MountedLayer};
+use super::table::LayerTable;
 use crate::backend::{Backend, Chosen};
 
 /// Maximum number of threads that mount layers of one image.
@@ -35,9 +36,10 @@ pub struct SquashfsFiles<'a> {
 }
 
 impl LayerSource for SquashfsFiles<'_> {
-    fn status(&self) -> SourceStatus {
+    fn status(&self, layers: &StepLayers) -> SourceStatus {
         let Chosen { backend, reason } = &self.chosen;
-        SourceStatus { kind: KIND.to_owned(), backend: backend.as_str().to_owned(), reason: reason.clone() }
+        let reason = format!("{reason}{}", about_chunks(layers.mounted()));
+        SourceStatus { kind: KIND.to_owned(), backend: backend.as_str().to_owned(), reason }
     }
 
     fn outlives_processes(&self) -> bool {
@@ -50,6 +52,23 @@ impl LayerSource for SquashfsFiles<'_> {
             Backend::Fuse => self.files(user),
         }
     }
+}
+
+/// Describes how many layers are read in chunks, and why others that have chunks are not; empty without chunks.
+fn about_chunks(layers: &[Arc<MountedLayer>]) -> String {
+    let chunked = layers.iter().filter(|layer| matches!(layer.form(), Form::Chunks(_))).count();
+    let mut about =
+        if chunked == 0 { String::new() } else { format!("; {chunked} of {} layers by chunks", layers.len()) };
+    let mut reasons: Vec<&str> = layers
+        .iter()
+        .filter_map(|layer| if let Form::FileBecause(reason) = layer.form() { Some(reason.as_str()) } else { None })
+        .collect();
+    reasons.sort_unstable();
+    reasons.dedup();
+    if !reasons.is_empty() {
+        about = format!("{about}; whole files instead of chunks: {}", reasons.join("; "));
+    }
+    about
 }
 
 impl SquashfsFiles<'_> {

@@ -12,110 +12,23 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use parallax_config::Agent;
+use parallax_config::Config;
 use parallax_format::digest::{DiffId, Sha256};
+use parallax_format::layout::CHUNK_STORE;
 use parallax_format::record::LayerRecord;
 use parallax_store::read::{OpenError, StoreKey, TrustedStore};
 use parallax_sys::credentials::{Credentials, reopen};
-use parallax_sys::mount::{DetachedMount, take_down};
-use serde::{Deserialize, Serialize};
 
-use super::digest::{Checker, DigestError};
+use super::chunked::{Chunked, Worker};
+use super::digest::Checker;
 use super::idle::IdleCache;
+use super::mounted::{FileKey, Form, LayerEntry, LayerError, MountedLayer};
 use super::squashfs;
-
-/// An error of mounting a layer.
-#[derive(Debug, thiserror::Error)]
-pub enum LayerError {
-    /// The layer's file cannot be used.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The agent cannot take on the user's credentials.
-    #[error("cannot take on the user's credentials: {0}")]
-    Credentials(io::Error),
-    /// The layer's file differs from the migrated one.
-    #[error("the layer {path} is not what was migrated: {cause} (\"parallax verify\" tells more)")]
-    Digest {
-        /// The SquashFS file, relative to its store.
-        path: String,
-        /// The difference.
-        cause: DigestError,
-    },
-    /// A mount or its preparation failed.
-    #[error("cannot mount the layer {path}: {what}: {cause}")]
-    Mount {
-        /// The SquashFS file, relative to its store.
-        path: String,
-        /// The failed operation.
-        what: &'static str,
-        /// The error of the system call.
-        cause: io::Error,
-    },
-}
-
-/// The identity of a mounted file: device and inode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct FileKey {
-    device: u64,
-    inode: u64,
-}
-
-/// A layer that is mounted on this node, for as long as this value lives.
-#[derive(Debug)]
-pub struct MountedLayer {
-    key: FileKey,
-    diff_id: DiffId,
-    mount_point: PathBuf,
-    /// Its file, by which access is checked; an earlier agent's layer has none.
-    file: Option<File>,
-}
-
-/// The record of a mounted layer, by which a later agent adopts it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LayerEntry {
-    /// The layer's diffID.
-    pub diff_id: DiffId,
-    /// The file it was mounted from.
-    pub file: FileKey,
-    /// The mount point.
-    pub mount_point: PathBuf,
-}
-
-impl MountedLayer {
-    /// Returns the layer's diffID.
-    #[must_use]
-    pub fn diff_id(&self) -> DiffId {
-        self.diff_id
-    }
-
-    /// Makes a second, detached mount of the layer.
-    ///
-    /// # Errors
-    /// Those of `open_tree(2)`.
-    pub fn another_mount(&self) -> io::Result<DetachedMount> {
-        DetachedMount::clone_of(&self.mount_point)
-    }
-
-    /// Returns the layer's record for the journal.
-    #[must_use]
-    pub fn entry(&self) -> LayerEntry {
-        LayerEntry { diff_id: self.diff_id, file: self.key, mount_point: self.mount_point.clone() }
-    }
-}
-
-impl Drop for MountedLayer {
-    fn drop(&mut self) {
-        if let Err(error) = take_down(&self.mount_point) {
-            tracing::error!(mount_point = %self.mount_point.display(), "cannot unmount a layer: {error}");
-        }
-    }
-}
 
 /// One file's place in the table: locked while the file is being mounted, so that others wait for that mount and not for
 /// any other.
@@ -143,6 +56,8 @@ pub struct LayerTable {
     next: AtomicU64,
     checker: Checker,
     idle: IdleCache<MountedLayer>,
+    /// Set if layers are mounted from their chunks.
+    worker: Mutex<Option<Arc<Worker>>>,
 }
 
 impl LayerTable {
@@ -157,20 +72,23 @@ impl LayerTable {
             next: AtomicU64::new(0),
             checker: Checker::default(),
             idle: IdleCache::new(Duration::ZERO),
+            worker: Mutex::default(),
         }
     }
 
-    /// Applies the agent's configuration to a new table.
+    /// Applies a configuration to a new table.
     #[must_use]
-    pub fn configured(self, config: &Agent) -> Self {
+    pub fn configured(self, config: &Config) -> Self {
         self.reconfigure(config);
         self
     }
 
     /// Applies another configuration from now on.
-    pub fn reconfigure(&self, config: &Agent) {
-        self.checker.set(config.verify);
-        self.idle.set_ttl(config.idle_time());
+    pub fn reconfigure(&self, config: &Config) {
+        self.checker.set(config.agent.verify);
+        self.idle.set_ttl(config.agent.idle_time());
+        let worker = config.lazy.enabled.then(|| Arc::new(Worker::new(config.lazy.socket.clone())));
+        *self.worker.lock().unwrap_or_else(PoisonError::into_inner) = worker;
     }
 
     /// Puts layers that a step is about to release into the idle layer cache.
@@ -235,6 +153,7 @@ impl LayerTable {
         user: &Credentials,
     ) -> Result<Option<Vec<Arc<MountedLayer>>>, LayerError> {
         let known = |layer| recorded(store, layer).and_then(|key| self.recorded().get(&key).and_then(Weak::upgrade));
+        let known = |layer| known(layer).filter(|mounted| mounted.is_good());
         let Some(mounted) = layers.iter().map(known).collect::<Option<Vec<_>>>() else { return Ok(None) };
         let check = || -> Result<(), OpenError> {
             if layers.iter().any(|layer| !layer.sidecar) {
@@ -248,6 +167,52 @@ impl LayerTable {
         Ok(Some(mounted))
     }
 
+    /// Opens the index of a layer's chunks and returns its mounted layer; mounts it if the index's layer is not mounted. `None` if the layer
+    /// has no chunks, or they are not used.
+    ///
+    /// # Errors
+    /// The reason why the layer is mounted from its file, a part of a sentence.
+    fn open_chunks(
+        &self,
+        store: &TrustedStore,
+        layer: &LayerRecord,
+        user: &Credentials,
+    ) -> Result<Option<Arc<MountedLayer>>, String> {
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (Some(worker), Some(sha256)) = (worker, layer.squashfs_sha256) else { return Ok(None) };
+        let open = || user.run(|| store.open_chunk_index(layer));
+        let index = open().map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let Some(index) = index else { return Ok(None) };
+        let key = FileKey::of(&index).map_err(|error| format!("cannot stat the index of its chunks: {error}"))?;
+        let slot = self.slot(key);
+        let mut place = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mounted) = place.upgrade().filter(|mounted| mounted.is_good()) {
+            return Ok(Some(mounted));
+        }
+        let access = index.try_clone().map_err(|error| error.to_string())?;
+        let by_root = |file: File| reopen(file.as_fd()).unwrap_or(file);
+        let chunked = Chunked {
+            diff_id: layer.diff_id,
+            sha256,
+            size: layer.squashfs_size,
+            index: by_root(index),
+            whole: opened(store, layer, user).ok().map(by_root),
+            verify: self.checker.is_on(),
+            chunk_store: store.path().join(CHUNK_STORE),
+        };
+        let (mount, supervised) = chunked.mount(&worker)?;
+        let place_it = || -> io::Result<Arc<MountedLayer>> {
+            let mount_point = self.mount_point(&layer.diff_id)?;
+            let form = Form::Chunks(supervised);
+            let mounted = MountedLayer { key, diff_id: layer.diff_id, mount_point, file: Some(access), form };
+            mount.attach_at(&mounted.mount_point)?;
+            Ok(Arc::new(mounted))
+        };
+        let mounted = place_it().map_err(|error| format!("cannot attach the mount: {error}"))?;
+        *place = Arc::downgrade(&mounted);
+        Ok(Some(mounted))
+    }
+
     /// Opens a layer's file and returns its mounted layer; mounts it if the file is not mounted.
     fn open(
         &self,
@@ -255,11 +220,18 @@ impl LayerTable {
         layer: &LayerRecord,
         user: &Credentials,
     ) -> Result<Arc<MountedLayer>, LayerError> {
+        let form = match self.open_chunks(store, layer, user) {
+            Ok(Some(mounted)) => return Ok(mounted),
+            Ok(None) => Form::File,
+            Err(reason) => {
+                tracing::warn!(layer = %layer.diff_id, reason, "the layer is mounted from its whole file");
+                Form::FileBecause(reason)
+            }
+        };
         let path = layer.squashfs_path();
         let failed = |what, cause| LayerError::Mount { path: path.clone(), what, cause };
         let file = opened(store, layer, user)?;
-        let metadata = file.metadata().map_err(|error| failed("cannot stat its file", error))?;
-        let key = FileKey { device: metadata.dev(), inode: metadata.ino() };
+        let key = FileKey::of(&file).map_err(|error| failed("cannot stat its file", error))?;
         let slot = self.slot(key);
         let mut place = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(mounted) = place.upgrade() {
@@ -272,7 +244,7 @@ impl LayerTable {
         let mount = squashfs::mount(&file).map_err(|(what, error)| failed(what, error))?;
         let mount_point =
             self.mount_point(&layer.diff_id).map_err(|error| failed("cannot create a mount point", error))?;
-        let mounted = MountedLayer { key, diff_id: layer.diff_id, mount_point, file: Some(file) };
+        let mounted = MountedLayer { key, diff_id: layer.diff_id, mount_point, file: Some(file), form };
         mount.attach_at(&mounted.mount_point).map_err(|error| failed("cannot attach the mount", error))?;
         let mounted = Arc::new(mounted);
         *place = Arc::downgrade(&mounted);
@@ -286,7 +258,7 @@ impl LayerTable {
         let mut place = slot.lock().unwrap_or_else(PoisonError::into_inner);
         place.upgrade().unwrap_or_else(|| {
             let LayerEntry { diff_id, file, mount_point } = entry;
-            let mounted = Arc::new(MountedLayer { key: file, diff_id, mount_point, file: None });
+            let mounted = Arc::new(MountedLayer { key: file, diff_id, mount_point, file: None, form: Form::File });
             *place = Arc::downgrade(&mounted);
             mounted
         })

@@ -183,7 +183,8 @@ impl Leases {
                 }
             }
         };
-        Ok(Contents { store, layers, source: Some(source.status()) })
+        let status = source.status(&layers);
+        Ok(Contents { store, layers, source: Some(status) })
     }
 
     /// Makes the image's part of a step's directory for an image that is a directory: nothing but its description.
@@ -194,7 +195,8 @@ impl Leases {
             .map_err(|reason| refused(&format!("cannot run {} as an image on this node: {reason}", path.display())))?;
         let source = Directory { path, chosen };
         let layers = provided(&source, request, user)?;
-        Ok(Contents { store: StepStore::default(), layers, source: Some(source.status()) })
+        let status = source.status(&layers);
+        Ok(Contents { store: StepStore::default(), layers, source: Some(status) })
     }
 
     /// Refuses a second lease for a step, unless the owner of the first lease has ended; that lease is then released.

@@ -65,7 +65,7 @@ impl Leases {
         directory(&root.join("layers"), 0o700)?;
         directory(&root.join("leases"), 0o700)?;
         let leases = Self {
-            layers: LayerTable::new(root.join("layers")).configured(&config.agent),
+            layers: LayerTable::new(root.join("layers")).configured(&config),
             config: RwLock::new(Arc::new(config)),
             runtime: root.clone(),
             backend_retry: Retry::new(backends, Arc::clone(&helper)),

@@ -137,7 +137,7 @@ impl Leases {
         // Without the lock that steps take: users are looked up.
         let configured = self.backends().configured(&config.agent, &self.helper);
         self.backend_retry.change(|backends| configured.with_findings_of(backends));
-        self.layers.reconfigure(&config.agent);
+        self.layers.reconfigure(&config);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         moved
     }

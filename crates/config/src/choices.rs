@@ -119,6 +119,12 @@ impl Described for Owner {
     const SHAPE: Shape = Shape { kind: "user name or id", choices: &[], list: false };
 }
 
+/// Returns `true` for a size in the format of tmpfs(5).
+pub(crate) fn is_tmpfs_size(text: &str) -> bool {
+    let digits = text.strip_suffix(['k', 'm', 'g', 'K', 'M', 'G', '%']).unwrap_or(text);
+    !digits.is_empty() && digits.len() <= 15 && digits.bytes().all(|b| b.is_ascii_digit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,12 +19,14 @@ mod lazy;
 mod mount;
 mod mount_program;
 mod obsolete;
+mod trees;
 
 pub use choices::{Mounts, OnMissing, OnUnreachable, Owner, Tmp, Verify};
 pub use keys::{Choice, Key, Section, Shape};
 pub use lazy::Lazy;
 pub use mount::{BindMount, BindMountError};
 pub use mount_program::{LogLevel, MountProgram};
+pub use trees::Trees;
 
 /// Default path of the file.
 pub const DEFAULT_PATH: &str = "/etc/parallax/parallax.toml";
@@ -84,14 +86,6 @@ pub struct Config {
     /// Keys of the file that have lost their meaning ([`Config::warning`]).
     #[serde(skip)]
     pub obsolete: Vec<String>,
-}
-
-section! {
-    /// Images that lie unpacked in directories of the node, such as on CVMFS. Nothing is written there, and the user's own rights decide.
-    "trees" Trees {
-        /// Roots of repositories in DUCC's layout, absolute paths, searched in this order for images that no store has.
-        paths: Vec<PathBuf> = Vec::new(), example "[\"/cvmfs/unpacked.example.org\"]";
-    }
 }
 
 section! {
@@ -309,7 +303,7 @@ impl Config {
         self.step.on_unreachable.check(self.step.start_timeout)?;
         self.lazy.check()?;
         self.mount_program.check()?;
-        if !is_tmpfs_size(&self.step.scratch_size) {
+        if !choices::is_tmpfs_size(&self.step.scratch_size) {
             return Err(format!(
                 "invalid \"step.scratch_size\": \"{}\" is not a size such as \"8g\" or \"50%\"",
                 self.step.scratch_size
@@ -317,11 +311,6 @@ impl Config {
         }
         Ok(())
     }
-}
-
-fn is_tmpfs_size(text: &str) -> bool {
-    let digits = text.strip_suffix(['k', 'm', 'g', 'K', 'M', 'G', '%']).unwrap_or(text);
-    !digits.is_empty() && digits.len() <= 15 && digits.bytes().all(|b| b.is_ascii_digit())
 }
 
 #[cfg(test)]

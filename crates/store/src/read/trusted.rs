@@ -185,6 +185,14 @@ impl TrustedStore {
         Ok(file)
     }
 
+    /// Returns the index of the chunks of a layer's SquashFS file, open for reading; `None` if the layer has none.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_chunk_index(&self, layer: &LayerRecord) -> Result<Option<File>, OpenError> {
+        self.open_file(&layer.chunk_index_path(), ResolveFlags::NO_SYMLINKS)
+    }
+
     /// The names of the store's images, for telling a user which ones are near; at most 20,000, and none on any error.
     #[must_use]
     pub fn names(&self) -> Vec<ImageName> {

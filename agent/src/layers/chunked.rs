@@ -1,0 +1,124 @@
+//! Layers whose chunks are fetched as they are read: a file served by FUSE, a loop device over it, and the kernel's SquashFS.
+//!
+//! `parallax-lazy`, which has no privilege, serves the file ([`parallax_lazy_file`]). For each layer the agent has a thread ([`supervisor`])
+//! that keeps a copy of the file's descriptors, so a worker that ends fails no read: the next one answers what was asked for. When the file
+//! is complete, and its SHA-256 is the recorded one, the thread puts it below the loop device, and FUSE is gone. Where the worker cannot
+//! go on, the layer's whole file in the store takes that place ([`rescue`]).
+
+mod rescue;
+mod shared;
+mod supervisor;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parallax_format::digest::{DiffId, Sha256};
+use parallax_lazy_file::Device;
+use parallax_lazy_file::message::{Layer, VERSION};
+use parallax_sys::loop_device::LoopDevice;
+use parallax_sys::mount::DetachedMount;
+use parallax_sys::shared_slots::SharedSlots;
+
+use self::shared::Shared;
+use self::supervisor::Supervisor;
+
+/// Number of requests that the worker answers at a time.
+const SLOTS: usize = 16;
+
+/// How long no layer is asked for after `parallax-lazy` did not answer: each step would wait.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// The way to `parallax-lazy`.
+#[derive(Debug)]
+pub(super) struct Worker {
+    socket: PathBuf,
+    /// When it last did not answer.
+    silent_since: Mutex<Option<Instant>>,
+}
+
+impl Worker {
+    /// Returns the way by a socket.
+    pub(super) fn new(socket: PathBuf) -> Self {
+        Self { socket, silent_since: Mutex::default() }
+    }
+
+    fn silent_since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.silent_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A layer that has chunks.
+#[derive(Debug)]
+pub(super) struct Chunked {
+    pub(super) diff_id: DiffId,
+    /// SHA-256 of its file.
+    pub(super) sha256: Sha256,
+    /// Size of its file in bytes.
+    pub(super) size: u64,
+    /// The index of its chunks.
+    pub(super) index: File,
+    /// Its whole file, if the store has it.
+    pub(super) whole: Option<File>,
+    /// Whether the whole file is checked before it is used.
+    pub(super) verify: bool,
+    /// The chunk store beside the index.
+    pub(super) chunk_store: PathBuf,
+}
+
+impl Chunked {
+    /// Mounts the layer.
+    ///
+    /// # Errors
+    /// The reason, a part of a sentence; nothing is left.
+    pub(super) fn mount(self, worker: &Worker) -> Result<(DetachedMount, Supervised), String> {
+        if worker.silent_since().is_some_and(|since| since.elapsed() < SILENCE) {
+            return Err(format!("parallax-lazy did not answer in the last {SILENCE:?}"));
+        }
+        let failed = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+        let device = Device::open().map_err(failed("cannot open /dev/fuse"))?;
+        let file = device.make_file(self.size).map_err(failed("cannot make a file by FUSE"))?;
+        let slots = SharedSlots::new(SLOTS).map_err(failed("cannot share memory"))?;
+        let Self { diff_id, sha256, size, index, whole, verify, chunk_store } = self;
+        let request = Layer { version: VERSION, sha256, size, chunk_store };
+        let shared = Arc::new(Shared::new(diff_id));
+        let socket = worker.socket.clone();
+        let supervisor =
+            Supervisor { shared: Arc::clone(&shared), socket, request, device, slots, index, whole, verify };
+        let channel = supervisor.connect().map_err(|refusal| {
+            *worker.silent_since() = refusal.is_silence.then(Instant::now);
+            refusal.reason
+        })?;
+        // From here on it ends with this value.
+        let supervised = Supervised(shared);
+        supervised.0.end_with(&channel);
+        let thread = thread::Builder::new().name("lazy layer".to_owned());
+        thread.spawn(move || supervisor.run(channel)).map_err(failed("cannot start a thread"))?;
+        let device = LoopDevice::attach(file.as_fd()).map_err(failed("no loop device"))?;
+        let path = device.path().to_owned();
+        supervised.0.set_device(device);
+        let mount = DetachedMount::squashfs(&path);
+        Ok((mount.map_err(failed("the kernel does not accept it as SquashFS"))?, supervised))
+    }
+}
+
+/// The supervision of a mounted layer, which ends with this value.
+#[derive(Debug)]
+pub struct Supervised(Arc<Shared>);
+
+impl Supervised {
+    /// Returns `true` if a reader got an error: the kernel may remember it, so no other step gets this mount.
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.0.is_poisoned()
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}

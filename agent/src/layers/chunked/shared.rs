@@ -1,0 +1,104 @@
+//! What a layer's mount and its supervisor share.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use parallax_format::digest::DiffId;
+use parallax_lazy_file::message::Channel;
+use parallax_sys::loop_device::LoopDevice;
+
+/// A layer that is mounted, or is about to be.
+#[derive(Debug)]
+pub(super) struct Shared {
+    diff_id: DiffId,
+    is_poisoned: AtomicBool,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The loop device, once there is one.
+    device: Option<LoopDevice>,
+    /// The connection to the worker, which is ended to wake the supervisor.
+    channel: Option<Arc<Channel>>,
+    /// Whether the layer is unmounted.
+    is_over: bool,
+}
+
+impl Shared {
+    /// Makes the state of a layer that has no loop device yet.
+    pub(super) fn new(diff_id: DiffId) -> Self {
+        Self { diff_id, is_poisoned: AtomicBool::new(false), state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Returns the layer's diffID.
+    pub(super) fn diff_id(&self) -> DiffId {
+        self.diff_id
+    }
+
+    /// Notes that a reader got an error.
+    pub(super) fn poison(&self) {
+        self.is_poisoned.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns `true` if a reader got an error.
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.is_poisoned.load(Ordering::Relaxed)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_device(&self, device: LoopDevice) {
+        self.state().device = Some(device);
+        self.changed.notify_all();
+    }
+
+    /// Ends the supervision: the layer is unmounted.
+    pub(super) fn end(&self) {
+        let mut state = self.state();
+        state.is_over = true;
+        if let Some(channel) = state.channel.take() {
+            channel.end();
+        }
+        // Closed without the lock.
+        let device = state.device.take();
+        drop(state);
+        self.changed.notify_all();
+        drop(device);
+    }
+
+    /// Has the connection ended with the supervision.
+    pub(super) fn end_with(&self, channel: &Arc<Channel>) {
+        let mut state = self.state();
+        if state.is_over {
+            channel.end();
+        }
+        state.channel = Some(Arc::clone(channel));
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.state().is_over
+    }
+
+    /// Waits for the end of the supervision, at most for `timeout`. Returns whether it has ended.
+    pub(super) fn is_over_after(&self, timeout: Duration) -> bool {
+        let waited = self.changed.wait_timeout_while(self.state(), timeout, |state| !state.is_over);
+        waited.unwrap_or_else(PoisonError::into_inner).0.is_over
+    }
+
+    /// Puts a file below the layer's loop device, once there is one. Reads in progress are waited for.
+    pub(super) fn change_file(&self, file: &File) -> io::Result<()> {
+        let state = self.changed.wait_while(self.state(), |state| !state.is_over && state.device.is_none());
+        match &state.unwrap_or_else(PoisonError::into_inner).device {
+            Some(device) => device.change_file(file.as_fd()),
+            None => Err(io::Error::other("the layer is no longer mounted")),
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The thread that supervises a layer until FUSE is out of its way: it notices a worker that ended or hangs, has another one go on, and
+//! exchanges the file.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parallax_format::digest::Sha256;
+use parallax_lazy_file::Device;
+use parallax_lazy_file::message::{Channel, ChannelError, FromWorker, Layer, ToWorker};
+use parallax_sys::shared_slots::SharedSlots;
+use rustix::fs::Advice;
+
+use super::shared::Shared;
+use crate::layers::digest::sha256;
+
+/// Interval of the questions whether the worker works.
+const PING_INTERVAL: Duration = Duration::from_millis(500);
+/// A worker that has not answered for so long hangs.
+const HANG_TIMEOUT: Duration = Duration::from_secs(2);
+/// Timeout of the answer to a request to serve, for which the worker fetches the layer's first chunk.
+const SERVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long another worker is waited for, if the store does not have the layer's whole file.
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause between two attempts.
+const RECONNECT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// All that is needed to have a layer served.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    pub(super) shared: Arc<Shared>,
+    pub(super) socket: PathBuf,
+    pub(super) request: Layer,
+    pub(super) device: Device,
+    pub(super) slots: SharedSlots,
+    pub(super) index: File,
+    pub(super) whole: Option<File>,
+    pub(super) verify: bool,
+}
+
+/// Why a layer is not served.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    /// The reason, a part of a sentence.
+    pub(super) reason: String,
+    /// Whether no answer came in time.
+    pub(super) is_silence: bool,
+}
+
+/// Why a worker is no longer watched.
+enum Outcome {
+    /// The layer was unmounted, or its file is complete: nothing is to be done any more.
+    Done,
+    /// The worker ended.
+    Lost,
+    /// The worker cannot go on for the moment; the reason.
+    Stuck(String),
+}
+
+impl Supervisor {
+    /// Has a worker serve the layer: what an earlier one left is answered first.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub(super) fn connect(&self) -> Result<Arc<Channel>, Refusal> {
+        let channel = Channel::connect(&self.socket).map_err(|error| Refusal {
+            reason: format!("no parallax-lazy on {}: {error}", self.socket.display()),
+            is_silence: error.kind() == io::ErrorKind::WouldBlock,
+        })?;
+        let failed = |error: &dyn fmt::Display, is_silence| {
+            Err(Refusal { reason: format!("parallax-lazy does not serve the layer: {error}"), is_silence })
+        };
+        let descriptors = [self.device.as_fd(), self.slots.as_fd(), self.index.as_fd()];
+        if let Err(error) = channel.send(&ToWorker::Serve(self.request.clone()), &descriptors) {
+            return failed(&error, false);
+        }
+        match channel.receive(Some(SERVE_TIMEOUT)) {
+            Ok((FromWorker::Serving, _)) => Ok(Arc::new(channel)),
+            Ok((FromWorker::Refused { reason }, _)) => failed(&reason, false),
+            Ok(_) => failed(&"unexpected answer", false),
+            Err(error) => failed(&error, matches!(error, ChannelError::Timeout)),
+        }
+    }
+
+    /// Supervises the layer until FUSE is out of its way, or it is unmounted.
+    pub(super) fn run(mut self, mut channel: Arc<Channel>) {
+        let layer = self.shared.diff_id();
+        loop {
+            let stuck = match self.watch(&channel) {
+                Outcome::Done => return,
+                Outcome::Stuck(reason) => reason,
+                Outcome::Lost => match self.reconnect() {
+                    Ok(next) => {
+                        tracing::info!(%layer, "layer served by another worker");
+                        self.shared.end_with(&next);
+                        channel = next;
+                        continue;
+                    }
+                    Err(_) if self.shared.is_over() => return,
+                    Err(reason) => reason,
+                },
+            };
+            let Some(whole) = self.whole.take() else {
+                // Only after a loss: the last descriptor of the file is closed, and readers get errors.
+                self.poison(&stuck);
+                return;
+            };
+            tracing::warn!(%layer, reason = stuck, "the layer's whole file takes the place of its chunks");
+            match self.rescue(&whole) {
+                Ok(()) => return,
+                Err(reason) => self.poison(&reason),
+            }
+        }
+    }
+
+    /// Watches a worker.
+    fn watch(&self, channel: &Channel) -> Outcome {
+        let layer = self.shared.diff_id();
+        let stuck = |reason: String| {
+            tracing::warn!(%layer, reason, "readers of the layer wait");
+            self.whole.as_ref().map(|_| Outcome::Stuck(reason))
+        };
+        let mut asked: Option<Instant> = None;
+        loop {
+            let outcome = match channel.receive(Some(PING_INTERVAL)) {
+                Ok((FromWorker::Complete, file)) => match self.exchange(file) {
+                    Ok(()) => Some(Outcome::Done),
+                    Err(reason) => {
+                        tracing::warn!(%layer, reason, "the layer stays on FUSE");
+                        None
+                    }
+                },
+                Ok((FromWorker::Waiting { reason }, _)) => stuck(reason),
+                Ok((FromWorker::Failed { reason }, _)) => {
+                    self.poison(&reason);
+                    stuck(reason)
+                }
+                Ok((FromWorker::Alive | FromWorker::Serving | FromWorker::Refused { .. }, _)) => {
+                    asked = None;
+                    None
+                }
+                Err(ChannelError::Timeout) => match asked {
+                    Some(since) if since.elapsed() >= HANG_TIMEOUT => {
+                        // Once, if there is nothing to be done.
+                        asked = Some(Instant::now() + RECONNECT_TIMEOUT);
+                        stuck(format!("parallax-lazy has not answered for {HANG_TIMEOUT:?}"))
+                    }
+                    Some(_) => None,
+                    None => {
+                        asked = channel.send(&ToWorker::Ping, &[]).is_ok().then(Instant::now);
+                        None
+                    }
+                },
+                Err(_) if self.shared.is_over() => Some(Outcome::Done),
+                Err(_) => Some(Outcome::Lost),
+            };
+            if let Some(outcome) = outcome {
+                return outcome;
+            }
+        }
+    }
+
+    /// Has another worker serve the layer. Without a whole file the worker's return is waited for.
+    fn reconnect(&self) -> Result<Arc<Channel>, String> {
+        let deadline = Instant::now() + RECONNECT_TIMEOUT;
+        loop {
+            let reason = match self.connect() {
+                Ok(channel) => return Ok(channel),
+                Err(refusal) => refusal.reason,
+            };
+            if self.whole.is_some() || Instant::now() >= deadline || self.shared.is_over_after(RECONNECT_INTERVAL) {
+                return Err(reason);
+            }
+        }
+    }
+
+    /// Puts the complete file below the layer's loop device.
+    fn exchange(&self, file: Vec<OwnedFd>) -> Result<(), String> {
+        let file: File = file.into_iter().next().ok_or("its file was not passed")?.into();
+        self.check(&file)?;
+        self.shared.change_file(&file).map_err(|error| format!("its file cannot be exchanged: {error}"))?;
+        tracing::info!(layer = %self.shared.diff_id(), "layer complete, FUSE is out of its way");
+        // The loop device reads past the page cache.
+        let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
+        Ok(())
+    }
+
+    /// Checks that a file has the layer's size and SHA-256.
+    pub(super) fn check(&self, file: &File) -> Result<(), String> {
+        let failed = |error: io::Error| format!("its file cannot be read: {error}");
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() || metadata.len() != self.request.size {
+            return Err("its file is not a regular file of the recorded size".to_owned());
+        }
+        let found: Sha256 = sha256(file).map_err(failed)?;
+        if found != self.request.sha256 {
+            return Err(format!("the SHA-256 of its file is {found}, and {} was recorded", self.request.sha256));
+        }
+        Ok(())
+    }
+
+    /// Notes that readers got errors.
+    pub(super) fn poison(&self, reason: &str) {
+        self.shared.poison();
+        tracing::error!(layer = %self.shared.diff_id(), reason, "reading the layer failed; new steps get another mount of it");
+    }
+}

@@ -1,0 +1,244 @@
+//! Layers whose chunks are fetched as they are read: the agent's part and the real worker, without privileges and killed, stopped and
+//! replaced, under readers that check every byte.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use integration_tests::cluster::PATIENCE;
+use nix::sys::signal::Signal;
+use parallax_agent::layers::{Form, MountedLayer};
+use parallax_format::layout::CHUNK_STORE;
+
+use self::fixture::{FILES, Fixture, Worker, content};
+
+mod fixture;
+
+tests! { machine:
+    a_layer_is_read_while_it_comes_and_is_a_plain_file_in_the_end,
+    a_worker_that_is_killed_fails_no_read,
+    a_worker_that_hangs_is_replaced_by_the_whole_file,
+    a_chunk_that_comes_late_is_waited_for,
+    chunks_come_from_an_http_server_that_may_fail_for_a_while,
+    without_any_source_reading_fails_and_the_mount_is_not_used_again,
+    without_a_worker_the_whole_file_is_used,
+    a_worker_that_does_not_answer_is_not_asked_again_soon,
+}
+
+/// Compares all files of the mounted layer.
+fn read_all(layer: &MountedLayer) -> anyhow::Result<()> {
+    for number in 0..FILES {
+        let path = layer.entry().mount_point.join(number.to_string());
+        let found = fs::read(&path).with_context(|| path.display().to_string())?;
+        ensure!(found == content(number), "{} has other bytes", path.display());
+    }
+    Ok(())
+}
+
+/// Compares all files in a thread, which tells the result.
+fn read_in_background(layer: &Arc<MountedLayer>) -> Receiver<anyhow::Result<()>> {
+    let (sender, receiver) = channel();
+    let layer = Arc::clone(layer);
+    thread::spawn(move || sender.send(read_all(&layer)));
+    receiver
+}
+
+/// The file below the loop device of a mounted layer.
+fn backing_file(layer: &MountedLayer) -> anyhow::Result<String> {
+    let device = fs::metadata(layer.entry().mount_point)?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    Ok(fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/loop/backing_file"))?.trim().to_owned())
+}
+
+/// Waits until a file is below the layer's loop device. The kernel tells nobody of it.
+fn wait_for_file(layer: &MountedLayer, file: &Path) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while Path::new(&backing_file(layer)?) != file {
+        ensure!(Instant::now() < deadline, "{} is not below the loop device", file.display());
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+fn is_chunked(layer: &MountedLayer) -> bool {
+    matches!(layer.form(), Form::Chunks(_))
+}
+
+fn a_layer_is_read_while_it_comes_and_is_a_plain_file_in_the_end() -> anyhow::Result<()> {
+    let fixture = Fixture::new(30)?;
+    fs::remove_file(fixture.whole())?;
+    let middle = fixture.ids[fixture.ids.len() / 2];
+    let chunk = fixture.hold_back(&middle)?;
+    let _worker = fixture.worker()?;
+    let layer = fixture.mount()?;
+    ensure!(is_chunked(&layer), "{:?}", layer.form());
+    // The end of the file has the directory, the beginning has the first files.
+    ensure!(fs::read(layer.entry().mount_point.join("0"))? == content(0), "other bytes");
+    let missing = !Path::new(&backing_file(&layer)?).starts_with(fixture.path("cache"));
+    ensure!(missing, "complete, though a chunk is missing");
+    let reader = read_in_background(&layer);
+    drop(fixture.give(&middle, &chunk)?);
+    reader.recv_timeout(PATIENCE)??;
+    let name = fixture.layer.squashfs_sha256.context("no digest")?;
+    wait_for_file(&layer, &fixture.path("cache").join(format!("{name}.data")))?;
+    read_all(&layer)?;
+    // The next time all of it is there.
+    drop(layer);
+    fs::remove_dir_all(fixture.path("store").join(CHUNK_STORE))?;
+    let layer = fixture.mount()?;
+    ensure!(is_chunked(&layer), "{:?}", layer.form());
+    read_all(&layer)
+}
+
+fn a_worker_that_is_killed_fails_no_read() -> anyhow::Result<()> {
+    let fixture = Fixture::new(30)?;
+    fs::remove_file(fixture.whole())?;
+    let middle = fixture.ids[fixture.ids.len() / 2];
+    let chunk = fixture.hold_back(&middle)?;
+    let mut worker = fixture.worker()?;
+    let layer = fixture.mount()?;
+    let readers: Vec<_> = (0..4).map(|_| read_in_background(&layer)).collect();
+    for _ in 0..3 {
+        let fifo = fixture.wait_for_fetch(&middle)?;
+        worker.0.kill()?;
+        worker.0.wait()?;
+        drop(fifo);
+        worker = fixture.worker()?;
+    }
+    drop(fixture.give(&middle, &chunk)?);
+    for reader in readers {
+        reader.recv_timeout(PATIENCE)??;
+    }
+    read_all(&layer)
+}
+
+fn a_worker_that_hangs_is_replaced_by_the_whole_file() -> anyhow::Result<()> {
+    let fixture = Fixture::new(30)?;
+    let middle = fixture.ids[fixture.ids.len() / 2];
+    fixture.hold_back(&middle)?;
+    let worker = fixture.worker()?;
+    let layer = fixture.mount()?;
+    ensure!(is_chunked(&layer), "{:?}", layer.form());
+    let reader = read_in_background(&layer);
+    let fifo = fixture.wait_for_fetch(&middle)?;
+    worker.signal(Signal::SIGSTOP)?;
+    reader.recv_timeout(PATIENCE)??;
+    wait_for_file(&layer, &fixture.whole())?;
+    read_all(&layer)?;
+    // What it does now harms nobody.
+    worker.signal(Signal::SIGCONT)?;
+    drop(fifo);
+    read_all(&layer)
+}
+
+fn a_chunk_that_comes_late_is_waited_for() -> anyhow::Result<()> {
+    let fixture = Fixture::new(60)?;
+    fs::remove_file(fixture.whole())?;
+    let middle = fixture.ids[fixture.ids.len() / 2];
+    let chunk = fixture.hold_back(&middle)?;
+    let _worker = fixture.worker()?;
+    let layer = fixture.mount()?;
+    let reader = read_in_background(&layer);
+    // First nothing comes, which is no chunk, and then another chunk's content.
+    drop(fixture.wait_for_fetch(&middle)?);
+    let other = fs::read(fixture.chunk_path(&fixture.ids[1]))?;
+    drop(fixture.give(&middle, &other)?);
+    ensure!(reader.try_recv().is_err(), "read without the chunk");
+    fs::write(fixture.chunk_path(&middle).with_extension("next"), &chunk)?;
+    fs::rename(fixture.chunk_path(&middle).with_extension("next"), fixture.chunk_path(&middle))?;
+    reader.recv_timeout(PATIENCE)??;
+    Ok(())
+}
+
+/// A server of static files on this machine that answers every third request with an error, or cuts the answer short.
+const SERVER: &str = r#"
+import http.server, sys
+count = 0
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self):
+        global count
+        count += 1
+        if count % 6 == 2:
+            self.send_error(503)
+        elif count % 6 == 5:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            self.wfile.write(b"cut short")
+        else:
+            super().do_GET()
+    def log_message(self, *_):
+        pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *args: Handler(*args, directory=sys.argv[1]))
+print(server.server_port, flush=True)
+server.serve_forever()
+"#;
+
+fn chunks_come_from_an_http_server_that_may_fail_for_a_while() -> anyhow::Result<()> {
+    let served = tempfile::tempdir()?;
+    let mut server = Command::new("python3");
+    server.args(["-c", SERVER]).arg(served.path()).stdout(Stdio::piped());
+    let mut server = Worker(server.spawn()?);
+    let mut port = String::new();
+    BufReader::new(server.0.stdout.take().context("no output")?).read_line(&mut port)?;
+    let fixture = Fixture::with(&format!("sources = [\"http://127.0.0.1:{}/chunks\"]\n", port.trim()))?;
+    fs::remove_file(fixture.whole())?;
+    fs::rename(fixture.path("store").join(CHUNK_STORE), served.path().join("chunks"))?;
+    let _worker = fixture.worker()?;
+    let layer = fixture.mount()?;
+    ensure!(is_chunked(&layer), "{:?}", layer.form());
+    read_all(&layer)
+}
+
+fn without_any_source_reading_fails_and_the_mount_is_not_used_again() -> anyhow::Result<()> {
+    let fixture = Fixture::new(1)?;
+    fs::rename(fixture.whole(), fixture.path("aside"))?;
+    let middle = fixture.ids[fixture.ids.len() / 2];
+    let chunk = fs::read(fixture.chunk_path(&middle))?;
+    fs::remove_file(fixture.chunk_path(&middle))?;
+    let _worker = fixture.worker()?;
+    let layer = fixture.mount()?;
+    let error = read_all(&layer).err().context("read without the chunk")?;
+    ensure!(format!("{error:#}").contains("Input/output error"), "{error:#}");
+    fs::write(fixture.chunk_path(&middle), chunk)?;
+    // The kernel may remember the error. The agent is told of it beside the reader.
+    let deadline = Instant::now() + PATIENCE;
+    let other = loop {
+        let other = fixture.mount()?;
+        if !Arc::ptr_eq(&layer, &other) {
+            break other;
+        }
+        ensure!(Instant::now() < deadline, "the mount is used again");
+        thread::sleep(Duration::from_millis(10));
+    };
+    read_all(&other)
+}
+
+fn without_a_worker_the_whole_file_is_used() -> anyhow::Result<()> {
+    let fixture = Fixture::new(30)?;
+    fs::remove_file(fixture.path("lazy.sock"))?;
+    let layer = fixture.mount()?;
+    let Form::FileBecause(reason) = layer.form() else { anyhow::bail!("{:?}", layer.form()) };
+    ensure!(reason.contains("no parallax-lazy on ") && reason.contains("lazy.sock"), "{reason}");
+    read_all(&layer)?;
+    wait_for_file(&layer, &fixture.whole())
+}
+
+fn a_worker_that_does_not_answer_is_not_asked_again_soon() -> anyhow::Result<()> {
+    // The socket is there, as systemd keeps it, and nobody takes what is sent.
+    let fixture = Fixture::new(30)?;
+    for expected in ["there was no answer in time", "did not answer in the last"] {
+        let layer = fixture.mount()?;
+        let Form::FileBecause(reason) = layer.form() else { anyhow::bail!("{:?}", layer.form()) };
+        ensure!(reason.contains(expected), "{reason}");
+        read_all(&layer)?;
+    }
+    Ok(())
+}
