@@ -25,7 +25,7 @@ pub fn execution(script: &str, variables: &str) -> Option<Execution> {
     let variables = variables.lines().filter(|line| line.contains('=')).map(ToOwned::to_owned);
     Some(Execution {
         environment: Some(variables.collect()),
-        entrypoint: between(EXEC).and_then(words),
+        entrypoint: between(EXEC).and_then(words).filter(|words| !words.is_empty()),
         working_directory: is_constant.then(|| directory.to_owned()),
         ..Execution::default()
     })
