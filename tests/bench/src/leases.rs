@@ -123,6 +123,7 @@ impl Steps<'_> {
             memory: None,
             as_root: false,
             container: None,
+            rule: None,
         };
         client.send(&Request::Lease(request), deadline)?;
         match client.receive(deadline)? {
