@@ -7,6 +7,7 @@ use super::{NODE, booted_by_systemd};
 
 tests! { cluster:
     processes_stay_in_the_jobs_control_group,
+    a_task_keeps_its_session_keyring,
 }
 
 /// Starts what the node has masked (tests/cluster/lib/systemd-root.sh), and u1's user manager with its bus.
@@ -91,4 +92,20 @@ fn who_wants_to_leaves_and_is_cleaned_up(cluster: &Cluster) -> anyhow::Result<()
     let done = step(cluster, "podman", &script)?;
     ensure!(done.stdout.contains("/user.slice/libpod-"), "Podman cannot leave by this bus: {done:?}");
     Ok(())
+}
+
+/// A unit of systemd has a session keyring of its own, which its processes inherit: slurmd, and so the tasks.
+fn a_task_keeps_its_session_keyring(cluster: &Cluster) -> anyhow::Result<()> {
+    // KEYCTL_GET_KEYRING_ID of KEY_SPEC_SESSION_KEYRING (keyctl(2)), by its number on x86-64 and elsewhere.
+    let number = if cfg!(target_arch = "x86_64") { 250 } else { 219 };
+    let script = format!("print syscall({number}, 0, -3, 0)");
+    booted_by_systemd(cluster, || {
+        let keyring = |options: &[&str]| -> anyhow::Result<String> {
+            let line = [&["--quiet", "-w", NODE], options, &["perl", "-e", &script]].concat();
+            Ok(cluster.srun("u1", &line)?.success()?.stdout)
+        };
+        let (on_node, in_image) = (keyring(&[])?, keyring(&["--parallax-image=debian"])?);
+        ensure!(on_node.parse::<u32>().is_ok() && on_node == in_image, "{on_node:?} and {in_image:?}");
+        Ok(())
+    })
 }
