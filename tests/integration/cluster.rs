@@ -23,7 +23,6 @@ pub(crate) mod faults;
 mod fidelity;
 mod foreign;
 mod identity;
-mod image_files;
 mod inheritance;
 mod job_layers;
 mod lazy;
@@ -49,6 +48,7 @@ mod run;
 mod scratch;
 mod security;
 mod squashed;
+mod squashfs_images;
 mod store;
 mod subordinate;
 mod systemd;
@@ -117,7 +117,7 @@ const FILES: &[&[Listed]] = &[
     subordinate::TESTS,
     releases::TESTS,
     trees::TESTS,
-    image_files::TESTS,
+    squashfs_images::TESTS,
     job_layers::TESTS,
     trees::repository::TESTS,
     trials::TESTS,
