@@ -104,8 +104,9 @@ impl Leases {
         }
         let disk = config.step.scratch().map(Disk::open).transpose().map_err(|error| refused(&error.to_string()))?;
         entry.scratch = config.step.scratch().map(Path::to_owned);
-        self.journal.write(&entry).map_err(|error| refused(&format!("cannot write the agent's journal: {error}")))?;
         let mut step_file = step_file::of_request(&entry.request, found, identity, &config)?;
+        // From here on whatever fails removes the entry.
+        self.journal.write(&entry).map_err(|error| refused(&format!("cannot write the agent's journal: {error}")))?;
         step_file.accounts = accounts.map_or_else(Accounts::default, |asked| answered(asked, &entry));
         step_file.layers.clone_from(&contents.store.plain_layers);
         step_file.mount_program = contents.store.needs_mount_program().then(|| config.agent.mount_program.clone());
