@@ -156,12 +156,26 @@ impl Session {
         self.sample(USER, &SALLOC, commands, rounds)
     }
 
-    /// Samples in a batch job on the node, whose steps find the layers of earlier ones mounted: the agent knows when a batch job ends, and
-    /// here no other job's end (the cluster has no extern steps).
+    /// Samples in a batch job while the agent keeps the layers of jobs mounted: it knows when a batch job ends, and here no other job's end
+    /// (the cluster has no extern steps).
     ///
     /// # Errors
     /// A command failed.
-    pub(crate) fn sample_in_batch_job(&self, commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
+    pub(crate) fn sample_with_layers_kept(&self, commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
+        let file = self.cluster.path_on(NODE, "/etc/parallax/parallax.toml")?;
+        let config = fs::read_to_string(&file)?;
+        let apply = |text: &str| -> anyhow::Result<()> {
+            fs::write(&file, text)?;
+            self.cluster.service(NODE, "stop", "agent")?;
+            self.cluster.service(NODE, "start", "agent")
+        };
+        let samples = apply(&format!("{config}\n[agent]\nkeep_for_job = true\n"))
+            .and_then(|()| self.sample_in_batch_job(commands, rounds));
+        apply(&config)?;
+        samples
+    }
+
+    fn sample_in_batch_job(&self, commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
         let plan = serde_json::to_string(&self.plan(commands, rounds))?;
         let home = self.cluster.home(USER);
         let [script, output] = ["bench.sh", "bench.out"].map(|name| home.join(name));

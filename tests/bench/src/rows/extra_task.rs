@@ -16,7 +16,7 @@ fn measure(session: &Session) -> anyhow::Result<Measured> {
     let srun = |tasks, image| Candidate::new(&format!("srun --overlap --ntasks={tasks} {image} true"));
     let image = "--parallax-image=localhost/debian";
     let commands = vec![srun(1, ""), srun(8, ""), srun(1, image), srun(8, image)];
-    let times = session.sample_in_batch_job(commands, 160)?.milliseconds()?;
+    let times = session.sample_in_allocation(commands, 160)?.milliseconds()?;
     let extra = Summary::of(
         times.iter().map(|[one, eight, one_image, eight_image]| ((eight_image - one_image) - (eight - one)) / 7.0),
     );

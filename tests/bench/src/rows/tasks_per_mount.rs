@@ -16,7 +16,7 @@ const TASKS: [(usize, &str, usize); 4] = [
     (128, "tasks_per_mount_128", 16),
     (256, "tasks_per_mount_256", 10),
 ];
-const WHAT: &str = "`srun -n256 --parallax-image=IMG true` / `srun -n256 true`, as steps of one batch job on one node";
+const WHAT: &str = "`srun -n256 --parallax-image=IMG true` / `srun -n256 true`, as steps of one job on one node";
 const OTHER: &str = "the same with so many tasks";
 
 fn measure(session: &Session) -> anyhow::Result<Measured> {
@@ -24,7 +24,7 @@ fn measure(session: &Session) -> anyhow::Result<Measured> {
     for (tasks, id, rounds) in TASKS {
         let srun = |image: &str| Candidate::new(&format!("srun --overlap --overcommit --ntasks={tasks} {image} true"));
         let commands = vec![srun(""), srun(&format!("--parallax-image={IMAGE}"))];
-        let times = session.sample_in_batch_job(commands, rounds)?.milliseconds()?;
+        let times = session.sample_in_allocation(commands, rounds)?.milliseconds()?;
         let ratio = Summary::of(times.iter().map(|[plain, image]| image / plain));
         let [plain, image] = [0, 1].map(|side: usize| Summary::of(times.iter().map(|round| round[side])).median);
         notes.push(format!("{tasks} tasks: {image:.1} ms with an image, {plain:.1} ms without"));
