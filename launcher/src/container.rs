@@ -27,14 +27,12 @@ use crate::build;
 use crate::door::Door;
 use crate::holder::Held;
 use crate::making::{Layers, Making};
+use crate::messages::STEP_ID;
 use crate::named;
 use crate::node_name::is_first_node;
 use crate::podman::Podman;
 use crate::pull;
 use crate::request::{self, Asked};
-
-/// Slurm's variable for the number of a task's step.
-const STEP_ID: &str = "SLURM_STEP_ID";
 
 /// Error of making the container.
 #[derive(Debug)]

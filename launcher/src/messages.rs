@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags, open, openat};
 use rustix::io::Errno;
 
 /// Slurm's variable for the number of a task's step.
-const STEP_ID: &str = "SLURM_STEP_ID";
+pub(crate) const STEP_ID: &str = "SLURM_STEP_ID";
 
 /// The messages of a step's tasks on this node.
 #[derive(Debug)]

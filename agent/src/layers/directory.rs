@@ -1,7 +1,7 @@
 //! The source for an image that is a path of the node: a directory, or a SquashFS file.
 //!
 //! The agent opens nothing: the launcher opens the path with the user's rights, in the container's user namespace. An id-mapped
-//! mount of a directory would show the user files that only their owner may read, so there is none; the kernel reads no file of a user.
+//! mount of a directory would show the user files that only their owner may read, so the agent makes no such mount; the kernel reads no file of a user.
 
 use std::path::Path;
 

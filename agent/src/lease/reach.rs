@@ -28,7 +28,7 @@ static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
 /// Why a look-up has no result.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// There is none.
+    /// No image is provided.
     Refused(Refusal),
     /// A store or a repository is not there, or does not respond; a part of a sentence that names it.
     Unreachable(String),

@@ -30,11 +30,12 @@ pub enum ContainerRule {
 /// mounts in addition is its own here anyway. `None` for any other text.
 #[must_use]
 pub fn parse_container(text: &str) -> Option<(&str, ContainerRule)> {
-    let (name, rule) = match text.split_once(':') {
-        None | Some((_, "auto" | "no_exec")) => (text.split(':').next().unwrap_or(text), ContainerRule::Auto),
-        Some((name, "create")) => (name, ContainerRule::Create),
-        Some((name, "exec")) => (name, ContainerRule::Exec),
-        Some(_) => return None,
+    let (name, word) = text.split_once(':').unwrap_or((text, "auto"));
+    let rule = match word {
+        "auto" | "no_exec" => ContainerRule::Auto,
+        "create" => ContainerRule::Create,
+        "exec" => ContainerRule::Exec,
+        _ => return None,
     };
     is_container_name(name).then_some((name, rule))
 }

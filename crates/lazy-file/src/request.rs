@@ -14,7 +14,7 @@ const FLAGS: u32 = 1 | (1 << 15);
 const OPEN_FLAGS: u32 = (1 << 1) | (1 << 5);
 /// Reads in the background at a time, as which the kernel counts those of a loop device.
 const MAX_BACKGROUND: u16 = 64;
-/// Maximum size of a write, of which there is none; a larger one would need larger buffers.
+/// Maximum size of a write; the file is not written to, and a larger one would need larger buffers.
 const MAX_WRITE: u32 = 4096;
 /// `S_IFREG`, readable.
 const MODE: u32 = 0o100_444;
@@ -63,7 +63,7 @@ pub enum Kind {
 }
 
 impl Request {
-    /// Parses a request; `None` if there is none in the buffer, or only a part.
+    /// Parses a request; `None` if the buffer is empty or has only a part of one.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let length = usize::try_from(number32(bytes, 0)?).ok()?;
