@@ -78,8 +78,7 @@ pub fn examine(cluster: &Cluster, before: Option<&Scratch>) -> Verdict {
     let mut verdict = Verdict::default();
     let touched = cluster.touched().take();
     for &node in &touched {
-        let ended = wait_for_steps(cluster, node).and_then(|()| wait_for_no_layer(cluster, node));
-        match ended.and_then(|()| leftovers(cluster, node)) {
+        match wait_for_steps(cluster, node).and_then(|()| leftovers(cluster, node)) {
             Ok(left) => verdict.left.extend(left.into_iter().map(|line| format!("{node}: {line}"))),
             Err(error) => verdict.left.push(format!("{node}: {error:#}")),
         }

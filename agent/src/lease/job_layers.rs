@@ -1,8 +1,8 @@
 //! Layers that stay mounted until their job ends on this node, because the job's next step may use them.
 //!
 //! A SquashFS file that was just mounted has nothing in the kernel's caches: its directories and pages are unpacked anew for each step.
-//! So the layers of a job's steps stay mounted for as long as the process that lasts as long as the job ([`super::keeper`]). Where there is none,
-//! each step's layers end with the step. An agent that stops unmounts what no step uses; its successor keeps the layers of later steps.
+//! So, if the site wants that (`agent.keep_for_job`), the layers of a job's steps stay mounted until the process ends that lasts as long as
+//! the job ([`super::keeper`]). Without such a process each step's layers end with the step. An agent that stops unmounts what no step uses; its successor keeps the layers of later steps.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

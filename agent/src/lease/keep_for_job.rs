@@ -13,9 +13,6 @@ impl Leases {
     /// Has the layers of a step stay mounted until its job ends. Returns the process by whose end that is known, which is to be watched,
     /// for the first step of the job.
     pub fn keep_for_job(&self, step: StepId) -> Option<(JobRun, Process)> {
-        if !self.config().agent.keep_for_job {
-            return None;
-        }
         let lease = self.live().get(&step).cloned()?;
         let run = JobRun::from(step);
         let layers = || {

@@ -62,6 +62,9 @@ impl Server {
     /// with many processes, and nobody waits for it.
     fn keep_layers(&mut self, step: StepId) {
         let leases = self.leases;
+        if !leases.config().agent.keep_for_job {
+            return;
+        }
         self.workers.submit(Kind::Other, NO_CONNECTION, move || match leases.keep_for_job(step) {
             Some((run, process)) => Outcome::Job(run, process),
             None => Outcome::Done,

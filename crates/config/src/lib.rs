@@ -110,7 +110,7 @@ section! {
         verify: Verify = Verify::default();
         /// Whether the layers of a job's steps stay mounted until the job ends on the node, so that its next step starts faster. This needs
         /// a process that tells when the job ends: that of the batch script, or Slurm's extern step (`PrologFlags=Contain`).
-        keep_for_job: bool = true;
+        keep_for_job: bool = false;
         /// How long unused layers stay mounted after their last step, in seconds (0 to 604800).
         keep_warm: u32 = 0;
         /// Whether the agent writes in-use markers to the store for the images that this node uses, so that `parallax rm` refuses to

@@ -1,11 +1,11 @@
-//! Layers stay mounted between the steps of a job whose end the agent knows, and end with the job.
+//! Where a site wants that, layers stay mounted between the steps of a job whose end the agent knows, and end with the job.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::chown;
 use std::process::{Child, Stdio};
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use integration_tests::clean::{wait_for_no_layer, wait_for_no_lease};
 use integration_tests::cluster::Cluster;
 
@@ -17,7 +17,7 @@ tests! { cluster:
     they_end_with_an_agent_and_its_successor_keeps_new_ones,
     other_users_jobs_have_their_own_rights,
     without_a_process_that_tells_the_jobs_end_nothing_is_kept,
-    a_site_may_do_without,
+    unless_the_site_wants_it_nothing_is_kept,
 }
 
 /// A batch job of u1's on n1 that does what it is told, a line each.
@@ -41,16 +41,23 @@ impl<'a> ToldJob<'a> {
         Ok(job)
     }
 
-    /// Runs a test with such a job, which ends whatever happens.
-    fn with(cluster: &'a Cluster, test: impl FnOnce(&mut Self) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        let mut job = Self::start(cluster)?;
-        let tested = test(&mut job);
-        let _ = cluster.run("ctl", "u1", &["scancel", &job.number]);
-        job.sbatch.wait()?;
-        for file in ["told", "said", "told.sh"] {
-            fs::remove_file(cluster.home("u1").join(file))?;
-        }
-        tested
+    /// Runs a test with such a job, which ends whatever happens, where the site keeps its layers or does not.
+    fn with(
+        cluster: &'a Cluster,
+        keeps: bool,
+        test: impl FnOnce(&mut Self) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let run = || {
+            let mut job = Self::start(cluster)?;
+            let tested = test(&mut job);
+            let _ = cluster.run("ctl", "u1", &["scancel", &job.number]);
+            job.sbatch.wait()?;
+            for file in ["told", "said", "told.sh"] {
+                fs::remove_file(cluster.home("u1").join(file))?;
+            }
+            tested.and(wait_for_no_layer(cluster, "n1"))
+        };
+        if keeps { with_config(cluster, "n1", &format!("{STORE}[agent]\nkeep_for_job = true\n"), run) } else { run() }
     }
 
     fn said(&self) -> anyhow::Result<String> {
@@ -84,7 +91,7 @@ fn mounted(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
 }
 
 fn the_next_step_finds_them(cluster: &Cluster) -> anyhow::Result<()> {
-    ToldJob::with(cluster, |job| {
+    ToldJob::with(cluster, true, |job| {
         job.does(STEP)?;
         let first = mounted(cluster)?;
         ensure!(!first.is_empty(), "nothing is kept");
@@ -101,7 +108,7 @@ fn the_next_step_finds_them(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 fn they_end_with_a_job_that_is_cancelled(cluster: &Cluster) -> anyhow::Result<()> {
-    ToldJob::with(cluster, |job| {
+    ToldJob::with(cluster, true, |job| {
         job.does(STEP)?;
         ensure!(!mounted(cluster)?.is_empty(), "nothing is kept");
         cluster.run("ctl", "u1", &["scancel", "--signal=KILL", "--full", &job.number])?.success()?;
@@ -111,7 +118,7 @@ fn they_end_with_a_job_that_is_cancelled(cluster: &Cluster) -> anyhow::Result<()
 }
 
 fn they_end_with_an_agent_and_its_successor_keeps_new_ones(cluster: &Cluster) -> anyhow::Result<()> {
-    ToldJob::with(cluster, |job| {
+    ToldJob::with(cluster, true, |job| {
         job.does(STEP)?;
         let first = mounted(cluster)?;
         cluster.service("n1", "stop", "agent")?;
@@ -133,7 +140,7 @@ fn they_end_with_an_agent_and_its_successor_keeps_new_ones(cluster: &Cluster) ->
 
 /// A job's layers are no way around a store's access rights.
 fn other_users_jobs_have_their_own_rights(cluster: &Cluster) -> anyhow::Result<()> {
-    ToldJob::with(cluster, |job| {
+    ToldJob::with(cluster, true, |job| {
         job.does(STEP)?;
         let kept = mounted(cluster)?;
         ensure!(!kept.is_empty(), "nothing is kept");
@@ -153,19 +160,18 @@ fn other_users_jobs_have_their_own_rights(cluster: &Cluster) -> anyhow::Result<(
 fn without_a_process_that_tells_the_jobs_end_nothing_is_kept(cluster: &Cluster) -> anyhow::Result<()> {
     // salloc's shell is on another host, and Slurm starts no extern step here.
     let line = format!("{STEP}; {STEP}");
-    cluster.run("ctl", "u1", &["salloc", "--quiet", "-w", "n1", "bash", "-c", &line])?.success()?;
-    wait_for_no_lease(cluster, "n1")?;
-    ensure!(mounted(cluster)?.is_empty(), "{:?}", mounted(cluster)?);
-    Ok(())
+    with_config(cluster, "n1", &format!("{STORE}[agent]\nkeep_for_job = true\n"), || {
+        cluster.run("ctl", "u1", &["salloc", "--quiet", "-w", "n1", "bash", "-c", &line])?.success()?;
+        wait_for_no_lease(cluster, "n1")?;
+        ensure!(mounted(cluster)?.is_empty(), "{:?}", mounted(cluster)?);
+        Ok(())
+    })
 }
 
-fn a_site_may_do_without(cluster: &Cluster) -> anyhow::Result<()> {
-    with_config(cluster, "n1", &format!("{STORE}[agent]\nkeep_for_job = false\n"), || {
-        ToldJob::with(cluster, |job| {
-            job.does(STEP)?;
-            ensure!(mounted(cluster)?.is_empty(), "{:?}", mounted(cluster)?);
-            Ok(())
-        })
+fn unless_the_site_wants_it_nothing_is_kept(cluster: &Cluster) -> anyhow::Result<()> {
+    ToldJob::with(cluster, false, |job| {
+        job.does(STEP)?;
+        ensure!(mounted(cluster)?.is_empty(), "{:?}", mounted(cluster)?);
+        Ok(())
     })
-    .context("keep_for_job = false")
 }
