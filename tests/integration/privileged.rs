@@ -16,7 +16,7 @@ use parallax_format::record::LayerRecord;
 use parallax_store::hash::link_of_layer;
 use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::Credentials;
-use parallax_sys::loop_device::LoopDevice;
+use parallax_sys::loop_device::{LoopDevice, Reads};
 use parallax_sys::mount::{DetachedMount, make_read_only, take_down};
 use parallax_sys::namespace_number;
 use parallax_sys::root::Root;
@@ -204,7 +204,7 @@ fn a_file_of_another_owner_is_not_trusted() -> anyhow::Result<()> {
 fn a_dropped_mount_leaves_no_loop_device() -> anyhow::Result<()> {
     let (directory, record) = store()?;
     let file = TrustedStore::open(directory.path())?.open_layer(&record)?;
-    let device = LoopDevice::attach(file.as_fd())?;
+    let device = LoopDevice::attach(file.as_fd(), Reads::Buffered)?;
     let mount = DetachedMount::squashfs(device.path())?;
     drop(device);
     ensure!(loop_devices(directory.path())? == 1, "the mount does not hold the device");

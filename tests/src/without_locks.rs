@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use fuser::{Config, Errno, FileAttr, FileHandle, INodeNo, MountOption, OpenFlags, SessionACL, TimeOrNow};
@@ -24,11 +25,18 @@ mod answers;
 mod attributes;
 
 /// Serves `directory` at `mount_point` until it is unmounted; says `mounted` when it is there. `errno` is what locks are answered: `ENOLCK`, `ENOSYS` or
-/// `EOPNOTSUPP`. With `quota` that many bytes can be written, and no more, whatever is removed.
+/// `EOPNOTSUPP`. With `quota` that many bytes can be written, and no more, whatever is removed. Each read takes `latency` at least, one after
+/// the other.
 ///
 /// # Errors
 /// It cannot be mounted, or `errno` is none of these.
-pub fn serve(directory: &Path, mount_point: &Path, errno: &str, quota: Option<u64>) -> anyhow::Result<()> {
+pub fn serve(
+    directory: &Path,
+    mount_point: &Path,
+    errno: &str,
+    quota: Option<u64>,
+    latency: Duration,
+) -> anyhow::Result<()> {
     let refusal = match errno {
         "ENOLCK" => Errno::ENOLCK,
         "ENOSYS" => Errno::ENOSYS,
@@ -39,7 +47,7 @@ pub fn serve(directory: &Path, mount_point: &Path, errno: &str, quota: Option<u6
         .with_context(|| format!("{} cannot be opened", directory.display()))?;
     let nodes = HashMap::from([(INodeNo::ROOT, Node { fd: root, lookups: u64::MAX })]);
     let quota = AtomicU64::new(quota.unwrap_or(u64::MAX));
-    let served = WithoutLocks { refusal, quota, nodes: Mutex::new(nodes), files: Mutex::default() };
+    let served = WithoutLocks { refusal, quota, latency, nodes: Mutex::new(nodes), files: Mutex::default() };
     let mut config = Config::default();
     config.mount_options = vec![MountOption::FSName("without-locks".to_owned()), MountOption::DefaultPermissions];
     config.acl = SessionACL::All;
@@ -61,6 +69,8 @@ struct WithoutLocks {
     refusal: Errno,
     /// How many bytes can still be written.
     quota: AtomicU64,
+    /// How long each read takes at least.
+    latency: Duration,
     nodes: Mutex<HashMap<INodeNo, Node>>,
     files: Mutex<(u64, HashMap<u64, File>)>,
 }
@@ -99,7 +109,7 @@ impl WithoutLocks {
 
     fn open_file(&self, ino: INodeNo, flags: OpenFlags) -> io::Result<FileHandle> {
         let flags = OFlags::from_bits_retain(u32::try_from(flags.0).unwrap_or_default())
-            .difference(OFlags::NOFOLLOW | OFlags::CREATE | OFlags::EXCL | OFlags::APPEND);
+            .difference(OFlags::NOFOLLOW | OFlags::CREATE | OFlags::EXCL | OFlags::APPEND | OFlags::DIRECT);
         let file = openat(CWD, self.path(ino)?, flags | OFlags::CLOEXEC, Mode::empty())?;
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         files.0 += 1;

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use parallax_format::digest::{DiffId, Sha256};
 use parallax_lazy_file::Device;
 use parallax_lazy_file::message::{Layer, VERSION};
-use parallax_sys::loop_device::LoopDevice;
+use parallax_sys::loop_device::{LoopDevice, Reads};
 use parallax_sys::mount::DetachedMount;
 use parallax_sys::shared_slots::SharedSlots;
 
@@ -98,7 +98,8 @@ impl Chunked {
         supervised.0.end_with(&channel);
         let thread = thread::Builder::new().name("lazy layer".to_owned());
         thread.spawn(move || supervisor.run(channel)).map_err(failed("cannot start a thread"))?;
-        let device = LoopDevice::attach(file.as_fd()).map_err(failed("no loop device"))?;
+        // The worker has the file in its cache.
+        let device = LoopDevice::attach(file.as_fd(), Reads::Direct).map_err(failed("no loop device"))?;
         let path = device.path().to_owned();
         supervised.0.set_device(device);
         let mount = DetachedMount::squashfs(&path);

@@ -13,16 +13,17 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use parallax_config::Config;
+use parallax_config::{Config, LayerReads};
 use parallax_format::digest::{DiffId, Sha256};
 use parallax_format::layout::CHUNK_STORE;
 use parallax_format::record::LayerRecord;
 use parallax_store::read::{OpenError, StoreKey, TrustedStore};
 use parallax_sys::credentials::{Credentials, reopen};
+use parallax_sys::loop_device::Reads;
 
 use super::chunked::{Chunked, Worker};
 use super::digest::Checker;
@@ -55,6 +56,8 @@ pub struct LayerTable {
     recorded: Mutex<HashMap<Recorded, Weak<MountedLayer>>>,
     next: AtomicU64,
     checker: Checker,
+    /// Whether files are read past the page cache.
+    direct_reads: AtomicBool,
     idle: IdleCache<MountedLayer>,
     /// Set if layers are mounted from their chunks.
     worker: Mutex<Option<Arc<Worker>>>,
@@ -71,6 +74,7 @@ impl LayerTable {
             recorded: Mutex::default(),
             next: AtomicU64::new(0),
             checker: Checker::default(),
+            direct_reads: AtomicBool::default(),
             idle: IdleCache::new(Duration::ZERO),
             worker: Mutex::default(),
         }
@@ -86,6 +90,7 @@ impl LayerTable {
     /// Applies another configuration from now on.
     pub fn reconfigure(&self, config: &Config) {
         self.checker.set(config.agent.verify);
+        self.direct_reads.store(config.agent.layer_reads == LayerReads::Direct, Ordering::Relaxed);
         self.idle.set_ttl(config.agent.idle_time());
         let worker = config.lazy.enabled.then(|| Arc::new(Worker::new(config.lazy.socket.clone())));
         *self.worker.lock().unwrap_or_else(PoisonError::into_inner) = worker;
@@ -241,7 +246,8 @@ impl LayerTable {
         // ticket, say), so root's are better, where root may read the file.
         let file = reopen(file.as_fd()).unwrap_or(file);
         self.check(&file, layer)?;
-        let mount = squashfs::mount(&file).map_err(|(what, error)| failed(what, error))?;
+        let reads = if self.direct_reads.load(Ordering::Relaxed) { Reads::Direct } else { Reads::Buffered };
+        let mount = squashfs::mount(&file, reads).map_err(|(what, error)| failed(what, error))?;
         let mount_point =
             self.mount_point(&layer.diff_id).map_err(|error| failed("cannot create a mount point", error))?;
         let mounted = MountedLayer { key, diff_id: layer.diff_id, mount_point, file: Some(file), form };

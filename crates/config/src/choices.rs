@@ -17,6 +17,17 @@ choices! {
 }
 
 choices! {
+    /// How the kernel reads the files of layers (`agent.layer_reads`).
+    LayerReads default Buffered {
+        /// By the page cache, with readahead. The kernel keeps what it has read of a file in memory for the next step, beside the unpacked
+        /// files, and drops it when memory is short.
+        Buffered = "buffered";
+        /// Past the page cache, for nodes that need the memory: nothing is kept of a file but its unpacked files.
+        Direct = "direct";
+    }
+}
+
+choices! {
     /// When a SquashFS file is compared with the SHA-256 recorded at its migration (`agent.verify`).
     Verify default Off {
         /// Never.

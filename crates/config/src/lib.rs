@@ -21,7 +21,7 @@ mod mount_program;
 mod obsolete;
 mod trees;
 
-pub use choices::{Mounts, OnMissing, OnUnreachable, Owner, Tmp, Verify};
+pub use choices::{LayerReads, Mounts, OnMissing, OnUnreachable, Owner, Tmp, Verify};
 pub use keys::{Choice, Key, Section, Shape};
 pub use lazy::Lazy;
 pub use mount::{BindMount, BindMountError};
@@ -108,6 +108,8 @@ section! {
         /// When a layer's SquashFS file is compared with the SHA-256 recorded at its migration. If it differs, the step is
         /// refused. Reading the file counts as part of `step.start_timeout`.
         verify: Verify = Verify::default();
+        /// How the kernel reads the files of layers.
+        layer_reads: LayerReads = LayerReads::default();
         /// Whether the layers of a job's steps stay mounted until the job ends on the node, so that its next step starts faster. This needs
         /// a process that tells when the job ends: that of the batch script, or Slurm's extern step (`PrologFlags=Contain`).
         keep_for_job: bool = false;

@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{setresgid, setresuid};
 use parallax_format::layout;
 use parallax_sys::limits::{self, Namespace};
-use parallax_sys::loop_device::LoopDevice;
+use parallax_sys::loop_device::{LoopDevice, Reads};
 use parallax_sys::mount::DetachedMount;
 use parallax_sys::user_namespace::{IdRange, UserNamespace};
 use rustix::fs::XattrFlags;
@@ -139,7 +139,8 @@ pub(crate) fn compressor(place: &Place, compressor: u16) -> Result<(), String> {
 fn kernel_mount(place: &Place, compressor: u16) -> Result<DetachedMount, String> {
     let path = place.image(compressor).map_err(|error| format!("no image: {error}"))?;
     let file = File::open(path).map_err(|error| format!("no image: {error}"))?;
-    let device = LoopDevice::attach(file.as_fd()).map_err(|error| format!("no loop device: {error}"))?;
+    let device =
+        LoopDevice::attach(file.as_fd(), Reads::Buffered).map_err(|error| format!("no loop device: {error}"))?;
     DetachedMount::squashfs(device.path()).map_err(|error| format!("the kernel refuses it: {error}"))
 }
 

@@ -18,6 +18,15 @@ pub const LOOP_CHANGE_FD: libc::c_ulong = 0x4C06;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 const LO_FLAGS_DIRECT_IO: u32 = 16;
+/// How a device reads its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// By the page cache, with readahead: what was read once is in memory for the next device over the file.
+    Buffered,
+    /// Past the page cache, if the file's file system supports that; else buffered.
+    Direct,
+}
+
 /// Maximum number of attempts when other processes take the free device first.
 const MAX_ATTEMPTS: usize = 64;
 
@@ -58,13 +67,12 @@ pub struct LoopDevice {
 }
 
 impl LoopDevice {
-    /// Makes a read-only block device of an open file. The pages are cached once, by the device, if the file's file
-    /// system supports direct I/O.
+    /// Makes a read-only block device of an open file.
     ///
     /// # Errors
     /// `ENOSPC`-like errors of `/dev/loop-control` when no device is free, `EBUSY` when others took every device that was
     /// offered, and those of `LOOP_CONFIGURE` (`EBADF`, `EINVAL`).
-    pub fn attach(image: BorrowedFd<'_>) -> io::Result<Self> {
+    pub fn attach(image: BorrowedFd<'_>, reads: Reads) -> io::Result<Self> {
         let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control").map_err(limits::of_files)?;
         for _ in 0..MAX_ATTEMPTS {
             // SAFETY: the request takes no argument and returns a number.
@@ -74,7 +82,7 @@ impl LoopDevice {
             }
             let path = format!("/dev/loop{number}");
             let device = OpenOptions::new().read(true).open(&path).map_err(limits::of_files)?;
-            match configure(&device, image) {
+            match configure(&device, image, reads) {
                 Ok(()) => return Ok(Self { device, path }),
                 // Another process took the device between the two calls.
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
@@ -102,7 +110,8 @@ impl LoopDevice {
     }
 }
 
-fn configure(device: &File, image: BorrowedFd<'_>) -> io::Result<()> {
+fn configure(device: &File, image: BorrowedFd<'_>, reads: Reads) -> io::Result<()> {
+    let direct = if reads == Reads::Direct { LO_FLAGS_DIRECT_IO } else { 0 };
     let config = LoopConfig {
         fd: u32::try_from(image.as_raw_fd()).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?,
         block_size: 0,
@@ -115,7 +124,7 @@ fn configure(device: &File, image: BorrowedFd<'_>) -> io::Result<()> {
             number: 0,
             encrypt_type: 0,
             encrypt_key_size: 0,
-            flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO,
+            flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | direct,
             file_name: [0; 64],
             crypt_name: [0; 64],
             encrypt_key: [0; 32],

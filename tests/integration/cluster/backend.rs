@@ -24,6 +24,7 @@ tests! { cluster:
     another_tools_images_by_fuse,
     a_layer_that_was_changed_is_refused,
     idle_layers_stay_if_told,
+    files_are_read_as_the_site_wants,
 }
 
 pub(super) const CONFIG: &str = "/etc/parallax/parallax.toml";
@@ -333,5 +334,23 @@ fn idle_layers_stay_if_told(cluster: &Cluster) -> anyhow::Result<()> {
     })?;
     // An agent that is started anew has no use for them.
     ensure!(devices()?.is_empty(), "they are still mounted");
+    Ok(())
+}
+
+fn files_are_read_as_the_site_wants(cluster: &Cluster) -> anyhow::Result<()> {
+    for (key, direct) in [("", "0"), ("layer_reads = \"direct\"\n", "1")] {
+        with_config(cluster, "n1", &format!("{STORE}[agent]\n{key}"), || {
+            let step = HeldStep::start(cluster, "u1", &["-w", "n1", "--parallax-image=debian"], 1, "echo started")?;
+            let devices =
+                cluster.shell("n1", "sed -n 's|.* - squashfs /dev/\\(loop[0-9]*\\) .*|\\1|p' /proc/1/mountinfo")?;
+            ensure!(!devices.is_empty(), "no layer is mounted");
+            for device in devices.lines() {
+                let flag = fs::read_to_string(format!("/sys/block/{device}/loop/dio"))?;
+                ensure!(flag.trim() == direct, "{device} with {key:?}: {flag}");
+            }
+            step.finish()?;
+            wait_for_steps(cluster, "n1")
+        })?;
+    }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, ensure};
 use parallax_store::read::TrustedStore;
-use parallax_sys::loop_device::LoopDevice;
+use parallax_sys::loop_device::{LoopDevice, Reads};
 use parallax_sys::mount::{DetachedMount, take_down};
 
 use super::store;
@@ -27,7 +27,7 @@ fn a_file_that_is_exchanged_after_the_check_is_not_used() -> anyhow::Result<()> 
     fs::write(&theirs, "theirs")?;
     chown(&theirs, Some(1001), Some(1001))?;
     fs::rename(&theirs, &path)?;
-    let device = LoopDevice::attach(file.as_fd())?;
+    let device = LoopDevice::attach(file.as_fd(), Reads::Buffered)?;
     let place = directory.path().join("place");
     fs::create_dir(&place)?;
     DetachedMount::squashfs(device.path())?.attach_at(&place)?;

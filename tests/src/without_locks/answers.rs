@@ -213,6 +213,8 @@ impl Filesystem for WithoutLocks {
         reply: ReplyData,
     ) {
         let mut bytes = vec![0; size as usize];
+        // What a network does; nothing waits for it.
+        std::thread::sleep(self.latency);
         match self.with_file(handle, |file| file.read_at(&mut bytes, offset)) {
             Ok(read) => reply.data(&bytes[..read]),
             Err(error) => reply.error(error.into()),
