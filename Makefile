@@ -18,8 +18,9 @@ WITHOUT_PLUGIN = --workspace --exclude spank-parallax --exclude spank-parallax-s
 # The programs that are not built with the others: the plugin, the launcher, and those of the tests.
 NOT_OF_RELEASE = $(foreach crate,parallax-launcher parallax-manual spank-parallax spank-parallax-step integration-tests \
 	parallax-bench parallax-soak,--exclude $(crate))
-# How the launcher is linked; empty on systems without a static C library (glibc-static on the kin of Red Hat's Linux).
-LAUNCHER_LINKING ?= -C target-feature=+crt-static
+# How the launcher is linked: at a fixed address, so that it starts without relocating itself. Empty on systems without a static C library
+# (glibc-static on the kin of Red Hat's Linux).
+LAUNCHER_LINKING ?= -C target-feature=+crt-static -C relocation-model=static
 # What `make docs` makes.
 DOCS = target/docs
 

@@ -21,6 +21,7 @@ use parallax_protocol::step_file::{StepFile, StepPaths};
 use parallax_request::{Mount, Request};
 use parallax_sys::process::{Process, start_time};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::build;
@@ -99,6 +100,28 @@ impl Shared {
         Ok(recorded.filter(|outcome| !matches!(outcome, Outcome::Failed { attempt } if *attempt != self.attempt)))
     }
 
+    fn broken(&self, error: io::Error) -> StartError {
+        StartError::Here(format!("cannot use {}: {error}", self.directory.display()))
+    }
+
+    /// Takes the lock; returns the result if there is one by then. Tasks that wait for the one that makes the container share the lock:
+    /// they go on at once, and not one after another.
+    fn wait_for_outcome(&self, lock: &File) -> Result<Option<Outcome>, StartError> {
+        let lock = |operation| flock(lock, operation);
+        match lock(FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return self.read_outcome(),
+            Err(Errno::WOULDBLOCK) => {}
+            Err(error) => return Err(self.broken(error.into())),
+        }
+        lock(FlockOperation::LockShared).map_err(|error| self.broken(error.into()))?;
+        if let Some(outcome) = self.read_outcome()? {
+            return Ok(Some(outcome));
+        }
+        // The task that had the lock died.
+        lock(FlockOperation::LockExclusive).map_err(|error| self.broken(error.into()))?;
+        self.read_outcome()
+    }
+
     fn failed(&self) -> Outcome {
         Outcome::Failed { attempt: self.attempt.clone() }
     }
@@ -121,13 +144,12 @@ impl Shared {
 pub(crate) fn obtain(paths: &StepPaths, step: &StepFile, asked: Asked<'_>) -> Result<Container, StartError> {
     let request = asked.request;
     let shared = Shared { directory: paths.launch_directory(), attempt: attempt(step) };
-    let broken = |error: io::Error| StartError::Here(format!("cannot use {}: {error}", shared.directory.display()));
+    let broken = |error| shared.broken(error);
     if let Some(outcome) = shared.read_outcome()? {
         return outcome.container(paths, step, request);
     }
     let lock = private_file(&shared.lock()).map_err(broken)?;
-    flock(&lock, FlockOperation::LockExclusive).map_err(|error| broken(error.into()))?;
-    if let Some(outcome) = shared.read_outcome()? {
+    if let Some(outcome) = shared.wait_for_outcome(&lock)? {
         return outcome.container(paths, step, request);
     }
     if shared.is_under_way() {

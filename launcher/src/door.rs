@@ -1,6 +1,6 @@
 //! The ways into a container: by the process that keeps it, or, for a container that several steps share, by the files that do.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 
@@ -29,17 +29,6 @@ impl Door {
     /// Those of `open(2)`: the container has ended.
     pub(crate) fn of_files(paths: &StepPaths) -> io::Result<Self> {
         Ok(Self::Files(File::open(paths.container_namespace())?, File::open(paths.mount_namespace())?))
-    }
-
-    /// Returns the capabilities that a task may have in the container at most, one bit each.
-    ///
-    /// # Errors
-    /// A part of a sentence: the container has ended.
-    pub(crate) fn bounds(&self) -> Result<u64, String> {
-        match self {
-            Self::Process(process) => capability_bounds(process.pid()),
-            Self::Files(..) => Ok(BOUNDS),
-        }
     }
 
     /// Moves this process into the container.
@@ -86,24 +75,4 @@ impl Door {
 
 fn enter(namespace: &File, kind: LinkNameSpaceType) -> io::Result<()> {
     Ok(move_into_link_name_space(namespace.as_fd(), Some(kind))?)
-}
-
-/// Returns the bounding set of a process, one bit per capability.
-fn capability_bounds(pid: i32) -> Result<u64, String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| "it has ended".to_owned())?;
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapBnd:"))
-        .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
-        .ok_or_else(|| "its capabilities are unknown".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn this_process_has_a_bounding_set() {
-        assert!(capability_bounds(i32::try_from(std::process::id()).unwrap()).is_ok());
-    }
 }

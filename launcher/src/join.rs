@@ -10,15 +10,13 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use parallax_sys::process::restore_sigpipe;
-use rustix::thread::remove_capability_from_bounding_set;
+use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
-use crate::door::Door;
+use crate::door::{BOUNDS, Door};
 use crate::environment::{self, Variables};
 use crate::late_mounts::{LateClones, LateMounts};
 use crate::node_program::{Cloned, NodeProgram};
 
-/// Maximum number of capabilities of a kernel (64 bits in `/proc/PID/status`).
-const CAPABILITIES: u32 = 64;
 /// Where a task starts.
 #[derive(Debug)]
 pub(crate) enum Directories<'a> {
@@ -71,7 +69,6 @@ pub(crate) fn enter(
     directories: &Directories<'_>,
 ) -> Result<(), String> {
     let failed = |error: &dyn fmt::Display| format!("cannot enter the container: {error}; tell the administrator");
-    let bounds = container.bounds().map_err(|error| failed(&error))?;
     if program.is_none() && late.is_none() {
         container.enter().map_err(|error| failed(&error))?;
     } else {
@@ -81,22 +78,21 @@ pub(crate) fn enter(
         program.and_then(Result::ok).map_or(Ok(()), Cloned::show)?;
         late.map_or(Ok(()), |late| late.and_then(LateClones::show))?;
     }
-    limit_capabilities(bounds).map_err(|error| failed(&error))?;
+    limit_capabilities(BOUNDS).map_err(|error| failed(&error))?;
     directories.enter()
 }
 
-/// Drops from the bounding set all capabilities but these, one bit each.
+/// Drops from the bounding set all capabilities but these, one bit each, of those that this kernel knows: capabilities(7) numbers them
+/// without gaps, and prctl(2) has EINVAL for the others.
 pub(crate) fn limit_capabilities(bounds: u64) -> rustix::io::Result<()> {
-    (0..CAPABILITIES).filter(|number| bounds & (1 << number) == 0).try_for_each(drop_capability)
-}
-
-/// Drops a capability from the bounding set; ignores one that this kernel does not know.
-fn drop_capability(number: u32) -> rustix::io::Result<()> {
-    let Some(capability) = rustix::thread::CapabilitySet::from_bits(1 << number) else { return Ok(()) };
-    match remove_capability_from_bounding_set(capability) {
-        Err(rustix::io::Errno::INVAL) => Ok(()),
-        result => result,
+    for bit in (0..u64::BITS).map(|number| 1 << number).filter(|bit| bounds & bit == 0) {
+        let Some(capability) = CapabilitySet::from_bits(bit) else { break };
+        match remove_capability_from_bounding_set(capability) {
+            Err(rustix::io::Errno::INVAL) => break,
+            result => result?,
+        }
     }
+    Ok(())
 }
 
 /// Error of executing the user's command.

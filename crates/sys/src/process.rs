@@ -1,6 +1,7 @@
 //! Processes referred to by a descriptor (`pidfd_open(2)`, Linux 5.3).
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
@@ -168,7 +169,9 @@ pub fn exit_now(code: i32) -> ! {
 /// # Errors
 /// `ENOENT` if there is no such process.
 pub fn start_time(pid: i32) -> io::Result<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // In one piece: a buffer that grows would take as many calls as the line has parts.
+    let mut stat = String::with_capacity(1024);
+    File::open(format!("/proc/{pid}/stat"))?.take(4096).read_to_string(&mut stat)?;
     parse_start_time(&stat).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
