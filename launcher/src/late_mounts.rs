@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, unshare};
 use parallax_request::Mount;
-use parallax_sys::mount::DetachedMount;
+use parallax_sys::mount::{DetachedMount, make_read_only, make_writable};
 use parallax_sys::root::Root;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, StatVfsMountFlags, flock, statvfs};
 
 use crate::mounts;
 use crate::show::{self, Detached};
@@ -80,20 +80,30 @@ impl LateClones {
     /// # Errors
     /// A message for the user.
     pub(crate) fn show(self) -> Result<(), String> {
-        let Self { paths, own, lock } = self;
-        show_directories(paths, &lock).map_err(of_mpi)?;
-        if own.is_empty() {
+        let Self { mut paths, own, lock } = self;
+        let is_read_only = statvfs("/").map_err(of_mpi)?.f_flag.contains(StatVfsMountFlags::RDONLY);
+        if !is_read_only {
+            show_directories(paths.drain(..), &lock).map_err(of_mpi)?;
+        }
+        paths.retain(|(path, _)| !path.exists());
+        if paths.is_empty() && own.is_empty() {
             return Ok(());
         }
-        let root = unshare(CloneFlags::CLONE_NEWNS).map_err(io::Error::from).and_then(|()| Root::open(Path::new("/")));
-        let root =
-            root.map_err(|error| format!("cannot mount anything in the container: {error}; tell the administrator"))?;
-        flock(&lock, FlockOperation::LockExclusive).map_err(|error| format!("cannot lock the container: {error}"))?;
-        own.into_iter().try_for_each(|mount| mount.attach(&root))
+        let failed = |error| format!("cannot mount anything in the container: {error}; tell the administrator");
+        unshare(CloneFlags::CLONE_NEWNS).map_err(|error| failed(error.into()))?;
+        let root = Root::open(Path::new("/")).map_err(failed)?;
+        // The mount points are made in this task's copy: a root directory that is read-only stays so for all others.
+        if is_read_only {
+            make_writable(&root).map_err(failed)?;
+        }
+        show_directories(paths.into_iter(), &lock).map_err(of_mpi)?;
+        own.into_iter().try_for_each(|mount| mount.attach(&root))?;
+        if is_read_only { make_read_only(&root).map_err(failed) } else { Ok(()) }
     }
 }
 
-fn show_directories(paths: Vec<(PathBuf, DetachedMount)>, lock: &File) -> io::Result<()> {
+/// Mounts directories at their paths, where nothing exists there, and keeps the lock.
+fn show_directories(paths: impl Iterator<Item = (PathBuf, DetachedMount)>, lock: &File) -> io::Result<()> {
     flock(lock, FlockOperation::LockExclusive)?;
     for (path, mount) in paths {
         if fs::metadata(&path).is_err() {

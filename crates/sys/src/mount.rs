@@ -233,6 +233,15 @@ pub fn make_read_only(root: impl AsFd) -> io::Result<()> {
     set_attributes(root.as_fd(), &MountAttr { set: attributes, ..MountAttr::default() }, 0)
 }
 
+/// Makes the mount that is attached at an open directory (`O_PATH`) writable, and no mount below it.
+///
+/// # Errors
+/// As [`make_read_only`]; also `EPERM` if the mount is locked to read-only (`mount_namespaces(7)`).
+pub fn make_writable(root: impl AsFd) -> io::Result<()> {
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into();
+    set_attributes(root.as_fd(), &MountAttr { clear: attributes, ..MountAttr::default() }, 0)
+}
+
 fn set_attributes(mount: impl AsFd, attributes: &MountAttr, flags: libc::c_int) -> io::Result<()> {
     // SAFETY: the path is a C string, the structure has the kernel's layout and its size is given; the call reads
     // both and keeps neither.

@@ -14,6 +14,7 @@ tests! { cluster:
     two_steps_at_once_have_one_container,
     a_step_that_wants_another_container_is_refused,
     a_step_may_mount_more_for_itself,
+    a_step_may_mount_more_where_the_root_is_read_only,
     a_step_may_name_the_container_alone,
     a_step_may_say_whether_it_must_be_there,
     a_step_that_cannot_make_it_leaves_it_to_the_next,
@@ -124,6 +125,27 @@ fn a_step_may_mount_more_for_itself(cluster: &Cluster) -> anyhow::Result<()> {
     let rest: Vec<&str> = seen.iter().skip(4).copied().filter(|line| !line.is_empty()).collect();
     ensure!(rest == expected[4..], "{said:?}");
     ensure!(refusal.contains("cannot mount /missing: No such file") && refusal.contains("on the node n1"), "{said:?}");
+    wait_for_no_lease(cluster, "n1")
+}
+
+fn a_step_may_mount_more_where_the_root_is_read_only(cluster: &Cluster) -> anyhow::Result<()> {
+    let script = "fixed='--parallax-image=debian --parallax-readonly --parallax-userns=root --parallax-name=fixed'\n\
+                  srun -n1 $fixed true\n\
+                  srun -n2 $fixed --parallax-mount=/usr/sbin:/more/of:ro sh -c 'ls /more/of/slurmd; touch /x' 2>&1 |\n\
+                  grep -v ^srun: | sort\n\
+                  srun -n1 --mpi=pmix $fixed sh -c 'ls -d $PMIX_SERVER_TMPDIR >/dev/null && echo shown'\n\
+                  srun -n1 $fixed sh -c 'ls /more/of; touch /y' 2>&1 | grep -v ^srun:\n";
+    let said = lines(cluster, script)?;
+    let read_only = |path: &str| format!("touch: cannot touch '{path}': Read-only file system");
+    let expected = [
+        "/more/of/slurmd".into(),
+        "/more/of/slurmd".into(),
+        read_only("/x"),
+        read_only("/x"),
+        "shown".into(),
+        read_only("/y"),
+    ];
+    ensure!(said == expected, "{said:?}");
     wait_for_no_lease(cluster, "n1")
 }
 
