@@ -12,8 +12,8 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, unshare};
-use parallax_format::oci::Execution;
 use parallax_protocol::step_file::{StepFile, StepPaths};
+use parallax_spank_hooks::{IMAGE_ID, text as variable};
 use parallax_sys::limits::{self, Namespace};
 use parallax_sys::mount::{DetachedMount, make_read_only};
 use parallax_sys::overlay::Overlay;
@@ -34,7 +34,7 @@ use crate::of_node::OfNode;
 use crate::plan::{self, COPIED, Facts, ImageAccounts, Plan};
 use crate::request::put_execution;
 use crate::show;
-use crate::tree::{self, Kind, Tree};
+use crate::tree::{self, Kind, Settings, Tree};
 
 /// Maximum size of a file that is read from the node or from the image, in bytes.
 const MAX_FILE: u64 = 4 << 20;
@@ -71,28 +71,31 @@ fn make(making: &Making<'_>, report: &mut Report) -> Result<Held, String> {
     enter(&paths.container_namespace())?;
     report.at("mounting the image");
     let image = kind.map(|kind| open_image(making, kind)).transpose()?;
-    let (tree, execution) = image.unzip();
+    let (tree, settings) = image.unzip();
     let mut step = (*step).clone();
-    if let Some(execution) = &execution {
-        put_execution(&mut step, execution.clone());
+    if let Some(settings) = &settings {
+        put_execution(&mut step, settings.execution.clone());
     }
     let making = Making { step: &step, ..*making };
     let root = furnish(&making, tree.as_ref(), &of_node, working_directory, report)?;
     report.at("entering the container");
     leave_node(root)?;
     kept.map_or(Ok(()), |namespace| keep(&namespace).map_err(failed("keep the container for other steps")))?;
-    Ok(Held { pid: None, environment: of_node.devices.environment, execution })
+    let id = settings.as_ref().and_then(|settings| settings.id);
+    let of_image = id.map(|id| (variable(IMAGE_ID).to_owned(), id.to_string()));
+    let environment = of_node.devices.environment.into_iter().chain(of_image).collect();
+    Ok(Held { pid: None, environment, execution: settings.map(|settings| settings.execution) })
 }
 
 /// Opens an image that is a path, inside the container's user namespace.
-fn open_image(making: &Making<'_>, kind: Kind) -> Result<(Tree, Execution), String> {
+fn open_image(making: &Making<'_>, kind: Kind) -> Result<(Tree, Settings), String> {
     let path = making.step.directory.as_deref().unwrap_or(Path::new("/"));
     match kind {
-        Kind::Directory(execution) => Ok((Tree::open(path)?, execution)),
+        Kind::Directory(settings) => Ok((Tree::open(path)?, *settings)),
         Kind::File => {
             let tree = Tree::of_file(path, making)?;
-            let execution = tree.execution(path)?;
-            Ok((tree, execution))
+            let settings = tree.settings(path)?;
+            Ok((tree, settings))
         }
     }
 }

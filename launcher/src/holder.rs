@@ -42,7 +42,7 @@ enum Line {
 pub(crate) struct Held {
     /// The holder's number; none for a container that is kept without a process.
     pub pid: Option<i32>,
-    /// The variables that the container's devices give tasks, names and values.
+    /// The variables that the image and the devices of the container give tasks, names and values.
     pub environment: Vec<(String, String)>,
     /// The settings of an image that is a directory.
     #[serde(default)]

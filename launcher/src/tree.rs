@@ -11,24 +11,23 @@
 
 mod configuration;
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
-use parallax_format::oci::Execution;
 use parallax_protocol::step_file::StepFile;
+use parallax_sys::room;
 use parallax_sys::root::Root;
-use rustix::fs::{Mode, OFlags, Stat, open};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
 use crate::making::{Layers, Making};
 use crate::node_name::{is_first_node, node_name};
 use crate::show;
 
-/// The id that an owner seems to have who has none in a user namespace (`/proc/sys/kernel/overflowuid`).
-const OVERFLOW_ID: u32 = 65_534;
+pub(crate) use configuration::Settings;
+
 /// The directories of which a root file system has at least one.
 const OF_ROOT_FILE_SYSTEMS: [&str; 5] = ["/bin", "/usr", "/etc", "/sbin", "/lib"];
 /// The file that marks an OCI layout (OCI image specification 1.1).
@@ -43,8 +42,8 @@ pub(crate) struct Tree {
 /// What a path that is to be an image turned out to be.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A directory, with its settings for the execution of programs.
-    Directory(Execution),
+    /// A directory, with its settings.
+    Directory(Box<Settings>),
     /// A file, into which nobody has looked yet.
     File,
 }
@@ -58,7 +57,7 @@ pub(crate) fn look(path: &Path) -> Result<Kind, String> {
         return Ok(Kind::File);
     }
     let tree = Tree::open(path)?;
-    Ok(Kind::Directory(tree.execution(path)?))
+    Ok(Kind::Directory(Box::new(tree.settings(path)?)))
 }
 
 fn unusable(path: &Path, reason: &str) -> String {
@@ -97,11 +96,11 @@ impl Tree {
         Self::open(&place)
     }
 
-    /// Returns the settings for the execution of programs of the image that a user named by `path`.
+    /// Returns the settings of the image that a user named by `path`.
     ///
     /// # Errors
     /// A message for the user: this is no image, or its settings cannot be used.
-    pub(crate) fn execution(&self, path: &Path) -> Result<Execution, String> {
+    pub(crate) fn settings(&self, path: &Path) -> Result<Settings, String> {
         if OF_ROOT_FILE_SYSTEMS.iter().any(|name| self.root.has(Path::new(name))) {
             return configuration::of_image(path, &self.root).map_err(|reason| unusable(path, &reason));
         }
@@ -142,24 +141,12 @@ impl Tree {
         }
     }
 
-    /// Makes the directories that hold one of these paths in the writable layer, where they have an owner without an id: nothing
-    /// could be made in them. Returns `true` if there are any.
+    /// Makes room in the writable layer for what is to be made at these paths ([`room::make`]). Returns `true` if that was needed.
     ///
     /// # Errors
     /// Those of the system calls.
     pub(crate) fn make_room<'a>(&self, writable: &Path, paths: impl Iterator<Item = &'a Path>) -> io::Result<bool> {
-        let mut is_needed = false;
-        for path in paths.chain([Path::new("/")]) {
-            let above = self.root.directories(path.parent().unwrap_or(path))?;
-            if !above.iter().any(|(_, stat)| is_foreign(stat)) {
-                continue;
-            }
-            is_needed = true;
-            for (path, stat) in &above {
-                make_like(&writable.join(path.strip_prefix("/").unwrap_or(path)), stat)?;
-            }
-        }
-        Ok(is_needed)
+        room::make(&self.root, writable, paths)
     }
 }
 
@@ -180,26 +167,6 @@ fn mount_below(place: &Path, mounts: &str) -> Option<PathBuf> {
     points.into_iter().find(|point| point != place && point.starts_with(place))
 }
 
-/// Whether a file belongs to somebody without an id in this user namespace.
-fn is_foreign(stat: &Stat) -> bool {
-    stat.st_uid == OVERFLOW_ID || stat.st_gid == OVERFLOW_ID
-}
-
-/// Makes a directory with the owner and the permissions of another; root of the container takes the place of an owner without an id.
-fn make_like(path: &Path, stat: &Stat) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    let known = |id| if id == OVERFLOW_ID { 0 } else { id };
-    match chown(path, Some(known(stat.st_uid)), Some(known(stat.st_gid))) {
-        // The container has no root, so the directory stays the user's.
-        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {}
-        result => result?,
-    }
-    fs::set_permissions(path, Permissions::from_mode(stat.st_mode & 0o7777))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,7 +183,7 @@ mod tests {
         assert!(error(&path.join("oci-layout/none")).contains("neither a directory nor a file"));
         assert!(error(&path.join("none")).contains("no such directory"));
         fs::create_dir(path.join("etc")).unwrap();
-        assert_eq!(look(path).unwrap(), Kind::Directory(Execution::default()));
+        assert_eq!(look(path).unwrap(), Kind::Directory(Box::default()));
     }
 
     #[test]
@@ -225,14 +192,5 @@ mod tests {
         let below = |path: &str| mount_below(Path::new(path), mounts);
         assert_eq!(below("/srv/tree"), Some(PathBuf::from("/srv/tree/proc")));
         assert_eq!((below("/srv/tree/proc"), below("/srv/tre")), (None, None));
-    }
-
-    #[test]
-    fn no_room_is_made_where_all_owners_are_known() {
-        let (tree, writable) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        fs::create_dir_all(tree.path().join("usr/lib")).unwrap();
-        let opened = Tree::open(tree.path()).unwrap();
-        assert!(!opened.make_room(writable.path(), [Path::new("/usr/lib/x")].into_iter()).unwrap());
-        assert_eq!(fs::read_dir(writable.path()).unwrap().count(), 0);
     }
 }

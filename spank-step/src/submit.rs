@@ -17,6 +17,7 @@ use parallax_format::{
 use parallax_format::{ducc, layout};
 use parallax_spank_hooks::{INHERITED_IMAGE, JOB_ID, PIN, text};
 use parallax_sys::process::exit_now;
+use parallax_trees::{Repository, known_names};
 use slurm_spank::{SpankHandle, spank_log_user};
 
 use crate::components::Components;
@@ -131,7 +132,7 @@ fn resolve(image: &str, reference: &ImageRef, stores: &[PathBuf], trees: &[PathB
     if let Some(resolved) = resolve_in_trees(reference, trees) {
         return resolved;
     }
-    let known: Vec<ImageName> = stores.iter().flat_map(|store| names(store)).collect();
+    let known: Vec<ImageName> = stores.iter().flat_map(|store| names(store)).chain(known_names(trees)).collect();
     let paths: Vec<String> = stores.iter().chain(trees).map(|store| store.display().to_string()).collect();
     Resolved::Unknown(unknown_image(image, &paths, &nearest(image, &known)))
 }
@@ -140,15 +141,13 @@ fn resolve(image: &str, reference: &ImageRef, stores: &[PathBuf], trees: &[PathB
 /// `None` if none has it.
 fn resolve_in_trees(reference: &ImageRef, trees: &[PathBuf]) -> Option<Resolved> {
     for tree in trees {
-        if !tree.is_dir() {
-            return Some(Resolved::NotHere);
-        }
-        for place in ducc::places(reference) {
-            match tree.join(place).canonicalize() {
-                Ok(path) => return Some(ducc::flat_image(&path).map_or(Resolved::NotHere, |(_, id)| Resolved::Id(id))),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(_) => return Some(Resolved::NotHere),
+        let found = Repository::new(tree).find(reference).and_then(|place| place.map(fs::canonicalize).transpose());
+        match found {
+            Ok(Some(path)) => {
+                return Some(ducc::flat_image(&path).map_or(Resolved::NotHere, |(_, id)| Resolved::Id(id)));
             }
+            Ok(None) => {}
+            Err(_) => return Some(Resolved::NotHere),
         }
     }
     None

@@ -11,6 +11,7 @@ use parallax_format::{ImageRef, RequestedImage, ambiguous_id, id_prefix, nearest
 use parallax_protocol::message::{LeaseRequest, Mode};
 use parallax_store::read::{OpenError, TrustedStore};
 use parallax_sys::credentials::Credentials;
+use parallax_trees::known_names;
 
 use super::access::Obstacles;
 use super::reach::{self, Failure, Place};
@@ -134,7 +135,10 @@ impl Search {
             Ok(None) => {}
             Err((path, cause)) => obstacles.add(OpenError::Store { path, cause }),
         }
-        let near = || nearest(name, &readable.iter().flat_map(TrustedStore::names).collect::<Vec<_>>());
+        let near = || {
+            let of_trees = known_names(&self.config.trees.paths);
+            nearest(name, &readable.iter().flat_map(TrustedStore::names).chain(of_trees).collect::<Vec<_>>())
+        };
         if let Some(failure) = obstacles.failure(name, near) {
             return Err(failure);
         }

@@ -4,11 +4,12 @@
 //! `.flat/XX/ID`, where the image id is the digest of its configuration. The configuration itself is only where DUCC makes a store for
 //! Podman; the variables are in a script for Apptainer, too.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::digest::{Digest, ImageId};
-use crate::layout::image_directory;
-use crate::name::DEFAULT_REGISTRY;
+use crate::layout::{LAYERS_JSON, LOWER, image_directory, layer_directory};
+use crate::name::{DEFAULT_REGISTRY, ImageName};
 use crate::podman::big_data_file;
 use crate::reference::ImageRef;
 
@@ -16,6 +17,10 @@ use crate::reference::ImageRef;
 pub const METADATA: &str = ".metadata";
 /// The file with the manifest in an image's directory below [`METADATA`].
 pub const MANIFEST: &str = "manifest.json";
+/// The directory of unpacked layers, by the digests of their compressed tars.
+const LAYERS: &str = ".layers";
+/// The unpacked files in a layer's directory.
+const LAYER_FILES: &str = "layerfs";
 /// The directory of unpacked images.
 const FLAT: &str = ".flat";
 /// DUCC's store for Podman.
@@ -25,6 +30,30 @@ const DOCKER_HUB: &str = "registry.hub.docker.com";
 
 /// The script in an image by which Apptainer sets the image's variables.
 pub const APPTAINER_VARIABLES: &str = "/.singularity.d/env/10-docker2singularity.sh";
+
+/// The directory of what Apptainer reads in an image; DUCC puts it there.
+pub const APPTAINER: &str = ".singularity.d";
+/// What the names of files begin with that stand for deleted ones in an unpacked layer (OCI image specification 1.1).
+pub const WHITEOUT: &str = ".wh.";
+
+/// Returns the directory with the files of an unpacked layer, by its digest in the manifest.
+#[must_use]
+pub fn layer(digest: &Digest) -> String {
+    let hex = digest.sha256().as_str();
+    format!("{LAYERS}/{}/{hex}/{LAYER_FILES}", hex.get(..2).unwrap_or_default())
+}
+
+/// Returns the list of layers in the store for Podman.
+#[must_use]
+pub fn podman_layers() -> PathBuf {
+    Path::new(PODMAN_STORE).join(LAYERS_JSON)
+}
+
+/// Returns the file with the layers below a layer in the store for Podman.
+#[must_use]
+pub fn podman_lower(layer_id: &str) -> PathBuf {
+    Path::new(PODMAN_STORE).join(layer_directory(layer_id)).join(LOWER)
+}
 
 /// Returns the file with the manifest of an image, by its public name (a path).
 #[must_use]
@@ -36,7 +65,7 @@ pub fn manifest(name: &Path) -> PathBuf {
 #[must_use]
 pub fn places(reference: &ImageRef) -> Vec<String> {
     match reference {
-        ImageRef::Id(id) => vec![format!("{FLAT}/{}/{id}", id.as_str().get(..2).unwrap_or_default())],
+        ImageRef::Id(id) => vec![flat(id)],
         ImageRef::Digest(_) => Vec::new(),
         ImageRef::Name(names) => names
             .iter()
@@ -47,6 +76,26 @@ pub fn places(reference: &ImageRef) -> Vec<String> {
             })
             .collect(),
     }
+}
+
+/// Returns the directory of an unpacked image.
+#[must_use]
+pub fn flat(id: &ImageId) -> String {
+    format!("{FLAT}/{}/{id}", id.as_str().get(..2).unwrap_or_default())
+}
+
+/// Returns the name of the image with this public name, as Podman would have it; `None` if it is no name of an image.
+#[must_use]
+pub fn image_name(public: &str) -> Option<ImageName> {
+    let of_hub = public.strip_prefix(DOCKER_HUB).filter(|rest| rest.starts_with('/'));
+    let name = of_hub.map_or_else(|| public.to_owned(), |rest| format!("{DEFAULT_REGISTRY}{rest}"));
+    ImageName::for_storing(&name).ok()
+}
+
+/// Returns `true` for the names of directories, at the repository's root, that are no parts of public names.
+#[must_use]
+pub fn is_own(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".") || name == PODMAN_STORE
 }
 
 /// Returns the file with an image's configuration.
@@ -113,6 +162,15 @@ mod tests {
         let id = "ab".repeat(32);
         assert_eq!(places(&id), [format!(".flat/ab/{id}")]);
         assert!(places(&format!("a@sha256:{id}")).is_empty());
+    }
+
+    #[test]
+    fn a_public_name_is_a_name_of_an_image() {
+        let name = |public: &str| image_name(public).map(|name| name.to_string());
+        assert_eq!(name("registry.hub.docker.com/library/python:3").unwrap(), "docker.io/library/python:3");
+        assert_eq!(name("registry.example.org/a/b:1").unwrap(), "registry.example.org/a/b:1");
+        assert_eq!(name("UPPER"), None);
+        assert!(is_own(OsStr::new(".flat")) && is_own(OsStr::new("podmanStore")) && !is_own(OsStr::new("quay.io")));
     }
 
     #[test]

@@ -12,7 +12,8 @@ const MOST: usize = 3;
 
 /// Returns the names in `known` that are nearest to the typed one, nearest first, in their short form.
 ///
-/// At most three, and none whose repository differs in more than a third of its letters; a tag may be any other.
+/// At most three, and none whose repository differs in more than a third of its letters; a tag may be any other. Not the typed name
+/// itself: a list may have it whose image is gone.
 pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a ImageName>) -> Vec<String> {
     let (typed_repository, typed_tag) = split_tag(typed);
     let mut ranked: Vec<(usize, String)> = known
@@ -22,7 +23,8 @@ pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a ImageName>) 
             let (repository, tag) = split_tag(&familiar);
             let apart = levenshtein(typed_repository, repository);
             let near = apart <= typed_repository.len().max(repository.len()) / 3;
-            near.then(|| (apart * 100 + levenshtein(typed_tag, tag), familiar.clone()))
+            let distance = apart * 100 + levenshtein(typed_tag, tag);
+            (near && distance > 0).then(|| (distance, familiar.clone()))
         })
         .collect();
     ranked.sort();
@@ -102,6 +104,7 @@ mod tests {
     #[test]
     fn a_wholly_different_name_is_not_offered() {
         assert!(nearest("tensorflow:2", &known(&["python:3.12"])).is_empty());
+        assert_eq!(nearest("python:3.12", &known(&["python:3.12", "python:3.13"])), ["python:3.13"]);
     }
 
     #[test]

@@ -17,6 +17,7 @@
 //! - [`fault`]: a process that ends at a chosen step, in tests.
 //! - [`namespace_number`]: the order of mount namespaces.
 //! - [`process`]: processes referred to by a descriptor, so that a reused id cannot be mistaken for them.
+//! - [`room`]: room for a container in an image whose directories belong to nobody it knows.
 //! - [`shared_slots`]: memory that two processes share.
 
 #[allow(unsafe_code, reason = "descriptors that systemd passed have no owner yet")]
@@ -38,6 +39,7 @@ pub mod namespace_number;
 pub mod overlay;
 #[allow(unsafe_code, reason = "acts between fork(2) and execve(2)")]
 pub mod process;
+pub mod room;
 pub mod root;
 #[allow(unsafe_code, reason = "maps memory that another process writes")]
 pub mod shared_slots;

@@ -1,11 +1,8 @@
 //! `parallax inspect`.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-
 use anyhow::Context as _;
 use parallax_format::digest::{Digest, ImageId, Sha256};
-use parallax_format::oci::{EXECUTION_KEYS, Execution};
+use parallax_format::oci::Execution;
 use parallax_format::record::{ImageRecord, LayerRecord};
 use parallax_store::{ChunkTotals, Store, in_use};
 use serde::Serialize;
@@ -15,10 +12,15 @@ use crate::global::Global;
 use crate::output::{print, print_json};
 use crate::units;
 
+mod settings;
+mod trees;
+
+use settings::Settings;
+
 /// Options of `parallax inspect`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Image: name, digest or id
+    /// Image: name, digest or id; name or path of an unpacked image
     image: String,
     /// Print a JSON object
     #[arg(long)]
@@ -76,38 +78,21 @@ struct ChunkRow {
     stored: u64,
 }
 
-/// What an image's configuration says of how it is run. In the JSON form as in the configuration, with its names in
-/// small letters.
-#[derive(Debug, Default, Serialize)]
-struct Settings {
-    env: Option<Vec<String>>,
-    entrypoint: Option<Vec<String>>,
-    cmd: Option<Vec<String>>,
-    user: Option<String>,
-    working_dir: Option<String>,
-    labels: Option<BTreeMap<String, String>>,
-}
-
-impl From<Execution> for Settings {
-    fn from(execution: Execution) -> Self {
-        Self {
-            env: execution.environment,
-            entrypoint: execution.entrypoint,
-            cmd: execution.command,
-            user: execution.user,
-            working_dir: execution.working_directory,
-            labels: execution.labels,
-        }
-    }
-}
-
 /// Runs the command.
 ///
 /// # Errors
 /// If the image is not found or its record is corrupt.
 pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
-    let store = Store::open(&global.existing_store()?)?;
-    let id = find(&store, &options.image)?.id;
+    let found = global.existing_store().and_then(|path| {
+        let store = Store::open(&path)?;
+        let id = find(&store, &options.image)?.id;
+        Ok((store, id))
+    });
+    let (store, id) = match found {
+        Ok(found) => found,
+        // An image that no store has may lie unpacked.
+        Err(error) => return trees::run(global, &options.image, options.json).unwrap_or(Err(error)),
+    };
     let (record, foreign) = record(&store, &id)?;
     let holders = in_use::read(store.root())?.remove(id.as_str()).unwrap_or_default();
     let parsed = Execution::of_configuration(&record.config)
@@ -179,29 +164,7 @@ impl<'a> Report<'a> {
             format!("{} {size}, {stored} stored\n  {}{chunks}", layer.diff_id, layer.file)
         };
         lines.push(("Layers", self.layers.iter().map(layer).collect::<Vec<_>>().join("\n")));
-        let Settings { env, entrypoint, cmd, user, working_dir, labels } = &self.config;
-        let words = |words: &Option<Vec<String>>| words.as_ref().map(|words| format!("{words:?}"));
-        let labels = labels.iter().flatten().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
-        let settings = [
-            (EXECUTION_KEYS.user, user.clone()),
-            (EXECUTION_KEYS.working_directory, working_dir.clone()),
-            (EXECUTION_KEYS.entrypoint, words(entrypoint)),
-            (EXECUTION_KEYS.command, words(cmd)),
-            (EXECUTION_KEYS.environment, env.as_ref().map(|env| env.join("\n"))),
-            ("Labels", Some(labels.join("\n"))),
-        ];
-        let given = settings.into_iter().filter_map(|(key, value)| Some((key, value.filter(|text| !text.is_empty())?)));
-        lines.extend(given);
-        lines.iter().fold(String::new(), |mut text, (key, value)| {
-            for (number, line) in value.lines().enumerate() {
-                // What an image says is not to steer the terminal.
-                let line: String = line
-                    .chars()
-                    .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-                    .collect();
-                let _ = writeln!(text, "{:12}{line}", if number == 0 { key } else { "" });
-            }
-            text
-        })
+        lines.extend(self.config.lines());
+        settings::text(&lines)
     }
 }

@@ -14,6 +14,8 @@ use crate::global::Global;
 use crate::output::{print, print_json};
 use crate::units;
 
+mod trees;
+
 /// Remedy for a file with the wrong content.
 const REPLACE: &str = "remove the file and migrate an image that has the layer again";
 
@@ -23,9 +25,13 @@ pub(crate) struct Options {
     /// Images to check: names, digests or ids [default: all images and the index]
     #[arg(value_name = "IMAGE")]
     images: Vec<String>,
-    /// Also compare the content of SquashFS files with that of the layers at conversion (needs sqfs2tar)
+    /// Also compare the content of SquashFS files with that of the layers at conversion (needs sqfs2tar); with --trees, search unpacked
+    /// layers for whiteouts
     #[arg(long)]
     deep: bool,
+    /// Check the images of the configuration's repositories of unpacked images instead of a store's
+    #[arg(long)]
+    trees: bool,
     /// Print a JSON array with one object for each problem
     #[arg(long)]
     json: bool,
@@ -34,9 +40,9 @@ pub(crate) struct Options {
 /// One problem in the JSON form. Future versions only add fields.
 #[derive(Debug, Serialize)]
 struct Row<'a> {
-    /// The id of the image that has it; null for one of the index.
+    /// The id of the image that has it; null for one of the index, or of a repository's lists.
     image: Option<ImageId>,
-    /// The file, relative to the store.
+    /// The file, relative to the store; with --trees its path.
     path: &'a str,
     /// The problem.
     problem: &'a str,
@@ -49,6 +55,10 @@ struct Row<'a> {
 /// # Errors
 /// If there is a problem, or the store cannot be read.
 pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
+    if options.trees {
+        let (images, problems) = trees::check(global, &options.images, options.deep)?;
+        return report(global, options, images, &problems);
+    }
     let store = Store::open(&global.existing_store()?)?;
     let mut verifier = Verifier::new(&store)?;
     let mut checked = check(&store, &mut verifier, &options.images);
@@ -66,12 +76,17 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     if options.deep {
         deep(&store, &checked.ids, &mut problems)?;
     }
+    report(global, options, checked.ids.len() + checked.foreign, &problems)
+}
+
+/// Prints the problems that were found in a number of images.
+fn report(global: &Global, options: &Options, images: usize, problems: &[Problem]) -> anyhow::Result<()> {
     if options.json {
         print_json(&problems.iter().map(row).collect::<Vec<_>>())?;
     } else {
         print(&problems.iter().map(line).collect::<String>())?;
     }
-    let images = units::count(checked.ids.len() + checked.foreign, "image");
+    let images = units::count(images, "image");
     ensure!(problems.is_empty(), "{} found in {images}", units::count(problems.len(), "problem"));
     if !options.json && !global.quiet {
         print(&format!("{images} verified, no problem found\n"))?;

@@ -1,22 +1,17 @@
 //! `parallax list --trees`: the images of repositories of unpacked images.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::Context as _;
 use parallax_config::Config;
 use parallax_file_system::FileSystem;
-use parallax_format::digest::{Digest, ImageId};
-use parallax_format::ducc;
-use parallax_format::oci::Manifest;
+use parallax_format::digest::ImageId;
+use parallax_trees::{Repository, TreeError};
 use serde::Serialize;
 
 use crate::global::Global;
 use crate::output::{print, print_json};
 use crate::units;
-
-/// Maximum depth of a public name, whose parts are directories.
-const MAX_DEPTH: usize = 16;
 
 /// One image in the JSON form. Future versions only add fields.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -25,12 +20,14 @@ struct Row {
     name: String,
     /// The image id.
     id: ImageId,
-    /// Number of layers.
-    layers: usize,
+    /// Number of layers; null if the repository has no manifest of the image.
+    layers: Option<usize>,
     /// The repository's root.
     tree: String,
     /// Its file system.
     file_system: String,
+    /// `false` if the image's directory is not there, so that it cannot be run from here.
+    unpacked: bool,
 }
 
 /// Lists the images of all repositories of the configuration.
@@ -40,13 +37,8 @@ struct Row {
 pub(super) fn run(global: &Global, json: bool) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for root in Config::load(&global.config)?.trees.paths {
-        let metadata = root.join(ducc::METADATA);
-        let start = rows.len();
-        FileSystem::of(&root)
-            .map_err(Into::into)
-            .and_then(|found| walk(&Tree { root: &root, file_system: &found.to_string() }, &metadata, 0, &mut rows))
-            .with_context(|| format!("cannot list the images of {}", root.display()))?;
-        rows.get_mut(start..).unwrap_or_default().sort();
+        let of_root = FileSystem::of(&root).map_err(Into::into).and_then(|found| rows_of(&root, &found.to_string()));
+        rows.extend(of_root.with_context(|| format!("cannot list the images of {}", root.display()))?);
     }
     if json {
         return print_json(&rows);
@@ -54,47 +46,40 @@ pub(super) fn run(global: &Global, json: bool) -> anyhow::Result<()> {
     print(&table(&rows))
 }
 
-/// A repository.
-struct Tree<'a> {
-    root: &'a Path,
-    file_system: &'a str,
-}
-
-/// Adds the images whose manifests are below a directory of a repository's metadata.
-fn walk(tree: &Tree<'_>, directory: &Path, depth: usize, rows: &mut Vec<Row>) -> anyhow::Result<()> {
-    for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())? {
-        let entry = entry.with_context(|| directory.display().to_string())?;
-        let path = entry.path();
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) && depth < MAX_DEPTH {
-            walk(tree, &path, depth + 1, rows)?;
-        } else if entry.file_name() == ducc::MANIFEST {
-            match row(tree, directory, &path) {
-                Ok(row) => rows.push(row),
-                Err(error) => tracing::warn!("{} cannot be used: {error:#}", path.display()),
-            }
+/// Returns the images of a repository, by their names.
+fn rows_of(root: &Path, file_system: &str) -> anyhow::Result<Vec<Row>> {
+    let repository = Repository::new(root);
+    let mut rows = Vec::new();
+    for name in repository.names()? {
+        match row(root, repository, &name, file_system) {
+            Ok(Some(row)) => rows.push(row),
+            Ok(None) => {}
+            Err(error) => tracing::warn!("{name} cannot be used: {error}"),
         }
     }
-    Ok(())
+    if let Some(missing) = rows.iter().find(|row| !row.unpacked) {
+        tracing::warn!("{} is not unpacked, so it cannot be run; parallax verify --trees says why", missing.name);
+    }
+    Ok(rows)
 }
 
-fn row(tree: &Tree<'_>, directory: &Path, file: &Path) -> anyhow::Result<Row> {
-    let manifest: Manifest = serde_json::from_slice(&fs::read(file)?)?;
-    let digest = Digest::parse(&manifest.config.digest).context("the digest of its configuration is invalid")?;
-    let name = directory.strip_prefix(tree.root.join(ducc::METADATA))?;
-    Ok(Row {
-        name: name.display().to_string(),
-        id: ImageId::from(*digest.sha256()),
-        layers: manifest.layers.len(),
-        tree: tree.root.display().to_string(),
-        file_system: tree.file_system.to_owned(),
-    })
+fn row(root: &Path, repository: Repository<'_>, name: &str, file_system: &str) -> Result<Option<Row>, TreeError> {
+    let Some(image) = repository.image_at(name)? else { return Ok(None) };
+    Ok(Some(Row {
+        name: name.to_owned(),
+        id: image.id,
+        layers: image.manifest()?.map(|manifest| manifest.layers.len()),
+        tree: root.display().to_string(),
+        file_system: file_system.to_owned(),
+        unpacked: image.directory().is_dir(),
+    }))
 }
 
 fn table(rows: &[Row]) -> String {
     let header = ["NAME", "ID", "LAYERS", "FILE SYSTEM", "TREE"].map(str::to_owned);
     let cells = |row: &Row| {
-        let (id, layers) = (row.id.short().to_owned(), row.layers.to_string());
-        [row.name.clone(), id, layers, row.file_system.clone(), row.tree.clone()]
+        let layers = row.layers.map_or_else(|| "-".to_owned(), |layers| layers.to_string());
+        [row.name.clone(), row.id.short().to_owned(), layers, row.file_system.clone(), row.tree.clone()]
     };
     let lines: Vec<[String; 5]> = [header].into_iter().chain(rows.iter().map(cells)).collect();
     units::columns(&lines)
@@ -102,6 +87,11 @@ fn table(rows: &[Row]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use parallax_format::ducc;
+
     use super::*;
 
     #[test]
@@ -120,23 +110,30 @@ mod tests {
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, text).unwrap();
         }
-        let mut rows = Vec::new();
-        walk(&Tree { root, file_system: "CVMFS" }, &root.join(ducc::METADATA), 0, &mut rows).unwrap();
+        // DUCC writes no manifest of an image that it makes for Apptainer alone.
+        let other: ImageId = "cd".repeat(32).parse().unwrap();
+        fs::create_dir_all(root.join(ducc::flat(&other))).unwrap();
+        fs::create_dir_all(root.join("quay.io/c")).unwrap();
+        symlink(Path::new("../..").join(ducc::flat(&other)), root.join("quay.io/c/d:1")).unwrap();
+        let rows = rows_of(root, "CVMFS").unwrap();
         let tree = root.display().to_string();
-        assert_eq!(
-            rows,
-            [Row {
-                name: "quay.io/a/b:1".into(),
-                id: id.parse().unwrap(),
-                layers: 1,
-                tree: tree.clone(),
-                file_system: "CVMFS".into()
-            }]
-        );
+        let row = |name: &str, id: ImageId, layers, unpacked| Row {
+            name: name.into(),
+            id,
+            layers,
+            tree: tree.clone(),
+            file_system: "CVMFS".into(),
+            unpacked,
+        };
+        let expected =
+            [row("quay.io/a/b:1", id.parse().unwrap(), Some(1), false), row("quay.io/c/d:1", other, None, true)];
+        assert_eq!(rows, expected);
         assert_eq!(
             table(&rows),
             format!(
-                "NAME           ID            LAYERS  FILE SYSTEM  TREE\nquay.io/a/b:1  abababababab  1       CVMFS        {tree}\n"
+                "NAME           ID            LAYERS  FILE SYSTEM  TREE\n\
+                 quay.io/a/b:1  abababababab  1       CVMFS        {tree}\n\
+                 quay.io/c/d:1  cdcdcdcdcdcd  -       CVMFS        {tree}\n"
             )
         );
     }

@@ -1,0 +1,134 @@
+//! An unpacked image of a repository.
+
+use std::path::{Path, PathBuf};
+
+use parallax_format::digest::{Digest, ImageId};
+use parallax_format::ducc;
+use parallax_format::oci::Manifest;
+
+use crate::{TreeError, read};
+
+/// An unpacked image of a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// The repository's root.
+    pub repository: PathBuf,
+    /// The image's public name, if it was found by that.
+    pub name: Option<String>,
+    /// The image id.
+    pub id: ImageId,
+}
+
+impl Image {
+    /// Returns the image that a path means: by the place that the path leads to, or by the manifest of the public name that the path
+    /// ends in. `None` for a directory that is in no repository.
+    ///
+    /// # Errors
+    /// [`TreeError`]: a manifest is there and cannot be used.
+    pub fn of_path(path: &Path) -> Result<Option<Self>, TreeError> {
+        let by_name = Self::by_manifest(path)?;
+        let place = path.canonicalize().ok();
+        let Some((repository, id)) = place.as_deref().and_then(ducc::flat_image) else { return Ok(by_name) };
+        // What runs is what lies there, also where the manifest of the name is that of another image.
+        let name = by_name.and_then(|image| image.name);
+        Ok(Some(Self { repository: repository.to_owned(), name, id }))
+    }
+
+    fn by_manifest(path: &Path) -> Result<Option<Self>, TreeError> {
+        for repository in path.ancestors().skip(1) {
+            let Ok(name) = path.strip_prefix(repository) else { continue };
+            let Some(id) = id_in_manifest(repository, name)? else { continue };
+            let name = name.to_str().map(ToOwned::to_owned);
+            return Ok(Some(Self { repository: repository.to_owned(), name, id }));
+        }
+        Ok(None)
+    }
+
+    /// Returns the path of the image's directory, which need not be there.
+    #[must_use]
+    pub fn directory(&self) -> PathBuf {
+        self.repository.join(ducc::flat(&self.id))
+    }
+
+    /// Returns the path of the image's configuration, which is there only if DUCC has made a store for Podman.
+    #[must_use]
+    pub fn configuration_path(&self) -> PathBuf {
+        self.repository.join(ducc::configuration(&self.id))
+    }
+
+    /// Reads the image's configuration, JSON, if the repository has it.
+    ///
+    /// # Errors
+    /// [`TreeError::Read`].
+    pub fn configuration(&self) -> Result<Option<String>, TreeError> {
+        read(&self.configuration_path())
+    }
+
+    /// Reads the image's manifest, if the repository has it under the image's public name.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn manifest(&self) -> Result<Option<Manifest>, TreeError> {
+        self.name.as_ref().map_or(Ok(None), |name| manifest(&self.repository, Path::new(name)))
+    }
+}
+
+/// Reads the manifest that a repository has of the image with this public name.
+pub(crate) fn manifest(repository: &Path, name: &Path) -> Result<Option<Manifest>, TreeError> {
+    let path = repository.join(ducc::manifest(name));
+    let malformed = |error: serde_json::Error| TreeError::Malformed { path: path.clone(), reason: error.to_string() };
+    read(&path)?.map(|text| serde_json::from_str(&text).map_err(malformed)).transpose()
+}
+
+/// Reads the image's id in the manifest of this public name.
+pub(crate) fn id_in_manifest(repository: &Path, name: &Path) -> Result<Option<ImageId>, TreeError> {
+    let Some(manifest) = manifest(repository, name)? else { return Ok(None) };
+    let digest = Digest::parse(&manifest.config.digest).ok_or_else(|| TreeError::Malformed {
+        path: repository.join(ducc::manifest(name)),
+        reason: "the digest of its configuration is invalid".to_owned(),
+    })?;
+    Ok(Some(ImageId::from(*digest.sha256())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn an_image_is_found_by_its_manifest_and_by_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let repository = directory.path().canonicalize().unwrap();
+        let (id, other): (ImageId, ImageId) = ("ab".repeat(32).parse().unwrap(), "cd".repeat(32).parse().unwrap());
+        let name = "registry.example.org/library/python:3";
+        let (flat, public) = (repository.join(ducc::flat(&id)), repository.join(name));
+        fs::create_dir_all(&flat).unwrap();
+        fs::create_dir_all(public.parent().unwrap()).unwrap();
+        symlink(&flat, &public).unwrap();
+        assert_eq!(Image::of_path(directory.path()).unwrap(), None);
+
+        let found = Image::of_path(&public).unwrap().unwrap();
+        assert_eq!((found.id, &found.name, found.directory()), (id, &None, flat));
+        assert_eq!((found.configuration().unwrap(), found.manifest().unwrap()), (None, None));
+
+        // The manifest of a name may be that of another image.
+        let manifest = repository.join(ducc::manifest(Path::new(name)));
+        fs::create_dir_all(manifest.parent().unwrap()).unwrap();
+        fs::write(&manifest, format!(r#"{{"config":{{"digest":"sha256:{other}","size":1}},"layers":[]}}"#)).unwrap();
+        let found = Image::of_path(&public).unwrap().unwrap();
+        assert_eq!((found.id, found.name.as_deref()), (id, Some(name)));
+        fs::remove_file(&public).unwrap();
+        fs::create_dir(&public).unwrap();
+        let found = Image::of_path(&public).unwrap().unwrap();
+        assert_eq!((found.id, found.name.as_deref()), (other, Some(name)));
+        assert_eq!(found.manifest().unwrap().unwrap().layers.len(), 0);
+        fs::create_dir_all(found.configuration_path().parent().unwrap()).unwrap();
+        fs::write(found.configuration_path(), "{}").unwrap();
+        assert_eq!(found.configuration().unwrap().as_deref(), Some("{}"));
+
+        fs::write(&manifest, "{}").unwrap();
+        assert!(Image::of_path(&public).unwrap_err().to_string().contains("manifest.json is malformed"));
+    }
+}
