@@ -34,6 +34,11 @@ pub(crate) enum Order {
         /// The step's directory.
         directory: PathBuf,
     },
+    /// `store DIRECTORY --`: write the store in which Podman finds the step's image, a directory.
+    Store {
+        /// The step's directory.
+        directory: PathBuf,
+    },
     /// `hold DIRECTORY --`: be the step's pause process. By the directory the process is recognized as the step's.
     Hold,
     /// `tell MESSAGE FILE -- COMMAND…`: print a message and run the command, on the node.
@@ -66,6 +71,7 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Ord
         "podman" => Some(Order::Podman { directory: object.into(), command: command()? }),
         "node" => Some(Order::Node { directory: object.into(), command: broadcast(command()?, &file?) }),
         "pause" => Some(Order::Pause { directory: object.into() }),
+        "store" => Some(Order::Store { directory: object.into() }),
         "hold" => Some(Order::Hold),
         "tell" => Some(Order::Tell { message: object, command: broadcast(command()?, &file?) }),
         "fail" => Some(Order::Fail { message: object }),
@@ -85,7 +91,7 @@ fn broadcast(mut command: Vec<OsString>, file: &OsStr) -> Vec<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pause;
+    use crate::{image_store, pause};
 
     fn order(arguments: &[&str]) -> Option<Order> {
         parse(arguments.iter().map(OsString::from))
@@ -105,6 +111,7 @@ mod tests {
         );
         assert_eq!(order(&[pause::VERBS[0], "/d", "--"]), Some(Order::Pause { directory: "/d".into() }));
         assert_eq!(order(&[pause::VERBS[1], "/d", "--"]), Some(Order::Hold));
+        assert_eq!(order(&[image_store::VERB, "/d", "--"]), Some(Order::Store { directory: "/d".into() }));
         assert_eq!(order(&["fail", "why", "--", "sh"]), Some(Order::Fail { message: "why".into() }));
     }
 

@@ -12,6 +12,7 @@
 //! - [`holder`]: the process that keeps the container.
 //! - [`podman`]: calls of Podman, bounded in time and in the step's own user namespace.
 //! - [`pause`]: the process that keeps Podman's namespaces for tasks in podman mode.
+//! - [`image_store`]: the store in which Podman finds a directory, in podman mode.
 //! - [`pull`]: an image that is in no store.
 //! - [`tree`]: an image that is a directory of the node.
 //! - [`messages`]: messages for the user, each once on a node.
@@ -38,6 +39,7 @@ mod door;
 mod environment;
 mod holder;
 mod hooks;
+mod image_store;
 mod join;
 mod late_mounts;
 mod making;

@@ -154,6 +154,7 @@ mod tests {
             other_platform: None,
             layers: Vec::new(),
             directory: None,
+            keep_id_maps: None,
             mount_program: None,
             squashfs_program: None,
             mounts: mounts.iter().map(mount).collect(),

@@ -9,10 +9,12 @@ use std::time::Instant;
 use parallax_format::oci::Platform;
 use parallax_protocol::step_file::{StepFile, StepPaths};
 use parallax_request::{Mount, Request};
+use parallax_spank_hooks::{IMAGE_ID, text};
 
 use crate::args::{self, Order};
 use crate::container::{self, StartError};
 use crate::environment;
+use crate::image_store;
 use crate::join::{self, Directories};
 use crate::late_mounts::LateMounts;
 use crate::messages::Messages;
@@ -39,12 +41,18 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Order::Fail { message }) => fail(&message.to_string_lossy()),
         Some(Order::Tell { message, command }) => {
             eprintln!("parallax: {}", message.to_string_lossy());
-            run_on_node(&command)
+            run_on_node(&command, None)
         }
-        Some(Order::Node { directory, command }) => {
-            // On an error Podman starts a pause process by itself.
-            let _ = pause::ensure(&directory);
-            run_on_node(&command)
+        Some(Order::Node { directory, command }) => run_with_podman(&directory, &command),
+        Some(Order::Store { directory }) => {
+            let paths = StepPaths::new(&directory);
+            match read_step(&paths).and_then(|step| image_store::write(&paths, &step)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(message) => {
+                    eprintln!("{message}");
+                    ExitCode::FAILURE
+                }
+            }
         }
         Some(Order::Pause { directory }) => pause::start(&directory).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
         Some(Order::Hold) => pause::hold(),
@@ -58,9 +66,23 @@ fn fail(message: &str) -> ExitCode {
     ExitCode::from(NO_CONTAINER)
 }
 
-/// Executes the command on the node.
-fn run_on_node(command: &[OsString]) -> ExitCode {
-    let variables = std::env::vars_os().collect();
+/// Executes the command on the node, where Podman finds the step's image.
+fn run_with_podman(directory: &Path, command: &[OsString]) -> ExitCode {
+    // On an error Podman starts a pause process by itself.
+    let _ = pause::ensure(directory);
+    match image_store::ensure(directory, read_step) {
+        Ok(id) => run_on_node(command, id),
+        Err(message) => {
+            Messages::of_step(&StepPaths::new(directory).launch_directory(), node_name()).print_of_node(&message);
+            ExitCode::from(NO_CONTAINER)
+        }
+    }
+}
+
+/// Executes the command on the node, with the id of an image that the agent does not know.
+fn run_on_node(command: &[OsString], id: Option<String>) -> ExitCode {
+    let of_image = id.map(|id| (text(IMAGE_ID).into(), id.into()));
+    let variables = std::env::vars_os().chain(of_image).collect();
     let failure = join::execute(command, &variables);
     eprintln!("parallax: {}", failure.on_the_node());
     ExitCode::from(failure.exit_code())

@@ -148,6 +148,15 @@ impl Tree {
     pub(crate) fn make_room<'a>(&self, writable: &Path, paths: impl Iterator<Item = &'a Path>) -> io::Result<bool> {
         room::make(&self.root, writable, paths)
     }
+
+    /// Makes room for what Podman makes in a container ([`room::make_for_podman`]), and for its working directory.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub(crate) fn make_room_for_podman(&self, writable: &Path, working_directory: Option<&Path>) -> io::Result<bool> {
+        let inside = working_directory.map(|directory| directory.join("file"));
+        room::make_for_podman(&self.root, writable, inside.as_deref().into_iter())
+    }
 }
 
 /// Tells a user who is root in the container, once for the step, what that is not good for.

@@ -119,6 +119,8 @@ const FILES: &[&[Listed]] = &[
     trees::TESTS,
     squashfs_images::TESTS,
     job_layers::TESTS,
+    trees::defects::TESTS,
+    trees::podman_mode::TESTS,
     trees::repository::TESTS,
     trials::TESTS,
     systemd::TESTS,

@@ -8,7 +8,7 @@ use parallax_format::record::ImageRecord;
 use parallax_format::{ImageRef, id_prefix, is_squashfs_name};
 use parallax_protocol::accounts::Accounts;
 use parallax_protocol::message::{BATCH_SCRIPT, INTERACTIVE_STEP, LeaseRequest, Mode};
-use parallax_protocol::step_file::{Mount, StepFile};
+use parallax_protocol::step_file::{IdMaps, Mount, StepFile};
 
 use super::find::Found;
 use super::owners;
@@ -38,6 +38,7 @@ pub(super) fn of_request(
         Found::Missing(notice) => (None, Some(notice.clone()), Execution::default(), None),
     };
     let run = &config.run;
+    let is_directory = matches!(found, Found::Directory(_));
     let mount = |mount: &parallax_config::BindMount| Mount {
         source: mount.source.clone(),
         target: mount.target.clone(),
@@ -57,6 +58,7 @@ pub(super) fn of_request(
         other_platform: other_platform.map(|platform| platform.to_string()),
         layers: Vec::new(),
         directory: if let Found::Directory(path) = found { Some(path.clone()) } else { None },
+        keep_id_maps: if request.mode == Mode::Podman && is_directory { Some(keep_id_maps(identity)) } else { None },
         mount_program: None,
         squashfs_program: Some(config.agent.mount_program.clone()),
         mounts: run.mounts.iter().map(mount).collect(),
@@ -95,18 +97,17 @@ fn execution(name: &str, image: &ImageRecord) -> Result<Execution, Refusal> {
         .map_err(|error| refused(&format!("malformed configuration of the image \"{name}\": {error}")))
 }
 
-/// Returns the notice that a path is no image for Podman. Scripts, and shells of salloc, call srun as well.
+fn keep_id_maps(identity: &Identity) -> IdMaps {
+    IdMaps { users: identity.users.podman_keep_id_map(), groups: identity.groups.podman_keep_id_map() }
+}
+
+/// Returns the notice that a SquashFS file is no image for Podman. Scripts, and shells of salloc, call srun as well.
 fn not_for_podman(request: &LeaseRequest, path: &Path) -> Option<String> {
     let is_script = matches!(request.step.step, BATCH_SCRIPT | INTERACTIVE_STEP);
-    (request.mode == Mode::Podman && !is_script).then(|| {
+    let is_file = path.to_str().is_some_and(is_squashfs_name);
+    (request.mode == Mode::Podman && !is_script && is_file).then(|| {
         let shown = path.display();
-        if path.to_str().is_some_and(is_squashfs_name) {
-            return format!("Podman has no image here, because {shown} is a file: tasks in run mode have it as their image");
-        }
-        format!(
-            "Podman has no image here, because {shown} is a directory: \"podman run --rootfs {shown}:O\" runs it if it is your \
-             own"
-        )
+        format!("Podman has no image here, because {shown} is a file: tasks in run mode have it as their image")
     })
 }
 

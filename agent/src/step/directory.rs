@@ -279,9 +279,9 @@ fn storage_conf(paths: &StepPaths, plan: &StepPlan<'_>) -> String {
         paths.graph_root().display(),
         paths.runtime_directory().join("containers").display(),
     );
+    let store = if plan.step_file.directory.is_some() { paths.store_of_directory() } else { paths.store() };
     // An image that is to be pulled is in no store.
-    if !plan.store.is_empty() {
-        let store = paths.store();
+    if !plan.store.is_empty() || plan.step_file.directory.is_some() {
         let _ = write!(text, "\n[storage.options]\nadditionalimagestores = [\"{}\"]\n", store.display());
     }
     if plan.store.needs_mount_program() {

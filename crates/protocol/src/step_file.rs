@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use parallax_format::device::WantedDevice;
+use parallax_format::podman::IdMapEntry;
 use serde::{Deserialize, Serialize};
 
 use crate::accounts::Accounts;
@@ -98,6 +99,12 @@ impl StepPaths {
         self.directory.join("kept")
     }
 
+    /// The additional image store of a step in podman mode whose image is a directory. The user's: the launcher writes it.
+    #[must_use]
+    pub fn store_of_directory(&self) -> PathBuf {
+        self.launch_directory().join("store")
+    }
+
     /// The directory that the launchers of the step's tasks share. The user's.
     #[must_use]
     pub fn launch_directory(&self) -> PathBuf {
@@ -143,6 +150,9 @@ pub struct StepFile {
     /// The path of the node that is the image, a directory or a SquashFS file, as the user wrote it. The launcher opens it with the user's rights.
     #[serde(default)]
     pub directory: Option<PathBuf>,
+    /// The id maps of Podman's containers in which the user keeps their id, if the image is a path in podman mode.
+    #[serde(default)]
+    pub keep_id_maps: Option<IdMaps>,
     /// The program that mounts the layers' SquashFS files; `None` if the layers are directories.
     #[serde(default)]
     pub mount_program: Option<PathBuf>,
@@ -177,6 +187,15 @@ pub struct StepFile {
     pub podman: PathBuf,
     /// Timeout for the start of the container in seconds.
     pub start_timeout: u32,
+}
+
+/// The id maps of a container, entry by entry as Podman writes them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMaps {
+    /// The map of user ids.
+    pub users: Vec<IdMapEntry>,
+    /// The map of group ids.
+    pub groups: Vec<IdMapEntry>,
 }
 
 /// A path of the node in the container.

@@ -7,6 +7,8 @@ use integration_tests::clean::NODES;
 use integration_tests::cluster::{Cluster, Done};
 use integration_tests::held::HeldStep;
 
+pub(super) mod defects;
+pub(super) mod podman_mode;
 pub(super) mod repository;
 
 tests! { cluster:
@@ -19,7 +21,6 @@ tests! { cluster:
     what_cannot_be_used_is_named_with_its_node,
     it_may_be_served_by_fuse,
     it_may_lie_on_other_file_systems,
-    podman_runs_it_as_a_root_file_system,
 }
 
 /// Where the directories are, on all nodes.
@@ -295,17 +296,4 @@ fn it_may_lie_on_other_file_systems(cluster: &Cluster) -> anyhow::Result<()> {
         cluster.shell("n1", "umount /srv/bound; rm -r /tmp/trees /srv/trees /srv/bound")?;
         tested
     })
-}
-
-fn podman_runs_it_as_a_root_file_system(cluster: &Cluster) -> anyhow::Result<()> {
-    let unpack = "rm -rf bundle; umoci unpack --rootless --image /images/tiny:$(umoci ls --layout /images/tiny) bundle";
-    cluster.run("ctl", "u1", &["sh", "-euc", unpack])?.success()?;
-    let path = "/home/u1/bundle/rootfs";
-    let podman = format!("podman run --rm --rootfs {path}:O cat /usr/share/doc/tiny/README");
-    let done = run(cluster, "u1", path, &["--parallax-mode=podman", "sh", "-c", &podman]);
-    cluster.run("ctl", "u1", &["rm", "-r", "bundle"])?.success()?;
-    let done = done?.success()?;
-    ensure!(done.stdout == "A few programs of Debian.\n", "{done:?}");
-    ensure!(done.stderr.contains(&format!("\"podman run --rootfs {path}:O\" runs it")), "{done:?}");
-    Ok(())
 }

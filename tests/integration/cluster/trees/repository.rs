@@ -17,12 +17,12 @@ tests! { cluster:
 }
 
 /// The repository, on all nodes. It belongs to u1, as DUCC's would to its account.
-const REPOSITORY: &str = "/shared/repository";
+pub(super) const REPOSITORY: &str = "/shared/repository";
 /// The public name of its image.
-const NAME: &str = "registry.example.org/library/unpacked:1";
+pub(super) const NAME: &str = "registry.example.org/library/unpacked:1";
 
 /// The id of the image in the repository, and of another one.
-fn ids() -> [String; 2] {
+pub(super) fn ids() -> [String; 2] {
     ["ab", "cd"].map(|part| part.repeat(32))
 }
 
@@ -46,7 +46,7 @@ fn with_repository(cluster: &Cluster, body: impl FnOnce() -> anyhow::Result<()>)
 }
 
 /// Runs `body` with a repository that ctl and n1 are configured to use.
-fn with_names(cluster: &Cluster, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(super) fn with_names(cluster: &Cluster, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let text = format!("{STORE}[trees]\npaths = [\"{REPOSITORY}\"]\n");
     with_repository(cluster, || {
         with_file(cluster, "ctl", CONFIG, Some(&text), || with_config(cluster, "n1", &text, body))
@@ -98,8 +98,10 @@ fn images_are_found_by_their_names(cluster: &Cluster) -> anyhow::Result<()> {
             (other.as_str(), "The other one."),
         ] {
             let option = format!("--parallax-image={image}");
-            let step = HeldStep::start(cluster, "u1", &["-w", "n1", &option], 1, "cat /usr/share/doc/tiny/README")?;
-            ensure!(step.lines == [readme], "{image}: {:?}", step.lines);
+            let script = "echo $(cat /usr/share/doc/tiny/README) $PARALLAX_IMAGE_ID";
+            let step = HeldStep::start(cluster, "u1", &["-w", "n1", &option], 1, script)?;
+            let expected = if readme.starts_with('A') { &id } else { &other };
+            ensure!(step.lines == [format!("{readme} {expected}")], "{image}: {:?}", step.lines);
             let status = cluster.agent_status("n1")?;
             let reason = status.steps.first().and_then(|step| step.source.clone()).map(|source| source.reason);
             ensure!(reason.is_some_and(|reason| reason.contains(&format!("{REPOSITORY}/.flat/"))), "{status:?}");
@@ -110,10 +112,18 @@ fn images_are_found_by_their_names(cluster: &Cluster) -> anyhow::Result<()> {
         let json = cluster.run("ctl", "u1", &["parallax", "list", "--trees", "--json"])?.success()?.stdout;
         let json: Value = serde_json::from_str(&json)?;
         ensure!(json[0]["name"] == NAME && json[0]["id"] == id.as_str() && json[0]["layers"] == 1, "{json}");
+        // DUCC writes no manifest of an image that it makes for Apptainer alone.
+        ensure!(json[1]["name"] == "registry.hub.docker.com/library/hubbed:1" && json[1]["layers"].is_null(), "{json}");
+        let shown = cluster.run("ctl", "u1", &["parallax", "inspect", NAME])?.success()?.stdout;
+        ensure!(shown.contains(&id) && shown.contains(&format!("{REPOSITORY}/.flat/")), "{shown}");
         let doctor = cluster.run("n1", "root", &["parallax", "doctor"])?.stdout;
         ensure!(doctor.contains(&format!("{REPOSITORY} has images; files of accounts")), "{doctor}");
         let unknown = run(cluster, "u1", "registry.example.org/library/unknown:1", &["true"])?;
         ensure!(unknown.code == 1 && unknown.stderr.contains(&format!("(/shared/store, {REPOSITORY})")), "{unknown:?}");
+        for (slip, meant) in [("registry.example.org/library/unpackd:1", NAME), ("hubed:1", "hubbed:1")] {
+            let done = run(cluster, "u1", slip, &["true"])?;
+            ensure!(done.code == 1 && done.stderr.contains(&format!("did you mean \"{meant}\"?")), "{done:?}");
+        }
         ensure!(fingerprint(cluster, REPOSITORY)? == before, "the repository was changed");
         Ok(())
     })
