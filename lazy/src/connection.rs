@@ -4,22 +4,21 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
 use parallax_chunks::Index;
-use parallax_config::Lazy;
 use parallax_lazy_file::Device;
 use parallax_lazy_file::message::{Channel, ChannelError, FromWorker, Layer, ToWorker, VERSION};
 use parallax_sys::shared_slots::SharedSlots;
 
+use crate::ahead::Ahead;
 use crate::queue::Queue;
 use crate::served::{Served, State};
+use crate::source::Sources;
 use crate::source::directory::DirectorySource;
-use crate::source::http::{HttpError, HttpOptions, HttpSource};
-use crate::source::{Source, Sources};
+use crate::source::http::HttpError;
 
 /// Timeout of the first message.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,11 +27,24 @@ const MAX_INDEX: u64 = 64 << 20;
 /// Bytes of the file's beginning that must be there before it is mounted: the superblock.
 const BEGINNING: u64 = 96;
 
+/// What the layers of a node share.
+#[derive(Debug)]
+pub struct Node {
+    /// The fetches, and the cache.
+    pub queue: Arc<Queue>,
+    /// What is fetched before it is read.
+    pub ahead: Arc<Ahead>,
+    /// The configured chunk stores; layers are refused if they cannot be used.
+    pub sources: Result<Sources, HttpError>,
+    /// How long a reader waits for a chunk that cannot be had.
+    pub timeout: Duration,
+}
+
 /// Serves the layer that the agent asks for on this connection. Returns when the agent closes the connection; the layer is served on until
 /// its file is used by nothing any more.
-pub fn serve(channel: Channel, queue: &Arc<Queue>, config: &Lazy) {
+pub fn serve(channel: Channel, node: &Node) {
     let channel = Arc::new(channel);
-    match begin(&channel, queue, config) {
+    match begin(&channel, node) {
         Ok(name) => tracing::info!(layer = name, "layer served"),
         Err(reason) => {
             tracing::warn!(reason, "layer refused");
@@ -56,7 +68,7 @@ pub fn serve(channel: Channel, queue: &Arc<Queue>, config: &Lazy) {
 }
 
 /// Receives the first message, and starts the threads that serve the layer. Returns its name.
-fn begin(channel: &Arc<Channel>, queue: &Arc<Queue>, config: &Lazy) -> Result<String, String> {
+fn begin(channel: &Arc<Channel>, node: &Node) -> Result<String, String> {
     let (message, descriptors) =
         channel.receive(Some(FIRST_TIMEOUT)).map_err(|error| format!("no first message: {error}"))?;
     let ToWorker::Serve(layer) = message else { return Err("the first message is no request to serve".to_owned()) };
@@ -69,36 +81,33 @@ fn begin(channel: &Arc<Channel>, queue: &Arc<Queue>, config: &Lazy) -> Result<St
     let descriptors = <[OwnedFd; 3]>::try_from(descriptors);
     let [device, slots, index] = descriptors.map_err(|_| "descriptors are missing".to_owned())?;
     let slots = SharedSlots::of_file(slots).map_err(|error| format!("unusable slots: {error}"))?;
-    let served = Arc::new(served(&layer, index.into(), channel, queue, config)?);
+    let served = served(&layer, index.into(), channel, node)?;
     served.fetch(0, BEGINNING.min(layer.size))?;
     start(&served, Arc::new(Device::from(device)), Arc::new(slots))?;
     channel.send(&FromWorker::Serving, &[]).map_err(|error| error.to_string())?;
     Ok(layer.sha256.to_string())
 }
 
-fn served(
-    layer: &Layer,
-    index: File,
-    channel: &Arc<Channel>,
-    queue: &Arc<Queue>,
-    config: &Lazy,
-) -> Result<Served, String> {
+fn served(layer: &Layer, index: File, channel: &Arc<Channel>, node: &Node) -> Result<Arc<Served>, String> {
     let bytes = read_index(&index).map_err(|error| format!("cannot read the index: {error}"))?;
     let index = Index::parse(&bytes).map_err(|error| format!("the index of chunks is corrupt: {error}"))?;
     if index.size() != layer.size {
         return Err(format!("the index is that of a file of {} bytes, not of {}", index.size(), layer.size));
     }
-    let cached = queue.cache().layer(&layer.sha256, &index).map_err(|error| error.to_string())?;
-    let sources = sources(config, &layer.chunk_store).map_err(|error| error.to_string())?;
-    Ok(Served {
+    let cached = node.queue.cache().layer(&layer.sha256, &index).map_err(|error| error.to_string())?;
+    let beside = Arc::new(DirectorySource::new(&layer.chunk_store));
+    let sources = node.sources.as_ref().map_err(ToString::to_string)?.with(beside);
+    Ok(Arc::new_cyclic(|me| Served {
+        me: Weak::clone(me),
         name: layer.sha256,
         layer: cached,
         sources,
-        queue: Arc::clone(queue),
-        timeout: Duration::from_secs(config.timeout.into()),
+        queue: Arc::clone(&node.queue),
+        ahead: Arc::clone(&node.ahead),
+        timeout: node.timeout,
         agent: Arc::clone(channel),
         state: State::default(),
-    })
+    }))
 }
 
 /// Reads an index from its beginning: other processes, which have the same descriptor, have moved its position.
@@ -107,24 +116,6 @@ fn read_index(index: &File) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
     index.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
-}
-
-/// Returns the configured chunk stores, and then the one beside the index.
-///
-/// # Errors
-/// [`HttpError`].
-pub fn sources(config: &Lazy, beside: &Path) -> Result<Sources, HttpError> {
-    let options = HttpOptions { ca_file: config.ca_file().map(Path::to_owned), ..HttpOptions::default() };
-    let mut sources: Vec<Box<dyn Source>> = Vec::new();
-    for source in &config.sources {
-        if source.starts_with('/') {
-            sources.push(Box::new(DirectorySource::new(Path::new(source))));
-        } else {
-            sources.push(Box::new(HttpSource::new(source, &options)?));
-        }
-    }
-    sources.push(Box::new(DirectorySource::new(beside)));
-    Ok(Sources::new(sources))
 }
 
 /// Starts a thread for each slot, and one that completes the layer.

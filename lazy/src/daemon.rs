@@ -20,9 +20,11 @@ use sd_notify::NotifyState;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::ahead::Ahead;
 use crate::args::Args;
 use crate::cache::bounded::Cache;
-use crate::connection;
+use crate::configured;
+use crate::connection::{self, Node};
 use crate::queue::Queue;
 
 /// Maximum number of connections that wait to be accepted.
@@ -37,22 +39,28 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
     lines.log_internal_errors(false).finish().try_init()?;
     let sockets = activation::take_sockets().context("cannot use the sockets that systemd opened")?;
-    let config = Arc::new(Config::load(&args.config)?.lazy);
+    let config = Config::load(&args.config)?.lazy;
     let socket =
         socket(sockets, &config.socket).with_context(|| format!("cannot listen on {}", config.socket.display()))?;
     let cache = Cache::open(&config.cache, u64::from(config.cache_size) << 20)?;
+    let sources = configured::sources(&config);
+    if let Err(error) = &sources {
+        tracing::error!("no layer is served: {error}");
+    }
     let queue = Arc::new(Queue::new(cache));
+    let ahead = Ahead::start().context("cannot start a thread")?;
+    let node = Arc::new(Node { queue, ahead, sources, timeout: Duration::from_secs(config.timeout.into()) });
     tracing::info!(socket = %config.socket.display(), cache = %config.cache.display(), "ready");
     notify(&[NotifyState::Ready]);
     // Twice as often as needed, as sd_watchdog_enabled(3) advises.
     let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
     loop {
         if is_ready(&socket, watchdog)? {
-            let (queue, config) = (Arc::clone(&queue), Arc::clone(&config));
+            let node = Arc::clone(&node);
             match accept(&socket) {
                 Ok(channel) => {
                     let connection = thread::Builder::new().name("connection".to_owned());
-                    connection.spawn(move || connection::serve(channel, &queue, &config))?;
+                    connection.spawn(move || connection::serve(channel, &node))?;
                 }
                 Err(error) => tracing::warn!("connection refused: {error}"),
             }

@@ -5,17 +5,20 @@
 //! instead, and FUSE is gone. The process needs no privilege.
 //!
 //! - [`daemon`]: the socket, and a thread for each connection.
-//! - [`queue`]: the order of fetches.
-//! - `source`: the places that have chunks. What they return is checked against the chunk's id.
+//! - [`queue`]: the order of fetches. [`ahead`]: what is fetched before it is read. `streams`: what is read in sequence.
+//! - [`configured`], `source`: the places that have chunks. What they return is checked against the chunk's id.
 //! - `cache`: the bounded cache of the node. Neither a crash nor a power failure makes wrong bytes readable.
 
+pub mod ahead;
 pub mod args;
 mod cache;
+pub mod configured;
 pub mod connection;
 pub mod daemon;
 pub mod queue;
 pub mod served;
 mod source;
+mod streams;
 
 pub use cache::bounded::{Cache, CacheError};
 pub use cache::layer::CachedLayer;

@@ -1,4 +1,4 @@
-//! The order of fetches: a chunk is fetched once, however many wait for it, and what nobody waits for comes last.
+//! The order of fetches: a chunk is fetched once, however many wait for it, and what only completes a layer comes last.
 
 use std::collections::HashSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,6 +14,8 @@ use crate::source::{FetchError, Sources};
 pub enum Urgency {
     /// Somebody waits for it.
     Demand,
+    /// It will probably be read soon.
+    Ahead,
     /// To complete the layer.
     Fill,
 }
@@ -41,8 +43,8 @@ pub struct Queue {
 struct State {
     /// The chunks that are being fetched.
     in_progress: HashSet<ChunkId>,
-    /// Number of fetches that somebody waits for.
-    demanded: usize,
+    /// Number of fetches that are not [`Urgency::Fill`].
+    urgent: usize,
 }
 
 impl Queue {
@@ -59,7 +61,7 @@ impl Queue {
     }
 
     /// Fetches a chunk of a layer into the cache, unless it is there: from another layer of the cache, or from the sources. Waits for another
-    /// thread that fetches it already, and with [`Urgency::Fill`] as long as somebody waits for a chunk.
+    /// thread that fetches it already, and with [`Urgency::Fill`] as long as others fetch what is more urgent.
     ///
     /// # Errors
     /// [`QueueError`].
@@ -70,13 +72,13 @@ impl Queue {
         id: &ChunkId,
         urgency: Urgency,
     ) -> Result<(), QueueError> {
-        let demand = (urgency == Urgency::Demand).then(|| Demand::begin(self));
+        let urgent = (urgency != Urgency::Fill).then(|| Urgent::begin(self));
         let mut state = self.state();
         let _fetch = loop {
             if layer.needed(id) == 0 {
                 return Ok(());
             }
-            let yields = demand.is_none() && state.demanded > 0;
+            let yields = urgent.is_none() && state.urgent > 0;
             if !yields && state.in_progress.insert(*id) {
                 drop(state);
                 break Fetch { queue: self, id };
@@ -103,19 +105,19 @@ impl Queue {
     }
 }
 
-/// A fetch that somebody waits for.
-struct Demand<'a>(&'a Queue);
+/// A fetch that others give way to.
+struct Urgent<'a>(&'a Queue);
 
-impl<'a> Demand<'a> {
+impl<'a> Urgent<'a> {
     fn begin(queue: &'a Queue) -> Self {
-        queue.state().demanded += 1;
+        queue.state().urgent += 1;
         Self(queue)
     }
 }
 
-impl Drop for Demand<'_> {
+impl Drop for Urgent<'_> {
     fn drop(&mut self) {
-        self.0.change(|state| state.demanded -= 1);
+        self.0.change(|state| state.urgent -= 1);
     }
 }
 
@@ -191,7 +193,7 @@ mod tests {
         let (answer, may_answer) = channel();
         let may_answer = Mutex::new(may_answer);
         let source = Slow { chunks, asked: asked_sender, may_answer, answers: AtomicUsize::new(0) };
-        let sources = Sources::new(vec![Box::new(source)]);
+        let sources = Sources::new(vec![Arc::new(source)]);
         Fixture { queue: Queue::new(cache), layer, sources, ids, asked, answer, _directory: directory }
     }
 
@@ -215,14 +217,14 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_waits_for_comes_last() {
+    fn what_only_completes_the_layer_comes_last() {
         let Fixture { queue, layer, sources, ids, asked, answer, .. } = fixture();
         thread::scope(|scope| {
-            let demand = scope.spawn(|| queue.fetch(&layer, &sources, &ids[0], Urgency::Demand));
+            let demand = scope.spawn(|| queue.fetch(&layer, &sources, &ids[0], Urgency::Ahead));
             assert_eq!(asked.recv().unwrap(), ids[0]);
             let fill = scope.spawn(|| queue.fetch(&layer, &sources, &ids[1], Urgency::Fill));
             let second = scope.spawn(|| queue.fetch(&layer, &sources, &ids[2], Urgency::Demand));
-            // The second demand does not wait for the first, and the fill waits for both.
+            // What somebody waits for does not wait for what is fetched ahead, and the fill waits for both.
             assert_eq!(asked.recv().unwrap(), ids[2]);
             answer.send(()).unwrap();
             answer.send(()).unwrap();
@@ -243,6 +245,6 @@ mod tests {
             assert!(matches!(queue.fetch(&layer, &none, &ids[0], Urgency::Demand), Err(QueueError::Fetch(_))));
         }
         let state = queue.state();
-        assert_eq!((state.demanded, state.in_progress.len()), (0, 0));
+        assert_eq!((state.urgent, state.in_progress.len()), (0, 0));
     }
 }

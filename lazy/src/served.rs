@@ -2,8 +2,9 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,9 +13,11 @@ use parallax_format::digest::Sha256;
 use parallax_lazy_file::Content;
 use parallax_lazy_file::message::{Channel, FromWorker};
 
+use crate::ahead::{self, Ahead};
 use crate::cache::layer::CachedLayer;
 use crate::queue::{Queue, Urgency};
 use crate::source::Sources;
+use crate::streams::Streams;
 
 /// Number of threads that complete a layer.
 const FILLERS: usize = 4;
@@ -26,6 +29,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// A layer that is served.
 #[derive(Debug)]
 pub struct Served {
+    /// This layer.
+    pub me: Weak<Self>,
     /// SHA-256 of its file.
     pub name: Sha256,
     /// What of the file is there.
@@ -34,29 +39,62 @@ pub struct Served {
     pub sources: Sources,
     /// The fetches of the node.
     pub queue: Arc<Queue>,
+    /// What is fetched before it is read.
+    pub ahead: Arc<Ahead>,
     /// How long a reader waits for a chunk that cannot be had.
     pub timeout: Duration,
     /// The connection to the agent.
     pub agent: Arc<Channel>,
-    /// Whether readers wait for chunks that cannot be had.
+    /// Its readers.
     pub state: State,
 }
 
 /// The state of a layer that is served.
 #[derive(Debug, Default)]
 pub struct State {
+    /// Whether readers wait for chunks that cannot be had.
     waiting: AtomicBool,
+    streams: Mutex<Streams>,
     is_over: Mutex<bool>,
     over: Condvar,
 }
 
 impl Served {
-    /// Fetches the chunks that a part of the file needs.
+    /// Fetches the chunks that a part of the file needs, all at once.
     ///
     /// # Errors
     /// The reason, a part of a sentence.
     pub fn fetch(&self, offset: u64, size: u64) -> Result<(), String> {
-        self.layer.missing(offset, size).iter().try_for_each(|id| self.fetch_chunk(id, Urgency::Demand))
+        let missing = self.layer.missing(offset, size);
+        let Some((first, others)) = missing.split_first() else { return Ok(()) };
+        thread::scope(|scope| {
+            let fetch = |id| self.fetch_chunk(id, Urgency::Demand);
+            let mut all = Ok(());
+            let mut threads = Vec::new();
+            for id in others {
+                let thread = thread::Builder::new().name("fetch".to_owned());
+                match thread.spawn_scoped(scope, move || fetch(id)) {
+                    Ok(thread) => threads.push(thread),
+                    // Without threads it takes longer.
+                    Err(_) => all = all.and(fetch(id)),
+                }
+            }
+            all = all.and(fetch(first));
+            let results = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            results.fold(all, Result::and)
+        })
+    }
+
+    /// Has fetched ahead what follows a part of the file that is read, if it is read in sequence.
+    fn read_ahead(&self, offset: u64, size: u64) {
+        if self.layer.is_complete() {
+            return;
+        }
+        let numbers = self.layer.numbers(offset, size);
+        let Some(last) = numbers.clone().last() else { return };
+        let ahead = self.state.streams.lock().unwrap_or_else(PoisonError::into_inner).read(numbers.start, last);
+        let me = Weak::clone(&self.me);
+        self.ahead.add(me, self.layer.missing_of(ahead), true);
     }
 
     fn fetch_chunk(&self, id: &ChunkId, urgency: Urgency) -> Result<(), String> {
@@ -141,6 +179,14 @@ impl Served {
     }
 }
 
+impl ahead::Layer for Served {
+    fn fetch_ahead(&self, chunk: &ChunkId) {
+        if let Err(reason) = self.fetch_chunk(chunk, Urgency::Ahead) {
+            tracing::debug!(layer = %self.name, reason, "cannot fetch ahead");
+        }
+    }
+}
+
 impl Content for Served {
     fn size(&self) -> u64 {
         self.layer.index().size()
@@ -148,6 +194,7 @@ impl Content for Served {
 
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let deadline = Instant::now() + self.timeout;
+        self.read_ahead(offset, buffer.len() as u64);
         loop {
             let reason = match self.try_read(buffer, offset) {
                 Ok(read) => {
@@ -172,3 +219,6 @@ impl Content for Served {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

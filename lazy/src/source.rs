@@ -4,6 +4,7 @@ pub(crate) mod directory;
 pub(crate) mod http;
 
 use std::fmt;
+use std::sync::Arc;
 
 use parallax_chunks::{Algorithm, ChunkId, decode};
 
@@ -48,13 +49,19 @@ pub struct FetchError {
 
 /// Sources in the order in which they are asked.
 #[derive(Debug)]
-pub struct Sources(Vec<Box<dyn Source>>);
+pub struct Sources(Vec<Arc<dyn Source>>);
 
 impl Sources {
     /// Returns these sources.
     #[must_use]
-    pub fn new(sources: Vec<Box<dyn Source>>) -> Self {
+    pub fn new(sources: Vec<Arc<dyn Source>>) -> Self {
         Self(sources)
+    }
+
+    /// Returns these sources, which share their connections with the result, and then another one.
+    #[must_use]
+    pub fn with(&self, source: Arc<dyn Source>) -> Self {
+        Self(self.0.iter().cloned().chain([source]).collect())
     }
 
     /// Returns a chunk, checked against its id. A source that returns a wrong one is asked once more before the next one is: the
@@ -112,7 +119,7 @@ mod tests {
     }
 
     fn fetch(sources: Vec<(&'static str, Vec<Answer>)>) -> Result<Vec<u8>, String> {
-        let of = |(name, answers)| -> Box<dyn Source> { Box::new(Prepared(name, Mutex::new(answers))) };
+        let of = |(name, answers)| -> Arc<dyn Source> { Arc::new(Prepared(name, Mutex::new(answers))) };
         let sources = Sources::new(sources.into_iter().map(of).collect());
         let id = ChunkId::of(b"content", Algorithm::Sha256);
         sources.fetch(&id, Algorithm::Sha256, 100).map_err(|error| error.to_string())

@@ -69,6 +69,8 @@ struct Layers {
     known: BTreeMap<Sha256, Known>,
     /// Counts uses, to order them.
     uses: u64,
+    /// Size in bytes of what is being written.
+    reserved: u64,
 }
 
 /// A layer that has files in the cache.
@@ -160,10 +162,16 @@ impl Cache {
     /// # Errors
     /// [`CacheError`]; then the chunk cannot be read.
     pub fn put(&self, layer: &CachedLayer, id: &ChunkId, content: &[u8]) -> Result<(), CacheError> {
+        let needed = layer.needed(id);
         let mut layers = self.layers();
-        self.make_room(&mut layers, layer.needed(id))?;
+        self.make_room(&mut layers, needed)?;
+        layers.reserved += needed;
+        // Several threads write at a time.
+        drop(layers);
+        let put = layer.put(id, content);
+        self.layers().reserved -= needed;
         let io = |cause| CacheError::Io { action: "write", path: self.directory.clone(), cause };
-        if layer.put(id, content).map_err(io)? { Ok(()) } else { Err(CacheError::OtherContent(*id)) }
+        if put.map_err(io)? { Ok(()) } else { Err(CacheError::OtherContent(*id)) }
     }
 
     /// Returns a chunk that another open layer has, checked against its id.
@@ -180,7 +188,7 @@ impl Cache {
     }
 
     fn make_room(&self, layers: &mut Layers, needed: u64) -> Result<(), CacheError> {
-        while used(layers).saturating_add(needed) > self.limit {
+        while used(layers).saturating_add(layers.reserved).saturating_add(needed) > self.limit {
             let idle = layers.known.iter().filter(|(_, known)| known.is_idle() && known.bytes() > 0);
             let Some(name) = idle.min_by_key(|(_, known)| known.used).map(|(name, _)| *name) else {
                 return Err(CacheError::Full { used: used(layers), limit: self.limit });

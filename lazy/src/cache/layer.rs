@@ -4,9 +4,10 @@
 //! and only then records it. So after a crash or a power failure the record names no chunk whose content could be missing; what
 //! it does not name is fetched again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -111,19 +112,26 @@ impl CachedLayer {
         self.bytes() == self.index.size()
     }
 
+    /// Returns the numbers of the chunks that a part of the file needs.
+    #[must_use]
+    pub fn numbers(&self, offset: u64, size: u64) -> Range<usize> {
+        let end = offset.saturating_add(size);
+        let first = self.parts.partition_point(|part| part.offset + part.size <= offset);
+        first..self.parts.partition_point(|part| part.offset < end).max(first)
+    }
+
+    /// Returns those of the chunks with these numbers that cannot be read yet, in the order of the numbers, each once.
+    pub fn missing_of(&self, numbers: impl IntoIterator<Item = usize>) -> Vec<ChunkId> {
+        let state = self.state();
+        let absent = numbers.into_iter().filter(|number| !state.present.get(*number));
+        let mut seen = HashSet::new();
+        absent.filter_map(|number| self.parts.get(number)).map(|part| part.id).filter(|id| seen.insert(*id)).collect()
+    }
+
     /// Returns the chunks that a part of the file needs and that cannot be read yet, in the order of the file, each once.
     #[must_use]
     pub fn missing(&self, offset: u64, size: u64) -> Vec<ChunkId> {
-        let end = offset.saturating_add(size);
-        let first = self.parts.partition_point(|part| part.offset + part.size <= offset);
-        let state = self.state();
-        let mut missing: Vec<ChunkId> = Vec::new();
-        for (number, part) in self.parts.iter().enumerate().skip(first).take_while(|(_, part)| part.offset < end) {
-            if !state.present.get(number) && !missing.contains(&part.id) {
-                missing.push(part.id);
-            }
-        }
-        missing
+        self.missing_of(self.numbers(offset, size))
     }
 
     /// Reads from the file. Returns the number of bytes, which is less than the buffer has only at the end of the file; `None` if a

@@ -15,6 +15,8 @@ use super::{Source, SourceError};
 
 /// Longest pause between two attempts.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// Number of connections to a server that are kept: about as many as chunks are fetched at a time.
+const MAX_IDLE_CONNECTIONS: usize = 40;
 /// Sent to servers.
 const USER_AGENT: &str = concat!("parallax-lazy/", env!("CARGO_PKG_VERSION"));
 
@@ -115,6 +117,8 @@ impl HttpSource {
             .proxy(proxy)
             .user_agent(USER_AGENT)
             .http_status_as_error(false)
+            .max_idle_connections(MAX_IDLE_CONNECTIONS)
+            .max_idle_connections_per_host(MAX_IDLE_CONNECTIONS)
             .timeout_connect(Some(options.connect_timeout))
             .timeout_global(Some(options.timeout))
             .build();
