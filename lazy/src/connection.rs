@@ -2,13 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
-use parallax_chunks::Index;
+use parallax_chunks::{Index, Trace};
 use parallax_lazy_file::Device;
 use parallax_lazy_file::message::{Channel, ChannelError, FromWorker, Layer, ToWorker, VERSION};
 use parallax_sys::shared_slots::SharedSlots;
@@ -22,8 +21,8 @@ use crate::source::http::HttpError;
 
 /// Timeout of the first message.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum size of an index in bytes: that of a file of 100 GB.
-const MAX_INDEX: u64 = 64 << 20;
+/// Maximum size of an index or a trace in bytes: that of a file of 100 GB.
+const MAX_FILE: u64 = 64 << 20;
 /// Bytes of the file's beginning that must be there before it is mounted: the superblock.
 const BEGINNING: u64 = 96;
 
@@ -78,10 +77,14 @@ fn begin(channel: &Arc<Channel>, node: &Node) -> Result<String, String> {
             "parallax-agent is of another release (version {version} of the messages, here {VERSION})"
         ));
     }
-    let descriptors = <[OwnedFd; 3]>::try_from(descriptors);
-    let [device, slots, index] = descriptors.map_err(|_| "descriptors are missing".to_owned())?;
+    let mut descriptors = descriptors.into_iter();
+    let mut next = || descriptors.next().ok_or("descriptors are missing");
+    let (device, slots, index) = (next()?, next()?, next()?);
     let slots = SharedSlots::of_file(slots).map_err(|error| format!("unusable slots: {error}"))?;
     let served = served(&layer, index.into(), channel, node)?;
+    if let Some(trace) = descriptors.next() {
+        fetch_trace(&served, &trace.into());
+    }
     served.fetch(0, BEGINNING.min(layer.size))?;
     start(&served, Arc::new(Device::from(device)), Arc::new(slots))?;
     channel.send(&FromWorker::Serving, &[]).map_err(|error| error.to_string())?;
@@ -89,7 +92,7 @@ fn begin(channel: &Arc<Channel>, node: &Node) -> Result<String, String> {
 }
 
 fn served(layer: &Layer, index: File, channel: &Arc<Channel>, node: &Node) -> Result<Arc<Served>, String> {
-    let bytes = read_index(&index).map_err(|error| format!("cannot read the index: {error}"))?;
+    let bytes = read_file(&index).map_err(|error| format!("cannot read the index: {error}"))?;
     let index = Index::parse(&bytes).map_err(|error| format!("the index of chunks is corrupt: {error}"))?;
     if index.size() != layer.size {
         return Err(format!("the index is that of a file of {} bytes, not of {}", index.size(), layer.size));
@@ -110,11 +113,20 @@ fn served(layer: &Layer, index: File, channel: &Arc<Channel>, node: &Node) -> Re
     }))
 }
 
-/// Reads an index from its beginning: other processes, which have the same descriptor, have moved its position.
-fn read_index(index: &File) -> io::Result<Vec<u8>> {
-    let size = index.metadata()?.len().min(MAX_INDEX);
+/// Has fetched what an earlier start read.
+fn fetch_trace(served: &Served, trace: &File) {
+    let trace = read_file(trace).map_err(|error| error.to_string());
+    match trace.and_then(|bytes| Trace::parse(&bytes, served.layer.index()).map_err(|error| error.to_string())) {
+        Ok(trace) => served.fetch_ahead_of(&trace),
+        Err(reason) => tracing::warn!(layer = %served.name, reason, "trace not used"),
+    }
+}
+
+/// Reads a file from its beginning: other processes, which have the same descriptor, have moved its position.
+fn read_file(file: &File) -> io::Result<Vec<u8>> {
+    let size = file.metadata()?.len().min(MAX_FILE);
     let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
-    index.read_exact_at(&mut bytes, 0)?;
+    file.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
 }
 

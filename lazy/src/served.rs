@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parallax_chunks::ChunkId;
+use parallax_chunks::{ChunkId, Trace};
 use parallax_format::digest::Sha256;
 use parallax_lazy_file::Content;
 use parallax_lazy_file::message::{Channel, FromWorker};
@@ -83,6 +83,14 @@ impl Served {
             let results = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
             results.fold(all, Result::and)
         })
+    }
+
+    /// Has fetched ahead what an earlier start read, in its order.
+    pub fn fetch_ahead_of(&self, trace: &Trace) {
+        let missing = self.layer.missing_of(trace.numbers().iter().copied());
+        tracing::info!(layer = %self.name, chunks = missing.len(), traced = trace.numbers().len(), "trace fetched");
+        let me = Weak::clone(&self.me);
+        self.ahead.add(me, missing, false);
     }
 
     /// Has fetched ahead what follows a part of the file that is read, if it is read in sequence.

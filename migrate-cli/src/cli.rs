@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::commands::{about, chunk, doctor, edf, gc, inspect, list, migrate, rm, status, verify};
+use crate::commands::{about, chunk, doctor, edf, gc, inspect, list, migrate, record_reads, rm, status, trace, verify};
 use crate::compat;
 use crate::global::Global;
 use crate::output::{explained, report_error, start_logging};
@@ -28,6 +28,11 @@ enum Command {
     Migrate(Box<migrate::Options>),
     /// Cut the layers of images into chunks, for nodes that read them as needed
     Chunk(chunk::Options),
+    /// Record which chunks a command reads, for nodes to fetch them first
+    Trace(trace::Options),
+    /// Serve a SquashFS file and note what is read of it
+    #[command(hide = true)]
+    RecordReads(record_reads::Options),
     /// List the images in the store
     #[command(visible_aliases = ["ls", "images"])]
     List(list::Options),
@@ -71,6 +76,8 @@ pub(crate) fn run() -> ExitCode {
     let result = match &cli.command {
         Command::Migrate(options) => migrate::run(&cli.global, options),
         Command::Chunk(options) => chunk::run(&cli.global, options),
+        Command::Trace(options) => trace::run(&cli.global, options),
+        Command::RecordReads(options) => record_reads::run(&cli.global, options),
         Command::List(options) => list::run(&cli.global, options),
         Command::Inspect(options) => inspect::run(&cli.global, options),
         Command::Rm(options) => rm::run(&cli.global, options),

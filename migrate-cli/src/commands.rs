@@ -11,6 +11,8 @@ pub(crate) mod gc;
 pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod migrate;
+pub(crate) mod record_reads;
 pub(crate) mod rm;
 pub(crate) mod status;
+pub(crate) mod trace;
 pub(crate) mod verify;

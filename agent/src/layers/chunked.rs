@@ -62,6 +62,8 @@ pub(super) struct Chunked {
     pub(super) size: u64,
     /// The index of its chunks.
     pub(super) index: File,
+    /// The chunks that an earlier start read, if they were recorded.
+    pub(super) trace: Option<File>,
     /// Its whole file, if the store has it.
     pub(super) whole: Option<File>,
     /// Whether the whole file is checked before it is used.
@@ -83,12 +85,12 @@ impl Chunked {
         let device = Device::open().map_err(failed("cannot open /dev/fuse"))?;
         let file = device.make_file(self.size).map_err(failed("cannot make a file by FUSE"))?;
         let slots = SharedSlots::new(SLOTS).map_err(failed("cannot share memory"))?;
-        let Self { diff_id, sha256, size, index, whole, verify, chunk_store } = self;
+        let Self { diff_id, sha256, size, index, trace, whole, verify, chunk_store } = self;
         let request = Layer { version: VERSION, sha256, size, chunk_store };
         let shared = Arc::new(Shared::new(diff_id));
         let socket = worker.socket.clone();
         let supervisor =
-            Supervisor { shared: Arc::clone(&shared), socket, request, device, slots, index, whole, verify };
+            Supervisor { shared: Arc::clone(&shared), socket, request, device, slots, index, trace, whole, verify };
         let channel = supervisor.connect().map_err(|refusal| {
             *worker.silent_since() = refusal.is_silence.then(Instant::now);
             refusal.reason

@@ -185,9 +185,9 @@ impl LayerTable {
     ) -> Result<Option<Arc<MountedLayer>>, String> {
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (Some(worker), Some(sha256)) = (worker, layer.squashfs_sha256) else { return Ok(None) };
-        let open = || user.run(|| store.open_chunk_index(layer));
-        let index = open().map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        let Some(index) = index else { return Ok(None) };
+        let open = || user.run(|| store.open_chunks(layer));
+        let opened_chunks = open().map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let Some((index, trace)) = opened_chunks else { return Ok(None) };
         let key = FileKey::of(&index).map_err(|error| format!("cannot stat the index of its chunks: {error}"))?;
         let slot = self.slot(key);
         let mut place = slot.lock().unwrap_or_else(PoisonError::into_inner);
@@ -201,6 +201,7 @@ impl LayerTable {
             sha256,
             size: layer.squashfs_size,
             index: by_root(index),
+            trace,
             whole: opened(store, layer, user).ok().map(by_root),
             verify: self.checker.is_on(),
             chunk_store: store.path().join(CHUNK_STORE),

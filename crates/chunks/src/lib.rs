@@ -10,6 +10,7 @@
 //! - [`ChunkId`], [`Algorithm`]: ids of chunks, and their paths in a chunk store.
 //! - [`compress`], [`decode`]: the files of a chunk store.
 //! - [`Index`]: indexes, read and written; [`Matcher`]: whether a file is what an index says.
+//! - [`Trace`]: the chunks that a start reads.
 
 mod cutter;
 mod frame;
@@ -18,6 +19,7 @@ mod index;
 mod matcher;
 mod split;
 mod table;
+mod trace;
 
 pub use cutter::{Cutter, InvalidParameters, Parameters};
 pub use frame::{FrameError, compress, decode};
@@ -25,6 +27,7 @@ pub use id::{Algorithm, ChunkId};
 pub use index::{Index, IndexError, Part};
 pub use matcher::Matcher;
 pub use split::{Chunks, split};
+pub use trace::{Trace, TraceError};
 
 #[cfg(test)]
 mod casync_tests;

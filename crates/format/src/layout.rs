@@ -88,6 +88,8 @@ pub const TAR_SPLIT: &str = "tar-split.gz";
 pub const CHUNK_INDEX: &str = "caibx";
 /// The extension of what is known of a layer's chunks beside the index.
 pub const CHUNK_TOTALS: &str = "chunks.json";
+/// The extension of traces: the chunks that a start of an image reads.
+pub const CHUNK_TRACE: &str = "trace";
 /// The name, without extension, of the files in a layer's directory that describe a SquashFS file which the layer has for itself.
 const OWN: &str = "parallax";
 

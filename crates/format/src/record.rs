@@ -87,6 +87,12 @@ impl LayerRecord {
         self.about_chunks(layout::CHUNK_TOTALS)
     }
 
+    /// Returns the path of the trace of the layer's chunks, relative to the store's root.
+    #[must_use]
+    pub fn chunk_trace_path(&self) -> String {
+        self.about_chunks(layout::CHUNK_TRACE)
+    }
+
     fn about_chunks(&self, extension: &str) -> String {
         if self.sidecar { layout::own_file(&self.id, extension) } else { layout::layer_file(&self.diff_id, extension) }
     }

@@ -21,18 +21,19 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages, and of the slots.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Maximum size of a message in bytes.
 const MAX_MESSAGE: usize = 32 << 10;
 /// Maximum number of descriptors beside a message.
-const MAX_DESCRIPTORS: usize = 3;
+const MAX_DESCRIPTORS: usize = 4;
 /// Timeout of sending.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A message of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToWorker {
-    /// Asks to serve a layer; first message of a connection. The descriptors are the device, the slots and the index of chunks.
+    /// Asks to serve a layer; first message of a connection. The descriptors are the device, the slots, the index of chunks and, if
+    /// there is one, their trace.
     Serve(Layer),
     /// Asks for [`FromWorker::Alive`].
     Ping,
@@ -126,7 +127,7 @@ impl Channel {
         Ok(Self(socket))
     }
 
-    /// Sends a message, with at most three descriptors.
+    /// Sends a message, with at most four descriptors.
     ///
     /// # Errors
     /// Those of `sendmsg(2)`.

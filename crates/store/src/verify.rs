@@ -36,6 +36,8 @@ const BRING_AGAIN: &str = "remove the image (parallax rm) and migrate it";
 const COLLECT: &str = "run parallax gc";
 /// Remedy for an index of chunks that is wrong, or names chunks that are.
 const CHUNK_AGAIN: &str = "run parallax chunk --again with the image";
+/// Remedy for a trace of chunks that is of no use.
+const TRACE_AGAIN: &str = "run parallax trace with the image, or remove the file";
 /// Remedy for index entries and lists that disagree.
 const TAG_AGAIN: &str = "give the image the name again (parallax tag)";
 
@@ -241,7 +243,8 @@ impl<'a> Verifier<'a> {
 
     /// Checks a SquashFS file, and the chunks that it was cut into.
     fn squashfs_file(&mut self, image: &ImageId, layer: &LayerRecord) -> Result<(), StoreError> {
-        let (file, index_path) = (layer.squashfs_path(), layer.chunk_index_path());
+        let (file, index_path, trace_path) =
+            (layer.squashfs_path(), layer.chunk_index_path(), layer.chunk_trace_path());
         let known = self.files.contains_key(&index_path);
         let index = if known { None } else { self.read_index(&index_path)? };
         let mut matcher = index.as_ref().and_then(|index| index.as_ref().ok()).map(Matcher::new);
@@ -258,12 +261,18 @@ impl<'a> Verifier<'a> {
             };
             self.files.insert(index_path.clone(), wrong_index);
         }
+        if !self.files.contains_key(&trace_path) {
+            let wrong_trace = self.broken_trace(&trace_path, &index_path)?;
+            self.files.insert(trace_path.clone(), wrong_trace);
+        }
         if let Some(wrong) = &wrong {
             self.note(Some(image), &file, wrong, REPLACE_FILE);
         }
         self.files.insert(file, wrong);
-        if let Some(Some(wrong)) = self.files.get(&index_path).cloned() {
-            self.note(Some(image), &index_path, &wrong, CHUNK_AGAIN);
+        for (path, remedy) in [(index_path, CHUNK_AGAIN), (trace_path, TRACE_AGAIN)] {
+            if let Some(Some(wrong)) = self.files.get(&path).cloned() {
+                self.note(Some(image), &path, &wrong, remedy);
+            }
         }
         Ok(())
     }

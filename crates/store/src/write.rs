@@ -2,6 +2,7 @@
 
 mod adopt;
 pub(crate) mod chunk_garbage;
+mod chunk_trace;
 pub(crate) mod chunks;
 pub(crate) mod garbage;
 pub(crate) mod own_file;

@@ -22,6 +22,7 @@ pub mod record;
 pub mod registries;
 pub mod squashfs;
 pub mod subuid;
+pub mod trace;
 
 /// A check, which panics where a promise is broken.
 pub type Check = fn(&[u8]);
@@ -45,6 +46,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("registries", registries::check),
     ("squashfs", squashfs::check),
     ("subuid", subuid::check),
+    ("trace", trace::check),
 ];
 
 #[cfg(test)]

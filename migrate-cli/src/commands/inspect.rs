@@ -76,6 +76,8 @@ struct ChunkRow {
     chunks: u64,
     /// Size of the chunks in the chunk store in bytes, including those that other layers share.
     stored: u64,
+    /// Number of chunks that nodes fetch first (`parallax trace`); null without a trace.
+    traced: Option<usize>,
 }
 
 /// Runs the command.
@@ -105,12 +107,9 @@ impl<'a> Report<'a> {
     fn new(store: &Store, record: &'a ImageRecord, config: Settings) -> anyhow::Result<Self> {
         let path = |path: String| store.root().join(path).display().to_string();
         let chunks = |layer: &LayerRecord| -> anyhow::Result<Option<ChunkRow>> {
-            let totals = store.chunk_totals(layer)?;
-            Ok(totals.map(|ChunkTotals { chunks, stored }| ChunkRow {
-                index: path(layer.chunk_index_path()),
-                chunks,
-                stored,
-            }))
+            let Some(ChunkTotals { chunks, stored }) = store.chunk_totals(layer)? else { return Ok(None) };
+            let (index, traced) = (path(layer.chunk_index_path()), store.traced_chunks(layer)?);
+            Ok(Some(ChunkRow { index, chunks, stored, traced }))
         };
         let row = |layer: &LayerRecord| -> anyhow::Result<LayerRow> {
             Ok(LayerRow {
@@ -159,7 +158,9 @@ impl<'a> Report<'a> {
         let layer = |layer: &LayerRow| {
             let (size, stored) = (units::bytes(layer.size), units::bytes(layer.stored));
             let chunks = layer.chunks.as_ref().map_or(String::new(), |chunks| {
-                format!("\n  {}\n  {} chunks, {} stored", chunks.index, chunks.chunks, units::bytes(chunks.stored))
+                let traced = chunks.traced.map_or(String::new(), |traced| format!(", {traced} fetched first"));
+                let ChunkRow { index, chunks, stored, .. } = chunks;
+                format!("\n  {index}\n  {chunks} chunks, {} stored{traced}", units::bytes(*stored))
             });
             format!("{} {size}, {stored} stored\n  {}{chunks}", layer.diff_id, layer.file)
         };

@@ -12,6 +12,7 @@ tests! { cluster:
     chunks_are_shown_checked_and_removed_with_their_images,
     images_that_cannot_be_chunked_are_named,
     an_interruption_leaves_no_chunk,
+    the_chunks_that_a_command_reads_are_recorded,
 }
 
 /// A store on the shared file system.
@@ -178,5 +179,57 @@ fn an_interruption_leaves_no_chunk(cluster: &Cluster) -> anyhow::Result<()> {
         ensure!(done.stdout.contains(&line), "no {line:?}: {done:?}");
     }
     ensure!(done.stdout.contains("work-"), "nothing was left to collect: {done:?}");
+    Ok(())
+}
+
+/// By an account without privileges that may write the store, on a node without an agent's help.
+fn the_chunks_that_a_command_reads_are_recorded(cluster: &Cluster) -> anyhow::Result<()> {
+    let text = r#"
+        export XDG_RUNTIME_DIR=$(mktemp -d) HOME=$(mktemp -d)
+        store=/shared/traced
+        trap 'rm -rf $XDG_RUNTIME_DIR $HOME' EXIT
+        parallax() { command parallax --store $store "$@"; }
+        traces() { find $store/parallax/layers -name '*.trace' | wc -l; }
+        parallax migrate oci:/images/python
+        code=0; parallax trace python -- true 2>said || code=$?; echo unchunked: $code; cat said
+        parallax chunk python
+        code=0; parallax trace python -- python3 -c 'exit(7)' 2>said || code=$?; echo failed: $code; cat said; echo traces: $(traces)
+        parallax trace python -- python3 -c 'print("hello from", 6 * 7)'
+        echo traces: $(traces)
+        parallax inspect python | grep -c 'fetched first'
+        parallax trace --json python -- python3 -c 'import json' | tr -d ' \n'; echo
+        parallax verify
+        # Another index, another trace.
+        set -- $store/parallax/layers/*.trace
+        cp $1 kept; sed -i 's/^index ....../index 000000/' $1
+        code=0; parallax verify || code=$?; echo verify: $code
+        cp kept $1; rm kept said
+        parallax rm python; parallax gc --grace 0
+        echo traces: $(traces)
+        ls -d /tmp/parallax-trace* 2>/dev/null || true
+    "#;
+    cluster.shell("ctl", "mkdir /shared/traced; chown u1 /shared/traced")?;
+    let done = cluster.run("n1", "u1", &["bash", "-euc", text]);
+    cluster.shell("ctl", "rm -rf /shared/traced")?;
+    let done = done?.success()?;
+    let expected = [
+        "unchunked: 1\n",
+        "has no chunks; run parallax chunk python first",
+        "failed: 1\n",
+        "the command failed (exit status: 7), so no trace was written",
+        "traces: 0\nhello from 42\n",
+        "python: the command reads ",
+        " chunks in 5 layers (",
+        "traces: 5\n5\n{",
+        "\"traced\":",
+        "1 image verified, no problem found",
+        "cannot be used: it is that of another index",
+        "run parallax trace with the image, or remove the file",
+        "verify: 1\n",
+    ];
+    for part in expected {
+        ensure!(done.stdout.contains(part), "no {part:?}: {done:?}");
+    }
+    ensure!(done.stdout.ends_with("traces: 0\n"), "{done:?}");
     Ok(())
 }

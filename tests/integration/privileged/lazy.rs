@@ -15,6 +15,7 @@ use anyhow::{Context as _, ensure};
 use integration_tests::cluster::PATIENCE;
 use nix::sys::signal::Signal;
 use parallax_agent::layers::{Form, MountedLayer};
+use parallax_chunks::{Index, Trace};
 use parallax_format::layout::CHUNK_STORE;
 
 use self::fixture::{FILES, Fixture, Worker, content};
@@ -26,6 +27,7 @@ tests! { machine:
     a_worker_that_is_killed_fails_no_read,
     a_worker_that_hangs_is_replaced_by_the_whole_file,
     a_chunk_that_comes_late_is_waited_for,
+    what_an_earlier_start_read_is_fetched_first,
     chunks_come_from_an_http_server_that_may_fail_for_a_while,
     without_any_source_reading_fails_and_the_mount_is_not_used_again,
     without_a_worker_the_whole_file_is_used,
@@ -155,6 +157,33 @@ fn a_chunk_that_comes_late_is_waited_for() -> anyhow::Result<()> {
     fs::rename(fixture.chunk_path(&middle).with_extension("next"), fixture.chunk_path(&middle))?;
     reader.recv_timeout(PATIENCE)??;
     Ok(())
+}
+
+fn what_an_earlier_start_read_is_fetched_first() -> anyhow::Result<()> {
+    let fixture = Fixture::new(60)?;
+    fs::remove_file(fixture.whole())?;
+    let trace = fixture.path("store").join(fixture.layer.chunk_trace_path());
+    fs::write(&trace, "something else")?;
+    let middle = fixture.ids.len() / 2;
+    // All that complete the layer wait for these.
+    let first: Vec<_> = (5..9).map(|number| fixture.ids[number]).collect();
+    let chunks = first.iter().map(|id| fixture.hold_back(id)).collect::<anyhow::Result<Vec<_>>>()?;
+    let chunk = fixture.hold_back(&fixture.ids[middle])?;
+    let _worker = fixture.worker()?;
+    // A trace that is none is as good as none.
+    let layer = fixture.mount()?;
+    ensure!(is_chunked(&layer), "{:?}", layer.form());
+    drop(layer);
+    let index = fs::read(fixture.path("store").join(fixture.layer.chunk_index_path()))?;
+    let index = Index::parse(&index)?;
+    let read = index.parts().nth(middle).context("no chunk")?;
+    fs::write(&trace, Trace::of_reads(&index, [(read.offset, 1)]).to_bytes())?;
+    let layer = fixture.mount()?;
+    drop(fixture.give(&fixture.ids[middle], &chunk)?);
+    for (id, chunk) in first.iter().zip(&chunks) {
+        drop(fixture.give(id, chunk)?);
+    }
+    read_all(&layer)
 }
 
 /// A server of static files on this machine that answers every third request with an error, or cuts the answer short.

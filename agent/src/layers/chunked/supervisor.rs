@@ -38,6 +38,7 @@ pub(super) struct Supervisor {
     pub(super) device: Device,
     pub(super) slots: SharedSlots,
     pub(super) index: File,
+    pub(super) trace: Option<File>,
     pub(super) whole: Option<File>,
     pub(super) verify: bool,
 }
@@ -74,7 +75,9 @@ impl Supervisor {
         let failed = |error: &dyn fmt::Display, is_silence| {
             Err(Refusal { reason: format!("parallax-lazy does not serve the layer: {error}"), is_silence })
         };
-        let descriptors = [self.device.as_fd(), self.slots.as_fd(), self.index.as_fd()];
+        let trace = self.trace.as_ref().map(|trace| trace.as_fd());
+        let descriptors: Vec<_> =
+            [self.device.as_fd(), self.slots.as_fd(), self.index.as_fd()].into_iter().chain(trace).collect();
         if let Err(error) = channel.send(&ToWorker::Serve(self.request.clone()), &descriptors) {
             return failed(&error, false);
         }

@@ -10,11 +10,10 @@ use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use parallax_format::record::{ImageRecord, LayerRecord, MAX_BYTES, RecordError};
 use parallax_format::{ImageName, ImageRef, IndexPath, name_from_index_entry};
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, RawMode, ResolveFlags, Stat, fstat, openat, openat2, readlinkat};
 use rustix::io::Errno;
-
-use parallax_format::record::{ImageRecord, LayerRecord, MAX_BYTES, RecordError};
 
 /// Write permission for the group or for others.
 const OTHERS_MAY_WRITE: RawMode = 0o022;
@@ -185,12 +184,13 @@ impl TrustedStore {
         Ok(file)
     }
 
-    /// Returns the index of the chunks of a layer's SquashFS file, open for reading; `None` if the layer has none.
+    /// Returns the index of a layer's chunks, and their trace, open for reading. A trace that cannot be read counts as none.
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn open_chunk_index(&self, layer: &LayerRecord) -> Result<Option<File>, OpenError> {
-        self.open_file(&layer.chunk_index_path(), ResolveFlags::NO_SYMLINKS)
+    pub fn open_chunks(&self, layer: &LayerRecord) -> Result<Option<(File, Option<File>)>, OpenError> {
+        let open = |path: &str| self.open_file(path, ResolveFlags::NO_SYMLINKS);
+        Ok(open(&layer.chunk_index_path())?.map(|index| (index, open(&layer.chunk_trace_path()).ok().flatten())))
     }
 
     /// The names of the store's images, for telling a user which ones are near; at most 20,000, and none on any error.

@@ -1,6 +1,6 @@
 //! Checks the chunks that indexes name.
 
-use parallax_chunks::{ChunkId, Index, decode};
+use parallax_chunks::{ChunkId, Index, Trace, decode};
 use parallax_format::layout::CHUNK_STORE;
 
 use super::Verifier;
@@ -14,6 +14,13 @@ impl Verifier<'_> {
     pub(super) fn read_index(&self, path: &str) -> Result<Option<Result<Index, String>>, StoreError> {
         let bytes = read_if_there(&self.store.root().join(path))?;
         Ok(bytes.map(|bytes| Index::parse(&bytes).map_err(|error| format!("is corrupt: {error}"))))
+    }
+
+    /// Returns the problem of a trace of chunks, if it exists and has one.
+    pub(super) fn broken_trace(&self, path: &str, index: &str) -> Result<Option<String>, StoreError> {
+        let Some(bytes) = read_if_there(&self.store.root().join(path))? else { return Ok(None) };
+        let Some(Ok(index)) = self.read_index(index)? else { return Ok(None) };
+        Ok(Trace::parse(&bytes, &index).err().map(|error| format!("cannot be used: {error}")))
     }
 
     /// Checks the chunks of an index that were not read yet. Returns the index's problem if any is missing or corrupt.

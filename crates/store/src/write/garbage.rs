@@ -23,8 +23,8 @@ use crate::podman_lists::{ImageList, LayerList};
 use crate::write::store::Store;
 
 /// Extensions of the files of a layer, in the order in which they are to go.
-const FILES_OF_A_LAYER: [&str; 5] =
-    [layout::CHUNK_INDEX, layout::CHUNK_TOTALS, layout::JSON, layout::TAR_SPLIT, layout::SQUASHFS];
+const FILES_OF_A_LAYER: [&str; 6] =
+    [layout::CHUNK_TRACE, layout::CHUNK_INDEX, layout::CHUNK_TOTALS, layout::JSON, layout::TAR_SPLIT, layout::SQUASHFS];
 
 /// A file or list entry that was removed, or is to be removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
