@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use parallax_lazy_file::message::{Channel, ChannelError, FromWorker, Layer, ToWo
 use parallax_sys::shared_slots::SharedSlots;
 
 use crate::ahead::Ahead;
+use crate::handover::{Handover, Handovers};
 use crate::queue::Queue;
 use crate::served::{Served, State};
 use crate::source::Sources;
@@ -37,11 +39,13 @@ pub struct Node {
     pub sources: Result<Sources, HttpError>,
     /// How long a reader waits for a chunk that cannot be had.
     pub timeout: Duration,
+    /// The layers that are served.
+    pub layers: Handovers,
 }
 
 /// Serves the layer that the agent asks for on this connection. Returns when the agent closes the connection; the layer is served on until
 /// its file is used by nothing any more.
-pub fn serve(channel: Channel, node: &Node) {
+pub fn serve(channel: Channel, node: &Arc<Node>) {
     let channel = Arc::new(channel);
     match begin(&channel, node) {
         Ok(name) => tracing::info!(layer = name, "layer served"),
@@ -66,28 +70,51 @@ pub fn serve(channel: Channel, node: &Node) {
     }
 }
 
-/// Receives the first message, and starts the threads that serve the layer. Returns its name.
-fn begin(channel: &Arc<Channel>, node: &Node) -> Result<String, String> {
+/// Receives the first message, and does what it asks for. Returns the layer's name.
+fn begin(channel: &Arc<Channel>, node: &Arc<Node>) -> Result<String, String> {
     let (message, descriptors) =
         channel.receive(Some(FIRST_TIMEOUT)).map_err(|error| format!("no first message: {error}"))?;
-    let ToWorker::Serve(layer) = message else { return Err("the first message is no request to serve".to_owned()) };
-    if layer.version != VERSION {
-        let version = layer.version;
+    let version = match &message {
+        ToWorker::Serve(layer) => layer.version,
+        ToWorker::Adopt(adoption) => adoption.version,
+        ToWorker::Ping => return Err("the first message is no request to serve".to_owned()),
+    };
+    if version != VERSION {
         return Err(format!(
             "parallax-agent is of another release (version {version} of the messages, here {VERSION})"
         ));
     }
+    match message {
+        ToWorker::Adopt(adoption) => node.layers.adopt(&adoption.mount, channel),
+        ToWorker::Serve(layer) => serve_layer(&layer, descriptors, channel, node),
+        ToWorker::Ping => Err("the first message is no request to serve".to_owned()),
+    }
+}
+
+/// Starts the threads that serve a layer. Returns its name.
+fn serve_layer(
+    layer: &Layer,
+    descriptors: Vec<OwnedFd>,
+    channel: &Arc<Channel>,
+    node: &Arc<Node>,
+) -> Result<String, String> {
     let mut descriptors = descriptors.into_iter();
     let mut next = || descriptors.next().ok_or("descriptors are missing");
-    let (device, slots, index) = (next()?, next()?, next()?);
+    let (device, slots, index) = (Device::from(next()?), next()?, next()?);
+    let trace = if layer.has_trace { Some(File::from(next()?)) } else { None };
+    let whole = if layer.has_whole { Some(next()?) } else { None };
     let slots = SharedSlots::of_file(slots).map_err(|error| format!("unusable slots: {error}"))?;
-    let served = served(&layer, index.into(), channel, node)?;
-    if let Some(trace) = descriptors.next() {
-        fetch_trace(&served, &trace.into());
+    let kept = index.try_clone().map_err(|error| error.to_string())?;
+    let served = served(layer, index.into(), channel, node)?;
+    if let Some(trace) = trace {
+        fetch_trace(&served, &trace);
     }
     served.fetch(0, BEGINNING.min(layer.size))?;
-    start(&served, Arc::new(Device::from(device)), Arc::new(slots))?;
+    let handover = Arc::new(Handover { served, device, slots, index: kept, whole });
+    node.layers.add(&layer.mount, Arc::clone(&handover));
+    // Before the threads, which tell the agent when a reader has to wait.
     channel.send(&FromWorker::Serving, &[]).map_err(|error| error.to_string())?;
+    start(&handover, &layer.mount, node).inspect_err(|reason| handover.served.fail(reason.clone()))?;
     Ok(layer.sha256.to_string())
 }
 
@@ -108,7 +135,7 @@ fn served(layer: &Layer, index: File, channel: &Arc<Channel>, node: &Node) -> Re
         queue: Arc::clone(&node.queue),
         ahead: Arc::clone(&node.ahead),
         timeout: node.timeout,
-        agent: Arc::clone(channel),
+        agent: Mutex::new(Arc::clone(channel)),
         state: State::default(),
     }))
 }
@@ -131,20 +158,21 @@ fn read_file(file: &File) -> io::Result<Vec<u8>> {
 }
 
 /// Starts a thread for each slot, and one that completes the layer.
-fn start(served: &Arc<Served>, device: Arc<Device>, slots: Arc<SharedSlots>) -> Result<(), String> {
+fn start(layer: &Arc<Handover>, mount: &str, node: &Arc<Node>) -> Result<(), String> {
     let failed = |error: io::Error| format!("cannot start a thread: {error}");
-    // Dropped with the last thread that serves; before, the file could not be completed.
-    for number in 0..slots.count() {
-        let (served, device, slots) = (Arc::clone(served), Arc::clone(&device), Arc::clone(&slots));
+    for number in 0..layer.slots.count() {
+        let (layer, mount, node) = (Arc::clone(layer), mount.to_owned(), Arc::clone(node));
         let serve = move || {
-            if let Err(error) = device.serve(&slots, number, &*served) {
+            let Handover { served, device, slots, .. } = &*layer;
+            if let Err(error) = device.serve(slots, number, &**served) {
                 tracing::error!(layer = %served.name, "cannot serve: {error}");
             }
             served.end();
+            node.layers.remove(&mount, &layer);
         };
         thread::Builder::new().name("serve".to_owned()).spawn(serve).map_err(failed)?;
     }
-    let served = Arc::clone(served);
+    let served = Arc::clone(&layer.served);
     thread::Builder::new().name("complete".to_owned()).spawn(move || served.complete()).map_err(failed)?;
     Ok(())
 }

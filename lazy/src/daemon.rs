@@ -25,6 +25,7 @@ use crate::args::Args;
 use crate::cache::bounded::Cache;
 use crate::configured;
 use crate::connection::{self, Node};
+use crate::handover::Handovers;
 use crate::queue::Queue;
 
 /// Maximum number of connections that wait to be accepted.
@@ -49,7 +50,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     let queue = Arc::new(Queue::new(cache));
     let ahead = Ahead::start().context("cannot start a thread")?;
-    let node = Arc::new(Node { queue, ahead, sources, timeout: Duration::from_secs(config.timeout.into()) });
+    let node = Arc::new(Node {
+        queue,
+        ahead,
+        sources,
+        timeout: Duration::from_secs(config.timeout.into()),
+        layers: Handovers::default(),
+    });
     tracing::info!(socket = %config.socket.display(), cache = %config.cache.display(), "ready");
     notify(&[NotifyState::Ready]);
     // Twice as often as needed, as sd_watchdog_enabled(3) advises.

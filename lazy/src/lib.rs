@@ -5,6 +5,7 @@
 //! instead, and FUSE is gone. The process needs no privilege.
 //!
 //! - [`daemon`]: the socket, and a thread for each connection.
+//! - [`handover`]: what a later agent needs to go on with a layer.
 //! - [`queue`]: the order of fetches. [`ahead`]: what is fetched before it is read. `streams`: what is read in sequence.
 //! - [`configured`], `source`: the places that have chunks. What they return is checked against the chunk's id.
 //! - `cache`: the bounded cache of the node. Neither a crash nor a power failure makes wrong bytes readable.
@@ -15,6 +16,7 @@ mod cache;
 pub mod configured;
 pub mod connection;
 pub mod daemon;
+pub mod handover;
 pub mod queue;
 pub mod served;
 mod source;

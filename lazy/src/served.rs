@@ -1,5 +1,6 @@
 //! A layer that is served: its file, whose chunks are fetched as they are read, and completed in the background.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::panic::resume_unwind;
@@ -44,7 +45,7 @@ pub struct Served {
     /// How long a reader waits for a chunk that cannot be had.
     pub timeout: Duration,
     /// The connection to the agent.
-    pub agent: Arc<Channel>,
+    pub agent: Mutex<Arc<Channel>>,
     /// Its readers.
     pub state: State,
 }
@@ -54,6 +55,10 @@ pub struct Served {
 pub struct State {
     /// Whether readers wait for chunks that cannot be had.
     waiting: AtomicBool,
+    /// Whether a reader got an error; the reason.
+    failed: Mutex<Option<String>>,
+    /// The complete file, once its SHA-256 was compared.
+    complete: Mutex<Option<File>>,
     streams: Mutex<Streams>,
     is_over: Mutex<bool>,
     over: Condvar,
@@ -132,7 +137,8 @@ impl Served {
             Ok(Some(found)) if found == self.name => match self.layer.file() {
                 Ok(file) => {
                     tracing::info!(layer = %self.name, "layer complete");
-                    self.send(&FromWorker::Complete, Some(&file));
+                    *self.state.complete.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+                    self.send_complete();
                 }
                 Err(error) => tracing::error!(layer = %self.name, "cannot open the complete file: {error}"),
             },
@@ -140,7 +146,7 @@ impl Served {
                 let found = found.map_or_else(|| "none".to_owned(), |digest| digest.to_string());
                 let reason = format!("the SHA-256 of its chunks is {found}, and {} was recorded", self.name);
                 tracing::error!(layer = %self.name, reason, "layer corrupt");
-                self.send(&FromWorker::Failed { reason }, None);
+                self.fail(reason);
             }
             Err(error) => tracing::error!(layer = %self.name, "cannot check the complete file: {error}"),
         }
@@ -178,10 +184,36 @@ impl Served {
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
+    /// Has another agent told of what comes, and of what an earlier one may not have heard.
+    pub fn set_agent(&self, agent: &Arc<Channel>) {
+        *self.agent.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(agent);
+        let failed = self.state.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(reason) = failed {
+            self.send(&FromWorker::Failed { reason }, None);
+        }
+        // Whoever waits says so again.
+        self.state.waiting.store(false, Ordering::Relaxed);
+        self.send_complete();
+    }
+
+    /// Notes that a reader gets an error, or would get other bytes than the layer's.
+    pub fn fail(&self, reason: String) {
+        *self.state.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.clone());
+        self.send(&FromWorker::Failed { reason }, None);
+    }
+
+    fn send_complete(&self) {
+        let complete = self.state.complete.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = &*complete {
+            self.send(&FromWorker::Complete, Some(file));
+        }
+    }
+
     /// Sends a message to the agent; an agent that has ended gets none.
-    fn send(&self, message: &FromWorker, file: Option<&std::fs::File>) {
+    fn send(&self, message: &FromWorker, file: Option<&File>) {
         let descriptors: Vec<_> = file.map(|file| file.as_fd()).into_iter().collect();
-        if let Err(error) = self.agent.send(message, &descriptors) {
+        let agent = Arc::clone(&self.agent.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Err(error) = agent.send(message, &descriptors) {
             tracing::debug!(layer = %self.name, "cannot send to the agent: {error}");
         }
     }
@@ -213,7 +245,7 @@ impl Content for Served {
             };
             if Instant::now() >= deadline {
                 tracing::error!(layer = %self.name, reason, "a reader gets an error");
-                self.send(&FromWorker::Failed { reason: reason.clone() }, None);
+                self.fail(reason.clone());
                 return Err(io::Error::other(reason));
             }
             // Once for each outage.

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod device_group;
 pub mod held;
 pub mod images;
+pub mod lazy_service;
 pub mod load;
 pub mod many_images;
 pub mod memory_group;

@@ -5,6 +5,7 @@
 //! is complete, and its SHA-256 is the recorded one, the thread puts it below the loop device, and FUSE is gone. Where the worker cannot
 //! go on, the layer's whole file in the store takes that place ([`rescue`]).
 
+mod adoption;
 mod rescue;
 mod shared;
 mod supervisor;
@@ -19,13 +20,15 @@ use std::time::{Duration, Instant};
 
 use parallax_format::digest::{DiffId, Sha256};
 use parallax_lazy_file::Device;
-use parallax_lazy_file::message::{Layer, VERSION};
 use parallax_sys::loop_device::{LoopDevice, Reads};
 use parallax_sys::mount::DetachedMount;
 use parallax_sys::shared_slots::SharedSlots;
 
+use self::adoption::Orphan;
 use self::shared::Shared;
 use self::supervisor::Supervisor;
+
+pub(super) use self::adoption::ChunksEntry;
 
 /// Number of requests that the worker answers at a time.
 const SLOTS: usize = 16;
@@ -70,6 +73,8 @@ pub(super) struct Chunked {
     pub(super) verify: bool,
     /// The chunk store beside the index.
     pub(super) chunk_store: PathBuf,
+    /// The name of its mount point, which no other layer has.
+    pub(super) mount: String,
 }
 
 impl Chunked {
@@ -85,10 +90,11 @@ impl Chunked {
         let device = Device::open().map_err(failed("cannot open /dev/fuse"))?;
         let file = device.make_file(self.size).map_err(failed("cannot make a file by FUSE"))?;
         let slots = SharedSlots::new(SLOTS).map_err(failed("cannot share memory"))?;
-        let Self { diff_id, sha256, size, index, trace, whole, verify, chunk_store } = self;
-        let request = Layer { version: VERSION, sha256, size, chunk_store };
-        let shared = Arc::new(Shared::new(diff_id));
+        let Self { diff_id, sha256, size, index, trace, whole, verify, chunk_store, mount } = self;
         let socket = worker.socket.clone();
+        let entry = ChunksEntry { socket: socket.clone(), mount, sha256, size, chunk_store };
+        let request = entry.request();
+        let shared = Arc::new(Shared::new(diff_id));
         let supervisor =
             Supervisor { shared: Arc::clone(&shared), socket, request, device, slots, index, trace, whole, verify };
         let channel = supervisor.connect().map_err(|refusal| {
@@ -96,14 +102,14 @@ impl Chunked {
             refusal.reason
         })?;
         // From here on it ends with this value.
-        let supervised = Supervised(shared);
-        supervised.0.end_with(&channel);
+        let supervised = Supervised { shared, entry };
+        supervised.shared.end_with(&channel);
         let thread = thread::Builder::new().name("lazy layer".to_owned());
         thread.spawn(move || supervisor.run(channel)).map_err(failed("cannot start a thread"))?;
         // The worker has the file in its cache.
         let device = LoopDevice::attach(file.as_fd(), Reads::Direct).map_err(failed("no loop device"))?;
         let path = device.path().to_owned();
-        supervised.0.set_device(device);
+        supervised.shared.set_device(device);
         let mount = DetachedMount::squashfs(&path);
         Ok((mount.map_err(failed("the kernel does not accept it as SquashFS"))?, supervised))
     }
@@ -111,17 +117,37 @@ impl Chunked {
 
 /// The supervision of a mounted layer, which ends with this value.
 #[derive(Debug)]
-pub struct Supervised(Arc<Shared>);
+pub struct Supervised {
+    shared: Arc<Shared>,
+    entry: ChunksEntry,
+}
 
 impl Supervised {
+    /// Goes on with the supervision of a layer that an earlier agent mounted.
+    pub(super) fn adopt(diff_id: DiffId, entry: ChunksEntry, mount_point: PathBuf) -> Self {
+        let shared = Arc::new(Shared::new(diff_id));
+        let orphan = Orphan { shared: Arc::clone(&shared), entry: entry.clone(), mount_point };
+        let thread = thread::Builder::new().name("lazy layer".to_owned());
+        if let Err(error) = thread.spawn(move || orphan.run()) {
+            shared.poison();
+            tracing::error!(layer = %diff_id, "the layer of an earlier agent is not supervised: no thread: {error}");
+        }
+        Self { shared, entry }
+    }
+
+    /// Returns what a later agent needs to go on.
+    pub(super) fn entry(&self) -> ChunksEntry {
+        self.entry.clone()
+    }
+
     /// Returns `true` if a reader got an error: the kernel may remember it, so no other step gets this mount.
     pub(super) fn is_poisoned(&self) -> bool {
-        self.0.is_poisoned()
+        self.shared.is_poisoned()
     }
 }
 
 impl Drop for Supervised {
     fn drop(&mut self) {
-        self.0.end();
+        self.shared.end();
     }
 }

@@ -10,7 +10,7 @@ use parallax_store::read::OpenError;
 use parallax_sys::mount::{DetachedMount, take_down};
 use serde::{Deserialize, Serialize};
 
-use super::chunked::Supervised;
+use super::chunked::{ChunksEntry, Supervised};
 use super::digest::DigestError;
 
 /// An error of mounting a layer.
@@ -88,6 +88,9 @@ pub struct LayerEntry {
     pub file: FileKey,
     /// The mount point.
     pub mount_point: PathBuf,
+    /// Present for a layer in chunks. An agent that does not know it leaves the layer without supervision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunks: Option<ChunksEntry>,
 }
 
 impl MountedLayer {
@@ -119,7 +122,8 @@ impl MountedLayer {
     /// Returns the layer's record for the journal.
     #[must_use]
     pub fn entry(&self) -> LayerEntry {
-        LayerEntry { diff_id: self.diff_id, file: self.key, mount_point: self.mount_point.clone() }
+        let chunks = if let Form::Chunks(supervised) = &self.form { Some(supervised.entry()) } else { None };
+        LayerEntry { diff_id: self.diff_id, file: self.key, mount_point: self.mount_point.clone(), chunks }
     }
 }
 

@@ -25,7 +25,7 @@ use parallax_store::read::{OpenError, StoreKey, TrustedStore};
 use parallax_sys::credentials::{Credentials, reopen};
 use parallax_sys::loop_device::Reads;
 
-use super::chunked::{Chunked, Worker};
+use super::chunked::{Chunked, Supervised, Worker};
 use super::digest::Checker;
 use super::idle::IdleCache;
 use super::mounted::{FileKey, Form, LayerEntry, LayerError, MountedLayer};
@@ -196,7 +196,10 @@ impl LayerTable {
         }
         let access = index.try_clone().map_err(|error| error.to_string())?;
         let by_root = |file: File| reopen(file.as_fd()).unwrap_or(file);
+        let not_attached = |error: io::Error| format!("cannot attach the mount: {error}");
+        let mount_point = self.mount_point(&layer.diff_id).map_err(not_attached)?;
         let chunked = Chunked {
+            mount: mount_point.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             diff_id: layer.diff_id,
             sha256,
             size: layer.squashfs_size,
@@ -206,15 +209,10 @@ impl LayerTable {
             verify: self.checker.is_on(),
             chunk_store: store.path().join(CHUNK_STORE),
         };
-        let (mount, supervised) = chunked.mount(&worker)?;
-        let place_it = || -> io::Result<Arc<MountedLayer>> {
-            let mount_point = self.mount_point(&layer.diff_id)?;
-            let form = Form::Chunks(supervised);
-            let mounted = MountedLayer { key, diff_id: layer.diff_id, mount_point, file: Some(access), form };
-            mount.attach_at(&mounted.mount_point)?;
-            Ok(Arc::new(mounted))
-        };
-        let mounted = place_it().map_err(|error| format!("cannot attach the mount: {error}"))?;
+        let (mount, supervised) = chunked.mount(&worker).inspect_err(|_| drop(fs::remove_dir(&mount_point)))?;
+        let form = Form::Chunks(supervised);
+        let mounted = Arc::new(MountedLayer { key, diff_id: layer.diff_id, mount_point, file: Some(access), form });
+        mount.attach_at(&mounted.mount_point).map_err(not_attached)?;
         *place = Arc::downgrade(&mounted);
         Ok(Some(mounted))
     }
@@ -264,8 +262,12 @@ impl LayerTable {
         let slot = self.slot(entry.file);
         let mut place = slot.lock().unwrap_or_else(PoisonError::into_inner);
         place.upgrade().unwrap_or_else(|| {
-            let LayerEntry { diff_id, file, mount_point } = entry;
-            let mounted = Arc::new(MountedLayer { key: file, diff_id, mount_point, file: None, form: Form::File });
+            let LayerEntry { diff_id, file, mount_point, chunks } = entry;
+            let form = match chunks {
+                Some(chunks) => Form::Chunks(Supervised::adopt(diff_id, chunks, mount_point.clone())),
+                None => Form::File,
+            };
+            let mounted = Arc::new(MountedLayer { key: file, diff_id, mount_point, file: None, form });
             *place = Arc::downgrade(&mounted);
             mounted
         })

@@ -25,16 +25,18 @@ pub const VERSION: u32 = 2;
 /// Maximum size of a message in bytes.
 const MAX_MESSAGE: usize = 32 << 10;
 /// Maximum number of descriptors beside a message.
-const MAX_DESCRIPTORS: usize = 4;
+const MAX_DESCRIPTORS: usize = 5;
 /// Timeout of sending.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A message of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToWorker {
-    /// Asks to serve a layer; first message of a connection. The descriptors are the device, the slots, the index of chunks and, if
-    /// there is one, their trace.
+    /// Asks to serve a layer; first message of a connection. The descriptors are the device, the slots, the index of chunks, and, as
+    /// the layer says, their trace and the layer's whole file.
     Serve(Layer),
+    /// Asks to go on with a layer that an earlier agent had served; first message of a connection.
+    Adopt(Adoption),
     /// Asks for [`FromWorker::Alive`].
     Ping,
 }
@@ -44,12 +46,27 @@ pub enum ToWorker {
 pub struct Layer {
     /// [`VERSION`] of the sender.
     pub version: u32,
+    /// The name of its mount, by which it can be adopted.
+    pub mount: String,
     /// SHA-256 of the layer's file.
     pub sha256: Sha256,
     /// Its size in bytes.
     pub size: u64,
     /// The chunk store beside the index.
     pub chunk_store: PathBuf,
+    /// Whether a trace comes with it.
+    pub has_trace: bool,
+    /// Whether the whole file comes with it, which the worker keeps for a later agent.
+    pub has_whole: bool,
+}
+
+/// A layer that is to be adopted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adoption {
+    /// [`VERSION`] of the sender.
+    pub version: u32,
+    /// The name of its mount.
+    pub mount: String,
 }
 
 /// A message of `parallax-lazy`.
@@ -57,6 +74,8 @@ pub struct Layer {
 pub enum FromWorker {
     /// The layer is served.
     Serving,
+    /// The layer is adopted. The descriptors are the device, the slots, the index of chunks and, if it came with the layer, the whole file.
+    Adopted,
     /// The layer is not served.
     Refused {
         /// The reason, a part of a sentence.
@@ -127,7 +146,7 @@ impl Channel {
         Ok(Self(socket))
     }
 
-    /// Sends a message, with at most four descriptors.
+    /// Sends a message, with at most five descriptors.
     ///
     /// # Errors
     /// Those of `sendmsg(2)`.
@@ -222,7 +241,15 @@ mod tests {
         file.write_all(b"content").unwrap();
         file.rewind().unwrap();
         let sha256 = Sha256::from([7; 32]);
-        let layer = Layer { version: VERSION, sha256, size: 7, chunk_store: "/store/default.castr".into() };
+        let layer = Layer {
+            version: VERSION,
+            mount: "abc.1".to_owned(),
+            sha256,
+            size: 7,
+            chunk_store: "/store/default.castr".into(),
+            has_trace: false,
+            has_whole: false,
+        };
         agent.send(&ToWorker::Serve(layer.clone()), &[file.as_fd(), file.as_fd(), file.as_fd()]).unwrap();
         agent.send(&ToWorker::Ping, &[]).unwrap();
         let (message, descriptors) = worker.receive::<ToWorker>(None).unwrap();

@@ -92,6 +92,19 @@ impl LoopDevice {
         Err(io::Error::from_raw_os_error(libc::EBUSY))
     }
 
+    /// Opens a device that is in use, by its name (`loopN`).
+    ///
+    /// # Errors
+    /// Those of `open(2)`; `InvalidInput` for another name.
+    pub fn open(name: &str) -> io::Result<Self> {
+        if name.strip_prefix("loop").is_none_or(|number| number.parse::<u32>().is_err()) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let path = format!("/dev/{name}");
+        let device = OpenOptions::new().read(true).open(&path).map_err(limits::of_files)?;
+        Ok(Self { device, path })
+    }
+
     /// Replaces the file below the device by another one with the same size and content, under whatever is mounted. Waits for the reads in
     /// progress.
     ///

@@ -54,7 +54,7 @@ fn fixture(chunks: u8) -> Fixture {
     let source = Slow { asked: asked_sender, may_answer: Mutex::new(may_answer) };
     let sources = Sources::new(vec![Arc::new(source)]);
     let (agent, _) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-    let agent = Arc::new(Channel::accepted(agent).unwrap());
+    let agent = Mutex::new(Arc::new(Channel::accepted(agent).unwrap()));
     let served = Arc::new_cyclic(|me| Served {
         me: Weak::clone(me),
         name: Sha256::from([1; 32]),

@@ -1,12 +1,17 @@
 //! Steps whose image arrives as it is read: chunks, fetched by `parallax-lazy` without privileges.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdout, Stdio};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use integration_tests::cluster::{Cluster, PATIENCE};
 use integration_tests::held::HeldStep;
+use integration_tests::lazy_service::LazyService;
+use integration_tests::processes;
+use parallax_chunks::Index;
+use parallax_format::layout::{CHUNK_INDEX, CHUNK_STORE, LAYERS};
 use serde_json::Value;
 
 use super::backend::with_config;
@@ -14,74 +19,11 @@ use super::backend::with_config;
 tests! { cluster:
     a_step_reads_an_image_of_chunks_and_keeps_it_when_the_worker_is_killed,
     a_node_without_a_worker_uses_whole_files_and_says_why,
+    another_agent_goes_on_with_the_layers_of_one_that_was_killed,
 }
 
 const NODE: &str = "n1";
-const CONFIG: &str =
-    "stores = [\"/shared/lazy\"]\n[lazy]\nenabled = true\nsocket = \"/run/lazy/socket\"\ncache = \"/run/lazy/cache\"\n";
-
-/// What systemd does for the worker: it keeps the socket, and starts another worker when one ends.
-const SERVICE: &str = r#"
-import os, socket, subprocess, sys
-os.mkdir("/run/lazy", 0o755)
-os.mkdir("/run/lazy/cache", 0o700)
-os.chown("/run/lazy/cache", 65534, 65534)
-listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-listener.bind("/run/lazy/socket")
-listener.listen(16)
-script = 'exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
-command = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs", "--bounding-set=-all"]
-def start():
-    with open("/run/lazy/log", "ab") as log:
-        return subprocess.Popen(["sh", "-c", script, "worker", *command, "/usr/sbin/parallax-lazy"], stdin=listener, stderr=log)
-worker = start()
-print("started", flush=True)
-for line in sys.stdin:
-    worker.kill()
-    worker.wait()
-    worker = start()
-    print("restarted", flush=True)
-worker.kill()
-worker.wait()
-subprocess.run(["rm", "-r", "/run/lazy"], check=True)
-"#;
-
-/// The worker of a node. It ends with this value.
-struct Service {
-    child: Child,
-    output: BufReader<ChildStdout>,
-}
-
-impl Service {
-    fn start(cluster: &Cluster) -> anyhow::Result<Self> {
-        let mut command = cluster.command(NODE, "root", &["python3", "-c", SERVICE]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let output = BufReader::new(child.stdout.take().context("no output")?);
-        let mut service = Self { child, output };
-        service.expect("started")?;
-        Ok(service)
-    }
-
-    fn expect(&mut self, expected: &str) -> anyhow::Result<()> {
-        let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        ensure!(line.trim() == expected, "the worker's service said {line:?}");
-        Ok(())
-    }
-
-    /// Kills the worker and starts another one.
-    fn kill(&mut self) -> anyhow::Result<()> {
-        self.child.stdin.as_mut().context("no input")?.write_all(b"kill\n")?;
-        self.expect("restarted")
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
-    }
-}
+const CONFIG: &str = "stores = [\"/shared/lazy\"]\n[lazy]\nenabled = true\nsocket = \"/run/lazy/socket\"\ncache = \"/run/lazy/cache\"\ntimeout = 600\n";
 
 /// Runs `body` while the node's agent reads the image `python` in chunks. There are no whole files unless `whole`.
 fn with_chunks(cluster: &Cluster, whole: bool, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
@@ -104,6 +46,19 @@ fn reason(cluster: &Cluster) -> anyhow::Result<String> {
     Ok(reason.with_context(|| format!("no reason in {status}"))?.to_owned())
 }
 
+/// Waits until a log has a text, in what was written after `from` bytes.
+fn wait_for_text(path: &Path, from: usize, text: &str) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let log = String::from_utf8_lossy(&fs::read(path)?).into_owned();
+        if log.get(from..).is_some_and(|log| log.contains(text)) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "no {text:?} in {}: {log}", path.display());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// The files below the loop devices of the node's layers.
 fn backing_files(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
     let text = "for device in $(awk '$0 ~ \" - squashfs \" && $5 ~ \"/run/parallax/layers/\" { print $3 }' /proc/1/mountinfo | sort -u); do
@@ -111,11 +66,71 @@ fn backing_files(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
     Ok(cluster.shell(NODE, text)?.lines().map(str::to_owned).collect())
 }
 
+/// Waits until all layers are plain files of the cache. Nothing tells of it.
+fn wait_until_complete(cluster: &Cluster) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let files = backing_files(cluster)?;
+        if files.len() == 5 && files.iter().all(|file| file.contains("/cache/")) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{files:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Takes a chunk from the middle of the largest layer away. Returns its path, and where it is.
+fn take_a_chunk(cluster: &Cluster) -> anyhow::Result<[PathBuf; 2]> {
+    let store = cluster.shared().join("lazy");
+    let mut indexes = Vec::new();
+    for entry in fs::read_dir(store.join(LAYERS))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == CHUNK_INDEX) {
+            indexes.push(Index::parse(&fs::read(path)?)?);
+        }
+    }
+    let largest = indexes.iter().max_by_key(|index| index.size()).context("no index")?;
+    let middle = largest.parts().nth(largest.parts().len() / 2).context("no chunk")?;
+    let path = store.join(CHUNK_STORE).join(middle.id.path());
+    let aside = path.with_extension("aside");
+    fs::rename(&path, &aside)?;
+    Ok([path, aside])
+}
+
+/// The descriptors of an agent end with it; those of a layer come back from the worker.
+fn another_agent_goes_on_with_the_layers_of_one_that_was_killed(cluster: &Cluster) -> anyhow::Result<()> {
+    let expected =
+        cluster.srun("u1", &["-w", "n2", "--parallax-image=python", "sh", "-c", READ_ALL])?.success()?.stdout;
+    with_chunks(cluster, false, || {
+        let [chunk, aside] = take_a_chunk(cluster)?;
+        let mut service = LazyService::start(cluster, NODE)?;
+        let step = HeldStep::start(cluster, "u1", &["-w", NODE, "--parallax-image=python"], 1, "echo begun")?;
+        let mut read =
+            cluster.command("ctl", "u1", &["srun", "-w", NODE, "--parallax-image=python", "sh", "-c", READ_ALL]);
+        let reading = read.stdout(Stdio::piped()).spawn()?;
+        wait_for_text(&cluster.path_on(NODE, "/run/lazy/log")?, 0, "readers wait")?;
+        let agent = cluster.state().join(format!("log/{NODE}-agent.log"));
+        let from = fs::read(&agent)?.len();
+        processes::kill(cluster, NODE, "parallax-agent")?;
+        cluster.service(NODE, "start", "agent")?;
+        // Only the new agent has the descriptors that the next worker needs, and exchanges the file.
+        wait_for_text(&agent, from, "layer adopted from an earlier agent")?;
+        service.kill()?;
+        wait_for_text(&agent, from, "layer served by another worker")?;
+        fs::rename(aside, chunk)?;
+        let read = reading.wait_with_output()?;
+        ensure!(read.status.success(), "{read:?}");
+        ensure!(String::from_utf8_lossy(&read.stdout) == expected, "{read:?}, not {expected:?}");
+        wait_until_complete(cluster)?;
+        step.finish()
+    })
+}
+
 fn a_step_reads_an_image_of_chunks_and_keeps_it_when_the_worker_is_killed(cluster: &Cluster) -> anyhow::Result<()> {
     let expected =
         cluster.srun("u1", &["-w", "n2", "--parallax-image=python", "sh", "-c", READ_ALL])?.success()?.stdout;
     with_chunks(cluster, false, || {
-        let mut service = Service::start(cluster)?;
+        let mut service = LazyService::start(cluster, NODE)?;
         let step = HeldStep::start(cluster, "u1", &["-w", NODE, "--parallax-image=python"], 1, "echo begun")?;
         let reason = reason(cluster)?;
         ensure!(reason.ends_with("; 5 of 5 layers by chunks"), "{reason}");
@@ -128,16 +143,7 @@ fn a_step_reads_an_image_of_chunks_and_keeps_it_when_the_worker_is_killed(cluste
         let read = reading.wait_with_output()?;
         ensure!(read.status.success(), "{read:?}");
         ensure!(String::from_utf8_lossy(&read.stdout) == expected, "{read:?}, not {expected:?}");
-        // In the end all is a plain file. Nothing tells of it.
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let files = backing_files(cluster)?;
-            if files.len() == 5 && files.iter().all(|file| file.contains("/cache/")) {
-                break;
-            }
-            ensure!(Instant::now() < deadline, "{files:?}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        wait_until_complete(cluster)?;
         step.finish()
     })
 }

@@ -75,10 +75,11 @@ impl Supervisor {
         let failed = |error: &dyn fmt::Display, is_silence| {
             Err(Refusal { reason: format!("parallax-lazy does not serve the layer: {error}"), is_silence })
         };
-        let trace = self.trace.as_ref().map(|trace| trace.as_fd());
-        let descriptors: Vec<_> =
-            [self.device.as_fd(), self.slots.as_fd(), self.index.as_fd()].into_iter().chain(trace).collect();
-        if let Err(error) = channel.send(&ToWorker::Serve(self.request.clone()), &descriptors) {
+        let [trace, whole] = [&self.trace, &self.whole].map(|file| file.as_ref().map(|file| file.as_fd()));
+        let request = Layer { has_trace: trace.is_some(), has_whole: whole.is_some(), ..self.request.clone() };
+        let needed = [self.device.as_fd(), self.slots.as_fd(), self.index.as_fd()];
+        let descriptors: Vec<_> = needed.into_iter().chain(trace).chain(whole).collect();
+        if let Err(error) = channel.send(&ToWorker::Serve(request), &descriptors) {
             return failed(&error, false);
         }
         match channel.receive(Some(SERVE_TIMEOUT)) {
@@ -142,7 +143,7 @@ impl Supervisor {
                     self.poison(&reason);
                     stuck(reason)
                 }
-                Ok((FromWorker::Alive | FromWorker::Serving | FromWorker::Refused { .. }, _)) => {
+                Ok((FromWorker::Alive | FromWorker::Serving | FromWorker::Adopted | FromWorker::Refused { .. }, _)) => {
                     asked = None;
                     None
                 }

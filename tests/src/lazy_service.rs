@@ -1,0 +1,79 @@
+//! `parallax-lazy` on a node of the cluster, without systemd.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdout, Stdio};
+
+use anyhow::{Context as _, ensure};
+
+use crate::cluster::Cluster;
+
+/// What systemd does for the worker: it keeps the socket, and starts another worker when one ends.
+const SERVICE: &str = r#"
+import os, socket, subprocess, sys
+os.mkdir("/run/lazy", 0o755)
+os.mkdir("/run/lazy/cache", 0o700)
+os.chown("/run/lazy/cache", 65534, 65534)
+listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+listener.bind("/run/lazy/socket")
+listener.listen(16)
+script = 'exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
+command = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs", "--bounding-set=-all"]
+def start():
+    with open("/run/lazy/log", "ab") as log:
+        return subprocess.Popen(["sh", "-c", script, "worker", *command, "/usr/sbin/parallax-lazy"], stdin=listener, stderr=log)
+worker = start()
+print("started", flush=True)
+for line in sys.stdin:
+    worker.kill()
+    worker.wait()
+    worker = start()
+    print("restarted", flush=True)
+worker.kill()
+worker.wait()
+subprocess.run(["rm", "-r", "/run/lazy"], check=True)
+"#;
+
+/// `parallax-lazy` of a node. It ends with this value, and its cache is removed.
+#[derive(Debug)]
+pub struct LazyService {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl LazyService {
+    /// Starts it, with the socket `/run/lazy/socket` and the cache `/run/lazy/cache`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(cluster: &Cluster, node: &str) -> anyhow::Result<Self> {
+        let mut command = cluster.command(node, "root", &["python3", "-c", SERVICE]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let output = BufReader::new(child.stdout.take().context("no output")?);
+        let mut service = Self { child, output };
+        service.expect("started")?;
+        Ok(service)
+    }
+
+    fn expect(&mut self, expected: &str) -> anyhow::Result<()> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        ensure!(line.trim() == expected, "the worker's service said {line:?}");
+        Ok(())
+    }
+
+    /// Kills the worker and starts another one.
+    ///
+    /// # Errors
+    /// What the service said.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.stdin.as_mut().context("no input")?.write_all(b"kill\n")?;
+        self.expect("restarted")
+    }
+}
+
+impl Drop for LazyService {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
