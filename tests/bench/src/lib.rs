@@ -16,6 +16,7 @@ mod report;
 mod rows;
 mod sampler;
 mod session;
+mod slow_server;
 mod statistics;
 
 use std::fs;

@@ -7,6 +7,7 @@ mod container_start_fuse;
 mod container_start_keep_id;
 mod extra_task;
 mod image_scaling;
+mod lazy;
 mod migrate;
 mod migrate_rss;
 mod mount_processes;
@@ -50,4 +51,5 @@ pub(crate) const ROWS: &[Row] = &[
     compression::ROW,
     agent_lease::ROW,
     image_scaling::ROW,
+    lazy::ROW,
 ];

@@ -15,7 +15,7 @@ use nix::sys::time::TimeValLike as _;
 use parallax_sys::process::Process;
 use serde::{Deserialize, Serialize};
 
-use super::{bare_container, leases, memory, overlays};
+use super::{bare_container, leases, memory, overlays, slow_server};
 
 /// What to run, and how often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +123,8 @@ pub(crate) fn run(order: &[String]) -> anyhow::Result<()> {
             println!("{}", serde_json::to_string(&memory::of(command)?)?);
             Ok(())
         }
+        [verb, directory, latency, rate] if verb == "serve" => slow_server::serve(directory, latency, rate),
+        [verb, urls @ ..] if verb == "fetch" => slow_server::fetch(urls),
         [verb, pid_file] if verb == "end" => end(Path::new(pid_file)),
         _ => bail!("there is no such order: {order:?}"),
     }

@@ -98,7 +98,7 @@ impl Session {
     /// It can't be made, or does not use the kernel's overlay.
     pub(crate) fn local(&self) -> anyhow::Result<&LocalPodman> {
         if self.local.get().is_none() {
-            let _ = self.local.set(LocalPodman::new(&self.cluster, &self.on_node(), Source::Pulled)?);
+            let _ = self.local.set(LocalPodman::new(&self.cluster, &self.program(), Source::Pulled)?);
         }
         self.local.get().context("there is no local Podman")
     }
@@ -112,16 +112,16 @@ impl Session {
         program: &str,
         work: impl FnOnce(&LocalPodman) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        let podman = LocalPodman::new(&self.cluster, &self.on_node(), Source::MountProgram(program))?;
+        let podman = LocalPodman::new(&self.cluster, &self.program(), Source::MountProgram(program))?;
         let done = work(&podman);
-        podman.remove(&self.cluster, &self.on_node());
+        podman.remove(&self.cluster, &self.program());
         done
     }
 
     /// The mount program to compare with, as the node sees it.
     #[must_use]
     pub(crate) fn peer(&self) -> Option<String> {
-        self.peer.then(|| Path::new(&self.on_node()).with_file_name(PEER).display().to_string())
+        self.peer.then(|| Path::new(&self.program()).with_file_name(PEER).display().to_string())
     }
 
     /// Compares overlays on the node, in the user namespace of a Podman.
@@ -132,7 +132,7 @@ impl Session {
         (plan.warm_ups, plan.rounds) = if self.quick { (1, plan.rounds.min(3)) } else { (4, plan.rounds) };
         let plan = serde_json::to_string(&plan)?;
         let variables = podman.environment().map(|(name, value)| format!("{name}={value}"));
-        let program = self.on_node();
+        let program = self.program();
         let mut command = vec!["env"];
         command.extend(variables.iter().map(String::as_str));
         command.extend(["podman", "unshare", &program, "on-node", "overlays", &plan]);
@@ -181,7 +181,7 @@ impl Session {
         let [script, output] = ["bench.sh", "bench.out"].map(|name| home.join(name));
         fs::write(
             &script,
-            format!("#!/bin/sh\nexec {} on-node sample '{}'\n", self.on_node(), plan.replace('\'', "'\\''")),
+            format!("#!/bin/sh\nexec {} on-node sample '{}'\n", self.program(), plan.replace('\'', "'\\''")),
         )?;
         let submit = ["sbatch", "--wait", "--quiet", "--nodelist", NODE, "--ntasks=8", JOB_NAME, "--output=bench.out"];
         let there = format!("--chdir=/home/{USER}");
@@ -218,8 +218,14 @@ impl Session {
     ) -> anyhow::Result<Samples> {
         let (warm_ups, rounds) = if self.quick { (0, 1) } else { (warm_ups, rounds) };
         let plan = serde_json::to_string(&Plan { commands, warm_ups, rounds })?;
-        let done = self.run("root", &[&self.on_node(), "on-node", "sample", &plan])?;
+        let done = self.run("root", &[&self.program(), "on-node", "sample", &plan])?;
         serde_json::from_str(&done.stdout).with_context(|| format!("the node answered {:?}", done.stdout))
+    }
+
+    /// Whether few samples are wanted.
+    #[must_use]
+    pub(crate) fn is_quick(&self) -> bool {
+        self.quick
     }
 
     /// A directory on the shared file system for what rows make, as a node sees it.
@@ -242,7 +248,7 @@ impl Session {
 
     fn sample(&self, user: &str, prefix: &[&str], commands: Vec<Candidate>, rounds: usize) -> anyhow::Result<Samples> {
         let plan = serde_json::to_string(&self.plan(commands, rounds))?;
-        let program = self.on_node();
+        let program = self.program();
         let mut command = prefix.to_vec();
         command.extend([program.as_str(), "on-node", "sample", &plan]);
         let done = self.run(user, &command).inspect_err(|_| self.abandon())?;
@@ -254,7 +260,7 @@ impl Session {
     /// # Errors
     /// It failed.
     pub(crate) fn peak_memory(&self, command: &str) -> anyhow::Result<Peak> {
-        let mut line = vec![self.on_node(), "on-node".to_owned(), "memory".to_owned()];
+        let mut line = vec![self.program(), "on-node".to_owned(), "memory".to_owned()];
         line.extend(command.split_whitespace().map(ToOwned::to_owned));
         let done = self.run("root", &line.iter().map(String::as_str).collect::<Vec<_>>())?;
         serde_json::from_str(&done.stdout).with_context(|| format!("the node answered {:?}", done.stdout))
@@ -270,7 +276,7 @@ impl Session {
         rounds: usize,
     ) -> anyhow::Result<T> {
         let rounds = if self.quick { rounds.min(3) } else { rounds };
-        let done = self.run("root", &[&self.on_node(), "on-node", order, &rounds.to_string()])?;
+        let done = self.run("root", &[&self.program(), "on-node", order, &rounds.to_string()])?;
         serde_json::from_str(&done.stdout).with_context(|| format!("the node answered {:?}", done.stdout))
     }
 
@@ -296,7 +302,8 @@ impl Session {
     }
 
     /// The benchmark's own program, as a node sees it.
-    fn on_node(&self) -> String {
+    #[must_use]
+    pub(crate) fn program(&self) -> String {
         let name = self.directory.path().file_name().unwrap_or_default();
         Path::new("/shared").join(name).join("bench").display().to_string()
     }
@@ -311,7 +318,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if let Some(local) = self.local.get() {
-            local.remove(&self.cluster, &self.on_node());
+            local.remove(&self.cluster, &self.program());
         }
     }
 }
