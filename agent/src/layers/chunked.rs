@@ -6,6 +6,7 @@
 //! go on, the layer's whole file in the store takes that place ([`rescue`]).
 
 mod adoption;
+mod overdue;
 mod rescue;
 mod shared;
 mod supervisor;
@@ -18,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parallax_config::Lazy;
 use parallax_format::digest::{DiffId, Sha256};
 use parallax_lazy_file::Device;
 use parallax_sys::loop_device::{LoopDevice, Reads};
@@ -40,14 +42,17 @@ const SILENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Worker {
     socket: PathBuf,
+    /// How long a read may take that nothing can answer.
+    timeout: Duration,
     /// When it last did not answer.
     silent_since: Mutex<Option<Instant>>,
 }
 
 impl Worker {
-    /// Returns the way by a socket.
-    pub(super) fn new(socket: PathBuf) -> Self {
-        Self { socket, silent_since: Mutex::default() }
+    /// Returns the configured way.
+    pub(super) fn new(config: &Lazy) -> Self {
+        let timeout = Duration::from_secs(config.timeout.into());
+        Self { socket: config.socket.clone(), timeout, silent_since: Mutex::default() }
     }
 
     fn silent_since(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -92,11 +97,22 @@ impl Chunked {
         let slots = SharedSlots::new(SLOTS).map_err(failed("cannot share memory"))?;
         let Self { diff_id, sha256, size, index, trace, whole, verify, chunk_store, mount } = self;
         let socket = worker.socket.clone();
-        let entry = ChunksEntry { socket: socket.clone(), mount, sha256, size, chunk_store };
+        let entry =
+            ChunksEntry { socket: socket.clone(), mount, sha256, size, chunk_store, timeout: worker.timeout.as_secs() };
         let request = entry.request();
         let shared = Arc::new(Shared::new(diff_id));
-        let supervisor =
-            Supervisor { shared: Arc::clone(&shared), socket, request, device, slots, index, trace, whole, verify };
+        let supervisor = Supervisor {
+            shared: Arc::clone(&shared),
+            socket,
+            request,
+            device,
+            slots,
+            index,
+            trace,
+            whole,
+            verify,
+            timeout: worker.timeout,
+        };
         let channel = supervisor.connect().map_err(|refusal| {
             *worker.silent_since() = refusal.is_silence.then(Instant::now);
             refusal.reason

@@ -92,7 +92,7 @@ impl LayerTable {
         self.checker.set(config.agent.verify);
         self.direct_reads.store(config.agent.layer_reads == LayerReads::Direct, Ordering::Relaxed);
         self.idle.set_ttl(config.agent.idle_time());
-        let worker = config.lazy.enabled.then(|| Arc::new(Worker::new(config.lazy.socket.clone())));
+        let worker = config.lazy.enabled.then(|| Arc::new(Worker::new(&config.lazy)));
         *self.worker.lock().unwrap_or_else(PoisonError::into_inner) = worker;
     }
 

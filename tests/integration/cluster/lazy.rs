@@ -6,12 +6,14 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use integration_tests::clean;
 use integration_tests::cluster::{Cluster, PATIENCE};
 use integration_tests::held::HeldStep;
 use integration_tests::lazy_service::LazyService;
 use integration_tests::processes;
 use parallax_chunks::Index;
 use parallax_format::layout::{CHUNK_INDEX, CHUNK_STORE, LAYERS};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::Value;
 
 use super::backend::with_config;
@@ -20,17 +22,30 @@ tests! { cluster:
     a_step_reads_an_image_of_chunks_and_keeps_it_when_the_worker_is_killed,
     a_node_without_a_worker_uses_whole_files_and_says_why,
     another_agent_goes_on_with_the_layers_of_one_that_was_killed,
+    a_step_that_is_cancelled_while_everything_hangs_leaves_its_node_idle,
 }
 
 const NODE: &str = "n1";
-const CONFIG: &str = "stores = [\"/shared/lazy\"]\n[lazy]\nenabled = true\nsocket = \"/run/lazy/socket\"\ncache = \"/run/lazy/cache\"\ntimeout = 600\n";
+const CONFIG: &str =
+    "stores = [\"/shared/lazy\"]\n[lazy]\nenabled = true\nsocket = \"/run/lazy/socket\"\ncache = \"/run/lazy/cache\"\n";
 
 /// Runs `body` while the node's agent reads the image `python` in chunks. There are no whole files unless `whole`.
 fn with_chunks(cluster: &Cluster, whole: bool, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    with_timeout(cluster, whole, 600, body)
+}
+
+/// As [`with_chunks`]; reads that nothing can answer fail after so many seconds.
+fn with_timeout(
+    cluster: &Cluster,
+    whole: bool,
+    timeout: u32,
+    body: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let config = format!("{CONFIG}timeout = {timeout}\n");
     let without = if whole { "" } else { "rm /shared/lazy/parallax/layers/*.squash" };
     let result = cluster
         .shell("ctl", &format!("parallax --store /shared/lazy migrate --chunked oci:/images/python\n{without}"))
-        .and_then(|_| with_config(cluster, NODE, CONFIG, body));
+        .and_then(|_| with_config(cluster, NODE, &config, body));
     cluster.shell("ctl", "rm -rf /shared/lazy")?;
     result
 }
@@ -155,4 +170,49 @@ fn a_node_without_a_worker_uses_whole_files_and_says_why(cluster: &Cluster) -> a
         ensure!(reason.contains("; whole files instead of chunks: no parallax-lazy on /run/lazy/socket: "), "{reason}");
         step.finish()
     })
+}
+
+/// Neither the chunk store nor a whole file answers, and a reader that waits for a disk cannot be killed.
+fn a_step_that_is_cancelled_while_everything_hangs_leaves_its_node_idle(cluster: &Cluster) -> anyhow::Result<()> {
+    with_timeout(cluster, false, 20, || {
+        let [chunk, _] = take_a_chunk(cluster)?;
+        mknodat(CWD, &chunk, FileType::Fifo, Mode::from_raw_mode(0o644), 0)?;
+        let _service = LazyService::start(cluster, NODE)?;
+        let mut read = cluster.command(
+            "ctl",
+            "u1",
+            &["srun", "-J", "hangs", "-w", NODE, "--parallax-image=python", "sh", "-c", READ_ALL],
+        );
+        let reading = read.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        wait_for_hung_reader(cluster)?;
+        cluster.run("ctl", "u1", &["scancel", "--name=hangs"])?.success()?;
+        let read = reading.wait_with_output()?;
+        ensure!(String::from_utf8_lossy(&read.stderr).contains("CANCELLED"), "{read:?}");
+        // The suite checks that nothing is left, and that the node is idle: neither drained nor completing.
+        clean::wait_for_steps(cluster, NODE)?;
+        let state = cluster.slurm_state(NODE)?;
+        ensure!(!state.contains("drain"), "{state}");
+        Ok(())
+    })
+}
+
+/// Waits until a process on the node waits for a disk, and for longer than reading takes.
+fn wait_for_hung_reader(cluster: &Cluster) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut since: Option<(i32, Instant)> = None;
+    loop {
+        let hung = processes::on(cluster, NODE)?.into_iter().map(|process| process.pid).find(|pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('D'))
+        });
+        since = match (hung, since) {
+            (Some(pid), Some((before, since))) if pid == before => Some((pid, since)),
+            (hung, _) => hung.map(|pid| (pid, Instant::now())),
+        };
+        if since.is_some_and(|(_, since)| since.elapsed() > Duration::from_secs(2)) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "no process hangs");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }

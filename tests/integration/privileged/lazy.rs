@@ -30,6 +30,9 @@ tests! { machine:
     what_an_earlier_start_read_is_fetched_first,
     chunks_come_from_an_http_server_that_may_fail_for_a_while,
     without_any_source_reading_fails_and_the_mount_is_not_used_again,
+    a_chunk_store_that_hangs_is_replaced_by_the_whole_file,
+    without_a_whole_file_reads_that_hang_fail_in_time,
+    a_cache_that_is_full_is_replaced_by_the_whole_file,
     without_a_worker_the_whole_file_is_used,
     a_worker_that_does_not_answer_is_not_asked_again_soon,
 }
@@ -74,7 +77,7 @@ fn is_chunked(layer: &MountedLayer) -> bool {
 }
 
 fn a_layer_is_read_while_it_comes_and_is_a_plain_file_in_the_end() -> anyhow::Result<()> {
-    let fixture = Fixture::new(30)?;
+    let fixture = Fixture::new(600)?;
     fs::remove_file(fixture.whole())?;
     let middle = fixture.ids[fixture.ids.len() / 2];
     let chunk = fixture.hold_back(&middle)?;
@@ -100,7 +103,7 @@ fn a_layer_is_read_while_it_comes_and_is_a_plain_file_in_the_end() -> anyhow::Re
 }
 
 fn a_worker_that_is_killed_fails_no_read() -> anyhow::Result<()> {
-    let fixture = Fixture::new(30)?;
+    let fixture = Fixture::new(600)?;
     fs::remove_file(fixture.whole())?;
     let middle = fixture.ids[fixture.ids.len() / 2];
     let chunk = fixture.hold_back(&middle)?;
@@ -141,7 +144,7 @@ fn a_worker_that_hangs_is_replaced_by_the_whole_file() -> anyhow::Result<()> {
 }
 
 fn a_chunk_that_comes_late_is_waited_for() -> anyhow::Result<()> {
-    let fixture = Fixture::new(60)?;
+    let fixture = Fixture::new(600)?;
     fs::remove_file(fixture.whole())?;
     let middle = fixture.ids[fixture.ids.len() / 2];
     let chunk = fixture.hold_back(&middle)?;
@@ -160,7 +163,7 @@ fn a_chunk_that_comes_late_is_waited_for() -> anyhow::Result<()> {
 }
 
 fn what_an_earlier_start_read_is_fetched_first() -> anyhow::Result<()> {
-    let fixture = Fixture::new(60)?;
+    let fixture = Fixture::new(600)?;
     fs::remove_file(fixture.whole())?;
     let trace = fixture.path("store").join(fixture.layer.chunk_trace_path());
     fs::write(&trace, "something else")?;
@@ -248,6 +251,57 @@ fn without_any_source_reading_fails_and_the_mount_is_not_used_again() -> anyhow:
         thread::sleep(Duration::from_millis(10));
     };
     read_all(&other)
+}
+
+fn a_chunk_store_that_hangs_is_replaced_by_the_whole_file() -> anyhow::Result<()> {
+    let fixture = Fixture::new(2)?;
+    // Nobody opens the other end, as when a file server does not answer.
+    fixture.hold_back(&fixture.ids[fixture.ids.len() / 2])?;
+    let _worker = fixture.worker()?;
+    let layer = fixture.mount()?;
+    ensure!(is_chunked(&layer), "{:?}", layer.form());
+    let readers: Vec<_> = (0..4).map(|_| read_in_background(&layer)).collect();
+    for reader in readers {
+        reader.recv_timeout(PATIENCE)??;
+    }
+    wait_for_file(&layer, &fixture.whole())?;
+    read_all(&layer)
+}
+
+/// Whether the chunk store hangs, or the worker.
+fn without_a_whole_file_reads_that_hang_fail_in_time() -> anyhow::Result<()> {
+    for worker_hangs in [false, true] {
+        let fixture = Fixture::new(2)?;
+        fs::remove_file(fixture.whole())?;
+        let middle = fixture.ids[fixture.ids.len() / 2];
+        let chunk = fixture.hold_back(&middle)?;
+        let worker = fixture.worker()?;
+        let layer = fixture.mount()?;
+        if worker_hangs {
+            worker.signal(Signal::SIGSTOP)?;
+        }
+        let readers: Vec<_> = (0..4).map(|_| read_in_background(&layer)).collect();
+        for reader in readers {
+            let error = reader.recv_timeout(PATIENCE)?.err().context("read without the chunk")?;
+            ensure!(format!("{error:#}").contains("Input/output error"), "{error:#}");
+        }
+        worker.signal(Signal::SIGCONT)?;
+        drop(fixture.give(&middle, &chunk)?);
+        let other = fixture.mount()?;
+        ensure!(!Arc::ptr_eq(&layer, &other), "the mount is used again");
+        read_all(&other)?;
+    }
+    Ok(())
+}
+
+fn a_cache_that_is_full_is_replaced_by_the_whole_file() -> anyhow::Result<()> {
+    let fixture = Fixture::with("cache_size = 1\n")?;
+    let _worker = fixture.worker()?;
+    let layer = fixture.mount()?;
+    ensure!(is_chunked(&layer), "{:?}", layer.form());
+    read_all(&layer)?;
+    wait_for_file(&layer, &fixture.whole())?;
+    read_all(&layer)
 }
 
 fn without_a_worker_the_whole_file_is_used() -> anyhow::Result<()> {

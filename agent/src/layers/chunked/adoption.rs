@@ -38,12 +38,14 @@ pub struct ChunksEntry {
     pub(super) size: u64,
     /// The chunk store beside the index.
     pub(super) chunk_store: PathBuf,
+    /// How long a read may take that nothing can answer, in seconds.
+    pub(super) timeout: u64,
 }
 
 impl ChunksEntry {
     /// Returns the request to serve the layer.
     pub(super) fn request(&self) -> Layer {
-        let Self { socket: _, mount, sha256, size, chunk_store } = self.clone();
+        let Self { mount, sha256, size, chunk_store, .. } = self.clone();
         Layer { version: VERSION, mount, sha256, size, chunk_store, has_trace: false, has_whole: false }
     }
 }
@@ -123,6 +125,7 @@ impl Orphan {
             whole: descriptors.next().map(File::from),
             // It came from a process without privileges.
             verify: true,
+            timeout: Duration::from_secs(entry.timeout),
         };
         Ok((supervisor, Arc::new(channel)))
     }

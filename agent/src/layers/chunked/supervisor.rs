@@ -15,13 +15,12 @@ use parallax_lazy_file::message::{Channel, ChannelError, FromWorker, Layer, ToWo
 use parallax_sys::shared_slots::SharedSlots;
 use rustix::fs::Advice;
 
+use super::overdue::{GRACE, HANG_TIMEOUT, READ_TIMEOUT, Watch, fail_all};
 use super::shared::Shared;
 use crate::layers::digest::sha256;
 
 /// Interval of the questions whether the worker works.
 const PING_INTERVAL: Duration = Duration::from_millis(500);
-/// A worker that has not answered for so long hangs.
-const HANG_TIMEOUT: Duration = Duration::from_secs(2);
 /// Timeout of the answer to a request to serve, for which the worker fetches the layer's first chunk.
 const SERVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long another worker is waited for, if the store does not have the layer's whole file.
@@ -41,6 +40,8 @@ pub(super) struct Supervisor {
     pub(super) trace: Option<File>,
     pub(super) whole: Option<File>,
     pub(super) verify: bool,
+    /// How long a read may take that nothing can answer.
+    pub(super) timeout: Duration,
 }
 
 /// Why a layer is not served.
@@ -128,7 +129,7 @@ impl Supervisor {
             tracing::warn!(%layer, reason, "readers of the layer wait");
             self.whole.as_ref().map(|_| Outcome::Stuck(reason))
         };
-        let mut asked: Option<Instant> = None;
+        let mut watch = Watch::new(&self.slots);
         loop {
             let outcome = match channel.receive(Some(PING_INTERVAL)) {
                 Ok((FromWorker::Complete, file)) => match self.exchange(file) {
@@ -144,28 +145,48 @@ impl Supervisor {
                     stuck(reason)
                 }
                 Ok((FromWorker::Alive | FromWorker::Serving | FromWorker::Adopted | FromWorker::Refused { .. }, _)) => {
-                    asked = None;
+                    watch.answered();
                     None
                 }
-                Err(ChannelError::Timeout) => match asked {
-                    Some(since) if since.elapsed() >= HANG_TIMEOUT => {
-                        // Once, if there is nothing to be done.
-                        asked = Some(Instant::now() + RECONNECT_TIMEOUT);
-                        stuck(format!("parallax-lazy has not answered for {HANG_TIMEOUT:?}"))
-                    }
-                    Some(_) => None,
-                    None => {
-                        asked = channel.send(&ToWorker::Ping, &[]).is_ok().then(Instant::now);
-                        None
-                    }
-                },
+                Err(ChannelError::Timeout) => {
+                    watch.ask(channel);
+                    None
+                }
                 Err(_) if self.shared.is_over() => Some(Outcome::Done),
                 Err(_) => Some(Outcome::Lost),
             };
-            if let Some(outcome) = outcome {
+            if let Some(outcome) = outcome.or_else(|| self.overdue(&mut watch).and_then(stuck)) {
                 return outcome;
             }
         }
+    }
+
+    /// Looks whether reads are answered in time. Returns the reason why the layer's whole file must take the place of its chunks, or
+    /// why readers wait. Reads whose time is over are failed, if the store does not have that file.
+    fn overdue(&self, watch: &mut Watch) -> Option<String> {
+        let (silence, waited) = (watch.silence(), watch.look(&self.slots));
+        let limit = if self.whole.is_some() { READ_TIMEOUT.min(self.timeout) } else { self.timeout + GRACE };
+        let failed = |result: io::Result<()>| {
+            if let Err(error) = result {
+                tracing::error!(layer = %self.shared.diff_id(), "cannot fail reads: {error}");
+            }
+        };
+        if waited >= limit {
+            let reason = format!("a read has not been answered for {} s", limit.as_secs());
+            if self.whole.is_some() {
+                return Some(reason);
+            }
+            self.poison(&reason);
+            failed(watch.fail(&self.device, self.request.size, limit));
+        }
+        if silence >= limit && self.whole.is_none() && !std::mem::replace(&mut watch.fails_all, true) {
+            self.poison("parallax-lazy hangs");
+            failed(fail_all(&self.device, self.request.size));
+        }
+        if silence >= HANG_TIMEOUT && !std::mem::replace(&mut watch.is_reported, true) {
+            return Some(format!("parallax-lazy has not answered for {} s", HANG_TIMEOUT.as_secs()));
+        }
+        None
     }
 
     /// Has another worker serve the layer. Without a whole file the worker's return is waited for.
