@@ -16,6 +16,10 @@ pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much later than the worker, which fails reads too, the agent fails one.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
 
+/// Which part of the time a read has after another one has failed: a process that is to end may make several in a row, which the kernel
+/// does not interrupt.
+pub(super) const FURTHER_READS: u32 = 4;
+
 /// A file that cannot be read.
 struct Nothing(u64);
 

@@ -15,7 +15,7 @@ use parallax_lazy_file::message::{Channel, ChannelError, FromWorker, Layer, ToWo
 use parallax_sys::shared_slots::SharedSlots;
 use rustix::fs::Advice;
 
-use super::overdue::{GRACE, HANG_TIMEOUT, READ_TIMEOUT, Watch, fail_all};
+use super::overdue::{FURTHER_READS, GRACE, HANG_TIMEOUT, READ_TIMEOUT, Watch, fail_all};
 use super::shared::Shared;
 use crate::layers::digest::sha256;
 
@@ -165,7 +165,13 @@ impl Supervisor {
     /// why readers wait. Reads whose time is over are failed, if the store does not have that file.
     fn overdue(&self, watch: &mut Watch) -> Option<String> {
         let (silence, waited) = (watch.silence(), watch.look(&self.slots));
-        let limit = if self.whole.is_some() { READ_TIMEOUT.min(self.timeout) } else { self.timeout + GRACE };
+        let limit = if self.whole.is_some() {
+            READ_TIMEOUT.min(self.timeout)
+        } else if self.shared.is_poisoned() {
+            self.timeout / FURTHER_READS + GRACE
+        } else {
+            self.timeout + GRACE
+        };
         let failed = |result: io::Result<()>| {
             if let Err(error) = result {
                 tracing::error!(layer = %self.shared.diff_id(), "cannot fail reads: {error}");
