@@ -5,8 +5,11 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use parallax_chunks::Trace;
@@ -28,6 +31,9 @@ use crate::units;
 
 /// Podman's exit status for an error of its own.
 const PODMAN_FAILED: i32 = 125;
+
+/// How long the end of Podman's own processes is waited for.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Options of `parallax trace`.
 #[derive(Debug, clap::Args)]
@@ -170,9 +176,28 @@ impl Work {
     }
 }
 
+/// Returns the processes that have a path in an argument: conmon, and the Podman that it calls last, which writes below the path.
+fn processes_with(path: &Path) -> Vec<Process> {
+    let path = path.as_os_str().as_bytes();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let has_path = |process: &Process| {
+        let arguments = fs::read(format!("/proc/{}/cmdline", process.pid())).unwrap_or_default();
+        arguments.windows(path.len()).any(|part| part == path)
+    };
+    numbers.filter_map(|number| Process::open(number).ok()).filter(has_path).collect()
+}
+
 impl Drop for Work {
     fn drop(&mut self) {
         let path = self.0.path();
+        let deadline = Instant::now() + CLEANUP_TIMEOUT;
+        while let Some(process) = processes_with(path).first() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !process.wait_until_ended(left).unwrap_or(false) {
+                break;
+            }
+        }
         // Podman as root mounts this directory on itself.
         let _ = rustix::mount::unmount(path.join("graph/overlay"), rustix::mount::UnmountFlags::DETACH);
         // A container's files belong to ids that only a user namespace may remove.
