@@ -85,10 +85,13 @@ fn measure(session: &Session) -> anyhow::Result<Measured> {
     integration_tests::images::build(&[IMAGE])?;
     let images = Images::new(session)?;
     let mut figures = images.fetched()?;
-    let file = session.cluster().path_on(NODE, CONFIG)?;
-    let config = fs::read_to_string(&file)?;
+    // The image's name is looked up where steps are submitted, too.
+    let files = [session.cluster().path_on("ctl", CONFIG)?, session.cluster().path_on(NODE, CONFIG)?];
+    let [submitting, config] = [fs::read_to_string(&files[0])?, fs::read_to_string(&files[1])?];
+    fs::write(&files[0], format!("stores = [\"{}\"]\n", images.store))?;
     let measured = images.starts(&mut figures);
-    fs::write(&file, config)?;
+    fs::write(&files[0], submitting)?;
+    fs::write(&files[1], config)?;
     images.restart_agent()?;
     session.run("root", &["rm", "-rf", &images.store])?;
     let note = measured?;
@@ -149,7 +152,8 @@ impl<'a> Images<'a> {
     fn starts(&self, figures: &mut Vec<Figure>) -> anyhow::Result<String> {
         #[expect(clippy::cast_precision_loss, reason = "an image is not so large")]
         let size = self.bytes as f64 / 1e6;
-        let mut note = format!("lazy: {IMAGE}, {} layers, {size:.1} MB; {ROUNDS} rounds; 25 MB/s.", self.files.len());
+        let rounds = if self.session.is_quick() { 1 } else { ROUNDS };
+        let mut note = format!("lazy: {IMAGE}, {} layers, {size:.1} MB; rounds: {rounds}; 25 MB/s.", self.files.len());
         for (latency, lines) in STARTS {
             let server = Server::start(self, latency)?;
             let ways = [
@@ -159,7 +163,6 @@ impl<'a> Images<'a> {
                 (Way::Copy, READ_ALL),
                 (Way::Chunks(true), READ_ALL),
             ];
-            let rounds = if self.session.is_quick() { 1 } else { ROUNDS };
             let mut times = vec![Vec::new(); ways.len()];
             for _ in 0..rounds {
                 for ((way, command), times) in ways.iter().zip(&mut times) {
