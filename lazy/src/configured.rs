@@ -1,13 +1,12 @@
 //! The chunk stores of the configuration.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use parallax_config::Lazy;
 
 use crate::source::directory::DirectorySource;
 use crate::source::http::{HttpError, HttpOptions, HttpSource};
-use crate::source::{Source, Sources};
+use crate::source::{Counted, Sources};
 
 /// Returns the configured chunk stores, in their order.
 ///
@@ -15,11 +14,11 @@ use crate::source::{Source, Sources};
 /// [`HttpError`].
 pub fn sources(config: &Lazy) -> Result<Sources, HttpError> {
     let options = HttpOptions { ca_file: config.ca_file().map(Path::to_owned), ..HttpOptions::default() };
-    let source = |name: &String| -> Result<Arc<dyn Source>, HttpError> {
+    let source = |name: &String| {
         Ok(if name.starts_with('/') {
-            Arc::new(DirectorySource::new(Path::new(name)))
+            Counted::new(DirectorySource::new(Path::new(name)))
         } else {
-            Arc::new(HttpSource::new(name, &options)?)
+            Counted::new(HttpSource::new(name, &options)?)
         })
     };
     config.sources.iter().map(source).collect::<Result<_, _>>().map(Sources::new)

@@ -1,25 +1,28 @@
 //! A connection of the agent: a layer that it asks for, served for as long as its file is used.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Arc, Mutex, Weak};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
 use parallax_chunks::{Index, Trace};
 use parallax_lazy_file::Device;
 use parallax_lazy_file::message::{Channel, ChannelError, FromWorker, Layer, ToWorker, VERSION};
+use parallax_lazy_file::status::WorkerStatus;
 use parallax_sys::shared_slots::SharedSlots;
 
 use crate::ahead::Ahead;
 use crate::handover::{Handover, Handovers};
 use crate::queue::Queue;
 use crate::served::{Served, State};
-use crate::source::Sources;
 use crate::source::directory::DirectorySource;
 use crate::source::http::HttpError;
+use crate::source::{Counted, Sources};
 
 /// Timeout of the first message.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,6 +44,28 @@ pub struct Node {
     pub timeout: Duration,
     /// The layers that are served.
     pub layers: Handovers,
+    /// The chunk stores beside indexes.
+    pub beside: Mutex<BTreeMap<PathBuf, Arc<Counted>>>,
+}
+
+impl Node {
+    /// Returns the chunk store beside an index.
+    fn beside(&self, path: &Path) -> Arc<Counted> {
+        let mut known = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.entry(path.to_owned()).or_insert_with(|| Counted::new(DirectorySource::new(path)));
+        Arc::clone(found)
+    }
+
+    fn status(&self) -> WorkerStatus {
+        let beside = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
+        let configured = self.sources.iter().flat_map(Sources::status);
+        WorkerStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cache: self.queue.cache_status(),
+            layers: self.layers.status(),
+            sources: configured.chain(beside.values().map(|source| source.status())).collect(),
+        }
+    }
 }
 
 /// Serves the layer that the agent asks for on this connection. Returns when the agent closes the connection; the layer is served on until
@@ -48,7 +73,8 @@ pub struct Node {
 pub fn serve(channel: Channel, node: &Arc<Node>) {
     let channel = Arc::new(channel);
     match begin(&channel, node) {
-        Ok(name) => tracing::info!(layer = name, "layer served"),
+        Ok(Some(name)) => tracing::info!(layer = name, "layer served"),
+        Ok(None) => return,
         Err(reason) => {
             tracing::warn!(reason, "layer refused");
             let _ = channel.send(&FromWorker::Refused { reason }, &[]);
@@ -70,13 +96,14 @@ pub fn serve(channel: Channel, node: &Arc<Node>) {
     }
 }
 
-/// Receives the first message, and does what it asks for. Returns the layer's name.
-fn begin(channel: &Arc<Channel>, node: &Arc<Node>) -> Result<String, String> {
+/// Receives the first message, and does what it asks for. Returns the layer's name; `None` if that is all.
+fn begin(channel: &Arc<Channel>, node: &Arc<Node>) -> Result<Option<String>, String> {
     let (message, descriptors) =
         channel.receive(Some(FIRST_TIMEOUT)).map_err(|error| format!("no first message: {error}"))?;
     let version = match &message {
         ToWorker::Serve(layer) => layer.version,
         ToWorker::Adopt(adoption) => adoption.version,
+        ToWorker::Status { version } => *version,
         ToWorker::Ping => return Err("the first message is no request to serve".to_owned()),
     };
     if version != VERSION {
@@ -85,8 +112,12 @@ fn begin(channel: &Arc<Channel>, node: &Arc<Node>) -> Result<String, String> {
         ));
     }
     match message {
-        ToWorker::Adopt(adoption) => node.layers.adopt(&adoption.mount, channel),
-        ToWorker::Serve(layer) => serve_layer(&layer, descriptors, channel, node),
+        ToWorker::Adopt(adoption) => node.layers.adopt(&adoption.mount, channel).map(Some),
+        ToWorker::Serve(layer) => serve_layer(&layer, descriptors, channel, node).map(Some),
+        ToWorker::Status { .. } => {
+            channel.send(&FromWorker::Status(node.status()), &[]).map_err(|error| error.to_string())?;
+            Ok(None)
+        }
         ToWorker::Ping => Err("the first message is no request to serve".to_owned()),
     }
 }
@@ -125,7 +156,7 @@ fn served(layer: &Layer, index: File, channel: &Arc<Channel>, node: &Node) -> Re
         return Err(format!("the index is that of a file of {} bytes, not of {}", index.size(), layer.size));
     }
     let cached = node.queue.cache().layer(&layer.sha256, &index).map_err(|error| error.to_string())?;
-    let beside = Arc::new(DirectorySource::new(&layer.chunk_store));
+    let beside = node.beside(&layer.chunk_store);
     let sources = node.sources.as_ref().map_err(ToString::to_string)?.with(beside);
     Ok(Arc::new_cyclic(|me| Served {
         me: Weak::clone(me),

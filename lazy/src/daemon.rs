@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -56,6 +56,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         sources,
         timeout: Duration::from_secs(config.timeout.into()),
         layers: Handovers::default(),
+        beside: Mutex::default(),
     });
     tracing::info!(socket = %config.socket.display(), cache = %config.cache.display(), "ready");
     notify(&[NotifyState::Ready]);

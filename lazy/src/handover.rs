@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use parallax_lazy_file::Device;
 use parallax_lazy_file::message::{Channel, FromWorker};
+use parallax_lazy_file::status::{LayerStatus, MAX_LAYERS};
 use parallax_sys::shared_slots::SharedSlots;
 
 use crate::served::Served;
@@ -56,6 +57,12 @@ impl Handovers {
         agent.send(&FromWorker::Adopted, &descriptors).map_err(|error| error.to_string())?;
         found.served.set_agent(agent);
         Ok(found.served.name.to_string())
+    }
+
+    /// Returns the state of the layers.
+    #[must_use]
+    pub fn status(&self) -> Vec<LayerStatus> {
+        self.layers().values().take(MAX_LAYERS).map(|layer| layer.served.status()).collect()
     }
 
     fn layers(&self) -> MutexGuard<'_, HashMap<String, Arc<Handover>>> {

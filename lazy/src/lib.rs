@@ -26,4 +26,4 @@ pub use cache::bounded::{Cache, CacheError};
 pub use cache::layer::CachedLayer;
 pub use source::directory::DirectorySource;
 pub use source::http::{HttpError, HttpOptions, HttpProxy, HttpSource};
-pub use source::{FetchError, Source, SourceError, Sources};
+pub use source::{Counted, FetchError, Source, SourceError, Sources};

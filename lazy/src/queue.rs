@@ -1,9 +1,11 @@
 //! The order of fetches: a chunk is fetched once, however many wait for it, and what only completes a layer comes last.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use parallax_chunks::ChunkId;
+use parallax_lazy_file::status::CacheStatus;
 
 use crate::cache::bounded::{Cache, CacheError};
 use crate::cache::layer::CachedLayer;
@@ -37,6 +39,8 @@ pub struct Queue {
     cache: Cache,
     state: Mutex<State>,
     changed: Condvar,
+    /// Number of chunks that another layer of the cache had.
+    shared: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -51,13 +55,20 @@ impl Queue {
     /// Makes an empty queue.
     #[must_use]
     pub fn new(cache: Cache) -> Self {
-        Self { cache, state: Mutex::default(), changed: Condvar::new() }
+        Self { cache, state: Mutex::default(), changed: Condvar::new(), shared: AtomicU64::new(0) }
     }
 
     /// Returns the cache.
     #[must_use]
     pub fn cache(&self) -> &Cache {
         &self.cache
+    }
+
+    /// Returns the state of the cache.
+    #[must_use]
+    pub fn cache_status(&self) -> CacheStatus {
+        let shared_chunks = self.shared.load(Ordering::Relaxed);
+        CacheStatus { used: self.cache.bytes(), limit: self.cache.limit(), shared_chunks }
     }
 
     /// Fetches a chunk of a layer into the cache, unless it is there: from another layer of the cache, or from the sources. Waits for another
@@ -86,7 +97,10 @@ impl Queue {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         };
         let content = match self.cache.chunk(id) {
-            Some(content) => content,
+            Some(content) => {
+                self.shared.fetch_add(1, Ordering::Relaxed);
+                content
+            }
             None => {
                 let max = usize::try_from(layer.index().parameters().max()).unwrap_or(usize::MAX);
                 sources.fetch(id, layer.index().algorithm(), max)?
@@ -138,7 +152,7 @@ impl Drop for Fetch<'_> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::thread;
 
@@ -146,7 +160,7 @@ mod tests {
     use parallax_format::digest::Sha256;
 
     use super::*;
-    use crate::source::{Source, SourceError};
+    use crate::source::{Counted, Source, SourceError};
 
     /// Tells which chunk is asked for, and answers when it may.
     #[derive(Debug)]
@@ -193,7 +207,7 @@ mod tests {
         let (answer, may_answer) = channel();
         let may_answer = Mutex::new(may_answer);
         let source = Slow { chunks, asked: asked_sender, may_answer, answers: AtomicUsize::new(0) };
-        let sources = Sources::new(vec![Arc::new(source)]);
+        let sources = Sources::new(vec![Counted::new(source)]);
         Fixture { queue: Queue::new(cache), layer, sources, ids, asked, answer, _directory: directory }
     }
 

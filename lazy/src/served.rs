@@ -13,6 +13,7 @@ use parallax_chunks::{ChunkId, Trace};
 use parallax_format::digest::Sha256;
 use parallax_lazy_file::Content;
 use parallax_lazy_file::message::{Channel, FromWorker};
+use parallax_lazy_file::status::LayerStatus;
 
 use crate::ahead::{self, Ahead};
 use crate::cache::layer::CachedLayer;
@@ -182,6 +183,17 @@ impl Served {
         let is_over = self.state.is_over.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.state.over.wait_timeout_while(is_over, pause, |is_over| !*is_over);
         *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Returns what of the layer is there.
+    pub fn status(&self) -> LayerStatus {
+        LayerStatus {
+            sha256: self.name,
+            size: self.layer.index().size(),
+            there: self.layer.bytes(),
+            waits: self.state.waiting.load(Ordering::Relaxed),
+            failed: self.state.failed.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
     }
 
     /// Has another agent told of what comes, and of what an earlier one may not have heard.

@@ -5,8 +5,10 @@ pub(crate) mod http;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parallax_chunks::{Algorithm, ChunkId, decode};
+use parallax_lazy_file::status::SourceStatus;
 
 /// Bytes that the file of a chunk may have beyond those of the chunk: zstd does not make data much larger.
 const MAX_OVERHEAD: usize = 64 << 10;
@@ -47,21 +49,51 @@ pub struct FetchError {
     pub reasons: Vec<String>,
 }
 
+/// A source, and what came from it.
+#[derive(Debug)]
+pub struct Counted {
+    source: Box<dyn Source>,
+    chunks: AtomicU64,
+    bytes: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl Counted {
+    /// Begins to count.
+    pub fn new(source: impl Source + 'static) -> Arc<Self> {
+        let none = || AtomicU64::new(0);
+        Arc::new(Self { source: Box::new(source), chunks: none(), bytes: none(), failures: none() })
+    }
+
+    /// Returns what was counted.
+    #[must_use]
+    pub fn status(&self) -> SourceStatus {
+        let [chunks, bytes, failures] =
+            [&self.chunks, &self.bytes, &self.failures].map(|count| count.load(Ordering::Relaxed));
+        SourceStatus { name: self.source.name().to_owned(), chunks, bytes, failures }
+    }
+}
+
 /// Sources in the order in which they are asked.
 #[derive(Debug)]
-pub struct Sources(Vec<Arc<dyn Source>>);
+pub struct Sources(Vec<Arc<Counted>>);
 
 impl Sources {
     /// Returns these sources.
     #[must_use]
-    pub fn new(sources: Vec<Arc<dyn Source>>) -> Self {
+    pub fn new(sources: Vec<Arc<Counted>>) -> Self {
         Self(sources)
     }
 
     /// Returns these sources, which share their connections with the result, and then another one.
     #[must_use]
-    pub fn with(&self, source: Arc<dyn Source>) -> Self {
+    pub fn with(&self, source: Arc<Counted>) -> Self {
         Self(self.0.iter().cloned().chain([source]).collect())
+    }
+
+    /// Returns what came from each.
+    pub fn status(&self) -> impl Iterator<Item = SourceStatus> {
+        self.0.iter().map(|source| source.status())
     }
 
     /// Returns a chunk, checked against its id. A source that returns a wrong one is asked once more before the next one is: the
@@ -72,16 +104,22 @@ impl Sources {
     pub fn fetch(&self, id: &ChunkId, algorithm: Algorithm, max: usize) -> Result<Vec<u8>, FetchError> {
         const ATTEMPTS: usize = 2;
         let mut reasons = Vec::new();
-        for source in &self.0 {
+        for counted in &self.0 {
+            let source = &counted.source;
             for attempt in 1..=ATTEMPTS {
                 let reason = match source.file(id, max + MAX_OVERHEAD) {
                     Err(error) => error.to_string(),
                     Ok(file) => match decode(&file, id, algorithm, max) {
-                        Ok(content) => return Ok(content),
+                        Ok(content) => {
+                            counted.chunks.fetch_add(1, Ordering::Relaxed);
+                            counted.bytes.fetch_add(file.len() as u64, Ordering::Relaxed);
+                            return Ok(content);
+                        }
                         Err(_) if attempt < ATTEMPTS => continue,
                         Err(error) => format!("the chunk is corrupt: {error}"),
                     },
                 };
+                counted.failures.fetch_add(1, Ordering::Relaxed);
                 reasons.push(format!("{}: {reason}", source.name()));
                 break;
             }
@@ -119,7 +157,7 @@ mod tests {
     }
 
     fn fetch(sources: Vec<(&'static str, Vec<Answer>)>) -> Result<Vec<u8>, String> {
-        let of = |(name, answers)| -> Arc<dyn Source> { Arc::new(Prepared(name, Mutex::new(answers))) };
+        let of = |(name, answers)| Counted::new(Prepared(name, Mutex::new(answers)));
         let sources = Sources::new(sources.into_iter().map(of).collect());
         let id = ChunkId::of(b"content", Algorithm::Sha256);
         sources.fetch(&id, Algorithm::Sha256, 100).map_err(|error| error.to_string())

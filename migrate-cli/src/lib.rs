@@ -12,6 +12,7 @@ mod compat;
 mod global;
 pub mod image;
 mod interrupt;
+mod lazy_worker;
 pub mod migration;
 mod output;
 mod progress;

@@ -6,12 +6,13 @@
 //!
 //! - [`request`]: FUSE's protocol for one read-only file; no I/O.
 //! - [`Device`]: requests read into shared memory, and answered.
-//! - [`message`]: the messages, with the descriptors that they carry.
+//! - [`message`]: the messages, with the descriptors that they carry; [`status`]: what `parallax-lazy` tells of itself.
 //!
 //! No crate serves: `fuser` 0.18 cannot take over a device that is in use, and has its requests in its own memory.
 
 mod device;
 pub mod message;
 pub mod request;
+pub mod status;
 
 pub use device::{Content, Device};

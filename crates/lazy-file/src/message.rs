@@ -20,6 +20,8 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::status::WorkerStatus;
+
 /// Version of the messages, and of the slots.
 pub const VERSION: u32 = 2;
 /// Maximum size of a message in bytes.
@@ -37,6 +39,11 @@ pub enum ToWorker {
     Serve(Layer),
     /// Asks to go on with a layer that an earlier agent had served; first message of a connection.
     Adopt(Adoption),
+    /// Asks for [`FromWorker::Status`]; only message of a connection.
+    Status {
+        /// [`VERSION`] of the sender.
+        version: u32,
+    },
     /// Asks for [`FromWorker::Alive`].
     Ping,
 }
@@ -81,6 +88,8 @@ pub enum FromWorker {
         /// The reason, a part of a sentence.
         reason: String,
     },
+    /// The answer to [`ToWorker::Status`].
+    Status(WorkerStatus),
     /// The answer to [`ToWorker::Ping`].
     Alive,
     /// All of the file is there; the descriptor beside it is the file.

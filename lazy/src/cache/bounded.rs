@@ -181,6 +181,12 @@ impl Cache {
         open.iter().find_map(|layer| layer.chunk(id))
     }
 
+    /// Returns the maximum size in bytes.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Returns the size of what is cached in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {

@@ -5,7 +5,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::*;
 use crate::cache::bounded::Cache;
-use crate::source::{Source, SourceError};
+use crate::source::{Counted, Source, SourceError};
 
 const CHUNK: usize = 70_000;
 
@@ -52,7 +52,7 @@ fn fixture(chunks: u8) -> Fixture {
     let (asked_sender, asked) = channel();
     let (answer, may_answer) = channel();
     let source = Slow { asked: asked_sender, may_answer: Mutex::new(may_answer) };
-    let sources = Sources::new(vec![Arc::new(source)]);
+    let sources = Sources::new(vec![Counted::new(source)]);
     let (agent, _) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
     let agent = Mutex::new(Arc::new(Channel::accepted(agent).unwrap()));
     let served = Arc::new_cyclic(|me| Served {

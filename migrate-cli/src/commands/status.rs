@@ -12,6 +12,8 @@ use parallax_protocol::message::{Mode, Request, Response, Status, StepId, StepSt
 use parallax_protocol::node::{NodeStatus, SourceStatus};
 use serde::Serialize;
 
+mod lazy;
+
 use crate::global::Global;
 use crate::output::{print, print_json};
 
@@ -29,6 +31,9 @@ pub(crate) struct Options {
     /// Print the agent's metrics in the Prometheus text format
     #[arg(long, conflicts_with = "json")]
     metrics: bool,
+    /// Show the layers that arrive as they are read, the cache, and what came from each chunk store
+    #[arg(long, conflicts_with_all = ["metrics", "release"])]
+    lazy: bool,
     /// Release the lease of a step (such as 12.0), or with --job of all steps of a job: end processes, remove mounts and files
     #[arg(long, value_name = "STEP", num_args = 0..=1, conflicts_with_all = ["json", "metrics"])]
     release: Option<Option<String>>,
@@ -114,6 +119,9 @@ impl<'a> From<&'a StepStatus> for Row<'a> {
 pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let config = Config::load(&global.config)?;
     ensure!(rustix::process::geteuid().is_root(), "only root can query the agent; run the command as root");
+    if options.lazy {
+        return lazy::run(&config.lazy, options.json);
+    }
     let agent =
         |request: &Request, timeout| ask(&config, request, timeout).context("cannot query the agent of this node");
     if let Some((job, step)) = options.to_release()? {
@@ -234,7 +242,8 @@ mod tests {
     use super::*;
 
     fn release(step: Option<&str>, job: Option<u32>) -> Option<(u32, Option<u32>)> {
-        let options = Options { json: false, metrics: false, release: Some(step.map(ToOwned::to_owned)), job };
+        let release = Some(step.map(ToOwned::to_owned));
+        let options = Options { json: false, metrics: false, lazy: false, release, job };
         options.to_release().unwrap_or_default()
     }
 

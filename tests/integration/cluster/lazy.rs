@@ -124,6 +124,11 @@ fn another_agent_goes_on_with_the_layers_of_one_that_was_killed(cluster: &Cluste
             cluster.command("ctl", "u1", &["srun", "-w", NODE, "--parallax-image=python", "sh", "-c", READ_ALL]);
         let reading = read.stdout(Stdio::piped()).spawn()?;
         wait_for_text(&cluster.path_on(NODE, "/run/lazy/log")?, 0, "readers wait")?;
+        let shown =
+            cluster.shell(NODE, "parallax status --lazy; parallax status --lazy --json; parallax doctor || true")?;
+        for part in ["  readers wait\n", " of 21.5 GB, ", "default.castr: ", "\"waits\": true", "parallax-lazy "] {
+            ensure!(shown.contains(part), "no {part:?} in {shown}");
+        }
         let agent = cluster.state().join(format!("log/{NODE}-agent.log"));
         let from = fs::read(&agent)?.len();
         processes::kill(cluster, NODE, "parallax-agent")?;

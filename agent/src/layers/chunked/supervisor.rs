@@ -144,7 +144,8 @@ impl Supervisor {
                     self.poison(&reason);
                     stuck(reason)
                 }
-                Ok((FromWorker::Alive | FromWorker::Serving | FromWorker::Adopted | FromWorker::Refused { .. }, _)) => {
+                // An answer of any kind.
+                Ok(_) => {
                     watch.answered();
                     None
                 }

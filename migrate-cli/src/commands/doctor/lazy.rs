@@ -1,0 +1,69 @@
+//! `parallax-lazy`, if layers in chunks are mounted.
+
+use parallax_config::Lazy;
+use parallax_lazy_file::status::WorkerStatus;
+
+use super::check::Check;
+use crate::lazy_worker::{REMEDY, status};
+use crate::units;
+
+/// The topic of these checks.
+const TOPIC: &str = "lazy";
+
+/// Checks that `parallax-lazy` answers, which only root can ask, and that its chunk stores return chunks.
+pub(super) fn check(config: &Lazy, is_root: bool) -> Vec<Check> {
+    if !config.enabled {
+        return Vec::new();
+    }
+    let socket = config.socket.display();
+    if !is_root {
+        return vec![if config.socket.exists() {
+            Check::ok(TOPIC, format!("{socket} exists; only root can query parallax-lazy"))
+        } else {
+            Check::problem(TOPIC, format!("{socket} not found: no parallax-lazy on this machine"), REMEDY)
+        }];
+    }
+    match status(&config.socket) {
+        Ok(status) => answers(&status),
+        Err(error) => vec![Check::problem(TOPIC, format!("{error:#}"), REMEDY)],
+    }
+}
+
+fn answers(status: &WorkerStatus) -> Vec<Check> {
+    let (used, limit) = (units::bytes(status.cache.used), units::bytes(status.cache.limit));
+    let finding = format!("parallax-lazy {} runs; {used} of {limit} cached", status.version);
+    let mut checks = vec![Check::ok(TOPIC, finding)];
+    let failing = status.sources.iter().filter(|source| source.failures > 0 && source.chunks == 0);
+    checks.extend(failing.map(|source| {
+        let finding = format!("{} returned none of {} chunks", source.name, source.failures);
+        Check::warning(TOPIC, finding, "correct \"lazy.sources\", or look at the log of parallax-lazy")
+    }));
+    checks
+}
+
+#[cfg(test)]
+mod tests {
+    use parallax_lazy_file::status::{CacheStatus, SourceStatus};
+
+    use super::super::check::State;
+    use super::*;
+
+    #[test]
+    fn a_chunk_store_that_returns_nothing_is_named() {
+        let source = |name: &str, chunks, failures| SourceStatus { name: name.to_owned(), chunks, bytes: 0, failures };
+        let status = WorkerStatus {
+            version: "1".to_owned(),
+            cache: CacheStatus { used: 1000, limit: 2000, shared_chunks: 0 },
+            layers: Vec::new(),
+            sources: vec![source("http://a", 0, 3), source("/b", 5, 1), source("/c", 0, 0)],
+        };
+        let checks = answers(&status);
+        assert_eq!(checks.iter().map(|check| check.state).collect::<Vec<_>>(), [State::Ok, State::Warning]);
+        assert!(checks[1].finding.contains("http://a returned none of 3 chunks"), "{:?}", checks[1]);
+        assert!(check(&Lazy::default(), true).is_empty());
+        let config = Lazy { enabled: true, socket: "/nonexistent/socket".into(), ..Lazy::default() };
+        for is_root in [false, true] {
+            assert_eq!(check(&config, is_root)[0].state, State::Problem);
+        }
+    }
+}
