@@ -44,15 +44,17 @@ pub(super) struct Worker {
     socket: PathBuf,
     /// How long a read may take that nothing can answer.
     timeout: Duration,
+    /// How plain files are read.
+    reads: Reads,
     /// When it last did not answer.
     silent_since: Mutex<Option<Instant>>,
 }
 
 impl Worker {
     /// Returns the configured way.
-    pub(super) fn new(config: &Lazy) -> Self {
+    pub(super) fn new(config: &Lazy, reads: Reads) -> Self {
         let timeout = Duration::from_secs(config.timeout.into());
-        Self { socket: config.socket.clone(), timeout, silent_since: Mutex::default() }
+        Self { socket: config.socket.clone(), timeout, reads, silent_since: Mutex::default() }
     }
 
     fn silent_since(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -97,10 +99,17 @@ impl Chunked {
         let slots = SharedSlots::new(SLOTS).map_err(failed("cannot share memory"))?;
         let Self { diff_id, sha256, size, index, trace, whole, verify, chunk_store, mount } = self;
         let socket = worker.socket.clone();
-        let entry =
-            ChunksEntry { socket: socket.clone(), mount, sha256, size, chunk_store, timeout: worker.timeout.as_secs() };
+        let entry = ChunksEntry {
+            socket: socket.clone(),
+            mount,
+            sha256,
+            size,
+            chunk_store,
+            timeout: worker.timeout.as_secs(),
+            reads_directly: worker.reads == Reads::Direct,
+        };
         let request = entry.request();
-        let shared = Arc::new(Shared::new(diff_id));
+        let shared = Arc::new(Shared::new(diff_id, entry.reads()));
         let supervisor = Supervisor {
             shared: Arc::clone(&shared),
             socket,
@@ -141,7 +150,7 @@ pub struct Supervised {
 impl Supervised {
     /// Goes on with the supervision of a layer that an earlier agent mounted.
     pub(super) fn adopt(diff_id: DiffId, entry: ChunksEntry, mount_point: PathBuf) -> Self {
-        let shared = Arc::new(Shared::new(diff_id));
+        let shared = Arc::new(Shared::new(diff_id, entry.reads()));
         let orphan = Orphan { shared: Arc::clone(&shared), entry: entry.clone(), mount_point };
         let thread = thread::Builder::new().name("lazy layer".to_owned());
         if let Err(error) = thread.spawn(move || orphan.run()) {

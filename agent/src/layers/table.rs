@@ -92,7 +92,7 @@ impl LayerTable {
         self.checker.set(config.agent.verify);
         self.direct_reads.store(config.agent.layer_reads == LayerReads::Direct, Ordering::Relaxed);
         self.idle.set_ttl(config.agent.idle_time());
-        let worker = config.lazy.enabled.then(|| Arc::new(Worker::new(&config.lazy)));
+        let worker = config.lazy.enabled.then(|| Arc::new(Worker::new(&config.lazy, self.reads())));
         *self.worker.lock().unwrap_or_else(PoisonError::into_inner) = worker;
     }
 
@@ -245,8 +245,7 @@ impl LayerTable {
         // ticket, say), so root's are better, where root may read the file.
         let file = reopen(file.as_fd()).unwrap_or(file);
         self.check(&file, layer)?;
-        let reads = if self.direct_reads.load(Ordering::Relaxed) { Reads::Direct } else { Reads::Buffered };
-        let mount = squashfs::mount(&file, reads).map_err(|(what, error)| failed(what, error))?;
+        let mount = squashfs::mount(&file, self.reads()).map_err(|(what, error)| failed(what, error))?;
         let mount_point =
             self.mount_point(&layer.diff_id).map_err(|error| failed("cannot create a mount point", error))?;
         let mounted = MountedLayer { key, diff_id: layer.diff_id, mount_point, file: Some(file), form };
@@ -296,6 +295,10 @@ impl LayerTable {
             self.slots.lock().unwrap_or_else(PoisonError::into_inner).values().map(Arc::clone).collect();
         // A slot that is locked is being mounted: not there yet.
         slots.iter().filter_map(|slot| slot.try_lock().ok()?.upgrade()).collect()
+    }
+
+    fn reads(&self) -> Reads {
+        if self.direct_reads.load(Ordering::Relaxed) { Reads::Direct } else { Reads::Buffered }
     }
 
     fn recorded(&self) -> MutexGuard<'_, HashMap<Recorded, Weak<MountedLayer>>> {

@@ -77,10 +77,11 @@ const FAMILIES: [libc::c_int; 1] = [libc::AF_UNIX];
 
 /// The allowed ioctls: for loop devices, and for the numbers of mount namespaces; the rest is the C library's and Rust's.
 #[allow(clippy::unnecessary_cast, trivial_numeric_casts, reason = "their type depends on the C library")]
-const IOCTLS: [u64; 8] = [
+const IOCTLS: [u64; 9] = [
     parallax_sys::loop_device::LOOP_CTL_GET_FREE as u64,
     parallax_sys::loop_device::LOOP_CONFIGURE as u64,
     parallax_sys::loop_device::LOOP_CHANGE_FD as u64,
+    parallax_sys::loop_device::LOOP_SET_DIRECT_IO as u64,
     libc::NS_GET_MNTNS_ID as u64,
     libc::FIONBIO as u64,
     libc::FIOCLEX as u64,

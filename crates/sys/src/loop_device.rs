@@ -13,6 +13,8 @@ use crate::limits;
 pub const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
 /// `LOOP_CONFIGURE` of `linux/loop.h`, Linux 5.8.
 pub const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
+/// `LOOP_SET_DIRECT_IO` of `linux/loop.h`, Linux 4.10.
+pub const LOOP_SET_DIRECT_IO: libc::c_ulong = 0x4C08;
 /// `LOOP_CHANGE_FD` of `linux/loop.h`.
 pub const LOOP_CHANGE_FD: libc::c_ulong = 0x4C06;
 const LO_FLAGS_READ_ONLY: u32 = 1;
@@ -113,6 +115,17 @@ impl LoopDevice {
     pub fn change_file(&self, file: BorrowedFd<'_>) -> io::Result<()> {
         // SAFETY: the request takes a number, and refers to no memory.
         let result = unsafe { libc::ioctl(self.device.as_raw_fd(), LOOP_CHANGE_FD as _, file.as_raw_fd()) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Changes how the device reads its file. Waits for the reads in progress.
+    ///
+    /// # Errors
+    /// `EINVAL` if the file's file system does not support it, `EPERM` without `CAP_SYS_ADMIN`.
+    pub fn set_reads(&self, reads: Reads) -> io::Result<()> {
+        let direct = libc::c_ulong::from(reads == Reads::Direct);
+        // SAFETY: the request takes a number, and refers to no memory.
+        let result = unsafe { libc::ioctl(self.device.as_raw_fd(), LOOP_SET_DIRECT_IO as _, direct) };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 

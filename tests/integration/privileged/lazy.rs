@@ -55,18 +55,23 @@ fn read_in_background(layer: &Arc<MountedLayer>) -> Receiver<anyhow::Result<()>>
     receiver
 }
 
-/// The file below the loop device of a mounted layer.
-fn backing_file(layer: &MountedLayer) -> anyhow::Result<String> {
+/// What the kernel tells of the loop device of a mounted layer.
+fn of_loop_device(layer: &MountedLayer, name: &str) -> anyhow::Result<String> {
     let device = fs::metadata(layer.entry().mount_point)?.dev();
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    Ok(fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/loop/backing_file"))?.trim().to_owned())
+    Ok(fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/loop/{name}"))?.trim().to_owned())
 }
 
-/// Waits until a file is below the layer's loop device. The kernel tells nobody of it.
+/// The file below the loop device of a mounted layer.
+fn backing_file(layer: &MountedLayer) -> anyhow::Result<String> {
+    of_loop_device(layer, "backing_file")
+}
+
+/// Waits until a file is below the layer's loop device and read like that of any layer. The kernel tells nobody of it.
 fn wait_for_file(layer: &MountedLayer, file: &Path) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    while Path::new(&backing_file(layer)?) != file {
-        ensure!(Instant::now() < deadline, "{} is not below the loop device", file.display());
+    while Path::new(&backing_file(layer)?) != file || of_loop_device(layer, "dio")? != "0" {
+        ensure!(Instant::now() < deadline, "{} is not below the loop device, or read directly", file.display());
         thread::sleep(Duration::from_millis(10));
     }
     Ok(())

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use parallax_format::digest::{DiffId, Sha256};
 use parallax_lazy_file::Device;
 use parallax_lazy_file::message::{Adoption, Channel, FromWorker, Layer, ToWorker, VERSION};
-use parallax_sys::loop_device::LoopDevice;
+use parallax_sys::loop_device::{LoopDevice, Reads};
 use parallax_sys::shared_slots::SharedSlots;
 use serde::{Deserialize, Serialize};
 
@@ -40,9 +40,17 @@ pub struct ChunksEntry {
     pub(super) chunk_store: PathBuf,
     /// How long a read may take that nothing can answer, in seconds.
     pub(super) timeout: u64,
+    /// Whether a plain file that takes the place of chunks is read past the page cache.
+    #[serde(default)]
+    pub(super) reads_directly: bool,
 }
 
 impl ChunksEntry {
+    /// Returns how a plain file is read that takes the place of chunks.
+    pub(super) fn reads(&self) -> Reads {
+        if self.reads_directly { Reads::Direct } else { Reads::Buffered }
+    }
+
     /// Returns the request to serve the layer.
     pub(super) fn request(&self) -> Layer {
         let Self { mount, sha256, size, chunk_store, .. } = self.clone();

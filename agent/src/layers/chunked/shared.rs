@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use parallax_format::digest::DiffId;
 use parallax_lazy_file::message::Channel;
-use parallax_sys::loop_device::LoopDevice;
+use parallax_sys::loop_device::{LoopDevice, Reads};
 
 /// A layer that is mounted, or is about to be.
 #[derive(Debug)]
 pub(super) struct Shared {
     diff_id: DiffId,
+    /// How a plain file is read.
+    reads: Reads,
     is_poisoned: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
@@ -31,9 +33,9 @@ struct State {
 }
 
 impl Shared {
-    /// Makes the state of a layer that has no loop device yet.
-    pub(super) fn new(diff_id: DiffId) -> Self {
-        Self { diff_id, is_poisoned: AtomicBool::new(false), state: Mutex::default(), changed: Condvar::new() }
+    /// Makes the state of a layer that has no loop device yet. `reads` is how a plain file is read that takes the place of chunks.
+    pub(super) fn new(diff_id: DiffId, reads: Reads) -> Self {
+        Self { diff_id, reads, is_poisoned: AtomicBool::new(false), state: Mutex::default(), changed: Condvar::new() }
     }
 
     /// Returns the layer's diffID.
@@ -97,7 +99,13 @@ impl Shared {
     pub(super) fn change_file(&self, file: &File) -> io::Result<()> {
         let state = self.changed.wait_while(self.state(), |state| !state.is_over && state.device.is_none());
         match &state.unwrap_or_else(PoisonError::into_inner).device {
-            Some(device) => device.change_file(file.as_fd()),
+            Some(device) => {
+                device.change_file(file.as_fd())?;
+                if let Err(error) = device.set_reads(self.reads) {
+                    tracing::warn!(layer = %self.diff_id, "the layer's file is not read as configured: {error}");
+                }
+                Ok(())
+            }
             None => Err(io::Error::other("the layer is no longer mounted")),
         }
     }
