@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -51,11 +51,18 @@ pub struct Served {
     pub state: State,
 }
 
+/// The readers that wait for chunks that cannot be had.
+#[derive(Debug, Default)]
+struct Waiting {
+    readers: usize,
+    /// Why the first of them waits.
+    reason: String,
+}
+
 /// The state of a layer that is served.
 #[derive(Debug, Default)]
 pub struct State {
-    /// Whether readers wait for chunks that cannot be had.
-    waiting: AtomicBool,
+    waiting: Mutex<Waiting>,
     /// Whether a reader got an error; the reason.
     failed: Mutex<Option<String>>,
     /// The complete file, once its SHA-256 was compared.
@@ -191,7 +198,7 @@ impl Served {
             sha256: self.name,
             size: self.layer.index().size(),
             there: self.layer.bytes(),
-            waits: self.state.waiting.load(Ordering::Relaxed),
+            waits: self.waiting().readers > 0,
             failed: self.state.failed.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
@@ -203,9 +210,33 @@ impl Served {
         if let Some(reason) = failed {
             self.send(&FromWorker::Failed { reason }, None);
         }
-        // Whoever waits says so again.
-        self.state.waiting.store(false, Ordering::Relaxed);
+        let waiting = self.waiting();
+        let reason = (waiting.readers > 0).then(|| waiting.reason.clone());
+        drop(waiting);
+        if let Some(reason) = reason {
+            self.send(&FromWorker::Waiting { reason }, None);
+        }
         self.send_complete();
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.state.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a reader that waits, until the result is dropped. The agent is told of the first one.
+    fn wait(&self, reason: &str) -> Waits<'_> {
+        let mut waiting = self.waiting();
+        waiting.readers += 1;
+        let is_first = waiting.readers == 1;
+        if is_first {
+            reason.clone_into(&mut waiting.reason);
+        }
+        drop(waiting);
+        if is_first {
+            tracing::warn!(layer = %self.name, reason, "readers wait");
+            self.send(&FromWorker::Waiting { reason: reason.to_owned() }, None);
+        }
+        Waits(self)
     }
 
     /// Notes that a reader gets an error, or would get other bytes than the layer's.
@@ -231,6 +262,15 @@ impl Served {
     }
 }
 
+/// A reader that waits.
+struct Waits<'a>(&'a Served);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting().readers -= 1;
+    }
+}
+
 impl ahead::Layer for Served {
     fn fetch_ahead(&self, chunk: &ChunkId) {
         if let Err(reason) = self.fetch_chunk(chunk, Urgency::Ahead) {
@@ -247,12 +287,10 @@ impl Content for Served {
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let deadline = Instant::now() + self.timeout;
         self.read_ahead(offset, buffer.len() as u64);
+        let mut waits = None;
         loop {
             let reason = match self.try_read(buffer, offset) {
-                Ok(read) => {
-                    self.state.waiting.store(false, Ordering::Relaxed);
-                    return Ok(read);
-                }
+                Ok(read) => return Ok(read),
                 Err(reason) => reason,
             };
             if Instant::now() >= deadline {
@@ -260,10 +298,8 @@ impl Content for Served {
                 self.fail(reason.clone());
                 return Err(io::Error::other(reason));
             }
-            // Once for each outage.
-            if !self.state.waiting.swap(true, Ordering::Relaxed) {
-                tracing::warn!(layer = %self.name, reason, "readers wait");
-                self.send(&FromWorker::Waiting { reason: reason.clone() }, None);
+            if waits.is_none() {
+                waits = Some(self.wait(&reason));
             }
             if self.is_over_after(PAUSE) {
                 return Err(io::Error::other(reason));

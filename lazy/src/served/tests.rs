@@ -116,5 +116,19 @@ fn a_read_fails_when_the_layer_is_no_longer_used() {
     drop(answer);
     served.end();
     assert!(served.read(&mut [0; 10], 0).is_err());
-    assert!(served.state.waiting.load(Ordering::Relaxed));
+    let waiting = served.waiting();
+    assert!(!waiting.reason.is_empty());
+    assert_eq!(waiting.readers, 0);
+}
+
+#[test]
+fn a_reader_waits_whatever_others_read() {
+    let Fixture { served, answer, asked: _questions, .. } = fixture(1);
+    answer.send(()).unwrap();
+    served.read(&mut [0; 10], 0).unwrap();
+    let waits = served.wait("no source has it");
+    served.read(&mut [0; 10], 0).unwrap();
+    assert!(served.status().waits);
+    drop(waits);
+    assert!(!served.status().waits);
 }
