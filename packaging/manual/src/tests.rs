@@ -114,7 +114,7 @@ fn every_option_of_every_command_is_in_its_page() {
         }
         assert!(page.contains(".SH \"SEE ALSO\""), "{path}");
     };
-    for subcommand in command.get_subcommands() {
+    for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
         check(subcommand, &format!("man/parallax-{}.1", subcommand.get_name()));
         for below in commands::below(subcommand) {
             check(below, &format!("man/parallax-{}-{}.1", subcommand.get_name(), below.get_name()));
