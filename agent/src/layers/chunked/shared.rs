@@ -43,6 +43,11 @@ impl Shared {
         self.diff_id
     }
 
+    /// Returns how a plain file is read that takes the place of chunks.
+    pub(super) fn reads(&self) -> Reads {
+        self.reads
+    }
+
     /// Notes that a reader got an error.
     pub(super) fn poison(&self) {
         self.is_poisoned.store(true, Ordering::Relaxed);

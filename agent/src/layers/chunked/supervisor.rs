@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use parallax_format::digest::Sha256;
 use parallax_lazy_file::Device;
 use parallax_lazy_file::message::{Channel, ChannelError, FromWorker, Layer, ToWorker};
+use parallax_sys::loop_device::Reads;
 use parallax_sys::shared_slots::SharedSlots;
 use rustix::fs::Advice;
 
@@ -216,8 +217,10 @@ impl Supervisor {
         self.check(&file)?;
         self.shared.change_file(&file).map_err(|error| format!("its file cannot be exchanged: {error}"))?;
         tracing::info!(layer = %self.shared.diff_id(), "layer complete, FUSE is out of its way");
-        // The loop device reads past the page cache.
-        let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
+        if self.shared.reads() == Reads::Direct {
+            // Nobody reads by the page cache what the check has left there.
+            let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
+        }
         Ok(())
     }
 
