@@ -82,8 +82,9 @@ impl LateClones {
     pub(crate) fn show(self) -> Result<(), String> {
         let Self { mut paths, own, lock } = self;
         let is_read_only = statvfs("/").map_err(of_mpi)?.f_flag.contains(StatVfsMountFlags::RDONLY);
+        flock(&lock, FlockOperation::LockExclusive).map_err(|error| format!("cannot lock the container: {error}"))?;
         if !is_read_only {
-            show_directories(paths.drain(..), &lock).map_err(of_mpi)?;
+            show_directories(paths.drain(..)).map_err(of_mpi)?;
         }
         paths.retain(|(path, _)| !path.exists());
         if paths.is_empty() && own.is_empty() {
@@ -96,15 +97,14 @@ impl LateClones {
         if is_read_only {
             make_writable(&root).map_err(failed)?;
         }
-        show_directories(paths.into_iter(), &lock).map_err(of_mpi)?;
+        show_directories(paths.into_iter()).map_err(of_mpi)?;
         own.into_iter().try_for_each(|mount| mount.attach(&root))?;
         if is_read_only { make_read_only(&root).map_err(failed) } else { Ok(()) }
     }
 }
 
-/// Mounts directories at their paths, where nothing exists there, and keeps the lock.
-fn show_directories(paths: impl Iterator<Item = (PathBuf, DetachedMount)>, lock: &File) -> io::Result<()> {
-    flock(lock, FlockOperation::LockExclusive)?;
+/// Mounts directories at their paths, where nothing exists there.
+fn show_directories(paths: impl Iterator<Item = (PathBuf, DetachedMount)>) -> io::Result<()> {
     for (path, mount) in paths {
         if fs::metadata(&path).is_err() {
             DirBuilder::new().recursive(true).mode(0o755).create(&path)?;
