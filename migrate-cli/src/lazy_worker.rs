@@ -9,7 +9,7 @@ use parallax_lazy_file::status::WorkerStatus;
 
 /// Timeout of the answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// What to do if there is none.
+/// What to do if `parallax-lazy` does not answer.
 pub(crate) const REMEDY: &str = "systemctl enable --now parallax-lazy.socket; systemctl restart parallax-lazy";
 
 /// Asks `parallax-lazy` for its state.

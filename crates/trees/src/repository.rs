@@ -28,7 +28,7 @@ impl<'a> Repository<'a> {
         Self { root }
     }
 
-    /// Returns the place of the image that a reference means, a public name or an id in the repository; `None` if there is none.
+    /// Returns the place of the image that a reference means, a public name or an id in the repository; `None` if the repository does not have it.
     ///
     /// # Errors
     /// Those of the system: the repository cannot be searched. One that is not there says nothing about its images.

@@ -48,7 +48,7 @@ struct Layer {
     directory: Option<PathBuf>,
 }
 
-/// Shows an unpacked image; `None` if there is none that `image` means.
+/// Shows an unpacked image; `None` if `image` means no unpacked image.
 pub(super) fn run(global: &Global, image: &str, json: bool) -> Option<anyhow::Result<()>> {
     let found = find(global, image).transpose()?;
     Some(found.and_then(|image| {
