@@ -158,7 +158,8 @@ print("done", flush=True)
 }
 
 fn held(cluster: &Cluster) -> anyhow::Result<HeldStep> {
-    let script = "echo $SLURM_JOB_ID; touch /var/tmp/before; read -r _; cat /var/tmp/before && touch /var/tmp/after && echo kept";
+    // The line comes last: who has read it finds the file.
+    let script = "touch /var/tmp/before; echo $SLURM_JOB_ID; read -r _; cat /var/tmp/before && touch /var/tmp/after && echo kept";
     HeldStep::start(cluster, "u1", &["-w", "n1", "--parallax-image=debian"], 1, script)
 }
 
