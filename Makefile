@@ -21,6 +21,9 @@ NOT_OF_RELEASE = $(foreach crate,parallax-launcher parallax-manual spank-paralla
 # How the launcher is linked: at a fixed address, so that it starts without relocating itself. Empty on systems without a static C library
 # (glibc-static on the kin of Red Hat's Linux).
 LAUNCHER_LINKING ?= -C target-feature=+crt-static -C relocation-model=static
+# What joins containers has no C library: its start is written for these processors. On others each task begins with the launcher.
+JOIN ?= $(if $(filter x86_64 aarch64,$(shell uname -m)),parallax-join)
+JOIN_LINKING = -C relocation-model=static $(foreach option,-nostdlib -nostartfiles -static,-C link-arg=$(option))
 # What `make docs` makes.
 DOCS = target/docs
 
@@ -50,6 +53,9 @@ all: products plugin docs
 products:
 	$(CARGO) build --release --locked --bins --workspace $(NOT_OF_RELEASE)
 	$(CARGO) rustc --profile launcher --locked --package parallax-launcher --bin parallax-launch -- $(LAUNCHER_LINKING)
+ifneq ($(JOIN),)
+	$(CARGO) rustc --profile join --locked --package parallax-join --features program --bin parallax-join -- $(JOIN_LINKING)
+endif
 
 # Its part for steps with an image has a profile of its own: see Cargo.toml.
 plugin: export BINDGEN_EXTRA_CLANG_ARGS = -I$(SLURM_INCLUDE)
@@ -118,6 +124,9 @@ lint-clippy lint-docs: export BINDGEN_EXTRA_CLANG_ARGS = -I$(LINT_INCLUDE)
 
 lint-clippy: $(LINT_HEADERS)
 	$(CARGO) clippy --locked $(WITHOUT_PLUGIN) --all-targets -- -D warnings
+ifneq ($(JOIN),)
+	$(CARGO) clippy --locked --profile join --package parallax-join --features program --bin parallax-join -- -D warnings
+endif
 	$(CARGO) clippy --locked --profile plugin --package spank-parallax --target-dir $(PLUGIN_TARGET) -- -D warnings
 	$(CARGO) clippy --locked --profile plugin-step --package spank-parallax-step --target-dir $(PLUGIN_TARGET) \
 		-- -D warnings
@@ -126,6 +135,9 @@ lint-clippy: $(LINT_HEADERS)
 lint-docs: export RUSTDOCFLAGS = -D warnings -A rustdoc::private_intra_doc_links
 lint-docs: $(LINT_HEADERS)
 	$(CARGO) doc --locked $(WITHOUT_PLUGIN) --no-deps --document-private-items
+ifneq ($(JOIN),)
+	$(CARGO) rustdoc --locked --profile join --package parallax-join --features program --bin parallax-join -- --document-private-items
+endif
 	$(CARGO) doc --locked --package spank-parallax --package spank-parallax-step --no-deps --document-private-items \
 		--target-dir $(PLUGIN_TARGET)
 
@@ -139,6 +151,9 @@ install-programs:
 	install -D -m 0755 target/release/parallax-agent $(DESTDIR)$(PREFIX)/sbin/parallax-agent
 	install -D -m 0755 target/release/parallax-lazy $(DESTDIR)$(PREFIX)/sbin/parallax-lazy
 	install -D -m 0755 target/launcher/parallax-launch $(DESTDIR)$(PREFIX)/libexec/parallax/parallax-launch
+ifneq ($(JOIN),)
+	install -D -m 0755 target/join/parallax-join $(DESTDIR)$(PREFIX)/libexec/parallax/parallax-join
+endif
 	install -D -m 0755 target/release/parallax-mount-program \
 		$(DESTDIR)$(PREFIX)/libexec/parallax/parallax-mount-program
 	install -D -m 0644 $(PLUGIN_TARGET)/plugin/libspank_parallax.so \

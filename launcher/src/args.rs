@@ -15,6 +15,24 @@ pub(crate) enum Order {
         /// The command and its arguments, at least one.
         command: Vec<OsString>,
     },
+    /// `locked DIRECTORY FILE LOCK -- COMMAND…`: the same for a task that has taken the lock of the step's tasks, which is open.
+    Locked {
+        /// The step's directory.
+        directory: PathBuf,
+        /// The lock's descriptor.
+        lock: i32,
+        /// The command and its arguments, at least one.
+        command: Vec<OsString>,
+    },
+    /// `inside DIRECTORY STARTED_IN -- COMMAND…`: this process is in the container; run the command there, or say why that cannot be.
+    Inside {
+        /// The descriptor of the step's directory, which has no path in the container.
+        directory: i32,
+        /// The directory of the node in which the task began.
+        started_in: PathBuf,
+        /// The command and its arguments, at least one.
+        command: Vec<OsString>,
+    },
     /// `podman DIRECTORY -- PODMAN ARGUMENT…`: become Podman as root of the container's user namespace.
     Podman {
         /// The step's directory.
@@ -60,7 +78,9 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Ord
     let verb = arguments.next()?;
     let object = arguments.next()?;
     let verb = verb.to_str()?;
-    let file = if matches!(verb, "run" | "node" | "tell") { Some(arguments.next()?) } else { None };
+    let file =
+        if matches!(verb, "run" | "locked" | "inside" | "node" | "tell") { Some(arguments.next()?) } else { None };
+    let lock = if verb == "locked" { Some(arguments.next()?) } else { None };
     if arguments.next()? != "--" {
         return None;
     }
@@ -68,6 +88,12 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Ord
         || -> Option<Vec<OsString>> { Some(arguments.by_ref().collect()).filter(|all: &Vec<_>| !all.is_empty()) };
     match verb {
         "run" => Some(Order::Run { directory: object.into(), command: broadcast(command()?, &file?) }),
+        "locked" => Some(Order::Locked {
+            directory: object.into(),
+            lock: number(&lock?)?,
+            command: broadcast(command()?, &file?),
+        }),
+        "inside" => Some(Order::Inside { directory: number(&object)?, started_in: file?.into(), command: command()? }),
         "podman" => Some(Order::Podman { directory: object.into(), command: command()? }),
         "node" => Some(Order::Node { directory: object.into(), command: broadcast(command()?, &file?) }),
         "pause" => Some(Order::Pause { directory: object.into() }),
@@ -77,6 +103,10 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Ord
         "fail" => Some(Order::Fail { message: object }),
         _ => None,
     }
+}
+
+fn number(word: &OsStr) -> Option<i32> {
+    word.to_str()?.parse().ok()
 }
 
 /// Completes the path of a program that `srun --bcast` has put into a directory: srun passes the directory alone, and slurmstepd
@@ -109,6 +139,12 @@ mod tests {
             order(&["node", "/d", "f", "--", "sh"]),
             Some(Order::Node { directory: "/d".into(), command: vec!["sh".into()] })
         );
+        let command = vec!["sh".into()];
+        let locked = Order::Locked { directory: "/d".into(), lock: 4, command: command.clone() };
+        assert_eq!(order(&["locked", "/d", "f", "4", "--", "sh"]), Some(locked));
+        let inside = Order::Inside { directory: 5, started_in: "/w".into(), command };
+        assert_eq!(order(&["inside", "5", "/w", "--", "sh"]), Some(inside));
+        assert_eq!(order(&["locked", "/d", "f", "x", "--", "sh"]), None);
         assert_eq!(order(&[pause::VERBS[0], "/d", "--"]), Some(Order::Pause { directory: "/d".into() }));
         assert_eq!(order(&[pause::VERBS[1], "/d", "--"]), Some(Order::Hold));
         assert_eq!(order(&[image_store::VERB, "/d", "--"]), Some(Order::Store { directory: "/d".into() }));

@@ -31,7 +31,8 @@ pub(crate) fn prepare(
     let lossy = |word: &OsString| word.to_string_lossy().into_owned();
     let arguments: Vec<String> = with_entrypoint(asked.request, step, asked.command).iter().map(lossy).collect();
     let of_devices = &of_node.devices.environment;
-    let variables = environment::merge(std::env::vars_os(), &step.environment, of_devices, &asked.request.variables);
+    let rules = environment::rules(&step.environment, of_devices, &asked.request.variables);
+    let variables = environment::apply(&rules, std::env::vars_os());
     let entries: Vec<String> =
         variables.iter().map(|(name, value)| format!("{}={}", lossy(name), lossy(value))).collect();
     let directory = asked.request.working_directory.as_ref().or(step.working_directory.as_ref());

@@ -9,14 +9,17 @@
 //!
 //! An image that is in no store is pulled first ([`crate::pull`]).
 
+use std::ffi::{CStr, OsStr};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use parallax_format::layout;
 use parallax_format::oci::Execution;
+use parallax_join_file::LOCK;
 use parallax_protocol::step_file::{StepFile, StepPaths};
 use parallax_request::{Mount, Request};
 use parallax_sys::process::{Process, start_time};
@@ -54,6 +57,10 @@ pub(crate) struct Container {
     pub environment: Vec<(String, String)>,
     /// Mounts that the step needs in addition, if an earlier step made the container.
     pub mounts: Vec<Mount>,
+    /// The process that keeps it, and its start time; none for a container that steps share.
+    pub holder: Option<(i32, u64)>,
+    /// The lock for which other tasks wait, if this task has made the container.
+    pub lock: Option<File>,
 }
 
 /// Result of making the container, as recorded for later tasks.
@@ -76,7 +83,7 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> PathBuf {
-        self.directory.join("lock")
+        self.directory.join(file_name(LOCK))
     }
 
     fn outcome(&self) -> PathBuf {
@@ -140,18 +147,29 @@ impl Shared {
     }
 }
 
-/// Returns the step's container, and makes it if no other task has made it.
-pub(crate) fn obtain(paths: &StepPaths, step: &StepFile, asked: Asked<'_>) -> Result<Container, StartError> {
+/// Returns the step's container, and makes it if no other task has made it. `lock` is the tasks' lock if this task has it.
+pub(crate) fn obtain(
+    paths: &StepPaths,
+    step: &StepFile,
+    asked: Asked<'_>,
+    lock: Option<File>,
+) -> Result<Container, StartError> {
     let request = asked.request;
     let shared = Shared { directory: paths.launch_directory(), attempt: attempt(step) };
     let broken = |error| shared.broken(error);
     if let Some(outcome) = shared.read_outcome()? {
         return outcome.container(paths, step, request);
     }
-    let lock = private_file(&shared.lock()).map_err(broken)?;
-    if let Some(outcome) = shared.wait_for_outcome(&lock)? {
-        return outcome.container(paths, step, request);
-    }
+    let lock = match lock {
+        Some(lock) => lock,
+        None => {
+            let lock = private_file(&shared.lock()).map_err(broken)?;
+            if let Some(outcome) = shared.wait_for_outcome(&lock)? {
+                return outcome.container(paths, step, request);
+            }
+            lock
+        }
+    };
     if shared.is_under_way() {
         shared.write_outcome(&shared.failed()).map_err(broken)?;
         return Err(StartError::Here(
@@ -165,11 +183,17 @@ pub(crate) fn obtain(paths: &StepPaths, step: &StepFile, asked: Asked<'_>) -> Re
         Err(message) => (shared.failed(), Some(message)),
     };
     shared.write_outcome(&outcome).map_err(broken)?;
-    drop(lock);
     match failure {
         Some(message) => Err(StartError::Here(message)),
-        None => outcome.container(paths, step, request),
+        None => Ok(Container { lock: Some(lock), ..outcome.container(paths, step, request)? }),
     }
+}
+
+/// Returns the container that this process is in, a step's own, by what is recorded of it.
+pub(crate) fn entered(paths: &StepPaths, step: &StepFile, request: &Request) -> Result<Container, StartError> {
+    let shared = Shared { directory: paths.launch_directory(), attempt: attempt(step) };
+    let gone = || StartError::Here("the step's container is gone; start the step again".to_owned());
+    shared.read_outcome()?.ok_or_else(gone)?.container(paths, step, request)
 }
 
 /// Identifies this attempt to make a container among those of all steps that share it.
@@ -191,12 +215,15 @@ impl Outcome {
                     pulled,
                     environment,
                     mounts: Vec::new(),
+                    holder: Some((pid, started)),
+                    lock: None,
                 })
             }
             Self::Shared { made_with, pulled, environment } => {
                 let name = step.container.as_deref().unwrap_or_default();
                 let mounts = named::check(name, &made_with, request, step.mount_home).map_err(StartError::Here)?;
-                Ok(Container { door: Door::of_files(paths).map_err(|_| gone())?, pulled, environment, mounts })
+                let door = Door::of_files(paths).map_err(|_| gone())?;
+                Ok(Container { door, pulled, environment, mounts, holder: None, lock: None })
             }
         }
     }
@@ -237,6 +264,11 @@ fn make(paths: &StepPaths, step: &StepFile, asked: Asked<'_>) -> Result<Outcome,
     };
     let start_time = start_time(pid).map_err(|_| "the container ended as soon as it was made".to_owned())?;
     Ok(Outcome::Ready { pid, start_time, pulled, environment })
+}
+
+/// The last part of a path in the step's directory.
+pub(crate) fn file_name(path: &'static CStr) -> &'static OsStr {
+    Path::new(OsStr::from_bytes(path.to_bytes())).file_name().unwrap_or_default()
 }
 
 fn private_file(path: &Path) -> io::Result<File> {

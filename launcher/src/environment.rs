@@ -1,7 +1,7 @@
 //! The variables of the user's command: the job's, overridden by the image's, which the image's programs need.
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use parallax_request::Variable;
@@ -29,40 +29,76 @@ const KEPT: [&str; 11] = [
     "TMPDIR",
     "TERM",
 ];
-/// The variable for the number of threads, which stays the job's if it is the number of processors that Slurm gave the task.
-const THREADS: (&str, &str) = ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK");
+/// The variable for the number of threads, which stays the job's if it is the number of processors that Slurm gave the task; and the one
+/// for the latter.
+pub(crate) const THREADS: (&str, &CStr) = ("OMP_NUM_THREADS", c"SLURM_CPUS_PER_TASK");
 
-/// Merges the job's variables, the image's (`NAME=VALUE`), which have precedence over most of the job's, those of devices, and the
-/// user's changes; the later ones have precedence over all before. The job's `PATH` names directories of the node and is dropped, unless the user keeps it.
-pub(crate) fn merge(
-    job: impl Iterator<Item = (OsString, OsString)>,
-    image: &[String],
-    devices: &[(String, String)],
-    changes: &[Variable],
-) -> Variables {
-    let job: Variables = job.collect();
-    let mut variables = job.clone();
-    variables.insert("PATH".into(), DEFAULT_PATH.into());
+/// What becomes of a variable of the task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// It has this value.
+    Set(OsString),
+    /// It has this value if the task does not have the variable.
+    Default(OsString),
+    /// It has this value unless the task has as many threads as processors ([`THREADS`]).
+    Threads(OsString),
+    /// It is removed.
+    Unset,
+}
+
+/// What becomes of the task's variables, by name; all others stay.
+pub(crate) type Rules = BTreeMap<OsString, Rule>;
+
+/// The rules that follow from the image's variables (`NAME=VALUE`), which have precedence over most of the task's, those of devices, and the
+/// user's changes; the later ones have precedence over all before. The task's `PATH` names directories of the node and is dropped, unless the
+/// user keeps it.
+pub(crate) fn rules(image: &[String], devices: &[(String, String)], changes: &[Variable]) -> Rules {
+    let mut rules = Rules::from([("PATH".into(), Rule::Set(DEFAULT_PATH.into()))]);
     // An entry without a value sets nothing (CVE-2026-57231: it must not show a variable of the node either).
     for (name, value) in image.iter().filter_map(|variable| variable.split_once('=')) {
-        if !name.is_empty() && !stays(&job, name) {
-            variables.insert(name.into(), value.into());
+        if !name.is_empty() {
+            rules.insert(name.into(), of_image_entry(name, value.into()));
         }
     }
-    variables.extend(devices.iter().map(|(name, value)| (name.into(), value.into())));
+    rules.extend(devices.iter().map(|(name, value)| (name.into(), Rule::Set(value.into()))));
     for change in changes {
         let name = OsString::from(change.name());
-        let value = match change {
-            Variable::Set(_, value) => Some(value.into()),
-            Variable::Keep(_) => job.get(&name).cloned(),
-            Variable::Image(_) => of_image(image, change.name()),
-            Variable::Unset(_) => None,
+        let rule = match change {
+            Variable::Set(_, value) => Some(Rule::Set(value.into())),
+            // A variable that the task does not have cannot be kept, so the image's stays.
+            Variable::Keep(_) => match rules.remove(&name) {
+                Some(Rule::Set(value) | Rule::Default(value) | Rule::Threads(value)) => Some(Rule::Default(value)),
+                Some(Rule::Unset) | None => None,
+            },
+            Variable::Image(_) => Some(of_image(image, change.name()).map_or(Rule::Unset, Rule::Set)),
+            Variable::Unset(_) => Some(Rule::Unset),
         };
-        // A variable that the job does not have cannot be kept, so the image's stays.
-        match (value, change) {
-            (Some(value), _) => drop(variables.insert(name, value)),
-            (None, Variable::Unset(_) | Variable::Image(_)) => drop(variables.remove(&name)),
-            (None, _) => {}
+        rules.extend(rule.map(|rule| (name, rule)));
+    }
+    rules
+}
+
+fn of_image_entry(name: &str, value: OsString) -> Rule {
+    if name == THREADS.0 {
+        Rule::Threads(value)
+    } else if KEPT.contains(&name) || KEPT_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+        Rule::Default(value)
+    } else {
+        Rule::Set(value)
+    }
+}
+
+/// Applies the rules to the task's variables.
+pub(crate) fn apply(rules: &Rules, of_task: impl Iterator<Item = (OsString, OsString)>) -> Variables {
+    let mut variables: Variables = of_task.collect();
+    let threads = variables.get(OsStr::new(THREADS.0));
+    let has_threads = threads.is_some() && threads == variables.get(OsStr::from_bytes(THREADS.1.to_bytes()));
+    for (name, rule) in rules {
+        match rule {
+            Rule::Threads(_) if has_threads => {}
+            Rule::Set(value) | Rule::Threads(value) => drop(variables.insert(name.clone(), value.clone())),
+            Rule::Default(value) => drop(variables.entry(name.clone()).or_insert_with(|| value.clone())),
+            Rule::Unset => drop(variables.remove(name)),
         }
     }
     variables
@@ -72,14 +108,6 @@ pub(crate) fn merge(
 fn of_image(image: &[String], name: &str) -> Option<OsString> {
     let of_name = |entry: &&String| entry.split_once('=').is_some_and(|(known, _)| known == name);
     image.iter().rfind(of_name).and_then(|entry| Some(entry.split_once('=')?.1.into()))
-}
-
-/// Whether a variable stays the job's.
-fn stays(job: &Variables, name: &str) -> bool {
-    let of_job = |name: &str| job.get(OsStr::new(name));
-    let is_kept = KEPT.contains(&name) || KEPT_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-    let is_threads = name == THREADS.0 && of_job(THREADS.0) == of_job(THREADS.1);
-    (is_kept || is_threads) && of_job(name).is_some()
 }
 
 /// Returns the directories of `PATH`.
@@ -112,7 +140,7 @@ mod tests {
         let job = job.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let image: Vec<String> = image.iter().map(ToString::to_string).collect();
         let changes: Vec<Variable> = changes.iter().map(|text| Variable::parse(text).unwrap()).collect();
-        let entries = to_exec(&merge(job, &image, &devices, &changes));
+        let entries = to_exec(&apply(&rules(&image, &devices, &changes), job));
         let entries = entries.iter().map(|entry| entry.to_str().unwrap().to_owned());
         entries.filter(|entry| *entry != format!("PATH={DEFAULT_PATH}")).collect()
     }
@@ -170,7 +198,7 @@ mod tests {
         let job = [("LANG".into(), "job".into()), ("TERM".into(), "job".into()), ("X".into(), "job".into())];
         let image = ["TERM=image".to_owned(), "X=1".to_owned(), "X=2=3".to_owned()];
         let changes = ["LANG", "TERM", "X", "Y"].map(|name| Variable::Image(name.to_owned()));
-        let merged = merge(job.into_iter(), &image, &[], &changes);
+        let merged = apply(&rules(&image, &[], &changes), job.into_iter());
         let of = |name: &str| merged.get(OsStr::new(name)).and_then(|value| value.to_str());
         assert_eq!((of("LANG"), of("TERM"), of("X"), of("Y")), (None, Some("image"), Some("2=3"), None));
     }

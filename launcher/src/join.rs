@@ -29,8 +29,20 @@ pub(crate) enum Directories<'a> {
 }
 
 impl Directories<'_> {
+    /// The directories, of which the first that can be entered counts.
+    pub(crate) fn in_order(&self) -> Vec<&Path> {
+        match self {
+            Self::Exactly(path) => vec![path],
+            Self::OfNode(path) => path.iter().copied().collect(),
+            Self::FirstOf(paths) => paths.iter().flatten().copied().chain([Path::new("/")]).collect(),
+        }
+    }
+
     /// Changes to the directory.
-    fn enter(&self) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// A message for the user.
+    pub(crate) fn enter(&self) -> Result<(), String> {
         match self {
             Self::Exactly(path) => std::env::set_current_dir(path).map_err(|error| {
                 format!(
@@ -60,14 +72,9 @@ impl Directories<'_> {
     }
 }
 
-/// Moves this process into the container, with at most the privileges of the container's own processes, and
-/// into a directory there. Mounts a program and directories of the node into the container.
-pub(crate) fn enter(
-    container: &Door,
-    program: Option<NodeProgram>,
-    late: Option<LateMounts>,
-    directories: &Directories<'_>,
-) -> Result<(), String> {
+/// Moves this process into the container, with at most the privileges of the container's own processes. Mounts a program and
+/// directories of the node into the container.
+pub(crate) fn enter(container: &Door, program: Option<NodeProgram>, late: Option<LateMounts>) -> Result<(), String> {
     let failed = |error: &dyn fmt::Display| format!("cannot enter the container: {error}; tell the administrator");
     if program.is_none() && late.is_none() {
         container.enter().map_err(|error| failed(&error))?;
@@ -78,8 +85,7 @@ pub(crate) fn enter(
         program.and_then(Result::ok).map_or(Ok(()), Cloned::show)?;
         late.map_or(Ok(()), |late| late.and_then(LateClones::show))?;
     }
-    limit_capabilities(BOUNDS).map_err(|error| failed(&error))?;
-    directories.enter()
+    limit_capabilities(BOUNDS).map_err(|error| failed(&error))
 }
 
 /// Drops from the bounding set all capabilities but these, one bit each, of those that this kernel knows: capabilities(7) numbers them

@@ -24,7 +24,7 @@
 //! - [`timings`]: the durations of a start, for users who ask for them.
 //! - [`pytorch`]: variables by which PyTorch's processes find each other (pure).
 //! - [`door`]: the ways into a container.
-//! - [`join`]: entering the container and becoming the user's command.
+//! - [`join`]: entering the container and becoming the user's command; [`join_file`], by which `parallax-join` does the same for other tasks.
 
 use std::process::ExitCode;
 
@@ -41,6 +41,7 @@ mod holder;
 mod hooks;
 mod image_store;
 mod join;
+mod join_file;
 mod late_mounts;
 mod making;
 mod messages;

@@ -1,7 +1,8 @@
 //! One task, from its start to the user's command.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -10,12 +11,14 @@ use parallax_format::oci::Platform;
 use parallax_protocol::step_file::{StepFile, StepPaths};
 use parallax_request::{Mount, Request};
 use parallax_spank_hooks::{IMAGE_ID, text};
+use parallax_sys::activation::take_descriptor;
 
 use crate::args::{self, Order};
 use crate::container::{self, StartError};
 use crate::environment;
 use crate::image_store;
 use crate::join::{self, Directories};
+use crate::join_file;
 use crate::late_mounts::LateMounts;
 use crate::messages::Messages;
 use crate::mounts;
@@ -57,7 +60,15 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Order::Pause { directory }) => pause::start(&directory).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
         Some(Order::Hold) => pause::hold(),
         Some(Order::Podman { directory, command }) => fail(&podman::become_podman(&directory, &command)),
-        Some(Order::Run { directory, command }) => run_in_container(&directory, &command),
+        Some(Order::Run { directory, command }) => run_in_container(&directory, &command, None),
+        Some(Order::Locked { directory, lock, command }) => match take_descriptor(lock) {
+            Ok(lock) => run_in_container(&directory, &command, Some(File::from(lock))),
+            Err(error) => fail(&format!("the lock of the step's tasks is not open: {error}; tell the administrator")),
+        },
+        Some(Order::Inside { directory, started_in, command }) => match take_descriptor(directory) {
+            Ok(directory) => run_inside(&directory, started_in, &command),
+            Err(error) => fail(&format!("the step's directory is not open: {error}; tell the administrator")),
+        },
     }
 }
 
@@ -88,54 +99,106 @@ fn run_on_node(command: &[OsString], id: Option<String>) -> ExitCode {
     ExitCode::from(failure.exit_code())
 }
 
-fn run_in_container(directory: &Path, command: &[OsString]) -> ExitCode {
+/// A task that is in the container.
+struct Inside {
+    step: StepFile,
+    request: Request,
+    /// The variables of the container's devices.
+    devices: Vec<(String, String)>,
+    /// Where the task began on the node; `None` if that no longer exists.
+    started_in: Option<PathBuf>,
+}
+
+impl Inside {
+    /// Reads what the task has to know, as it is in the container already.
+    fn read(paths: &StepPaths, started_in: PathBuf) -> Result<Self, StartError> {
+        let mut step = read_step(paths).map_err(StartError::Here)?;
+        let request = request::of_step().map_err(StartError::Here)?;
+        let container = container::entered(paths, &step, &request)?;
+        if let Some(execution) = container.pulled {
+            request::put_execution(&mut step, execution);
+        }
+        Ok(Self { step, request, devices: container.environment, started_in: Some(started_in) })
+    }
+}
+
+fn run_in_container(directory: &Path, command: &[OsString], lock: Option<File>) -> ExitCode {
     let paths = StepPaths::new(directory);
     let messages = Messages::of_step(&paths.launch_directory(), node_name());
-    let fail = |message: &str| {
-        messages.print_of_node(message);
-        ExitCode::from(NO_CONTAINER)
-    };
-    let mut step = match read_step(&paths) {
-        Ok(step) => step,
-        Err(message) => return fail(&message),
-    };
-    let request = match request::of_step() {
-        Ok(request) => request,
-        Err(message) => return fail(&message),
-    };
-    let started = Instant::now();
-    let container = match container::obtain(&paths, &step, Asked { request: &request, command }) {
-        Ok(container) => container,
+    match join_container(&paths, command, lock) {
+        Ok(inside) => become_command(inside, command, &messages),
         // The task that tried has reported the error.
-        Err(StartError::Reported) => return ExitCode::from(NO_CONTAINER),
-        Err(StartError::Here(message)) => return fail(&message),
-    };
+        Err(StartError::Reported) => ExitCode::from(NO_CONTAINER),
+        Err(StartError::Here(message)) => fail_once(&messages, &message),
+    }
+}
+
+/// Goes on in the container, which `parallax-join` has joined. `directory` is the step's.
+fn run_inside(directory: &OwnedFd, started_in: PathBuf, command: &[OsString]) -> ExitCode {
+    let paths = StepPaths::new(Path::new(&format!("/proc/self/fd/{}", directory.as_raw_fd())));
+    let messages = Messages::of_step(&paths.launch_directory(), node_name());
+    match Inside::read(&paths, started_in) {
+        Ok(inside) => become_command(inside, command, &messages),
+        Err(StartError::Reported) => ExitCode::from(NO_CONTAINER),
+        Err(StartError::Here(message)) => fail_once(&messages, &message),
+    }
+}
+
+fn fail_once(messages: &Messages, message: &str) -> ExitCode {
+    messages.print_of_node(message);
+    ExitCode::from(NO_CONTAINER)
+}
+
+/// Joins the step's container, and makes it if no other task has made it. `lock` is the tasks' lock if this task has it.
+fn join_container(paths: &StepPaths, command: &[OsString], lock: Option<File>) -> Result<Inside, StartError> {
+    let mut step = read_step(paths).map_err(StartError::Here)?;
+    let request = request::of_step().map_err(StartError::Here)?;
+    let started = Instant::now();
+    let container = container::obtain(paths, &step, Asked { request: &request, command }, lock)?;
     let obtained = Instant::now();
     if let Some(execution) = container.pulled {
         request::put_execution(&mut step, execution);
     }
-    let workdir = std::env::current_dir().ok();
+    let started_in = std::env::current_dir().ok();
     // Mounted at their own paths, the first two if configured.
     let tmp = Some(Path::new(plan::TMP));
     let shown: Vec<&Path> =
-        [(workdir.as_deref(), step.mount_workdir), (step.home.as_deref(), step.mount_home), (tmp, !step.own_tmp)]
+        [(started_in.as_deref(), step.mount_workdir), (step.home.as_deref(), step.mount_home), (tmp, !step.own_tmp)]
             .into_iter()
             .filter_map(|(path, is_mounted)| path.filter(|path| is_mounted && !mounts::hides_image(path)))
             .collect();
     let program = command.first().and_then(|program| {
         NodeProgram::find(Path::new(program), &shown, &paths.launch_directory().join("program-lock"))
     });
-    let directories = directories(&request, &step, workdir.as_deref());
-    let late = match late_mounts(&paths, &step, container.mounts) {
-        Ok(late) => late,
-        Err(message) => return fail(&message),
-    };
-    if let Err(message) = join::enter(&container.door, program, late, &directories) {
-        return fail(&message);
+    let late = late_mounts(paths, &step, container.mounts).map_err(StartError::Here)?;
+    let devices = container.environment;
+    if let Some(lock) = container.lock {
+        let facts = join_file::Facts {
+            step: &step,
+            request: &request,
+            devices: &devices,
+            holder: container.holder.filter(|_| program.is_none()),
+            directories: &directories(&request, &step, started_in.as_deref()),
+            started_in: started_in.as_deref(),
+            program: command.first(),
+        };
+        join_file::write(paths, &facts);
+        drop(lock);
     }
+    join::enter(&container.door, program, late).map_err(StartError::Here)?;
     timings::print(&request, obtained - started, obtained.elapsed());
-    let of_job = std::env::vars_os().filter(|(name, _)| !timings::is_own(name));
-    let mut variables = environment::merge(of_job, &step.environment, &container.environment, &request.variables);
+    Ok(Inside { step, request, devices, started_in })
+}
+
+/// Executes the command in the container, in which this process is.
+fn become_command(inside: Inside, command: &[OsString], messages: &Messages) -> ExitCode {
+    let Inside { step, request, devices, started_in } = inside;
+    if let Err(message) = directories(&request, &step, started_in.as_deref()).enter() {
+        return fail_once(messages, &message);
+    }
+    let of_task = std::env::vars_os().filter(|(name, _)| !timings::is_own(name));
+    let rules = environment::rules(&step.environment, &devices, &request.variables);
+    let mut variables = environment::apply(&rules, of_task);
     if request.pytorch {
         pytorch::add(&mut variables);
     }

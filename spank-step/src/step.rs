@@ -209,7 +209,10 @@ impl Step {
             Lease::Granted(held, grant) if held.mode() == Mode::Run => {
                 let directory = grant.directory.to_str().ok_or("the step's directory is not UTF-8")?;
                 let file = broadcast_file(spank, held.job);
-                Ok(spank.prepend_task_argv(vec![&self.launcher, "run", directory, &file, "--"])?)
+                let joiner = joiner(&self.launcher);
+                let launcher = self.launcher.as_str();
+                let first = joiner.as_ref().map_or([launcher, "run"], |joiner| [joiner.as_str(), launcher]);
+                Ok(spank.prepend_task_argv([&first[..], &[directory, &file, "--"]].concat())?)
             }
             Lease::Granted(held, grant) => {
                 let directory = grant.directory.to_str().ok_or("the step's directory is not UTF-8")?;
@@ -271,6 +274,12 @@ fn node_name(spank: &SpankHandle) -> Option<String> {
 /// Returns the task's number among all tasks of the step, of all components.
 fn number_in_step(spank: &SpankHandle) -> Option<i32> {
     spank.getenv("SLURM_PROCID").ok().flatten()?.parse().ok()
+}
+
+/// The program beside the launcher that joins a container without it; none on processors that it is not made for.
+fn joiner(launcher: &str) -> Option<String> {
+    let path = Path::new(launcher).with_file_name("parallax-join");
+    path.exists().then_some(path)?.into_os_string().into_string().ok()
 }
 
 /// Returns the name of the file that `srun --bcast` writes if no name is given (`slurm_bcast_JOB.STEP_NODE`).

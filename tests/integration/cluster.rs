@@ -25,6 +25,7 @@ mod foreign;
 mod identity;
 mod inheritance;
 mod job_layers;
+mod joining;
 mod lazy;
 mod lookups;
 mod messages;
@@ -69,6 +70,7 @@ const FILES: &[&[Listed]] = &[
     comparison::TESTS,
     comparison::binding::TESTS,
     comparison::homes::TESTS,
+    joining::TESTS,
     mpi::TESTS,
     plugin::TESTS,
     podman::TESTS,

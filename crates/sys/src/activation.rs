@@ -1,4 +1,4 @@
-//! Sockets that systemd has opened for this process (`sd_listen_fds(3)`).
+//! Descriptors that this process has got from the one that started it: sockets of systemd (`sd_listen_fds(3)`), or a single descriptor.
 //!
 //! No crate serves: listenfd 1.0 takes descriptors also if `LISTEN_PID` is missing, follows a variable of its own to other
 //! numbers, and removes variables of the environment, which is undefined behavior once there are threads; sd-notify 0.5 has
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The number of the first passed descriptor.
 const FIRST: RawFd = 3;
 
-/// Whether the sockets were taken already.
+/// Whether they were taken already.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// Returns the sockets, in the order of the unit, closed on exec; empty without sockets or if they were taken before. Must be
@@ -28,12 +28,23 @@ pub fn take_sockets() -> io::Result<Vec<OwnedFd>> {
     (FIRST..FIRST + count).map(take).collect()
 }
 
+/// Returns a descriptor that the caller of this program has left open for it and named in its arguments, closed on exec.
+///
+/// # Errors
+/// It is not open, or one was taken before.
+pub fn take_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    if number < FIRST || TAKEN.swap(true, Ordering::Relaxed) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    take(number)
+}
+
 fn take(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the call takes numbers only, and fails for a descriptor that is not open.
     if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it is open, the environment says that it is meant for this very process, and the flag above sees to it that it
-    // is taken once.
+    // SAFETY: it is open, the environment or the arguments say that it is meant for this very process, and the flag above sees to it that
+    // it is taken once.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

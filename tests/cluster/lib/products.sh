@@ -33,6 +33,9 @@ install_on() {
     install_file "$built/parallax" "$root/usr/bin/parallax"
     install_file "$built/parallax-lazy" "$root/usr/sbin/parallax-lazy"
     install_file "$repository/target/launcher/parallax-launch" "$root/usr/libexec/parallax/parallax-launch"
+    # None on processors that it is not made for.
+    [[ ! -e $repository/target/join/parallax-join ]] ||
+        install_file "$repository/target/join/parallax-join" "$root/usr/libexec/parallax/parallax-join"
     install_file "$built/parallax-mount-program" "$root/usr/libexec/parallax/parallax-mount-program"
     install_file "$(plugin_file "$suite")" "$root/usr/lib/parallax/spank_parallax.so"
     install_file "$(step_part_file "$suite")" "$root/usr/lib/parallax/spank_parallax_step.so"
