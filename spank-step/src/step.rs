@@ -209,7 +209,9 @@ impl Step {
             Lease::Granted(held, grant) if held.mode() == Mode::Run => {
                 let directory = grant.directory.to_str().ok_or("the step's directory is not UTF-8")?;
                 let file = broadcast_file(spank, held.job);
-                let joiner = joiner(&self.launcher);
+                // The launcher measures how long tasks wait.
+                let is_timed = held.wanted.request.timings == Some(true);
+                let joiner = joiner(&self.launcher).filter(|_| !is_timed);
                 let launcher = self.launcher.as_str();
                 let first = joiner.as_ref().map_or([launcher, "run"], |joiner| [joiner.as_str(), launcher]);
                 Ok(spank.prepend_task_argv([&first[..], &[directory, &file, "--"]].concat())?)

@@ -95,7 +95,8 @@ fn the_launcher_does_what_takes_more_than_joining(cluster: &Cluster) -> anyhow::
         let cases: [(&[&str], &[&str], &[&str]); 6] = [
             (&[], &["true"], &["locked"]),
             (&[], &["/usr/bin/true"], &["locked"]),
-            (&["--parallax-timings"], &["true"], all),
+            // It measures how long tasks wait.
+            (&["--parallax-timings"], &["true"], &["run"; TASKS]),
             (&["--parallax-env=-PATH"], &["/usr/bin/true"], all),
             (&["--parallax-entrypoint"], &["true"], all),
             (&["--bcast=/var/tmp/broadcast"], &["/usr/bin/true"], all),

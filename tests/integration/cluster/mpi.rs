@@ -44,8 +44,7 @@ fn several_steps_of_a_job_run_at_once(cluster: &Cluster) -> anyhow::Result<()> {
     with_image(cluster, "openmpi", || {
         let done = cluster.run("ctl", "u1", &line)?.success()?;
         let (one, two) = done.stdout.split_once("--\n").with_context(|| format!("{done:?}"))?;
-        checked(one, 2)?;
-        checked(two, 2)
+        [one, two].into_iter().try_for_each(|said| checked(said, 2)).with_context(|| done.stderr.clone())
     })
 }
 
@@ -83,6 +82,6 @@ fn checked(said: &str, nodes: usize) -> anyhow::Result<()> {
             format!("rank {rank} of {TASKS}: from {from}, sum {sum}, memory shared, host {host}")
         })
         .collect();
-    ensure!(lines.iter().copied().eq(expected.iter().map(String::as_str)), "{said}");
+    ensure!(lines.iter().copied().eq(expected.iter().map(String::as_str)), "it said: {said}");
     Ok(())
 }
