@@ -64,7 +64,8 @@ impl<'a> Repository<'a> {
     /// [`TreeError`].
     pub fn image_at(&self, place: &str) -> Result<Option<Image>, TreeError> {
         let path = self.root.join(place);
-        let directory = path.canonicalize().ok();
+        // A link that leads nowhere names the image, too.
+        let directory = path.canonicalize().or_else(|_| fs::read_link(&path)).ok();
         let flat = directory.as_deref().and_then(ducc::flat_image).map(|(_, id)| id);
         let id = match flat {
             Some(id) => Some(id),
@@ -195,6 +196,8 @@ mod tests {
         assert_eq!((found.id.to_string(), found.name.as_deref()), (id.clone(), Some(names[1].as_str())));
         assert_eq!(image(&id).unwrap().name, None);
         assert!(!image("quay.io/a/b:1").unwrap().directory().exists());
+        fs::remove_dir(found.directory()).unwrap();
+        assert_eq!(image("python:3"), Some(found));
         assert_eq!(image("quay.io/a/b:2"), None);
     }
 
