@@ -145,7 +145,7 @@ pub(crate) fn file(path: &Path) -> Result<Sidecar, LayerError> {
 /// Whether this is `overlay/<ID>/empty`, which Podman puts below a bottom layer, so that there are two lower directories. The
 /// directory need not exist.
 fn is_filler(lower: &Path) -> bool {
-    lower.file_name().is_some_and(|name| name == "empty")
+    lower.file_name().is_some_and(|name| name == layout::EMPTY)
         && lower.with_file_name(layout::LINK).is_file()
         && fs::read_dir(lower)
             .map_or_else(|error| error.kind() == ErrorKind::NotFound, |mut files| files.next().is_none())

@@ -9,7 +9,7 @@ use parallax_format::digest::ImageId;
 use parallax_format::record::ImageRecord;
 use parallax_format::{ImageRef, RequestedImage, ambiguous_id, id_prefix, nearest};
 use parallax_protocol::message::{LeaseRequest, Mode};
-use parallax_store::read::{OpenError, TrustedStore};
+use parallax_store::read::{OpenError, TrustedStore, Unrecorded};
 use parallax_sys::credentials::Credentials;
 use parallax_trees::known_names;
 
@@ -119,8 +119,8 @@ impl Search {
         // Another tool's images are in no index: finding one takes longer, so it comes last.
         for (at, store) in readable.iter().enumerate() {
             place.is(store.path());
-            match store.resolve_foreign(reference) {
-                Ok(Some(image)) => return Ok(Found::Image(readable.swap_remove(at), Box::new(image))),
+            match store.resolve_unrecorded(reference) {
+                Ok(Some(image)) => return Ok(unrecorded(readable.swap_remove(at), image)),
                 Ok(None) => {}
                 Err(error) => obstacles.add(error),
             }
@@ -170,6 +170,14 @@ impl Search {
     }
 }
 
+/// The result for an image of Podman's list. One that lies unpacked is a directory like any other: nothing of it is in the store.
+fn unrecorded(store: TrustedStore, image: Unrecorded) -> Found {
+    match image {
+        Unrecorded::Record(record) => Found::Image(store, record),
+        Unrecorded::Unpacked(directory) => Found::Directory(directory),
+    }
+}
+
 /// Whether a store's directory has nothing in it, as mount points have without their mounts.
 fn is_empty(path: &Path) -> bool {
     std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
@@ -214,11 +222,11 @@ fn by_id_prefix(
     let Some(store) = stores.get(at) else { return Ok(None) };
     let reference = ImageRef::Id(id);
     let image = match store.resolve(&reference) {
-        Ok(None) => store.resolve_foreign(&reference),
-        found => found,
+        Ok(None) => store.resolve_unrecorded(&reference),
+        found => found.map(|image| image.map(|image| Unrecorded::Record(Box::new(image)))),
     };
     match image {
-        Ok(image) => Ok(image.map(|image| Found::Image(stores.swap_remove(at), Box::new(image)))),
+        Ok(image) => Ok(image.map(|image| unrecorded(stores.swap_remove(at), image))),
         Err(error) => {
             obstacles.add(error);
             Ok(None)

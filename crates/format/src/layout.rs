@@ -71,6 +71,8 @@ pub const DIRECTORIES: [&str; 12] = [
 /// The directories that each store of containers/storage has.
 pub const PODMANS_DIRECTORIES: [&str; 4] = [OVERLAY, LINKS, OVERLAY_IMAGES, OVERLAY_LAYERS];
 
+/// Directory in a base layer's directory that Podman puts below it, so that an overlay has two lower directories.
+pub const EMPTY: &str = "empty";
 /// The directory of a layer's files, in the layer's directory.
 pub const DIFF: &str = "diff";
 /// The file with the layer's short name, in the layer's directory.

@@ -51,6 +51,11 @@ pub enum StoreError {
     /// Nodes use an image that was to be removed.
     #[error("steps use the image on {}; remove it when they have ended, or with --force", .0.join(", "))]
     InUse(Vec<String>),
+    /// The store has the image, or an image of this name, with files of its own.
+    #[error(
+        "the store has {0} with files of its own, and an unpacked image does not replace it; to have that, remove it with parallax rm"
+    )]
+    Taken(String),
     /// The name is too long for a file.
     #[error("the image name {0} is too long to be stored; give the image another one")]
     NameTooLong(String),

@@ -5,7 +5,8 @@ pub(crate) mod foreign;
 mod id_prefix;
 pub(crate) mod list;
 pub(crate) mod trusted;
+pub(crate) mod unpacked;
 
-pub use foreign::{LayerSizes, listed_images};
-pub use list::{Listed, Listing, list};
+pub use foreign::{LayerSizes, Unrecorded, listed_images};
+pub use list::{Listed, ListedUnpacked, Listing, list};
 pub use trusted::{OpenError, StoreKey, TrustedStore};

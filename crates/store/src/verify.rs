@@ -137,6 +137,13 @@ impl<'a> Verifier<'a> {
     }
 
     fn foreign_image(&mut self, id: &ImageId) -> Result<(), StoreError> {
+        if let Some(directory) = self.store.unpacked_image(id)? {
+            if !directory.is_dir() {
+                let what = format!("lists an image whose directory {} is not there", directory.display());
+                self.note(Some(id), IMAGES_JSON, &what, "mount its file system, or remove the image (parallax rm)");
+            }
+            return self.big_data(id);
+        }
         match self.store.foreign_image(id) {
             Ok(_) => self.big_data(id),
             Err(StoreError::Open(OpenError::Foreign { reason, .. })) => {

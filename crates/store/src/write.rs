@@ -5,6 +5,7 @@ pub(crate) mod chunk_garbage;
 mod chunk_trace;
 pub(crate) mod chunks;
 pub(crate) mod garbage;
+pub(crate) mod import;
 pub(crate) mod own_file;
 pub(crate) mod pending;
 pub(crate) mod publish;

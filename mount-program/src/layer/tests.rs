@@ -44,6 +44,20 @@ fn a_side_car_is_found_from_both_forms_whether_file_or_link() {
 }
 
 #[test]
+fn a_layer_that_lies_elsewhere_is_a_plain_one() {
+    let (store, elsewhere) = (store(), tempfile::tempdir().unwrap());
+    fs::create_dir_all(store.path().join("parallax/layers")).unwrap();
+    fs::write(elsewhere.path().join("file"), "").unwrap();
+    fs::remove_dir(store.path().join("overlay/id/diff")).unwrap();
+    symlink(elsewhere.path(), store.path().join("overlay/id/diff")).unwrap();
+    for lower in both_forms(&store) {
+        assert!(matches!(layer(&lower).unwrap().source, Source::Directory { hollow_in: None, .. }));
+    }
+    drop(elsewhere);
+    assert!(both_forms(&store).iter().all(|lower| layer(lower).is_err()));
+}
+
+#[test]
 fn a_lost_side_car_is_an_error_in_a_store_of_squashfs_files() {
     for sign in ["parallax/layers", "squash", "overlay/l/OTHER.squash"] {
         let store = store();

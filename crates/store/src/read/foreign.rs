@@ -6,10 +6,11 @@
 //! directories are empty. A layer that has `lower` needs a file for each layer named there.
 //!
 //! There is no record of such an image, so finding one reads Podman's whole list. That is the price of not adopting it
-//! (`parallax migrate --adopt`).
+//! (`parallax migrate --adopt`). Images that lie unpacked elsewhere ([`super::unpacked`]) are found in the same way.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::Read as _;
+use std::path::PathBuf;
 
 use parallax_format::digest::{Digest, ImageId, LayerId};
 use parallax_format::layout::{self, IMAGES_JSON, LAYERS_JSON};
@@ -71,20 +72,31 @@ impl LayerSizes {
     }
 }
 
+/// An image without a record.
+#[derive(Debug)]
+pub enum Unrecorded {
+    /// Another tool's image, as a record.
+    Record(Box<ImageRecord>),
+    /// The directory in which the image lies unpacked.
+    Unpacked(PathBuf),
+}
+
 impl TrustedStore {
-    /// The image a reference means among those without a record, as a record. `None` if no image matches.
+    /// The image a reference means among those without a record. `None` if no image matches.
     ///
     /// This reads Podman's list of images, and so its time grows with their number: ask [`TrustedStore::resolve`] first.
     ///
     /// # Errors
     /// [`OpenError`], for an image that is there and can't be used.
-    pub fn resolve_foreign(&self, reference: &ImageRef) -> Result<Option<ImageRecord>, OpenError> {
+    pub fn resolve_unrecorded(&self, reference: &ImageRef) -> Result<Option<Unrecorded>, OpenError> {
         let fitting = self.listed(|entry| entry.fits(reference).is_some())?;
-        let best = fitting.into_iter().filter(|entry| self.is_foreign(entry));
-        match best.min_by_key(|entry| entry.fits(reference)) {
-            Some(entry) => self.foreign_record(&entry, &LayerSizes::default()).map(Some),
-            None => Ok(None),
+        let unrecorded = fitting.into_iter().filter(|entry| self.is_foreign(entry));
+        let Some(entry) = unrecorded.min_by_key(|entry| entry.fits(reference)) else { return Ok(None) };
+        if let Some(directory) = self.unpacked(&entry)? {
+            return Ok(Some(Unrecorded::Unpacked(directory)));
         }
+        let record = self.foreign_record(&entry, &LayerSizes::default())?;
+        Ok(Some(Unrecorded::Record(Box::new(record))))
     }
 
     /// The images in Podman's list that have no record.
@@ -206,7 +218,13 @@ impl TrustedStore {
         let path = layer.squashfs_path();
         let mut file = self.open_layer(&layer).map_err(|error| match error {
             OpenError::Read { cause, .. } if cause.kind() == std::io::ErrorKind::NotFound => {
-                self.unusable(entry, &format!("{path}, its SquashFS file, is missing"))
+                let reason = match self.unpacked(entry) {
+                    Ok(Some(place)) => {
+                        format!("it lies unpacked in {}, and the store has no SquashFS file of it", place.display())
+                    }
+                    _ => format!("{path}, its SquashFS file, is missing"),
+                };
+                self.unusable(entry, &reason)
             }
             other => other,
         })?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use parallax_format::digest::ImageId;
+use parallax_format::digest::{Digest, ImageId};
 use parallax_format::record::{ImageRecord, RecordError};
 use parallax_format::{ImageName, IndexPath, name_from_index_entry};
 
@@ -22,6 +22,23 @@ pub struct Listing {
     pub corrupt: Vec<(PathBuf, RecordError)>,
     /// Problems of unusable images of other tools.
     pub unusable: Vec<String>,
+    /// Images that lie unpacked elsewhere.
+    pub unpacked: Vec<ListedUnpacked>,
+}
+
+/// An image that lies unpacked in a directory elsewhere, and its current names.
+#[derive(Debug)]
+pub struct ListedUnpacked {
+    /// Its id.
+    pub id: ImageId,
+    /// Its names, sorted.
+    pub names: Vec<ImageName>,
+    /// The directory.
+    pub directory: PathBuf,
+    /// The digest of its manifest for Podman.
+    pub digest: Digest,
+    /// When it was built, RFC 3339.
+    pub created: String,
 }
 
 /// An image and its current names.
@@ -77,6 +94,14 @@ fn add_foreign(root: &Path, known: &BTreeSet<ImageId>, listing: &mut Listing) ->
     }
     let sizes = store.layer_sizes()?;
     for image in images {
+        let directory = store.unpacked(&image)?;
+        let described = ImageId::parse(&image.id).zip(Digest::parse(&image.digest));
+        if let (Some(directory), Some((id, digest))) = (directory, described) {
+            let mut names = image.names();
+            names.sort();
+            listing.unpacked.push(ListedUnpacked { id, names, directory, digest, created: image.created });
+            continue;
+        }
         match store.foreign_record(&image, &sizes) {
             Ok(record) => {
                 let mut names = image.names();

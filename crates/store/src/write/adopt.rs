@@ -4,6 +4,7 @@
 //! the files are, and the index entries that lead to it. They are made in the order of publishing, under the same
 //! pending-operation record as other changes of names, so that a writer that dies leaves the image as it was, or one that [`Store::collect`] finishes.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
@@ -43,6 +44,30 @@ impl Store {
         let store = TrustedStore::open_lenient(self.root())?;
         let entry = self.foreign_entry(&store, id)?;
         Ok(store.foreign_record(&entry, &store.layer_sizes()?)?)
+    }
+
+    /// The directory of the image with this id, if it lies unpacked elsewhere.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`] if Podman's list can't be read.
+    pub fn unpacked_image(&self, id: &ImageId) -> Result<Option<PathBuf>, StoreError> {
+        let store = TrustedStore::open_lenient(self.root())?;
+        let entry = store.foreign_images()?.into_iter().find(|entry| entry.id == id.as_str());
+        Ok(entry.map_or(Ok(None), |entry| store.unpacked(&entry))?)
+    }
+
+    /// The images without a record that lie unpacked elsewhere: their ids and directories.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`] if Podman's list can't be read.
+    pub fn unpacked_images(&self) -> Result<BTreeMap<ImageId, PathBuf>, StoreError> {
+        let store = TrustedStore::open_lenient(self.root())?;
+        let mut found = BTreeMap::new();
+        for entry in store.foreign_images()? {
+            let directory = store.unpacked(&entry)?;
+            found.extend(ImageId::parse(&entry.id).zip(directory));
+        }
+        Ok(found)
     }
 
     fn foreign_entry(&self, store: &TrustedStore, id: &ImageId) -> Result<ListedImage, StoreError> {

@@ -187,7 +187,10 @@ impl Store {
                         to_remove.insert(id);
                         foreign.extend(digests.iter().map(ToString::to_string));
                     }
-                    Some(Operation::Adding) if !recorded => drop(to_remove.insert(id)),
+                    // One that lies unpacked has no record, and is whole as soon as it is in the list.
+                    Some(Operation::Adding) if !recorded && self.unpacked_image(&id)?.is_none() => {
+                        to_remove.insert(id);
+                    }
                     _ => to_name.extend(recorded.then_some((id, digests))),
                 }
             }

@@ -9,7 +9,11 @@ use super::*;
 use crate::testing::{Foreign, foreign_image, image, publish, squashfs, store};
 
 fn find(root: &Path, text: &str) -> Result<Option<ImageRecord>, OpenError> {
-    TrustedStore::open(root).unwrap().resolve_foreign(&ImageRef::parse(text).unwrap())
+    let found = TrustedStore::open(root).unwrap().resolve_unrecorded(&ImageRef::parse(text).unwrap())?;
+    Ok(found.map(|found| match found {
+        Unrecorded::Record(record) => *record,
+        Unrecorded::Unpacked(directory) => panic!("{} is no file", directory.display()),
+    }))
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::*;
 use parallax_format::layout::LAYERS_JSON;
 
 use crate::testing::{Foreign, foreign_image, image, json, publish, store};
+use crate::write::import::Unpacked;
 
 /// Every path in the store but those of removed files that have their grace.
 fn paths(store: &Store) -> BTreeSet<String> {
@@ -169,7 +170,8 @@ fn change_the_store_as_told() {
         "tag" => drop(store.tag(&image("kept", "x", &[]).id, &ImageName::for_storing("half:1").unwrap()).unwrap()),
         "untag" => drop(store.remove(&name("kept:2"), false).unwrap()),
         "remove" => drop(store.remove(&name("half:1"), false).unwrap()),
-        "remove-foreign" => drop(store.remove(&name("theirs:1"), false).unwrap()),
+        "remove-foreign" | "remove-unpacked" => drop(store.remove(&name("theirs:1"), false).unwrap()),
+        "import" => drop(store.import(&lying_unpacked("half:1")).unwrap()),
         "adopt" => {
             let id = ImageId::parse(&store.foreign_images().unwrap()[0].id).unwrap();
             let mut record = store.foreign_image(&id).unwrap();
@@ -261,14 +263,16 @@ fn check(store: &Store, what: &str) {
             let link = store.link_of(id).unwrap().unwrap_or_else(|| panic!("{what}: {id} has no link"));
             let links = store.root().join(parallax_format::layout::LINKS);
             assert!(links.join(link.as_str()).is_dir(), "{what}: {id}");
-            assert!(links.join(format!("{}.squash", link.as_str())).is_file(), "{what}: {id}");
+            // Of an image that lies unpacked the files are elsewhere.
+            let is_elsewhere = store.root().join(format!("overlay/{id}/diff")).is_symlink();
+            assert!(is_elsewhere || links.join(format!("{}.squash", link.as_str())).is_file(), "{what}: {id}");
         }
     }
 }
 
 #[test]
 fn killed_anywhere_the_store_works() {
-    for change in ["add", "move", "tag", "untag", "remove", "remove-foreign", "adopt"] {
+    for change in ["add", "move", "tag", "untag", "remove", "remove-foreign", "adopt", "import", "remove-unpacked"] {
         let (points, _) = killed_at_every(change, By::Locks, 1);
         assert!(points > 10, "{change} has {points} points only");
     }
@@ -292,10 +296,25 @@ fn prepared(change: &str) -> (tempfile::TempDir, Store) {
     if matches!(change, "remove-foreign" | "adopt") {
         foreign_image(store.root(), Foreign::GoTool, "theirs:1");
     }
+    if change == "remove-unpacked" {
+        store.import(&lying_unpacked("theirs:1")).unwrap();
+    }
     if matches!(change, "remove" | "tag") {
         publish(&store, &image("half", "half:1", &["base", "top"]), &["base", "top"]).unwrap();
     }
     (directory, store)
+}
+
+/// An image that lies unpacked in a directory that is there.
+fn lying_unpacked(name: &str) -> Unpacked {
+    Unpacked {
+        id: "ab".repeat(32).parse().unwrap(),
+        name: ImageName::for_storing(name).unwrap(),
+        directory: "/usr".into(),
+        configuration: serde_json::Map::new(),
+        created: "2026-01-01T00:00:00Z".to_owned(),
+        size: 7,
+    }
 }
 
 fn relative(store: &Store) -> BTreeSet<String> {
