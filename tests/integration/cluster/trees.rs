@@ -13,6 +13,7 @@ pub(super) mod repository;
 
 tests! { cluster:
     a_directory_of_root_runs_and_stays_as_it_is,
+    nothing_of_it_is_copied_to_the_node,
     what_root_keeps_to_itself_stays_closed,
     a_directory_of_the_user_runs_and_stays_as_it_is,
     mounts_and_names_of_users_find_room,
@@ -78,6 +79,26 @@ fn a_directory_of_root_runs_and_stays_as_it_is(cluster: &Cluster) -> anyhow::Res
         }
         let quiet = run(cluster, "u1", TINY, &["id"])?.success()?;
         ensure!(quiet.stderr.lines().all(|line| line.starts_with("srun: job")), "something was said: {quiet:?}");
+        Ok(())
+    })
+}
+
+fn nothing_of_it_is_copied_to_the_node(cluster: &Cluster) -> anyhow::Result<()> {
+    with_trees(cluster, || {
+        let size: u64 = cluster.shell("n1", &format!("du -s --block-size=1 {TINY} | cut -f1"))?.trim().parse()?;
+        cluster.shell("n1", "touch /tmp/before")?;
+        let image = format!("--parallax-image={TINY}");
+        let read = "find / -xdev -type f -exec cat {} + >/dev/null 2>&1; echo mine >/tmp/mine; echo read";
+        let step = HeldStep::start(cluster, "u1", &["-w", "n1", &image], 1, read)?;
+        // All that was written on the node since, but for what the container itself writes: the step's files and those of Slurm.
+        let new = "find / /run /tmp /var/tmp /run/parallax/steps/* -xdev -type f -newer /tmp/before \
+                   ! -path '/run/parallax/steps/*/graph/*' -printf '%s %p\\n' | sort -u; rm /tmp/before";
+        let written = cluster.shell("n1", new)?;
+        step.finish()?;
+        let sizes = written.lines().filter_map(|line| line.split(' ').next()?.parse::<u64>().ok());
+        let (count, bytes) = sizes.fold((0, 0), |(count, bytes), size| (count + 1, bytes + size));
+        ensure!(count > 0 && written.contains("/step.json"), "the step's own files were not found: {written}");
+        ensure!(bytes < 100_000 && size > 10 * bytes, "of an image of {size} bytes {bytes} were written: {written}");
         Ok(())
     })
 }
