@@ -168,7 +168,7 @@ fn lines(said: &[u8]) -> Vec<Line> {
 }
 
 /// Reads to the end or until the deadline; returns the bytes, and `true` at the end.
-fn read_until(reader: &OwnedFd, deadline: Instant) -> io::Result<(Vec<u8>, bool)> {
+pub(crate) fn read_until(reader: &OwnedFd, deadline: Instant) -> io::Result<(Vec<u8>, bool)> {
     let mut said = Vec::new();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -12,11 +12,13 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use parallax_format::{ImageName, ImageRef, RequestedImage, ducc};
 use parallax_protocol::step_file::{StepFile, StepPaths};
 use rustix::fs::{FlockOperation, flock};
 
+use crate::holder::read_until;
 use crate::podman::{end_of, enter_namespace};
 use crate::tree::{self, Kind, Settings, Tree};
 use layout::{Chain, Described};
@@ -25,20 +27,25 @@ use layout::{Chain, Described};
 pub(crate) const VERB: &str = "store";
 /// The file with the image's id, written last; empty if Podman has no image.
 const DONE: &str = "done";
+
 /// Ensures that Podman finds the step's image, if it is a directory: the first task that takes the lock writes the store. Returns the
 /// image's id.
 ///
 /// # Errors
-/// A message for the user: the directory cannot be used.
+/// A message for the user: the directory cannot be used, or hangs.
 pub(crate) fn ensure(
     directory: &Path,
     read: impl Fn(&StepPaths) -> Result<StepFile, String>,
 ) -> Result<Option<String>, String> {
     let paths = StepPaths::new(directory);
     // The step has another image, which the agent has put into its store.
-    if paths.store().join(parallax_format::layout::OVERLAY_IMAGES).exists() || read(&paths)?.directory.is_none() {
+    if paths.store().join(parallax_format::layout::OVERLAY_IMAGES).exists() {
         return Ok(None);
     }
+    let step = read(&paths)?;
+    let Some(path) = &step.directory else { return Ok(None) };
+    // Of all tasks, those that wait for the lock included.
+    let deadline = Instant::now() + Duration::from_secs(step.start_timeout.into());
     let broken = |error: io::Error| format!("cannot use {}: {error}", paths.launch_directory().display());
     let done = paths.store_of_directory().join(DONE);
     let known = || fs::read_to_string(&done).ok().map(|id| Some(id).filter(|id| !id.is_empty()));
@@ -48,13 +55,31 @@ pub(crate) fn ensure(
     if let Some(id) = known() {
         return Ok(id);
     }
-    let program = std::env::current_exe().map_err(broken)?;
     // In a process of its own, since this one becomes the user's command, outside of the namespace.
-    let mut command = Command::new(program);
-    let output = command.arg(VERB).arg(directory).arg("--").stdin(Stdio::null()).output().map_err(broken)?;
-    match known().filter(|_| output.status.success()) {
-        Some(id) => Ok(id),
-        None => Err(format!("Podman cannot have the image{}", end_of(&output.stderr))),
+    let mut command = Command::new(std::env::current_exe().map_err(broken)?);
+    command.arg(VERB).arg(directory).arg("--");
+    match in_time(command, deadline).map_err(broken)? {
+        Some((said, is_done)) => {
+            known().filter(|_| is_done).ok_or_else(|| format!("Podman cannot have the image{}", end_of(&said)))
+        }
+        None => Err(format!(
+            "Podman cannot have the image: {} took too long to answer; tell the administrator",
+            path.display()
+        )),
+    }
+}
+
+/// Runs a program that says nothing but errors, and returns these and whether it succeeded; `None` if it is not done by the deadline.
+fn in_time(mut command: Command, deadline: Instant) -> io::Result<Option<(Vec<u8>, bool)>> {
+    if Instant::now() >= deadline {
+        return Ok(None);
+    }
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let said = child.stderr.take().map_or(Ok((Vec::new(), true)), |errors| read_until(&errors.into(), deadline))?;
+    match said {
+        (said, true) => Ok(Some((said, child.wait()?.success()))),
+        // What waits for a file system may not end before that answers, so nobody waits for it.
+        _ => child.kill().map(|()| None),
     }
 }
 
@@ -176,6 +201,20 @@ fn give(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_hangs_is_ended() {
+        let shell = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            command
+        };
+        let soon = |milliseconds| Instant::now() + Duration::from_millis(milliseconds);
+        assert_eq!(in_time(shell("echo no >&2; exit 1"), soon(60_000)).unwrap(), Some((b"no\n".to_vec(), false)));
+        assert_eq!(in_time(shell("exec sleep 600"), soon(20)).unwrap(), None);
+        // Tasks that waited for that do not try again.
+        assert_eq!(in_time(shell("true"), Instant::now()).unwrap(), None);
+    }
 
     #[test]
     fn an_image_has_the_name_that_it_was_requested_by_or_one_of_its_path() {

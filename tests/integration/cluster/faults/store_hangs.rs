@@ -10,6 +10,7 @@ faults! { Cluster:
     at_the_start = "the store hangs at a step's start",
     at_the_end = "the store hangs at a step's end",
     a_path_of_the_site = "a path of run.mounts hangs at a step's start",
+    a_directory_for_podman = "a directory that is the image hangs in podman mode",
 }
 
 const CONFIG: &str = "stores = [\"/hanging\"]\n[step]\nstart_timeout = 3\nend_timeout = 3\n";
@@ -71,6 +72,20 @@ fn a_path_of_the_site(cluster: &Cluster) -> anyhow::Result<String> {
         let done = cluster.srun("u1", &["-w", "n1", "-n2", "--parallax-image=debian", "true"]);
         store.thaw()?;
         failed_saying_once(&done?, &["took too long", "/hanging/parallax on this node", "tell the administrator"])
+    });
+    drop(store);
+    seen
+}
+
+fn a_directory_for_podman(cluster: &Cluster) -> anyhow::Result<String> {
+    let config = "stores = [\"/shared/store\"]\n[step]\nstart_timeout = 3\n";
+    let store = FuseStore::mount(cluster)?;
+    let seen = with_config(cluster, config, || {
+        store.freeze()?;
+        let image = "--parallax-image=/hanging/parallax";
+        let done = cluster.srun("u1", &["-w", "n1", "-n2", image, "--parallax-mode=podman", "true"]);
+        store.thaw()?;
+        failed_saying_once(&done?, &["/hanging/parallax took too long to answer", "tell the administrator"])
     });
     drop(store);
     seen
