@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread::available_parallelism;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use parallax_chunks::{Algorithm, ChunkId, Cutter, Index, Parameters, split};
 use parallax_format::digest::ImageId;
 use parallax_format::record::{ImageRecord, LayerRecord};
@@ -62,10 +62,7 @@ impl<'a> Chunking<'a> {
     /// # Errors
     /// If a file of the image cannot be read or is corrupt, or the store cannot be written. Layers before have their chunks.
     pub(crate) fn image(&self, id: &ImageId) -> anyhow::Result<Chunked> {
-        let record = self.store.record(id)?;
-        let record = record.with_context(|| {
-            format!("another tool stored the image {}; adopt it first: parallax migrate --adopt", id.short())
-        })?;
+        let record = own_record(self.store, id)?;
         let mut done = Chunked::default();
         let mut files = BTreeSet::new();
         for layer in record.layers.iter().filter(|layer| files.insert(layer.squashfs_path())) {
@@ -127,6 +124,20 @@ impl<R: Read> Read for Digested<'_, R> {
         self.digest.update(buffer.get(..got).unwrap_or_default());
         Ok(got)
     }
+}
+
+/// Returns the record of an image whose files Parallax has stored.
+///
+/// # Errors
+/// If the store has no file of the image, or another tool stored it.
+pub(crate) fn own_record(store: &Store, id: &ImageId) -> anyhow::Result<ImageRecord> {
+    if let Some(record) = store.record(id)? {
+        return Ok(record);
+    }
+    if let Some(directory) = store.unpacked_image(id)? {
+        bail!("the image {} lies unpacked in {}, and the store has no file of it", id.short(), directory.display());
+    }
+    bail!("another tool stored the image {}; adopt it first: parallax migrate --adopt", id.short())
 }
 
 /// Returns the totals of the chunks of an image's SquashFS files, each file once; `None` unless all are chunked.

@@ -7,7 +7,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::commands::{about, chunk, doctor, edf, gc, inspect, list, migrate, record_reads, rm, status, trace, verify};
+use crate::commands::{
+    about, chunk, doctor, edf, gc, import, inspect, list, migrate, record_reads, rm, status, trace, verify,
+};
 use crate::compat;
 use crate::global::Global;
 use crate::output::{explained, report_error, start_logging};
@@ -26,6 +28,8 @@ struct Cli {
 enum Command {
     /// Add images to the store
     Migrate(Box<migrate::Options>),
+    /// Add images that lie unpacked elsewhere to the store, without a copy
+    Import(import::Options),
     /// Cut the layers of images into chunks, for nodes that read them as needed
     Chunk(chunk::Options),
     /// Record which chunks a command reads, for nodes to fetch them first
@@ -75,6 +79,7 @@ pub(crate) fn run() -> ExitCode {
     start_logging(&cli.global);
     let result = match &cli.command {
         Command::Migrate(options) => migrate::run(&cli.global, options),
+        Command::Import(options) => import::run(&cli.global, options),
         Command::Chunk(options) => chunk::run(&cli.global, options),
         Command::Trace(options) => trace::run(&cli.global, options),
         Command::RecordReads(options) => record_reads::run(&cli.global, options),

@@ -8,6 +8,7 @@ mod each;
 pub(crate) mod edf;
 pub(crate) mod find;
 pub(crate) mod gc;
+pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod migrate;

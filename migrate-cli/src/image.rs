@@ -90,7 +90,7 @@ impl Image {
             other_digests,
             manifest: String::from_utf8(manifest).context("the manifest is not UTF-8")?,
             config,
-            created: configuration.created.and_then(|text| canonical_time(&text)).unwrap_or_else(|| NO_DATE.to_owned()),
+            created: time_of_build(configuration.created.as_deref()),
         })
     }
 }
@@ -108,6 +108,11 @@ fn checked_digest(what: &str, digest: &str, bytes: &[u8]) -> anyhow::Result<Dige
         Digest::parse(digest).with_context(|| format!("the image's {what} has the invalid digest {digest:?}"))?;
     ensure!(found == expected, "the image's {what} is corrupt: its digest is {found}, not {digest}");
     Ok(found)
+}
+
+/// Returns the time of an image's build in the form that Podman parses; 1970 if the configuration has none that is valid.
+pub(crate) fn time_of_build(created: Option<&str>) -> String {
+    created.and_then(canonical_time).unwrap_or_else(|| NO_DATE.to_owned())
 }
 
 /// Returns a time in the form that Go, and so Podman, parses: RFC 3339, in UTC. Podman refuses a store with another form as a

@@ -122,6 +122,7 @@ const FILES: &[&[Listed]] = &[
     squashfs_images::TESTS,
     job_layers::TESTS,
     trees::defects::TESTS,
+    trees::import::TESTS,
     trees::podman_mode::TESTS,
     trees::repository::TESTS,
     trials::TESTS,

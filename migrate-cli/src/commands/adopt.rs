@@ -50,7 +50,10 @@ pub(super) fn run(global: &Global, images: &[String], json: bool) -> anyhow::Res
     let progress = Progress::new(global, json);
     let every: Vec<String>;
     let images = if images.is_empty() {
-        every = store.foreign_images()?.into_iter().map(|image| image.id).collect();
+        // One that lies unpacked has no SquashFS file.
+        let unpacked = store.unpacked_images()?;
+        let is_file = |id: &String| ImageId::parse(id).is_none_or(|id| !unpacked.contains_key(&id));
+        every = store.foreign_images()?.into_iter().map(|image| image.id).filter(is_file).collect();
         &every
     } else {
         images

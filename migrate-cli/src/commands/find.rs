@@ -26,7 +26,9 @@ pub(crate) fn find(store: &Store, text: &str) -> anyhow::Result<Found> {
     if let Some(found) = find_if_there(store, text)? {
         return Ok(found);
     }
-    let known: Vec<ImageName> = read::list(store.root())?.images.into_iter().flat_map(|image| image.names).collect();
+    let listing = read::list(store.root())?;
+    let unpacked = listing.unpacked.into_iter().flat_map(|image| image.names);
+    let known: Vec<ImageName> = listing.images.into_iter().flat_map(|image| image.names).chain(unpacked).collect();
     bail!(unknown_image(text, &[store.root().display().to_string()], &nearest(text, &known)))
 }
 

@@ -95,6 +95,9 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
         // An image that no store has may lie unpacked.
         Err(error) => return trees::run(global, &options.image, options.json).unwrap_or(Err(error)),
     };
+    if let Some(directory) = store.unpacked_image(&id)? {
+        return trees::of_directory(&directory, &options.image, options.json);
+    }
     let (record, foreign) = record(&store, &id)?;
     let holders = in_use::read(store.root())?.remove(id.as_str()).unwrap_or_default();
     let parsed = Execution::of_configuration(&record.config)

@@ -1,13 +1,14 @@
 //! `parallax list`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::Context as _;
 use parallax_file_system::FileSystem;
 use parallax_format::digest::{Digest, ImageId};
 use parallax_format::layout::CHUNK_STORE;
 use parallax_format::record::{ImageRecord, LayerRecord};
-use parallax_store::read::{self, Listed};
+use parallax_store::read::{self, Listed, ListedUnpacked};
 use parallax_store::{ChunkTotals, Store, in_use};
 use serde::Serialize;
 
@@ -58,6 +59,8 @@ struct Row<'a> {
     chunks: Option<Chunks>,
     /// The file system of the store.
     file_system: &'a str,
+    /// The directory of an image that lies unpacked elsewhere (`parallax import`); null for images with files in the store.
+    unpacked: Option<&'a Path>,
 }
 
 #[derive(Debug, Serialize)]
@@ -106,6 +109,27 @@ impl<'a> Row<'a> {
             in_use: holders.get(record.id.as_str()).cloned().unwrap_or_default(),
             chunks: None,
             file_system,
+            unpacked: None,
+        }
+    }
+
+    /// The row of an image that lies unpacked elsewhere: nobody has counted its files, and the store has none.
+    fn of_unpacked(image: &'a ListedUnpacked, file_system: &'a str) -> Self {
+        Self {
+            id: image.id,
+            digest: image.digest,
+            names: image.names.iter().map(ToString::to_string).collect(),
+            created: &image.created,
+            layers: 1,
+            size: 0,
+            stored: 0,
+            shared: 0,
+            unique: 0,
+            foreign: false,
+            in_use: Vec::new(),
+            chunks: None,
+            file_system,
+            unpacked: Some(&image.directory),
         }
     }
 
@@ -142,11 +166,12 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
         let row = Row::new(listed, &files, &holders, &file_system);
         if has_chunks { row.with_chunks(&store, &listed.record) } else { Ok(row) }
     };
-    let rows = listing.images.iter().map(row).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut rows = listing.images.iter().map(row).collect::<anyhow::Result<Vec<_>>>()?;
+    rows.extend(listing.unpacked.iter().map(|image| Row::of_unpacked(image, &file_system)));
     if options.json {
         return print_json(&rows);
     }
-    print(&table(&listing.images, &rows))?;
+    print(&table(&rows))?;
     if global.quiet || rows.is_empty() { Ok(()) } else { print(&totals(&rows, &files, &file_system)) }
 }
 
@@ -161,8 +186,9 @@ fn totals(rows: &[Row<'_>], files: &Files, file_system: &str) -> String {
     )
 }
 
-fn table(images: &[Listed], rows: &[Row<'_>]) -> String {
-    const HEADER: [&str; 9] = ["NAME", "ID", "LAYERS", "CREATED", "SIZE", "STORED", "UNIQUE", "CHUNKS", "IN USE"];
+fn table(rows: &[Row<'_>]) -> String {
+    const HEADER: [&str; 10] =
+        ["NAME", "ID", "LAYERS", "CREATED", "SIZE", "STORED", "UNIQUE", "CHUNKS", "IN USE", "UNPACKED IN"];
     let mut header = HEADER.map(str::to_owned);
     // Columns without content are left out.
     if rows.iter().all(|row| row.chunks.is_none()) {
@@ -171,12 +197,12 @@ fn table(images: &[Listed], rows: &[Row<'_>]) -> String {
     if rows.iter().all(|row| row.in_use.is_empty()) {
         header[8].clear();
     }
+    if rows.iter().all(|row| row.unpacked.is_none()) {
+        header[9].clear();
+    }
     let mut lines = vec![header];
-    for (image, row) in images.iter().zip(rows) {
-        let names: Vec<String> = match image.names.as_slice() {
-            [] => vec!["<none>".to_owned()],
-            names => names.iter().map(ToString::to_string).collect(),
-        };
+    for row in rows {
+        let names = if row.names.is_empty() { vec!["<none>".to_owned()] } else { row.names.clone() };
         lines.extend(names.into_iter().map(|name| {
             [
                 name,
@@ -188,6 +214,7 @@ fn table(images: &[Listed], rows: &[Row<'_>]) -> String {
                 units::bytes(row.unique),
                 row.chunks.as_ref().map_or(String::new(), |chunks| units::bytes(chunks.stored)),
                 if row.in_use.is_empty() { String::new() } else { units::count(row.in_use.len(), "node") },
+                row.unpacked.map_or_else(String::new, |path| path.display().to_string()),
             ]
         }));
     }
@@ -236,6 +263,6 @@ mod tests {
         let sizes: Vec<_> = rows.iter().map(|row| (row.size, row.stored, row.shared, row.unique)).collect();
         assert_eq!(sizes, [(1140, 107, 100, 7), (1000, 100, 100, 0)]);
         assert_eq!(totals(&rows, &files, "ext4"), "2 images, 107 B stored on ext4, 100 B saved by sharing\n");
-        assert!(table(&images, &rows).lines().nth(1).unwrap().ends_with("1.14 kB  107 B   7 B"));
+        assert!(table(&rows).lines().nth(1).unwrap().ends_with("1.14 kB  107 B   7 B"));
     }
 }

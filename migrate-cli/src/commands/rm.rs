@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::each::each;
 use super::find::{find, find_if_there};
+use crate::chunking::own_record;
 use crate::global::Global;
 use crate::output::{print, print_json};
 use crate::units;
@@ -107,6 +108,7 @@ pub(crate) fn tag(global: &Global, options: &TagOptions) -> anyhow::Result<()> {
     let name = ImageName::for_storing(&options.name)?;
     let store = Store::open(&global.existing_store()?)?;
     let found = find(&store, &options.image)?;
+    own_record(&store, &found.id)?;
     store.tag(&found.id, &name)?;
     if !global.quiet {
         print(&format!("{name}: now names {}\n", found.id.short()))?;

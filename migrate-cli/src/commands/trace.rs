@@ -25,6 +25,7 @@ use tempfile::TempDir;
 
 use super::find::find;
 use super::record_reads::{DIRECTORY, NAME, notes_name};
+use crate::chunking::own_record;
 use crate::global::Global;
 use crate::output::{print, print_json};
 use crate::units;
@@ -79,10 +80,7 @@ struct LayerRow {
 pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let store = Store::open(&global.existing_store()?)?;
     let id = find(&store, &options.image)?.id;
-    let record = store.record(&id)?;
-    let record = record.with_context(|| {
-        format!("another tool stored the image {}; adopt it first: parallax migrate --adopt", id.short())
-    })?;
+    let record = own_record(&store, &id)?;
     for layer in &record.layers {
         ensure!(
             store.chunk_totals(layer)?.is_some(),

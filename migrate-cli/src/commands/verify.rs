@@ -14,7 +14,7 @@ use crate::global::Global;
 use crate::output::{print, print_json};
 use crate::units;
 
-mod trees;
+pub(super) mod trees;
 
 /// Remedy for a file with the wrong content.
 const REPLACE: &str = "remove the file and migrate an image that has the layer again";

@@ -135,6 +135,11 @@ impl Podman {
     }
 }
 
+/// Runs a script with Debian 13's rootless Podman on a store, in the frame.
+pub(super) fn script_without_agent(cluster: &Cluster, store: &str, text: &str) -> anyhow::Result<Done> {
+    PLAIN.script_on(cluster, store, text)
+}
+
 /// Makes sure that a script said these lines.
 fn expect_lines(done: &Done, expected: &[&str]) -> anyhow::Result<()> {
     ensure!(done.stdout.lines().eq(expected.iter().copied()), "not {expected:#?}: {done:#?}");

@@ -8,6 +8,7 @@ use integration_tests::cluster::{Cluster, Done};
 use integration_tests::held::HeldStep;
 
 pub(super) mod defects;
+pub(super) mod import;
 pub(super) mod podman_mode;
 pub(super) mod repository;
 

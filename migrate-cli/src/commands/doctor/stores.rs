@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use parallax_config::{Agent, Owner};
 use parallax_format::layout;
 use parallax_format::squashfs::Superblock;
-use parallax_store::read::{OpenError, TrustedStore};
+use parallax_store::read::{OpenError, TrustedStore, listed_images};
 
 use super::check::Check;
 use super::squashed::{self, TOPIC};
@@ -44,6 +44,7 @@ fn one(path: &Path, config: &Agent, is_root: bool) -> Vec<Check> {
             checks.push(Check::problem(TOPIC, finding, "make the store readable, best for all users"));
         }
     }
+    checks.extend(unpacked(&store));
     checks.extend(exchangeable(path));
     checks.extend(without_locks(path));
     checks.push(owner(path, store.owner(), config));
@@ -61,21 +62,41 @@ fn unusable(path: &Path, error: &OpenError, is_root: bool) -> Check {
     Check::problem(TOPIC, error.to_string(), remedy)
 }
 
-/// Returns the number of images: of records, or of entries in Podman's list in another tool's store.
+/// Returns the number of images: those with records, and those that only Podman's list has.
 fn image_count(path: &Path) -> std::io::Result<usize> {
-    match fs::read_dir(path.join(layout::RECORDS)) {
-        Ok(entries) => Ok(entries
-            .flatten()
-            .filter(|entry| entry.path().extension().is_some_and(|end| end == layout::JSON))
-            .count()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let list = match fs::read(path.join(layout::IMAGES_JSON)) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
-                list => list?,
-            };
-            Ok(serde_json::from_slice::<Vec<serde_json::Value>>(&list)?.len())
+    let absent = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    let mut ids: BTreeSet<String> = match fs::read_dir(path.join(layout::RECORDS)) {
+        Ok(entries) => {
+            let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+            names.filter_map(|name| Some(name.strip_suffix(".json")?.to_owned())).collect()
         }
-        Err(error) => Err(error),
+        Err(error) if absent(&error) => BTreeSet::new(),
+        Err(error) => return Err(error),
+    };
+    match fs::read(path.join(layout::IMAGES_JSON)) {
+        Ok(list) if !list.is_empty() => ids.extend(listed_images(&list)?.into_iter().map(|image| image.id)),
+        Err(error) if !absent(&error) => return Err(error),
+        _ => {}
+    }
+    Ok(ids.len())
+}
+
+/// Returns a finding about images that lie unpacked elsewhere, if there are any.
+fn unpacked(store: &TrustedStore) -> Option<Check> {
+    // A list that cannot be read is reported as such.
+    let images = store.foreign_images().ok()?;
+    let directories: Vec<PathBuf> = images.iter().filter_map(|image| store.unpacked(image).ok().flatten()).collect();
+    let has =
+        format!("{} has {} in directories elsewhere", store.path().display(), units::count(directories.len(), "image"));
+    let missing: Vec<&PathBuf> = directories.iter().filter(|directory| !directory.is_dir()).collect();
+    match missing.first() {
+        Some(first) => {
+            let (missing, first) = (missing.len(), first.display());
+            let finding = format!("{has}, and {missing} of these directories cannot be found, such as {first}");
+            Some(Check::problem(TOPIC, finding, "mount the file system of that directory here, or remove the images"))
+        }
+        None if directories.is_empty() => None,
+        None => Some(Check::ok(TOPIC, has)),
     }
 }
 
@@ -171,7 +192,23 @@ mod tests {
         fs::set_permissions(&store, Permissions::from_mode(0o755)).unwrap();
         fs::write(store.join("parallax/images/a.json"), "{}").unwrap();
         assert_eq!(states(&store), [State::Ok, State::Ok]);
-        assert!(one(&store, &Agent::default(), false)[0].finding.ends_with("has 1 image"));
+        let finding = |at: usize| one(&store, &Agent::default(), false)[at].finding.clone();
+        assert!(finding(0).ends_with("has 1 image"), "{}", finding(0));
+        // One that lies unpacked is in Podman's list only, and its directory may not be there.
+        let (id, place) = ("ab".repeat(32), directory.path().join("place"));
+        fs::create_dir_all(store.join("overlay-images")).unwrap();
+        fs::create_dir_all(store.join("overlay").join(&id)).unwrap();
+        fs::write(store.join("overlay-images/images.json"), format!(r#"[{{"id":"{id}","layer":"{id}"}}]"#)).unwrap();
+        std::os::unix::fs::symlink(&place, store.join("overlay").join(&id).join("diff")).unwrap();
+        assert_eq!(states(&store), [State::Ok, State::Problem, State::Ok]);
+        assert!(
+            finding(0).ends_with("has 2 images") && finding(1).contains("1 of these directories cannot be found"),
+            "{}",
+            finding(1)
+        );
+        fs::create_dir(&place).unwrap();
+        assert_eq!(states(&store), [State::Ok, State::Ok, State::Ok]);
+        fs::remove_file(store.join("overlay-images/images.json")).unwrap();
         fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
         assert_eq!(states(&store), [State::Ok, State::Problem, State::Ok]);
         fs::set_permissions(&store, Permissions::from_mode(0o775)).unwrap();

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use parallax_config::Config;
 use parallax_file_system::FileSystem;
 use parallax_format::digest::{Digest, ImageId};
@@ -51,10 +52,24 @@ struct Layer {
 /// Shows an unpacked image; `None` if `image` means no unpacked image.
 pub(super) fn run(global: &Global, image: &str, json: bool) -> Option<anyhow::Result<()>> {
     let found = find(global, image).transpose()?;
-    Some(found.and_then(|image| {
-        let report = Report::new(image)?;
-        if json { print_json(&report) } else { print(&report.text()) }
-    }))
+    Some(found.and_then(|image| show(image, json)))
+}
+
+/// Shows the image that lies unpacked in this directory, which need not be there, and that `image` means.
+///
+/// # Errors
+/// The directory cannot be that of a repository, or a part of the image cannot be read.
+pub(super) fn of_directory(directory: &Path, image: &str, json: bool) -> anyhow::Result<()> {
+    let odd = || format!("the image lies in {}, which is not in a repository in DUCC's layout", directory.display());
+    let (repository, id) = ducc::flat_image(directory).with_context(odd)?;
+    let named = ImageRef::parse(image).map_or(Ok(None), |reference| Repository::new(repository).image(&reference))?;
+    let unnamed = || Image { repository: repository.to_owned(), name: None, id };
+    show(named.filter(|named| named.id == id).unwrap_or_else(unnamed), json)
+}
+
+fn show(image: Image, json: bool) -> anyhow::Result<()> {
+    let report = Report::new(image)?;
+    if json { print_json(&report) } else { print(&report.text()) }
 }
 
 fn find(global: &Global, text: &str) -> anyhow::Result<Option<Image>> {

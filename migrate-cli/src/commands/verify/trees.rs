@@ -52,6 +52,13 @@ pub(super) fn check(global: &Global, images: &[String], deep: bool) -> anyhow::R
     Ok((count, problems))
 }
 
+/// Returns what the repository lacks of an image, one sentence each.
+pub(in crate::commands) fn problems_of(image: &Image) -> Vec<String> {
+    let mut problems = Vec::new();
+    of_image(image, false, &mut problems);
+    problems.into_iter().map(|Problem { path, what, remedy, .. }| format!("{path} {what}; {remedy}")).collect()
+}
+
 fn problem(image: Option<ImageId>, path: impl AsRef<Path>, what: impl Into<String>, remedy: &'static str) -> Problem {
     Problem { image, path: path.as_ref().display().to_string(), what: what.into(), remedy }
 }

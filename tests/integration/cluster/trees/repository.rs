@@ -27,7 +27,7 @@ pub(super) fn ids() -> [String; 2] {
 }
 
 /// Runs `body` with a repository that has one image with a public name and one without.
-fn with_repository(cluster: &Cluster, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(super) fn with_repository(cluster: &Cluster, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let [id, other] = ids();
     let make = format!(
         "rm -rf {REPOSITORY}; mkdir {REPOSITORY}; cd {REPOSITORY}; mkdir -p .flat/ab .flat/cd registry.example.org/library
