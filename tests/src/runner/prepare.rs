@@ -30,6 +30,9 @@ impl Prepared {
     pub(super) fn new(tests: &[Test], one_lane: bool) -> Result<Self, String> {
         let count = |needs: &[Need]| tests.iter().filter(|test| needs.contains(&test.need)).count();
         let on_clusters = count(&[Need::Guest, Need::Cluster, Need::Alone]);
+        if tests.iter().any(|test| test.name.starts_with("privileged::lazy::")) {
+            build_worker().map_err(|error| format!("{error:#}"))?;
+        }
         let names: &[&'static str] = match on_clusters {
             0 => &[],
             _ if one_lane || on_clusters < FEW => &[""],
@@ -87,6 +90,13 @@ fn bring_up(name: &'static str) -> anyhow::Result<Cluster> {
         images::migrate(&cluster, image)?;
     }
     Ok(cluster)
+}
+
+/// Builds the program that tests of this machine run as the agent's worker.
+fn build_worker() -> anyhow::Result<()> {
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--locked", "--package", "parallax-lazy"]).current_dir(repository());
+    Done::from(build.output()?).success().context("building parallax-lazy").map(drop)
 }
 
 /// Builds the programs that some tests run with debug assertions, which have points at which they can be killed.

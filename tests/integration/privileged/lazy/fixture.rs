@@ -107,15 +107,14 @@ impl Fixture {
         self.path("store").join(CHUNK_STORE).join(id.path())
     }
 
-    /// Starts a worker as systemd does, by whom the socket stays.
+    /// Starts a worker as systemd does, by whom the socket stays. The runner has built its program.
     pub(super) fn worker(&self) -> anyhow::Result<Worker> {
-        let program = program()?;
         let script = r#"exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@""#;
         let nobody = NOBODY.to_string();
         let child = Command::new("sh")
             .args(["-c", script, "worker", "setpriv", "--reuid", &nobody, "--regid", &nobody, "--clear-groups"])
             .args(["--no-new-privs", "--bounding-set=-all"])
-            .arg(program)
+            .arg(repository().join("target/debug/parallax-lazy"))
             .arg("--config")
             .arg(self.path("parallax.toml"))
             .stdin(Stdio::from(self.socket.try_clone()?))
@@ -153,14 +152,6 @@ impl Fixture {
         fs::rename(path.with_extension("next"), &path)?;
         Ok(fifo)
     }
-}
-
-/// The worker's program, which is built with the other programs only if there is a cluster.
-fn program() -> anyhow::Result<PathBuf> {
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--locked", "--package", "parallax-lazy"]).current_dir(repository());
-    Done::from(build.output()?).success().context("building parallax-lazy")?;
-    Ok(repository().join("target/debug/parallax-lazy"))
 }
 
 /// A process, killed with this value.
