@@ -11,8 +11,9 @@ use crate::cluster::Cluster;
 const SERVICE: &str = r#"
 import os, socket, subprocess, sys
 os.mkdir("/run/lazy", 0o755)
-os.mkdir("/run/lazy/cache", 0o700)
-os.chown("/run/lazy/cache", 65534, 65534)
+os.makedirs(sys.argv[1], 0o700, exist_ok=True)
+os.chown(sys.argv[1], 65534, 65534)
+program = "/usr/sbin/parallax-lazy"
 listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 listener.bind("/run/lazy/socket")
 listener.listen(16)
@@ -20,11 +21,17 @@ script = 'exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
 command = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs", "--bounding-set=-all"]
 def start():
     with open("/run/lazy/log", "ab") as log:
-        return subprocess.Popen(["sh", "-c", script, "worker", *command, "/usr/sbin/parallax-lazy"], stdin=listener, stderr=log)
+        return subprocess.Popen(["sh", "-c", script, "worker", *command, program], stdin=listener, stderr=log)
 worker = start()
 print("started", flush=True)
 for line in sys.stdin:
-    worker.kill()
+    if line == "upgrade\n":
+        # As a package manager does: another file, of which the process that runs knows nothing.
+        subprocess.run(["cp", "--preserve", program, program + ".new"], check=True)
+        os.rename(program + ".new", program)
+        worker.terminate()
+    else:
+        worker.kill()
     worker.wait()
     worker = start()
     print("restarted", flush=True)
@@ -46,7 +53,15 @@ impl LazyService {
     /// # Errors
     /// It cannot be started.
     pub fn start(cluster: &Cluster, node: &str) -> anyhow::Result<Self> {
-        let mut command = cluster.command(node, "root", &["python3", "-c", SERVICE]);
+        Self::start_with_cache(cluster, node, "/run/lazy/cache")
+    }
+
+    /// As [`LazyService::start`], with a directory for the cache that stays, if it is not in `/run/lazy`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_with_cache(cluster: &Cluster, node: &str, cache: &str) -> anyhow::Result<Self> {
+        let mut command = cluster.command(node, "root", &["python3", "-c", SERVICE, cache]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let output = BufReader::new(child.stdout.take().context("no output")?);
         let mut service = Self { child, output };
@@ -66,7 +81,19 @@ impl LazyService {
     /// # Errors
     /// What the service said.
     pub fn kill(&mut self) -> anyhow::Result<()> {
-        self.child.stdin.as_mut().context("no input")?.write_all(b"kill\n")?;
+        self.replace("kill")
+    }
+
+    /// Replaces the worker's program by another file, ends the worker as systemd does, and starts another one.
+    ///
+    /// # Errors
+    /// What the service said.
+    pub fn upgrade(&mut self) -> anyhow::Result<()> {
+        self.replace("upgrade")
+    }
+
+    fn replace(&mut self, how: &str) -> anyhow::Result<()> {
+        writeln!(self.child.stdin.as_mut().context("no input")?, "{how}")?;
         self.expect("restarted")
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -23,9 +23,15 @@ tests! { cluster:
     a_node_without_a_worker_uses_whole_files_and_says_why,
     another_agent_goes_on_with_the_layers_of_one_that_was_killed,
     a_step_that_is_cancelled_while_everything_hangs_leaves_its_node_idle,
+    a_step_reads_on_while_the_worker_and_the_agent_are_upgraded,
+    after_a_power_cut_the_cache_is_used_and_nothing_is_left,
 }
 
 const NODE: &str = "n1";
+/// The cache of [`LazyService::start`].
+const CACHE: &str = "/run/lazy/cache";
+/// A cache that a power cut leaves, as a disk does.
+const KEPT_CACHE: &str = "/shared/lazy-cache";
 const CONFIG: &str =
     "stores = [\"/shared/lazy\"]\n[lazy]\nenabled = true\nsocket = \"/run/lazy/socket\"\ncache = \"/run/lazy/cache\"\n";
 
@@ -42,12 +48,16 @@ fn with_timeout(
     body: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let config = format!("{CONFIG}timeout = {timeout}\n");
-    let without = if whole { "" } else { "rm /shared/lazy/parallax/layers/*.squash" };
-    let result = cluster
-        .shell("ctl", &format!("parallax --store /shared/lazy migrate --chunked oci:/images/python\n{without}"))
-        .and_then(|_| with_config(cluster, NODE, &config, body));
+    let result = publish(cluster, whole).and_then(|()| with_config(cluster, NODE, &config, body));
     cluster.shell("ctl", "rm -rf /shared/lazy")?;
     result
+}
+
+/// Makes the store with the image `python` in chunks; without whole files unless `whole`.
+pub(super) fn publish(cluster: &Cluster, whole: bool) -> anyhow::Result<()> {
+    let without = if whole { "" } else { "rm /shared/lazy/parallax/layers/*.squash" };
+    let text = format!("parallax --store /shared/lazy migrate --chunked oci:/images/python\n{without}");
+    cluster.shell("ctl", &text).map(drop)
 }
 
 /// Prints one digest of all files of the image.
@@ -81,12 +91,12 @@ fn backing_files(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
     Ok(cluster.shell(NODE, text)?.lines().map(str::to_owned).collect())
 }
 
-/// Waits until all layers are plain files of the cache. Nothing tells of it.
-fn wait_until_complete(cluster: &Cluster) -> anyhow::Result<()> {
+/// Waits until so many of the image's five layers are plain files of the cache. Nothing tells of it.
+fn wait_until_complete(cluster: &Cluster, cache: &str, layers: usize) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let files = backing_files(cluster)?;
-        if files.len() == 5 && files.iter().all(|file| file.contains("/cache/")) {
+        if files.len() == 5 && files.iter().filter(|file| file.contains(cache)).count() == layers {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "{files:?}");
@@ -94,17 +104,22 @@ fn wait_until_complete(cluster: &Cluster) -> anyhow::Result<()> {
     }
 }
 
-/// Takes a chunk from the middle of the largest layer away. Returns its path, and where it is.
-fn take_a_chunk(cluster: &Cluster) -> anyhow::Result<[PathBuf; 2]> {
-    let store = cluster.shared().join("lazy");
+/// The index of the largest layer.
+fn largest_index(cluster: &Cluster) -> anyhow::Result<Index> {
     let mut indexes = Vec::new();
-    for entry in fs::read_dir(store.join(LAYERS))? {
+    for entry in fs::read_dir(cluster.shared().join("lazy").join(LAYERS))? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == CHUNK_INDEX) {
             indexes.push(Index::parse(&fs::read(path)?)?);
         }
     }
-    let largest = indexes.iter().max_by_key(|index| index.size()).context("no index")?;
+    indexes.into_iter().max_by_key(Index::size).context("no index")
+}
+
+/// Takes a chunk from the middle of the largest layer away. Returns its path, and where it is.
+pub(super) fn take_a_chunk(cluster: &Cluster) -> anyhow::Result<[PathBuf; 2]> {
+    let store = cluster.shared().join("lazy");
+    let largest = largest_index(cluster)?;
     let middle = largest.parts().nth(largest.parts().len() / 2).context("no chunk")?;
     let path = store.join(CHUNK_STORE).join(middle.id.path());
     let aside = path.with_extension("aside");
@@ -114,15 +129,12 @@ fn take_a_chunk(cluster: &Cluster) -> anyhow::Result<[PathBuf; 2]> {
 
 /// The descriptors of an agent end with it; those of a layer come back from the worker.
 fn another_agent_goes_on_with_the_layers_of_one_that_was_killed(cluster: &Cluster) -> anyhow::Result<()> {
-    let expected =
-        cluster.srun("u1", &["-w", "n2", "--parallax-image=python", "sh", "-c", READ_ALL])?.success()?.stdout;
+    let expected = expected(cluster, "n2")?;
     with_chunks(cluster, false, || {
         let [chunk, aside] = take_a_chunk(cluster)?;
         let mut service = LazyService::start(cluster, NODE)?;
         let step = HeldStep::start(cluster, "u1", &["-w", NODE, "--parallax-image=python"], 1, "echo begun")?;
-        let mut read =
-            cluster.command("ctl", "u1", &["srun", "-w", NODE, "--parallax-image=python", "sh", "-c", READ_ALL]);
-        let reading = read.stdout(Stdio::piped()).spawn()?;
+        let reading = start_reading(cluster, NODE)?;
         wait_for_text(&cluster.path_on(NODE, "/run/lazy/log")?, 0, "readers wait")?;
         let shown =
             cluster.shell(NODE, "parallax status --lazy; parallax status --lazy --json; parallax doctor || true")?;
@@ -138,32 +150,25 @@ fn another_agent_goes_on_with_the_layers_of_one_that_was_killed(cluster: &Cluste
         service.kill()?;
         wait_for_text(&agent, from, "layer served by another worker")?;
         fs::rename(aside, chunk)?;
-        let read = reading.wait_with_output()?;
-        ensure!(read.status.success(), "{read:?}");
-        ensure!(String::from_utf8_lossy(&read.stdout) == expected, "{read:?}, not {expected:?}");
-        wait_until_complete(cluster)?;
+        end_reading(reading, &expected)?;
+        wait_until_complete(cluster, CACHE, 5)?;
         step.finish()
     })
 }
 
 fn a_step_reads_an_image_of_chunks_and_keeps_it_when_the_worker_is_killed(cluster: &Cluster) -> anyhow::Result<()> {
-    let expected =
-        cluster.srun("u1", &["-w", "n2", "--parallax-image=python", "sh", "-c", READ_ALL])?.success()?.stdout;
+    let expected = expected(cluster, "n2")?;
     with_chunks(cluster, false, || {
         let mut service = LazyService::start(cluster, NODE)?;
         let step = HeldStep::start(cluster, "u1", &["-w", NODE, "--parallax-image=python"], 1, "echo begun")?;
         let reason = reason(cluster)?;
         ensure!(reason.ends_with("; 5 of 5 layers by chunks"), "{reason}");
-        let mut read =
-            cluster.command("ctl", "u1", &["srun", "-w", NODE, "--parallax-image=python", "sh", "-c", READ_ALL]);
-        let reading = read.stdout(Stdio::piped()).spawn()?;
+        let reading = start_reading(cluster, NODE)?;
         for _ in 0..3 {
             service.kill()?;
         }
-        let read = reading.wait_with_output()?;
-        ensure!(read.status.success(), "{read:?}");
-        ensure!(String::from_utf8_lossy(&read.stdout) == expected, "{read:?}, not {expected:?}");
-        wait_until_complete(cluster)?;
+        end_reading(reading, &expected)?;
+        wait_until_complete(cluster, CACHE, 5)?;
         step.finish()
     })
 }
@@ -220,4 +225,103 @@ fn wait_for_hung_reader(cluster: &Cluster) -> anyhow::Result<()> {
         ensure!(Instant::now() < deadline, "no process hangs");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Starts a step that reads all of the image on a node.
+pub(super) fn start_reading(cluster: &Cluster, node: &str) -> anyhow::Result<Child> {
+    let read = ["srun", "-w", node, "--parallax-image=python", "sh", "-c", READ_ALL];
+    Ok(cluster.command("ctl", "u1", &read).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
+}
+
+/// Waits for a step of [`start_reading`], which must have read what `expected` says.
+pub(super) fn end_reading(reading: Child, expected: &str) -> anyhow::Result<()> {
+    let read = reading.wait_with_output()?;
+    ensure!(read.status.success(), "{read:?}");
+    ensure!(String::from_utf8_lossy(&read.stdout) == expected, "{read:?}, not {expected:?}");
+    Ok(())
+}
+
+/// The digest of all files of the image, read on a node that does not know of chunks.
+pub(super) fn expected(cluster: &Cluster, node: &str) -> anyhow::Result<String> {
+    Ok(cluster.srun("u1", &["-w", node, "--parallax-image=python", "sh", "-c", READ_ALL])?.success()?.stdout)
+}
+
+/// One after the other, as a package manager and systemd do it, while readers wait.
+fn a_step_reads_on_while_the_worker_and_the_agent_are_upgraded(cluster: &Cluster) -> anyhow::Result<()> {
+    let expected = expected(cluster, "n2")?;
+    with_chunks(cluster, false, || {
+        let [chunk, aside] = take_a_chunk(cluster)?;
+        let mut service = LazyService::start(cluster, NODE)?;
+        let step = HeldStep::start(cluster, "u1", &["-w", NODE, "--parallax-image=python"], 1, "echo begun")?;
+        let reading = start_reading(cluster, NODE)?;
+        wait_for_text(&cluster.path_on(NODE, "/run/lazy/log")?, 0, "readers wait")?;
+        let agent = cluster.state().join(format!("log/{NODE}-agent.log"));
+        let upgrade_worker = |service: &mut LazyService| {
+            let from = fs::read(&agent)?.len();
+            service.upgrade()?;
+            wait_for_text(&agent, from, "layer served by another worker")
+        };
+        upgrade_worker(&mut service)?;
+        let from = fs::read(&agent)?.len();
+        let program = "/usr/sbin/parallax-agent";
+        cluster.shell(NODE, &format!("cp --preserve {program} {program}.new && mv {program}.new {program}"))?;
+        cluster.service(NODE, "stop", "agent")?;
+        cluster.service(NODE, "start", "agent")?;
+        wait_for_text(&agent, from, "layer adopted from an earlier agent")?;
+        upgrade_worker(&mut service)?;
+        fs::rename(aside, chunk)?;
+        end_reading(reading, &expected)?;
+        wait_until_complete(cluster, CACHE, 5)?;
+        step.finish()
+    })
+}
+
+/// What the cache has when the power goes is used, and the rest fetched: by the next start of the node nothing is known of the layers.
+fn after_a_power_cut_the_cache_is_used_and_nothing_is_left(cluster: &Cluster) -> anyhow::Result<()> {
+    let config = format!("{}timeout = 600\n", CONFIG.replace("/run/lazy/cache", KEPT_CACHE));
+    let expected = expected(cluster, "n2")?;
+    let result = publish(cluster, false).and_then(|()| {
+        let [chunk, aside] = take_a_chunk(cluster)?;
+        let cut = cut_the_power_while_a_layer_arrives(cluster, &config);
+        if cut.is_err() {
+            // The node has its usual configuration again.
+            let _ = cluster.power(NODE, "off");
+            cluster.power(NODE, "on")?;
+        }
+        cut?;
+        fs::rename(aside, chunk)?;
+        with_config(cluster, NODE, &config, || {
+            let _service = LazyService::start_with_cache(cluster, NODE, KEPT_CACHE)?;
+            let step = HeldStep::start(cluster, "u1", &["-w", NODE, "--parallax-image=python"], 1, "echo begun")?;
+            end_reading(start_reading(cluster, NODE)?, &expected)?;
+            wait_until_complete(cluster, KEPT_CACHE, 5)?;
+            let status = cluster.shell(NODE, "parallax status --lazy --json")?;
+            let status: Value = serde_json::from_str(&status)?;
+            let fetched = status.pointer("/sources/0/chunks").and_then(Value::as_u64).context("no chunks")?;
+            let largest = largest_index(cluster)?.parts().len() as u64;
+            ensure!(
+                (1..=largest).contains(&fetched),
+                "{fetched} chunks were fetched, and one layer of {largest} was incomplete"
+            );
+            step.finish()
+        })
+    });
+    cluster.shell("ctl", &format!("rm -rf /shared/lazy {KEPT_CACHE}"))?;
+    result
+}
+
+/// Cuts the power of the node when all layers but one are complete, and a reader waits for that one; and boots the node.
+fn cut_the_power_while_a_layer_arrives(cluster: &Cluster, config: &str) -> anyhow::Result<()> {
+    fs::write(cluster.path_on(NODE, "/etc/parallax/parallax.toml")?, config)?;
+    cluster.service(NODE, "stop", "agent")?;
+    cluster.service(NODE, "start", "agent")?;
+    let _service = LazyService::start_with_cache(cluster, NODE, KEPT_CACHE)?;
+    let reading = start_reading(cluster, NODE)?;
+    wait_for_text(&cluster.path_on(NODE, "/run/lazy/log")?, 0, "readers wait")?;
+    wait_until_complete(cluster, KEPT_CACHE, 4)?;
+    cluster.power(NODE, "off")?;
+    cluster.power(NODE, "on")?;
+    let read = reading.wait_with_output()?;
+    ensure!(!read.status.success(), "the step survived: {read:?}");
+    Ok(())
 }
