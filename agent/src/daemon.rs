@@ -17,6 +17,7 @@ use sd_notify::NotifyState;
 use crate::args::Args;
 use crate::backend::Backends;
 use crate::helper::Helper;
+use crate::layers::KeptLayers;
 use crate::lease::Leases;
 use crate::metrics::{Metrics, write_file};
 use crate::server::{Server, listen, signals};
@@ -48,7 +49,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         anyhow::bail!("mounting needs root; start the agent as root, best with its systemd unit");
     }
-    let sockets = activation::take_sockets().context("cannot use the sockets that systemd opened")?;
+    let passed = activation::take_passed().context("cannot use the descriptors that systemd passed")?;
+    let (sockets, kept) = KeptLayers::of(passed);
     raise_file_limit();
     // Before the restrictions, which the helper does not have.
     let helper = Arc::new(Helper::start(&args.config).context("cannot start the helper process")?);
@@ -66,7 +68,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let signals = signals().context("cannot wait for signals")?;
     let socket = config.agent.socket();
     let runtime = config.agent.runtime_dir.clone();
-    let (leases, recovered) = Leases::open(config, backends, helper, Metrics::new()?)
+    let (leases, recovered) = Leases::open(config, backends, helper, Metrics::new()?, kept)
         .with_context(|| format!("cannot use {}", runtime.display()))?;
     let listener = listen(sockets, &socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
     let server = Server::new(listener, signals, Box::leak(Box::new(leases)), recovered)

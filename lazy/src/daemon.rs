@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use parallax_config::Config;
 use parallax_lazy_file::message::Channel;
-use parallax_sys::activation;
+use parallax_sys::activation::{self, Passed};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -39,7 +39,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let filter: EnvFilter = args.log.parse().context("--log")?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
     lines.log_internal_errors(false).finish().try_init()?;
-    let sockets = activation::take_sockets().context("cannot use the sockets that systemd opened")?;
+    let sockets = activation::take_passed().context("cannot use the sockets that systemd opened")?;
     let config = Config::load(&args.config)?.lazy;
     let socket =
         socket(sockets, &config.socket).with_context(|| format!("cannot listen on {}", config.socket.display()))?;
@@ -80,9 +80,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// The socket that systemd opened, or a new one that only this process's user and root can connect to.
-fn socket(opened: Vec<OwnedFd>, path: &Path) -> anyhow::Result<OwnedFd> {
-    match <[OwnedFd; 1]>::try_from(opened) {
-        Ok([socket]) => {
+fn socket(opened: Vec<Passed>, path: &Path) -> anyhow::Result<OwnedFd> {
+    match <[Passed; 1]>::try_from(opened) {
+        Ok([Passed { descriptor: socket, .. }]) => {
             anyhow::ensure!(socket_acceptconn(&socket)?, "the socket that systemd opened does not listen");
             Ok(socket)
         }

@@ -127,6 +127,7 @@ const FILES: &[&[Listed]] = &[
     trees::repository::TESTS,
     trials::TESTS,
     systemd::TESTS,
+    systemd::lazy::TESTS,
     systemd::users::TESTS,
     systemd::sessions::TESTS,
     // Last, for what it says of all that came before.

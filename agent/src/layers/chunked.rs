@@ -1,11 +1,12 @@
 //! Layers whose chunks are fetched as they are read: a file served by FUSE, a loop device over it, and the kernel's SquashFS.
 //!
 //! `parallax-lazy`, which has no privilege, serves the file ([`parallax_lazy_file`]). For each layer the agent has a thread ([`supervisor`])
-//! that keeps a copy of the file's descriptors, so a worker that ends fails no read: the next one answers what was asked for. When the file
-//! is complete, and its SHA-256 is the recorded one, the thread puts it below the loop device, and FUSE is gone. Where the worker cannot
+//! that keeps a copy of the file's descriptors, so a worker that ends fails no read: the next one answers what was asked for. systemd keeps
+//! further copies ([`kept`]) for the case that both end. When the file is complete, and its SHA-256 is the recorded one, the thread puts it below the loop device, and FUSE is gone. Where the worker cannot
 //! go on, the layer's whole file in the store takes that place ([`rescue`]).
 
 mod adoption;
+mod kept;
 mod overdue;
 mod rescue;
 mod shared;
@@ -27,10 +28,12 @@ use parallax_sys::mount::DetachedMount;
 use parallax_sys::shared_slots::SharedSlots;
 
 use self::adoption::Orphan;
+use self::kept::{Keeping, KeptLayer};
 use self::shared::Shared;
 use self::supervisor::Supervisor;
 
 pub(super) use self::adoption::ChunksEntry;
+pub use self::kept::KeptLayers;
 
 /// Number of requests that the worker answers at a time.
 const SLOTS: usize = 16;
@@ -109,6 +112,7 @@ impl Chunked {
             reads_directly: worker.reads == Reads::Direct,
         };
         let request = entry.request();
+        let keeping = Keeping::of(&entry.mount);
         let shared = Arc::new(Shared::new(diff_id, entry.reads()));
         let supervisor = Supervisor {
             shared: Arc::clone(&shared),
@@ -121,7 +125,9 @@ impl Chunked {
             whole,
             verify,
             timeout: worker.timeout,
+            keeping,
         };
+        supervisor.keep();
         let channel = supervisor.connect().map_err(|refusal| {
             *worker.silent_since() = refusal.is_silence.then(Instant::now);
             refusal.reason
@@ -130,7 +136,7 @@ impl Chunked {
         let supervised = Supervised { shared, entry };
         supervised.shared.end_with(&channel);
         let thread = thread::Builder::new().name("lazy layer".to_owned());
-        thread.spawn(move || supervisor.run(channel)).map_err(failed("cannot start a thread"))?;
+        thread.spawn(move || supervisor.run(Some(channel))).map_err(failed("cannot start a thread"))?;
         // The worker has the file in its cache.
         let device = LoopDevice::attach(file.as_fd(), Reads::Direct).map_err(failed("no loop device"))?;
         let path = device.path().to_owned();
@@ -148,10 +154,10 @@ pub struct Supervised {
 }
 
 impl Supervised {
-    /// Goes on with the supervision of a layer that an earlier agent mounted.
-    pub(super) fn adopt(diff_id: DiffId, entry: ChunksEntry, mount_point: PathBuf) -> Self {
+    /// Goes on with the supervision of a layer that an earlier agent mounted, and of which systemd may have `kept` the descriptors.
+    pub(super) fn adopt(diff_id: DiffId, entry: ChunksEntry, mount_point: PathBuf, kept: Option<KeptLayer>) -> Self {
         let shared = Arc::new(Shared::new(diff_id, entry.reads()));
-        let orphan = Orphan { shared: Arc::clone(&shared), entry: entry.clone(), mount_point };
+        let orphan = Orphan { shared: Arc::clone(&shared), entry: entry.clone(), mount_point, kept };
         let thread = thread::Builder::new().name("lazy layer".to_owned());
         if let Err(error) = thread.spawn(move || orphan.run()) {
             shared.poison();

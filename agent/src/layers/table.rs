@@ -25,7 +25,7 @@ use parallax_store::read::{OpenError, StoreKey, TrustedStore};
 use parallax_sys::credentials::{Credentials, reopen};
 use parallax_sys::loop_device::Reads;
 
-use super::chunked::{Chunked, Supervised, Worker};
+use super::chunked::{Chunked, KeptLayers, Supervised, Worker};
 use super::digest::Checker;
 use super::idle::IdleCache;
 use super::mounted::{FileKey, Form, LayerEntry, LayerError, MountedLayer};
@@ -61,6 +61,8 @@ pub struct LayerTable {
     idle: IdleCache<MountedLayer>,
     /// Set if layers are mounted from their chunks.
     worker: Mutex<Option<Arc<Worker>>>,
+    /// What systemd has kept of layers in chunks that are to be adopted.
+    kept: Mutex<KeptLayers>,
 }
 
 impl LayerTable {
@@ -77,6 +79,7 @@ impl LayerTable {
             direct_reads: AtomicBool::default(),
             idle: IdleCache::new(Duration::ZERO),
             worker: Mutex::default(),
+            kept: Mutex::default(),
         }
     }
 
@@ -85,6 +88,17 @@ impl LayerTable {
     pub fn configured(self, config: &Config) -> Self {
         self.reconfigure(config);
         self
+    }
+
+    /// Adds what systemd has kept of an earlier agent's layers in chunks.
+    #[must_use]
+    pub fn with_kept(self, kept: KeptLayers) -> Self {
+        Self { kept: Mutex::new(kept), ..self }
+    }
+
+    /// Has systemd forget what it has kept of layers that were not adopted.
+    pub fn forget_kept(&self) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = KeptLayers::default();
     }
 
     /// Applies another configuration from now on.
@@ -263,7 +277,10 @@ impl LayerTable {
         place.upgrade().unwrap_or_else(|| {
             let LayerEntry { diff_id, file, mount_point, chunks } = entry;
             let form = match chunks {
-                Some(chunks) => Form::Chunks(Supervised::adopt(diff_id, chunks, mount_point.clone())),
+                Some(chunks) => {
+                    let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take(&chunks.mount);
+                    Form::Chunks(Supervised::adopt(diff_id, chunks, mount_point.clone(), kept))
+                }
                 None => Form::File,
             };
             let mounted = Arc::new(MountedLayer { key: file, diff_id, mount_point, file: None, form });

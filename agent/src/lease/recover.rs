@@ -25,7 +25,7 @@ use crate::helper::Helper;
 use crate::identity::Identity;
 use crate::in_use::InUseMarkers;
 use crate::journal::{Entry, Journal, LeaseKey, Recorded, entry_of_unreadable};
-use crate::layers::LayerTable;
+use crate::layers::{KeptLayers, LayerTable};
 use crate::metrics::Metrics;
 use crate::step::StepDirectory;
 use crate::step::disk::{Disk, DiskDirectory};
@@ -48,7 +48,8 @@ pub struct Stale {
 }
 
 impl Leases {
-    /// Prepares the runtime directory and recovers the leases of an earlier agent. Returns the leases that continue, and the stale
+    /// Prepares the runtime directory and recovers the leases of an earlier agent, of whose layers in chunks systemd has kept the
+    /// descriptors. Returns the leases that continue, and the stale
     /// remains to be released.
     ///
     /// # Errors
@@ -58,6 +59,7 @@ impl Leases {
         backends: Backends,
         helper: Arc<Helper>,
         metrics: Metrics,
+        kept: KeptLayers,
     ) -> io::Result<(Self, Recovered)> {
         let root = config.agent.runtime_dir.clone();
         directory(&root, 0o755)?;
@@ -65,7 +67,7 @@ impl Leases {
         directory(&root.join("layers"), 0o700)?;
         directory(&root.join("leases"), 0o700)?;
         let leases = Self {
-            layers: LayerTable::new(root.join("layers")).configured(&config),
+            layers: LayerTable::new(root.join("layers")).configured(&config).with_kept(kept),
             config: RwLock::new(Arc::new(config)),
             runtime: root.clone(),
             backend_retry: Retry::new(backends, Arc::clone(&helper)),
@@ -81,6 +83,7 @@ impl Leases {
             job_layers: JobLayers::default(),
         };
         let recovered = leases.recover()?;
+        leases.layers.forget_kept();
         let config = leases.config();
         // The image of an unreadable lease may be unknown.
         if config.agent.holds && leases.live().values().all(|lease| lease.readable) {

@@ -26,6 +26,22 @@ pub trait Content: Sync {
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 }
 
+/// Content whose errors are noted in the slots.
+struct Noted<'a> {
+    content: &'a dyn Content,
+    slots: &'a SharedSlots,
+}
+
+impl Content for Noted<'_> {
+    fn size(&self) -> u64 {
+        self.content.size()
+    }
+
+    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.content.read(buffer, offset).inspect_err(|_| self.slots.set_failed())
+    }
+}
+
 /// `/dev/fuse`, open; all copies of one descriptor serve one file.
 #[derive(Debug)]
 pub struct Device(OwnedFd);
@@ -84,12 +100,13 @@ impl Device {
     }
 
     /// Serves the file with one slot: what is in the slot first, then what the kernel asks for. Returns when the file is used by nothing any
-    /// more.
+    /// more. Before a reader gets an error, that is noted in the slots.
     ///
     /// # Errors
     /// The device cannot be read.
     pub fn serve(&self, slots: &SharedSlots, number: usize, content: &dyn Content) -> io::Result<()> {
         let mut buffer = Vec::new();
+        let content = &Noted { content, slots };
         loop {
             self.serve_request(&bytes(slots.head(number)), content, &mut buffer)?;
             slots.clear(number);

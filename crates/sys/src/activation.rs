@@ -1,4 +1,5 @@
-//! Descriptors that this process has got from the one that started it: sockets of systemd (`sd_listen_fds(3)`), or a single descriptor.
+//! Descriptors that this process has got from the one that started it: sockets that systemd opened (`sd_listen_fds(3)`) and what it keeps
+//! (`FDSTORE=1`), or a single descriptor.
 //!
 //! No crate serves: listenfd 1.0 takes descriptors also if `LISTEN_PID` is missing, follows a variable of its own to other
 //! numbers, and removes variables of the environment, which is undefined behavior once there are threads; sd-notify 0.5 has
@@ -11,21 +12,36 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The number of the first passed descriptor.
 const FIRST: RawFd = 3;
 
+/// Maximum number of descriptors that are taken.
+const MAX_DESCRIPTORS: RawFd = 8192;
+
 /// Whether they were taken already.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// Returns the sockets, in the order of the unit, closed on exec; empty without sockets or if they were taken before. Must be
+/// A descriptor that systemd passed.
+#[derive(Debug)]
+pub struct Passed {
+    /// Its name: that of the socket's unit, or what it was stored by; empty if systemd gave none.
+    pub name: String,
+    /// The descriptor, closed on exec.
+    pub descriptor: OwnedFd,
+}
+
+/// Returns the descriptors, sockets in the order of the unit; empty without descriptors or if they were taken before. Must be
 /// called before this process opens any descriptor.
 ///
 /// # Errors
 /// `LISTEN_FDS` names descriptors that are not open.
-pub fn take_sockets() -> io::Result<Vec<OwnedFd>> {
+pub fn take_passed() -> io::Result<Vec<Passed>> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
     if number("LISTEN_PID") != Some(std::process::id()) || TAKEN.swap(true, Ordering::Relaxed) {
         return Ok(Vec::new());
     }
-    let count = RawFd::try_from(number("LISTEN_FDS").unwrap_or(0)).unwrap_or(0).min(1024);
-    (FIRST..FIRST + count).map(take).collect()
+    let count = RawFd::try_from(number("LISTEN_FDS").unwrap_or(0)).unwrap_or(0).min(MAX_DESCRIPTORS);
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names = names.split(':').chain(std::iter::repeat(""));
+    let passed = |(number, name): (RawFd, &str)| Ok(Passed { name: name.to_owned(), descriptor: take(number)? });
+    (FIRST..FIRST + count).zip(names).map(passed).collect()
 }
 
 /// Returns a descriptor that the caller of this program has left open for it and named in its arguments, closed on exec.

@@ -16,6 +16,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 pub const SLOT: usize = 8192;
 /// Number of 64-bit words of a slot that [`SharedSlots::head`] returns.
 pub const HEAD: usize = 10;
+/// The word of the first slot that says whether a reader got an error. No request is so long.
+const FAILED: usize = SLOT / size_of::<u64>() - 1;
 /// Maximum number of slots.
 const MAX_SLOTS: usize = 256;
 
@@ -101,6 +103,17 @@ impl SharedSlots {
         self.words(number).take(HEAD).for_each(|word| word.store(0, Ordering::Release));
     }
 
+    /// Notes that a reader got an error, for whoever has the slots next.
+    pub fn set_failed(&self) {
+        self.words(0).skip(FAILED).for_each(|word| word.store(1, Ordering::Release));
+    }
+
+    /// Returns whether a reader got an error.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.words(0).skip(FAILED).any(|word| word.load(Ordering::Acquire) != 0)
+    }
+
     fn words(&self, number: usize) -> impl Iterator<Item = &AtomicU64> {
         let words = if number < self.count { SLOT / size_of::<u64>() } else { 0 };
         (0..words).map(move |word| {
@@ -139,6 +152,9 @@ mod tests {
     fn what_one_has_read_another_sees() {
         let slots = SharedSlots::new(3).unwrap();
         let other = SharedSlots::of_file(slots.file().unwrap().into()).unwrap();
+        assert!(!other.has_failed());
+        slots.set_failed();
+        assert!(other.has_failed());
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         rustix::io::write(writer, &[1; 88]).unwrap();
         assert_eq!(slots.read_from(2, reader.as_fd()).unwrap(), 88);

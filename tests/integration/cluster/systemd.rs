@@ -13,6 +13,7 @@ use parallax_sys::process::Process;
 
 use super::with_file;
 
+pub(super) mod lazy;
 mod restrictions;
 pub(super) mod sessions;
 pub(super) mod users;
@@ -273,7 +274,7 @@ fn an_agent_that_hangs_is_started_anew(cluster: &Cluster) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// The agent's part of the node's journal from some moment on.
+/// The node's journal from some moment on.
 struct Journal<'a> {
     cluster: &'a Cluster,
     cursor: String,
@@ -286,11 +287,16 @@ impl<'a> Journal<'a> {
         Ok(Self { cluster, cursor: cursor.with_context(|| format!("no cursor in {shown:?}"))?.to_owned() })
     }
 
-    /// Waits until a line has this text.
+    /// Waits until a line of the agent has this text.
     fn wait_for(&self, text: &str) -> anyhow::Result<()> {
+        self.wait_for_line_of(AGENT, text)
+    }
+
+    /// Waits until a line of a unit has this text.
+    fn wait_for_line_of(&self, unit: &str, text: &str) -> anyhow::Result<()> {
         let patience = PATIENCE.as_secs().to_string();
         let after = format!("--after-cursor={}", self.cursor);
-        let unit = format!("--unit={AGENT}");
+        let unit = format!("--unit={unit}");
         let command = ["timeout", &patience, "journalctl", "--follow", "--lines=all", "--output=cat", &unit, &after];
         let mut follower = self.cluster.command(NODE, "root", &command).stdout(Stdio::piped()).spawn()?;
         let lines = BufReader::new(follower.stdout.take().context("no output")?).lines();

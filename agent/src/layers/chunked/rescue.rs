@@ -90,7 +90,8 @@ impl Supervisor {
                 }
                 *seen = head;
             }
-            // Nothing tells of a change of memory.
+            // Nothing tells of a change: the kernel fills a slot for a read(2) of the worker, which wakes nobody else. The looks go on for as
+            // long as the exchange, some 0.1 s.
             thread::sleep(LOOK_INTERVAL);
         }
     }

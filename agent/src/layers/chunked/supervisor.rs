@@ -16,6 +16,7 @@ use parallax_sys::loop_device::Reads;
 use parallax_sys::shared_slots::SharedSlots;
 use rustix::fs::Advice;
 
+use super::kept::{Keeping, Part};
 use super::overdue::{FURTHER_READS, GRACE, HANG_TIMEOUT, READ_TIMEOUT, Watch, fail_all};
 use super::shared::Shared;
 use crate::layers::digest::sha256;
@@ -43,6 +44,8 @@ pub(super) struct Supervisor {
     pub(super) verify: bool,
     /// How long a read may take that nothing can answer.
     pub(super) timeout: Duration,
+    /// What systemd keeps for the next agent.
+    pub(super) keeping: Keeping,
 }
 
 /// Why a layer is not served.
@@ -92,35 +95,54 @@ impl Supervisor {
         }
     }
 
-    /// Supervises the layer until FUSE is out of its way, or it is unmounted.
-    pub(super) fn run(mut self, mut channel: Arc<Channel>) {
+    /// Has systemd keep the descriptors, for the case that this process and the worker end at the same time.
+    pub(super) fn keep(&self) {
+        let needed =
+            [(Part::Device, self.device.as_fd()), (Part::Slots, self.slots.as_fd()), (Part::Index, self.index.as_fd())];
+        let whole = self.whole.as_ref().map(|whole| (Part::Whole, whole.as_fd()));
+        for (part, descriptor) in needed.into_iter().chain(whole) {
+            if let Err(error) = self.keeping.keep(part, descriptor) {
+                tracing::warn!(layer = %self.shared.diff_id(), "systemd does not keep the layer for another agent: {error}");
+                return;
+            }
+        }
+    }
+
+    /// Supervises the layer until FUSE is out of its way, or it is unmounted. Without a connection another worker is asked first.
+    pub(super) fn run(mut self, mut channel: Option<Arc<Channel>>) {
         let layer = self.shared.diff_id();
         loop {
-            let stuck = match self.watch(&channel) {
+            let stuck = match channel.as_ref().map_or(Outcome::Lost, |channel| self.watch(channel)) {
                 Outcome::Done => return,
                 Outcome::Stuck(reason) => reason,
                 Outcome::Lost => match self.reconnect() {
                     Ok(next) => {
                         tracing::info!(%layer, "layer served by another worker");
                         self.shared.end_with(&next);
-                        channel = next;
+                        channel = Some(next);
                         continue;
                     }
                     Err(_) if self.shared.is_over() => return,
                     Err(reason) => reason,
                 },
             };
-            let Some(whole) = self.whole.take() else {
-                // Only after a loss: the last descriptor of the file is closed, and readers get errors.
-                self.poison(&stuck);
+            if self.use_whole_file(&stuck) {
                 return;
-            };
-            tracing::warn!(%layer, reason = stuck, "the layer's whole file takes the place of its chunks");
-            match self.rescue(&whole) {
-                Ok(()) => return,
-                Err(reason) => self.poison(&reason),
             }
         }
+    }
+
+    /// Puts the layer's whole file in the place of its chunks. Returns whether nothing more is to be done: that was done, or there is no such
+    /// file.
+    pub(super) fn use_whole_file(&mut self, stuck: &str) -> bool {
+        let Some(whole) = self.whole.take() else {
+            // The last descriptor of the file is closed, and readers get errors.
+            self.poison(stuck);
+            return true;
+        };
+        let layer = self.shared.diff_id();
+        tracing::warn!(%layer, reason = stuck, "the layer's whole file takes the place of its chunks");
+        self.rescue(&whole).inspect_err(|reason| self.poison(reason)).is_ok()
     }
 
     /// Watches a worker.
@@ -241,6 +263,7 @@ impl Supervisor {
     /// Notes that readers got errors.
     pub(super) fn poison(&self, reason: &str) {
         self.shared.poison();
+        self.slots.set_failed();
         tracing::error!(layer = %self.shared.diff_id(), reason, "reading the layer failed; new steps get another mount of it");
     }
 }
