@@ -15,6 +15,9 @@ pub(crate) struct Figure {
     unit: &'static str,
     target: Option<f64>,
     met: Option<bool>,
+    /// Whether the target is a minimum.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_minimum: bool,
     spread: f64,
 }
 
@@ -32,13 +35,19 @@ impl Figure {
     #[must_use]
     pub(crate) fn new(id: &'static str, what: &'static str, summary: Summary, unit: &'static str) -> Self {
         let (value, spread) = (rounded(summary.median), rounded(summary.spread));
-        Self { id, what, value, unit, target: None, met: None, spread }
+        Self { id, what, value, unit, target: None, met: None, is_minimum: false, spread }
     }
 
     /// The same with the value that it should not exceed.
     #[must_use]
     pub(crate) fn at_most(self, target: f64) -> Self {
         Self { target: Some(target), met: Some(self.value <= target), ..self }
+    }
+
+    /// The same with the value that it should reach.
+    #[must_use]
+    pub(crate) fn at_least(self, target: f64) -> Self {
+        Self { target: Some(target), is_minimum: true, met: Some(self.value >= target), ..self }
     }
 
     fn missed(&self) -> bool {
@@ -57,7 +66,9 @@ pub(crate) fn markdown(measured: &[Measured]) -> String {
     let figures: Vec<&Figure> = measured.iter().flat_map(|row| &row.figures).collect();
     let mut text = String::from("| id | what | value | target | met | spread |\n|---|---|--:|--:|---|--:|\n");
     for figure in &figures {
-        let target = figure.target.map_or_else(String::new, |target| format!("≤ {}", with_unit(target, figure.unit)));
+        let sign = if figure.is_minimum { "≥" } else { "≤" };
+        let target =
+            figure.target.map_or_else(String::new, |target| format!("{sign} {}", with_unit(target, figure.unit)));
         let met = figure.met.map_or("", |met| if met { "yes" } else { "**no**" });
         let value = with_unit(figure.value, figure.unit);
         let spread = figure.spread * 100.0;

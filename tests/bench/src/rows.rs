@@ -1,6 +1,7 @@
 //! The rows of the table. A new one is a file with a `ROW` in it, named here.
 
 mod agent_lease;
+mod chunk_store;
 mod compression;
 mod container_start;
 mod container_start_fuse;
@@ -8,6 +9,7 @@ mod container_start_keep_id;
 mod extra_task;
 mod image_scaling;
 mod lazy;
+mod lazy_reads;
 mod migrate;
 mod migrate_rss;
 mod mount_processes;
@@ -51,5 +53,7 @@ pub(crate) const ROWS: &[Row] = &[
     compression::ROW,
     agent_lease::ROW,
     image_scaling::ROW,
+    chunk_store::ROW,
     lazy::ROW,
+    lazy_reads::ROW,
 ];

@@ -56,7 +56,7 @@ const STARTS: [(u32, [Line; 3]); 3] = [
 /// Id, description and target of a figure.
 type Line = (&'static str, &'static str, Option<f64>);
 
-const IMAGE: &str = "numpy";
+pub(super) const IMAGE: &str = "numpy";
 const IMPORT: &str = "python3 -c 'import numpy'";
 const READ_ALL: &str = "find / -xdev -type f -exec cat {} + >/dev/null 2>&1 || true";
 /// What a node gets of the source, in bytes a second: so little that the machine's own speed hardly matters.
@@ -65,8 +65,8 @@ const ROUNDS: usize = 5;
 const CONFIG: &str = "/etc/parallax/parallax.toml";
 
 /// The store, with chunks, and what of it has to be copied.
-struct Images<'a> {
-    session: &'a Session,
+pub(super) struct Images<'a> {
+    pub(super) session: &'a Session,
     store: String,
     files: Vec<String>,
     bytes: u64,
@@ -74,7 +74,7 @@ struct Images<'a> {
 
 /// A way of starting.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     /// Copies the files, and reads them then.
     Copy,
     /// Reads chunks; `true` with a trace.
@@ -82,20 +82,30 @@ enum Way {
 }
 
 fn measure(session: &Session) -> anyhow::Result<Measured> {
+    with_images(session, |images| {
+        let mut figures = images.fetched()?;
+        let note = images.starts(&mut figures)?;
+        Ok(Measured { figures, notes: vec![note] })
+    })
+}
+
+/// Measures with the image in chunks. What is changed for that on the node is changed back.
+pub(super) fn with_images(
+    session: &Session,
+    body: impl FnOnce(&Images<'_>) -> anyhow::Result<Measured>,
+) -> anyhow::Result<Measured> {
     integration_tests::images::build(&[IMAGE])?;
     let images = Images::new(session)?;
-    let mut figures = images.fetched()?;
     // The image's name is looked up where steps are submitted, too.
     let files = [session.cluster().path_on("ctl", CONFIG)?, session.cluster().path_on(NODE, CONFIG)?];
     let [submitting, config] = [fs::read_to_string(&files[0])?, fs::read_to_string(&files[1])?];
     fs::write(&files[0], format!("stores = [\"{}\"]\n", images.store))?;
-    let measured = images.starts(&mut figures);
+    let measured = body(&images);
     fs::write(&files[0], submitting)?;
     fs::write(&files[1], config)?;
     images.restart_agent()?;
     session.run("root", &["rm", "-rf", &images.store])?;
-    let note = measured?;
-    Ok(Measured { figures, notes: vec![note] })
+    measured
 }
 
 impl<'a> Images<'a> {
@@ -188,9 +198,8 @@ impl<'a> Images<'a> {
         Ok(note)
     }
 
-    /// Seconds until a step has done a command.
-    fn start(&self, way: Way, command: &str, server: &Server) -> anyhow::Result<f64> {
-        let session = self.session;
+    /// Has the node read the image in some way. Chunks come while the result lives.
+    pub(super) fn use_on_node(&self, way: Way, server: &Server) -> anyhow::Result<Option<LazyService>> {
         let lazy = match way {
             Way::Copy => String::new(),
             Way::Chunks(_) => format!(
@@ -199,7 +208,14 @@ impl<'a> Images<'a> {
             ),
         };
         let config = format!("stores = [\"{}\"]\n{lazy}", self.store);
-        fs::write(session.cluster().path_on(NODE, CONFIG)?, config)?;
+        fs::write(self.session.cluster().path_on(NODE, CONFIG)?, config)?;
+        self.restart_agent()?;
+        if way == Way::Copy { Ok(None) } else { LazyService::start(self.session.cluster(), NODE).map(Some) }
+    }
+
+    /// Seconds until a step has done a command.
+    fn start(&self, way: Way, command: &str, server: &Server) -> anyhow::Result<f64> {
+        let session = self.session;
         let traces = |from: &str, to: &str| {
             let text = format!(
                 "cd {}/parallax/layers; for file in *.{from}; do mv $file ${{file%.{from}}}.{to}; done",
@@ -207,8 +223,7 @@ impl<'a> Images<'a> {
             );
             session.run("root", &["sh", "-euc", &text])
         };
-        self.restart_agent()?;
-        let service = if way == Way::Copy { None } else { Some(LazyService::start(session.cluster(), NODE)?) };
+        let service = self.use_on_node(way, server)?;
         if way == Way::Chunks(false) {
             traces("trace", "aside")?;
         }
@@ -235,13 +250,13 @@ impl<'a> Images<'a> {
 }
 
 /// The source on the node. It ends with this value.
-struct Server {
+pub(super) struct Server {
     child: Child,
     port: String,
 }
 
 impl Server {
-    fn start(images: &Images<'_>, latency: u32) -> anyhow::Result<Self> {
+    pub(super) fn start(images: &Images<'_>, latency: u32) -> anyhow::Result<Self> {
         let program = images.session.program();
         let (layers, latency) = (format!("{}/parallax/layers", images.store), latency.to_string());
         let command = [program.as_str(), "on-node", "serve", &layers, &latency, RATE];

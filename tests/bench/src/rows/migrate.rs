@@ -28,7 +28,7 @@ const OWN: &str = "the same / mksquashfs on its own layer, on this machine's cor
 const BYTES: &str = "what the store grows by then, in data / its own layer's file";
 
 /// mksquashfs as parallax calls it.
-const MKSQUASHFS: &str = "mksquashfs - out -tar -comp zstd -Xcompression-level 3 -b 131072 -mem 128M -mkfs-time 0 \
+pub(super) const MKSQUASHFS: &str = "mksquashfs - out -tar -comp zstd -Xcompression-level 3 -b 131072 -mem 128M -mkfs-time 0 \
                           -exit-on-error -no-exports -no-recovery -quiet -no-progress";
 const ROUNDS: usize = 7;
 /// For what takes much longer.
