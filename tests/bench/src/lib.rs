@@ -12,6 +12,7 @@ mod leases;
 mod local_podman;
 mod memory;
 mod overlays;
+mod registry;
 mod report;
 mod rows;
 mod sampler;

@@ -16,6 +16,8 @@ mod mount_processes;
 mod mount_program;
 mod mpi;
 mod plain_step;
+mod served;
+mod shared_base;
 mod step_cost;
 mod step_start;
 mod store_ops;
@@ -56,4 +58,8 @@ pub(crate) const ROWS: &[Row] = &[
     chunk_store::ROW,
     lazy::ROW,
     lazy_reads::ROW,
+    shared_base::SAVED,
+    shared_base::FIRST_START,
+    served::STORE,
+    served::TREE,
 ];
