@@ -20,7 +20,7 @@ mod squashfs;
 pub mod stored;
 pub mod table;
 
-pub use self::chunked::KeptLayers;
+pub use self::chunked::{KeptLayers, Swaps};
 pub use self::directory::Directory;
 pub use self::mounted::{FileKey, Form, LayerEntry, LayerError, MountedLayer};
 pub use self::source::{LayerSource, StepLayers};

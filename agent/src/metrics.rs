@@ -1,5 +1,8 @@
 //! The agent's metrics, in Prometheus' text format.
 
+mod lazy;
+mod registered;
+
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -7,13 +10,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use parallax_protocol::message::Mode;
-use prometheus::core::Collector;
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
+use self::registered::{counters, kept};
 use crate::lease::cause::Cause;
 use crate::lease::refusal::RefusalKind;
+
+pub use self::lazy::LazyMetrics;
 
 /// The upper bounds of the histograms, in seconds.
 const SECONDS: [f64; 15] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
@@ -62,6 +67,7 @@ pub struct Metrics {
     denied: IntCounter,
     lease_seconds: Histogram,
     release_seconds: Histogram,
+    lazy: LazyMetrics,
 }
 
 impl Metrics {
@@ -97,6 +103,7 @@ impl Metrics {
             denied: counter("parallax_denied_system_calls_total", "System calls that the agent denied itself.")?,
             lease_seconds: seconds("parallax_lease_seconds", "Time to grant a lease.")?,
             release_seconds: seconds("parallax_release_seconds", "Time to release a lease.")?,
+            lazy: LazyMetrics::new(&registry)?,
             registry: registry.clone(),
         };
         let version =
@@ -123,6 +130,12 @@ impl Metrics {
         for result in ["ok", "failed"] {
             self.reloads.with_label_values(&[result]);
         }
+    }
+
+    /// Returns the metrics of layers in chunks.
+    #[must_use]
+    pub fn lazy(&self) -> &LazyMetrics {
+        &self.lazy
     }
 
     /// Counts a granted lease and the time it took.
@@ -206,15 +219,6 @@ pub fn write_file(path: &Path, text: &str) -> io::Result<()> {
 fn resident_bytes() -> Option<usize> {
     let pages: usize = fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size())
-}
-
-fn counters(registry: &Registry, name: &str, help: &str, label: &str) -> prometheus::Result<IntCounterVec> {
-    kept(registry, IntCounterVec::new(Opts::new(name, help), &[label])?)
-}
-
-fn kept<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
-    registry.register(Box::new(collector.clone()))?;
-    Ok(collector)
 }
 
 #[cfg(test)]

@@ -62,6 +62,7 @@ impl Node {
         WorkerStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cache: self.queue.cache_status(),
+            reads: self.queue.read_status(),
             layers: self.layers.status(),
             sources: configured.chain(beside.values().map(|source| source.status())).collect(),
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use parallax_chunks::ChunkId;
-use parallax_lazy_file::status::CacheStatus;
+use parallax_lazy_file::status::{CacheStatus, ReadStatus};
 
 use crate::cache::bounded::{Cache, CacheError};
 use crate::cache::layer::CachedLayer;
@@ -41,6 +41,10 @@ pub struct Queue {
     changed: Condvar,
     /// Number of chunks that another layer of the cache had.
     shared: AtomicU64,
+    /// Number of reads for which the cache had all chunks.
+    cached: AtomicU64,
+    /// Number of the other reads.
+    fetched: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -55,7 +59,8 @@ impl Queue {
     /// Makes an empty queue.
     #[must_use]
     pub fn new(cache: Cache) -> Self {
-        Self { cache, state: Mutex::default(), changed: Condvar::new(), shared: AtomicU64::new(0) }
+        let [shared, cached, fetched] = [0; 3].map(AtomicU64::new);
+        Self { cache, state: Mutex::default(), changed: Condvar::new(), shared, cached, fetched }
     }
 
     /// Returns the cache.
@@ -69,6 +74,19 @@ impl Queue {
     pub fn cache_status(&self) -> CacheStatus {
         let shared_chunks = self.shared.load(Ordering::Relaxed);
         CacheStatus { used: self.cache.bytes(), limit: self.cache.limit(), shared_chunks }
+    }
+
+    /// Counts a read; `cached` if the cache has all of its chunks.
+    pub fn count_read(&self, cached: bool) {
+        let count = if cached { &self.cached } else { &self.fetched };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the numbers of reads and of chunks that are being fetched.
+    #[must_use]
+    pub fn read_status(&self) -> ReadStatus {
+        let [cached, fetched] = [&self.cached, &self.fetched].map(|count| count.load(Ordering::Relaxed));
+        ReadStatus { cached, fetched, chunks_in_progress: self.state().in_progress.len() as u64 }
     }
 
     /// Fetches a chunk of a layer into the cache, unless it is there: from another layer of the cache, or from the sources. Waits for another

@@ -286,6 +286,7 @@ impl Content for Served {
 
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let deadline = Instant::now() + self.timeout;
+        self.queue.count_read(self.layer.missing(offset, buffer.len() as u64).is_empty());
         self.read_ahead(offset, buffer.len() as u64);
         let mut waits = None;
         loop {

@@ -34,6 +34,7 @@ use self::supervisor::Supervisor;
 
 pub(super) use self::adoption::ChunksEntry;
 pub use self::kept::KeptLayers;
+pub use self::shared::Swaps;
 
 /// Number of requests that the worker answers at a time.
 const SLOTS: usize = 16;
@@ -49,15 +50,18 @@ pub(super) struct Worker {
     timeout: Duration,
     /// How plain files are read.
     reads: Reads,
+    /// Where layers are counted that became complete.
+    swaps: Arc<Swaps>,
     /// When it last did not answer.
     silent_since: Mutex<Option<Instant>>,
 }
 
 impl Worker {
     /// Returns the configured way.
-    pub(super) fn new(config: &Lazy, reads: Reads) -> Self {
+    pub(super) fn new(config: &Lazy, reads: Reads, swaps: &Arc<Swaps>) -> Self {
         let timeout = Duration::from_secs(config.timeout.into());
-        Self { socket: config.socket.clone(), timeout, reads, silent_since: Mutex::default() }
+        let (socket, swaps) = (config.socket.clone(), Arc::clone(swaps));
+        Self { socket, timeout, reads, swaps, silent_since: Mutex::default() }
     }
 
     fn silent_since(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -126,6 +130,7 @@ impl Chunked {
             verify,
             timeout: worker.timeout,
             keeping,
+            begun: Some((Instant::now(), Arc::clone(&worker.swaps))),
         };
         supervisor.keep();
         let channel = supervisor.connect().map_err(|refusal| {

@@ -25,7 +25,7 @@ use parallax_store::read::{OpenError, StoreKey, TrustedStore};
 use parallax_sys::credentials::{Credentials, reopen};
 use parallax_sys::loop_device::Reads;
 
-use super::chunked::{Chunked, KeptLayers, Supervised, Worker};
+use super::chunked::{Chunked, KeptLayers, Supervised, Swaps, Worker};
 use super::digest::Checker;
 use super::idle::IdleCache;
 use super::mounted::{FileKey, Form, LayerEntry, LayerError, MountedLayer};
@@ -63,6 +63,7 @@ pub struct LayerTable {
     worker: Mutex<Option<Arc<Worker>>>,
     /// What systemd has kept of layers in chunks that are to be adopted.
     kept: Mutex<KeptLayers>,
+    swaps: Arc<Swaps>,
 }
 
 impl LayerTable {
@@ -80,6 +81,7 @@ impl LayerTable {
             idle: IdleCache::new(Duration::ZERO),
             worker: Mutex::default(),
             kept: Mutex::default(),
+            swaps: Arc::default(),
         }
     }
 
@@ -106,8 +108,14 @@ impl LayerTable {
         self.checker.set(config.agent.verify);
         self.direct_reads.store(config.agent.layer_reads == LayerReads::Direct, Ordering::Relaxed);
         self.idle.set_ttl(config.agent.idle_time());
-        let worker = config.lazy.enabled.then(|| Arc::new(Worker::new(&config.lazy, self.reads())));
+        let worker = config.lazy.enabled.then(|| Arc::new(Worker::new(&config.lazy, self.reads(), &self.swaps)));
         *self.worker.lock().unwrap_or_else(PoisonError::into_inner) = worker;
+    }
+
+    /// Returns how many layers in chunks became complete.
+    #[must_use]
+    pub fn swaps(&self) -> &Swaps {
+        &self.swaps
     }
 
     /// Puts layers that a step is about to release into the idle layer cache.

@@ -3,8 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use parallax_config::Config;
+use parallax_lazy_file::ask_status;
 use parallax_protocol::message::{Status, StepId, StepStatus};
 
 use super::container_locks::ContainerLocks;
@@ -20,6 +22,9 @@ use crate::step::StepDirectory;
 use crate::step::disk::DiskDirectory;
 use crate::step::job_namespace;
 use crate::step::user_namespaces::NamespaceTable;
+
+/// Timeout of parallax-lazy's answer for the metrics.
+const LAZY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// All leases of this node.
 #[derive(Debug)]
@@ -165,9 +170,15 @@ impl Leases {
         self.live().len()
     }
 
-    /// Updates the gauges.
+    /// Updates the gauges, also those of this node's `parallax-lazy`, whose answer is waited for.
     pub fn observe(&self) {
         self.metrics.observe(self.count(), self.layers.mounted().len());
+        let config = self.config();
+        if config.lazy.enabled {
+            let status = ask_status(&config.lazy.socket, LAZY_TIMEOUT)
+                .inspect_err(|error| tracing::debug!("no metrics of parallax-lazy: {error}"));
+            self.metrics.lazy().observe(status.ok().as_ref(), self.layers.swaps().total());
+        }
     }
 
     /// Marks a step as one whose lease is being granted, until the value is dropped.

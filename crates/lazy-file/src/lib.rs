@@ -6,13 +6,15 @@
 //!
 //! - [`request`]: FUSE's protocol for one read-only file; no I/O.
 //! - [`Device`]: requests read into shared memory, and answered.
-//! - [`message`]: the messages, with the descriptors that they carry; [`status`]: what `parallax-lazy` tells of itself.
+//! - [`message`]: the messages, with the descriptors that they carry; [`status`]: what `parallax-lazy` tells of itself, if it is asked ([`ask_status`]).
 //!
 //! No crate serves: `fuser` 0.18 cannot take over a device that is in use, and has its requests in its own memory.
 
+mod ask;
 mod device;
 pub mod message;
 pub mod request;
 pub mod status;
 
+pub use ask::{AskError, ask_status};
 pub use device::{Content, Device};

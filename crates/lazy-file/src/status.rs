@@ -13,6 +13,9 @@ pub struct WorkerStatus {
     pub version: String,
     /// The cache.
     pub cache: CacheStatus,
+    /// The reads.
+    #[serde(default)]
+    pub reads: ReadStatus,
     /// The layers that are served by FUSE, at most [`MAX_LAYERS`]. A layer that is complete is served by the kernel, and no longer here.
     pub layers: Vec<LayerStatus>,
     /// The configured chunk stores and those beside indexes, in the order in which they are asked.
@@ -28,6 +31,17 @@ pub struct CacheStatus {
     pub limit: u64,
     /// Number of chunks that another layer of the cache had.
     pub shared_chunks: u64,
+}
+
+/// The reads of layers since `parallax-lazy` started.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ReadStatus {
+    /// Number of reads for which the cache had all chunks.
+    pub cached: u64,
+    /// Number of reads for which chunks had to be fetched.
+    pub fetched: u64,
+    /// Number of chunks that are being fetched, by readers or ahead of them.
+    pub chunks_in_progress: u64,
 }
 
 /// The state of a layer that is served.

@@ -138,6 +138,10 @@ fn another_agent_goes_on_with_the_layers_of_one_that_was_killed(cluster: &Cluste
         wait_for_text(&cluster.path_on(NODE, "/run/lazy/log")?, 0, "readers wait")?;
         let shown =
             cluster.shell(NODE, "parallax status --lazy; parallax status --lazy --json; parallax doctor || true")?;
+        let metrics = cluster.shell(NODE, "parallax status --metrics")?;
+        for line in ["parallax_lazy_up 1", "parallax_lazy_layers{state=\"waiting\"} 1"] {
+            ensure!(metrics.lines().any(|found| found == line), "no {line} in {metrics}");
+        }
         for part in ["  readers wait\n", " of 21.5 GB, ", "default.castr: ", "\"waits\": true", "parallax-lazy "] {
             ensure!(shown.contains(part), "no {part:?} in {shown}");
         }

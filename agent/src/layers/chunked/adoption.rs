@@ -175,6 +175,7 @@ impl Orphan {
             verify: true,
             timeout: Duration::from_secs(entry.timeout),
             keeping,
+            begun: None,
         })
     }
 }

@@ -3,13 +3,35 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use parallax_format::digest::DiffId;
 use parallax_lazy_file::message::Channel;
 use parallax_sys::loop_device::{LoopDevice, Reads};
+
+/// How many layers became complete, and how long that took.
+#[derive(Debug, Default)]
+pub struct Swaps {
+    count: AtomicU64,
+    milliseconds: AtomicU64,
+}
+
+impl Swaps {
+    /// Counts a layer whose file took the place of its chunks, and the time since it was mounted.
+    pub(super) fn count(&self, took: Duration) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.milliseconds.fetch_add(took.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Returns the number of layers, and the sum of their times.
+    #[must_use]
+    pub fn total(&self) -> (u64, Duration) {
+        let milliseconds = self.milliseconds.load(Ordering::Relaxed);
+        (self.count.load(Ordering::Relaxed), Duration::from_millis(milliseconds))
+    }
+}
 
 /// A layer that is mounted, or is about to be.
 #[derive(Debug)]

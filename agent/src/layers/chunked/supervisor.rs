@@ -18,7 +18,7 @@ use rustix::fs::Advice;
 
 use super::kept::{Keeping, Part};
 use super::overdue::{FURTHER_READS, GRACE, HANG_TIMEOUT, READ_TIMEOUT, Watch, fail_all};
-use super::shared::Shared;
+use super::shared::{Shared, Swaps};
 use crate::layers::digest::sha256;
 
 /// Interval of the questions whether the worker works.
@@ -46,6 +46,8 @@ pub(super) struct Supervisor {
     pub(super) timeout: Duration,
     /// What systemd keeps for the next agent.
     pub(super) keeping: Keeping,
+    /// When this agent mounted the layer, and where the time is counted until it is complete.
+    pub(super) begun: Option<(Instant, Arc<Swaps>)>,
 }
 
 /// Why a layer is not served.
@@ -239,6 +241,9 @@ impl Supervisor {
         self.check(&file)?;
         self.shared.change_file(&file).map_err(|error| format!("its file cannot be exchanged: {error}"))?;
         tracing::info!(layer = %self.shared.diff_id(), "layer complete, FUSE is out of its way");
+        if let Some((begun, swaps)) = &self.begun {
+            swaps.count(begun.elapsed());
+        }
         if self.shared.reads() == Reads::Direct {
             // Nobody reads by the page cache what the check has left there.
             let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);

@@ -43,7 +43,7 @@ fn answers(status: &WorkerStatus) -> Vec<Check> {
 
 #[cfg(test)]
 mod tests {
-    use parallax_lazy_file::status::{CacheStatus, SourceStatus};
+    use parallax_lazy_file::status::{CacheStatus, ReadStatus, SourceStatus};
 
     use super::super::check::State;
     use super::*;
@@ -54,6 +54,7 @@ mod tests {
         let status = WorkerStatus {
             version: "1".to_owned(),
             cache: CacheStatus { used: 1000, limit: 2000, shared_chunks: 0 },
+            reads: ReadStatus::default(),
             layers: Vec::new(),
             sources: vec![source("http://a", 0, 3), source("/b", 5, 1), source("/c", 0, 0)],
         };

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, ensure};
 use parallax_config::Lazy;
-use parallax_lazy_file::status::{CacheStatus, LayerStatus, SourceStatus, WorkerStatus};
+use parallax_lazy_file::status::{CacheStatus, LayerStatus, ReadStatus, SourceStatus, WorkerStatus};
 
 use crate::output::{print, print_json};
 use crate::{lazy_worker, units};
@@ -36,6 +36,11 @@ fn table(status: &WorkerStatus) -> String {
     let CacheStatus { used, limit, shared_chunks } = &status.cache;
     let (used, limit) = (units::bytes(*used), units::bytes(*limit));
     let _ = writeln!(text, "cache: {used} of {limit}, {shared_chunks} chunks from other layers");
+    let ReadStatus { cached, fetched, chunks_in_progress } = &status.reads;
+    let _ = writeln!(
+        text,
+        "reads: {cached} from the cache, {fetched} waited for chunks; {chunks_in_progress} chunks in progress"
+    );
     for SourceStatus { name, chunks, bytes, failures } in &status.sources {
         let _ = writeln!(text, "{name}: {chunks} chunks, {}, {failures} failures", units::bytes(*bytes));
     }
@@ -64,6 +69,7 @@ mod tests {
         let status = WorkerStatus {
             version: "1".to_owned(),
             cache: CacheStatus { used: 3_000_000, limit: 4_000_000, shared_chunks: 3 },
+            reads: ReadStatus { cached: 90, fetched: 10, chunks_in_progress: 4 },
             layers: vec![layer, waiting, complete, failed],
             sources: vec![source],
         };
@@ -73,6 +79,7 @@ mod tests {
                         abababababab  2.00 MB  100 %  complete\n\
                         abababababab  2.00 MB  25 %   reading failed: not found\n\
                         cache: 3.00 MB of 4.00 MB, 3 chunks from other layers\n\
+                        reads: 90 from the cache, 10 waited for chunks; 4 chunks in progress\n\
                         http://a: 7 chunks, 1.00 kB, 2 failures\n";
         assert_eq!(table(&status), expected);
     }
