@@ -30,6 +30,7 @@ pub(crate) mod trust;
 tests! { machine:
     a_layer_is_mounted_once_and_goes_with_its_last_holder,
     equal_layers_of_two_stores_are_not_mixed_up,
+    another_agent_adopts_each_mount_of_a_file,
     an_id_map_shows_the_users_ids,
     a_namespace_belongs_to_its_user,
     maps_that_overlap_are_refused,
@@ -131,6 +132,26 @@ fn equal_layers_of_two_stores_are_not_mixed_up() -> anyhow::Result<()> {
     let first = table.get(&TrustedStore::open(one.path())?, &record, &Credentials::root())?;
     let second = table.get(&TrustedStore::open(two.path())?, &record, &Credentials::root())?;
     ensure!(!Arc::ptr_eq(&first, &second), "a layer of one store was taken for another's");
+    Ok(())
+}
+
+/// A file has two mounts after reading one of them has failed, and steps use both.
+fn another_agent_adopts_each_mount_of_a_file() -> anyhow::Result<()> {
+    let (directory, record) = store()?;
+    let mounts = tempfile::tempdir()?;
+    let store = TrustedStore::open(directory.path())?;
+    // Two tables are as two agents, which know nothing of each other's mounts.
+    let mount = || LayerTable::new(mounts.path().to_owned()).get(&store, &record, &Credentials::root());
+    let (one, two) = (mount()?, mount()?);
+    let entries = [one.entry(), two.entry(), one.entry(), two.entry()];
+    let later = LayerTable::new(mounts.path().to_owned());
+    let adopted = entries.map(|entry| later.adopt(entry));
+    ensure!(adopted[0].entry().mount_point == one.entry().mount_point, "another mount");
+    ensure!(adopted[1].entry().mount_point == two.entry().mount_point, "another mount");
+    ensure!(Arc::ptr_eq(&adopted[0], &adopted[2]) && Arc::ptr_eq(&adopted[1], &adopted[3]), "not shared");
+    ensure!(later.orphaned()?.is_empty(), "{:?}", later.orphaned()?);
+    drop(adopted);
+    ensure!(fs::read_dir(mounts.path())?.count() == 0, "a mount point is left");
     Ok(())
 }
 

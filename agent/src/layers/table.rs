@@ -64,6 +64,8 @@ pub struct LayerTable {
     /// What systemd has kept of layers in chunks that are to be adopted.
     kept: Mutex<KeptLayers>,
     swaps: Arc<Swaps>,
+    /// The layers of an earlier agent, by mount point.
+    adopted: Mutex<HashMap<PathBuf, Weak<MountedLayer>>>,
 }
 
 impl LayerTable {
@@ -82,6 +84,7 @@ impl LayerTable {
             worker: Mutex::default(),
             kept: Mutex::default(),
             swaps: Arc::default(),
+            adopted: Mutex::default(),
         }
     }
 
@@ -277,24 +280,30 @@ impl LayerTable {
         Ok(mounted)
     }
 
-    /// Adopts a layer that an earlier agent mounted.
+    /// Adopts a layer that an earlier agent mounted. Leases with the same mount point share it; a file may have two, if reading the first
+    /// failed.
     #[must_use]
     pub fn adopt(&self, entry: LayerEntry) -> Arc<MountedLayer> {
-        let slot = self.slot(entry.file);
+        let LayerEntry { diff_id, file, mount_point, chunks } = entry;
+        let mut adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(layer) = adopted.get(&mount_point).and_then(Weak::upgrade) {
+            return layer;
+        }
+        let form = match chunks {
+            Some(chunks) => {
+                let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take(&chunks.mount);
+                Form::Chunks(Supervised::adopt(diff_id, chunks, mount_point.clone(), kept))
+            }
+            None => Form::File,
+        };
+        let layer = Arc::new(MountedLayer { key: file, diff_id, mount_point, file: None, form });
+        adopted.insert(layer.mount_point.clone(), Arc::downgrade(&layer));
+        let slot = self.slot(file);
         let mut place = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        place.upgrade().unwrap_or_else(|| {
-            let LayerEntry { diff_id, file, mount_point, chunks } = entry;
-            let form = match chunks {
-                Some(chunks) => {
-                    let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take(&chunks.mount);
-                    Form::Chunks(Supervised::adopt(diff_id, chunks, mount_point.clone(), kept))
-                }
-                None => Form::File,
-            };
-            let mounted = Arc::new(MountedLayer { key: file, diff_id, mount_point, file: None, form });
-            *place = Arc::downgrade(&mounted);
-            mounted
-        })
+        if place.strong_count() == 0 {
+            *place = Arc::downgrade(&layer);
+        }
+        layer
     }
 
     /// Returns the orphaned mount points of earlier agents, which no lease has adopted. To be called before anything is mounted.
@@ -302,11 +311,11 @@ impl LayerTable {
     /// # Errors
     /// The directory cannot be read.
     pub fn orphaned(&self) -> io::Result<Vec<PathBuf>> {
-        let adopted: Vec<PathBuf> = self.mounted().iter().map(|layer| layer.mount_point.clone()).collect();
+        let adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner);
         let mut orphaned = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
             let path = entry?.path();
-            if !adopted.contains(&path) {
+            if adopted.get(&path).is_none_or(|layer| layer.strong_count() == 0) {
                 orphaned.push(path);
             }
         }
