@@ -18,6 +18,21 @@ tests! { cluster:
 /// The program of both images (`tests/images/mpi_check.c`).
 const PROGRAM: &str = "mpi-check";
 const TASKS: usize = 4;
+/// The function in which a rank of Open MPI 5.0.7 ends with a segmentation fault, now and then, where the ranks leave the first fence of
+/// `MPI_Init` far apart: it gets a message for a communicator that it does not have yet (open-mpi/ompi, issue 12495 and pull request 13559).
+const RACE: &str = "mca_pml_ob1_recv_frag_callback_match";
+
+/// Runs MPI programs, once more where Open MPI's own [`RACE`] ended one.
+fn run(cluster: &Cluster, line: &[&str]) -> anyhow::Result<Done> {
+    let mut done = cluster.run("ctl", "u1", line)?;
+    for _ in 0..4 {
+        if !done.stderr.contains(RACE) {
+            break;
+        }
+        done = cluster.run("ctl", "u1", line)?;
+    }
+    done.success()
+}
 
 /// Runs `body` while the store has an image.
 fn with_image(cluster: &Cluster, name: &str, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
@@ -42,7 +57,7 @@ fn several_steps_of_a_job_run_at_once(cluster: &Cluster) -> anyhow::Result<()> {
     let script = format!("{step} >one & {step} >two & wait; cat one; echo --; cat two; rm one two");
     let line = ["salloc", "--quiet", "-N2", "-n4", "--ntasks-per-node=2", "bash", "-c", &script];
     with_image(cluster, "openmpi", || {
-        let done = cluster.run("ctl", "u1", &line)?.success()?;
+        let done = run(cluster, &line)?;
         let (one, two) = done.stdout.split_once("--\n").with_context(|| format!("{done:?}"))?;
         [one, two].into_iter().try_for_each(|said| checked(said, 2)).with_context(|| done.stderr.clone())
     })
@@ -64,7 +79,7 @@ fn on_one_and_two_nodes(cluster: &Cluster, library: &str, image: &str) -> anyhow
         let spread = [format!("-N{nodes}"), format!("-n{TASKS}"), format!("--ntasks-per-node={}", TASKS / nodes)];
         let [nodes_option, tasks, per_node] = spread.each_ref().map(String::as_str);
         let line = ["srun", "--quiet", library, nodes_option, tasks, per_node, image, PROGRAM];
-        let done: Done = cluster.run("ctl", "u1", &line)?.success()?;
+        let done = run(cluster, &line)?;
         ensure!(done.stderr.is_empty(), "{done:?}");
         checked(&done.stdout, nodes).with_context(|| format!("on {nodes} nodes"))?;
     }
