@@ -14,6 +14,7 @@
 //! - [`pause`]: the process that keeps Podman's namespaces for tasks in podman mode.
 //! - [`image_store`]: the store in which Podman finds a directory, in podman mode.
 //! - [`pull`]: an image that is in no store.
+//! - [`digest`]: digests of small documents.
 //! - [`tree`]: an image that is a directory of the node.
 //! - [`messages`]: messages for the user, each once on a node.
 //! - [`mounts`]: paths that belong to the image (pure).
@@ -35,6 +36,7 @@ mod bundle;
 mod capabilities;
 mod container;
 mod devices;
+mod digest;
 mod door;
 mod environment;
 mod holder;

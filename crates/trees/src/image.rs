@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use parallax_format::digest::{Digest, ImageId};
+use parallax_format::digest::{Digest, ImageId, Sha256};
 use parallax_format::ducc;
 use parallax_format::oci::Manifest;
 
@@ -56,11 +56,20 @@ impl Image {
         self.repository.join(ducc::configuration(&self.id))
     }
 
-    /// Reads the image's configuration, JSON, if the repository has it.
+    /// Reads the image's configuration, JSON, if the repository has it. Another file in its place, such as the error of a registry, is none: an
+    /// image's id is the SHA-256 of its configuration, which `sha256` takes.
     ///
     /// # Errors
     /// [`TreeError::Read`].
-    pub fn configuration(&self) -> Result<Option<String>, TreeError> {
+    pub fn configuration(&self, sha256: impl Fn(&[u8]) -> Sha256) -> Result<Option<String>, TreeError> {
+        Ok(self.configuration_file()?.filter(|text| ImageId::from(sha256(text.as_bytes())) == self.id))
+    }
+
+    /// Reads the file in the place of the image's configuration, whatever it is.
+    ///
+    /// # Errors
+    /// [`TreeError::Read`].
+    pub fn configuration_file(&self) -> Result<Option<String>, TreeError> {
         read(&self.configuration_path())
     }
 
@@ -111,7 +120,7 @@ mod tests {
 
         let found = Image::of_path(&public).unwrap().unwrap();
         assert_eq!((found.id, &found.name, found.directory()), (id, &None, flat));
-        assert_eq!((found.configuration().unwrap(), found.manifest().unwrap()), (None, None));
+        assert_eq!((found.configuration_file().unwrap(), found.manifest().unwrap()), (None, None));
 
         // The manifest of a name may be that of another image.
         let manifest = repository.join(ducc::manifest(Path::new(name)));
@@ -126,7 +135,10 @@ mod tests {
         assert_eq!(found.manifest().unwrap().unwrap().layers.len(), 0);
         fs::create_dir_all(found.configuration_path().parent().unwrap()).unwrap();
         fs::write(found.configuration_path(), "{}").unwrap();
-        assert_eq!(found.configuration().unwrap().as_deref(), Some("{}"));
+        assert_eq!(found.configuration_file().unwrap().as_deref(), Some("{}"));
+        let digest = |part: &str| part.repeat(32).parse::<Sha256>().unwrap();
+        assert_eq!(found.configuration(|_| digest("ee")).unwrap(), None, "it is another file");
+        assert_eq!(found.configuration(|_| digest(&other.as_str()[..2])).unwrap().as_deref(), Some("{}"));
 
         fs::write(&manifest, "{}").unwrap();
         assert!(Image::of_path(&public).unwrap_err().to_string().contains("manifest.json is malformed"));

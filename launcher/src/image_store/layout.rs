@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use parallax_format::digest::{DiffId, Digest, ImageId, LayerId, Sha256};
+use parallax_format::digest::{DiffId, Digest, ImageId, LayerId};
 use parallax_format::layout::{self, IMAGES_JSON, IMAGES_LOCK, LAYERS_JSON, LAYERS_LOCK};
 use parallax_format::oci::{CONFIGURATION_TYPE, LAYER_TYPE, MANIFEST_TYPE, Platform};
 use parallax_format::podman::{BigData, IdMapEntry, Image, LOCK_TOKEN_BYTES, Layer};
 use parallax_protocol::step_file::IdMaps;
 use serde_json::json;
-use sha2::Digest as _;
 
+use crate::digest::sha256;
 use crate::tree::Settings;
 
 /// When the image was built: nobody knows.
@@ -17,10 +17,6 @@ const CREATED: &str = "1970-01-01T00:00:00Z";
 
 /// A file of the store and its contents.
 type File = (String, Vec<u8>);
-
-fn sha256(bytes: &[u8]) -> Sha256 {
-    <[u8; 32]>::from(sha2::Sha256::digest(bytes)).into()
-}
 
 /// The directory and the layer with room above it, for one kind of user namespace.
 #[derive(Debug)]

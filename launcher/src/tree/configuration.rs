@@ -8,6 +8,8 @@ use parallax_format::{ducc, enroot};
 use parallax_sys::root::Root;
 use parallax_trees::Image;
 
+use crate::digest::sha256;
+
 /// The settings of an image that is a path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -26,7 +28,8 @@ const MAX_FILE: u64 = 4 << 20;
 /// A part of a sentence: a file is there and cannot be used.
 pub(super) fn of_image(path: &Path, root: &Root) -> Result<Settings, String> {
     let image = Image::of_path(path).map_err(|error| error.to_string())?;
-    let configuration = image.as_ref().map_or(Ok(None), Image::configuration).map_err(|error| error.to_string())?;
+    let configuration =
+        image.as_ref().map_or(Ok(None), |image| image.configuration(sha256)).map_err(|error| error.to_string())?;
     let execution = match (&image, configuration) {
         (Some(image), Some(text)) => Execution::of_configuration(&text)
             .map_err(|error| format!("{} is malformed: {error}", image.configuration_path().display()))?,
@@ -80,11 +83,23 @@ mod tests {
         fs::write(flat.join(&ducc::APPTAINER_VARIABLES[1..]), "export A=\"script\"\n").unwrap();
         assert_eq!(variables(&public), Ok(Some(vec!["A=script".to_owned()])));
 
+        // Another file in the place of the configuration counts as none.
         let file = repository.join(ducc::configuration(&id));
         fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(&file, r#"{"config":{"Env":["A=place"]}}"#).unwrap();
-        assert_eq!(variables(&public), Ok(Some(vec!["A=place".to_owned()])));
-        fs::write(&file, "<html>").unwrap();
-        assert!(variables(&public).unwrap_err().contains("is malformed"));
+        for text in ["<html>", r#"{"config":{"Env":["A=other"]}}"#] {
+            fs::write(&file, text).unwrap();
+            assert_eq!(variables(&public), Ok(Some(vec!["A=script".to_owned()])));
+        }
+        let of_image = |text: &str| {
+            let id = ImageId::from(sha256(text.as_bytes()));
+            let file = repository.join(ducc::configuration(&id));
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+            let directory = repository.join(ducc::flat(&id));
+            fs::create_dir_all(&directory).unwrap();
+            variables(&directory)
+        };
+        assert_eq!(of_image(r#"{"config":{"Env":["A=place"]}}"#), Ok(Some(vec!["A=place".to_owned()])));
+        assert!(of_image("no configuration").unwrap_err().contains("is malformed"));
     }
 }

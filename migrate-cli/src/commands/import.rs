@@ -157,7 +157,7 @@ fn find(root: &Path, text: &str) -> anyhow::Result<Image> {
 /// Returns the image's configuration, or one with the variables that Apptainer's script sets.
 fn configuration(image: &Image) -> anyhow::Result<Map<String, Value>> {
     let path = image.configuration_path();
-    if let Some(text) = image.configuration()? {
+    if let Some(text) = image.configuration_file()? {
         ensure!(
             ImageId::from(sha256(text.as_bytes())) == image.id,
             "{} is not the image's configuration, perhaps the error of a registry; have DUCC publish the image again, or put it into \

@@ -8,6 +8,7 @@ use parallax_file_system::FileSystem;
 use parallax_format::digest::{Digest, ImageId};
 use parallax_format::oci::Execution;
 use parallax_format::{ImageRef, RequestedImage, ducc};
+use parallax_store::hash::sha256;
 use parallax_trees::{Image, Repository};
 use serde::Serialize;
 
@@ -98,7 +99,7 @@ fn in_trees(trees: &[PathBuf], reference: &ImageRef) -> anyhow::Result<Option<Im
 impl Report {
     fn new(image: Image) -> anyhow::Result<Self> {
         let directory = image.directory();
-        let execution = match image.configuration()? {
+        let execution = match image.configuration(sha256)? {
             Some(text) => Some(Execution::of_configuration(&text)?),
             None => None,
         };
@@ -164,7 +165,8 @@ mod tests {
     fn an_unpacked_image_is_shown_with_what_the_repository_lacks() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().to_owned();
-        let (id, layer) = ("ab".repeat(32), "cd".repeat(32));
+        let configured = r#"{"config":{"Env":["A=b"],"Entrypoint":["sh"]}}"#;
+        let (id, layer) = (sha256(configured.as_bytes()).to_string(), "cd".repeat(32));
         let manifest = root.join(ducc::manifest(Path::new("quay.io/a/b:1")));
         fs::create_dir_all(manifest.parent().unwrap()).unwrap();
         let text = format!(
@@ -184,7 +186,7 @@ mod tests {
         {
             fs::create_dir_all(path).unwrap();
         }
-        fs::write(&configuration, r#"{"config":{"Env":["A=b"],"Entrypoint":["sh"]}}"#).unwrap();
+        fs::write(&configuration, configured).unwrap();
         let whole = shown();
         assert!(!whole.contains("not there") && whole.contains("/layerfs\n"), "{whole}");
         assert!(whole.contains("A=b") && whole.contains("[\"sh\"]") && whole.contains("podmanStore"), "{whole}");

@@ -84,7 +84,7 @@ fn of_image(image: &Image, deep: bool, problems: &mut Vec<Problem>) {
 /// Checks where the settings of an image come from.
 fn configuration(image: &Image, directory: &Path, found: &mut impl FnMut(PathBuf, String, &'static str)) {
     let path = image.configuration_path();
-    match image.configuration() {
+    match image.configuration_file() {
         Ok(Some(text)) if image.id != ImageId::from(sha256(text.as_bytes())) => {
             let kind = if Execution::of_configuration(&text).is_ok() { "another file" } else { "no configuration" };
             found(

@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use integration_tests::cluster::Cluster;
 
-use super::repository::{NAME, REPOSITORY, ids, with_names};
+use super::repository::{NAME, REPOSITORY, configure, with_names};
 use super::{TINY, refused, run, with_trees};
 
 tests! { cluster:
@@ -73,15 +73,9 @@ fn podman_runs_and_builds_from_a_directory_of_the_user(cluster: &Cluster) -> any
 }
 
 fn podman_finds_an_image_of_a_repository_by_its_name(cluster: &Cluster) -> anyhow::Result<()> {
-    let [id, _] = ids();
     let path = format!("{REPOSITORY}/{NAME}");
     with_names(cluster, || {
-        let settings = format!(
-            "cd {REPOSITORY}; mkdir -p podmanStore/overlay-images/{id}
-             echo '{{\"config\":{{\"Env\":[\"GREETING=hello\"],\"WorkingDir\":\"/usr/share\"}}}}' \
-                > podmanStore/overlay-images/{id}/=$(printf sha256:{id} | base64 -w0)"
-        );
-        cluster.shell("ctl", &settings)?;
+        let id = configure(cluster, r#"{"config":{"Env":["GREETING=hello"],"WorkingDir":"/usr/share"}}"#)?;
         let script = format!("echo $PARALLAX_IMAGE_ID; podman run --rm {NAME} sh -c 'echo $GREETING; pwd'");
         for image in [NAME, path.as_str()] {
             let done = run(cluster, "u1", image, &[MODE, "bash", "-c", &script])?.success()?;

@@ -45,6 +45,17 @@ pub(super) fn with_repository(cluster: &Cluster, body: impl FnOnce() -> anyhow::
     })
 }
 
+/// Gives the image in the repository a configuration, and thus another id, which is returned.
+pub(super) fn configure(cluster: &Cluster, configuration: &str) -> anyhow::Result<String> {
+    let [id, _] = ids();
+    let script = format!(
+        "cd {REPOSITORY}; printf %s '{configuration}' >text; id=$(sha256sum <text | cut -c1-64); flat=.flat/$(echo $id | cut -c1-2)
+         store=podmanStore/overlay-images/$id; mkdir -p $flat $store; mv text $store/=$(printf sha256:$id | base64 -w0)
+         mv .flat/ab/{id} $flat/$id; ln -sfn ../../$flat/$id {NAME}; sed -i s/{id}/$id/ .metadata/{NAME}/manifest.json; echo $id"
+    );
+    Ok(cluster.shell("ctl", &script)?.trim().to_owned())
+}
+
 /// Runs `body` with a repository that ctl and n1 are configured to use.
 pub(super) fn with_names(cluster: &Cluster, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let text = format!("{STORE}[trees]\npaths = [\"{REPOSITORY}\"]\n");
@@ -68,12 +79,16 @@ fn settings_are_those_of_a_repository(cluster: &Cluster) -> anyhow::Result<()> {
         cluster.shell("ctl", &apptainer)?;
         let script = run(cluster, "u1", &path, &show)?.success()?;
         ensure!(script.stdout == "from a script \n", "{script:?}");
-        let settings = format!(
+        // Something else in the place of the configuration is none.
+        let other = format!(
             "cd {REPOSITORY}; mkdir -p podmanStore/overlay-images/{id}
-             echo '{{\"config\":{{\"Env\":[\"GREETING=hello\"],\"Entrypoint\":[\"/bin/sh\",\"-c\",\"FROM=entry; export FROM; \
-             exec \\\"$@\\\"\",\"sh\"]}}}}' > podmanStore/overlay-images/{id}/=$(printf sha256:{id} | base64 -w0)"
+             echo '{{\"config\":{{\"Env\":[\"GREETING=other\"]}}}}' > podmanStore/overlay-images/{id}/=$(printf sha256:{id} | base64 -w0)"
         );
-        cluster.shell("ctl", &settings)?;
+        cluster.shell("ctl", &other)?;
+        let script = run(cluster, "u1", &path, &show)?.success()?;
+        ensure!(script.stdout == "from a script \n", "{script:?}");
+        let entrypoint = r#"["/bin/sh","-c","FROM=entry; export FROM; exec \"$@\"","sh"]"#;
+        configure(cluster, &format!(r#"{{"config":{{"Env":["GREETING=hello"],"Entrypoint":{entrypoint}}}}}"#))?;
         let all = run(cluster, "u1", &path, &show)?.success()?;
         ensure!(all.stdout == "hello entry\n", "{all:?}");
         // A manifest that is there and cannot be used is no silent default.
