@@ -163,7 +163,7 @@ impl Descriptor {
         Self::open(directory, path, 0, 0)
     }
 
-    /// Opens a file that only the user may use, and makes it if there is none.
+    /// Opens a file that only the user may use, and creates a missing file.
     pub(crate) fn of_own_file(directory: &Self, path: &CStr) -> Result<Self, Errno> {
         Self::open(Some(directory), path, O_RDWR | O_CREAT, 0o600)
     }

@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: Strings, variables: Strings) -> ! {
     kernel::end(code)
 }
 
-/// Becomes the launcher. Returns the exit code if there is none.
+/// Becomes the launcher. Returns an exit code if the launcher cannot be executed.
 fn launch(arguments: &Arguments, words: Option<Vector<'_>>, variables: Strings) -> u8 {
     if let (Some(words), Some(variables)) = (words, variables.vector()) {
         kernel::execute(arguments.launcher, &words, &variables);
@@ -78,7 +78,9 @@ fn explain(arguments: &Arguments, inside: Inside, variables: Strings) -> u8 {
         kernel::execute_open(&inside.launcher, &words, &variables);
     }
     // The launcher needs shared objects that the image lacks: where it could not be linked statically.
-    kernel::tell("parallax: cannot execute the command in the image\n");
+    kernel::tell(
+        "parallax: cannot execute the command in the image, nor the launcher to say why; tell the administrator\n",
+    );
     NOT_EXECUTABLE
 }
 
@@ -108,8 +110,7 @@ fn join(arguments: &Arguments, variables: Strings) -> Instead {
     }
 }
 
-/// Opens the file of the step in this directory, when there is one. Returns who goes on if there is none: the first task makes the
-/// container, the others wait for it.
+/// Opens the step's file, for which all tasks but the first wait. Without a file, returns who goes on: the first task makes the container.
 fn await_file(directory: &Descriptor) -> Result<Descriptor, Instead> {
     let open = || Descriptor::of_file(Some(directory), FILE);
     match open() {

@@ -40,7 +40,7 @@ fn optional(field: &CStr) -> Option<&CStr> {
 }
 
 impl<'a> JoinFile<'a> {
-    /// Reads a file; `None` if it is none of this format, or empty.
+    /// Reads a file; `None` if it is empty, truncated or malformed, or has another version.
     #[must_use]
     pub fn read(bytes: &'a [u8]) -> Option<Self> {
         let rest = &mut &*bytes;

@@ -69,16 +69,16 @@ fn tasks_that_join_are_as_the_one_that_made_the_container(cluster: &Cluster) -> 
                   readlink /proc/$$/cwd /proc/$$/root /proc/$$/exe /proc/$$/ns/user /proc/$$/ns/mnt /proc/$$/ns/pid
                   cat /proc/$$/cgroup /proc/$$/oom_score_adj /proc/$$/comm";
     let options = ["--label", "--parallax-env=ADDED=1,-LANG", "--nice=0"];
+    let root: &[&str] = &["--parallax-image=debian", "--parallax-userns=root", "--parallax-readonly"];
     with_counting_launcher(cluster, || {
-        for image in ["debian", "python"] {
-            let image = format!("--parallax-image={image}");
-            let done = step(cluster, &[&options[..], &[&image]].concat(), &["sh", "-c", script])?.success()?;
+        for image in [&["--parallax-image=debian"][..], &["--parallax-image=python"], root] {
+            let done = step(cluster, &[&options[..], image].concat(), &["sh", "-c", script])?.success()?;
             let tasks = by_task(&done.stdout)?;
             ensure!(tasks.len() == TASKS && tasks[&0].len() > 60, "{done:?}");
             ensure!(tasks[&0].contains("variable ADDED=1"), "{done:?}");
             for (task, said) in &tasks {
                 let differs: Vec<_> = said.symmetric_difference(&tasks[&0]).collect();
-                ensure!(differs.is_empty(), "task {task} with {image}: {differs:?}");
+                ensure!(differs.is_empty(), "task {task} with {image:?}: {differs:?}");
             }
             let asked = verbs(cluster)?;
             ensure!(asked == ["locked"], "{asked:?}");
