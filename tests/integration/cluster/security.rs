@@ -147,8 +147,8 @@ sys.stdin.read()
     let step = step?.success()?;
     ensure!(step.stdout == "fine\nfine\n", "{step:?}");
     ensure!(said.len() == 6 && said[0] == "granted" && said[1].contains("'problems': []"), "{said:?}");
-    // One thread waits for all of them; another one may just be answering.
-    ensure!(said[2].parse::<u32>()? <= 3, "{said:?}");
+    // One thread waits for all of them; a few may just be answering, or ending after they did.
+    ensure!(said[2].parse::<u32>()? <= 16, "{said:?}");
     ensure!(said[3].starts_with("True") && said[4] == "True" && said[5] == "True", "{said:?}");
     Ok(())
 }

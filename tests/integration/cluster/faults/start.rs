@@ -1,7 +1,7 @@
 //! Faults while a step's container is made: a mount program that hangs at it, as a file system may.
 
 use std::fs::{self, File, Permissions};
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -70,6 +70,19 @@ fn while_it_hangs(
     act: impl FnOnce(&str) -> anyhow::Result<()>,
     judge: impl FnOnce(&Done) -> anyhow::Result<String>,
 ) -> anyhow::Result<String> {
+    let done = ended_while_it_hangs(cluster, timeout, |job, srun| {
+        act(job)?;
+        Ok(Done::from(srun.wait_with_output()?))
+    });
+    judge(&done?)
+}
+
+/// The same; `end` gets the job's number and srun, and returns how srun ended.
+fn ended_while_it_hangs(
+    cluster: &Cluster,
+    timeout: u32,
+    end: impl FnOnce(&str, Child) -> anyhow::Result<Done>,
+) -> anyhow::Result<Done> {
     let program = HangingProgram::install(cluster)?;
     let config = format!(
         "stores = [\"/shared/store\"]\n[agent]\nmounts = \"fuse\"\nmount_program = \"{}\"\n[step]\nstart_timeout = {timeout}\n",
@@ -79,8 +92,7 @@ fn while_it_hangs(
         let srun = start(cluster)?;
         program.wait_for_call()?;
         let job = cluster.run("ctl", "u1", &["squeue", "--noheader", "--me", "--format=%A"])?.success()?.stdout;
-        act(job.trim())?;
-        judge(&Done::from(srun.wait_with_output()?))
+        end(job.trim(), srun)
     })
 }
 
@@ -117,9 +129,23 @@ fn the_others_are_told_at_once_of_a_killed_mount_program(cluster: &Cluster) -> a
 }
 
 fn an_interrupt(cluster: &Cluster) -> anyhow::Result<String> {
-    // Ctrl-C twice, as a person would.
-    let interrupt = |_: &str| cluster.shell("ctl", "pkill -INT -u u1 -x srun; pkill -INT -u u1 -x srun").map(drop);
-    while_it_hangs(cluster, 600, interrupt, |done| failed_saying(done, &["sending Ctrl-C"]))
+    let done = ended_while_it_hangs(cluster, 600, |_, mut srun| {
+        let interrupt = || cluster.shell("ctl", "pkill -INT -u u1 -x srun").map(drop);
+        interrupt()?;
+        // A person presses Ctrl-C again when srun asks for it. Two signals at once may reach srun as one.
+        let mut said = String::new();
+        for line in BufReader::new(srun.stderr.take().context("no stderr")?).lines() {
+            let line = line?;
+            if line.contains("one more within") {
+                interrupt()?;
+            }
+            said.push_str(&line);
+            said.push('\n');
+        }
+        let done = Done::from(srun.wait_with_output()?);
+        Ok(Done { stderr: said, ..done })
+    });
+    failed_saying(&done?, &["sending Ctrl-C"])
 }
 
 fn a_cancelled_start(cluster: &Cluster) -> anyhow::Result<String> {
