@@ -70,19 +70,18 @@ fn while_it_hangs(
     act: impl FnOnce(&str) -> anyhow::Result<()>,
     judge: impl FnOnce(&Done) -> anyhow::Result<String>,
 ) -> anyhow::Result<String> {
-    let done = ended_while_it_hangs(cluster, timeout, |job, srun| {
+    end_while_it_hangs(cluster, timeout, |job, srun| {
         act(job)?;
-        Ok(Done::from(srun.wait_with_output()?))
-    });
-    judge(&done?)
+        judge(&Done::from(srun.wait_with_output()?))
+    })
 }
 
-/// The same; `end` gets the job's number and srun, and returns how srun ended.
-fn ended_while_it_hangs(
+/// The same; `end` gets the job's number and srun, waits for srun's end and judges it.
+fn end_while_it_hangs(
     cluster: &Cluster,
     timeout: u32,
-    end: impl FnOnce(&str, Child) -> anyhow::Result<Done>,
-) -> anyhow::Result<Done> {
+    end: impl FnOnce(&str, Child) -> anyhow::Result<String>,
+) -> anyhow::Result<String> {
     let program = HangingProgram::install(cluster)?;
     let config = format!(
         "stores = [\"/shared/store\"]\n[agent]\nmounts = \"fuse\"\nmount_program = \"{}\"\n[step]\nstart_timeout = {timeout}\n",
@@ -129,7 +128,7 @@ fn the_others_are_told_at_once_of_a_killed_mount_program(cluster: &Cluster) -> a
 }
 
 fn an_interrupt(cluster: &Cluster) -> anyhow::Result<String> {
-    let done = ended_while_it_hangs(cluster, 600, |_, mut srun| {
+    end_while_it_hangs(cluster, 600, |_, mut srun| {
         let interrupt = || cluster.shell("ctl", "pkill -INT -u u1 -x srun").map(drop);
         interrupt()?;
         // A person presses Ctrl-C again when srun asks for it. Two signals at once may reach srun as one.
@@ -143,9 +142,8 @@ fn an_interrupt(cluster: &Cluster) -> anyhow::Result<String> {
             said.push('\n');
         }
         let done = Done::from(srun.wait_with_output()?);
-        Ok(Done { stderr: said, ..done })
-    });
-    failed_saying(&done?, &["sending Ctrl-C"])
+        failed_saying(&Done { stderr: said, ..done }, &["sending Ctrl-C"])
+    })
 }
 
 fn a_cancelled_start(cluster: &Cluster) -> anyhow::Result<String> {
