@@ -4,6 +4,7 @@
 //! - [`source`]: the interface of layer sources: whatever gives a read-only directory for a layer.
 //! - [`stored`]: the source for the images of stores.
 //! - [`directory`]: the source for an image that is a directory of the node.
+//! - [`tree`]: the directory with the contents of a metadata image's files.
 //! - [`squashfs`]: how the kernel makes a directory of a SquashFS file.
 //! - [`table`]: each SquashFS file mounted once on the node.
 //! - `chunked`: SquashFS files whose chunks are fetched as they are read.
@@ -19,6 +20,7 @@ pub mod source;
 mod squashfs;
 pub mod stored;
 pub mod table;
+pub mod tree;
 
 pub use self::chunked::{KeptLayers, Swaps};
 pub use self::directory::Directory;
@@ -26,3 +28,4 @@ pub use self::mounted::{FileKey, Form, LayerEntry, LayerError, MountedLayer};
 pub use self::source::{LayerSource, StepLayers};
 pub use self::stored::SquashfsFiles;
 pub use self::table::LayerTable;
+pub use self::tree::Tree;

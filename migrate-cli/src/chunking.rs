@@ -63,6 +63,9 @@ impl<'a> Chunking<'a> {
     /// If a file of the image cannot be read or is corrupt, or the store cannot be written. Layers before have their chunks.
     pub(crate) fn image(&self, id: &ImageId) -> anyhow::Result<Chunked> {
         let record = own_record(self.store, id)?;
+        if let Some(directory) = record.tree() {
+            bail!("{}", without_files(id, directory));
+        }
         let mut done = Chunked::default();
         let mut files = BTreeSet::new();
         for layer in record.layers.iter().filter(|layer| files.insert(layer.squashfs_path())) {
@@ -135,9 +138,14 @@ pub(crate) fn own_record(store: &Store, id: &ImageId) -> anyhow::Result<ImageRec
         return Ok(record);
     }
     if let Some(directory) = store.unpacked_image(id)? {
-        bail!("the image {} lies unpacked in {}, and the store has no file of it", id.short(), directory.display());
+        bail!("{}", without_files(id, &directory));
     }
     bail!("another tool stored the image {}; adopt it first: parallax migrate --adopt", id.short())
+}
+
+/// Returns the reason why an image in a directory has nothing to be chunked.
+pub(crate) fn without_files(id: &ImageId, directory: &Path) -> String {
+    format!("the image {} lies unpacked in {}, and the store has no file of it", id.short(), directory.display())
 }
 
 /// Returns the totals of the chunks of an image's SquashFS files, each file once; `None` unless all are chunked.

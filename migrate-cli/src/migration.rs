@@ -94,6 +94,7 @@ impl<'a> Migration<'a> {
         if is_there(self.store, &image, name)? {
             return Ok(Brought::unchanged(image));
         }
+        refuse_unpacked(self.store, &image.id)?;
         let mut new = BTreeMap::new();
         let mut attempt = 1;
         loop {
@@ -280,10 +281,27 @@ fn digests(image: &Image) -> impl Iterator<Item = Digest> {
     std::iter::once(image.digest).chain(image.other_digests.iter().copied())
 }
 
+/// Refuses an image that the store has as a directory: Podman's lists say so until it is removed.
+fn refuse_unpacked(store: &Store, id: &ImageId) -> anyhow::Result<()> {
+    let of_record = store.record(id).ok().flatten().and_then(|record| record.tree().map(ToOwned::to_owned));
+    let directory = match of_record {
+        Some(directory) => Some(directory),
+        None => store.unpacked_image(id)?,
+    };
+    match directory {
+        None => Ok(()),
+        Some(directory) => anyhow::bail!(
+            "the store has the image {} as the directory {} (parallax import); remove it first: parallax rm {0}",
+            id.short(),
+            directory.display()
+        ),
+    }
+}
+
 /// Returns `true` if the store has the complete image, under this name and with these digests.
 fn is_there(store: &Store, image: &Image, name: &ImageName) -> anyhow::Result<bool> {
     let is_it = |id: Option<ImageId>| id == Some(image.id);
     Ok(is_it(store.id_of_name(name))
         && digests(image).all(|digest| is_it(store.id_of_digest(&digest)))
-        && store.image(&image.id)?.is_some())
+        && store.image(&image.id)?.is_some_and(|record| record.tree().is_none()))
 }

@@ -123,6 +123,7 @@ const FILES: &[&[Listed]] = &[
     job_layers::TESTS,
     trees::defects::TESTS,
     trees::import::TESTS,
+    trees::metadata::TESTS,
     trees::podman_mode::TESTS,
     trees::repository::TESTS,
     trials::TESTS,

@@ -82,6 +82,7 @@ fn store() -> anyhow::Result<(tempfile::TempDir, LayerRecord)> {
         max_uid: 60_000,
         max_gid: 60_001,
         sidecar: false,
+        tree: None,
     };
     let file = directory.path().join(layer.squashfs_path());
     fs::create_dir_all(file.parent().context("no parent")?)?;

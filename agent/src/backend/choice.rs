@@ -140,6 +140,18 @@ impl Backends {
         self.choose(store.path(), store.owner())
     }
 
+    /// Checks whether the images of a store that lie in directories get their metadata images.
+    ///
+    /// # Errors
+    /// The reason, a part of a sentence.
+    pub fn metadata_images(&self, store: &TrustedStore) -> Result<(), String> {
+        let Chosen { backend, reason } = self.backend(store)?;
+        if backend != Backend::Native {
+            return Err(reason);
+        }
+        self.findings.can(Ability::MetadataImages).map_err(|obstacle| on_this_node(&obstacle))
+    }
+
     /// Returns the backend for a directory that a user names: an overlay over it, which the kernel makes in the user's namespace. No
     /// driver of the kernel reads a file of the user's for that, so `mounts` does not matter.
     ///

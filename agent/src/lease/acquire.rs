@@ -26,7 +26,7 @@ use crate::backend::Backend;
 use crate::helper::{HelperError, Pending};
 use crate::identity::Identity;
 use crate::journal::{self, Entry, LeaseKey, Owner, StoreImage};
-use crate::layers::{Directory, LayerError, LayerSource, MountedLayer, SquashfsFiles, StepLayers};
+use crate::layers::{Directory, LayerError, LayerSource, MountedLayer, SquashfsFiles, StepLayers, Tree};
 use crate::processes;
 use crate::step::disk::Disk;
 use crate::step::scratch::{self, Size};
@@ -37,6 +37,8 @@ use crate::step::{Form, StepDirectory, StepPlan, StepStore};
 struct Contents {
     store: StepStore,
     layers: StepLayers,
+    /// The directory with the contents of the files, for a metadata image.
+    tree: Option<Tree>,
     source: Option<SourceStatus>,
 }
 
@@ -91,7 +93,7 @@ impl Leases {
             }
             match found {
                 Found::Image(store, image) => self.provide(store, image, &request, identity, user),
-                Found::Directory(path) => self.provide_directory(path, &request, user),
+                Found::Directory(path, reason) => self.provide_directory(path, reason.as_deref(), &request, user),
                 Found::Missing(_) => Ok(Contents::default()),
             }
         })?;
@@ -114,6 +116,7 @@ impl Leases {
             identity,
             namespaces,
             layers: &contents.layers,
+            tree: contents.tree.as_ref(),
             mount_program: &config.agent.mount_program,
             podman: entry.request.mode == Mode::Podman || matches!(found, Found::Missing(_)),
             entered,
@@ -184,20 +187,33 @@ impl Leases {
                 }
             }
         };
-        let status = source.status(&layers);
-        Ok(Contents { store, layers, source: Some(status) })
+        let mut status = source.status(&layers);
+        let tree = image.tree().map(|directory| {
+            status.reason = format!("{}; metadata of {}", status.reason, directory.display());
+            Tree::open(directory, &self.config().trees.paths, user).map_err(|reason| refused(&reason))
+        });
+        Ok(Contents { store, layers, tree: tree.transpose()?, source: Some(status) })
     }
 
     /// Makes the image's part of a step's directory for an image that is a directory: nothing but its description.
-    fn provide_directory(&self, path: &Path, request: &LeaseRequest, user: &Credentials) -> Result<Contents, Refusal> {
-        let chosen = self
+    fn provide_directory(
+        &self,
+        path: &Path,
+        without_metadata: Option<&str>,
+        request: &LeaseRequest,
+        user: &Credentials,
+    ) -> Result<Contents, Refusal> {
+        let mut chosen = self
             .backend_retry
             .directory(path)
             .map_err(|reason| refused(&format!("cannot run {} as an image on this node: {reason}", path.display())))?;
+        if let Some(reason) = without_metadata {
+            chosen.reason = format!("{}; its metadata image is not used: {reason}", chosen.reason);
+        }
         let source = Directory { path, chosen };
         let layers = provided(&source, request, user)?;
         let status = source.status(&layers);
-        Ok(Contents { store: StepStore::default(), layers, source: Some(status) })
+        Ok(Contents { layers, source: Some(status), ..Contents::default() })
     }
 
     /// Refuses a second lease for a step, unless the owner of the first lease has ended; that lease is then released.
@@ -273,7 +289,7 @@ fn answered(asked: Result<Pending<'_, Accounts>, HelperError>, entry: &Entry) ->
 fn granted_image(found: &Found) -> Option<GrantedImage> {
     match found {
         Found::Image(_, image) => Some(GrantedImage { id: image.id.to_string(), digest: image.digest.to_string() }),
-        Found::Directory(_) | Found::Missing(_) => None,
+        Found::Directory(..) | Found::Missing(_) => None,
     }
 }
 

@@ -18,14 +18,16 @@ use super::reach::{self, Failure, Place};
 use super::refusal::{Refusal, no_container, refused};
 use super::table::Leases;
 use super::trees;
+use crate::backend::Backends;
+use crate::layers::Tree;
 
 /// The result of the search for an image.
 #[derive(Debug)]
 pub(super) enum Found {
     /// The store that has the image, and its record.
     Image(TrustedStore, Box<ImageRecord>),
-    /// The image is this directory of the node.
-    Directory(PathBuf),
+    /// The image is this directory of the node, or file; the reason why its metadata image is not used, if it has one.
+    Directory(PathBuf, Option<String>),
     /// No store has the image, and Podman is to pull it; a notice for the user.
     Missing(String),
 }
@@ -36,7 +38,7 @@ impl Leases {
     pub(super) fn find_image(&self, request: &LeaseRequest, user: &Credentials) -> Result<Found, Refusal> {
         let requested = RequestedImage::parse(&request.image).map_err(|error| Refusal::request(error.to_string()))?;
         let typed = match requested {
-            RequestedImage::Path(path) => return Ok(Found::Directory(path)),
+            RequestedImage::Path(path) => return Ok(Found::Directory(path, None)),
             RequestedImage::OfContainer(name) => return Err(no_container(&name)),
             RequestedImage::InStore(typed) => typed,
         };
@@ -52,6 +54,7 @@ impl Leases {
             is_pinned: request.image_id.is_some(),
             user: user.clone(),
             config: Arc::clone(&config),
+            backends: self.backends(),
         });
         let within = Arc::clone(&search);
         match reach::in_time(reach::time(&config.step), move |place| within.run(place)) {
@@ -74,12 +77,30 @@ struct Search {
     is_pinned: bool,
     user: Credentials,
     config: Arc<Config>,
+    backends: Arc<Backends>,
 }
 
 impl Search {
     fn run(&self, place: &Place) -> Result<Found, Failure> {
         let failed = |error| Failure::Refused(refused(&format!("cannot take on the user's credentials: {error}")));
-        self.user.run(|| self.search_stores(place)).map_err(failed)?
+        let found = self.user.run(|| self.search_stores(place)).map_err(failed)??;
+        Ok(self.with_tree(found, place))
+    }
+
+    /// Replaces an image whose files lie in a directory by that directory, where its metadata image cannot be used.
+    fn with_tree(&self, found: Found, place: &Place) -> Found {
+        let Found::Image(store, image) = &found else { return found };
+        let Some(directory) = image.tree() else { return found };
+        place.is(directory);
+        let usable = self.backends.metadata_images(store);
+        let opened = usable.and_then(|()| Tree::open(directory, &self.config.trees.paths, &self.user));
+        match opened {
+            Ok(_) => found,
+            Err(reason) => {
+                tracing::warn!(image = %image.id, reason, "the image's metadata image is not used");
+                Found::Directory(directory.to_owned(), Some(reason))
+            }
+        }
     }
 
     fn refused(&self, reason: &str) -> Refusal {
@@ -131,7 +152,7 @@ impl Search {
             }
         }
         match trees::find(&self.config.trees.paths, reference, |path| place.is(path)) {
-            Ok(Some(path)) => return Ok(Found::Directory(path)),
+            Ok(Some(path)) => return Ok(Found::Directory(path, None)),
             Ok(None) => {}
             Err((path, cause)) => obstacles.add(OpenError::Store { path, cause }),
         }
@@ -174,7 +195,7 @@ impl Search {
 fn unrecorded(store: TrustedStore, image: Unrecorded) -> Found {
     match image {
         Unrecorded::Record(record) => Found::Image(store, record),
-        Unrecorded::Unpacked(directory) => Found::Directory(directory),
+        Unrecorded::Unpacked(directory) => Found::Directory(directory, None),
     }
 }
 

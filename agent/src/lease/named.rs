@@ -145,7 +145,7 @@ fn check(lease: &Lease, request: &LeaseRequest, name: &str, found: &Found) -> Re
     let has = &lease.entry;
     let same_image = match found {
         Found::Image(_, image) => has.image.as_ref().is_some_and(|own| own.id == image.id),
-        Found::Directory(_) | Found::Missing(_) => has.image.is_none() && has.request.image == request.image,
+        Found::Directory(..) | Found::Missing(_) => has.image.is_none() && has.request.image == request.image,
     };
     if !same_image {
         let id = has.image.as_ref().map_or_else(String::new, |image| format!(" (id {:.12})", image.id));

@@ -118,6 +118,7 @@ mod tests {
             max_uid,
             max_gid: 0,
             sidecar: false,
+            tree: None,
         };
         ImageRecord {
             version: VERSION,

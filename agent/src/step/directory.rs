@@ -23,7 +23,7 @@ use super::scratch::Size;
 use super::store::StepStore;
 use super::user_namespaces::Namespaces;
 use crate::identity::{Identity, NamespaceKind};
-use crate::layers::StepLayers;
+use crate::layers::{StepLayers, Tree};
 
 /// An error of making a step's directory.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,8 @@ pub struct StepPlan<'a> {
     pub store: StepStore,
     /// The image's layers.
     pub layers: &'a StepLayers,
+    /// The directory with the contents of the files, if the image's layer is a metadata image.
+    pub tree: Option<&'a Tree>,
     /// The mount program for Podman's configuration, for layers that are files.
     pub mount_program: &'a Path,
     /// True if Podman works in the step.
@@ -243,7 +245,17 @@ fn attach_layers(root: &OwnedFd, plan: &StepPlan<'_>) -> io::Result<()> {
     for mount in &plan.store.mounts {
         let layer = of_layer(layers, mount.layer)?.another_mount()?;
         layer.map_ids(plan.namespaces.of(mount.kind)?.as_fd())?;
-        layer.attach(&directory_in_store(root, &mount.directory)?, &mount.name)?;
+        let directory = directory_in_store(root, &mount.directory)?;
+        if plan.tree.is_some() {
+            // What is mounted over this mount must not appear over the one that all steps share.
+            layer.make_private()?;
+        }
+        layer.attach(&directory, &mount.name)?;
+        if let Some(tree) = plan.tree {
+            // Over the metadata image itself: an overlay wants attached layers (before Linux 6.15).
+            let metadata = directory_in_store(root, &format!("{}/{}", mount.directory, mount.name))?;
+            tree.mount(metadata.as_fd())?.attach(&directory, &mount.name)?;
+        }
     }
     Ok(())
 }

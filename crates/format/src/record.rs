@@ -3,6 +3,8 @@
 //! It lies at `parallax/images/<image id>.json` in the store and carries the manifest and the configuration with it, so
 //! that the cost of a start does not grow with the number of images in the store.
 
+use std::path::{Component, Path, PathBuf};
+
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{DiffId, Digest, ImageId, LayerId, Sha256, without_algorithm};
@@ -65,6 +67,10 @@ pub struct LayerRecord {
     /// is in it, which may be a whole image: [`Self::diff_id`] is Podman's id of the layer.
     #[serde(rename = "side_car", default, skip_serializing_if = "is_false")]
     pub sidecar: bool,
+    /// The root of the files that the layer's files are in, an absolute path: the SquashFS file is then a metadata image, which has
+    /// everything but their contents. `None` for a layer that is whole in its file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<PathBuf>,
 }
 
 impl LayerRecord {
@@ -164,6 +170,12 @@ impl ImageRecord {
         self.layers.iter().fold((0, 0), |(uid, gid), l| (uid.max(l.max_uid), gid.max(l.max_gid)))
     }
 
+    /// Returns the directory that the image's files are in, if it has a metadata image.
+    #[must_use]
+    pub fn tree(&self) -> Option<&Path> {
+        self.layers.iter().find_map(|layer| layer.tree.as_deref())
+    }
+
     fn check(&self) -> Result<(), RecordError> {
         check("layers", "a list of at least one layer", !self.layers.is_empty())?;
         let sizes: [fn(&LayerRecord) -> u64; 2] = [|layer| layer.size, |layer| layer.squashfs_size];
@@ -172,8 +184,17 @@ impl ImageRecord {
             check("layers.size", "a number of bytes that can be added up", sum.is_some())?;
         }
         let has_sha256 = self.layers.iter().all(|layer| layer.squashfs_sha256.is_some());
-        check("layers.squashfs_sha256", "64 hexadecimal digits", has_sha256)
+        check("layers.squashfs_sha256", "64 hexadecimal digits", has_sha256)?;
+        // Podman's metadata for such an image has one layer.
+        let is_tree = |tree: &PathBuf| self.layers.len() == 1 && is_normal(tree);
+        let trees = self.layers.iter().filter_map(|layer| layer.tree.as_ref());
+        check("layers.tree", "an absolute path, of the only layer", trees.into_iter().all(is_tree))
     }
+}
+
+/// Whether a path is absolute and its text leads to no other place than its components name.
+fn is_normal(path: &Path) -> bool {
+    path.is_absolute() && path.components().skip(1).all(|part| matches!(part, Component::Normal(_)))
 }
 
 fn check(field: &'static str, expected: &'static str, holds: bool) -> Result<(), RecordError> {
@@ -205,6 +226,7 @@ mod tests {
                 max_uid: 7,
                 max_gid: 9,
                 sidecar: false,
+                tree: None,
             }],
         }
     }
@@ -229,6 +251,22 @@ mod tests {
         for text in ["b", "a:1", &"ef".repeat(32), &format!("a@sha256:{}", "ef".repeat(32))] {
             assert!(!means(text), "{text}");
         }
+    }
+
+    #[test]
+    fn a_tree_is_that_of_the_only_layer_and_an_absolute_path() {
+        let mut record = record();
+        record.layers[0].tree = Some("/cvmfs/unpacked/.flat/ab/abab".into());
+        assert_eq!(ImageRecord::parse(&record.to_bytes()).unwrap(), record);
+        assert_eq!(record.tree(), Some(Path::new("/cvmfs/unpacked/.flat/ab/abab")));
+        let refused = |record: &ImageRecord| ImageRecord::parse(&record.to_bytes()).unwrap_err().to_string();
+        for tree in ["relative", "/a/../etc", ""] {
+            record.layers[0].tree = Some(tree.into());
+            assert!(refused(&record).contains("layers.tree"), "{tree}");
+        }
+        record.layers[0].tree = Some("/a".into());
+        record.layers.push(LayerRecord { tree: None, ..record.layers[0].clone() });
+        assert!(refused(&record).contains("layers.tree"));
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! 6. [`emit`] writes the archive for mksquashfs.
 
 pub(crate) mod below;
-mod emit;
+pub(crate) mod emit;
 mod entries;
 pub(crate) mod flatten;
 pub(crate) mod layer;

@@ -11,11 +11,14 @@
 //!
 //! Directories and whiteouts are written after all other entries, because an opaque marker may follow the entry of its
 //! directory. mksquashfs accepts a directory's header after its children.
+//!
+//! [`metadata_image()`] makes the SquashFS file of a directory's metadata.
 
 mod content;
 mod convert;
 mod decompress;
 mod error;
+mod metadata;
 mod mksquashfs;
 mod path;
 mod tar;
@@ -30,6 +33,7 @@ pub use convert::layer::{Converted, Layer, convert};
 pub use convert::owners::{MAX_USUAL_ID, Owners, UnusualOwners};
 pub use convert::rewritten::{Rewritten, rewritten};
 pub use error::{ArchiveError, ConvertError, EntryError};
+pub use metadata::{MetadataError, MetadataImage, Totals, metadata_image};
 pub use mksquashfs::{Compression, Mksquashfs, SquashfsOptions};
 pub use tar::limits::Limits;
 pub use tar::member::archive_member;

@@ -53,6 +53,9 @@ pub(crate) fn make_all_trials(mount_program: &Path) -> Result<(), String> {
     if let Some(layer) = &lower {
         let mapped = trials::id_map(&place, layer, &namespace, &map);
         report(Ability::IdMaps, mapped.as_ref().map(drop));
+        if let Ok(mapped) = &mapped {
+            report(Ability::MetadataImages, trials::metadata_image(&place, mapped));
+        }
         lower = mapped.ok();
     }
     let writable = writable(&place, USER)?;

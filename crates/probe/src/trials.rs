@@ -170,6 +170,16 @@ pub(crate) fn id_map(
     if Some(seen) == expected { Ok(directory) } else { Err(format!("a file has the owner {seen}")) }
 }
 
+/// Mounts a layer with mapped ids as a metadata image over a directory, and reads a file of it.
+pub(crate) fn metadata_image(place: &Place, mapped: &Path) -> Result<(), String> {
+    let open = |path: &Path| File::open(path).map_err(|error| error.to_string());
+    let (metadata, data, directory) = (open(mapped)?, open(&place.plain_layer())?, place.root.join("tree"));
+    let mount = DetachedMount::metadata_overlay(metadata.as_fd(), data.as_fd()).map_err(|error| error.to_string())?;
+    fs::create_dir(&directory).map_err(|error| error.to_string())?;
+    mount.attach_at(&directory).map_err(|error| format!("cannot attach the mount: {error}"))?;
+    read_back(&directory)
+}
+
 /// Becomes root of a user namespace, with a mount namespace of its own, as Podman is started for a step.
 pub(crate) fn enter(namespace: &UserNamespace) -> io::Result<()> {
     setns(namespace.as_fd(), CloneFlags::CLONE_NEWUSER)?;

@@ -29,7 +29,7 @@ pub use verify::{Problem, Verifier};
 pub use write::chunk_garbage::ChunkGarbage;
 pub use write::chunks::{ChunkWriter, NewChunks};
 pub use write::garbage::Garbage;
-pub use write::import::Unpacked;
+pub use write::import::{Metadata, Unpacked};
 pub use write::own_file::OwnFiles;
 pub use write::remove::{Collected, Collection, Removed, Target};
 pub use write::store::{NewImage, Store};

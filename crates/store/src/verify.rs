@@ -1,10 +1,9 @@
 //! Checks a store against itself: what records say against what is there.
 
 mod chunks;
+mod file;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, Read};
 use std::mem;
 use std::path::Path;
 
@@ -14,13 +13,12 @@ use parallax_format::layer_file::{LayerFile, TarSplit};
 use parallax_format::layout::{IMAGES_JSON, LAYERS_JSON};
 use parallax_format::podman::{big_data_file, lower_file};
 use parallax_format::record::{ImageRecord, LayerRecord};
-use parallax_format::squashfs::Superblock;
 use parallax_format::{IndexPath, layout};
 use serde_json::Value;
 
 use crate::atomic::{entries, read_if_there};
 use crate::error::StoreError;
-use crate::hash::{Digester, sha256};
+use crate::hash::sha256;
 use crate::lock::fcntl::ReadLock;
 use crate::podman_lists::{self, ImageList, LayerList};
 use crate::read::trusted::OpenError;
@@ -139,8 +137,7 @@ impl<'a> Verifier<'a> {
     fn foreign_image(&mut self, id: &ImageId) -> Result<(), StoreError> {
         if let Some(directory) = self.store.unpacked_image(id)? {
             if !directory.is_dir() {
-                let what = format!("lists an image whose directory {} is not there", directory.display());
-                self.note(Some(id), IMAGES_JSON, &what, "mount its file system, or remove the image (parallax rm)");
+                self.missing_directory(id, IMAGES_JSON, &directory);
             }
             return self.big_data(id);
         }
@@ -176,9 +173,10 @@ impl<'a> Verifier<'a> {
         };
         let manifest = Digest::from(sha256(record.manifest.as_bytes()));
         let config = Digest::from(sha256(record.config.as_bytes()));
-        // The Go tool draws an image's id at random.
-        let adopted = record.layers.iter().any(|layer| layer.sidecar);
-        let names_config = config == Digest::from(*id) || adopted && record.manifest.contains(&format!("\"{config}\""));
+        // The Go tool draws an image's id at random. An image in a directory has the configuration of one layer.
+        let has_other = record.layers.iter().any(|layer| layer.sidecar) || record.tree().is_some();
+        let names_config =
+            config == Digest::from(*id) || has_other && record.manifest.contains(&format!("\"{config}\""));
         if record.id != *id || !names_config || manifest != record.digest {
             self.note(Some(id), &path, "does not match its digests", MIGRATE_AGAIN);
         }
@@ -187,6 +185,12 @@ impl<'a> Verifier<'a> {
         }
         self.names(&record);
         self.listed_image(&record)
+    }
+
+    /// Notes that the directory of an unpacked image, which `path` has, is not there.
+    fn missing_directory(&mut self, image: &ImageId, path: &str, directory: &Path) {
+        let what = format!("lists an image whose directory {} is not there", directory.display());
+        self.note(Some(image), path, &what, "mount its file system, or remove the image (parallax rm)");
     }
 
     fn note(&mut self, image: Option<&ImageId>, path: &str, what: &str, remedy: &'static str) {
@@ -211,8 +215,12 @@ impl<'a> Verifier<'a> {
         let directory = layout::layer_directory(&layer.id);
         let within = |name: &str| format!("{directory}/{name}");
         let text = |name: &str| read_if_there(&root.join(within(name)));
-        if !root.join(within(layout::DIFF)).is_dir() {
-            self.note(Some(image), &within(layout::DIFF), "is not there", MIGRATE_AGAIN);
+        match &layer.tree {
+            Some(tree) if !tree.is_dir() => self.missing_directory(image, &IndexPath::record(image), tree),
+            None if !root.join(within(layout::DIFF)).is_dir() => {
+                self.note(Some(image), &within(layout::DIFF), "is not there", MIGRATE_AGAIN);
+            }
+            _ => {}
         }
         if text(layout::LINK)?.as_deref().map(<[u8]>::trim_ascii) != Some(layer.link.as_str().as_bytes()) {
             self.note(Some(image), &within(layout::LINK), "does not hold the layer's link", MIGRATE_AGAIN);
@@ -226,12 +234,13 @@ impl<'a> Verifier<'a> {
             (Ok(there), Ok(wanted)) => there == wanted,
             _ => false,
         };
-        if !leads(&link, &within(layout::DIFF)) {
+        let is_there = layer.tree.as_ref().is_none_or(|tree| tree.is_dir());
+        if is_there && !leads(&link, &within(layout::DIFF)) {
             self.note(Some(image), &link, "does not lead to the layer", MIGRATE_AGAIN);
         }
         // Another tool's link may lead to a SquashFS file of its own.
         let sidecar = layer.link.sidecar();
-        if !root.join(&sidecar).is_file() {
+        if layer.tree.is_none() && !root.join(&sidecar).is_file() {
             self.note(Some(image), &sidecar, "leads to no SquashFS file", MIGRATE_AGAIN);
         }
         let entry = self.layers.get(&layer.id);
@@ -257,7 +266,7 @@ impl<'a> Verifier<'a> {
         let mut matcher = index.as_ref().and_then(|index| index.as_ref().ok()).map(Matcher::new);
         let wrong = match self.files.get(&file).filter(|_| matcher.is_none()) {
             Some(known) => known.clone(),
-            None => check_file(&self.store.root().join(&file), layer, matcher.as_mut())?,
+            None => file::check_file(&self.store.root().join(&file), layer, matcher.as_mut())?,
         };
         let matches = matcher.is_none_or(|matcher| matcher.finish());
         if let Some(index) = &index {
@@ -345,48 +354,6 @@ impl<'a> Verifier<'a> {
         }
         Ok(())
     }
-}
-
-/// Returns the problem of a SquashFS file, if there is one.
-fn check_file(
-    path: &Path,
-    layer: &LayerRecord,
-    mut matcher: Option<&mut Matcher<'_>>,
-) -> Result<Option<String>, StoreError> {
-    let failed = |cause: io::Error| StoreError::Io { action: "read", path: path.to_owned(), cause };
-    let mut file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some("is not there".to_owned())),
-        file => file.map_err(failed)?,
-    };
-    if !layer.sidecar && !fs::symlink_metadata(path).map_err(failed)?.is_file() {
-        return Ok(Some("is not a regular file, so nodes refuse it".to_owned()));
-    }
-    let size = file.metadata().map_err(failed)?.len();
-    if size != layer.squashfs_size {
-        return Ok(Some(format!("has {size} bytes and should have {}", layer.squashfs_size)));
-    }
-    let mut superblock = Vec::new();
-    file.by_ref().take(Superblock::BYTES).read_to_end(&mut superblock).map_err(failed)?;
-    if Superblock::parse(&superblock).is_none_or(|superblock| superblock.bytes_used > size) {
-        return Ok(Some("has no SquashFS superblock that fits it".to_owned()));
-    }
-    let mut hash = Digester::default();
-    let mut take = |bytes: &[u8]| {
-        hash.update(bytes);
-        if let Some(matcher) = &mut matcher {
-            matcher.update(bytes);
-        }
-    };
-    take(&superblock);
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match file.read(&mut buffer).map_err(failed)? {
-            0 => break,
-            got => take(buffer.get(..got).unwrap_or_default()),
-        }
-    }
-    let is = hash.finish();
-    Ok((Some(is) != layer.squashfs_sha256).then(|| format!("has changed: its SHA-256 is {is}")))
 }
 
 /// A text of an entry in one of Podman's lists; `None` if it has none or an empty one.

@@ -73,6 +73,28 @@ impl DetachedMount {
         Ok(Self(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?))
     }
 
+    /// Mounts a metadata image over the directory that has the contents of its files: an overlay without an upper layer, whose files are those
+    /// that `trusted.overlay.redirect` names in `data`. Both are attached directories, open.
+    ///
+    /// # Errors
+    /// `EINVAL` where the kernel has no data-only lower layers (before Linux 6.5), or if one of the two is detached, `ELOOP` if `data` lies on
+    /// overlays, `ENODEV` if the kernel has no overlays.
+    pub fn metadata_overlay(metadata: BorrowedFd<'_>, data: BorrowedFd<'_>) -> io::Result<Self> {
+        let place = |directory: BorrowedFd<'_>| format!("/proc/self/fd/{}", directory.as_raw_fd());
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_flag(&context, "ro")?;
+        let layers = format!("{}::{}", place(metadata), place(data));
+        let options =
+            [("source", "parallax"), ("lowerdir", layers.as_str()), ("metacopy", "on"), ("redirect_dir", "follow")];
+        for (key, value) in options {
+            fsconfig_set_string(&context, key, value)?;
+        }
+        fsconfig_create(&context)?;
+        let attributes =
+            MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        Ok(Self(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?))
+    }
+
     /// Opens the root of the mount, which is a regular file, for reading.
     ///
     /// # Errors

@@ -1,11 +1,14 @@
 //! `parallax import`: adds images that lie unpacked elsewhere to a store, so that Podman finds them without an agent, too.
 
+mod metadata;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use parallax_format::digest::ImageId;
 use parallax_format::oci::{EXECUTION_KEYS, Platform};
+use parallax_format::record::ImageRecord;
 use parallax_format::{ImageRef, ducc, nearest, unknown_image};
 use parallax_store::hash::sha256;
 use parallax_store::{Store, Unpacked};
@@ -14,6 +17,7 @@ use parallax_trees::{Image, Repository, known_names};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use self::metadata::{Maker, Wanted};
 use super::each::each;
 use super::verify::trees::problems_of;
 use crate::global::Global;
@@ -35,6 +39,9 @@ pub(crate) struct Options {
     /// Public names of images in the repository [default: all]
     #[arg(value_name = "IMAGE")]
     images: Vec<String>,
+    /// Add a file with the owners and modes of each image's files, about 40 bytes each: nodes show them with it
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    metadata: Wanted,
     /// Print a JSON array with one object for each image
     #[arg(long)]
     json: bool,
@@ -53,6 +60,8 @@ struct Outcome {
     directory: PathBuf,
     /// `true` if the store had all of it, so that nothing was written.
     unchanged: bool,
+    /// `true` if the store has a metadata image of it.
+    metadata: bool,
     /// What the repository lacks of the image; it can be run nevertheless.
     problems: Vec<String>,
 }
@@ -76,8 +85,9 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
         &options.images
     };
     let mut outcomes = Vec::new();
+    let mut maker = Maker::new(&store, root, options.metadata)?;
     let done = each(images, "imported", |image| {
-        let outcome = import(&store, root, image)?;
+        let outcome = import(&store, root, image, maker.as_mut())?;
         let what = if outcome.unchanged { "in the store already, nothing to do" } else { "imported" };
         progress.line(&format!("{}: {what} ({})", outcome.name, outcome.id.short()));
         for problem in &outcome.problems {
@@ -94,7 +104,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     done
 }
 
-fn import(store: &Store, root: &Path, text: &str) -> anyhow::Result<Outcome> {
+fn import(store: &Store, root: &Path, text: &str, maker: Option<&mut Maker<'_>>) -> anyhow::Result<Outcome> {
     let image = find(root, text)?;
     let public = image.name.as_deref().with_context(|| format!("{text} is no public name of the repository"))?;
     let name = ducc::image_name(public).with_context(|| format!("{public} cannot be the name of an image"))?;
@@ -122,11 +132,15 @@ fn import(store: &Store, root: &Path, text: &str) -> anyhow::Result<Outcome> {
         size: manifest.map_or(0, |manifest| units::total(manifest.layers.iter().map(|layer| layer.size))),
         directory,
     };
-    let has_files = store.record(&image.id)?.is_some_and(|record| record.names.contains(&unpacked.name.to_string()));
-    let changed = !has_files && {
+    let has_files = |record: &ImageRecord| record.tree().is_none() && record.names.contains(&unpacked.name.to_string());
+    let is_there = store.record(&image.id)?.is_some_and(|record| has_files(&record))
+        || store.has_import(&unpacked, maker.is_some())?;
+    if !is_there {
+        let metadata = maker.map(|maker| maker.make(&unpacked.directory)).transpose()?;
         let _uninterrupted = interrupt::hold();
-        store.import(&unpacked)?
-    };
+        store.import(&unpacked, metadata.as_ref())?;
+    }
+    let metadata = store.record(&image.id)?.is_some_and(|record| record.tree().is_some());
     let Unpacked { name, directory, .. } = unpacked;
     let problems = problems_of(&image);
     Ok(Outcome {
@@ -134,7 +148,8 @@ fn import(store: &Store, root: &Path, text: &str) -> anyhow::Result<Outcome> {
         name: name.to_string(),
         id: image.id,
         directory,
-        unchanged: !changed,
+        unchanged: is_there,
+        metadata,
         problems,
     })
 }
@@ -216,7 +231,7 @@ mod tests {
         }
 
         fn import(&self) -> anyhow::Result<Outcome> {
-            import(&self.store, &self.root(), NAME)
+            import(&self.store, &self.root(), NAME, None)
         }
 
         fn refusal(&self) -> String {
@@ -238,7 +253,27 @@ mod tests {
         let listing = parallax_store::read::list(site.store.root()).unwrap();
         assert_eq!(listing.unpacked[0].created, "2026-01-01T00:00:00Z");
         assert!(find(&site.root(), "quay.io/a/b:2").unwrap_err().to_string().contains(NAME));
-        assert!(import(&site.store, &site.root(), site.image().id.as_str()).is_err());
+        assert!(import(&site.store, &site.root(), site.image().id.as_str(), None).is_err());
+    }
+
+    #[test]
+    fn a_metadata_image_is_added_to_an_image_without_one() {
+        let site = Site::new("{}");
+        let mut maker = Maker::new(&site.store, &site.root(), Wanted::Always).unwrap().unwrap();
+        assert!(!site.import().unwrap().metadata);
+        let mut import = || import(&site.store, &site.root(), NAME, Some(&mut maker)).unwrap();
+        let first = import();
+        assert!(first.metadata && !first.unchanged && import().unchanged);
+        // Without the wish for one it stays.
+        let again = site.import().unwrap();
+        assert!(again.metadata && again.unchanged);
+        let record = site.store.image(&site.image().id).unwrap().unwrap();
+        assert_eq!(record.tree(), Some(site.image().directory().as_path()));
+        let mut verifier = parallax_store::Verifier::new(&site.store).unwrap();
+        verifier.image(&record.id).unwrap();
+        verifier.index().unwrap();
+        assert_eq!(verifier.problems(), []);
+        assert!(Maker::new(&site.store, &site.root(), Wanted::Never).unwrap().is_none());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `parallax inspect`.
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use parallax_format::digest::{Digest, ImageId, Sha256};
 use parallax_format::oci::Execution;
@@ -44,6 +46,8 @@ struct Report<'a> {
     stored: u64,
     /// `true` if another tool stored the image and it was not adopted.
     foreign: bool,
+    /// The directory of an image that lies unpacked elsewhere; null for images whose files are in the store.
+    unpacked: Option<&'a Path>,
     /// Nodes that use the image now, according to in-use markers.
     in_use: Vec<String>,
     /// The layers, base first.
@@ -135,6 +139,7 @@ impl<'a> Report<'a> {
             size,
             stored,
             foreign: false,
+            unpacked: record.tree(),
             in_use: Vec::new(),
             layers,
             config,
@@ -155,6 +160,7 @@ impl<'a> Report<'a> {
                 "another tool; parallax migrate --adopt brings it up to the full format".to_owned(),
             ));
         }
+        lines.extend(self.unpacked.map(|directory| ("Unpacked in", directory.display().to_string())));
         if !self.in_use.is_empty() {
             lines.push(("In use on", self.in_use.join("\n")));
         }

@@ -59,7 +59,7 @@ struct Row<'a> {
     chunks: Option<Chunks>,
     /// The file system of the store.
     file_system: &'a str,
-    /// The directory of an image that lies unpacked elsewhere (`parallax import`); null for images with files in the store.
+    /// The directory of an image that lies unpacked elsewhere (`parallax import`); null for images whose files are in the store.
     unpacked: Option<&'a Path>,
 }
 
@@ -109,7 +109,7 @@ impl<'a> Row<'a> {
             in_use: holders.get(record.id.as_str()).cloned().unwrap_or_default(),
             chunks: None,
             file_system,
-            unpacked: None,
+            unpacked: record.tree(),
         }
     }
 
@@ -239,6 +239,7 @@ mod tests {
             max_uid: 0,
             max_gid: 0,
             sidecar: false,
+            tree: None,
         };
         let record = ImageRecord {
             version: VERSION,

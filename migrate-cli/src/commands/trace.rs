@@ -25,7 +25,7 @@ use tempfile::TempDir;
 
 use super::find::find;
 use super::record_reads::{DIRECTORY, NAME, notes_name};
-use crate::chunking::own_record;
+use crate::chunking::{own_record, without_files};
 use crate::global::Global;
 use crate::output::{print, print_json};
 use crate::units;
@@ -81,6 +81,9 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let store = Store::open(&global.existing_store()?)?;
     let id = find(&store, &options.image)?.id;
     let record = own_record(&store, &id)?;
+    if let Some(directory) = record.tree() {
+        bail!("{}", without_files(&id, directory));
+    }
     for layer in &record.layers {
         ensure!(
             store.chunk_totals(layer)?.is_some(),

@@ -17,6 +17,7 @@ fn image() -> ImageRecord {
         max_uid: 0,
         max_gid: 0,
         sidecar: false,
+        tree: None,
     };
     ImageRecord {
         version: VERSION,

@@ -142,6 +142,12 @@ impl<W: Sink> Emitter<W> {
         self.block(header)
     }
 
+    /// Writes the data of a file that was just announced by [`Self::entry`]: zeros, which mksquashfs stores as a hole.
+    pub(crate) fn hole(&mut self, size: u64) -> io::Result<()> {
+        io::copy(&mut io::repeat(0).take(size), &mut self.to)?;
+        self.pad(size)
+    }
+
     /// Fills the last block of a file's data.
     fn pad(&mut self, size: u64) -> io::Result<()> {
         self.to.write_all([0; BLOCK].get(..padding(size) as usize).unwrap_or_default())

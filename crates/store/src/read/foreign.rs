@@ -108,7 +108,10 @@ impl TrustedStore {
     }
 
     /// The images in Podman's list but those with these ids.
-    pub(crate) fn images_but(&self, known: &BTreeSet<ImageId>) -> Result<Vec<ListedImage>, OpenError> {
+    ///
+    /// # Errors
+    /// [`OpenError`] if the list can't be read.
+    pub fn images_but(&self, known: &BTreeSet<ImageId>) -> Result<Vec<ListedImage>, OpenError> {
         self.listed(|entry| ImageId::parse(&entry.id).is_some_and(|id| !known.contains(&id)))
     }
 
@@ -214,6 +217,7 @@ impl TrustedStore {
             max_uid: 0,
             max_gid: 0,
             sidecar: true,
+            tree: None,
         };
         let path = layer.squashfs_path();
         let mut file = self.open_layer(&layer).map_err(|error| match error {

@@ -309,9 +309,8 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, LayerRecord) {
         let directory = tempfile::tempdir().unwrap();
-        for sub in ["parallax/layers", "parallax/names", "parallax/images"] {
-            fs::create_dir_all(directory.path().join(sub)).unwrap();
-        }
+        let create = |sub| fs::create_dir_all(directory.path().join(sub)).unwrap();
+        ["parallax/layers", "parallax/names", "parallax/images"].into_iter().for_each(create);
         let hex = "ab".repeat(32);
         let layer = LayerRecord {
             id: hex.parse().unwrap(),
@@ -323,6 +322,7 @@ mod tests {
             max_uid: 0,
             max_gid: 0,
             sidecar: false,
+            tree: None,
         };
         (directory, layer)
     }

@@ -5,15 +5,17 @@
 
 use std::path::{Path, PathBuf};
 
-use parallax_format::digest::{Digest, ImageId, LayerId};
+use parallax_format::digest::{DiffId, Digest, ImageId, LayerId, Sha256};
+use parallax_format::layer_file::LayerFile;
 use parallax_format::layout::{IMAGES_JSON, LAYERS_JSON};
 use parallax_format::oci::{CONFIGURATION_TYPE, LAYER_TYPE, MANIFEST_TYPE};
 use parallax_format::podman::{Image, Layer};
+use parallax_format::record::{ImageRecord, LayerRecord, VERSION};
 use parallax_format::{ImageName, IndexPath, layout};
 use serde_json::{Map, Value, json};
 
 use crate::atomic::{
-    ensure_directory, ensure_link, move_into_place, remove_tree, replace_file, replace_link, sync_parent,
+    ensure_directory, ensure_link, move_into_place, remove_file, remove_tree, replace_file, replace_link, sync_parent,
 };
 use crate::error::StoreError;
 use crate::hash::{big_data, link_of_layer, sha256};
@@ -39,6 +41,30 @@ pub struct Unpacked {
     pub size: u64,
 }
 
+/// The metadata image of an unpacked image, which nodes mount over the directory.
+#[derive(Debug)]
+pub struct Metadata {
+    /// The SquashFS file, durable, in a working directory of the store.
+    pub file: PathBuf,
+    /// Sum of the sizes of the image's files in bytes.
+    pub size: u64,
+    /// The size of the SquashFS file in bytes.
+    pub squashfs_size: u64,
+    /// The SHA-256 of the SquashFS file.
+    pub squashfs_sha256: Sha256,
+    /// The highest user id that owns a file.
+    pub max_uid: u32,
+    /// The highest group id that owns a file.
+    pub max_gid: u32,
+}
+
+impl Metadata {
+    fn layer_file(&self, diff_id: DiffId) -> LayerFile {
+        let file = LayerFile::new(diff_id, self.size, self.squashfs_size, self.squashfs_sha256);
+        LayerFile { max_uid: self.max_uid, max_gid: self.max_gid, ..file }
+    }
+}
+
 /// The documents of an image for Podman. The configuration has one layer, as the store does.
 struct Documents {
     layer: LayerId,
@@ -48,7 +74,7 @@ struct Documents {
 
 impl Documents {
     fn new(image: &Unpacked) -> Self {
-        let layer: LayerId = sha256(format!("unpacked {}", image.id).as_bytes()).into();
+        let layer = layer_of(&image.id);
         let diff_id = Digest::from(*layer).to_string();
         let mut configuration = image.configuration.clone();
         configuration.insert("created".to_owned(), image.created.clone().into());
@@ -63,6 +89,16 @@ impl Documents {
         let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config, "layers": layers });
         Self { layer, manifest: manifest.to_string(), configuration }
     }
+
+    /// What stands for a diffID: the layer has no archive.
+    fn diff_id(&self) -> DiffId {
+        DiffId::from(*self.layer)
+    }
+}
+
+/// The layer of an unpacked image: the image id says what is in it.
+fn layer_of(image: &ImageId) -> LayerId {
+    sha256(format!("unpacked {image}").as_bytes()).into()
 }
 
 fn digest_of(document: &str) -> Digest {
@@ -70,30 +106,46 @@ fn digest_of(document: &str) -> Digest {
 }
 
 impl Store {
+    /// Whether the store has an unpacked image as it is to be, so that importing it again changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    pub fn has_import(&self, image: &Unpacked, with_metadata: bool) -> Result<bool, StoreError> {
+        let (layers, images) = podman_lists::read_both(self.root())?;
+        let layer = layer_of(&image.id);
+        let target = image.directory.to_str().unwrap_or_default();
+        let listed = images.names(&image.id).contains(&image.name.to_string());
+        let of_metadata = self.image(&image.id)?.is_some_and(|record| record.tree() == Some(&image.directory));
+        let is_whole = self.leads_to(&layer, target) && layers.has(&layer);
+        Ok(listed && is_whole && (of_metadata || !with_metadata))
+    }
+
     /// Makes an unpacked image visible, or gives one that is there another name or directory. A name of another unpacked image moves. Returns
-    /// `false` if nothing had to be changed.
+    /// `false` if nothing had to be changed. `metadata` is the metadata image, if it is to have one; one that is there stays.
     ///
     /// # Errors
     /// [`StoreError`]; [`StoreError::Taken`] if the store has the image, or another one of the name, with files of its own.
-    pub fn import(&self, image: &Unpacked) -> Result<bool, StoreError> {
+    pub fn import(&self, image: &Unpacked, metadata: Option<&Metadata>) -> Result<bool, StoreError> {
         let target = image.directory.to_str().filter(|path| path.starts_with('/'));
         let target = target.ok_or_else(|| self.corrupt("the image", &"its directory is no absolute path in UTF-8"))?;
         let documents = Documents::new(image);
         let lock = WriteLock::take(self.root())?;
+        if self.has_import(image, metadata.is_some())? {
+            return Ok(false);
+        }
         let (mut layers, mut images) = podman_lists::read_both(self.root())?;
         self.check_taken(image, &images)?;
         let (id, name, is_new) = (&image.id, image.name.to_string(), !images.has(&image.id));
-        let is_whole = self.leads_to(&documents.layer, target) && layers.has(&documents.layer);
-        if !is_new && is_whole && images.names(id).contains(&name) {
-            return Ok(false);
-        }
         self.record_pending(id, if is_new { Operation::Adding } else { Operation::Naming }, &[])?;
         self.unpacked_layer(&documents.layer, target)?;
+        if let Some(metadata) = metadata {
+            self.add_layer(&lock, &metadata.file, &metadata.layer_file(documents.diff_id()))?;
+        }
         let layer = Layer {
             id: documents.layer,
             parent: None,
             created: image.created.clone(),
-            diff_digest: Digest::from(*documents.layer),
+            diff_digest: documents.diff_id().into(),
             diff_size: image.size,
             uidmap: Vec::new(),
             gidmap: Vec::new(),
@@ -104,10 +156,56 @@ impl Store {
             let entry = self.unpacked_documents(image, &documents)?;
             images.add(&entry).map_err(|error| self.corrupt(IMAGES_JSON, &error))?;
         }
-        images.move_name(&name, id);
+        let losers = images.move_name(&name, id);
         self.write_images(&lock, &images)?;
+        self.record_tree(image, &documents, &images, &losers)?;
         self.clear_pending(id)?;
         Ok(true)
+    }
+
+    /// Brings record and index in step, if the image has a metadata image, or another one of the name has.
+    fn record_tree(
+        &self,
+        image: &Unpacked,
+        documents: &Documents,
+        images: &ImageList,
+        losers: &[String],
+    ) -> Result<(), StoreError> {
+        let diff_id = documents.diff_id();
+        let Some(file) = self.layer(&diff_id)? else {
+            // Nodes find the image by Podman's list, unless the index has another one.
+            if let Some(entry) = IndexPath::name(&image.name).filter(|entry| self.id_at(entry).is_some()) {
+                remove_file(&self.root().join(entry))?;
+            }
+            return self.rename_losers(images, losers);
+        };
+        let layer = LayerRecord {
+            id: documents.layer,
+            link: link_of_layer(&documents.layer),
+            diff_id,
+            size: file.size,
+            squashfs_size: file.squashfs_size,
+            squashfs_sha256: Some(file.squashfs_sha256),
+            max_uid: file.max_uid,
+            max_gid: file.max_gid,
+            sidecar: false,
+            tree: Some(image.directory.clone()),
+        };
+        let digest = digest_of(&documents.manifest);
+        let record = ImageRecord {
+            version: VERSION,
+            id: image.id,
+            digest,
+            other_digests: Vec::new(),
+            names: Vec::new(),
+            created: image.created.clone(),
+            manifest: documents.manifest.clone(),
+            config: documents.configuration.clone(),
+            layers: vec![layer],
+        };
+        self.write_named(record, images)?;
+        self.point(&IndexPath::digest(&digest), &image.id)?;
+        self.follow(images, &image.name, &image.id, losers)
     }
 
     /// Checks that the store has neither the image nor another one of the name with files of its own.
@@ -115,12 +213,16 @@ impl Store {
         let of_index = self.id_of_name(&image.name).map(|id| id.to_string());
         let holder = images.id_of_name(&image.name).or(of_index);
         let known = self.unpacked_images()?;
-        let has_files = |id: &str| ImageId::parse(id).is_none_or(|id| !known.contains_key(&id));
-        if holder.is_some_and(|holder| has_files(&holder)) {
+        let has_files = |id: &str| match ImageId::parse(id) {
+            Some(id) if known.contains_key(&id) => Ok(false),
+            Some(id) => self.record(&id).map(|record| record.is_none_or(|record| record.tree().is_none())),
+            None => Ok(true),
+        };
+        if holder.map_or(Ok(false), |holder| has_files(&holder))? {
             return Err(StoreError::Taken(image.name.to_string()));
         }
         let is_there = images.has(&image.id) || self.root().join(IndexPath::record(&image.id)).exists();
-        if is_there && has_files(&image.id) {
+        if is_there && has_files(&image.id)? {
             return Err(StoreError::Taken(image.id.to_string()));
         }
         Ok(())
@@ -170,139 +272,4 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::fs;
-
-    use parallax_format::ImageRef;
-
-    use super::*;
-    use crate::Verifier;
-    use crate::read::foreign::Unrecorded;
-    use crate::read::trusted::TrustedStore;
-    use crate::testing::{Foreign, foreign_image, image, publish};
-    use crate::write::remove::{Collection, Target};
-
-    fn unpacked(directory: &Path, name: &str) -> Unpacked {
-        Unpacked {
-            id: "ab".repeat(32).parse().unwrap(),
-            name: ImageName::for_storing(name).unwrap(),
-            directory: directory.to_owned(),
-            configuration: serde_json::from_str(r#"{"history":[{},{}],"config":{"Env":["A=b"]}}"#).unwrap(),
-            created: "2026-01-01T00:00:00Z".to_owned(),
-            size: 7,
-        }
-    }
-
-    fn directory_of(store: &Store, text: &str) -> Option<PathBuf> {
-        let store = TrustedStore::open(store.root()).unwrap();
-        match store.resolve_unrecorded(&ImageRef::parse(text).unwrap()).unwrap()? {
-            Unrecorded::Unpacked(directory) => Some(directory),
-            Unrecorded::Record(record) => panic!("{record:?}"),
-        }
-    }
-
-    /// The files and links of a store but those that only keep writers apart.
-    fn files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-        let mut found = BTreeMap::new();
-        let mut left = vec![root.to_owned()];
-        while let Some(directory) = left.pop() {
-            for entry in fs::read_dir(directory).unwrap() {
-                let path = entry.unwrap().path();
-                let kind = path.symlink_metadata().unwrap().file_type();
-                if kind.is_dir() {
-                    left.push(path);
-                } else if path.extension().is_none_or(|kind| kind != "lock") {
-                    let link = || fs::read_link(&path).unwrap().to_str().unwrap().into();
-                    let bytes = if kind.is_symlink() { link() } else { fs::read(&path).unwrap() };
-                    found.insert(path.strip_prefix(root).unwrap().to_owned(), bytes);
-                }
-            }
-        }
-        found
-    }
-
-    #[test]
-    fn two_hosts_write_the_same_and_a_second_time_nothing() {
-        let (one, two, tree) =
-            (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let stores = [&one, &two].map(|directory| Store::create_or_open(directory.path()).unwrap());
-        let image = unpacked(tree.path(), "quay.io/a/b:1");
-        for store in &stores {
-            assert!(store.import(&image).unwrap());
-        }
-        let written = files(one.path());
-        assert_eq!(written, files(two.path()));
-        let bytes: usize = written.values().map(Vec::len).sum();
-        assert!(bytes < 100_000, "{bytes} bytes for an image");
-        assert!(!stores[0].import(&image).unwrap());
-        assert_eq!(files(one.path()), written);
-        assert_eq!(fs::read_dir(tree.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn an_unpacked_image_is_found_verified_kept_and_removed() {
-        let (directory, tree) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let store = Store::create_or_open(directory.path()).unwrap();
-        let image = unpacked(tree.path(), "quay.io/a/b:1");
-        store.import(&image).unwrap();
-        store.import(&Unpacked { name: ImageName::for_storing("other:1").unwrap(), ..image.clone() }).unwrap();
-        let found = |text: &str| directory_of(&store, text);
-        for text in ["quay.io/a/b:1", "other:1", image.id.as_str()] {
-            assert_eq!(found(text).as_deref(), Some(tree.path()), "{text}");
-        }
-        assert_eq!(found("quay.io/a/b:2"), None);
-        // A layer on others is not the whole image.
-        let layer = fs::read_dir(store.root().join("overlay")).unwrap().map(|entry| entry.unwrap().path());
-        let lower = layer.into_iter().find(|path| !path.ends_with("l")).unwrap().join("lower");
-        fs::write(&lower, "l/ABC").unwrap();
-        let reference = ImageRef::parse("other:1").unwrap();
-        assert!(TrustedStore::open(store.root()).unwrap().resolve_unrecorded(&reference).is_err());
-        fs::remove_file(lower).unwrap();
-
-        assert_eq!(store.collect(Collection::default()).unwrap().garbage, []);
-        let problems = || {
-            let mut verifier = Verifier::new(&store).unwrap();
-            verifier.foreign().unwrap();
-            verifier.problems().iter().map(|problem| problem.what.clone()).collect::<Vec<_>>()
-        };
-        assert_eq!(problems(), [""; 0]);
-        let listing = crate::read::list(store.root()).unwrap();
-        assert_eq!((listing.images.len(), listing.unusable.len(), listing.unpacked.len()), (0, 0, 1));
-        let place = tree.path().to_owned();
-        drop(tree);
-        assert_eq!(problems().len(), 1);
-        fs::create_dir(&place).unwrap();
-        fs::write(place.join("kept"), "").unwrap();
-        store.remove(&Target::Image(image.id), true).unwrap();
-        assert_eq!(found(image.id.as_str()), None);
-        assert!(place.join("kept").exists(), "a file of the image was removed");
-        assert!(store.collect(Collection::default()).unwrap().garbage.is_empty());
-        fs::remove_dir_all(place).unwrap();
-    }
-
-    #[test]
-    fn a_name_follows_the_repository_but_not_away_from_a_migrated_image() {
-        let (directory, tree) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let store = Store::create_or_open(directory.path()).unwrap();
-        let old = unpacked(tree.path(), "quay.io/a/b:1");
-        let new = Unpacked { id: "cd".repeat(32).parse().unwrap(), directory: tree.path().join("new"), ..old.clone() };
-        store.import(&old).unwrap();
-        assert!(store.import(&new).unwrap());
-        assert_eq!(directory_of(&store, "quay.io/a/b:1"), Some(new.directory.clone()));
-        // The image that lost its name is still there by its id, and may lie elsewhere by now.
-        let elsewhere =
-            Unpacked { name: ImageName::for_storing("old:1").unwrap(), directory: "/elsewhere".into(), ..old };
-        assert!(store.import(&elsewhere).unwrap());
-        assert_eq!(directory_of(&store, elsewhere.id.as_str()), Some("/elsewhere".into()));
-
-        publish(&store, &image("config", "app:1", &["base"]), &["base"]).unwrap();
-        foreign_image(store.root(), Foreign::PodmanHpc, "theirs:1");
-        for name in ["app:1", "theirs:1"] {
-            let taken = Unpacked { name: ImageName::for_storing(name).unwrap(), ..new.clone() };
-            assert!(matches!(store.import(&taken), Err(StoreError::Taken(_))), "{name}");
-        }
-        let migrated = store.ids_with("").unwrap()[0];
-        assert!(matches!(store.import(&Unpacked { id: migrated, ..new }), Err(StoreError::Taken(_))));
-    }
-}
+mod tests;

@@ -129,6 +129,11 @@ impl Store {
         losers: &[String],
     ) -> Result<(), StoreError> {
         self.point(&entry_of(name)?, id)?;
+        self.rename_losers(images, losers)
+    }
+
+    /// Takes a name that moved from the records of the images that had it.
+    pub(crate) fn rename_losers(&self, images: &ImageList, losers: &[String]) -> Result<(), StoreError> {
         // An id of another form is no record's.
         for loser in losers.iter().filter_map(|id| ImageId::parse(id)) {
             if let Some(record) = self.image(&loser)? {
@@ -229,6 +234,7 @@ impl Store {
                 max_uid: file.max_uid,
                 max_gid: file.max_gid,
                 sidecar: chosen.own,
+                tree: None,
             });
         }
         sync_parent(&self.root().join(LINKS).join("x"))?;

@@ -91,6 +91,7 @@ fn remedy(ability: Ability) -> String {
             );
         }
         Ability::IdMaps => "use Linux 6.2 or newer",
+        Ability::MetadataImages => "use Linux 6.5 or newer; images of directories run without their metadata images",
         Ability::Overlay => "use Linux 5.11 or newer, and load the kernel module overlay",
         Ability::Fuse => {
             "load the kernel module fuse, open /dev/fuse to users (mode 0666), and install squashfuse and parallax-mount-program"
@@ -109,8 +110,20 @@ mod tests {
     const ZSTD: u16 = 6;
 
     fn findings(missing: &[Ability]) -> Findings {
-        use Ability::{Compressor, Fuse, FuseIdMaps, IdMaps, Overlay, Squashfs, TmpfsAttributes, UserNamespaces};
-        let all = [UserNamespaces, TmpfsAttributes, Squashfs, Compressor(ZSTD), IdMaps, Overlay, Fuse, FuseIdMaps];
+        use Ability::{
+            Compressor, Fuse, FuseIdMaps, IdMaps, MetadataImages, Overlay, Squashfs, TmpfsAttributes, UserNamespaces,
+        };
+        let all = [
+            UserNamespaces,
+            TmpfsAttributes,
+            Squashfs,
+            Compressor(ZSTD),
+            IdMaps,
+            MetadataImages,
+            Overlay,
+            Fuse,
+            FuseIdMaps,
+        ];
         let trial =
             |ability| Trial { ability, failure: missing.contains(&ability).then(|| "no such thing".to_owned()) };
         Findings { trials: all.into_iter().map(trial).collect(), cut_short: None }

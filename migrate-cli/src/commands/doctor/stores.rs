@@ -84,7 +84,7 @@ fn image_count(path: &Path) -> std::io::Result<usize> {
 /// Returns a finding about images that lie unpacked elsewhere, if there are any.
 fn unpacked(store: &TrustedStore) -> Option<Check> {
     // A list that cannot be read is reported as such.
-    let images = store.foreign_images().ok()?;
+    let images = store.images_but(&BTreeSet::new()).ok()?;
     let directories: Vec<PathBuf> = images.iter().filter_map(|image| store.unpacked(image).ok().flatten()).collect();
     let has =
         format!("{} has {} in directories elsewhere", store.path().display(), units::count(directories.len(), "image"));

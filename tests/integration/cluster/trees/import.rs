@@ -20,12 +20,12 @@ tests! { cluster:
 }
 
 /// The store beside the repository.
-const IMPORTED: &str = "/shared/imported";
+pub(super) const IMPORTED: &str = "/shared/imported";
 /// What the image says.
 const README: &str = "A few programs of Debian.";
 
 /// Runs `parallax` on the store.
-fn parallax(cluster: &Cluster, user: &str, arguments: &[&str]) -> anyhow::Result<Done> {
+pub(super) fn parallax(cluster: &Cluster, user: &str, arguments: &[&str]) -> anyhow::Result<Done> {
     cluster.run("ctl", user, &[&["parallax", "--store", IMPORTED], arguments].concat())
 }
 

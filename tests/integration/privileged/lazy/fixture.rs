@@ -65,6 +65,7 @@ impl Fixture {
             max_uid: 0,
             max_gid: 0,
             sidecar: false,
+            tree: None,
         };
         let file = root.join("store").join(layer.squashfs_path());
         fs::create_dir_all(file.parent().context("no parent")?)?;

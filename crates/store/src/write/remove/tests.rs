@@ -171,7 +171,7 @@ fn change_the_store_as_told() {
         "untag" => drop(store.remove(&name("kept:2"), false).unwrap()),
         "remove" => drop(store.remove(&name("half:1"), false).unwrap()),
         "remove-foreign" | "remove-unpacked" => drop(store.remove(&name("theirs:1"), false).unwrap()),
-        "import" => drop(store.import(&lying_unpacked("half:1")).unwrap()),
+        "import" => drop(store.import(&lying_unpacked("half:1"), None).unwrap()),
         "adopt" => {
             let id = ImageId::parse(&store.foreign_images().unwrap()[0].id).unwrap();
             let mut record = store.foreign_image(&id).unwrap();
@@ -297,7 +297,7 @@ fn prepared(change: &str) -> (tempfile::TempDir, Store) {
         foreign_image(store.root(), Foreign::GoTool, "theirs:1");
     }
     if change == "remove-unpacked" {
-        store.import(&lying_unpacked("theirs:1")).unwrap();
+        store.import(&lying_unpacked("theirs:1"), None).unwrap();
     }
     if matches!(change, "remove" | "tag") {
         publish(&store, &image("half", "half:1", &["base", "top"]), &["base", "top"]).unwrap();
