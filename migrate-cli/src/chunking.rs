@@ -92,6 +92,11 @@ impl<'a> Chunking<'a> {
 
     fn layer(&self, record: &ImageRecord, layer: &LayerRecord, work: &Path) -> anyhow::Result<NewChunks> {
         let path = self.store.root().join(layer.squashfs_path());
+        ensure!(
+            !self.store.is_in_chunks_only(layer)?,
+            "the store has the layer {} in chunks only; run parallax chunk --whole with the image first",
+            layer.diff_id.short()
+        );
         let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
         let shown = self.progress.layer(&layer.diff_id, layer.squashfs_size);
         let mut digest = Digester::default();

@@ -19,6 +19,7 @@ mod progress;
 mod runnable;
 pub mod source;
 mod units;
+mod whole_files;
 
 use std::process::ExitCode;
 

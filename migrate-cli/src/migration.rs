@@ -85,6 +85,11 @@ impl<'a> Migration<'a> {
         }
     }
 
+    /// Returns the store.
+    pub(crate) fn store(&self) -> &Store {
+        self.store
+    }
+
     /// Migrates the image of a source into the store, with unchanged layers.
     ///
     /// # Errors

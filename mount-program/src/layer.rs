@@ -96,6 +96,13 @@ pub(crate) enum LayerError {
         /// The lower directory.
         layer: PathBuf,
     },
+    /// The store has the layer in chunks only.
+    #[error(
+        "the store has the layer {} in chunks only, which the Parallax agent mounts for steps of Slurm: use srun --parallax-image, or \
+         have the administrator run parallax chunk --whole with the image",
+        .0.display()
+    )]
+    OnlyChunks(PathBuf),
     /// Only a copy of the layer's directory is accessible, made by Podman.
     #[error(
         "{} is an id-mapped mount that Podman made of the layer's directory; its SquashFS file cannot be reached from there: \
@@ -136,7 +143,11 @@ pub(crate) fn look_up(lower: &Path) -> Result<Option<Layer>, LayerError> {
 /// Looks up a SquashFS file that belongs to no store.
 pub(crate) fn file(path: &Path) -> Result<Sidecar, LayerError> {
     let unreadable = |cause| LayerError::Unreadable { path: path.to_owned(), cause };
-    match squashfs(open(path).map_err(unreadable)?, path.to_owned())?.source {
+    let opened = open(path).map_err(|error| match missing(path.to_owned(), path) {
+        only_chunks @ LayerError::OnlyChunks(_) if error.kind() == ErrorKind::NotFound => only_chunks,
+        _ => unreadable(error),
+    });
+    match squashfs(opened?, path.to_owned())?.source {
         Source::Squashfs(sidecar) => Ok(sidecar),
         Source::Directory { .. } => Err(unreadable(ErrorKind::IsADirectory.into())),
     }
@@ -162,19 +173,31 @@ fn layer(lower: &Path) -> Result<Layer, LayerError> {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             // A symbolic link that leads nowhere is a sidecar that was lost.
             if sidecar.is_symlink() {
-                return Err(LayerError::Missing { sidecar, layer: lower.to_owned() });
+                return Err(missing(sidecar, lower));
             }
             match hollowness(lower)? {
-                Hollowness::Marked => Err(LayerError::Missing { sidecar, layer: lower.to_owned() }),
-                Hollowness::Empty if holds_squashfs(&place.overlay) => {
-                    Err(LayerError::Missing { sidecar, layer: lower.to_owned() })
-                }
+                Hollowness::Marked => Err(missing(sidecar, lower)),
+                Hollowness::Empty if holds_squashfs(&place.overlay) => Err(missing(sidecar, lower)),
                 Hollowness::Empty => directory(lower, Some(place.overlay)),
                 Hollowness::Full => directory(lower, None),
             }
         }
         Err(cause) => Err(LayerError::Unreadable { path: sidecar, cause }),
     }
+}
+
+/// The error of a layer whose file is missing. It may have an index of chunks: beside that file, or in the layer's directory.
+fn missing(sidecar: PathBuf, lower: &Path) -> LayerError {
+    let file = fs::read_link(&sidecar).map_or_else(|_| sidecar.clone(), |target| sidecar.with_file_name(target));
+    let own = || {
+        let files = lower.canonicalize().ok()?;
+        let [directory, root] = [1, 3].map(|above| files.ancestors().nth(above));
+        Some(root?.join(layout::own_file(directory?.file_name()?.to_str()?, layout::CHUNK_INDEX)))
+    };
+    if file.with_extension(layout::CHUNK_INDEX).is_file() || own().is_some_and(|index| index.is_file()) {
+        return LayerError::OnlyChunks(lower.to_owned());
+    }
+    LayerError::Missing { sidecar, layer: lower.to_owned() }
 }
 
 fn open(path: &Path) -> io::Result<File> {

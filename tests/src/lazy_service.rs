@@ -14,9 +14,12 @@ os.mkdir("/run/lazy", 0o755)
 os.makedirs(sys.argv[1], 0o700, exist_ok=True)
 os.chown(sys.argv[1], 65534, 65534)
 program = "/usr/sbin/parallax-lazy"
-listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-listener.bind("/run/lazy/socket")
-listener.listen(16)
+def listen():
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind("/run/lazy/socket")
+    listener.listen(16)
+    return listener
+listener = listen()
 script = 'exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
 command = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs", "--bounding-set=-all"]
 def start():
@@ -25,7 +28,19 @@ def start():
 worker = start()
 print("started", flush=True)
 for line in sys.stdin:
-    if line == "upgrade\n":
+    if line == "leave\n":
+        listener.close()
+        os.unlink("/run/lazy/socket")
+        worker.kill()
+        worker.wait()
+        print("left", flush=True)
+        continue
+    elif line == "return\n":
+        listener = listen()
+        worker = start()
+        print("restarted", flush=True)
+        continue
+    elif line == "upgrade\n":
         # As a package manager does: another file, of which the process that runs knows nothing.
         subprocess.run(["cp", "--preserve", program, program + ".new"], check=True)
         os.rename(program + ".new", program)
@@ -90,6 +105,23 @@ impl LazyService {
     /// What the service said.
     pub fn upgrade(&mut self) -> anyhow::Result<()> {
         self.replace("upgrade")
+    }
+
+    /// Kills the worker and removes the socket, as where systemd does not keep it.
+    ///
+    /// # Errors
+    /// What the service said.
+    pub fn leave(&mut self) -> anyhow::Result<()> {
+        writeln!(self.child.stdin.as_mut().context("no input")?, "leave")?;
+        self.expect("left")
+    }
+
+    /// Starts another worker after [`LazyService::leave`], with another socket.
+    ///
+    /// # Errors
+    /// What the service said.
+    pub fn come_back(&mut self) -> anyhow::Result<()> {
+        self.replace("return")
     }
 
     fn replace(&mut self, how: &str) -> anyhow::Result<()> {

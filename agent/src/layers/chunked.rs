@@ -6,6 +6,7 @@
 //! go on, the layer's whole file in the store takes that place ([`rescue`]).
 
 mod adoption;
+mod arrival;
 mod kept;
 mod overdue;
 mod rescue;
@@ -30,7 +31,7 @@ use parallax_sys::shared_slots::SharedSlots;
 use self::adoption::Orphan;
 use self::kept::{Keeping, KeptLayer};
 use self::shared::Shared;
-use self::supervisor::Supervisor;
+use self::supervisor::{RefusalKind, SERVE_TIMEOUT, Supervisor};
 
 pub(super) use self::adoption::ChunksEntry;
 pub use self::kept::KeptLayers;
@@ -97,7 +98,8 @@ impl Chunked {
     /// # Errors
     /// The reason, a part of a sentence; nothing is left.
     pub(super) fn mount(self, worker: &Worker) -> Result<(DetachedMount, Supervised), String> {
-        if worker.silent_since().is_some_and(|since| since.elapsed() < SILENCE) {
+        // Without a whole file there is nothing better than to ask again.
+        if self.whole.is_some() && worker.silent_since().is_some_and(|since| since.elapsed() < SILENCE) {
             return Err(format!("parallax-lazy did not answer in the last {SILENCE:?}"));
         }
         let failed = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
@@ -133,8 +135,8 @@ impl Chunked {
             begun: Some((Instant::now(), Arc::clone(&worker.swaps))),
         };
         supervisor.keep();
-        let channel = supervisor.connect().map_err(|refusal| {
-            *worker.silent_since() = refusal.is_silence.then(Instant::now);
+        let channel = supervisor.connect(SERVE_TIMEOUT).map_err(|refusal| {
+            *worker.silent_since() = (refusal.kind == RefusalKind::Silent).then(Instant::now);
             refusal.reason
         })?;
         // From here on it ends with this value.

@@ -30,6 +30,16 @@ pub enum LayerError {
         /// The difference.
         cause: DigestError,
     },
+    /// The store has the layer in chunks only, and they cannot be used.
+    #[error(
+        "cannot mount the layer {path}: the store has it in chunks only, and {reason}; \"parallax chunk --whole\" makes its file again"
+    )]
+    OnlyChunks {
+        /// The SquashFS file, relative to its store.
+        path: String,
+        /// Why the chunks cannot be used.
+        reason: String,
+    },
     /// A mount or its preparation failed.
     #[error("cannot mount the layer {path}: {what}: {cause}")]
     Mount {

@@ -38,14 +38,28 @@ type Slot = Arc<Mutex<Weak<MountedLayer>>>;
 /// The key of a layer's record: the store, the layer's diffID and the SHA-256 of its SquashFS file.
 type Recorded = (StoreKey, DiffId, Sha256);
 
+/// Why chunks are not used by the backend `fuse`.
+const READS_FILES: &str = "the backend \"fuse\" reads whole files";
+/// Why chunks are not used if the configuration says so.
+const DISABLED: &str = "\"lazy.enabled\" is false on this node";
+
 /// Returns the key of a layer's record; `None` for a file of another tool, of which no digest was recorded.
 fn recorded(store: &TrustedStore, layer: &LayerRecord) -> Option<Recorded> {
     Some((store.key(), layer.diff_id, layer.squashfs_sha256?))
 }
 
-/// Opens a layer's file with a user's credentials.
-fn opened(store: &TrustedStore, layer: &LayerRecord, user: &Credentials) -> Result<File, LayerError> {
-    Ok(user.run(|| store.open_layer(layer)).map_err(LayerError::Credentials)??)
+/// Opens a layer's file with a user's credentials. `reason` is why its chunks are not used.
+fn opened(store: &TrustedStore, layer: &LayerRecord, user: &Credentials, reason: &str) -> Result<File, LayerError> {
+    match user.run(|| store.open_layer(layer)).map_err(LayerError::Credentials)? {
+        Err(error) if error.is_missing() => {
+            let index = user.run(|| store.open_chunks(layer)).map_err(LayerError::Credentials)?;
+            if !matches!(index, Ok(Some(_))) {
+                return Err(error.into());
+            }
+            Err(LayerError::OnlyChunks { path: layer.squashfs_path(), reason: reason.to_owned() })
+        }
+        opened => Ok(opened?),
+    }
 }
 
 /// The table of the layers that are mounted on this node.
@@ -136,7 +150,7 @@ impl LayerTable {
     /// # Errors
     /// [`LayerError`].
     pub fn file(&self, store: &TrustedStore, layer: &LayerRecord, user: &Credentials) -> Result<File, LayerError> {
-        let file = opened(store, layer, user)?;
+        let file = opened(store, layer, user, READS_FILES)?;
         self.check(&file, layer)?;
         Ok(file)
     }
@@ -230,7 +244,7 @@ impl LayerTable {
             size: layer.squashfs_size,
             index: by_root(index),
             trace,
-            whole: opened(store, layer, user).ok().map(by_root),
+            whole: opened(store, layer, user, DISABLED).ok().map(by_root),
             verify: self.checker.is_on(),
             chunk_store: store.path().join(CHUNK_STORE),
         };
@@ -249,17 +263,18 @@ impl LayerTable {
         layer: &LayerRecord,
         user: &Credentials,
     ) -> Result<Arc<MountedLayer>, LayerError> {
-        let form = match self.open_chunks(store, layer, user) {
+        let reason = match self.open_chunks(store, layer, user) {
             Ok(Some(mounted)) => return Ok(mounted),
-            Ok(None) => Form::File,
-            Err(reason) => {
-                tracing::warn!(layer = %layer.diff_id, reason, "the layer is mounted from its whole file");
-                Form::FileBecause(reason)
-            }
+            Ok(None) => None,
+            Err(reason) => Some(reason),
         };
         let path = layer.squashfs_path();
         let failed = |what, cause| LayerError::Mount { path: path.clone(), what, cause };
-        let file = opened(store, layer, user)?;
+        let file = opened(store, layer, user, reason.as_deref().unwrap_or(DISABLED))?;
+        let form = reason.map_or(Form::File, |reason| {
+            tracing::warn!(layer = %layer.diff_id, reason, "the layer is mounted from its whole file");
+            Form::FileBecause(reason)
+        });
         let key = FileKey::of(&file).map_err(|error| failed("cannot stat its file", error))?;
         let slot = self.slot(key);
         let mut place = slot.lock().unwrap_or_else(PoisonError::into_inner);

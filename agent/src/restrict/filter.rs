@@ -188,6 +188,8 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_sigaltstack,
     libc::SYS_signalfd4,
     libc::SYS_eventfd2,
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,

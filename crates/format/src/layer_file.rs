@@ -57,6 +57,9 @@ pub struct ChunkTotals {
     pub chunks: u64,
     /// Size of their files in the chunk store in bytes, those included that other layers share.
     pub stored: u64,
+    /// Whether the SquashFS file was removed because the chunks are enough. If the file exists, that was undone.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub only_chunks: bool,
 }
 
 /// The parts of a layer that depend on the layers below. Paths have no leading slash; the empty path is the root.

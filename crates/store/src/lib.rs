@@ -33,3 +33,4 @@ pub use write::import::{Metadata, Unpacked};
 pub use write::own_file::OwnFiles;
 pub use write::remove::{Collected, Collection, Removed, Target};
 pub use write::store::{NewImage, Store};
+pub use write::whole_file::RemovedFiles;

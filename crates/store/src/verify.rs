@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::path::Path;
 
-use parallax_chunks::{ChunkId, Matcher};
+use parallax_chunks::ChunkId;
 use parallax_format::digest::{Digest, ImageId};
 use parallax_format::layer_file::{LayerFile, TarSplit};
 use parallax_format::layout::{IMAGES_JSON, LAYERS_JSON};
@@ -26,6 +26,8 @@ use crate::write::store::Store;
 
 /// Remedy for a changed SquashFS file.
 const REPLACE_FILE: &str = "remove the file and migrate an image that has the layer again";
+/// Remedy for a layer that the store has in chunks alone.
+const REPLACE_CHUNKS: &str = "remove all images that have the layer (parallax rm --force) and migrate them again";
 /// Remedy for invalid files that are derived from images.
 const MIGRATE_AGAIN: &str = "remove the image (parallax rm --force) and migrate it again";
 /// Remedy for an image of another tool.
@@ -240,7 +242,8 @@ impl<'a> Verifier<'a> {
         }
         // Another tool's link may lead to a SquashFS file of its own.
         let sidecar = layer.link.sidecar();
-        if layer.tree.is_none() && !root.join(&sidecar).is_file() {
+        let has_no_file = layer.tree.is_some() || self.store.is_in_chunks_only(layer)?;
+        if !has_no_file && !root.join(&sidecar).is_file() {
             self.note(Some(image), &sidecar, "leads to no SquashFS file", MIGRATE_AGAIN);
         }
         let entry = self.layers.get(&layer.id);
@@ -253,42 +256,6 @@ impl<'a> Verifier<'a> {
         });
         if !right {
             self.note(Some(image), LAYERS_JSON, &format!("does not list the layer {}", layer.id), MIGRATE_AGAIN);
-        }
-        Ok(())
-    }
-
-    /// Checks a SquashFS file, and the chunks that it was cut into.
-    fn squashfs_file(&mut self, image: &ImageId, layer: &LayerRecord) -> Result<(), StoreError> {
-        let (file, index_path, trace_path) =
-            (layer.squashfs_path(), layer.chunk_index_path(), layer.chunk_trace_path());
-        let known = self.files.contains_key(&index_path);
-        let index = if known { None } else { self.read_index(&index_path)? };
-        let mut matcher = index.as_ref().and_then(|index| index.as_ref().ok()).map(Matcher::new);
-        let wrong = match self.files.get(&file).filter(|_| matcher.is_none()) {
-            Some(known) => known.clone(),
-            None => file::check_file(&self.store.root().join(&file), layer, matcher.as_mut())?,
-        };
-        let matches = matcher.is_none_or(|matcher| matcher.finish());
-        if let Some(index) = &index {
-            let wrong_index = match index {
-                Err(error) => Some(error.clone()),
-                Ok(_) if wrong.is_none() && !matches => Some("is not that of the layer's file".to_owned()),
-                Ok(index) => self.broken_chunks(index)?,
-            };
-            self.files.insert(index_path.clone(), wrong_index);
-        }
-        if !self.files.contains_key(&trace_path) {
-            let wrong_trace = self.broken_trace(&trace_path, &index_path)?;
-            self.files.insert(trace_path.clone(), wrong_trace);
-        }
-        if let Some(wrong) = &wrong {
-            self.note(Some(image), &file, wrong, REPLACE_FILE);
-        }
-        self.files.insert(file, wrong);
-        for (path, remedy) in [(index_path, CHUNK_AGAIN), (trace_path, TRACE_AGAIN)] {
-            if let Some(Some(wrong)) = self.files.get(&path).cloned() {
-                self.note(Some(image), &path, &wrong, remedy);
-            }
         }
         Ok(())
     }

@@ -13,3 +13,4 @@ pub(crate) mod remove;
 pub(crate) mod store;
 mod tar_split;
 mod trash;
+pub(crate) mod whole_file;

@@ -1,5 +1,6 @@
 //! `parallax chunk`.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 
 use parallax_format::digest::ImageId;
@@ -14,8 +15,10 @@ use crate::interrupt;
 use crate::output::print_json;
 use crate::progress::Progress;
 use crate::units;
+use crate::whole_files;
 
 /// Options of `parallax chunk`.
+#[expect(clippy::struct_excessive_bools, reason = "options that do not depend on one another")]
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Images to cut into chunks: names, digests or ids
@@ -24,6 +27,12 @@ pub(crate) struct Options {
     /// Write all chunks and indexes again, also those that exist: repairs what parallax verify reports
     #[arg(long)]
     again: bool,
+    /// Then remove the SquashFS files, except those that other images need: nodes without parallax-lazy cannot use the images any more
+    #[arg(long)]
+    chunks_only: bool,
+    /// Make the SquashFS files of images again that are in the store in chunks only
+    #[arg(long, conflicts_with_all = ["again", "chunks_only"])]
+    whole: bool,
     /// Number of threads that compress chunks [default: number of processors]
     #[arg(long, value_name = "N")]
     processors: Option<NonZeroUsize>,
@@ -51,19 +60,32 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let store = Store::open(&global.existing_store()?)?;
     interrupt::watch()?;
     let progress = Progress::new(global, options.json);
+    if options.whole {
+        return each(&options.images, "made whole", |image| {
+            let id = find(&store, image)?.id;
+            let files = whole_files::restore(&store, &id, &progress)?;
+            if files == 0 {
+                progress.line(&format!("{image}: no layer is in chunks only, nothing to do ({})", id.short()));
+            }
+            Ok(())
+        });
+    }
     let chunking = Chunking::new(&store, &progress, options.processors, options.again);
     let mut outcomes = Vec::new();
+    let mut chunked = BTreeSet::new();
     let done = each(&options.images, "chunked", |image| {
         let id = find(&store, image)?.id;
         let outcome = Outcome { image: image.to_owned(), id, chunked: chunking.image(&id)? };
         progress.image(&outcome.sentence(), &outcome);
         outcomes.push(outcome);
+        chunked.insert(id);
         Ok(())
     });
+    let removed = if options.chunks_only { whole_files::remove(&store, &chunked, &progress) } else { Ok(()) };
     if options.json {
         print_json(&outcomes)?;
     }
-    done
+    done.and(removed)
 }
 
 impl Outcome {

@@ -89,7 +89,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     checks.extend(stores::check(stores, &agent_config, is_root));
     let repositories = config.as_ref().map_or(&[][..], |config| &config.trees.paths);
     checks.extend(trees::check(repositories, &findings));
-    checks.extend(config.as_ref().into_iter().flat_map(|config| lazy::check(&config.lazy, is_root)));
+    checks.extend(config.as_ref().into_iter().flat_map(|config| lazy::check(&config.lazy, stores, is_root)));
     checks.extend(
         config.as_ref().into_iter().flat_map(|config| file_systems::check(config, options.user.as_deref(), is_root)),
     );

@@ -1,5 +1,6 @@
 //! `parallax inspect`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -62,7 +63,7 @@ struct LayerRow {
     diff_id: Digest,
     /// The size of the uncompressed tar in bytes.
     size: u64,
-    /// The size of the SquashFS file in bytes.
+    /// The size of the SquashFS file in bytes; 0 if the store has the layer in chunks only.
     stored: u64,
     /// The SquashFS file's path.
     file: String,
@@ -82,6 +83,8 @@ struct ChunkRow {
     stored: u64,
     /// Number of chunks that nodes fetch first (`parallax trace`); null without a trace.
     traced: Option<usize>,
+    /// Whether the layer has no SquashFS file, so that only nodes with parallax-lazy can use it.
+    only: bool,
 }
 
 /// Runs the command.
@@ -114,22 +117,26 @@ impl<'a> Report<'a> {
     fn new(store: &Store, record: &'a ImageRecord, config: Settings) -> anyhow::Result<Self> {
         let path = |path: String| store.root().join(path).display().to_string();
         let chunks = |layer: &LayerRecord| -> anyhow::Result<Option<ChunkRow>> {
-            let Some(ChunkTotals { chunks, stored }) = store.chunk_totals(layer)? else { return Ok(None) };
+            let Some(ChunkTotals { chunks, stored, .. }) = store.chunk_totals(layer)? else { return Ok(None) };
             let (index, traced) = (path(layer.chunk_index_path()), store.traced_chunks(layer)?);
-            Ok(Some(ChunkRow { index, chunks, stored, traced }))
+            Ok(Some(ChunkRow { index, chunks, stored, traced, only: store.is_in_chunks_only(layer)? }))
         };
         let row = |layer: &LayerRecord| -> anyhow::Result<LayerRow> {
+            let chunks = chunks(layer)?;
+            let only = chunks.as_ref().is_some_and(|chunks| chunks.only);
             Ok(LayerRow {
                 diff_id: layer.diff_id.into(),
                 size: layer.size,
-                stored: layer.squashfs_size,
+                stored: if only { 0 } else { layer.squashfs_size },
                 file: path(layer.squashfs_path()),
                 squashfs_sha256: layer.squashfs_sha256,
-                chunks: chunks(layer)?,
+                chunks,
             })
         };
-        let (size, stored) = units::sizes(record);
-        let layers = record.layers.iter().map(row).collect::<anyhow::Result<_>>()?;
+        let layers: Vec<LayerRow> = record.layers.iter().map(row).collect::<anyhow::Result<_>>()?;
+        let (size, _) = units::sizes(record);
+        let files: BTreeMap<&str, u64> = layers.iter().map(|layer| (layer.file.as_str(), layer.stored)).collect();
+        let stored = units::total(files.into_values());
         let ImageRecord { id, digest, names, created, .. } = record;
         Ok(Self {
             id: *id,
@@ -171,6 +178,9 @@ impl<'a> Report<'a> {
                 let ChunkRow { index, chunks, stored, .. } = chunks;
                 format!("\n  {index}\n  {chunks} chunks, {} stored{traced}", units::bytes(*stored))
             });
+            if layer.chunks.as_ref().is_some_and(|chunks| chunks.only) {
+                return format!("{} {size}, in chunks only{chunks}", layer.diff_id);
+            }
             format!("{} {size}, {stored} stored\n  {}{chunks}", layer.diff_id, layer.file)
         };
         lines.push(("Layers", self.layers.iter().map(layer).collect::<Vec<_>>().join("\n")));

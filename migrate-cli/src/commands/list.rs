@@ -69,6 +69,8 @@ struct Chunks {
     chunks: u64,
     /// Size of the chunks in the chunk store in bytes, shared ones included.
     stored: u64,
+    /// Whether a layer has no SquashFS file, so that only nodes with parallax-lazy can use the image.
+    only: bool,
 }
 
 /// The number of images with a SquashFS file, and its size in bytes, by its path in the store.
@@ -136,7 +138,11 @@ impl<'a> Row<'a> {
     /// Looks up the image's chunks.
     fn with_chunks(mut self, store: &Store, record: &ImageRecord) -> anyhow::Result<Self> {
         let totals = chunking::totals(store, record)?;
-        self.chunks = totals.map(|ChunkTotals { chunks, stored }| Chunks { chunks, stored });
+        let mut only = false;
+        for layer in &record.layers {
+            only |= store.is_in_chunks_only(layer)?;
+        }
+        self.chunks = totals.map(|ChunkTotals { chunks, stored, .. }| Chunks { chunks, stored, only });
         Ok(self)
     }
 }
@@ -150,7 +156,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
         return trees::run(global, options.json);
     }
     let root = global.existing_store()?;
-    let listing = read::list(&root)?;
+    let mut listing = read::list(&root)?;
     let holders = in_use::read(&root)?;
     for (path, error) in &listing.corrupt {
         tracing::warn!("{} cannot be used: {error}", path.display());
@@ -159,9 +165,17 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
         tracing::warn!("{problem}");
     }
     let file_system = FileSystem::of(&root).with_context(|| root.display().to_string())?.to_string();
-    let files = files(&listing.images);
     let store = Store::open(&root)?;
     let has_chunks = store.root().join(CHUNK_STORE).exists();
+    if has_chunks {
+        let layers = listing.images.iter_mut().flat_map(|image| &mut image.record.layers);
+        for layer in layers {
+            if store.is_in_chunks_only(layer)? {
+                layer.squashfs_size = 0;
+            }
+        }
+    }
+    let files = files(&listing.images);
     let row = |listed| -> anyhow::Result<Row<'_>> {
         let row = Row::new(listed, &files, &holders, &file_system);
         if has_chunks { row.with_chunks(&store, &listed.record) } else { Ok(row) }

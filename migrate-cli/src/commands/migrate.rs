@@ -20,6 +20,7 @@ use crate::output::print_json;
 use crate::progress::Progress;
 use crate::source::{Access, Reference, Source, candidates, look_up_local, own_names, several};
 use crate::units;
+use crate::whole_files;
 
 /// Upper limit of sources open at once, independent of the machine: each needs a skopeo process.
 const MAX_OPEN: usize = 8;
@@ -46,6 +47,10 @@ pub(crate) struct Options {
     /// Also cut the layers of each image into chunks, as parallax chunk does
     #[arg(long, conflicts_with = "adopt")]
     chunked: bool,
+    /// Keep the chunks only: SquashFS files are removed, except those that other images need, and nodes without parallax-lazy cannot
+    /// use the images. Migrating again without this option makes the files again
+    #[arg(long, requires = "chunked")]
+    chunks_only: bool,
     #[command(flatten)]
     access: Access,
     #[command(flatten)]
@@ -109,6 +114,9 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let mut results = in_parallel(queue, settings.jobs.min(MAX_OPEN), work);
 
     let mut outcomes = Vec::new();
+    let chunked =
+        results.values().flatten().filter(|outcome| outcome.chunked.is_some()).map(|outcome| outcome.brought.id);
+    let removed = if options.chunks_only { whole_files::remove(&store, &chunked.collect(), &progress) } else { Ok(()) };
     let done = each(&sources, "migrated", |text| match results.remove(text) {
         Some(result) => result.map(|outcome| outcomes.push(outcome)),
         None => orders.remove(text).map_or(Ok(()), |order| order.map(drop)),
@@ -116,7 +124,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     if options.json {
         print_json(&outcomes)?;
     }
-    done
+    done.and(removed)
 }
 
 /// Returns the sources, with an archive of several images split. An archive that cannot be read stays one source: skopeo reports
@@ -221,6 +229,9 @@ fn migrate(
     let bring = if options.flatten { Migration::bring_flat } else { Migration::bring };
     let mut brought = bring(migration, &source, name)?;
     brought.unchanged &= !migration.also_name(brought.id, others)?;
+    if !options.chunks_only {
+        brought.unchanged &= whole_files::restore(migration.store(), &brought.id, progress)? == 0;
+    }
     for warning in &brought.warnings {
         tracing::warn!("{name}: {warning}");
     }

@@ -92,6 +92,14 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
             options.image,
             options.image
         );
+        ensure!(
+            !store.is_in_chunks_only(layer)?,
+            "the store has the layer {} of {} in chunks only; run parallax chunk --whole {} first, and parallax chunk --chunks-only after \
+             parallax trace",
+            layer.diff_id.short(),
+            options.image,
+            options.image
+        );
     }
     let work = Work::new()?;
     let status = work.run(global, &store, &id, options)?;

@@ -8,6 +8,7 @@ use parallax_format::record::LayerRecord;
 use parallax_layers::{ConvertError, content_digest};
 use parallax_store::{Problem, Store, Verifier};
 use serde::Serialize;
+use tempfile::NamedTempFile;
 
 use super::find::find;
 use crate::global::Global;
@@ -128,14 +129,18 @@ fn deep(store: &Store, ids: &[ImageId], problems: &mut Vec<Problem>) -> anyhow::
     }
     let mut unknown = 0;
     for (path, (layer, image)) in layers {
-        if problems.iter().any(|problem| problem.path == path) {
+        let is_about = |problem: &Problem| problem.path == path || problem.path == layer.chunk_index_path();
+        if problems.iter().any(is_about) {
             continue;
         }
         let Some(expected) = content(store, &layer)? else {
             unknown += 1;
             continue;
         };
-        let found = content_digest(&store.root().join(&path));
+        let found = match made(store, &layer)? {
+            Some(file) => content_digest(file.path()),
+            None => content_digest(&store.root().join(&path)),
+        };
         // A writer may have taken the layer away, and have brought it again.
         if content(store, &layer)?.as_ref() != Some(&expected) {
             continue;
@@ -155,6 +160,16 @@ fn deep(store: &Store, ids: &[ImageId], problems: &mut Vec<Problem>) -> anyhow::
         );
     }
     Ok(())
+}
+
+/// Makes the SquashFS file of a layer again that the store has in chunks alone.
+fn made(store: &Store, layer: &LayerRecord) -> anyhow::Result<Option<NamedTempFile>> {
+    if !store.is_in_chunks_only(layer)? {
+        return Ok(None);
+    }
+    let file = NamedTempFile::new()?;
+    store.make_file(&layer.chunk_index_path(), layer.squashfs_sha256, file.path())?;
+    Ok(Some(file))
 }
 
 /// The recorded digest of what a layer's SquashFS file holds.

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
-use parallax_format::digest::DiffId;
+use parallax_format::digest::{DiffId, Sha256};
+use parallax_format::layout;
 use parallax_layers::{Attributes, Below};
 use parallax_store::hash::link_of_layer;
 use parallax_store::{LayerFile, OwnFiles, Shape};
@@ -22,6 +23,9 @@ use crate::source::Source;
 /// One of the layers below.
 struct Lower {
     file: PathBuf,
+    /// The index of its chunks, from which it is made if the store has it in chunks only.
+    index: String,
+    sha256: Sha256,
     /// Unknown if an earlier version converted it.
     shape: Option<Shape>,
 }
@@ -41,22 +45,36 @@ impl Migration<'_> {
         for (index, (layer, id)) in image.layers.iter().zip(image.chain_ids()).enumerate() {
             if let Some(there) = self.store.own_file(&id)? {
                 let file = self.store.root().join(link_of_layer(&id).sidecar());
-                lower.push(Lower { file, shape: there.shape });
+                let index = layout::own_file(&id, layout::CHUNK_INDEX);
+                lower.push(Lower { file, index, sha256: there.squashfs_sha256, shape: there.shape });
                 continue;
             }
             // One that is gone will be missed when the image is published.
             let Some((file, described)) = self.shared_file(layer, finished)? else { break };
-            match described.shape.as_ref().map_or(Ok(None), |shape| below(shape, &lower))? {
-                None => lower.push(Lower { file, shape: described.shape }),
+            let readable = |lower: &Lower| self.readable(lower);
+            match described.shape.as_ref().map_or(Ok(None), |shape| below(shape, &lower, readable))? {
+                None => lower.push(Lower::of((file, described))),
                 Some(below) => {
                     let (made, _) = self.made.get(&id, || self.convert_one(source, index, layer, &id, Some(&below)))?;
                     new.insert(layer.diff_id, made.1.squashfs_size);
-                    lower.push(Lower { file: made.0.clone(), shape: made.1.shape.clone() });
+                    lower.push(Lower::of(made.clone()));
                     own.insert(id, made);
                 }
             }
         }
         Ok(own)
+    }
+
+    /// Returns the path of a layer's file, which is made from its chunks if the store has no other.
+    fn readable(&self, lower: &Lower) -> anyhow::Result<PathBuf> {
+        if lower.file.exists() {
+            return Ok(lower.file.clone());
+        }
+        let file = self.unfinished(&format!("whole-{}", lower.sha256))?;
+        if !file.exists() {
+            self.store.make_file(&lower.index, Some(lower.sha256), &file)?;
+        }
+        Ok(file)
     }
 
     /// Returns the file that all images with the layer share, in the store or unfinished.
@@ -70,8 +88,20 @@ impl Migration<'_> {
     }
 }
 
-/// Returns what a layer of this shape needs from the layers below, base first; `None` if they make no difference.
-fn below(shape: &Shape, lower: &[Lower]) -> anyhow::Result<Option<Below>> {
+impl Lower {
+    fn of((file, described): Finished) -> Self {
+        let index = layout::layer_file(&described.diff_id, layout::CHUNK_INDEX);
+        Self { file, index, sha256: described.squashfs_sha256, shape: described.shape }
+    }
+}
+
+/// Returns what a layer of this shape needs from the layers below, base first; `None` if they make no difference. `readable` returns the
+/// path of a layer's file.
+fn below(
+    shape: &Shape,
+    lower: &[Lower],
+    readable: impl Fn(&Lower) -> anyhow::Result<PathBuf>,
+) -> anyhow::Result<Option<Below>> {
     let mut below = Below::default();
     if shape.root.is_none() {
         let root = lower.iter().rev().find_map(|layer| layer.shape.as_ref()?.root);
@@ -83,7 +113,7 @@ fn below(shape: &Shape, lower: &[Lower]) -> anyhow::Result<Option<Below>> {
         if wanted.is_empty() && !hides_all {
             break;
         }
-        let listing = Listing::read(&layer.file, &wanted).with_context(|| layer.file.display().to_string())?;
+        let listing = Listing::read(&readable(layer)?, &wanted).with_context(|| layer.file.display().to_string())?;
         let opaque = layer.shape.as_ref().map_or(&[][..], |shape| &shape.opaque);
         wanted.retain(|path| match listing.seen_from_above(path, opaque) {
             Seen::Directory(attributes) => {

@@ -10,6 +10,7 @@ use integration_tests::cluster::{Cluster, Done};
 tests! { cluster:
     casync_makes_the_same_of_layers_and_reads_them,
     chunks_are_shown_checked_and_removed_with_their_images,
+    images_in_chunks_only_are_checked_named_and_made_whole,
     images_that_cannot_be_chunked_are_named,
     an_interruption_leaves_no_chunk,
     the_chunks_that_a_command_reads_are_recorded,
@@ -121,6 +122,67 @@ fn chunks_are_shown_checked_and_removed_with_their_images(cluster: &Cluster) -> 
     for part in expected {
         ensure!(done.stdout.contains(part), "no {part:?}: {done:?}");
     }
+    Ok(())
+}
+
+fn images_in_chunks_only_are_checked_named_and_made_whole(cluster: &Cluster) -> anyhow::Result<()> {
+    let text = r#"
+        fails() { local expected=$1 code=0; shift; "$@" >/tmp/said 2>&1 || code=$?; cat /tmp/said >&2; [ $code = 1 ] && grep -q "$expected" /tmp/said; }
+        files() { (cd "$store"/parallax/layers && sha256sum *.squash); }
+        parallax migrate oci:/images/debian oci:/images/python
+        before=$(files)
+        parallax rm python; parallax gc --grace 0
+        parallax migrate --chunked --chunks-only oci:/images/python
+        files | wc -l
+        parallax list --json | tr -d ' \n'; echo
+        parallax inspect python | grep -c 'in chunks only'
+        parallax verify; parallax verify --deep python
+        parallax gc --grace 0; parallax verify
+        fails 'in chunks only; run parallax chunk --whole' parallax chunk --again python
+        fails 'in chunks only; run parallax chunk --whole python first' parallax trace python -- true
+        # Also of the base, of which both images had the file.
+        parallax chunk --chunks-only debian python
+        [ "$(ls "$store"/parallax/layers/*.squash 2>/dev/null | wc -l)" = 0 ]
+        export TMPDIR=/tmp
+        podman() { command podman --root /tmp/graph --runroot /tmp/run --storage-opt additionalimagestore=$store \
+            --storage-opt mount_program=/usr/libexec/parallax/parallax-mount-program "$@"; }
+        code=0; STORAGE_DRIVER=overlay podman run --rm --network=host --pull=never python true >/tmp/said 2>&1 || code=$?
+        grep -q 'in chunks only, which the Parallax agent mounts' /tmp/said || { cat /tmp/said; exit 1; }
+        umount /tmp/graph/overlay 2>/dev/null || true; rm -rf /tmp/graph /tmp/run
+        # One is corrupt: no file is made of it.
+        set -- $(find "$store"/parallax/layers/default.castr -name '*.cacnk' | head -2)
+        cp $1 /tmp/chunk; cp $2 $1
+        code=0; parallax verify || code=$?; echo verify: $code
+        code=0; parallax chunk --whole debian python || code=$?; echo whole: $code
+        cp /tmp/chunk $1; rm /tmp/chunk
+        parallax migrate oci:/images/python
+        parallax chunk --whole debian python
+        [ "$(files)" = "$before" ]
+        parallax verify
+        parallax rm python; parallax migrate --chunked --chunks-only oci:/images/python
+        parallax rm python debian; parallax gc --grace 0
+        find "$store"/parallax/layers -type f | wc -l
+        rm /tmp/said
+    "#;
+    let done = script(cluster, text)?;
+    let expected = [
+        // The base is another image's.
+        "\n1\n",
+        "\"only\":true",
+        "\"only\":false",
+        "\n4\n",
+        "2 images verified, no problem found",
+        "remove all images that have the layer",
+        "verify: 1\n",
+        "whole: 1\n",
+    ];
+    for part in expected {
+        ensure!(done.stdout.contains(part), "no {part:?}: {done:?}");
+    }
+    for part in ["1 SquashFS file kept: images have", "4 SquashFS files (", "made again from chunks", "nothing to do"] {
+        ensure!(done.stderr.contains(part), "no {part:?}: {done:?}");
+    }
+    ensure!(done.stdout.ends_with("\n0\n"), "{done:?}");
     Ok(())
 }
 

@@ -21,6 +21,8 @@ use super::backend::with_config;
 tests! { cluster:
     a_step_reads_an_image_of_chunks_and_keeps_it_when_the_worker_is_killed,
     a_node_without_a_worker_uses_whole_files_and_says_why,
+    a_node_without_a_worker_refuses_an_image_in_chunks_only,
+    a_step_in_chunks_only_waits_for_another_worker_and_fails_without,
     another_agent_goes_on_with_the_layers_of_one_that_was_killed,
     a_step_that_is_cancelled_while_everything_hangs_leaves_its_node_idle,
     a_step_reads_on_while_the_worker_and_the_agent_are_upgraded,
@@ -55,9 +57,10 @@ fn with_timeout(
 
 /// Makes the store with the image `python` in chunks; without whole files unless `whole`.
 pub(super) fn publish(cluster: &Cluster, whole: bool) -> anyhow::Result<()> {
-    let without = if whole { "" } else { "rm /shared/lazy/parallax/layers/*.squash" };
-    let text = format!("parallax --store /shared/lazy migrate --chunked oci:/images/python\n{without}");
-    cluster.shell("ctl", &text).map(drop)
+    let only = if whole { "" } else { "--chunks-only" };
+    cluster
+        .shell("ctl", &format!("parallax --store /shared/lazy migrate --chunked {only} oci:/images/python"))
+        .map(drop)
 }
 
 /// Prints one digest of all files of the image.
@@ -183,6 +186,60 @@ fn a_node_without_a_worker_uses_whole_files_and_says_why(cluster: &Cluster) -> a
         let reason = reason(cluster)?;
         ensure!(reason.contains("; whole files instead of chunks: no parallax-lazy on /run/lazy/socket: "), "{reason}");
         step.finish()
+    })
+}
+
+fn a_node_without_a_worker_refuses_an_image_in_chunks_only(cluster: &Cluster) -> anyhow::Result<()> {
+    let refused = |expected: &str| {
+        let done = cluster.srun("u1", &["-w", NODE, "--parallax-image=python", "true"])?;
+        let expected = format!("the store has it in chunks only, and {expected}");
+        ensure!(done.code != 0 && done.stderr.contains(&expected), "no {expected:?} in {done:?}");
+        ensure!(done.stderr.contains("\"parallax chunk --whole\" makes its file again"), "{done:?}");
+        Ok(())
+    };
+    publish(cluster, false)?;
+    let result =
+        with_config(cluster, NODE, CONFIG, || refused("no parallax-lazy on /run/lazy/socket: ")).and_then(|()| {
+            with_config(cluster, NODE, &CONFIG.replace("enabled = true", "enabled = false"), || {
+                refused("\"lazy.enabled\" is false on this node")?;
+                let doctor = cluster.shell(NODE, "parallax doctor || true")?;
+                ensure!(doctor.contains("/shared/lazy has 1 image in chunks only"), "{doctor}");
+                cluster.shell("ctl", "parallax --store /shared/lazy chunk --whole python")?;
+                let done = cluster.srun("u1", &["-w", NODE, "--parallax-image=python", "true"])?;
+                done.success().map(drop)
+            })
+        });
+    cluster.shell("ctl", "rm -rf /shared/lazy")?;
+    result
+}
+
+/// Nothing keeps the worker's socket here while it is away.
+fn a_step_in_chunks_only_waits_for_another_worker_and_fails_without(cluster: &Cluster) -> anyhow::Result<()> {
+    let expected = expected(cluster, "n2")?;
+    let agent = cluster.state().join(format!("log/{NODE}-agent.log"));
+    with_chunks(cluster, false, || {
+        let [chunk, aside] = take_a_chunk(cluster)?;
+        let mut service = LazyService::start(cluster, NODE)?;
+        let reading = start_reading(cluster, NODE)?;
+        let log = cluster.path_on(NODE, "/run/lazy/log")?;
+        wait_for_text(&log, 0, "readers wait")?;
+        let leave = |service: &mut LazyService| {
+            let from = fs::read(&agent)?.len();
+            service.leave()?;
+            wait_for_text(&agent, from, "readers of the layer wait for another worker")?;
+            anyhow::Ok(from)
+        };
+        let from = leave(&mut service)?;
+        service.come_back()?;
+        wait_for_text(&agent, from, "layer served by another worker")?;
+        let from = leave(&mut service)?;
+        // Nobody comes.
+        let read = reading.wait_with_output()?;
+        wait_for_text(&agent, from, "reading the layer failed; new steps get another mount of it")?;
+        ensure!(String::from_utf8_lossy(&read.stdout) != expected, "{read:?}");
+        service.come_back()?;
+        fs::rename(aside, chunk)?;
+        end_reading(start_reading(cluster, NODE)?, &expected)
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use parallax_format::digest::DiffId;
 use parallax_lazy_file::message::Channel;
 use parallax_sys::loop_device::{LoopDevice, Reads};
+use rustix::event::{EventfdFlags, eventfd};
 
 /// How many layers became complete, and how long that took.
 #[derive(Debug, Default)]
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     is_poisoned: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
+    /// Readable from the end of the supervision on; missing if this process had no descriptor left.
+    ended: Option<OwnedFd>,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +60,14 @@ struct State {
 impl Shared {
     /// Makes the state of a layer that has no loop device yet. `reads` is how a plain file is read that takes the place of chunks.
     pub(super) fn new(diff_id: DiffId, reads: Reads) -> Self {
-        Self { diff_id, reads, is_poisoned: AtomicBool::new(false), state: Mutex::default(), changed: Condvar::new() }
+        Self {
+            diff_id,
+            reads,
+            is_poisoned: AtomicBool::new(false),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            ended: eventfd(0, EventfdFlags::CLOEXEC).ok(),
+        }
     }
 
     /// Returns the layer's diffID.
@@ -100,6 +110,8 @@ impl Shared {
         let device = state.device.take();
         drop(state);
         self.changed.notify_all();
+        // Its counter is far from the limit at which this would wait.
+        let _ = self.ended.as_ref().map(|ended| rustix::io::write(ended, &1_u64.to_ne_bytes()));
         drop(device);
     }
 
@@ -116,10 +128,9 @@ impl Shared {
         self.state().is_over
     }
 
-    /// Waits for the end of the supervision, at most for `timeout`. Returns whether it has ended.
-    pub(super) fn is_over_after(&self, timeout: Duration) -> bool {
-        let waited = self.changed.wait_timeout_while(self.state(), timeout, |state| !state.is_over);
-        waited.unwrap_or_else(PoisonError::into_inner).0.is_over
+    /// Returns a descriptor that becomes readable when the supervision ends, if there is one.
+    pub(super) fn ended(&self) -> Option<BorrowedFd<'_>> {
+        self.ended.as_ref().map(|ended| ended.as_fd())
     }
 
     /// Puts a file below the layer's loop device, once there is one. Reads in progress are waited for.

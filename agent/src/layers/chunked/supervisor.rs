@@ -16,6 +16,7 @@ use parallax_sys::loop_device::Reads;
 use parallax_sys::shared_slots::SharedSlots;
 use rustix::fs::Advice;
 
+use super::arrival::Arrivals;
 use super::kept::{Keeping, Part};
 use super::overdue::{FURTHER_READS, GRACE, HANG_TIMEOUT, READ_TIMEOUT, Watch, fail_all};
 use super::shared::{Shared, Swaps};
@@ -24,11 +25,9 @@ use crate::layers::digest::sha256;
 /// Interval of the questions whether the worker works.
 const PING_INTERVAL: Duration = Duration::from_millis(500);
 /// Timeout of the answer to a request to serve, for which the worker fetches the layer's first chunk.
-const SERVE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const SERVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long another worker is waited for, if the store does not have the layer's whole file.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pause between two attempts.
-const RECONNECT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// All that is needed to have a layer served.
 #[derive(Debug)]
@@ -55,8 +54,19 @@ pub(super) struct Supervisor {
 pub(super) struct Refusal {
     /// The reason, a part of a sentence.
     pub(super) reason: String,
-    /// Whether no answer came in time.
-    pub(super) is_silence: bool,
+    /// Its kind.
+    pub(super) kind: RefusalKind,
+}
+
+/// The kind of a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RefusalKind {
+    /// No answer came in time.
+    Silent,
+    /// The worker ended before it answered.
+    Ended,
+    /// There is no worker, or it cannot serve the layer.
+    Refused,
 }
 
 /// Why a worker is no longer watched.
@@ -70,30 +80,32 @@ enum Outcome {
 }
 
 impl Supervisor {
-    /// Has a worker serve the layer: what an earlier one left is answered first.
+    /// Has a worker serve the layer: what an earlier one left is answered first. Its answer is waited for until the timeout.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub(super) fn connect(&self) -> Result<Arc<Channel>, Refusal> {
+    pub(super) fn connect(&self, timeout: Duration) -> Result<Arc<Channel>, Refusal> {
         let channel = Channel::connect(&self.socket).map_err(|error| Refusal {
             reason: format!("no parallax-lazy on {}: {error}", self.socket.display()),
-            is_silence: error.kind() == io::ErrorKind::WouldBlock,
+            kind: if error.kind() == io::ErrorKind::WouldBlock { RefusalKind::Silent } else { RefusalKind::Refused },
         })?;
-        let failed = |error: &dyn fmt::Display, is_silence| {
-            Err(Refusal { reason: format!("parallax-lazy does not serve the layer: {error}"), is_silence })
+        let failed = |error: &dyn fmt::Display, kind| {
+            Err(Refusal { reason: format!("parallax-lazy does not serve the layer: {error}"), kind })
         };
         let [trace, whole] = [&self.trace, &self.whole].map(|file| file.as_ref().map(|file| file.as_fd()));
         let request = Layer { has_trace: trace.is_some(), has_whole: whole.is_some(), ..self.request.clone() };
         let needed = [self.device.as_fd(), self.slots.as_fd(), self.index.as_fd()];
         let descriptors: Vec<_> = needed.into_iter().chain(trace).chain(whole).collect();
         if let Err(error) = channel.send(&ToWorker::Serve(request), &descriptors) {
-            return failed(&error, false);
+            return failed(&error, RefusalKind::Ended);
         }
-        match channel.receive(Some(SERVE_TIMEOUT)) {
+        match channel.receive(Some(timeout)) {
             Ok((FromWorker::Serving, _)) => Ok(Arc::new(channel)),
-            Ok((FromWorker::Refused { reason }, _)) => failed(&reason, false),
-            Ok(_) => failed(&"unexpected answer", false),
-            Err(error) => failed(&error, matches!(error, ChannelError::Timeout)),
+            Ok((FromWorker::Refused { reason }, _)) => failed(&reason, RefusalKind::Refused),
+            Ok(_) => failed(&"unexpected answer", RefusalKind::Refused),
+            Err(error @ ChannelError::Timeout) => failed(&error, RefusalKind::Silent),
+            Err(error @ ChannelError::Closed) => failed(&error, RefusalKind::Ended),
+            Err(error) => failed(&error, RefusalKind::Refused),
         }
     }
 
@@ -223,13 +235,30 @@ impl Supervisor {
 
     /// Has another worker serve the layer. Without a whole file the worker's return is waited for.
     fn reconnect(&self) -> Result<Arc<Channel>, String> {
+        if self.whole.is_some() {
+            return self.connect(SERVE_TIMEOUT).map_err(|refusal| refusal.reason);
+        }
         let deadline = Instant::now() + RECONNECT_TIMEOUT;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        // Before the first attempt, so that none is missed. Where systemd keeps the socket, nothing arrives: it waits for the next worker.
+        let arrivals = Arrivals::of(&self.socket);
         loop {
-            let reason = match self.connect() {
+            let Refusal { reason, kind } = match self.connect(left()) {
                 Ok(channel) => return Ok(channel),
-                Err(refusal) => refusal.reason,
+                Err(refusal) => refusal,
             };
-            if self.whole.is_some() || Instant::now() >= deadline || self.shared.is_over_after(RECONNECT_INTERVAL) {
+            tracing::warn!(layer = %self.shared.diff_id(), reason, "readers of the layer wait for another worker");
+            let may_retry = match (kind, &arrivals) {
+                (RefusalKind::Ended, _) => !left().is_zero() && !self.shared.is_over(),
+                (RefusalKind::Refused, Ok(arrivals)) => {
+                    self.shared.ended().is_some_and(|ended| arrivals.wait(ended, left()))
+                }
+                (RefusalKind::Silent, _) => false,
+                (RefusalKind::Refused, Err(error)) => {
+                    return Err(format!("{reason}, and another one cannot be waited for: {error}"));
+                }
+            };
+            if !may_retry {
                 return Err(reason);
             }
         }

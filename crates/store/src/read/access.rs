@@ -29,16 +29,30 @@ impl TrustedStore {
     /// # Errors
     /// [`OpenError`].
     pub fn check_open_layer(&self, layer: &LayerRecord, file: Option<BorrowedFd<'_>>) -> Result<(), OpenError> {
-        let Some(file) = file.filter(|_| !layer.sidecar) else { return self.open_layer(layer).map(drop) };
+        let Some(file) = file.filter(|_| !layer.sidecar) else { return self.check_file_or_chunks(layer) };
         match may_read(file) {
             // Linux before 5.8 checks paths only.
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.open_layer(layer).map(drop),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.check_file_or_chunks(layer),
             checked => checked.map_err(|error| self.read_failed(&layer.squashfs_path(), error)),
+        }
+    }
+
+    /// Checks that the SquashFS file of a layer may be read; if the store has the layer in chunks only, their index.
+    fn check_file_or_chunks(&self, layer: &LayerRecord) -> Result<(), OpenError> {
+        match self.open_layer(layer) {
+            Err(error) if error.is_missing() && self.open_chunks(layer)?.is_some() => Ok(()),
+            opened => opened.map(drop),
         }
     }
 }
 
 impl OpenError {
+    /// Returns `true` if a file of the store does not exist.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Read { cause, .. } if cause.kind() == io::ErrorKind::NotFound)
+    }
+
     /// The store, if this is a denied permission in it or on the way to it.
     #[must_use]
     pub fn denied(&self) -> Option<&Path> {

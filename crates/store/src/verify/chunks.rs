@@ -1,13 +1,12 @@
 //! Checks the chunks that indexes name.
 
-use parallax_chunks::{ChunkId, Index, Trace, decode};
+use parallax_chunks::{ChunkId, Index, Trace};
 use parallax_format::layout::CHUNK_STORE;
 
 use super::Verifier;
 use crate::atomic::read_if_there;
 use crate::error::StoreError;
 use crate::parallel;
-use crate::write::store::Store;
 
 impl Verifier<'_> {
     /// Returns an index, or its problem; `None` if it does not exist.
@@ -30,10 +29,12 @@ impl Verifier<'_> {
         ids.dedup();
         let store = self.store;
         let mut broken = Vec::new();
-        for (id, wrong) in ids.iter().zip(parallel::map(&ids, |id| problem(store, id, index))) {
-            match wrong? {
-                None => drop(self.chunks.insert(*id)),
-                Some(wrong) => broken.push(format!("{CHUNK_STORE}/{} {wrong}", id.path())),
+        // The content of all of them would be that of the file.
+        let check = |id: &ChunkId| Ok::<_, StoreError>(store.chunk(id, index)?.map(drop));
+        for (id, checked) in ids.iter().zip(parallel::map(&ids, check)) {
+            match checked? {
+                Ok(()) => drop(self.chunks.insert(*id)),
+                Err(wrong) => broken.push(format!("{CHUNK_STORE}/{} {wrong}", id.path())),
             }
         }
         Ok(broken.first().map(|first| match broken.len() {
@@ -41,11 +42,4 @@ impl Verifier<'_> {
             count => format!("names {count} chunks that cannot be used, such as {first}"),
         }))
     }
-}
-
-/// Returns the problem of a chunk, if there is one.
-fn problem(store: &Store, id: &ChunkId, index: &Index) -> Result<Option<String>, StoreError> {
-    let Some(frame) = read_if_there(&store.chunk_path(id))? else { return Ok(Some("is not there".to_owned())) };
-    let max = usize::try_from(index.parameters().max()).unwrap_or(usize::MAX);
-    Ok(decode(&frame, id, index.algorithm(), max).err().map(|error| format!("is corrupt: {error}")))
 }

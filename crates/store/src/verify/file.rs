@@ -1,18 +1,73 @@
-//! Checks a SquashFS file against its record.
+//! Checks SquashFS files, or the chunks that a store has in their place.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use parallax_chunks::Matcher;
+use parallax_format::digest::ImageId;
 use parallax_format::record::LayerRecord;
 use parallax_format::squashfs::Superblock;
 
+use super::{CHUNK_AGAIN, REPLACE_CHUNKS, REPLACE_FILE, TRACE_AGAIN, Verifier};
 use crate::error::StoreError;
 use crate::hash::Digester;
 
+impl Verifier<'_> {
+    /// Checks a SquashFS file, and the chunks that it was cut into.
+    pub(super) fn squashfs_file(&mut self, image: &ImageId, layer: &LayerRecord) -> Result<(), StoreError> {
+        let (file, index_path, trace_path) =
+            (layer.squashfs_path(), layer.chunk_index_path(), layer.chunk_trace_path());
+        let known = self.files.contains_key(&index_path);
+        let only_chunks = self.store.is_in_chunks_only(layer)?;
+        let index = if known { None } else { self.read_index(&index_path)? };
+        let mut matcher = index.as_ref().and_then(|index| index.as_ref().ok()).map(Matcher::new);
+        let wrong = match self.files.get(&file).filter(|_| matcher.is_none()) {
+            Some(known) => known.clone(),
+            None if only_chunks => None,
+            None => check_file(&self.store.root().join(&file), layer, matcher.as_mut())?,
+        };
+        let matches = only_chunks || matcher.is_none_or(|matcher| matcher.finish());
+        if let Some(index) = &index {
+            let wrong_index = match index {
+                Err(error) => Some(error.clone()),
+                Ok(_) if wrong.is_none() && !matches => Some("is not that of the layer's file".to_owned()),
+                Ok(index) => match self.broken_chunks(index)? {
+                    None if only_chunks => self.other_file(layer)?,
+                    broken => broken,
+                },
+            };
+            self.files.insert(index_path.clone(), wrong_index);
+        }
+        if !self.files.contains_key(&trace_path) {
+            let wrong_trace = self.broken_trace(&trace_path, &index_path)?;
+            self.files.insert(trace_path.clone(), wrong_trace);
+        }
+        if let Some(wrong) = &wrong {
+            self.note(Some(image), &file, wrong, REPLACE_FILE);
+        }
+        self.files.insert(file, wrong);
+        let remedy = if only_chunks { REPLACE_CHUNKS } else { CHUNK_AGAIN };
+        for (path, remedy) in [(index_path, remedy), (trace_path, TRACE_AGAIN)] {
+            if let Some(Some(wrong)) = self.files.get(&path).cloned() {
+                self.note(Some(image), &path, &wrong, remedy);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the problem of chunks that are intact, if they do not give the layer's file.
+    fn other_file(&self, layer: &LayerRecord) -> Result<Option<String>, StoreError> {
+        match self.store.check_chunks(layer) {
+            Ok(()) => Ok(None),
+            Err(StoreError::Corrupt { what, .. }) => Ok(Some(format!("is corrupt: {what}"))),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// Returns the problem of a SquashFS file, if there is one.
-pub(super) fn check_file(
+fn check_file(
     path: &Path,
     layer: &LayerRecord,
     mut matcher: Option<&mut Matcher<'_>>,

@@ -192,8 +192,7 @@ impl<'a> ChunkWriter<'a> {
         if !there {
             return Err(StoreError::NoImage(image.to_string()));
         }
-        let totals = serde_json::to_vec(&done.totals).map_err(|error| store.corrupt("the chunks", &error))?;
-        replace_file(&store.temporary(), &root.join(layer.chunk_totals_path()), &totals)?;
+        store.write_totals(layer, done.totals)?;
         replace_file(&store.temporary(), &root.join(layer.chunk_index_path()), &index.to_bytes())?;
         Ok(done)
     }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use parallax_format::digest::LayerId;
 use parallax_format::layer_file::LayerFile;
+use parallax_format::layout;
 
 use crate::atomic::{move_into_place, read_if_there, replace_file};
 use crate::error::{IoContext as _, StoreError};
@@ -32,7 +33,12 @@ impl Store {
         let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
         let file = self.root().join(link_of_layer(layer_id).sidecar());
         let metadata = match fs::symlink_metadata(&file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let [index, totals] =
+                    [layout::CHUNK_INDEX, layout::CHUNK_TOTALS].map(|kind| layout::own_file(layer_id, kind));
+                let only_chunks = self.has_only_chunks(&link_of_layer(layer_id).sidecar(), &index, &totals)?;
+                return Ok(serde_json::from_slice(&bytes).ok().filter(|_| only_chunks));
+            }
             metadata => metadata.context("read", &file)?,
         };
         let described: Option<LayerFile> = serde_json::from_slice(&bytes).ok();

@@ -89,23 +89,28 @@ impl Store {
         WorkDirectory::new(&WriteLock::take(&self.root)?, &self.temporary())
     }
 
-    /// The layer with this diffID, if the store has it.
+    /// The layer with this diffID, if the store has it: its SquashFS file, or its chunks alone.
     ///
     /// # Errors
     /// [`StoreError::Io`] if the store cannot be read.
     pub fn layer(&self, diff_id: &DiffId) -> Result<Option<LayerFile>, StoreError> {
         let squashfs = self.root.join(LayerFile::squashfs_path(diff_id));
         let size = match fs::metadata(&squashfs) {
-            Ok(metadata) => metadata.len(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Ok(metadata) => Some(metadata.len()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error).context("read", &squashfs),
         };
+        let about = |extension| layout::layer_file(diff_id, extension);
+        let (index, totals) = (about(layout::CHUNK_INDEX), about(layout::CHUNK_TOTALS));
+        if size.is_none() && !self.has_only_chunks(&LayerFile::squashfs_path(diff_id), &index, &totals)? {
+            return Ok(None);
+        }
         let Some(bytes) = read_if_there(&self.root.join(LayerFile::description_path(diff_id)))? else {
             return Ok(None);
         };
         // A corrupt description is as good as none: the layer is converted again.
         let file: Option<LayerFile> = serde_json::from_slice(&bytes).ok();
-        Ok(file.filter(|file| file.diff_id == *diff_id && file.squashfs_size == size))
+        Ok(file.filter(|file| file.diff_id == *diff_id && size.is_none_or(|size| file.squashfs_size == size)))
     }
 
     /// Moves a finished SquashFS file, durable already, into the store, unless another writer was faster.
@@ -141,8 +146,12 @@ impl Store {
             record => record?,
         };
         let Some(record) = record else { return Ok(None) };
-        let whole = record.layers.iter().all(|layer| self.root.join(layer.squashfs_path()).is_file());
-        Ok(whole.then_some(record))
+        for layer in &record.layers {
+            if !self.root.join(layer.squashfs_path()).is_file() && !self.is_in_chunks_only(layer)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(record))
     }
 
     /// The ids of the images that begin with `start`.

@@ -1,7 +1,12 @@
 //! `parallax-lazy`, if layers in chunks are mounted.
 
+use std::path::{Path, PathBuf};
+
 use parallax_config::Lazy;
+use parallax_format::layout::CHUNK_STORE;
+use parallax_format::record::LayerRecord;
 use parallax_lazy_file::status::WorkerStatus;
+use parallax_store::{Store, read};
 
 use super::check::Check;
 use crate::lazy_worker::{REMEDY, status};
@@ -10,10 +15,11 @@ use crate::units;
 /// The topic of these checks.
 const TOPIC: &str = "lazy";
 
-/// Checks that `parallax-lazy` answers, which only root can ask, and that its chunk stores return chunks.
-pub(super) fn check(config: &Lazy, is_root: bool) -> Vec<Check> {
+/// Checks that `parallax-lazy` answers, which only root can ask, and that its chunk stores return chunks; and that images which are in
+/// stores in chunks only can be used.
+pub(super) fn check(config: &Lazy, stores: &[PathBuf], is_root: bool) -> Vec<Check> {
     if !config.enabled {
-        return Vec::new();
+        return stores.iter().filter_map(|store| without_files(store)).collect();
     }
     let socket = config.socket.display();
     if !is_root {
@@ -27,6 +33,20 @@ pub(super) fn check(config: &Lazy, is_root: bool) -> Vec<Check> {
         Ok(status) => answers(&status),
         Err(error) => vec![Check::problem(TOPIC, format!("{error:#}"), REMEDY)],
     }
+}
+
+/// Names a store with images in chunks only. What cannot be read is the concern of other checks.
+fn without_files(path: &Path) -> Option<Check> {
+    let store = Store::open(path).ok().filter(|store| store.root().join(CHUNK_STORE).exists())?;
+    let only_chunks = |layer: &LayerRecord| store.is_in_chunks_only(layer).unwrap_or(false);
+    let images = read::list(path).ok()?.images;
+    let count = images.iter().filter(|image| image.record.layers.iter().any(only_chunks)).count();
+    (count > 0).then(|| {
+        let (images, path) = (units::count(count, "image"), path.display());
+        let finding = format!("{path} has {images} in chunks only, which need \"lazy.enabled\"");
+        let remedy = "enable parallax-lazy on compute nodes, or make the files again: parallax chunk --whole IMAGE";
+        Check::warning(TOPIC, finding, remedy)
+    })
 }
 
 fn answers(status: &WorkerStatus) -> Vec<Check> {
@@ -61,10 +81,10 @@ mod tests {
         let checks = answers(&status);
         assert_eq!(checks.iter().map(|check| check.state).collect::<Vec<_>>(), [State::Ok, State::Warning]);
         assert!(checks[1].finding.contains("http://a returned none of 3 chunks"), "{:?}", checks[1]);
-        assert!(check(&Lazy::default(), true).is_empty());
+        assert!(check(&Lazy::default(), &[], true).is_empty());
         let config = Lazy { enabled: true, socket: "/nonexistent/socket".into(), ..Lazy::default() };
         for is_root in [false, true] {
-            assert_eq!(check(&config, is_root)[0].state, State::Problem);
+            assert_eq!(check(&config, &[], is_root)[0].state, State::Problem);
         }
     }
 }

@@ -7,7 +7,7 @@ use parallax_format::record::ImageRecord;
 use super::*;
 use crate::testing::{image, publish, store};
 use crate::write::remove::{Collected, Collection, Target};
-use crate::{ChunkGarbage, Verifier};
+use crate::{ChunkGarbage, RemovedFiles, Verifier};
 
 /// Chunks the layers of an image as `parallax chunk` does, in one thread.
 fn chunk(store: &Store, record: &ImageRecord, again: bool) -> Result<NewChunks, StoreError> {
@@ -250,4 +250,71 @@ fn killed_anywhere_the_chunks_are_whole() {
         assert!(record.layers.iter().all(|layer| store.complete_chunks(layer).unwrap().is_some()), "killed at {at}");
     }
     assert!(points > 30, "only {points} points");
+}
+
+#[test]
+fn without_its_file_a_layer_is_whole_and_comes_back() {
+    let (_directory, store) = store();
+    let [one, two] = two(&store);
+    chunk(&store, &two, false).unwrap();
+    let layer = &two.layers[1];
+    let (file, bytes) = (store.root().join(layer.squashfs_path()), layer.squashfs_size);
+    let before = fs::read(&file).unwrap();
+    // Of the base the other image needs the file.
+    let removed = store.remove_whole_files(&[two.id].into()).unwrap();
+    assert_eq!(removed, RemovedFiles { files: 1, bytes, needed: 1 });
+    assert!(!file.exists() && store.is_in_chunks_only(layer).unwrap());
+    assert!(!store.is_in_chunks_only(&two.layers[0]).unwrap());
+    assert_eq!(store.image(&two.id).unwrap().as_ref(), Some(&two));
+    assert!(store.layer(&layer.diff_id).unwrap().is_some());
+    assert_eq!(problems(&store, &two), Vec::<String>::new());
+    // An image with the layer is published without another file.
+    let other = image("three", "three:1", &[&long(1), &format!("{}{}", long(1), long(2))]);
+    publish(&store, &other, &[]).unwrap();
+    store.remove(&Target::Image(other.id), true).unwrap();
+    // What goes together needs nothing.
+    let removed = store.remove_whole_files(&[one.id, two.id].into()).unwrap();
+    assert_eq!((removed.files, removed.needed), (1, 0));
+    assert_eq!(store.remove_whole_files(&[one.id, two.id].into()).unwrap(), RemovedFiles::default());
+    store.collect_chunks(Collection::default(), &store.collect(Collection::default()).unwrap().garbage).unwrap();
+    assert_eq!(problems(&store, &two), Vec::<String>::new());
+
+    let work = store.work_directory().unwrap();
+    for layer in &two.layers {
+        let made = work.path().join("made");
+        store.make_file(&layer.chunk_index_path(), layer.squashfs_sha256, &made).unwrap();
+        store.add_whole_file(&two.id, layer, &made).unwrap();
+        assert!(!store.is_in_chunks_only(layer).unwrap() && !store.chunk_totals(layer).unwrap().unwrap().only_chunks);
+    }
+    assert_eq!(fs::read(&file).unwrap(), before);
+    assert_eq!(problems(&store, &two), Vec::<String>::new());
+    // A file that is lost is no file that was removed.
+    fs::remove_file(&file).unwrap();
+    assert!(!store.is_in_chunks_only(layer).unwrap() && store.image(&two.id).unwrap().is_none());
+    assert!(problems(&store, &two).iter().any(|problem| problem.ends_with(".squash is not there")));
+}
+
+#[test]
+fn chunks_that_do_not_give_the_file_are_found() {
+    let (_directory, store) = store();
+    let [_, two] = two(&store);
+    chunk(&store, &two, false).unwrap();
+    let [base, top] = [0, 1].map(|at| store.root().join(two.layers[at].chunk_index_path()));
+    store.check_chunks(&two.layers[0]).unwrap();
+    let right = fs::read(&base).unwrap();
+    fs::copy(&top, &base).unwrap();
+    let error = store.check_chunks(&two.layers[0]).unwrap_err().to_string();
+    assert!(error.contains("its chunks do not give the layer's file"), "{error}");
+    fs::write(&base, right).unwrap();
+    store.remove_whole_files(&store.ids_with("").unwrap().into_iter().collect()).unwrap();
+    fs::copy(&top, &base).unwrap();
+    let found = problems(&store, &two);
+    assert!(matches!(&found[..], [one] if one.contains(".caibx is corrupt: its chunks do not give")), "{found:?}");
+    for chunk in chunks(&store) {
+        fs::remove_file(chunk).unwrap();
+    }
+    let made = store.temporary().join("made");
+    let error = store.make_file(&two.layers[1].chunk_index_path(), two.layers[1].squashfs_sha256, &made).unwrap_err();
+    assert!(error.to_string().contains(".cacnk is not there"), "{error}");
+    assert!(problems(&store, &two).iter().any(|problem| problem.contains("chunks that cannot be used")));
 }
