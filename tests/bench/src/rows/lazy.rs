@@ -22,8 +22,9 @@ pub(super) const ROW: Row = Row { id: "lazy_fetched", measure };
 const FETCHED: &str = "chunks that `import numpy` reads / all chunks of the image";
 const FETCHED_SHELL: &str = "chunks that a shell reads / all chunks of the image";
 const FETCHED_MORE: &str = "chunks that a shell and then `import numpy, json, ssl` read / all chunks";
-/// For each latency: a start with a trace, a start without, and reading all files; each / copying the image and doing the same.
-const STARTS: [(u32, [Line; 3]); 3] = [
+/// For each latency: a start with a trace, a start without, reading all files, and a web application's first answer; each / copying the
+/// image and doing the same.
+const STARTS: [(u32, [Line; 4]); 3] = [
     (
         0,
         [
@@ -34,6 +35,7 @@ const STARTS: [(u32, [Line; 3]); 3] = [
                 "step that reads all files, chunks with a trace / whole files copied first",
                 Some(1.2),
             ),
+            ("lazy_ready_0ms", "step until a web application answers, chunks / whole files copied first", Some(1.2)),
         ],
     ),
     (
@@ -42,6 +44,7 @@ const STARTS: [(u32, [Line; 3]); 3] = [
             ("lazy_start_1ms", "as above with 1 ms before each answer", Some(0.35)),
             ("lazy_start_untraced_1ms", "the same without a trace", Some(1.0)),
             ("lazy_full_read_1ms", "step that reads all files, 1 ms", Some(1.2)),
+            ("lazy_ready_1ms", "step until a web application answers, 1 ms", Some(1.2)),
         ],
     ),
     (
@@ -50,6 +53,7 @@ const STARTS: [(u32, [Line; 3]); 3] = [
             ("lazy_start_10ms", "as above with 10 ms before each answer", Some(0.5)),
             ("lazy_start_untraced_10ms", "the same without a trace", None),
             ("lazy_full_read_10ms", "step that reads all files, 10 ms", Some(1.2)),
+            ("lazy_ready_10ms", "step until a web application answers, 10 ms", Some(1.2)),
         ],
     ),
 ];
@@ -59,6 +63,12 @@ type Line = (&'static str, &'static str, Option<f64>);
 pub(super) const IMAGE: &str = "numpy";
 const IMPORT: &str = "python3 -c 'import numpy'";
 const READ_ALL: &str = "find / -xdev -type f -exec cat {} + >/dev/null 2>&1 || true";
+/// A web application that gets one answer and ends. Nothing of it is in the trace but Python itself.
+const ANSWER: &str = "python3 -c 'import http.server as h, os, threading, urllib.request as u
+os.chdir(\"/\")
+s = h.HTTPServer((\"127.0.0.1\", 0), h.SimpleHTTPRequestHandler)
+threading.Thread(target=s.serve_forever, daemon=True).start()
+assert u.urlopen(f\"http://127.0.0.1:{s.server_port}/\", timeout=60).status == 200'";
 /// What a node gets of the source, in bytes a second: so little that the machine's own speed hardly matters.
 const RATE: &str = "25000000";
 const ROUNDS: usize = 5;
@@ -172,6 +182,8 @@ impl<'a> Images<'a> {
                 (Way::Chunks(false), IMPORT),
                 (Way::Copy, READ_ALL),
                 (Way::Chunks(true), READ_ALL),
+                (Way::Copy, ANSWER),
+                (Way::Chunks(true), ANSWER),
             ];
             let mut times = vec![Vec::new(); ways.len()];
             for _ in 0..rounds {
@@ -182,17 +194,19 @@ impl<'a> Images<'a> {
             let ratio = |one: usize, other: usize| {
                 Summary::of(times[one].iter().zip(&times[other]).map(|(one, other)| one / other))
             };
-            for ((id, what, target), summary) in lines.into_iter().zip([ratio(1, 0), ratio(2, 0), ratio(4, 3)]) {
+            for ((id, what, target), summary) in
+                lines.into_iter().zip([ratio(1, 0), ratio(2, 0), ratio(4, 3), ratio(6, 5)])
+            {
                 let figure = Figure::new(id, what, summary, "");
                 figures.push(if let Some(target) = target { figure.at_most(target) } else { figure });
             }
             let medians: Vec<String> =
                 times.iter().map(|times| format!("{:.2}", Summary::of(times.iter().copied()).median)).collect();
-            let [copy, traced, untraced, read, lazy_read] = &medians[..] else { continue };
+            let [copy, traced, untraced, read, lazy_read, answer, lazy_answer] = &medians[..] else { continue };
             let _ = write!(
                 note,
                 " {latency} ms: start {copy} s copied, {traced} s with a trace, {untraced} s without; all files {read} s copied, \
-                 {lazy_read} s in chunks."
+                 {lazy_read} s in chunks; web answer {answer} s copied, {lazy_answer} s in chunks."
             );
         }
         Ok(note)
