@@ -6,6 +6,7 @@ use parallax_config::Lazy;
 
 use crate::source::directory::DirectorySource;
 use crate::source::http::{HttpError, HttpOptions, HttpSource};
+use crate::source::s3::{S3Options, S3Source, SCHEME};
 use crate::source::{Counted, Sources};
 
 /// Returns the configured chunk stores, in their order.
@@ -14,9 +15,18 @@ use crate::source::{Counted, Sources};
 /// [`HttpError`].
 pub fn sources(config: &Lazy) -> Result<Sources, HttpError> {
     let options = HttpOptions { ca_file: config.ca_file().map(Path::to_owned), ..HttpOptions::default() };
+    let set = |value: &String| Some(value.clone()).filter(|value| !value.is_empty());
+    let s3 = S3Options {
+        endpoint: set(&config.s3_endpoint),
+        region: set(&config.s3_region),
+        virtual_host: !config.s3_path_style,
+        credentials: config.s3_credentials().map(Path::to_owned),
+    };
     let source = |name: &String| {
         Ok(if name.starts_with('/') {
             Counted::new(DirectorySource::new(Path::new(name)))
+        } else if name.starts_with(SCHEME) {
+            Counted::new(S3Source::new(name, &s3, &options)?)
         } else {
             Counted::new(HttpSource::new(name, &options)?)
         })

@@ -65,6 +65,7 @@ impl Node {
             reads: self.queue.read_status(),
             layers: self.layers.status(),
             sources: configured.chain(beside.values().map(|source| source.status())).collect(),
+            error: self.sources.as_ref().err().map(ToString::to_string),
         }
     }
 }

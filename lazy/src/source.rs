@@ -2,10 +2,11 @@
 
 pub(crate) mod directory;
 pub(crate) mod http;
+pub(crate) mod s3;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use parallax_chunks::{Algorithm, ChunkId, decode};
 use parallax_lazy_file::status::SourceStatus;
@@ -22,6 +23,9 @@ pub enum SourceError {
     /// The source may return it later: it is down, or busy.
     #[error("{0}")]
     Temporary(String),
+    /// The source denies access.
+    #[error("{0}")]
+    Denied(String),
     /// The source refuses it, and asking again does not help.
     #[error("{0}")]
     Permanent(String),
@@ -56,13 +60,21 @@ pub struct Counted {
     chunks: AtomicU64,
     bytes: AtomicU64,
     failures: AtomicU64,
+    /// The reason of the last failure.
+    reason: Mutex<Option<String>>,
 }
 
 impl Counted {
     /// Begins to count.
     pub fn new(source: impl Source + 'static) -> Arc<Self> {
         let none = || AtomicU64::new(0);
-        Arc::new(Self { source: Box::new(source), chunks: none(), bytes: none(), failures: none() })
+        Arc::new(Self {
+            source: Box::new(source),
+            chunks: none(),
+            bytes: none(),
+            failures: none(),
+            reason: Mutex::default(),
+        })
     }
 
     /// Returns what was counted.
@@ -70,7 +82,8 @@ impl Counted {
     pub fn status(&self) -> SourceStatus {
         let [chunks, bytes, failures] =
             [&self.chunks, &self.bytes, &self.failures].map(|count| count.load(Ordering::Relaxed));
-        SourceStatus { name: self.source.name().to_owned(), chunks, bytes, failures }
+        let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        SourceStatus { name: self.source.name().to_owned(), chunks, bytes, failures, reason }
     }
 }
 
@@ -120,6 +133,7 @@ impl Sources {
                     },
                 };
                 counted.failures.fetch_add(1, Ordering::Relaxed);
+                *counted.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.clone());
                 reasons.push(format!("{}: {reason}", source.name()));
                 break;
             }
@@ -133,8 +147,6 @@ impl Sources {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use parallax_chunks::compress;
 
     use super::*;

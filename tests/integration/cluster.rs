@@ -9,6 +9,7 @@ use crate::Listed;
 mod access;
 mod archives;
 mod backend;
+mod bucket;
 mod calls;
 mod chunks;
 mod comparison;
@@ -113,6 +114,7 @@ const FILES: &[&[Listed]] = &[
     security::TESTS,
     reload::TESTS,
     lazy::TESTS,
+    bucket::TESTS,
     lookups::TESTS,
     userns::TESTS,
     named::TESTS,

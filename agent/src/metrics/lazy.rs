@@ -124,13 +124,15 @@ mod tests {
     fn the_state_of_parallax_lazy_is_in_the_text() {
         let layer = LayerStatus { sha256: Sha256::from([1; 32]), size: 9, there: 3, waits: false, failed: None };
         let waiting = LayerStatus { waits: true, ..layer.clone() };
-        let source = |name: &str| SourceStatus { name: name.to_owned(), chunks: 7, bytes: 1000, failures: 2 };
+        let source =
+            |name: &str| SourceStatus { name: name.to_owned(), chunks: 7, bytes: 1000, failures: 2, reason: None };
         let status = WorkerStatus {
             version: "1".to_owned(),
             cache: CacheStatus { used: 3000, limit: 4000, shared_chunks: 3 },
             reads: ReadStatus { cached: 90, fetched: 10, chunks_in_progress: 4 },
             layers: vec![layer.clone(), layer, waiting],
             sources: vec![source("https://user:word@host/a@b"), source("/shared/store")],
+            error: None,
         };
         let registry = Registry::new();
         let metrics = LazyMetrics::new(&registry).unwrap();

@@ -12,11 +12,22 @@ section! {
         enabled: bool = false;
         /// Socket of parallax-lazy: an absolute path in a directory that only root can write.
         socket: PathBuf = PathBuf::from("/run/parallax-lazy.sock");
-        /// Chunk stores, in the order in which they are asked: `http://` and `https://` URLs, and absolute paths. The chunk store beside a
-        /// layer's index is asked last.
+        /// Chunk stores, in the order in which they are asked: `http://` and `https://` URLs, `s3://BUCKET/PREFIX`, and absolute paths. The
+        /// chunk store beside a layer's index is asked last.
         sources: Vec<String> = Vec::new(), example "[\"https://images.site/layers/default.castr\"]";
         /// File with the certificates of the authorities that sign those of the servers, in PEM format. Empty: the system's.
         ca_file: PathBuf = PathBuf::new();
+        /// URL of the server of `s3://` chunk stores: `http://` or `https://`, and a host. Empty: `AWS_ENDPOINT_URL_S3` or
+        /// `AWS_ENDPOINT_URL` of the environment, else Amazon's.
+        s3_endpoint: String = String::new(), example "\"https://s3.site:9000\"";
+        /// Region of the buckets. Empty: `AWS_REGION` or `AWS_DEFAULT_REGION` of the environment, else `us-east-1`.
+        s3_region: String = String::new();
+        /// Whether the bucket is the first part of the path of requests. If false, it is the first part of the host's name.
+        s3_path_style: bool = true;
+        /// File with the credentials for buckets, in the format of AWS's tools, to which only the account of parallax-lazy and its group
+        /// have access. Empty: `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, `AWS_SHARED_CREDENTIALS_FILE`, or `~/.aws/credentials`;
+        /// without these, requests are not signed.
+        s3_credentials: PathBuf = PathBuf::new();
         /// Directory for chunks that were fetched. It belongs to the account of parallax-lazy.
         cache: PathBuf = PathBuf::from("/var/cache/parallax-lazy");
         /// Maximum size of the cache in MiB (1 to 1073741824). Layers that are not mounted make room, the one first that was used
@@ -35,6 +46,12 @@ impl Lazy {
         Some(self.ca_file.as_path()).filter(|path| !path.as_os_str().is_empty())
     }
 
+    /// Returns the file with credentials for buckets, if one is configured.
+    #[must_use]
+    pub fn s3_credentials(&self) -> Option<&Path> {
+        Some(self.s3_credentials.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
     pub(crate) fn check(&self) -> Result<(), String> {
         let (size, seconds) = (self.cache_size, self.timeout);
         if !(1..=1 << 30).contains(&size) {
@@ -43,15 +60,22 @@ impl Lazy {
         if !(1..=3600).contains(&seconds) {
             return Err(format!("invalid \"lazy.timeout\": {seconds} is not from 1 to 3600 seconds"));
         }
-        let paths = [self.socket.as_path(), &self.cache].into_iter().chain(self.ca_file());
+        let files = [self.ca_file(), self.s3_credentials()].into_iter().flatten();
+        let paths = [self.socket.as_path(), &self.cache].into_iter().chain(files);
         if let Some(path) = paths.into_iter().find(|path| !path.is_absolute()) {
             return Err(format!("the path \"{}\" is not absolute", path.display()));
         }
-        let is_source = |source: &&String| ["http://", "https://", "/"].iter().any(|begin| source.starts_with(begin));
+        if !self.s3_endpoint.is_empty()
+            && !["http://", "https://"].iter().any(|scheme| self.s3_endpoint.starts_with(scheme))
+        {
+            return Err(format!("invalid \"lazy.s3_endpoint\": \"{}\" is no http(s) URL", self.s3_endpoint));
+        }
+        let begins = ["http://", "https://", "s3://", "/"];
+        let is_source = |source: &&String| begins.iter().any(|begin| source.starts_with(begin));
         match self.sources.iter().find(|source| !is_source(source)) {
-            Some(source) => {
-                Err(format!("invalid \"lazy.sources\": \"{source}\" is neither an http(s) URL nor an absolute path"))
-            }
+            Some(source) => Err(format!(
+                "invalid \"lazy.sources\": \"{source}\" is neither an http(s) or s3 URL nor an absolute path"
+            )),
             None => Ok(()),
         }
     }
@@ -67,6 +91,8 @@ mod tests {
             "socket = \"lazy.sock\"",
             "ca_file = \"ca.pem\"",
             "sources = [\"ftp://images.site\"]",
+            "s3_endpoint = \"s3.site\"",
+            "s3_credentials = \"credentials\"",
             "cache_size = 0",
             "timeout = 3601",
         ] {

@@ -20,6 +20,9 @@ pub struct WorkerStatus {
     pub layers: Vec<LayerStatus>,
     /// The configured chunk stores and those beside indexes, in the order in which they are asked.
     pub sources: Vec<SourceStatus>,
+    /// Why no layer is served: the configured chunk stores cannot be used.
+    #[serde(default)]
+    pub error: Option<String>,
 }
 
 /// The state of the cache.
@@ -70,4 +73,7 @@ pub struct SourceStatus {
     pub bytes: u64,
     /// Number of chunks that it did not return, or not as their ids say.
     pub failures: u64,
+    /// The reason of the last failure.
+    #[serde(default)]
+    pub reason: Option<String>,
 }

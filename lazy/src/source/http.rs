@@ -17,6 +17,8 @@ use super::{Source, SourceError};
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// Number of connections to a server that are kept: about as many as chunks are fetched at a time.
 const MAX_IDLE_CONNECTIONS: usize = 40;
+/// Maximum size in bytes of what is read of an error.
+const MAX_ERROR: u64 = 4096;
 /// Sent to servers.
 const USER_AGENT: &str = concat!("parallax-lazy/", env!("CARGO_PKG_VERSION"));
 
@@ -68,6 +70,12 @@ pub enum HttpError {
     /// Not a URL of a chunk store.
     #[error("invalid URL {0}: must be http:// or https:// with a host, without user, query or fragment")]
     Url(String),
+    /// Not a bucket.
+    #[error("invalid bucket {0}: must be s3://BUCKET/PREFIX, of letters, digits and \"-\", \"_\", \".\", \"~\"")]
+    Bucket(String),
+    /// The credentials cannot be read; the reason.
+    #[error("{0}")]
+    Credentials(String),
     /// Not a URL of a proxy.
     #[error("invalid proxy {0}: must be a URL such as http://proxy.site:3128")]
     Proxy(String),
@@ -81,26 +89,17 @@ pub enum HttpError {
     },
 }
 
-/// The chunks of a URL, such as `https://images.site/layers/default.castr`.
+/// The way to servers.
 #[derive(Debug)]
-pub struct HttpSource {
+pub(crate) struct Client {
     agent: Agent,
-    url: String,
     attempts: u32,
     pause: Duration,
 }
 
-impl HttpSource {
-    /// Returns the source. The server is not asked yet.
-    ///
-    /// # Errors
-    /// [`HttpError`].
-    pub fn new(url: &str, options: &HttpOptions) -> Result<Self, HttpError> {
-        let rest = ["http://", "https://"].iter().find_map(|scheme| url.strip_prefix(scheme));
-        let host = rest.and_then(|rest| rest.split('/').next()).unwrap_or_default();
-        if host.is_empty() || host.contains('@') || url.contains(['?', '#', ' ']) {
-            return Err(HttpError::Url(url.to_owned()));
-        }
+impl Client {
+    /// Makes a client. No server is asked yet.
+    pub(crate) fn new(options: &HttpOptions) -> Result<Self, HttpError> {
         let proxy = match &options.proxy {
             HttpProxy::Environment => Proxy::try_from_env(),
             HttpProxy::Direct => None,
@@ -122,33 +121,19 @@ impl HttpSource {
             .timeout_connect(Some(options.connect_timeout))
             .timeout_global(Some(options.timeout))
             .build();
-        let (attempts, pause) = (options.attempts.max(1), options.pause);
-        Ok(Self { agent: config.new_agent(), url: url.trim_end_matches('/').to_owned(), attempts, pause })
+        Ok(Self { agent: config.new_agent(), attempts: options.attempts.max(1), pause: options.pause })
     }
 
-    /// Asks once.
-    fn ask(&self, url: &str, max: usize) -> Result<Vec<u8>, SourceError> {
-        let mut response = self.agent.get(url).call().map_err(|error| failure(&error))?;
-        match response.status().as_u16() {
-            200 => {
-                let body = response.body_mut().with_config().limit(max as u64);
-                body.read_to_vec().map_err(|error| failure(&error))
-            }
-            404 | 410 => Err(SourceError::NotFound),
-            status @ (408 | 425 | 429 | 500 | 502..=504) => {
-                Err(SourceError::Temporary(format!("HTTP status {status}")))
-            }
-            status => Err(SourceError::Permanent(format!("HTTP status {status}"))),
-        }
-    }
-}
-
-impl Source for HttpSource {
-    fn file(&self, id: &ChunkId, max: usize) -> Result<Vec<u8>, SourceError> {
-        let url = format!("{}/{}", self.url, id.path());
+    /// Gets at most `max` bytes from a URL, with these headers. A server that does not answer or is busy is asked again.
+    pub(crate) fn get(
+        &self,
+        url: &str,
+        max: usize,
+        headers: impl Fn() -> Vec<(String, String)>,
+    ) -> Result<Vec<u8>, SourceError> {
         let mut pause = self.pause;
         for _ in 1..self.attempts {
-            match self.ask(&url, max) {
+            match self.ask(url, max, headers()) {
                 Err(SourceError::Temporary(_)) => {}
                 answer => return answer,
             }
@@ -156,7 +141,66 @@ impl Source for HttpSource {
             thread::sleep(pause.mul_f64(fastrand::f64() + 0.5));
             pause = (pause * 2).min(MAX_PAUSE);
         }
-        self.ask(&url, max)
+        self.ask(url, max, headers())
+    }
+
+    /// Asks once.
+    fn ask(&self, url: &str, max: usize, headers: Vec<(String, String)>) -> Result<Vec<u8>, SourceError> {
+        let request =
+            headers.into_iter().fold(self.agent.get(url), |request, (name, value)| request.header(name, value));
+        let mut response = request.call().map_err(|error| failure(&error))?;
+        let status = response.status().as_u16();
+        let mut read = |limit: u64| response.body_mut().with_config().limit(limit).read_to_vec();
+        match status {
+            200 => read(max as u64).map_err(|error| failure(&error)),
+            404 | 410 => Err(SourceError::NotFound),
+            status @ (408 | 425 | 429 | 500 | 502..=504) => {
+                Err(SourceError::Temporary(format!("HTTP status {status}")))
+            }
+            status => {
+                let code = read(MAX_ERROR).ok().and_then(|body| error_code(&body));
+                let text = code
+                    .map_or_else(|| format!("HTTP status {status}"), |code| format!("HTTP status {status} ({code})"));
+                Err(if matches!(status, 401 | 403) { SourceError::Denied(text) } else { SourceError::Permanent(text) })
+            }
+        }
+    }
+}
+
+/// Returns what S3 says in the body of an error: `<Code>SignatureDoesNotMatch</Code>`.
+fn error_code(body: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(body);
+    let (_, rest) = text.split_once("<Code>")?;
+    let (code, _) = rest.split_once("</Code>")?;
+    let is_code = (1..=64).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_code.then(|| code.to_owned())
+}
+
+/// The chunks of a URL, such as `https://images.site/layers/default.castr`.
+#[derive(Debug)]
+pub struct HttpSource {
+    client: Client,
+    url: String,
+}
+
+impl HttpSource {
+    /// Returns the source. The server is not asked yet.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub fn new(url: &str, options: &HttpOptions) -> Result<Self, HttpError> {
+        let rest = ["http://", "https://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+        let host = rest.and_then(|rest| rest.split('/').next()).unwrap_or_default();
+        if host.is_empty() || host.contains('@') || url.contains(['?', '#', ' ']) {
+            return Err(HttpError::Url(url.to_owned()));
+        }
+        Ok(Self { client: Client::new(options)?, url: url.trim_end_matches('/').to_owned() })
+    }
+}
+
+impl Source for HttpSource {
+    fn file(&self, id: &ChunkId, max: usize) -> Result<Vec<u8>, SourceError> {
+        self.client.get(&format!("{}/{}", self.url, id.path()), max, Vec::new)
     }
 
     fn name(&self) -> &str {

@@ -92,7 +92,7 @@ fn what_may_pass_is_tried_again_and_the_rest_is_not() {
 
     let answers: [(Vec<u8>, IsExpected); 4] = [
         (response("404 Not Found", b""), |error| *error == SourceError::NotFound),
-        (response("403 Forbidden", b""), |error| matches!(error, SourceError::Permanent(_))),
+        (response("403 Forbidden", b""), |error| matches!(error, SourceError::Denied(_))),
         (response("206 Partial Content", b"con"), |error| matches!(error, SourceError::Permanent(_))),
         (response("200 OK", &[0; MAX + 1]), |error| matches!(error, SourceError::Permanent(_))),
     ];

@@ -54,8 +54,13 @@ fn answers(status: &WorkerStatus) -> Vec<Check> {
     let finding = format!("parallax-lazy {} runs; {used} of {limit} cached", status.version);
     let mut checks = vec![Check::ok(TOPIC, finding)];
     let failing = status.sources.iter().filter(|source| source.failures > 0 && source.chunks == 0);
+    checks.extend(status.error.iter().map(|error| {
+        let finding = format!("parallax-lazy serves no layer: {error}");
+        Check::problem(TOPIC, finding, "correct it, and systemctl restart parallax-lazy")
+    }));
     checks.extend(failing.map(|source| {
-        let finding = format!("{} returned none of {} chunks", source.name, source.failures);
+        let reason = source.reason.as_deref().unwrap_or("not found");
+        let finding = format!("no chunk of {} came from {}: {reason}", source.failures, source.name);
         Check::warning(TOPIC, finding, "correct \"lazy.sources\", or look at the log of parallax-lazy")
     }));
     checks
@@ -70,17 +75,26 @@ mod tests {
 
     #[test]
     fn a_chunk_store_that_returns_nothing_is_named() {
-        let source = |name: &str, chunks, failures| SourceStatus { name: name.to_owned(), chunks, bytes: 0, failures };
+        let source = |name: &str, chunks, failures| SourceStatus {
+            name: name.to_owned(),
+            chunks,
+            bytes: 0,
+            failures,
+            reason: Some("HTTP status 403".to_owned()),
+        };
         let status = WorkerStatus {
             version: "1".to_owned(),
             cache: CacheStatus { used: 1000, limit: 2000, shared_chunks: 0 },
             reads: ReadStatus::default(),
             layers: Vec::new(),
             sources: vec![source("http://a", 0, 3), source("/b", 5, 1), source("/c", 0, 0)],
+            error: None,
         };
         let checks = answers(&status);
         assert_eq!(checks.iter().map(|check| check.state).collect::<Vec<_>>(), [State::Ok, State::Warning]);
-        assert!(checks[1].finding.contains("http://a returned none of 3 chunks"), "{:?}", checks[1]);
+        assert_eq!(checks[1].finding, "no chunk of 3 came from http://a: HTTP status 403");
+        let broken = WorkerStatus { error: Some("no key".to_owned()), ..WorkerStatus::default() };
+        assert_eq!(answers(&broken)[1].state, State::Problem);
         assert!(check(&Lazy::default(), &[], true).is_empty());
         let config = Lazy { enabled: true, socket: "/nonexistent/socket".into(), ..Lazy::default() };
         for is_root in [false, true] {

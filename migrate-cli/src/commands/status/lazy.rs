@@ -41,8 +41,12 @@ fn table(status: &WorkerStatus) -> String {
         text,
         "reads: {cached} from the cache, {fetched} waited for chunks; {chunks_in_progress} chunks in progress"
     );
-    for SourceStatus { name, chunks, bytes, failures } in &status.sources {
-        let _ = writeln!(text, "{name}: {chunks} chunks, {}, {failures} failures", units::bytes(*bytes));
+    for SourceStatus { name, chunks, bytes, failures, reason } in &status.sources {
+        let last = reason.as_ref().map_or(String::new(), |reason| format!(", the last one: {reason}"));
+        let _ = writeln!(text, "{name}: {chunks} chunks, {}, {failures} failures{last}", units::bytes(*bytes));
+    }
+    if let Some(error) = &status.error {
+        let _ = writeln!(text, "no layer is served: {error}");
     }
     text
 }
@@ -65,13 +69,20 @@ mod tests {
         let waiting = LayerStatus { waits: true, ..layer.clone() };
         let complete = LayerStatus { there: layer.size, ..layer.clone() };
         let failed = LayerStatus { failed: Some("not found".to_owned()), ..waiting.clone() };
-        let source = SourceStatus { name: "http://a".to_owned(), chunks: 7, bytes: 1000, failures: 2 };
+        let source = SourceStatus {
+            name: "http://a".to_owned(),
+            chunks: 7,
+            bytes: 1000,
+            failures: 2,
+            reason: Some("timeout".to_owned()),
+        };
         let status = WorkerStatus {
             version: "1".to_owned(),
             cache: CacheStatus { used: 3_000_000, limit: 4_000_000, shared_chunks: 3 },
             reads: ReadStatus { cached: 90, fetched: 10, chunks_in_progress: 4 },
             layers: vec![layer, waiting, complete, failed],
             sources: vec![source],
+            error: Some("invalid bucket".to_owned()),
         };
         let expected = "LAYER         SIZE     HERE   STATE\n\
                         abababababab  2.00 MB  25 %   arriving\n\
@@ -80,7 +91,8 @@ mod tests {
                         abababababab  2.00 MB  25 %   reading failed: not found\n\
                         cache: 3.00 MB of 4.00 MB, 3 chunks from other layers\n\
                         reads: 90 from the cache, 10 waited for chunks; 4 chunks in progress\n\
-                        http://a: 7 chunks, 1.00 kB, 2 failures\n";
+                        http://a: 7 chunks, 1.00 kB, 2 failures, the last one: timeout\n\
+                        no layer is served: invalid bucket\n";
         assert_eq!(table(&status), expected);
     }
 }
