@@ -143,10 +143,12 @@ impl StepStore {
     #[must_use]
     pub fn with_tar_split(mut self, image: &ImageRecord, root: &str) -> Self {
         let of_layer = |index: usize| image.layers.get(index).map(|layer| (&layer.id, &layer.diff_id));
+        let is_known = |index: usize| image.layers.get(index).is_some_and(|layer| layer.tree.is_none());
         for mount in &self.mounts {
             let id = layout::layer_of_directory(&mount.directory).unwrap_or(&mount.directory);
-            if let Some((_, diff_id)) = of_layer(mount.layer) {
-                let target = format!("{root}/{}", LayerFile::tar_split_path(diff_id));
+            if let Some((layer, diff_id)) = of_layer(mount.layer) {
+                let known = is_known(mount.layer).then(|| LayerFile::tar_split_path(diff_id));
+                let target = format!("{root}/{}", known.unwrap_or_else(|| podmans_tar_split(layer)));
                 self.links.push((podmans_tar_split(id), target));
             }
         }

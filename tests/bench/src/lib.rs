@@ -11,6 +11,7 @@ mod interrupt;
 mod leases;
 mod local_podman;
 mod memory;
+mod metadata_mounts;
 mod overlays;
 mod registry;
 mod report;

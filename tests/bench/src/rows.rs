@@ -10,6 +10,7 @@ mod extra_task;
 mod image_scaling;
 mod lazy;
 mod lazy_reads;
+mod metadata;
 mod migrate;
 mod migrate_rss;
 mod mount_processes;
@@ -62,4 +63,5 @@ pub(crate) const ROWS: &[Row] = &[
     shared_base::FIRST_START,
     served::STORE,
     served::TREE,
+    metadata::ROW,
 ];

@@ -15,7 +15,7 @@ use nix::sys::time::TimeValLike as _;
 use parallax_sys::process::Process;
 use serde::{Deserialize, Serialize};
 
-use super::{bare_container, leases, memory, overlays, slow_server};
+use super::{bare_container, leases, memory, metadata_mounts, overlays, slow_server};
 
 /// What to run, and how often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +113,9 @@ pub(crate) fn run(order: &[String]) -> anyhow::Result<()> {
         [verb, rounds] if verb == "leases" => leases::run(rounds.parse().context("not a number of rounds")?),
         [verb, rounds] if verb == "bare-container" => {
             bare_container::run(rounds.parse().context("not a number of rounds")?)
+        }
+        [verb, image, tree, rounds] if verb == "metadata" => {
+            metadata_mounts::run(Path::new(image), Path::new(tree), rounds.parse().context("not a number of rounds")?)
         }
         [verb, plan] if verb == "overlays" => {
             let plan = serde_json::from_str(plan).context("the plan is malformed")?;

@@ -138,8 +138,14 @@ impl Store {
         let (id, name, is_new) = (&image.id, image.name.to_string(), !images.has(&image.id));
         self.record_pending(id, if is_new { Operation::Adding } else { Operation::Naming }, &[])?;
         self.unpacked_layer(&documents.layer, target)?;
+        self.advise_unpacked(&documents.layer)?;
         if let Some(metadata) = metadata {
-            self.add_layer(&lock, &metadata.file, &metadata.layer_file(documents.diff_id()))?;
+            let file = metadata.layer_file(documents.diff_id());
+            // The directory may have been incomplete when its first metadata image was made.
+            if self.layer(&file.diff_id)?.is_some_and(|there| there.squashfs_sha256 != file.squashfs_sha256) {
+                self.move_to_trash(&self.root().join(LayerFile::squashfs_path(&file.diff_id)))?;
+            }
+            self.add_layer(&lock, &metadata.file, &file)?;
         }
         let layer = Layer {
             id: documents.layer,

@@ -24,6 +24,10 @@ use crate::write::store::Store;
 const ADVICE: &str = "save and push images of this store inside a job step with --parallax-mode=podman: only there Podman can \
                       read the files of their layers";
 
+/// The same for an image that lies unpacked elsewhere: nobody knows the archives of its layers.
+const ADVICE_UNPACKED: &str = "this image lies unpacked in a directory, and its layers' archives are not known: copy it from its \
+                               registry, or put it into a store with parallax migrate";
+
 impl Store {
     /// Moves finished tar-split data into the store, unless it is there.
     pub(crate) fn add_tar_split(&self, squashfs: &Path, layer: &LayerFile) -> Result<(), StoreError> {
@@ -41,16 +45,23 @@ impl Store {
     pub(crate) fn advise(&self, layer_id: &LayerId) -> Result<(), StoreError> {
         let refusal = self.root().join(NO_FILES);
         if !refusal.exists() {
-            let written = refusal_data().context("write", &refusal)?;
+            let written = refusal_data(ADVICE).context("write", &refusal)?;
             replace_file(&self.temporary(), &refusal, &written)?;
         }
         ensure_link(&self.root().join(podmans_tar_split(layer_id)), &format!("../{NO_FILES}"))
     }
+
+    /// Makes Podman print advice when it searches the data of an unpacked image's layer, here and in step stores.
+    pub(crate) fn advise_unpacked(&self, layer_id: &LayerId) -> Result<(), StoreError> {
+        let path = self.root().join(podmans_tar_split(layer_id));
+        let data = refusal_data(ADVICE_UNPACKED).context("write", &path)?;
+        replace_file(&self.temporary(), &path, &data)
+    }
 }
 
-fn refusal_data() -> std::io::Result<Vec<u8>> {
+fn refusal_data(advice: &str) -> std::io::Result<Vec<u8>> {
     // A file of one byte, so that its content is asked for; the checksum is never looked at.
-    let entry = serde_json::json!({"type": 1, "name": ADVICE, "size": 1, "payload": "AAAAAAAAAAA=", "position": 0});
+    let entry = serde_json::json!({"type": 1, "name": advice, "size": 1, "payload": "AAAAAAAAAAA=", "position": 0});
     let mut data = GzEncoder::new(Vec::new(), Compression::default());
     writeln!(data, "{entry}")?;
     data.finish()
@@ -64,11 +75,13 @@ mod tests {
 
     #[test]
     fn the_advice_is_the_name_of_a_file() {
-        let mut text = String::new();
-        flate2::read::GzDecoder::new(&refusal_data().unwrap()[..]).read_to_string(&mut text).unwrap();
-        let entry: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let name = entry["name"].as_str().unwrap();
-        assert!(name.len() <= 255 && !name.contains(['/', '\n']) && !name.contains("  "), "{name}");
-        assert_eq!((&entry["type"], &entry["size"]), (&1.into(), &1.into()));
+        for advice in [ADVICE, ADVICE_UNPACKED] {
+            let mut text = String::new();
+            flate2::read::GzDecoder::new(&refusal_data(advice).unwrap()[..]).read_to_string(&mut text).unwrap();
+            let entry: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let name = entry["name"].as_str().unwrap();
+            assert!(name.len() <= 255 && !name.contains(['/', '\n']) && !name.contains("  "), "{name}");
+            assert_eq!((&entry["type"], &entry["size"]), (&1.into(), &1.into()));
+        }
     }
 }

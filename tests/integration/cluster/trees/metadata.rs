@@ -121,7 +121,7 @@ fn podman_has_it_with_its_owners(cluster: &Cluster) -> anyhow::Result<()> {
         let script = format!(
             "podman run --rm {NAME} sh -c \"$LOOK\"; podman run --rm --userns=keep-id {NAME} sh -c 'id -u; stat -c %u /var/theirs'
              printf 'FROM {NAME}\\nRUN echo built >> /etc/secret\\n' | podman build -q -t built - >/dev/null
-             podman run --rm built cat /etc/secret"
+             podman run --rm built cat /etc/secret; podman save -q -o $HOME/saved {NAME} 2>&1 | grep -o 'put it into a store.*migrate'"
         );
         let look = format!("LOOK={LOOK}");
         let done =
@@ -129,7 +129,10 @@ fn podman_has_it_with_its_owners(cluster: &Cluster) -> anyhow::Result<()> {
         let at = done.stdout.match_indices('\n').nth(SEEN.len() - 1).map_or(0, |(at, _)| at + 1);
         let (seen, rest) = done.stdout.split_at(at);
         check_seen(&Done { stdout: seen.to_owned(), ..done.clone() })?;
-        ensure!(rest.lines().eq(["1001", "33", "secret", "built"]), "{done:?}");
+        ensure!(
+            rest.lines().eq(["1001", "33", "secret", "built", "put it into a store with parallax migrate"]),
+            "{done:?}"
+        );
         Ok(())
     })
 }
