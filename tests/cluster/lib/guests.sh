@@ -13,10 +13,17 @@ guest_rootfs() {
     printf '%s\n' "$cluster_cache/rootfs-guest-$1"
 }
 
+# Prints the packages of a guest, separated by commas.
+guest_packages() {
+    local more=$here/guest-packages-$1
+    package_list "$here/guest-packages"
+    [[ ! -e $more ]] || printf ',%s' "$(package_list "$more")"
+}
+
 # Prints what decides how a guest's root file system comes out; a change of it means a new build.
 guest_key() {
     {
-        package_list "$here/guest-packages"
+        guest_packages "$1"
         declare -f build_guest bootstrap_debian users_hook
     } | sha256sum | cut -d' ' -f1
 }
@@ -24,7 +31,7 @@ guest_key() {
 guest_is_current() {
     local key
     key=$(guest_rootfs "$1")/.key
-    [[ -e $key && $(<"$key") == "$(guest_key)" ]]
+    [[ -e $key && $(<"$key") == "$(guest_key "$1")" ]]
 }
 
 # The users of the nodes, for the same reasons (see rootfs.sh).
@@ -41,10 +48,10 @@ build_guest() {
     directory=$(guest_rootfs "$suite")
     rm -rf --one-file-system "$directory".??????
     bootstrap_debian "$suite" "$directory" \
-        --variant=apt --include="$(package_list "$here/guest-packages")" \
+        --variant=apt --include="$(guest_packages "$suite")" \
         --customize-hook="chroot \"\$1\" sh -euc '$(users_hook)'" \
         --customize-hook="rm -rf \"\$1\"/var/lib/apt/lists \"\$1\"/var/cache/apt \"\$1\"/usr/share/doc" \
-        --customize-hook="echo $(guest_key) >\"\$1/.key\""
+        --customize-hook="echo $(guest_key "$suite") >\"\$1/.key\""
 }
 
 # Builds those of the guests' root file systems that are not current, all at once. Who comes second
@@ -87,4 +94,6 @@ cluster_guest() {
     fi
     root=/proc/$(node_pid "$suite")/root
     install_file "$built/parallax-mount-program" "$root/usr/libexec/parallax/parallax-mount-program"
+    # For migrations with erofs-utils of that Debian.
+    install_file "$built/parallax" "$root/usr/bin/parallax"
 }
