@@ -10,6 +10,7 @@ use std::thread::available_parallelism;
 
 use anyhow::{Context as _, bail, ensure};
 use parallax_chunks::{Algorithm, ChunkId, Cutter, Index, Parameters, split};
+use parallax_format::LayerFormat;
 use parallax_format::digest::ImageId;
 use parallax_format::record::{ImageRecord, LayerRecord};
 use parallax_store::hash::Digester;
@@ -68,7 +69,15 @@ impl<'a> Chunking<'a> {
         }
         let mut done = Chunked::default();
         let mut files = BTreeSet::new();
-        for layer in record.layers.iter().filter(|layer| files.insert(layer.squashfs_path())) {
+        if let Some(layer) = record.layers.iter().find(|layer| layer.format != LayerFormat::Squashfs) {
+            bail!(
+                "the layer {} is in the store in {} alone, and only SquashFS files are cut into chunks; migrate the image with \
+                 --format squashfs too",
+                layer.diff_id.short(),
+                layer.format.title()
+            );
+        }
+        for layer in record.layers.iter().filter(|layer| files.insert(layer.file_path())) {
             done.files += 1;
             // One layer after another, also of several images.
             let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
@@ -91,7 +100,7 @@ impl<'a> Chunking<'a> {
     }
 
     fn layer(&self, record: &ImageRecord, layer: &LayerRecord, work: &Path) -> anyhow::Result<NewChunks> {
-        let path = self.store.root().join(layer.squashfs_path());
+        let path = self.store.root().join(layer.file_path());
         ensure!(
             !self.store.is_in_chunks_only(layer)?,
             "the store has the layer {} in chunks only; run parallax chunk --whole with the image first",
@@ -160,7 +169,7 @@ pub(crate) fn without_files(id: &ImageId, directory: &Path) -> String {
 pub(crate) fn totals(store: &Store, record: &ImageRecord) -> anyhow::Result<Option<ChunkTotals>> {
     let mut all = ChunkTotals::default();
     let mut files = BTreeSet::new();
-    for layer in record.layers.iter().filter(|layer| files.insert(layer.squashfs_path())) {
+    for layer in record.layers.iter().filter(|layer| files.insert(layer.file_path())) {
         let Some(totals) = store.chunk_totals(layer)? else { return Ok(None) };
         all.chunks = all.chunks.saturating_add(totals.chunks);
         all.stored = all.stored.saturating_add(totals.stored);

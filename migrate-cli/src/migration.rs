@@ -13,14 +13,15 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::bail;
 use parallax_format::digest::{DiffId, Digest, ImageId};
-use parallax_format::{ImageName, layout};
-use parallax_layers::Mksquashfs;
+use parallax_format::{ImageName, LayerFormat, layout};
+use parallax_layers::{ConvertError, Maker, MkfsErofs, Mksquashfs};
 use parallax_store::{Collection, LayerFile, NewImage, OwnFiles, Store, StoreError};
 use serde::Serialize;
 
 pub(crate) use settings::compression;
-pub use settings::{Settings, SettingsOptions};
+pub use settings::{Formats, Settings, SettingsOptions};
 
 use crate::image::Image;
 use crate::interrupt::{self, Guarded};
@@ -31,7 +32,7 @@ use shared::{Once, Slots};
 /// Maximum number of attempts if layers disappear meanwhile, with images that other processes remove.
 const ATTEMPTS: u32 = 3;
 
-/// A finished SquashFS file and its properties.
+/// A finished file of a layer and its properties.
 type Finished = (PathBuf, LayerFile);
 
 /// One call of `parallax migrate`.
@@ -41,8 +42,9 @@ pub struct Migration<'a> {
     settings: Settings,
     progress: &'a Progress,
     slots: Slots,
-    tool: Mutex<Option<Mksquashfs>>,
-    /// The layers that were converted, by diffID.
+    mksquashfs: Mutex<Option<Mksquashfs>>,
+    mkfs_erofs: Mutex<Option<MkfsErofs>>,
+    /// The files that were made, by [`file_name`] or the id of the layer that has one for itself.
     made: Once<Finished>,
     /// The working directory, made when the first layer needs it: a call without work changes nothing.
     work: Mutex<Option<Guarded>>,
@@ -78,7 +80,8 @@ impl<'a> Migration<'a> {
             settings,
             progress,
             slots,
-            tool: Mutex::new(None),
+            mksquashfs: Mutex::new(None),
+            mkfs_erofs: Mutex::new(None),
             made: Once::new(),
             work: Mutex::new(None),
             warned_unchecked: std::sync::Once::new(),
@@ -96,7 +99,7 @@ impl<'a> Migration<'a> {
     /// If the source or the store fails. The store then has the complete image or nothing of it.
     pub fn bring(&self, source: &Source, name: &ImageName) -> anyhow::Result<Brought> {
         let image = source.image()?;
-        if is_there(self.store, &image, name)? {
+        if self.is_there(&image, name)? {
             return Ok(Brought::unchanged(image));
         }
         refuse_unpacked(self.store, &image.id)?;
@@ -109,7 +112,9 @@ impl<'a> Migration<'a> {
             own.extend(inodes(own_files.values()));
             match self.publish(&image, name, Vec::new(), &finished, &own_files) {
                 Err(StoreError::LayerGone(gone)) if attempt < ATTEMPTS => {
-                    self.made.forget(&gone);
+                    for format in LayerFormat::ALL {
+                        self.made.forget(&file_name(&gone, format));
+                    }
                     attempt += 1;
                 }
                 done => return Ok(self.tidied(done, &own).map(|()| Brought::new(image, &new))?),
@@ -133,16 +138,21 @@ impl<'a> Migration<'a> {
             }
             return Ok(Brought { id, ..brought });
         }
-        let finished = self.flatten(source, &image)?;
-        let (file, layer) = &finished;
+        let flatten = |format: &LayerFormat| self.flatten(source, &image, *format);
+        let files = self.settings.formats.iter().map(flatten).collect::<anyhow::Result<Vec<Finished>>>()?;
+        let [(_, layer), ..] = &files[..] else { bail!("no format was chosen; this is a defect of parallax") };
         let flat = flat::flattened(&image, layer.diff_id, layer.size)?;
         // The image with all its layers may be there too, and keeps its digests.
         let free = digests(&image).filter(|digest| self.leads_to_no_layers(digest)).collect();
-        let new = self.store.layer(&layer.diff_id)?.is_none().then_some((layer.diff_id, layer.squashfs_size));
-        let own = inodes([&finished]);
-        let files = [(file.clone(), layer.clone())];
+        let mut new = BTreeMap::new();
+        for (_, layer) in &files {
+            if self.store.layer_in(&layer.diff_id, layer.format)?.is_none() {
+                *new.entry(layer.diff_id).or_insert(0) += layer.squashfs_size;
+            }
+        }
+        let own = inodes(&files);
         self.tidied(self.publish(&flat, name, free, &files, &OwnFiles::new()), &own)?;
-        Ok(Brought { warnings: image.warnings, ..Brought::new(flat, &new.into_iter().collect()) })
+        Ok(Brought { warnings: image.warnings, ..Brought::new(flat, &new) })
     }
 
     /// Adds names to an image of the store; returns whether any was new.
@@ -247,13 +257,47 @@ impl<'a> Migration<'a> {
         });
     }
 
-    /// Returns mksquashfs, searched when the first layer needs it.
-    fn tool(&self) -> anyhow::Result<Mksquashfs> {
-        let mut tool = self.tool.lock().unwrap_or_else(PoisonError::into_inner);
-        match *tool {
-            Some(found) => Ok(found),
-            None => Ok(*tool.insert(Mksquashfs::find()?)),
+    /// Returns the program that makes files in a format, searched when the first layer needs it.
+    fn maker(&self, format: LayerFormat) -> anyhow::Result<Maker> {
+        Ok(match format {
+            LayerFormat::Squashfs => {
+                Maker::Squashfs(found(&self.mksquashfs, Mksquashfs::find)?, self.settings.squashfs)
+            }
+            LayerFormat::Erofs => Maker::Erofs(found(&self.mkfs_erofs, MkfsErofs::find)?, self.settings.erofs),
+        })
+    }
+
+    /// Returns `true` if the store has the complete image, under this name, with these digests and in the formats that were asked for.
+    fn is_there(&self, image: &Image, name: &ImageName) -> anyhow::Result<bool> {
+        let is_it = |id: Option<ImageId>| id == Some(image.id);
+        let is_there = is_it(self.store.id_of_name(name))
+            && digests(image).all(|digest| is_it(self.store.id_of_digest(&digest)))
+            && self.store.image(&image.id)?.is_some_and(|record| record.tree().is_none());
+        if !is_there || !self.settings.asked_formats {
+            return Ok(is_there);
         }
+        for (layer, id) in image.layers.iter().zip(image.chain_ids()) {
+            for format in self.settings.formats {
+                if self.store.layer_in(&layer.diff_id, *format)?.is_none() && self.store.own_file(&id)?.is_none() {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Returns the name of an unfinished file.
+fn file_name(diff_id: &DiffId, format: LayerFormat) -> String {
+    format!("{diff_id}.{}", layout::extension_of(format))
+}
+
+/// Returns a program that was found before, or searches it.
+fn found<T: Copy>(known: &Mutex<Option<T>>, find: impl FnOnce() -> Result<T, ConvertError>) -> Result<T, ConvertError> {
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    match *known {
+        Some(found) => Ok(found),
+        None => Ok(*known.insert(find()?)),
     }
 }
 
@@ -301,12 +345,4 @@ fn refuse_unpacked(store: &Store, id: &ImageId) -> anyhow::Result<()> {
             directory.display()
         ),
     }
-}
-
-/// Returns `true` if the store has the complete image, under this name and with these digests.
-fn is_there(store: &Store, image: &Image, name: &ImageName) -> anyhow::Result<bool> {
-    let is_it = |id: Option<ImageId>| id == Some(image.id);
-    Ok(is_it(store.id_of_name(name))
-        && digests(image).all(|digest| is_it(store.id_of_digest(&digest)))
-        && store.image(&image.id)?.is_some_and(|record| record.tree().is_none()))
 }

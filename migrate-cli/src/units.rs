@@ -43,7 +43,7 @@ pub(crate) fn total(sizes: impl IntoIterator<Item = u64>) -> u64 {
 /// Returns the sizes of an image in bytes: of its unpacked layers, and of their SquashFS files, each once.
 pub(crate) fn sizes(record: &ImageRecord) -> (u64, u64) {
     let files: BTreeMap<String, u64> =
-        record.layers.iter().map(|layer| (layer.squashfs_path(), layer.squashfs_size)).collect();
+        record.layers.iter().map(|layer| (layer.file_path(), layer.squashfs_size)).collect();
     (total(record.layers.iter().map(|layer| layer.size)), total(files.into_values()))
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn remove(store: &Store, images: &BTreeSet<ImageId>, progress: &Progr
         let record = own_record(store, id)?;
         ensure!(record.tree().is_none(), "the image {} lies unpacked, and its file is needed", id.short());
         for layer in record.layers {
-            if !store.is_in_chunks_only(&layer)? && seen.insert(layer.squashfs_path()) {
+            if !store.is_in_chunks_only(&layer)? && seen.insert(layer.file_path()) {
                 let short = layer.diff_id.short();
                 ensure!(store.chunk_totals(&layer)?.is_some(), "the layer {short} has no chunks, so its file stays");
                 store.check_chunks(&layer).with_context(|| {
@@ -54,7 +54,7 @@ pub(crate) fn restore(store: &Store, id: &ImageId, progress: &Progress) -> anyho
     let mut missing: Vec<&LayerRecord> = Vec::new();
     let mut seen = BTreeSet::new();
     for layer in &record.layers {
-        if store.is_in_chunks_only(layer)? && seen.insert(layer.squashfs_path()) {
+        if store.is_in_chunks_only(layer)? && seen.insert(layer.file_path()) {
             missing.push(layer);
         }
     }

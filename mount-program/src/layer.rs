@@ -1,7 +1,7 @@
 //! Kinds of lower directories: a layer in a SquashFS file, or a plain directory.
 //!
 //! A layer's SquashFS file, its sidecar, is `overlay/l/<LINK>.squash`: `parallax migrate` and the Go tool make it a symbolic
-//! link, podman-hpc a regular file. Podman names a layer `…/overlay/l/<LINK>` or `…/overlay/<ID>/diff`; in the second form
+//! link, podman-hpc a regular file. A layer that the store has in EROFS alone has `overlay/l/<LINK>.erofs` instead. Podman names a layer `…/overlay/l/<LINK>` or `…/overlay/<ID>/diff`; in the second form
 //! `<ID>/link` contains the link.
 //!
 //! The directory of a layer in a SquashFS file is an empty placeholder: empty, except for the Go tool's marker. A placeholder
@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use parallax_file_system::Kind;
 use parallax_format::layout;
 use parallax_format::squashfs::{MAGIC, Superblock};
+use parallax_format::{LayerFormat, erofs};
 use rustix::fs::{OFlags, fstatfs};
 
 /// Prefix of the name of the marker file that the Go tool leaves in a layer's directory.
@@ -34,7 +35,7 @@ pub(crate) struct Layer {
 /// Location of a layer's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// In this SquashFS file.
+    /// In this SquashFS or EROFS file.
     Squashfs(Sidecar),
     /// In this directory.
     Directory {
@@ -55,9 +56,11 @@ impl Source {
     }
 }
 
-/// A SquashFS file.
+/// A SquashFS or EROFS file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sidecar {
+    /// Its format.
+    pub format: LayerFormat,
     /// Its path, absolute.
     pub path: PathBuf,
     /// Identity of the file.
@@ -147,7 +150,7 @@ pub(crate) fn file(path: &Path) -> Result<Sidecar, LayerError> {
         only_chunks @ LayerError::OnlyChunks(_) if error.kind() == ErrorKind::NotFound => only_chunks,
         _ => unreadable(error),
     });
-    match squashfs(opened?, path.to_owned())?.source {
+    match in_file(opened?, path.to_owned(), LayerFormat::Squashfs)?.source {
         Source::Squashfs(sidecar) => Ok(sidecar),
         Source::Directory { .. } => Err(unreadable(ErrorKind::IsADirectory.into())),
     }
@@ -166,7 +169,14 @@ fn layer(lower: &Path) -> Result<Layer, LayerError> {
     let Some(place) = place(lower)? else { return directory(lower, None) };
     let sidecar = place.sidecar;
     match open(&sidecar) {
-        Ok(file) => squashfs(file, sidecar),
+        Ok(file) => in_file(file, sidecar, LayerFormat::Squashfs),
+        Err(error) if error.kind() == ErrorKind::NotFound && is_erofs(&sidecar) => {
+            let sidecar = sidecar.with_extension(layout::EROFS);
+            match open(&sidecar) {
+                Ok(file) => in_file(file, sidecar, LayerFormat::Erofs),
+                Err(cause) => Err(LayerError::Unreadable { path: sidecar, cause }),
+            }
+        }
         Err(error) if error.kind() == ErrorKind::NotFound && is_mapped_by_podman(lower) => {
             Err(LayerError::MappedByPodman(lower.to_owned()))
         }
@@ -184,6 +194,11 @@ fn layer(lower: &Path) -> Result<Layer, LayerError> {
         }
         Err(cause) => Err(LayerError::Unreadable { path: sidecar, cause }),
     }
+}
+
+/// Whether there is an EROFS file, and no trace of a SquashFS file.
+fn is_erofs(sidecar: &Path) -> bool {
+    !sidecar.is_symlink() && sidecar.with_extension(layout::EROFS).exists()
 }
 
 /// The error of a layer whose file is missing. It may have an index of chunks: beside that file, or in the layer's directory.
@@ -245,12 +260,12 @@ fn directory(path: &Path, hollow_in: Option<PathBuf>) -> Result<Layer, LayerErro
     Ok(Layer { source, identity: (metadata.dev(), metadata.ino()) })
 }
 
-fn squashfs(file: File, sidecar: PathBuf) -> Result<Layer, LayerError> {
+fn in_file(file: File, sidecar: PathBuf, format: LayerFormat) -> Result<Layer, LayerError> {
     let mut superblock = Vec::new();
     let read = |file: &File| -> io::Result<(fs::Metadata, Vec<u8>)> {
         let metadata = file.metadata()?;
         if metadata.is_file() {
-            file.take(Superblock::BYTES).read_to_end(&mut superblock)?;
+            file.take(Superblock::BYTES.max(erofs::Superblock::BYTES)).read_to_end(&mut superblock)?;
         }
         Ok((metadata, superblock))
     };
@@ -258,7 +273,11 @@ fn squashfs(file: File, sidecar: PathBuf) -> Result<Layer, LayerError> {
         Ok(read) => read,
         Err(cause) => return Err(LayerError::Unreadable { path: sidecar, cause }),
     };
-    if let Some(reason) = fault(metadata.len(), &superblock) {
+    let reason = match format {
+        LayerFormat::Squashfs => fault(metadata.len(), &superblock),
+        LayerFormat::Erofs => erofs_fault(metadata.len(), &superblock),
+    };
+    if let Some(reason) = reason {
         return Err(LayerError::Damaged { sidecar, reason });
     }
     let unreadable = |cause| LayerError::Unreadable { path: sidecar.clone(), cause };
@@ -275,7 +294,7 @@ fn squashfs(file: File, sidecar: PathBuf) -> Result<Layer, LayerError> {
     let path = std::path::absolute(&sidecar).map_err(unreadable)?;
     let store_device = path.parent().map(fs::metadata).transpose().map_err(unreadable)?.map_or(0, |links| links.dev());
     let identity = (stamp.device, stamp.inode);
-    Ok(Layer { source: Source::Squashfs(Sidecar { path, stamp, store_device, shared_file_system }), identity })
+    Ok(Layer { source: Source::Squashfs(Sidecar { format, path, stamp, store_device, shared_file_system }), identity })
 }
 
 /// Returns why a file with this size and these first bytes is invalid; `None` if it is valid.
@@ -284,6 +303,15 @@ fn fault(size: u64, superblock: &[u8]) -> Option<&'static str> {
         Some(superblock) if superblock.bytes_used <= size => None,
         None if !superblock.starts_with(MAGIC) => Some("it is not a SquashFS file"),
         _ => Some("it is truncated"),
+    }
+}
+
+/// The same for an EROFS file.
+fn erofs_fault(size: u64, start: &[u8]) -> Option<&'static str> {
+    match erofs::Superblock::parse(start) {
+        Some(superblock) if superblock.bytes_used <= size => None,
+        Some(_) => Some("it is truncated"),
+        None => Some("it is not an EROFS file"),
     }
 }
 
@@ -312,9 +340,11 @@ fn holds_squashfs(overlay: &Path) -> bool {
     root.join(layout::LAYERS).is_dir()
         || root.join(layout::SQUASH).is_dir()
         || fs::read_dir(overlay.join(layout::LINKS_NAME)).is_ok_and(|links| {
-            links
-                .flatten()
-                .any(|link| Path::new(&link.file_name()).extension().is_some_and(|end| end == layout::SQUASHFS))
+            links.flatten().any(|link| {
+                Path::new(&link.file_name())
+                    .extension()
+                    .is_some_and(|end| end == layout::SQUASHFS || end == layout::EROFS)
+            })
         })
 }
 

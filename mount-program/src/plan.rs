@@ -187,7 +187,8 @@ mod tests {
 
     fn sidecar(name: &str) -> Source {
         let path = format!("{name}.squash").into();
-        Source::Squashfs(Sidecar { path, stamp: Stamp::default(), store_device: 0, shared_file_system: None })
+        let format = parallax_format::LayerFormat::Squashfs;
+        Source::Squashfs(Sidecar { format, path, stamp: Stamp::default(), store_device: 0, shared_file_system: None })
     }
 
     fn overlay(text: &str) -> OverlayPlan {

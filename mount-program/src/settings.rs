@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use parallax_config::{Config, ConfigError, LogLevel, MountProgram};
+use parallax_format::LayerFormat;
 
 use crate::assignments::{self, Assignment, AssignmentError};
 use crate::programs::Programs;
@@ -27,6 +28,8 @@ pub(crate) struct Settings {
     pub squashfuse: Programs,
     /// Arguments for it, before all others.
     pub squashfuse_flags: Vec<OsString>,
+    /// The program that serves EROFS.
+    pub erofsfuse: Programs,
     /// The overlay in user space.
     pub fuse_overlayfs: Programs,
     /// Timeout for the start of each program.
@@ -149,6 +152,7 @@ impl Settings {
                 |program| Programs::named(program, of_section("squashfuse")),
             ),
             squashfuse_flags: flags,
+            erofsfuse: Programs::default_of(&["erofsfuse"]),
             fuse_overlayfs: section.fuse_overlayfs.as_ref().map_or_else(
                 || Programs::default_of(&["fuse-overlayfs"]),
                 |program| Programs::named(program, of_section("fuse_overlayfs")),
@@ -156,6 +160,14 @@ impl Settings {
             timeout: section.start_deadline(),
             log_level: section.log_level.unwrap_or(LogLevel::Info),
             log_file: section.log_file.clone(),
+        }
+    }
+
+    /// Returns the programs that serve files in a format, and their arguments before all others.
+    pub(crate) fn server(&self, format: LayerFormat) -> (&Programs, &[OsString]) {
+        match format {
+            LayerFormat::Squashfs => (&self.squashfuse, &self.squashfuse_flags),
+            LayerFormat::Erofs => (&self.erofsfuse, &[]),
         }
     }
 

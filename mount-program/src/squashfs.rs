@@ -1,4 +1,4 @@
-//! Layers in SquashFS files, each a detached mount.
+//! Layers in SquashFS or EROFS files, each a detached mount.
 
 use std::ffi::OsString;
 use std::io;
@@ -14,7 +14,17 @@ use crate::fuse::{self, FuseError, MountOptions, Program, Server};
 use crate::layer::Sidecar;
 use crate::settings::Settings;
 use crate::share::{self, Name};
+use parallax_format::LayerFormat;
 use parallax_sys::fault;
+
+/// The options of the mount of a layer.
+const fn options(format: LayerFormat) -> MountOptions {
+    let subtype = match format {
+        LayerFormat::Squashfs => "squashfuse_ll",
+        LayerFormat::Erofs => "erofsfuse",
+    };
+    MountOptions { subtype, ..OPTIONS }
+}
 
 const OPTIONS: MountOptions = MountOptions {
     subtype: "squashfuse_ll",
@@ -108,9 +118,10 @@ pub(crate) fn serve<'a>(
 
 /// Returns the layer from a squashfuse that serves it already.
 fn shared<'a>(sidecar: &'a Sidecar, settings: &Settings) -> Option<Layer<'a>> {
-    let connection = Name::new(sidecar, &settings.squashfuse.names, &settings.squashfuse_flags).ok()?.find().ok()?;
+    let (programs, flags) = settings.server(sidecar.format);
+    let connection = Name::new(sidecar, &programs.names, flags).ok()?.find().ok()?;
     // The copy is closed before the first request: it would keep the connection of a process that ends from ending.
-    let mount = fuse::mount(&connection, &OPTIONS).ok()?;
+    let mount = fuse::mount(&connection, &options(sidecar.format)).ok()?;
     Some(Layer { sidecar, mount, server: None })
 }
 
@@ -121,9 +132,10 @@ fn started<'a>(
     found: bool,
     note: &dyn Fn(String),
 ) -> Result<Layer<'a>, LayerMountError> {
+    let (programs, flags) = settings.server(sidecar.format);
     let start = || -> Result<Layer<'a>, FuseError> {
         let socket = if found {
-            let name = Name::new(sidecar, &settings.squashfuse.names, &settings.squashfuse_flags);
+            let name = Name::new(sidecar, &programs.names, flags);
             name.and_then(|name| name.take())
                 .inspect_err(|error| note(format!("{} is not shared: {error}", sidecar.path.display())))
                 .ok()
@@ -131,16 +143,12 @@ fn started<'a>(
             None
         };
         let connection = fuse::connection()?;
-        let mount = fuse::mount(&connection, &OPTIONS).map_err(FuseError::Mount)?;
-        let mut arguments = settings.squashfuse_flags.clone();
+        let mount = fuse::mount(&connection, &options(sidecar.format)).map_err(FuseError::Mount)?;
+        let mut arguments = flags.to_vec();
         // In the foreground, so that the process is the one that was started; its mount tells when it serves.
         arguments.extend([OsString::from("-f"), sidecar.path.clone().into()]);
-        let program = Program {
-            programs: &settings.squashfuse,
-            arguments: &arguments,
-            directory: "/",
-            socket: socket.as_ref().map(AsFd::as_fd),
-        };
+        let program =
+            Program { programs, arguments: &arguments, directory: "/", socket: socket.as_ref().map(AsFd::as_fd) };
         let server = fuse::start(program, &connection)?;
         Ok(Layer { sidecar, mount, server: Some(server) })
     };

@@ -18,6 +18,7 @@ mod concurrent;
 mod container;
 mod daemon;
 mod doctor;
+mod erofs;
 mod errors;
 mod failures;
 pub(crate) mod faults;
@@ -94,6 +95,7 @@ const FILES: &[&[Listed]] = &[
     mount_program::settings::TESTS,
     mount_program::failures::TESTS,
     squashed::TESTS,
+    erofs::TESTS,
     store::TESTS,
     without_locks::TESTS,
     access::TESTS,

@@ -77,6 +77,7 @@ fn store() -> anyhow::Result<(tempfile::TempDir, LayerRecord)> {
         link: link_of_layer(&hex),
         diff_id: hex.parse()?,
         size: 1,
+        format: parallax_format::LayerFormat::Squashfs,
         squashfs_size: 0,
         squashfs_sha256: hex.parse().ok(),
         max_uid: 60_000,
@@ -84,7 +85,7 @@ fn store() -> anyhow::Result<(tempfile::TempDir, LayerRecord)> {
         sidecar: false,
         tree: None,
     };
-    let file = directory.path().join(layer.squashfs_path());
+    let file = directory.path().join(layer.file_path());
     fs::create_dir_all(file.parent().context("no parent")?)?;
     let made = Command::new("mksquashfs").arg(tree.path()).arg(&file).args(["-quiet", "-no-progress"]).output()?;
     Done::from(made).success()?;
@@ -109,7 +110,7 @@ fn a_layer_is_mounted_once_and_goes_with_its_last_holder() -> anyhow::Result<()>
     let table = Arc::new(LayerTable::new(mounts.path().to_owned()));
     let holders: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> =
-            (0..16).map(|_| scope.spawn(|| table.get(&store, &record, &Credentials::root()))).collect();
+            (0..16).map(|_| scope.spawn(|| table.get(&store, &record, &Credentials::root(), false))).collect();
         threads.into_iter().map(thread::ScopedJoinHandle::join).collect()
     });
     let mut layers = Vec::new();
@@ -130,8 +131,8 @@ fn equal_layers_of_two_stores_are_not_mixed_up() -> anyhow::Result<()> {
     let ((one, record), (two, _)) = (store()?, store()?);
     let mounts = tempfile::tempdir()?;
     let table = LayerTable::new(mounts.path().to_owned());
-    let first = table.get(&TrustedStore::open(one.path())?, &record, &Credentials::root())?;
-    let second = table.get(&TrustedStore::open(two.path())?, &record, &Credentials::root())?;
+    let first = table.get(&TrustedStore::open(one.path())?, &record, &Credentials::root(), false)?;
+    let second = table.get(&TrustedStore::open(two.path())?, &record, &Credentials::root(), false)?;
     ensure!(!Arc::ptr_eq(&first, &second), "a layer of one store was taken for another's");
     Ok(())
 }
@@ -142,7 +143,7 @@ fn another_agent_adopts_each_mount_of_a_file() -> anyhow::Result<()> {
     let mounts = tempfile::tempdir()?;
     let store = TrustedStore::open(directory.path())?;
     // Two tables are as two agents, which know nothing of each other's mounts.
-    let mount = || LayerTable::new(mounts.path().to_owned()).get(&store, &record, &Credentials::root());
+    let mount = || LayerTable::new(mounts.path().to_owned()).get(&store, &record, &Credentials::root(), false);
     let (one, two) = (mount()?, mount()?);
     let entries = [one.entry(), two.entry(), one.entry(), two.entry()];
     let later = LayerTable::new(mounts.path().to_owned());
@@ -160,7 +161,7 @@ fn an_id_map_shows_the_users_ids() -> anyhow::Result<()> {
     let (directory, record) = store()?;
     let mounts = tempfile::tempdir()?;
     let table = LayerTable::new(mounts.path().to_owned());
-    let layer = table.get(&TrustedStore::open(directory.path())?, &record, &Credentials::root())?;
+    let layer = table.get(&TrustedStore::open(directory.path())?, &record, &Credentials::root(), false)?;
     let map = [IdRange { inside: 0, outside: 1001, count: 1 }, IdRange { inside: 1, outside: 200_000, count: 50_000 }];
     let namespace = UserNamespace::new(1001, 1001, &map, &map)?;
     let mapped = layer.another_mount()?;
@@ -217,7 +218,7 @@ fn a_mount_namespace_is_newer_than_those_of_all_processors() -> anyhow::Result<(
 
 fn a_file_of_another_owner_is_not_trusted() -> anyhow::Result<()> {
     let (directory, record) = store()?;
-    chown(directory.path().join(record.squashfs_path()), Some(1001), None)?;
+    chown(directory.path().join(record.file_path()), Some(1001), None)?;
     let error = TrustedStore::open(directory.path())?.open_layer(&record).err().context("it was trusted")?;
     ensure!(error.to_string().contains("does not belong to the store's owner"), "{error}");
     Ok(())

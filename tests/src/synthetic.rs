@@ -27,7 +27,7 @@ pub fn add_images(store: &Path, base: &str, count: usize) -> anyhow::Result<()> 
     let base = ImageRecord::parse(&fs::read(store.join(entry))?)?;
     // Not the base's own file: the kernel takes no overlay of two layers that are one.
     let file = store.join("parallax/many.squash");
-    fs::copy(store.join(base.layers.first().context("no layers")?.squashfs_path()), &file)?;
+    fs::copy(store.join(base.layers.first().context("no layers")?.file_path()), &file)?;
     let mut lists = Lists::read(store)?;
     for number in 0..count {
         lists.add(store, &base, &file, number)?;

@@ -43,6 +43,8 @@ pub struct Chosen {
     pub backend: Backend,
     /// The reason, a part of a sentence.
     pub reason: String,
+    /// Whether the kernel is to read EROFS files.
+    pub erofs: bool,
 }
 
 /// The backends of the node, with all that decides the choice.
@@ -132,12 +134,12 @@ impl Backends {
         self.mounts == Mounts::Auto && self.trusts(store) && matches!(self.native, Err(Obstacle::Undecided(..)))
     }
 
-    /// Returns the backend for images of a store.
+    /// Returns the backend for an image of a store; `needs` is the ability that the format of its layers needs besides the usual ones.
     ///
     /// # Errors
     /// The reason, a part of a sentence.
-    pub fn backend(&self, store: &TrustedStore) -> Result<Chosen, String> {
-        self.choose(store.path(), store.owner())
+    pub fn backend(&self, store: &TrustedStore, needs: Option<Ability>) -> Result<Chosen, String> {
+        self.choose(store.path(), store.owner(), needs)
     }
 
     /// Checks whether the images of a store that lie in directories get their metadata images.
@@ -145,7 +147,7 @@ impl Backends {
     /// # Errors
     /// The reason, a part of a sentence.
     pub fn metadata_images(&self, store: &TrustedStore) -> Result<(), String> {
-        let Chosen { backend, reason } = self.backend(store)?;
+        let Chosen { backend, reason, .. } = self.backend(store, None)?;
         if backend != Backend::Native {
             return Err(reason);
         }
@@ -159,7 +161,7 @@ impl Backends {
     /// The reason, a part of a sentence.
     pub fn directory(&self, path: &Path) -> Result<Chosen, String> {
         let reason = || format!("the user opens {} with their own rights", path.display());
-        let chosen = |()| Chosen { backend: Backend::Native, reason: reason() };
+        let chosen = |()| Chosen { backend: Backend::Native, reason: reason(), erofs: false };
         self.findings.directories().map(chosen).map_err(|obstacle| on_this_node(&obstacle))
     }
 
@@ -169,14 +171,17 @@ impl Backends {
         self.trusted.trust(store.owner()) == Trust::Yes
     }
 
-    fn choose(&self, store: &Path, owner: u32) -> Result<Chosen, String> {
+    fn choose(&self, store: &Path, owner: u32, needs: Option<Ability>) -> Result<Chosen, String> {
+        let erofs = self.findings.can(Ability::Erofs).is_ok();
+        let able = || self.native.clone().and_then(|()| needs.map_or(Ok(()), |ability| self.findings.can(ability)));
+        let native_ability = able();
         let (obstacle, native) = if self.mounts == Mounts::Fuse {
             ("the configuration has mounts = \"fuse\"".to_owned(), None)
         } else {
-            match (self.trusted.trust(owner), &self.native) {
+            match (self.trusted.trust(owner), &native_ability) {
                 (Trust::Yes, Ok(())) => {
                     let reason = format!("the node can, and the owner of the store {} is trusted", store.display());
-                    return Ok(Chosen { backend: Backend::Native, reason });
+                    return Ok(Chosen { backend: Backend::Native, reason, erofs });
                 }
                 (Trust::Yes, Err(obstacle)) => (on_this_node(obstacle), Some(obstacle)),
                 (Trust::No, _) => {
@@ -196,7 +201,7 @@ impl Backends {
             return Err(format!("{obstacle}, and the configuration has mounts = \"native\""));
         }
         match &self.fuse {
-            Ok(()) => Ok(Chosen { backend: Backend::Fuse, reason: obstacle }),
+            Ok(()) => Ok(Chosen { backend: Backend::Fuse, reason: obstacle, erofs: false }),
             // An obstacle of both backends is reported once.
             Err(both) if native == Some(both) => Err(obstacle),
             Err(other) => Err(format!("{obstacle}, and {}", on_this_node(other))),
@@ -262,7 +267,7 @@ mod tests {
     #[test]
     fn the_kernel_mounts_what_it_may_and_can() {
         let choose = |backends: &Backends, owner| {
-            backends.choose(Path::new("/s"), owner).map(|chosen| (chosen.backend, chosen.reason))
+            backends.choose(Path::new("/s"), owner, None).map(|chosen| (chosen.backend, chosen.reason))
         };
         let auto = backends(Mounts::Auto, &both());
         let fuse_only = backends(Mounts::Auto, &FUSE);
@@ -280,6 +285,18 @@ mod tests {
     }
 
     #[test]
+    fn an_image_in_erofs_alone_needs_a_kernel_with_erofs() {
+        let choose = |abilities: &[Ability], needs| backends(Mounts::Auto, abilities).choose(Path::new("/s"), 0, needs);
+        let chosen = choose(&both(), None).unwrap();
+        assert!(chosen.backend == Backend::Native && !chosen.erofs);
+        let chosen = choose(&both(), Some(Ability::Erofs)).unwrap();
+        assert!(chosen.backend == Backend::Fuse && chosen.reason.contains("kernel EROFS"), "{chosen:?}");
+        let with_erofs: Vec<Ability> = both().into_iter().chain([Ability::Erofs]).collect();
+        let chosen = choose(&with_erofs, Some(Ability::Erofs)).unwrap();
+        assert!(chosen.backend == Backend::Native && chosen.erofs);
+    }
+
+    #[test]
     fn a_directory_needs_no_squashfs_and_no_trust() {
         let overlay = [Ability::UserNamespaces, Ability::TmpfsAttributes, Ability::Overlay];
         let path = Path::new("/tree");
@@ -292,7 +309,7 @@ mod tests {
     fn a_users_store_never_reaches_the_kernel() {
         for mounts in [Mounts::Auto, Mounts::Native, Mounts::Fuse] {
             for abilities in [NATIVE.to_vec(), both(), Vec::new()] {
-                let chosen = backends(mounts, &abilities).choose(Path::new("/s"), 1001);
+                let chosen = backends(mounts, &abilities).choose(Path::new("/s"), 1001, None);
                 assert!(chosen.is_err() || chosen.is_ok_and(|chosen| chosen.backend == Backend::Fuse));
             }
         }
@@ -301,7 +318,7 @@ mod tests {
     #[test]
     fn without_a_way_both_reasons_are_given() {
         let reason = |mounts, abilities: &[Ability], owner| {
-            backends(mounts, abilities).choose(Path::new("/s"), owner).unwrap_err()
+            backends(mounts, abilities).choose(Path::new("/s"), owner, None).unwrap_err()
         };
         let text = reason(Mounts::Auto, &[Ability::UserNamespaces], 0);
         assert!(text.contains("kernel SquashFS: ") && text.contains("SquashFS by FUSE: "), "{text}");
@@ -314,7 +331,8 @@ mod tests {
         assert!(text.contains("mounts = \"fuse\"") && text.contains("by FUSE"), "{text}");
         let missing = |ability, reason: &str| Trial { ability, failure: Some(reason.to_owned()) };
         let trials = vec![missing(Ability::UserNamespaces, "forbidden")];
-        let text = backends(Mounts::Auto, &[]).updated(Findings { trials, cut_short: None }).choose(Path::new("/s"), 0);
+        let text =
+            backends(Mounts::Auto, &[]).updated(Findings { trials, cut_short: None }).choose(Path::new("/s"), 0, None);
         assert_eq!(text.unwrap_err(), "this node has no user namespaces for users: forbidden");
     }
 }

@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parallax_format::LayerFormat;
+use parallax_format::record::ImageRecord;
+use parallax_probe::Ability;
 use parallax_store::read::TrustedStore;
 
 use super::choice::{Backends, Chosen};
@@ -50,13 +53,15 @@ impl Retry {
         *backends = Arc::new(change(&backends));
     }
 
-    /// Returns the backend for images of a store. Without one, the node is tried again first.
+    /// Returns the backend for an image of a store. Without one, the node is tried again first.
     ///
     /// # Errors
     /// The reason, a part of a sentence.
-    pub fn backend(&self, store: &TrustedStore) -> Result<Chosen, String> {
+    pub fn backend(&self, store: &TrustedStore, image: &ImageRecord) -> Result<Chosen, String> {
+        let needs_erofs = image.layers.iter().any(|layer| layer.format == LayerFormat::Erofs);
+        let needs = needs_erofs.then_some(Ability::Erofs);
         let backends = self.backends();
-        match backends.backend(store) {
+        match backends.backend(store, needs) {
             Ok(chosen) => {
                 if backends.is_in_doubt(store) {
                     self.try_beside();
@@ -66,7 +71,7 @@ impl Retry {
             Err(reason) if !backends.could_change(store) => Err(reason),
             Err(_) => {
                 self.try_again(&backends);
-                self.backends().backend(store)
+                self.backends().backend(store, needs)
             }
         }
     }

@@ -24,7 +24,7 @@ pub struct Directory<'a> {
 
 impl LayerSource for Directory<'_> {
     fn status(&self, _layers: &StepLayers) -> SourceStatus {
-        let Chosen { backend, reason } = &self.chosen;
+        let Chosen { backend, reason, .. } = &self.chosen;
         // The agent does not look, so the name has to tell.
         let is_file = self.path.to_str().is_some_and(is_squashfs_name);
         let kind = if is_file { "SquashFS file" } else { "directory" };

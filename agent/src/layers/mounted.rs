@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::chunked::{ChunksEntry, Supervised};
 use super::digest::DigestError;
+use super::erofs::ReadBy;
 
 /// An error of mounting a layer.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +88,10 @@ pub enum Form {
     FileBecause(String),
     /// Its chunks.
     Chunks(Supervised),
+    /// Its EROFS file.
+    Erofs(ReadBy),
+    /// Its SquashFS file, though it has an EROFS file; the reason, a part of a sentence.
+    SquashfsBecause(String),
 }
 
 /// The record of a mounted layer, by which a later agent adopts it.
@@ -101,6 +106,9 @@ pub struct LayerEntry {
     /// Present for a layer in chunks. An agent that does not know it leaves the layer without supervision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunks: Option<ChunksEntry>,
+    /// Present for a layer in EROFS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erofs: Option<ReadBy>,
 }
 
 impl MountedLayer {
@@ -133,7 +141,8 @@ impl MountedLayer {
     #[must_use]
     pub fn entry(&self) -> LayerEntry {
         let chunks = if let Form::Chunks(supervised) = &self.form { Some(supervised.entry()) } else { None };
-        LayerEntry { diff_id: self.diff_id, file: self.key, mount_point: self.mount_point.clone(), chunks }
+        let erofs = if let Form::Erofs(by) = &self.form { Some(*by) } else { None };
+        LayerEntry { diff_id: self.diff_id, file: self.key, mount_point: self.mount_point.clone(), chunks, erofs }
     }
 }
 

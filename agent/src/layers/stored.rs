@@ -1,15 +1,18 @@
-//! The source for the images of stores: SquashFS files, mounted by the kernel once per node ([`super::table`]), or given to the mount
+//! The source for the images of stores: SquashFS and EROFS files, mounted by the kernel once per node ([`super::table`]), or given to the mount
 //! program.
 
+use std::collections::BTreeSet;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
 
+use parallax_format::LayerFormat;
 use parallax_format::record::{ImageRecord, LayerRecord};
 use parallax_protocol::node::SourceStatus;
 use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::Credentials;
 
+use super::erofs::ReadBy;
 use super::mounted::{Form, LayerError, MountedLayer};
 use super::source::{LayerSource, StepLayers};
 use super::table::LayerTable;
@@ -17,10 +20,8 @@ use crate::backend::{Backend, Chosen};
 
 /// Maximum number of threads that mount layers of one image.
 const MAX_MOUNT_THREADS: usize = 4;
-/// The kind of these layers in logs and in `parallax status`.
-const KIND: &str = "squashfs";
 
-/// The SquashFS files of an image of a store.
+/// The files of an image of a store.
 #[derive(Debug)]
 pub struct SquashfsFiles<'a> {
     /// The table of mounted layers.
@@ -37,9 +38,10 @@ pub struct SquashfsFiles<'a> {
 
 impl LayerSource for SquashfsFiles<'_> {
     fn status(&self, layers: &StepLayers) -> SourceStatus {
-        let Chosen { backend, reason } = &self.chosen;
-        let reason = format!("{reason}{}", about_chunks(layers.mounted()));
-        SourceStatus { kind: KIND.to_owned(), backend: backend.as_str().to_owned(), reason }
+        let Chosen { backend, reason, .. } = &self.chosen;
+        let (kind, about) = self.formats(layers);
+        let reason = format!("{reason}{about}{}", about_chunks(layers.mounted()));
+        SourceStatus { kind, backend: backend.as_str().to_owned(), reason }
     }
 
     fn outlives_processes(&self) -> bool {
@@ -71,17 +73,50 @@ fn about_chunks(layers: &[Arc<MountedLayer>]) -> String {
     about
 }
 
+/// Returns the names of formats in a fixed order, such as `squashfs, erofs`.
+fn names(formats: &[LayerFormat]) -> String {
+    let present = LayerFormat::ALL.into_iter().filter(|format| formats.contains(format));
+    present.map(LayerFormat::name).collect::<Vec<_>>().join(", ")
+}
+
 impl SquashfsFiles<'_> {
+    /// Returns the formats of the layers, and how and why they were chosen; the second is empty if there was no choice.
+    fn formats(&self, layers: &StepLayers) -> (String, String) {
+        let StepLayers::Mounted(mounted) = layers else {
+            let formats: Vec<LayerFormat> = self.image.layers.iter().map(|layer| layer.format).collect();
+            return (names(&formats), String::new());
+        };
+        let mut formats = Vec::new();
+        let mut about = BTreeSet::new();
+        for layer in mounted {
+            match layer.form() {
+                Form::Erofs(by) => {
+                    formats.push(LayerFormat::Erofs);
+                    about.insert(match by {
+                        ReadBy::File => "EROFS without loop devices".to_owned(),
+                        ReadBy::LoopDevice => "EROFS by loop devices".to_owned(),
+                    });
+                }
+                Form::SquashfsBecause(reason) => {
+                    formats.push(LayerFormat::Squashfs);
+                    about.insert(format!("SquashFS instead of EROFS: {reason}"));
+                }
+                _ => formats.push(LayerFormat::Squashfs),
+            }
+        }
+        (names(&formats), about.into_iter().map(|about| format!("; {about}")).collect())
+    }
+
     /// Mounts the layers, several at a time because most of the time is spent in the kernel.
     fn mounted(&self, user: &Credentials) -> Result<Vec<Arc<MountedLayer>>, LayerError> {
-        let Self { table, store, image, .. } = *self;
+        let Self { table, store, image, ref chosen, .. } = *self;
         // Layers that are mounted already need no threads.
         if let Some(mounted) = table.already(store, &image.layers, user)? {
             return Ok(mounted);
         }
         let share = image.layers.len().div_ceil(MAX_MOUNT_THREADS).max(1);
         let mount = |layers: &[LayerRecord]| -> Result<Vec<_>, LayerError> {
-            layers.iter().map(|layer| table.get(store, layer, user)).collect()
+            layers.iter().map(|layer| table.get(store, layer, user, chosen.erofs)).collect()
         };
         let shares: Result<Vec<_>, LayerError> = thread::scope(|scope| {
             let threads: Vec<_> = image.layers.chunks(share).map(|layers| scope.spawn(move || mount(layers))).collect();
@@ -100,7 +135,7 @@ impl SquashfsFiles<'_> {
             if trusted || table.checks_files() {
                 files.push(table.file(store, layer, user)?);
             }
-            paths.push(store.path().join(layer.squashfs_path()));
+            paths.push(store.path().join(layer.file_path()));
         }
         Ok(if trusted { StepLayers::Files(files) } else { StepLayers::Paths(paths) })
     }

@@ -1,4 +1,4 @@
-//! Each SquashFS file mounted once on the node.
+//! Each file of a layer mounted once on the node.
 //!
 //! A mounted layer lives as long as a reference to it. Files are told apart by device and inode, not by what a record says
 //! of them: two stores may be trusted differently, and a record of one must not get at a mount made from the other. But while a
@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use parallax_config::{Config, LayerReads};
+use parallax_format::LayerFormat;
 use parallax_format::digest::{DiffId, Sha256};
 use parallax_format::layout::CHUNK_STORE;
 use parallax_format::record::LayerRecord;
@@ -29,7 +30,8 @@ use super::chunked::{Chunked, KeptLayers, Supervised, Swaps, Worker};
 use super::digest::Checker;
 use super::idle::IdleCache;
 use super::mounted::{FileKey, Form, LayerEntry, LayerError, MountedLayer};
-use super::squashfs;
+use super::opened::{DISABLED, READS_FILES, opened};
+use super::{erofs, squashfs};
 
 /// One file's place in the table: locked while the file is being mounted, so that others wait for that mount and not for
 /// any other.
@@ -38,28 +40,9 @@ type Slot = Arc<Mutex<Weak<MountedLayer>>>;
 /// The key of a layer's record: the store, the layer's diffID and the SHA-256 of its SquashFS file.
 type Recorded = (StoreKey, DiffId, Sha256);
 
-/// Why chunks are not used by the backend `fuse`.
-const READS_FILES: &str = "the backend \"fuse\" reads whole files";
-/// Why chunks are not used if the configuration says so.
-const DISABLED: &str = "\"lazy.enabled\" is false on this node";
-
 /// Returns the key of a layer's record; `None` for a file of another tool, of which no digest was recorded.
 fn recorded(store: &TrustedStore, layer: &LayerRecord) -> Option<Recorded> {
     Some((store.key(), layer.diff_id, layer.squashfs_sha256?))
-}
-
-/// Opens a layer's file with a user's credentials. `reason` is why its chunks are not used.
-fn opened(store: &TrustedStore, layer: &LayerRecord, user: &Credentials, reason: &str) -> Result<File, LayerError> {
-    match user.run(|| store.open_layer(layer)).map_err(LayerError::Credentials)? {
-        Err(error) if error.is_missing() => {
-            let index = user.run(|| store.open_chunks(layer)).map_err(LayerError::Credentials)?;
-            if !matches!(index, Ok(Some(_))) {
-                return Err(error.into());
-            }
-            Err(LayerError::OnlyChunks { path: layer.squashfs_path(), reason: reason.to_owned() })
-        }
-        opened => Ok(opened?),
-    }
 }
 
 /// The table of the layers that are mounted on this node.
@@ -145,7 +128,7 @@ impl LayerTable {
         self.idle.clear();
     }
 
-    /// Opens the layer's SquashFS file with a user's credentials and checks it.
+    /// Opens the layer's file with a user's credentials and checks it.
     ///
     /// # Errors
     /// [`LayerError`].
@@ -156,7 +139,7 @@ impl LayerTable {
     }
 
     fn check(&self, file: &File, layer: &LayerRecord) -> Result<(), LayerError> {
-        let failed = |cause| LayerError::Digest { path: layer.squashfs_path(), cause };
+        let failed = |cause| LayerError::Digest { path: layer.file_path(), cause };
         self.checker.check(file, layer.squashfs_sha256).map_err(failed)
     }
 
@@ -166,7 +149,8 @@ impl LayerTable {
         self.checker.is_on()
     }
 
-    /// Returns the mounted layer to a user who may read its file; mounts the layer first if necessary.
+    /// Returns the mounted layer to a user who may read its file; mounts the layer first if necessary. With `erofs` the kernel reads EROFS: a
+    /// layer that the store has in both formats is mounted from its EROFS file.
     ///
     /// # Errors
     /// [`LayerError`].
@@ -175,8 +159,9 @@ impl LayerTable {
         store: &TrustedStore,
         layer: &LayerRecord,
         user: &Credentials,
+        erofs: bool,
     ) -> Result<Arc<MountedLayer>, LayerError> {
-        let mounted = self.open(store, layer, user)?;
+        let mounted = self.open(store, layer, user, erofs)?;
         // The files of other tools have no recorded digest, so only device and inode identify them.
         if let Some(key) = recorded(store, layer) {
             let mut known = self.recorded();
@@ -223,6 +208,7 @@ impl LayerTable {
         user: &Credentials,
     ) -> Result<Option<Arc<MountedLayer>>, String> {
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let worker = worker.filter(|_| layer.format == LayerFormat::Squashfs);
         let (Some(worker), Some(sha256)) = (worker, layer.squashfs_sha256) else { return Ok(None) };
         let open = || user.run(|| store.open_chunks(layer));
         let opened_chunks = open().map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
@@ -262,19 +248,40 @@ impl LayerTable {
         store: &TrustedStore,
         layer: &LayerRecord,
         user: &Credentials,
+        erofs: bool,
     ) -> Result<Arc<MountedLayer>, LayerError> {
         let reason = match self.open_chunks(store, layer, user) {
             Ok(Some(mounted)) => return Ok(mounted),
             Ok(None) => None,
             Err(reason) => Some(reason),
         };
-        let path = layer.squashfs_path();
-        let failed = |what, cause| LayerError::Mount { path: path.clone(), what, cause };
+        let mut form = None;
+        if erofs && layer.format == LayerFormat::Squashfs {
+            let opened = user.run(|| store.open_erofs(layer)).map_err(LayerError::Credentials)?;
+            let mounted = opened
+                .map_err(LayerError::from)
+                .and_then(|opened| opened.map(|(layer, file)| self.mounted_from(file, &layer, Form::File)).transpose());
+            match mounted {
+                Ok(Some(mounted)) => return Ok(mounted),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(layer = %layer.diff_id, %error, "the layer is mounted from its SquashFS file");
+                    form = Some(Form::SquashfsBecause(error.to_string()));
+                }
+            }
+        }
         let file = opened(store, layer, user, reason.as_deref().unwrap_or(DISABLED))?;
-        let form = reason.map_or(Form::File, |reason| {
+        if let Some(reason) = reason {
             tracing::warn!(layer = %layer.diff_id, reason, "the layer is mounted from its whole file");
-            Form::FileBecause(reason)
-        });
+            form.get_or_insert(Form::FileBecause(reason));
+        }
+        self.mounted_from(file, layer, form.unwrap_or(Form::File))
+    }
+
+    /// Returns the mounted layer of an open file; mounts it if the file is not mounted.
+    fn mounted_from(&self, file: File, layer: &LayerRecord, form: Form) -> Result<Arc<MountedLayer>, LayerError> {
+        let path = layer.file_path();
+        let failed = |what, cause| LayerError::Mount { path: path.clone(), what, cause };
         let key = FileKey::of(&file).map_err(|error| failed("cannot stat its file", error))?;
         let slot = self.slot(key);
         let mut place = slot.lock().unwrap_or_else(PoisonError::into_inner);
@@ -285,7 +292,11 @@ impl LayerTable {
         // ticket, say), so root's are better, where root may read the file.
         let file = reopen(file.as_fd()).unwrap_or(file);
         self.check(&file, layer)?;
-        let mount = squashfs::mount(&file, self.reads()).map_err(|(what, error)| failed(what, error))?;
+        let (mount, form) = match layer.format {
+            LayerFormat::Squashfs => squashfs::mount(&file, self.reads()).map(|mount| (mount, form)),
+            LayerFormat::Erofs => erofs::mount(&file, self.reads()).map(|(mount, by)| (mount, Form::Erofs(by))),
+        }
+        .map_err(|(what, error)| failed(what, error))?;
         let mount_point =
             self.mount_point(&layer.diff_id).map_err(|error| failed("cannot create a mount point", error))?;
         let mounted = MountedLayer { key, diff_id: layer.diff_id, mount_point, file: Some(file), form };
@@ -299,7 +310,7 @@ impl LayerTable {
     /// failed.
     #[must_use]
     pub fn adopt(&self, entry: LayerEntry) -> Arc<MountedLayer> {
-        let LayerEntry { diff_id, file, mount_point, chunks } = entry;
+        let LayerEntry { diff_id, file, mount_point, chunks, erofs } = entry;
         let mut adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(layer) = adopted.get(&mount_point).and_then(Weak::upgrade) {
             return layer;
@@ -309,7 +320,7 @@ impl LayerTable {
                 let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take(&chunks.mount);
                 Form::Chunks(Supervised::adopt(diff_id, chunks, mount_point.clone(), kept))
             }
-            None => Form::File,
+            None => erofs.map_or(Form::File, Form::Erofs),
         };
         let layer = Arc::new(MountedLayer { key: file, diff_id, mount_point, file: None, form });
         adopted.insert(layer.mount_point.clone(), Arc::downgrade(&layer));

@@ -165,7 +165,7 @@ impl Leases {
     ) -> Result<Contents, Refusal> {
         let kinds = owners::namespaces(request);
         owners::check(request, image, identity)?;
-        let chosen = self.backend_retry.backend(store).map_err(|reason| {
+        let chosen = self.backend_retry.backend(store, image).map_err(|reason| {
             refused(&format!("cannot mount the image \"{}\" on this node: {reason}", request.image))
         })?;
         let form = match chosen.backend {

@@ -113,6 +113,7 @@ mod tests {
             link: link_of_layer(&hex),
             diff_id: hex.parse().unwrap(),
             size: 1,
+            format: parallax_format::LayerFormat::Squashfs,
             squashfs_size: 1,
             squashfs_sha256: hex.parse().ok(),
             max_uid,

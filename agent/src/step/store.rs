@@ -12,6 +12,7 @@
 
 use std::collections::HashSet;
 
+use parallax_format::LayerFormat;
 use parallax_format::digest::{Digest, LayerId};
 use parallax_format::layout::{self, podmans_tar_split};
 use parallax_format::layout::{IMAGES_JSON, IMAGES_LOCK, LAYERS_JSON, LAYERS_LOCK};
@@ -68,6 +69,11 @@ pub struct LayerMount {
     pub directory: String,
     /// The mount point's name.
     pub name: String,
+}
+
+/// Returns the place of a layer's file, by its format.
+fn sidecar(image: &ImageRecord, layer: usize, link: &str) -> String {
+    layout::sidecar_of(link, image.layers.get(layer).map_or_else(LayerFormat::default, |layer| layer.format))
 }
 
 /// One chain of layer records.
@@ -131,7 +137,7 @@ impl StepStore {
                         name: name.clone(),
                     });
                 }
-                None => store.sidecars.push(Sidecar { layer, path: layout::sidecar(&name) }),
+                None => store.sidecars.push(Sidecar { layer, path: sidecar(image, layer, &name) }),
             }
             store.plain_layers.push(layout::lower(&name));
         }
@@ -184,7 +190,7 @@ impl StepStore {
             self.directories.push(format!("{directory}/{}", layout::DIFF));
             self.links.push((layout::link(&link), layout::link_target(id)));
             if form == Form::Files {
-                self.sidecars.push(Sidecar { layer: index, path: layout::sidecar(&link) });
+                self.sidecars.push(Sidecar { layer: index, path: sidecar(image, index, &link) });
             }
             self.file(format!("{directory}/{}", layout::LINK), link);
             let below: Vec<String> = below(image.layers.get(..=index).unwrap_or_default())

@@ -1,4 +1,4 @@
-//! The description of a SquashFS file in the store.
+//! The description of a layer's file in the store.
 //!
 //! An image's record repeats it for each of its layers; this copy serves a migration that finds a layer already in the
 //! store, which must not have to look through the records of all images.
@@ -9,18 +9,23 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{DiffId, LayerId, Sha256};
+use crate::layer_format::LayerFormat;
 use crate::layout;
 
-/// The description of a layer's SquashFS file, at `parallax/layers/<diff id>.json`.
+/// The description of a layer's file: at `parallax/layers/<diff id>.json` for SquashFS, `<diff id>.erofs.json` for EROFS. Fields have the name of
+/// the first format.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerFile {
     /// The layer's diffID.
     pub diff_id: DiffId,
     /// The size of that stream in bytes.
     pub size: u64,
-    /// The size of the SquashFS file in bytes.
+    /// The format of the file.
+    #[serde(default, skip_serializing_if = "LayerFormat::is_squashfs")]
+    pub format: LayerFormat,
+    /// The size of the file in bytes.
     pub squashfs_size: u64,
-    /// The SHA-256 of the SquashFS file.
+    /// The SHA-256 of the file.
     pub squashfs_sha256: Sha256,
     /// The highest user id that owns a file of the layer.
     pub max_uid: u32,
@@ -83,6 +88,7 @@ impl LayerFile {
         Self {
             diff_id,
             size,
+            format: LayerFormat::Squashfs,
             squashfs_size,
             squashfs_sha256,
             max_uid: 0,
@@ -98,6 +104,18 @@ impl LayerFile {
     #[must_use]
     pub fn squashfs_path(diff_id: &DiffId) -> String {
         layout::squashfs(diff_id)
+    }
+
+    /// Returns the path of the file in this format of the layer with this diffID, relative to the store's root.
+    #[must_use]
+    pub fn path_in(diff_id: &DiffId, format: LayerFormat) -> String {
+        layout::file_in(diff_id, format)
+    }
+
+    /// Returns the path of the description of the file in this format, relative to the store's root.
+    #[must_use]
+    pub fn description_path_in(diff_id: &DiffId, format: LayerFormat) -> String {
+        layout::layer_file(diff_id, layout::description_extension_of(format))
     }
 
     /// Returns the path of its description, relative to the store's root.

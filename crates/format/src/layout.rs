@@ -5,6 +5,7 @@
 //! of names and digests is [`crate::IndexPath`]'s.
 
 use crate::digest::{DiffId, ImageId, LayerId};
+use crate::layer_format::LayerFormat;
 
 /// Podman's directory of layers.
 pub const OVERLAY: &str = "overlay";
@@ -30,7 +31,7 @@ pub const SQUASH: &str = "squash";
 
 /// Our own directory.
 pub const PARALLAX: &str = "parallax";
-/// The SquashFS files of layers, with their descriptions and tar-split data.
+/// The files of layers, with their descriptions and tar-split data.
 pub const LAYERS: &str = "parallax/layers";
 /// The chunk store: the chunks of all layers that have an index of chunks. casync searches it beside an index.
 pub const CHUNK_STORE: &str = "parallax/layers/default.castr";
@@ -82,6 +83,10 @@ pub const LOWER: &str = "lower";
 
 /// The extension of SquashFS files.
 pub const SQUASHFS: &str = "squash";
+/// The extension of EROFS files.
+pub const EROFS: &str = "erofs";
+/// The extension of descriptions of EROFS files.
+pub const EROFS_JSON: &str = "erofs.json";
 /// The extension of records and descriptions.
 pub const JSON: &str = "json";
 /// The extension of tar-split data.
@@ -143,6 +148,12 @@ pub fn sidecar(link: &str) -> String {
     format!("{LINKS}/{link}.{SQUASHFS}")
 }
 
+/// Returns the path of the file of the layer with this short name, or of the symbolic link to it.
+#[must_use]
+pub fn sidecar_of(link: &str, format: LayerFormat) -> String {
+    format!("{LINKS}/{link}.{}", extension_of(format))
+}
+
 /// Returns the path of podman-hpc's or the Go tool's SquashFS file of the layer with this short name.
 #[must_use]
 pub fn squash(link: &str) -> String {
@@ -159,6 +170,30 @@ pub fn from_links(path: &str) -> String {
 #[must_use]
 pub fn squashfs(diff_id: &DiffId) -> String {
     layer_file(diff_id, SQUASHFS)
+}
+
+/// Returns the path of the file in this format of the layer with this diffID.
+#[must_use]
+pub fn file_in(diff_id: &DiffId, format: LayerFormat) -> String {
+    layer_file(diff_id, extension_of(format))
+}
+
+/// Returns the extension of files in this format.
+#[must_use]
+pub fn extension_of(format: LayerFormat) -> &'static str {
+    match format {
+        LayerFormat::Squashfs => SQUASHFS,
+        LayerFormat::Erofs => EROFS,
+    }
+}
+
+/// Returns the extension of descriptions of files in this format.
+#[must_use]
+pub fn description_extension_of(format: LayerFormat) -> &'static str {
+    match format {
+        LayerFormat::Squashfs => JSON,
+        LayerFormat::Erofs => EROFS_JSON,
+    }
 }
 
 /// Returns one of the files of the layer with this diffID, by its extension. Other files there may have any name.
@@ -221,6 +256,10 @@ mod tests {
         let (diff_id, image_id) = (hex.parse().unwrap(), hex.parse().unwrap());
         let layer_id: LayerId = hex.parse().unwrap();
         assert_eq!(squashfs(&diff_id), format!("parallax/layers/{hex}.squash"));
+        assert_eq!(file_in(&diff_id, LayerFormat::Squashfs), squashfs(&diff_id));
+        assert_eq!(file_in(&diff_id, LayerFormat::Erofs), format!("parallax/layers/{hex}.erofs"));
+        assert_eq!(sidecar_of("AB", LayerFormat::Squashfs), sidecar("AB"));
+        assert_eq!(sidecar_of("AB", LayerFormat::Erofs), "overlay/l/AB.erofs");
         assert_eq!(layer_file(&diff_id, TAR_SPLIT), format!("parallax/layers/{hex}.tar-split.gz"));
         assert_eq!(layer_file(&hex, CHUNK_INDEX), format!("parallax/layers/{hex}.caibx"));
         assert_eq!(own_file(&layer_id, CHUNK_INDEX), format!("overlay/{hex}/parallax.caibx"));

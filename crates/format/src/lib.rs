@@ -11,11 +11,11 @@
 //! - [`is_container_name`]: the grammar of names of containers.
 //! - [`RequestedImage`]: what a user may write to mean a path, or an image of a store.
 //! - [`layout`]: every path in a store; [`ducc`]: paths in a repository of unpacked images; [`enroot`]: what that tool's images have in them.
-//! - [`layer_file`]: the description of a layer's SquashFS file.
+//! - [`LayerFormat`]: the formats of layers' files; [`layer_file`]: the description of such a file.
 //! - [`record`]: the record of one image.
 //! - [`oci`]: manifests, indexes and configurations of images.
 //! - [`podman`]: the files by which Podman knows a store.
-//! - [`squashfs`]: what is read of SquashFS files.
+//! - [`squashfs`], [`erofs`]: what is read of SquashFS and EROFS files.
 
 mod container_name;
 mod correct;
@@ -23,8 +23,10 @@ pub mod device;
 pub mod digest;
 pub mod ducc;
 pub mod enroot;
+pub mod erofs;
 mod index;
 pub mod layer_file;
+mod layer_format;
 pub mod layout;
 pub mod name;
 mod nearest;
@@ -39,6 +41,7 @@ pub mod squashfs;
 pub use container_name::{ContainerRule, is_container_name, parse_container};
 pub use correct::is_squashfs_name;
 pub use index::{IndexPath, name_from_index_entry};
+pub use layer_format::LayerFormat;
 pub use name::{ImageName, NameError};
 pub use nearest::{ambiguous_id, nearest, nearest_word, unknown_image};
 pub use pin::Pin;

@@ -9,12 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{DiffId, Digest, ImageId, LayerId, Sha256, without_algorithm};
 use crate::layer_file::LayerFile;
+use crate::layer_format::LayerFormat;
 use crate::layout;
 use crate::podman::Link;
 use crate::reference::ImageRef;
 
-/// The only version of the record there is yet.
+/// The version of records all of whose layers are in SquashFS: every release reads these.
 pub const VERSION: u32 = 1;
+/// The version of records with a layer in another format. Earlier releases refuse such an image by its version.
+pub const VERSION_WITH_FORMATS: u32 = 2;
 /// The largest record a reader takes, in bytes: a manifest or a configuration is limited to 4 MiB by registries.
 pub const MAX_BYTES: u64 = 16 << 20;
 
@@ -22,7 +25,7 @@ pub const MAX_BYTES: u64 = 16 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageRecord {
-    /// [`VERSION`].
+    /// [`VERSION`] or [`VERSION_WITH_FORMATS`].
     pub version: u32,
     /// The image id: the SHA-256 of the configuration.
     pub id: ImageId,
@@ -55,9 +58,12 @@ pub struct LayerRecord {
     pub diff_id: DiffId,
     /// The size of the uncompressed tar stream in bytes: what Podman shows as the layer's size.
     pub size: u64,
-    /// The size of the SquashFS file in bytes.
+    /// The format of the layer's file. A store may have the layer in another format too: see [`crate::layer_file`].
+    #[serde(default, skip_serializing_if = "LayerFormat::is_squashfs")]
+    pub format: LayerFormat,
+    /// The size of the layer's file in bytes.
     pub squashfs_size: u64,
-    /// The SHA-256 of the SquashFS file. Every stored record has it; nobody recorded it of another tool's image.
+    /// The SHA-256 of the layer's file. Every stored record has it; nobody recorded it of another tool's image.
     pub squashfs_sha256: Option<Sha256>,
     /// The highest user id that owns a file of the layer.
     pub max_uid: u32,
@@ -74,10 +80,21 @@ pub struct LayerRecord {
 }
 
 impl LayerRecord {
-    /// Returns the path of the layer's SquashFS file, relative to the store's root.
+    /// Returns the path of the layer's file, relative to the store's root.
     #[must_use]
-    pub fn squashfs_path(&self) -> String {
-        if self.sidecar { self.link.sidecar() } else { LayerFile::squashfs_path(&self.diff_id) }
+    pub fn file_path(&self) -> String {
+        if self.sidecar { self.link.sidecar() } else { LayerFile::path_in(&self.diff_id, self.format) }
+    }
+
+    /// Returns the layer with another of its files, as the file's description says.
+    #[must_use]
+    pub fn with_file(&self, file: &LayerFile) -> Self {
+        Self {
+            format: file.format,
+            squashfs_size: file.squashfs_size,
+            squashfs_sha256: Some(file.squashfs_sha256),
+            ..self.clone()
+        }
     }
 
     /// Returns the path of the index of chunks of the layer's SquashFS file, relative to the store's root.
@@ -116,7 +133,7 @@ pub enum RecordError {
     #[error(transparent)]
     Json(#[from] serde_json::Error),
     /// Written by a later Parallax.
-    #[error("it has version {0}, this Parallax knows version {VERSION}")]
+    #[error("it has version {0}, this Parallax knows versions {VERSION} to {VERSION_WITH_FORMATS}")]
     Version(u32),
     /// A field that is used in a path or passed to the kernel does not hold what it must.
     #[error("its {field} is not {expected}")]
@@ -139,7 +156,7 @@ impl ImageRecord {
             version: u32,
         }
         let OnlyVersion { version } = serde_json::from_slice(bytes)?;
-        if version != VERSION {
+        if !(VERSION..=VERSION_WITH_FORMATS).contains(&version) {
             return Err(RecordError::Version(version));
         }
         let record: Self = serde_json::from_slice(bytes)?;
@@ -155,6 +172,13 @@ impl ImageRecord {
             ImageRef::Digest(digest) => self.digest == *digest || self.other_digests.contains(digest),
             ImageRef::Name(_) => reference.names_one_of(&self.names),
         }
+    }
+
+    /// Returns the version of a record with these layers.
+    #[must_use]
+    pub fn version_for(layers: &[LayerRecord]) -> u32 {
+        let is_first = layers.iter().all(|layer| layer.format == LayerFormat::Squashfs);
+        if is_first { VERSION } else { VERSION_WITH_FORMATS }
     }
 
     /// The record as it is stored.
@@ -183,6 +207,11 @@ impl ImageRecord {
             let sum = self.layers.iter().try_fold(0_u64, |sum, layer| sum.checked_add(size(layer)));
             check("layers.size", "a number of bytes that can be added up", sum.is_some())?;
         }
+        let has_formats = self.version >= Self::version_for(&self.layers);
+        check("layers.format", "in a record of version 1", has_formats)?;
+        // Such a file lies beside the link of one chain of layers, where only SquashFS has a place.
+        let own = self.layers.iter().all(|layer| !layer.sidecar || layer.format == LayerFormat::Squashfs);
+        check("layers.format", "squashfs for a layer with side_car", own)?;
         let has_sha256 = self.layers.iter().all(|layer| layer.squashfs_sha256.is_some());
         check("layers.squashfs_sha256", "64 hexadecimal digits", has_sha256)?;
         // Podman's metadata for such an image has one layer.
@@ -221,6 +250,7 @@ mod tests {
                 link: Link::of_hash(&[7; 32]),
                 diff_id: hex.parse().unwrap(),
                 size: 10,
+                format: LayerFormat::Squashfs,
                 squashfs_size: 5,
                 squashfs_sha256: Sha256::parse(&hex),
                 max_uid: 7,
@@ -235,6 +265,20 @@ mod tests {
     fn a_record_comes_back_as_it_was_written() {
         assert_eq!(ImageRecord::parse(&record().to_bytes()).unwrap(), record());
         assert_eq!(record().max_ids(), (7, 9));
+    }
+
+    #[test]
+    fn another_format_needs_the_version_that_has_it() {
+        assert!(!String::from_utf8(record().to_bytes()).unwrap().contains("format"));
+        let mut record = record();
+        record.layers[0].format = LayerFormat::Erofs;
+        let error = ImageRecord::parse(&record.to_bytes()).unwrap_err().to_string();
+        assert_eq!(error, "its layers.format is not in a record of version 1");
+        record.version = ImageRecord::version_for(&record.layers);
+        assert_eq!(ImageRecord::parse(&record.to_bytes()).unwrap(), record);
+        assert!(record.layers[0].file_path().ends_with(".erofs"));
+        record.layers[0].sidecar = true;
+        assert!(ImageRecord::parse(&record.to_bytes()).is_err());
     }
 
     #[test]

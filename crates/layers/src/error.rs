@@ -1,4 +1,4 @@
-//! Errors of converting a layer to SquashFS.
+//! Errors of converting a layer.
 
 use std::io;
 
@@ -24,12 +24,17 @@ pub enum ConvertError {
     /// mksquashfs is missing or too old.
     #[error("{0}; install squashfs-tools 4.5 or newer")]
     NoTool(String),
+    /// mkfs.erofs is missing or too old.
+    #[error("{0}; install erofs-utils 1.8.9 or newer, or migrate with --format squashfs")]
+    NoMkfs(String),
     /// sqfs2tar is missing.
     #[error("{0}; install squashfs-tools-ng")]
     NoReader(String),
-    /// mksquashfs failed.
-    #[error("mksquashfs failed ({status}): {message}")]
+    /// The program that makes the file failed.
+    #[error("{program} failed ({status}): {message}")]
     Tool {
+        /// The program.
+        program: &'static str,
         /// Its exit status.
         status: std::process::ExitStatus,
         /// Its output on standard error.
@@ -41,8 +46,8 @@ pub enum ConvertError {
          install a later version"
     )]
     Miswritten,
-    /// The SquashFS file could not be written.
-    #[error("the SquashFS file cannot be written: {0}")]
+    /// The layer's file could not be written.
+    #[error("the layer's file cannot be written: {0}")]
     Write(io::Error),
 }
 
@@ -54,7 +59,7 @@ impl From<ArchiveError> for ConvertError {
 }
 
 impl ConvertError {
-    /// The error of writing to mksquashfs, which may carry the reason why mksquashfs stopped reading.
+    /// The error of writing to the program that makes the file, which may carry the reason why the program stopped reading.
     pub(crate) fn of_write(error: io::Error) -> Self {
         error.downcast().unwrap_or_else(Self::Write)
     }

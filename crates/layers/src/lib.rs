@@ -1,8 +1,8 @@
-//! Turns the tar stream of an image layer into a SquashFS file.
+//! Turns the tar stream of an image layer into a SquashFS or EROFS file.
 //!
 //! [`convert()`] reads the stream once, from start to end, with constant memory: it decompresses the stream, computes the digest
 //! of the uncompressed bytes, rewrites the archive and pipes it into mksquashfs of squashfs-tools, the only program that
-//! writes SquashFS with extended attributes and hard links. Rewriting
+//! writes SquashFS with extended attributes and hard links, or into mkfs.erofs of erofs-utils. Rewriting
 //!
 //! - turns the whiteouts of the OCI image specification into those of overlayfs: `.wh.NAME` into a character device
 //!   0:0, `.wh..wh..opq` into the attributes `trusted.overlay.opaque` and `user.overlay.opaque` of its directory;
@@ -14,27 +14,36 @@
 //!
 //! [`metadata_image()`] makes the SquashFS file of a directory's metadata.
 
+mod compression;
 mod content;
 mod convert;
 mod decompress;
+mod erofs_tree;
 mod error;
+mod maker;
 mod metadata;
+mod mkfs_erofs;
 mod mksquashfs;
 mod path;
+mod running;
 mod tar;
 #[cfg(test)]
 mod testing;
 mod unpacked;
 
+pub use compression::Compression;
 pub use content::ContentDigest;
 pub use convert::below::{Attributes, Below, Shape};
 pub use convert::flatten::{Flattened, flatten};
 pub use convert::layer::{Converted, Layer, convert};
 pub use convert::owners::{MAX_USUAL_ID, Owners, UnusualOwners};
 pub use convert::rewritten::{Rewritten, rewritten};
+pub use erofs_tree::ErofsTree;
 pub use error::{ArchiveError, ConvertError, EntryError};
+pub use maker::Maker;
 pub use metadata::{MetadataError, MetadataImage, Totals, metadata_image};
-pub use mksquashfs::{Compression, Mksquashfs, SquashfsOptions};
+pub use mkfs_erofs::{ErofsOptions, MkfsErofs};
+pub use mksquashfs::{Mksquashfs, SquashfsOptions};
 pub use tar::limits::Limits;
 pub use tar::member::archive_member;
 pub use tar::split::TarSplitFile;

@@ -20,8 +20,9 @@ use crate::content::{FileId, id_of};
 use crate::convert::emit::Emitter;
 use crate::decompress::digest;
 use crate::error::ConvertError;
-use crate::mksquashfs::{Mksquashfs, Running, SquashfsOptions};
+use crate::mksquashfs::{Mksquashfs, SquashfsOptions};
 use crate::path::LayerPath;
+use crate::running::Running;
 use crate::tar::entry::{Kind, Meta};
 
 /// The attribute of a file whose contents are in another layer (Linux, `fs/overlayfs/overlayfs.h`).

@@ -3,51 +3,16 @@
 //! sqfstar is the same program with another command line, whose version 4.5.1 takes the value of `-Xcompression-level` for the
 //! file to write.
 
-use std::io::{self, BufWriter, Read, Write};
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::Command;
 
+use crate::compression::Compression;
 use crate::error::ConvertError;
+use crate::running::Running;
 use crate::tar::entry::Meta;
 
 const PROGRAM: &str = "mksquashfs";
-/// Maximum length of mksquashfs's output in an error message, in bytes.
-const KEPT_MESSAGE: u64 = 4096;
-/// Capacity of the pipe to mksquashfs in bytes; Linux's default limit for pipes allows this.
-const PIPE: usize = 1 << 20;
-
-/// Compression of file contents and metadata.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// zstd at a level from 1 to 22.
-    Zstd(u8),
-    /// LZ4; `high` for its slow high-compression mode.
-    Lz4 {
-        /// The high-compression mode.
-        high: bool,
-    },
-    /// zlib at a level from 1 to 9.
-    Gzip(u8),
-    /// LZMA2.
-    Xz,
-    /// Only metadata is compressed.
-    None,
-}
-
-impl Compression {
-    /// Returns the compressor's name on the command line, without the level.
-    #[must_use]
-    pub fn method(self) -> &'static str {
-        match self {
-            Self::Zstd(_) => "zstd",
-            Self::Lz4 { .. } => "lz4",
-            Self::Gzip(_) => "gzip",
-            Self::Xz => "xz",
-            Self::None => "none",
-        }
-    }
-}
 
 /// The format of a SquashFS file, and the resources for making it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,27 +102,11 @@ impl Mksquashfs {
 
     /// Starts mksquashfs, which reads a tar archive and writes `file`.
     pub(crate) fn start(self, file: &Path, options: &SquashfsOptions, root: &Meta) -> Result<Running, ConvertError> {
-        let mut child = self
-            .command(root, file)
-            .args(arguments(options))
-            // Conflicts with -mkfs-time, and would make times depend on the caller.
-            .env_remove("SOURCE_DATE_EPOCH")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| ConvertError::NoTool(format!("mksquashfs cannot be run: {error}")))?;
-        let (Some(stdin), Some(stderr)) = (child.stdin.take(), child.stderr.take()) else {
-            return Err(ConvertError::Write(io::Error::other("mksquashfs has no pipes")));
-        };
-        // Optional: saves context switches between the two processes.
-        let _ = rustix::pipe::fcntl_setpipe_size(&stdin, PIPE);
-        let messages = std::thread::spawn(move || keep_start(stderr));
-        Ok(Running {
-            child: Reaped(child),
-            stdin: Some(BufWriter::with_capacity(64 << 10, stdin)),
-            messages: Some(messages),
-        })
+        let mut command = self.command(root, file);
+        // Conflicts with -mkfs-time, and would make times depend on the caller.
+        command.args(arguments(options)).env_remove("SOURCE_DATE_EPOCH");
+        Running::start(PROGRAM, command)
+            .map_err(|error| ConvertError::NoTool(format!("mksquashfs cannot be run: {error}")))
     }
 
     /// Returns the command with the options for the root directory's attributes.
@@ -217,69 +166,6 @@ fn parse_version(text: &str) -> Option<Version> {
     let version = text.split_whitespace().skip_while(|word| *word != "version").nth(1)?;
     let mut numbers = version.split(['.', '-']).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next().and_then(Result::ok).unwrap_or(0)))
-}
-
-fn keep_start(mut from: impl Read) -> String {
-    let mut kept = Vec::new();
-    let _ = from.by_ref().take(KEPT_MESSAGE).read_to_end(&mut kept);
-    let _ = io::copy(&mut from, &mut io::sink());
-    String::from_utf8_lossy(&kept).trim().replace('\n', "; ")
-}
-
-/// A child that is killed and reaped when it is dropped.
-#[derive(Debug)]
-struct Reaped(Child);
-
-impl Drop for Reaped {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A running mksquashfs, to which the archive is written. It is killed if the value is dropped before [`Self::finish`].
-#[derive(Debug)]
-pub(crate) struct Running {
-    child: Reaped,
-    stdin: Option<BufWriter<ChildStdin>>,
-    messages: Option<std::thread::JoinHandle<String>>,
-}
-
-impl Running {
-    /// Waits for the end of the process.
-    pub(crate) fn finish(mut self) -> Result<(), ConvertError> {
-        self.wait()
-    }
-
-    /// Returns the reason why mksquashfs stopped reading, or the error of writing to it.
-    fn explain(&mut self, error: io::Error) -> io::Error {
-        match self.wait() {
-            Err(reason) => io::Error::other(reason),
-            Ok(()) => error,
-        }
-    }
-
-    fn wait(&mut self) -> Result<(), ConvertError> {
-        if let Some(Err(error)) = self.stdin.take().map(BufWriter::into_inner) {
-            tracing::debug!(%error, "mksquashfs closed its input early");
-        }
-        let status = self.child.0.wait().map_err(ConvertError::Write)?;
-        let message = self.messages.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
-        if status.success() { Ok(()) } else { Err(ConvertError::Tool { status, message }) }
-    }
-}
-
-/// Errors carry a [`ConvertError`] with the reason why mksquashfs stopped reading, if known.
-impl Write for Running {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.stdin.as_mut().map_or(Ok(0), |stdin| stdin.write(bytes));
-        written.map_err(|error| self.explain(error))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let flushed = self.stdin.as_mut().map_or(Ok(()), Write::flush);
-        flushed.map_err(|error| self.explain(error))
-    }
 }
 
 #[cfg(test)]

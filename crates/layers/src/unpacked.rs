@@ -86,14 +86,14 @@ pub(crate) fn of_archive(archive: impl Read, mut content: Content) -> Result<Con
 mod tests {
     use super::*;
     use crate::testing::Archive;
-    use crate::{Compression, Layer, Mksquashfs, SquashfsOptions, convert};
+    use crate::{Compression, Layer, Maker, Mksquashfs, SquashfsOptions, convert};
     use sha2::{Digest as _, Sha256};
 
     fn squashfs(archive: &[u8], file: &Path, compression: Compression) -> ContentDigest {
         let diff_id = crate::decompress::hex(Sha256::new_with_prefix(archive));
         let layer = Layer::new(&diff_id, file);
         let options = SquashfsOptions { compression, ..SquashfsOptions::default() };
-        convert(layer, Mksquashfs::find().unwrap(), &options, || Ok(archive)).unwrap().content
+        convert(layer, &Maker::Squashfs(Mksquashfs::find().unwrap(), options), || Ok(archive)).unwrap().content
     }
 
     fn archive(text: &[u8]) -> Vec<u8> {

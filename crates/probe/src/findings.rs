@@ -22,6 +22,8 @@ pub enum Ability {
     IdMaps,
     /// The kernel mounts such a mount over a directory with the contents of its files (Linux 6.5).
     MetadataImages,
+    /// The kernel mounts EROFS, with an id map.
+    Erofs,
     /// In a user namespace, the kernel mounts a writable overlay over such a mount.
     Overlay,
     /// In a user namespace, the mount program puts an overlay over a SquashFS file that is served by FUSE.
@@ -41,6 +43,7 @@ impl Ability {
             Self::Compressor(number) => format!("squashfs-{}", compressor_name(number)),
             Self::IdMaps => "id-maps".to_owned(),
             Self::MetadataImages => "metadata-images".to_owned(),
+            Self::Erofs => "erofs".to_owned(),
             Self::Overlay => "overlay".to_owned(),
             Self::Fuse => "fuse".to_owned(),
             Self::FuseIdMaps => "fuse-id-maps".to_owned(),
@@ -57,6 +60,7 @@ impl Ability {
             Self::Compressor(number) => format!("kernel SquashFS with {}", compressor_name(number)),
             Self::IdMaps => "id-mapped SquashFS mounts".to_owned(),
             Self::MetadataImages => "overlays of metadata images".to_owned(),
+            Self::Erofs => "kernel EROFS".to_owned(),
             Self::Overlay => "kernel overlays in user namespaces".to_owned(),
             Self::Fuse => "SquashFS by FUSE".to_owned(),
             Self::FuseIdMaps => "SquashFS by FUSE with other ids".to_owned(),

@@ -58,6 +58,7 @@ pub(crate) fn make_all_trials(mount_program: &Path) -> Result<(), String> {
         }
         lower = mapped.ok();
     }
+    report(Ability::Erofs, trials::erofs(&place, &namespace, &map));
     let writable = writable(&place, USER)?;
     trials::enter(&namespace).map_err(|error| format!("cannot enter a user namespace: {error}"))?;
     // Without such a mount the overlay is tried over a plain directory, so that each ability is told for itself.

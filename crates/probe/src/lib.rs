@@ -9,6 +9,7 @@
 //!
 //! Root tries all. Any other user tries what a user can, in a user namespace of their own.
 
+mod erofs_image;
 mod findings;
 mod image;
 mod inside;

@@ -17,6 +17,7 @@ use parallax_sys::user_namespace::{IdRange, UserNamespace};
 use rustix::fs::XattrFlags;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 
+use crate::erofs_image;
 use crate::image::{FILE_CONTENT, FILE_NAME, FILE_OWNER, GZIP, image};
 
 /// The mount point of the trials' tmpfs, in their own mount namespace: a directory every system has and no trial needs.
@@ -131,6 +132,22 @@ pub(crate) fn squashfs(place: &Place) -> Result<PathBuf, String> {
     Ok(directory)
 }
 
+/// Mounts an EROFS image by the kernel, with an id map, and reads it. A loop device is tried, which serves any file system; without one a step
+/// may still get its layers.
+pub(crate) fn erofs(place: &Place, namespace: &UserNamespace, map: &[IdRange]) -> Result<(), String> {
+    let path = place.root.join("image").with_extension(layout::EROFS);
+    fs::write(&path, erofs_image::image()).map_err(|error| format!("no image: {error}"))?;
+    let file = File::open(path).map_err(|error| format!("no image: {error}"))?;
+    let device =
+        LoopDevice::attach(file.as_fd(), Reads::Buffered).map_err(|error| format!("no loop device: {error}"))?;
+    let mount = DetachedMount::erofs(device.path()).map_err(|error| format!("the kernel refuses it: {error}"))?;
+    let directory = place.root.join("erofs");
+    fs::create_dir(&directory).map_err(|error| error.to_string())?;
+    mount.attach_at(&directory).map_err(|error| format!("cannot attach the mount: {error}"))?;
+    read_back(&directory)?;
+    id_map_at(&directory, &place.root.join("erofs-mapped"), namespace, map)
+}
+
 /// Mounts an image that says it is compressed in a certain way.
 pub(crate) fn compressor(place: &Place, compressor: u16) -> Result<(), String> {
     kernel_mount(place, compressor).map(drop)
@@ -159,15 +176,19 @@ pub(crate) fn id_map(
     namespace: &UserNamespace,
     map: &[IdRange],
 ) -> Result<PathBuf, String> {
+    let directory = place.root.join("mapped");
+    id_map_at(layer, &directory, namespace, map).map(|()| directory)
+}
+
+fn id_map_at(layer: &Path, directory: &Path, namespace: &UserNamespace, map: &[IdRange]) -> Result<(), String> {
     let mapped = DetachedMount::clone_of(layer).map_err(|error| format!("no second mount: {error}"))?;
     mapped.map_ids(namespace.as_fd()).map_err(|error| error.to_string())?;
-    let directory = place.root.join("mapped");
-    fs::create_dir(&directory).map_err(|error| error.to_string())?;
-    mapped.attach_at(&directory).map_err(|error| format!("cannot attach the mount: {error}"))?;
+    fs::create_dir(directory).map_err(|error| error.to_string())?;
+    mapped.attach_at(directory).map_err(|error| format!("cannot attach the mount: {error}"))?;
     let seen = fs::metadata(directory.join(FILE_NAME)).map_err(|error| error.to_string())?.uid();
     let range = map.iter().find(|range| range.inside <= FILE_OWNER && FILE_OWNER - range.inside < range.count);
     let expected = range.map(|range| range.outside + (FILE_OWNER - range.inside));
-    if Some(seen) == expected { Ok(directory) } else { Err(format!("a file has the owner {seen}")) }
+    if Some(seen) == expected { Ok(()) } else { Err(format!("a file has the owner {seen}")) }
 }
 
 /// Mounts a layer with mapped ids as a metadata image over a directory, and reads a file of it.

@@ -1,6 +1,7 @@
 //! Reading a store: as root, which trusts only the store's owner, and for people.
 
 mod access;
+mod erofs;
 pub(crate) mod foreign;
 mod id_prefix;
 pub(crate) mod list;

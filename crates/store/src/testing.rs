@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use parallax_format::ImageName;
 use parallax_format::digest::{DiffId, Digest, ImageId, LayerId};
 use parallax_format::layer_file::LayerFile;
 use parallax_format::layout::{IMAGES_JSON, IMAGES_LOCK, LAYERS_JSON, LAYERS_LOCK};
 use parallax_format::podman::Image;
 use parallax_format::record::ImageRecord;
+use parallax_format::{ImageName, LayerFormat};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -55,7 +55,7 @@ pub(crate) fn publish(store: &Store, image: &NewImage, layers: &[&str]) -> Resul
     let mut converted = Vec::new();
     for content in layers {
         let (diff_id, bytes) = (DiffId::from(sha256(content.as_bytes())), squashfs(content));
-        if store.layer(&diff_id)?.is_none() {
+        if store.layer_in(&diff_id, LayerFormat::Squashfs)?.is_none() {
             let file = work.path().join(diff_id.as_str());
             fs::write(&file, &bytes).unwrap();
             let layer = LayerFile::new(diff_id, 1000, bytes.len() as u64, sha256(&bytes));
@@ -63,6 +63,37 @@ pub(crate) fn publish(store: &Store, image: &NewImage, layers: &[&str]) -> Resul
         }
     }
     store.publish(image, &converted, &OwnFiles::new())
+}
+
+/// The beginning of an EROFS file with some content.
+fn erofs_bytes(content: &str) -> Vec<u8> {
+    let mut bytes = vec![0; 1024];
+    bytes.extend(parallax_format::erofs::MAGIC);
+    bytes.resize(1024 + 128, 0);
+    bytes[1024 + 12] = 9;
+    bytes.extend(content.as_bytes());
+    bytes
+}
+
+/// Writes EROFS files of layers as a migration does.
+pub(crate) fn erofs(directory: &Path, layers: &[&str]) -> Vec<(PathBuf, LayerFile)> {
+    let file = |content: &&str| {
+        let (diff_id, bytes) = (DiffId::from(sha256(content.as_bytes())), erofs_bytes(content));
+        let file = directory.join(format!("{diff_id}.erofs"));
+        fs::write(&file, &bytes).unwrap();
+        let layer = LayerFile::new(diff_id, 1000, bytes.len() as u64, sha256(&bytes));
+        (file, LayerFile { format: LayerFormat::Erofs, ..layer })
+    };
+    layers.iter().map(file).collect()
+}
+
+/// Publishes an image with these files of its layers.
+pub(crate) fn publish_files(
+    store: &Store,
+    image: &NewImage,
+    files: &[(PathBuf, LayerFile)],
+) -> Result<ImageRecord, StoreError> {
+    store.publish(image, files, &OwnFiles::new())
 }
 
 pub(crate) fn json(store: &Store, name: &str) -> Value {

@@ -202,15 +202,16 @@ impl<'a> Verifier<'a> {
 
     fn layer(&mut self, image: &ImageId, layer: &LayerRecord, below: &[LayerRecord]) -> Result<(), StoreError> {
         let root = self.store.root();
-        self.squashfs_file(image, layer)?;
-        let (own, shared) = (self.store.own_file(&layer.id)?, self.store.layer(&layer.diff_id)?);
+        self.layer_file(image, layer)?;
+        let (own, shared) = (self.store.own_file(&layer.id)?, self.store.layer_in(&layer.diff_id, layer.format)?);
         let described = if layer.sidecar { own } else { shared };
         let is_it = |there: &LayerFile| Some(there.squashfs_sha256) == layer.squashfs_sha256;
         // Another tool's file has no description.
         if !layer.sidecar && !described.as_ref().is_some_and(is_it) {
-            let description = LayerFile::description_path(&layer.diff_id);
+            let description = LayerFile::description_path_in(&layer.diff_id, layer.format);
             self.note(Some(image), &description, "does not describe the layer's file", REPLACE_FILE);
         }
+        self.other_file(image, layer)?;
         if let Some(tar_split) = described.and_then(|there| there.tar_split) {
             self.tar_split(image, &LayerFile::tar_split_path(&layer.diff_id), &tar_split)?;
         }
@@ -241,10 +242,11 @@ impl<'a> Verifier<'a> {
             self.note(Some(image), &link, "does not lead to the layer", MIGRATE_AGAIN);
         }
         // Another tool's link may lead to a SquashFS file of its own.
-        let sidecar = layer.link.sidecar();
+        let sidecar = layout::sidecar_of(layer.link.as_str(), layer.format);
         let has_no_file = layer.tree.is_some() || self.store.is_in_chunks_only(layer)?;
         if !has_no_file && !root.join(&sidecar).is_file() {
-            self.note(Some(image), &sidecar, "leads to no SquashFS file", MIGRATE_AGAIN);
+            let what = format!("leads to no {} file", layer.format.title());
+            self.note(Some(image), &sidecar, &what, MIGRATE_AGAIN);
         }
         let entry = self.layers.get(&layer.id);
         let parent = below.last().map(|below| below.id.as_str());

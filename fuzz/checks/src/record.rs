@@ -10,7 +10,7 @@ pub fn check(input: &[u8]) {
     let Ok(record) = ImageRecord::parse(input) else { return };
     assert_eq!(ImageRecord::parse(&record.to_bytes()).ok().as_ref(), Some(&record));
     for layer in &record.layers {
-        let path = layer.squashfs_path();
+        let path = layer.file_path();
         assert!(!path.contains("..") && !path.starts_with('/'), "{path}");
         assert!(!layer.link.as_str().contains(['/', '.']), "{record:?}");
     }

@@ -94,7 +94,7 @@ fn adopt(store: &Store, image: &str) -> anyhow::Result<Outcome> {
 fn fill_and_adopt(store: &Store, id: &ImageId) -> anyhow::Result<(ImageRecord, bool)> {
     let mut record = store.foreign_image(id)?;
     for layer in &mut record.layers {
-        let path = store.root().join(layer.squashfs_path());
+        let path = store.root().join(layer.file_path());
         fill(layer, &path).with_context(|| path.display().to_string())?;
     }
     let _uninterrupted = interrupt::hold();

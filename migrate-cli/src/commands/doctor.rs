@@ -78,11 +78,12 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let agent_config = config.as_ref().map_or_else(Agent::default, |config| config.agent.clone());
     let stores = config.as_ref().map_or(&[][..], |config| &config.stores);
     let findings = probe(&agent_config.mount_program);
-    checks.extend(kernel::check(&findings, agent_config.mounts, &stores::compressors(stores), is_root));
+    let (compressors, erofs) = (stores::compressors(stores), stores::need_erofs(stores));
+    checks.extend(kernel::check(&findings, agent_config.mounts, &compressors, erofs, is_root));
     let run = config.as_ref().map_or_else(Default::default, |config| config.run.clone());
     checks.extend(programs::check(&run));
     checks.extend(extensions::check(&run));
-    checks.push(squashfs::check());
+    checks.extend([squashfs::check(), squashfs::check_erofs()]);
     checks.extend(users::check(options.user.as_deref(), is_root));
     checks.extend(slurm::check(&options.plugstack));
     checks.extend(agent::check(&agent_config, &findings, is_root));

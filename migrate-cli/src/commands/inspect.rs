@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
+use parallax_format::LayerFormat;
 use parallax_format::digest::{Digest, ImageId, Sha256};
 use parallax_format::oci::Execution;
 use parallax_format::record::{ImageRecord, LayerRecord};
-use parallax_store::{ChunkTotals, Store, in_use};
+use parallax_store::{ChunkTotals, LayerFile, Store, in_use};
 use serde::Serialize;
 
 use super::find::{find, record};
@@ -43,7 +44,7 @@ struct Report<'a> {
     created: &'a str,
     /// The size of its unpacked layers in bytes, as `podman images` shows it.
     size: u64,
-    /// Size of its SquashFS files in bytes.
+    /// Size of its files in bytes, in all formats.
     stored: u64,
     /// `true` if another tool stored the image and it was not adopted.
     foreign: bool,
@@ -63,14 +64,28 @@ struct LayerRow {
     diff_id: Digest,
     /// The size of the uncompressed tar in bytes.
     size: u64,
-    /// The size of the SquashFS file in bytes; 0 if the store has the layer in chunks only.
+    /// The format of the layer's file: `squashfs` or `erofs`.
+    format: LayerFormat,
+    /// The size of the file in bytes; 0 if the store has the layer in chunks only.
     stored: u64,
-    /// The SquashFS file's path.
+    /// The file's path.
     file: String,
-    /// The SHA-256 of the SquashFS file; null if not recorded.
+    /// The SHA-256 of the file; null if not recorded.
     squashfs_sha256: Option<Sha256>,
+    /// The layer's EROFS file beside its SquashFS file; null without one.
+    erofs: Option<ErofsRow>,
     /// The chunks of the SquashFS file; null if it is not chunked.
     chunks: Option<ChunkRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct ErofsRow {
+    /// Its path.
+    file: String,
+    /// Its size in bytes.
+    stored: u64,
+    /// Its SHA-256.
+    sha256: Sha256,
 }
 
 #[derive(Debug, Serialize)]
@@ -121,21 +136,37 @@ impl<'a> Report<'a> {
             let (index, traced) = (path(layer.chunk_index_path()), store.traced_chunks(layer)?);
             Ok(Some(ChunkRow { index, chunks, stored, traced, only: store.is_in_chunks_only(layer)? }))
         };
+        let erofs = |layer: &LayerRecord| -> anyhow::Result<Option<ErofsRow>> {
+            if layer.sidecar || layer.format == LayerFormat::Erofs {
+                return Ok(None);
+            }
+            let there = store.layer_in(&layer.diff_id, LayerFormat::Erofs)?;
+            Ok(there.map(|there| ErofsRow {
+                file: path(LayerFile::path_in(&there.diff_id, there.format)),
+                stored: there.squashfs_size,
+                sha256: there.squashfs_sha256,
+            }))
+        };
         let row = |layer: &LayerRecord| -> anyhow::Result<LayerRow> {
             let chunks = chunks(layer)?;
             let only = chunks.as_ref().is_some_and(|chunks| chunks.only);
             Ok(LayerRow {
                 diff_id: layer.diff_id.into(),
                 size: layer.size,
+                format: layer.format,
+                erofs: erofs(layer)?,
                 stored: if only { 0 } else { layer.squashfs_size },
-                file: path(layer.squashfs_path()),
+                file: path(layer.file_path()),
                 squashfs_sha256: layer.squashfs_sha256,
                 chunks,
             })
         };
         let layers: Vec<LayerRow> = record.layers.iter().map(row).collect::<anyhow::Result<_>>()?;
         let (size, _) = units::sizes(record);
-        let files: BTreeMap<&str, u64> = layers.iter().map(|layer| (layer.file.as_str(), layer.stored)).collect();
+        let mut files: BTreeMap<&str, u64> = layers.iter().map(|layer| (layer.file.as_str(), layer.stored)).collect();
+        files.extend(
+            layers.iter().filter_map(|layer| layer.erofs.as_ref()).map(|file| (file.file.as_str(), file.stored)),
+        );
         let stored = units::total(files.into_values());
         let ImageRecord { id, digest, names, created, .. } = record;
         Ok(Self {
@@ -178,10 +209,14 @@ impl<'a> Report<'a> {
                 let ChunkRow { index, chunks, stored, .. } = chunks;
                 format!("\n  {index}\n  {chunks} chunks, {} stored{traced}", units::bytes(*stored))
             });
+            let erofs = layer
+                .erofs
+                .as_ref()
+                .map_or(String::new(), |erofs| format!("\n  {}\n  {} stored", erofs.file, units::bytes(erofs.stored)));
             if layer.chunks.as_ref().is_some_and(|chunks| chunks.only) {
-                return format!("{} {size}, in chunks only{chunks}", layer.diff_id);
+                return format!("{} {size}, in chunks only{erofs}{chunks}", layer.diff_id);
             }
-            format!("{} {size}, {stored} stored\n  {}{chunks}", layer.diff_id, layer.file)
+            format!("{} {size}, {stored} stored\n  {}{erofs}{chunks}", layer.diff_id, layer.file)
         };
         lines.push(("Layers", self.layers.iter().map(layer).collect::<Vec<_>>().join("\n")));
         lines.extend(self.config.lines());

@@ -1,15 +1,17 @@
 //! `parallax list`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use anyhow::Context as _;
 use parallax_file_system::FileSystem;
+use parallax_format::LayerFormat;
 use parallax_format::digest::{Digest, ImageId};
-use parallax_format::layout::CHUNK_STORE;
-use parallax_format::record::{ImageRecord, LayerRecord};
+use parallax_format::layout::{self, CHUNK_STORE};
+use parallax_format::record::ImageRecord;
 use parallax_store::read::{self, Listed, ListedUnpacked};
-use parallax_store::{ChunkTotals, Store, in_use};
+use parallax_store::{ChunkTotals, LayerFile, Store, in_use};
 use serde::Serialize;
 
 use crate::chunking;
@@ -45,7 +47,7 @@ struct Row<'a> {
     layers: usize,
     /// The size of its unpacked layers in bytes, as `podman images` shows it.
     size: u64,
-    /// Size of its SquashFS files in bytes, shared ones included.
+    /// Size of its files in bytes, in all formats, shared ones included.
     stored: u64,
     /// Part of `stored` that other images share.
     shared: u64,
@@ -73,17 +75,45 @@ struct Chunks {
     only: bool,
 }
 
-/// The number of images with a SquashFS file, and its size in bytes, by its path in the store.
+/// The number of images with a file of layers, and its size in bytes, by its path in the store.
 type Files = BTreeMap<String, (usize, u64)>;
 /// The nodes that hold images, by image id.
 type Holders = BTreeMap<String, Vec<String>>;
 
-fn files(images: &[Listed]) -> Files {
+/// The sizes of EROFS files in bytes, by their paths in the store.
+type ErofsFiles = BTreeMap<String, u64>;
+
+/// Returns the EROFS files of a store. Layers whose records have SquashFS files may have such a file too.
+fn erofs_files(store: &Store) -> anyhow::Result<ErofsFiles> {
+    let directory = store.root().join(layout::LAYERS);
+    let mut files = ErofsFiles::new();
+    for entry in fs::read_dir(&directory).into_iter().flatten() {
+        let entry = entry.with_context(|| directory.display().to_string())?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some((diff_id, layout::EROFS)) = name.split_once('.') {
+            // One that is removed meanwhile is no file of the store.
+            let size = entry.metadata().map_or(0, |metadata| metadata.len());
+            files.insert(layout::layer_file(diff_id, layout::EROFS), size);
+        }
+    }
+    Ok(files)
+}
+
+/// Returns the files of an image with their sizes, each once.
+fn own_files(record: &ImageRecord, erofs: &ErofsFiles) -> BTreeMap<String, u64> {
+    let mut own: BTreeMap<String, u64> =
+        record.layers.iter().map(|layer| (layer.file_path(), layer.squashfs_size)).collect();
+    for layer in record.layers.iter().filter(|layer| !layer.sidecar) {
+        let other = erofs.get_key_value(&LayerFile::path_in(&layer.diff_id, LayerFormat::Erofs));
+        own.extend(other.map(|(path, size)| (path.clone(), *size)));
+    }
+    own
+}
+
+fn files(images: &[Listed], erofs: &ErofsFiles) -> Files {
     let mut files = Files::new();
     for Listed { record, .. } in images {
-        let own: BTreeMap<_, _> =
-            record.layers.iter().map(|layer| (layer.squashfs_path(), layer.squashfs_size)).collect();
-        for (file, size) in own {
+        for (file, size) in own_files(record, erofs) {
             files.entry(file).or_insert((0, size)).0 += 1;
         }
     }
@@ -91,11 +121,12 @@ fn files(images: &[Listed]) -> Files {
 }
 
 impl<'a> Row<'a> {
-    fn new(listed: &'a Listed, files: &Files, holders: &Holders, file_system: &'a str) -> Self {
+    fn new(listed: &'a Listed, files: &Files, erofs: &ErofsFiles, holders: &Holders, file_system: &'a str) -> Self {
         let record = &listed.record;
-        let (size, stored) = units::sizes(record);
-        let own: BTreeSet<String> = record.layers.iter().map(LayerRecord::squashfs_path).collect();
-        let unique = own.iter().filter_map(|file| files.get(file)).filter(|(images, _)| *images == 1);
+        let (size, _) = units::sizes(record);
+        let own = own_files(record, erofs);
+        let stored = units::total(own.values().copied());
+        let unique = own.keys().filter_map(|file| files.get(file)).filter(|(images, _)| *images == 1);
         let unique = units::total(unique.map(|(_, size)| *size));
         Self {
             id: record.id,
@@ -166,6 +197,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     }
     let file_system = FileSystem::of(&root).with_context(|| root.display().to_string())?.to_string();
     let store = Store::open(&root)?;
+    let erofs = erofs_files(&store)?;
     let has_chunks = store.root().join(CHUNK_STORE).exists();
     if has_chunks {
         let layers = listing.images.iter_mut().flat_map(|image| &mut image.record.layers);
@@ -175,9 +207,9 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
             }
         }
     }
-    let files = files(&listing.images);
+    let files = files(&listing.images, &erofs);
     let row = |listed| -> anyhow::Result<Row<'_>> {
-        let row = Row::new(listed, &files, &holders, &file_system);
+        let row = Row::new(listed, &files, &erofs, &holders, &file_system);
         if has_chunks { row.with_chunks(&store, &listed.record) } else { Ok(row) }
     };
     let mut rows = listing.images.iter().map(row).collect::<anyhow::Result<Vec<_>>>()?;
@@ -237,7 +269,7 @@ fn table(rows: &[Row<'_>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use parallax_format::record::VERSION;
+    use parallax_format::record::{LayerRecord, VERSION};
     use parallax_store::hash::{link_of_layer, sha256};
 
     use super::*;
@@ -248,6 +280,7 @@ mod tests {
             link: link_of_layer(diff_id),
             diff_id: sha256(diff_id.as_bytes()).into(),
             size: 10 * squashfs_size,
+            format: LayerFormat::Squashfs,
             squashfs_size: *squashfs_size,
             squashfs_sha256: None,
             max_uid: 0,
@@ -273,8 +306,10 @@ mod tests {
     fn shared_bytes_count_once_and_unique_ones_are_what_removing_gives_back() {
         // A layer may be twice in one image: that is no sharing.
         let images = [listed("a", &[("base", 100), ("twice", 7), ("twice", 7)]), listed("b", &[("base", 100)])];
-        let files = files(&images);
-        let rows: Vec<_> = images.iter().map(|image| Row::new(image, &files, &Holders::new(), "ext4")).collect();
+        let erofs = ErofsFiles::new();
+        let files = files(&images, &erofs);
+        let rows: Vec<_> =
+            images.iter().map(|image| Row::new(image, &files, &erofs, &Holders::new(), "ext4")).collect();
         let sizes: Vec<_> = rows.iter().map(|row| (row.size, row.stored, row.shared, row.unique)).collect();
         assert_eq!(sizes, [(1140, 107, 100, 7), (1000, 100, 100, 0)]);
         assert_eq!(totals(&rows, &files, "ext4"), "2 images, 107 B stored on ext4, 100 B saved by sharing\n");

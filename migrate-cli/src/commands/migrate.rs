@@ -5,7 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context as _, bail, ensure};
-use parallax_format::ImageName;
+use parallax_format::{ImageName, LayerFormat};
+use parallax_layers::MkfsErofs;
 use parallax_store::Store;
 use serde::Serialize;
 
@@ -98,6 +99,10 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
         sources.join(", ")
     );
     let settings = options.settings.settings()?;
+    if settings.formats.contains(&LayerFormat::Erofs) {
+        // Refused before anything is fetched.
+        MkfsErofs::find()?;
+    }
     let mut orders: BTreeMap<&str, anyhow::Result<Order<'_>>> =
         sources.iter().map(|text| (text.as_str(), order(global, text, options))).collect();
     refuse_equal_names(&orders)?;

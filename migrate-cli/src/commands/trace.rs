@@ -167,7 +167,7 @@ impl Work {
     /// Writes the trace of a layer.
     fn layer(&self, store: &Store, record: &ImageRecord, layer: &LayerRecord) -> anyhow::Result<LayerRow> {
         let index = store.chunk_index(layer)?.context("the index of chunks was removed meanwhile")?;
-        let file = File::open(store.root().join(layer.squashfs_path()))?;
+        let file = File::open(store.root().join(layer.file_path()))?;
         let notes = match fs::read_to_string(self.0.path().join("reads").join(notes_name(&file)?)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
                 "nothing was noted of the layer {}; parallax-mount-program may be of another release",

@@ -5,6 +5,7 @@
 //! images with the layer share is correct.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,10 +13,11 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, ensure};
 use parallax_format::digest::{DiffId, Sha256};
 use parallax_format::layout;
-use parallax_layers::{Attributes, Below};
+use parallax_layers::{Attributes, Below, ErofsTree};
 use parallax_store::hash::link_of_layer;
 use parallax_store::{LayerFile, OwnFiles, Shape};
 
+use super::layers::Form;
 use super::{Finished, Migration};
 use crate::image::{Image, Layer};
 use crate::source::Source;
@@ -55,8 +57,9 @@ impl Migration<'_> {
             match described.shape.as_ref().map_or(Ok(None), |shape| below(shape, &lower, readable))? {
                 None => lower.push(Lower::of((file, described))),
                 Some(below) => {
-                    let (made, _) = self.made.get(&id, || self.convert_one(source, index, layer, &id, Some(&below)))?;
-                    new.insert(layer.diff_id, made.1.squashfs_size);
+                    let (made, _) =
+                        self.made.get(&id, || self.convert_one(source, index, layer, &id, Form::Own(&below)))?;
+                    *new.entry(layer.diff_id).or_insert(0) += made.1.squashfs_size;
                     lower.push(Lower::of(made.clone()));
                     own.insert(id, made);
                 }
@@ -83,8 +86,9 @@ impl Migration<'_> {
         if let Some(made) = finished.iter().find(is_it) {
             return Ok(Some(made.clone()));
         }
-        let file = self.store.root().join(LayerFile::squashfs_path(&layer.diff_id));
-        Ok(self.store.layer(&layer.diff_id)?.map(|described| (file, described)))
+        let there = self.store.layer(&layer.diff_id)?;
+        let file = |layer: &LayerFile| self.store.root().join(LayerFile::path_in(&layer.diff_id, layer.format));
+        Ok(there.map(|described| (file(&described), described)))
     }
 }
 
@@ -150,9 +154,26 @@ struct Listing {
 }
 
 impl Listing {
-    /// Lists a file with `unsquashfs`, which supports all compressions.
+    /// Lists a file.
     fn read(file: &Path, wanted: &BTreeSet<&str>) -> anyhow::Result<Self> {
         let asked: BTreeSet<&str> = wanted.iter().flat_map(|path| and_above(path)).collect();
+        let is_erofs = file.extension().is_some_and(|end| end == layout::EROFS);
+        if is_erofs { Self::of_erofs(file, &asked) } else { Self::of_squashfs(file, &asked) }
+    }
+
+    fn of_erofs(file: &Path, asked: &BTreeSet<&str>) -> anyhow::Result<Self> {
+        let tree = ErofsTree::open(File::open(file)?)?;
+        let mut listing = Self { names: tree.root_names()?.into_iter().collect(), ..Self::default() };
+        for path in asked {
+            if let Some(found) = tree.look_up(path)? {
+                listing.paths.insert((*path).to_owned(), found);
+            }
+        }
+        Ok(listing)
+    }
+
+    /// Lists a file with `unsquashfs`, which supports all compressions.
+    fn of_squashfs(file: &Path, asked: &BTreeSet<&str>) -> anyhow::Result<Self> {
         let mut child = Command::new("unsquashfs")
             .arg("-lln")
             .arg(file)
@@ -163,7 +184,7 @@ impl Listing {
             .context("cannot run unsquashfs; install squashfs-tools")?;
         let mut listing = Self::default();
         for line in BufReader::new(child.stdout.take().context("no output")?).split(b'\n') {
-            listing.add(&line?, &asked);
+            listing.add(&line?, asked);
         }
         let status = child.wait()?;
         ensure!(status.success(), "unsquashfs failed ({status})");

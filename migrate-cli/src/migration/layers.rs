@@ -9,17 +9,36 @@ use std::thread;
 
 use anyhow::bail;
 use parallax_format::digest::DiffId;
+use parallax_format::{LayerFormat, layout};
 use parallax_layers::{
     Below, ConvertError, Converted, Flattened, MAX_USUAL_ID, Owners, Shape, SquashfsOptions, UnusualOwners, convert,
     flatten,
 };
 use parallax_store::{LayerFile, TarSplit};
 
-use super::{Finished, Migration};
+use super::{Finished, Migration, file_name};
 use crate::image::{Image, Layer};
 use crate::progress::LayerProgress;
 use crate::source::{LayerStream, Source};
 use crate::units;
+
+/// A file that the store lacks.
+#[derive(Debug, Clone, Copy)]
+struct Missing<'a> {
+    /// Position of the layer in the image.
+    index: usize,
+    layer: &'a Layer,
+    format: LayerFormat,
+}
+
+/// The form of a layer's file.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Form<'a> {
+    /// The one that all images with the layer share, in this format.
+    Shared(LayerFormat),
+    /// The one of a single chain of layers.
+    Own(&'a Below),
+}
 
 impl Migration<'_> {
     /// Converts the layers that the store lacks, several at once, and records the sizes of the new ones.
@@ -36,9 +55,9 @@ impl Migration<'_> {
         let worker = || {
             let mut done = Vec::new();
             loop {
-                let Some((index, layer)) = queue().pop_front() else { return anyhow::Ok(done) };
-                let one =
-                    self.made.get(&layer.diff_id, || self.convert_one(source, index, layer, &layer.diff_id, None));
+                let Some(Missing { index, layer, format }) = queue().pop_front() else { return anyhow::Ok(done) };
+                let name = file_name(&layer.diff_id, format);
+                let one = self.made.get(&name, || self.convert_one(source, index, layer, &name, Form::Shared(format)));
                 // The first failure is the image's: the others need not begin.
                 done.push(one.inspect_err(|_| queue().clear())?);
             }
@@ -52,7 +71,7 @@ impl Migration<'_> {
             let Ok(done) = result else { bail!("a thread of the migration panicked; this is a defect of parallax") };
             for (finished, is_new) in done? {
                 if is_new {
-                    new.insert(finished.1.diff_id, finished.1.squashfs_size);
+                    *new.entry(finished.1.diff_id).or_insert(0) += finished.1.squashfs_size;
                 }
                 all.push(finished);
             }
@@ -60,20 +79,23 @@ impl Migration<'_> {
         Ok(all)
     }
 
-    /// Returns the layers that the store lacks, each once, with their positions in the image; the largest first, so that it does
-    /// not run alone at the end.
-    fn missing<'a>(&self, image: &'a Image) -> anyhow::Result<Vec<(usize, &'a Layer)>> {
-        let mut missing: BTreeMap<&DiffId, (usize, &Layer)> = BTreeMap::new();
+    /// Returns the files that the store lacks, each once; the largest layer first, so that it does not run alone at the end.
+    fn missing<'a>(&self, image: &'a Image) -> anyhow::Result<Vec<Missing<'a>>> {
+        let mut missing: BTreeMap<(&DiffId, LayerFormat), Missing<'_>> = BTreeMap::new();
         for (index, (layer, id)) in image.layers.iter().zip(image.chain_ids()).enumerate() {
-            match self.store.layer(&layer.diff_id)? {
-                Some(there) => self.report_if_different(layer, &there),
-                // It may be there for this chain of layers alone.
-                None if self.store.own_file(&id)?.is_some() => {}
-                None => drop(missing.entry(&layer.diff_id).or_insert((index, layer))),
+            for &format in self.settings.formats {
+                match self.store.layer_in(&layer.diff_id, format)? {
+                    Some(there) => self.report_if_different(layer, &there),
+                    // It may be there for this chain of layers alone.
+                    None if self.store.own_file(&id)?.is_some() => {}
+                    None => {
+                        missing.entry((&layer.diff_id, format)).or_insert(Missing { index, layer, format });
+                    }
+                }
             }
         }
         let mut missing: Vec<_> = missing.into_values().collect();
-        missing.sort_by_key(|(_, layer)| std::cmp::Reverse(layer.blob.size));
+        missing.sort_by_key(|missing| std::cmp::Reverse(missing.layer.blob.size));
         Ok(missing)
     }
 
@@ -90,7 +112,7 @@ impl Migration<'_> {
         } else if !squash && there.squashed_owners {
             self.progress.line(&format!("layer {short}: already in the store, with owners squashed (--squash-owners)"));
         }
-        if !self.settings.asked {
+        if !self.settings.asked || there.format != LayerFormat::Squashfs {
             return;
         }
         let file = self.store.root().join(LayerFile::squashfs_path(&layer.diff_id));
@@ -105,8 +127,13 @@ impl Migration<'_> {
         index: usize,
         layer: &Layer,
         name: &str,
-        below: Option<&Below>,
+        form: Form<'_>,
     ) -> anyhow::Result<Finished> {
+        let (format, below) = match form {
+            Form::Shared(format) => (format, None),
+            // Beside the link of one chain of layers only SquashFS has a place.
+            Form::Own(below) => (LayerFormat::Squashfs, Some(below)),
+        };
         let file = self.unfinished(name)?;
         let _slot = self.slots.take();
         let shown = self.progress.layer(&layer.diff_id, source.layer_size(index, layer));
@@ -121,16 +148,16 @@ impl Migration<'_> {
             ..parallax_layers::Layer::new(&layer.diff_id, &file)
         };
         let open = || open(source, index, layer, &shown);
-        let done = convert(what, self.tool()?, &self.settings.squashfs, open)
+        let done = convert(what, &self.maker(format)?, open)
             .map_err(|error| self.explain(error, &format!("layer {}", layer.diff_id.short())))?;
-        let layer = self.finished(layer.diff_id, done);
+        let layer = self.finished(layer.diff_id, format, done);
         shown.done(layer.size, layer.squashfs_size, self.progress);
         Ok((file, layer))
     }
 
     /// Merges all layers of an image into one.
-    pub(super) fn flatten(&self, source: &Source, image: &Image) -> anyhow::Result<Finished> {
-        let file = self.unfinished(&format!("flat-{}", image.id))?;
+    pub(super) fn flatten(&self, source: &Source, image: &Image, format: LayerFormat) -> anyhow::Result<Finished> {
+        let file = self.unfinished(&format!("flat-{}.{}", image.id, layout::extension_of(format)))?;
         let _slot = self.slots.take();
         remove(&file)?;
         let ids: Vec<&str> = image.layers.iter().map(|layer| layer.diff_id.as_str()).collect();
@@ -149,15 +176,15 @@ impl Migration<'_> {
             owners: self.settings.owners,
             ..parallax_layers::Layer::new("", &file)
         };
-        let done = flatten(&ids, layer, self.tool()?, &self.settings.squashfs, open)
-            .map_err(|error| self.explain(error, "the image"))?;
+        let done =
+            flatten(&ids, layer, &self.maker(format)?, open).map_err(|error| self.explain(error, "the image"))?;
         let Flattened { diff_id, converted } = done;
-        let layer = self.finished(diff_id, converted);
+        let layer = self.finished(diff_id, format, converted);
         shown.done(layer.size, layer.squashfs_size, self.progress);
         Ok((file, layer))
     }
 
-    fn finished(&self, diff_id: DiffId, done: Converted) -> LayerFile {
+    fn finished(&self, diff_id: DiffId, format: LayerFormat, done: Converted) -> LayerFile {
         let Converted { size, squashfs_size, squashfs_sha256, content, max_uid, max_gid, .. } = done;
         let Converted { unusual_owners, shape, tar_split, unchecked, dropped_xattrs, .. } = done;
         self.warn_if_unusual(diff_id, &unusual_owners);
@@ -168,13 +195,14 @@ impl Migration<'_> {
             let names: Vec<String> = dropped_xattrs.into_iter().collect();
             let short = diff_id.short();
             tracing::warn!(
-                "layer {short}: extended attributes dropped, which SquashFS cannot store: {}",
+                "layer {short}: extended attributes dropped, which the file cannot store: {}",
                 names.join(", ")
             );
         }
         LayerFile {
             diff_id,
             size,
+            format,
             squashfs_size,
             squashfs_sha256,
             max_uid,

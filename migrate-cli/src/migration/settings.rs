@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 
 use anyhow::ensure;
-use parallax_layers::{Compression, Limits, Owners, SquashfsOptions};
+use parallax_format::LayerFormat;
+use parallax_layers::{Compression, ErofsOptions, Limits, Owners, SquashfsOptions};
 
 use crate::units;
 
@@ -20,11 +21,15 @@ const UNKNOWN_MEMORY: u64 = 2 << 30;
 /// Options of `parallax migrate` for the conversion.
 #[derive(Debug, clap::Args)]
 pub struct SettingsOptions {
+    /// Format of the layers' files: squashfs, erofs, or squashfs,erofs for both; nodes take the one that is faster there
+    /// [default: squashfs]
+    #[arg(long, value_name = "FORMAT", value_parser = formats)]
+    format: Option<Formats>,
     /// Compression: zstd[:1-22], lz4[:hc], gzip[:1-9], xz or none [default: zstd:3]
     #[arg(long, value_name = "METHOD", value_parser = compression)]
     #[allow(rustdoc::broken_intra_doc_links, reason = "the text is the command's help, and [:hc] is no link")]
     compression: Option<Compression>,
-    /// Size of a compressed block: a power of two from 4KiB to 1MiB [default: 128KiB]
+    /// Size of a compressed block: a power of two from 4KiB to 1MiB [default: 128KiB, with EROFS 64KiB]
     #[arg(long, value_name = "SIZE", value_parser = block_size)]
     block_size: Option<u32>,
     /// Number of threads that compress a layer [default: number of processors]
@@ -48,11 +53,20 @@ pub struct SettingsOptions {
     squash_owners: bool,
 }
 
+/// Formats of a layer's files, at least one.
+pub type Formats = &'static [LayerFormat];
+
 /// Settings derived from the options and the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
+    /// Formats of the layers' files.
+    pub formats: Formats,
+    /// `true` if the user specified the formats.
+    pub asked_formats: bool,
     /// Options of mksquashfs.
     pub squashfs: SquashfsOptions,
+    /// Options of mkfs.erofs.
+    pub erofs: ErofsOptions,
     /// Limits of a layer.
     pub limits: Limits,
     /// Handling of owners above the usual range of subordinate ids.
@@ -71,7 +85,7 @@ impl SettingsOptions {
     pub fn settings(&self) -> anyhow::Result<Settings> {
         let processors = self.processors.or(available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
         let memory = self.max_memory.unwrap_or_else(|| free_memory().unwrap_or(UNKNOWN_MEMORY) / 2);
-        let default = SquashfsOptions::default();
+        let (default, erofs) = (SquashfsOptions::default(), ErofsOptions::default());
         let (jobs, memory_mib) = share(memory, self.jobs.unwrap_or(processors).get(), default.memory_mib);
         ensure!(
             memory_mib >= MIN_MKSQUASHFS >> 20,
@@ -80,6 +94,8 @@ impl SettingsOptions {
             units::bytes(MIN_MKSQUASHFS + BESIDE)
         );
         Ok(Settings {
+            formats: self.format.unwrap_or(&[LayerFormat::Squashfs]),
+            asked_formats: self.format.is_some(),
             squashfs: SquashfsOptions {
                 compression: self.compression.unwrap_or(default.compression),
                 raw_data: false,
@@ -87,6 +103,11 @@ impl SettingsOptions {
                 block_size: self.block_size.unwrap_or(default.block_size),
                 processors,
                 memory_mib: u32::try_from(memory_mib)?,
+            },
+            erofs: ErofsOptions {
+                compression: self.compression.unwrap_or(erofs.compression),
+                cluster_size: self.block_size.unwrap_or(erofs.cluster_size),
+                processors,
             },
             limits: Limits { bytes: self.max_layer_size, entries: self.max_layer_entries },
             owners: if self.squash_owners { Owners::Squash } else { Owners::Keep },
@@ -119,6 +140,17 @@ fn group_memory() -> Option<u64> {
     let directory = PathBuf::from("/sys/fs/cgroup").join(group);
     let number = |name: &str| fs::read_to_string(directory.join(name)).ok()?.trim().parse::<u64>().ok();
     Some(number("memory.max")?.saturating_sub(number("memory.current")?))
+}
+
+/// Parses the value of `--format`.
+fn formats(text: &str) -> Result<Formats, String> {
+    let asked: Option<Vec<LayerFormat>> = text.split(',').map(LayerFormat::named).collect();
+    match asked.as_deref() {
+        Some([LayerFormat::Squashfs]) => Ok(&[LayerFormat::Squashfs]),
+        Some([LayerFormat::Erofs]) => Ok(&[LayerFormat::Erofs]),
+        Some([one, other]) if one != other => Ok(&LayerFormat::ALL),
+        _ => Err("invalid format: must be squashfs, erofs or squashfs,erofs".to_owned()),
+    }
 }
 
 /// Parses the value of `--compression`.
@@ -160,6 +192,11 @@ mod tests {
         assert_eq!(compression("lz4:hc"), Ok(Compression::Lz4 { high: true }));
         for bad in ["zstd:0", "zstd:23", "zstd:", "lz4:1", "gzip:10", "xz:6", "lzo", ""] {
             assert!(compression(bad).is_err(), "{bad}");
+        }
+        assert_eq!(formats("erofs"), Ok(&[LayerFormat::Erofs][..]));
+        assert_eq!(formats("erofs,squashfs"), formats("squashfs,erofs"));
+        for bad in ["", "ext4", "erofs,", "erofs,erofs", "squashfs,erofs,squashfs"] {
+            assert!(formats(bad).is_err(), "{bad}");
         }
         assert_eq!(block_size("1MiB"), Ok(1 << 20));
         assert_eq!(block_size("131072"), Ok(128 << 10));

@@ -44,6 +44,30 @@ fn a_side_car_is_found_from_both_forms_whether_file_or_link() {
 }
 
 #[test]
+fn an_erofs_file_is_taken_where_there_is_no_squashfs_file() {
+    let store = store();
+    let erofs = sidecar(&store).with_extension(layout::EROFS);
+    let mut bytes = vec![0; 1024];
+    bytes.extend(erofs::MAGIC);
+    bytes.resize(4096, 0);
+    (bytes[1024 + 12], bytes[1024 + 36]) = (12, 1);
+    fs::write(&erofs, &bytes).unwrap();
+    for lower in both_forms(&store) {
+        let found = layer(&lower).unwrap().source;
+        let found = found.sidecar().unwrap();
+        assert_eq!((found.format, &found.path), (LayerFormat::Erofs, &erofs));
+    }
+    fs::write(&erofs, &bytes[..3000]).unwrap();
+    let error = layer(&both_forms(&store)[0]).unwrap_err().to_string();
+    assert!(error.contains("truncated"), "{error}");
+    fs::write(&erofs, "something").unwrap();
+    let error = layer(&both_forms(&store)[0]).unwrap_err().to_string();
+    assert!(error.contains("not an EROFS file"), "{error}");
+    fs::write(sidecar(&store), superblock(96)).unwrap();
+    assert_eq!(layer(&both_forms(&store)[0]).unwrap().source.sidecar().unwrap().format, LayerFormat::Squashfs);
+}
+
+#[test]
 fn a_layer_that_lies_elsewhere_is_a_plain_one() {
     let (store, elsewhere) = (store(), tempfile::tempdir().unwrap());
     fs::create_dir_all(store.path().join("parallax/layers")).unwrap();

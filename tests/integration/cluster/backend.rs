@@ -99,7 +99,9 @@ fn a_node_tells_what_it_can_do(cluster: &Cluster) -> anyhow::Result<()> {
     ensure!(node["native"].is_null() && node["fuse"].is_null(), "{node}");
     let names: Vec<&str> =
         node["abilities"].as_array().into_iter().flatten().filter_map(|ability| ability["name"].as_str()).collect();
-    for name in ["user-namespaces", "squashfs", "squashfs-zstd", "id-maps", "tmpfs-attributes", "overlay", "fuse"] {
+    for name in
+        ["user-namespaces", "squashfs", "squashfs-zstd", "id-maps", "erofs", "tmpfs-attributes", "overlay", "fuse"]
+    {
         ensure!(names.contains(&name), "no {name} in {names:?}");
     }
     let shown = cluster.run("n1", "root", &["parallax", "status"])?.success()?;

@@ -50,7 +50,7 @@ fn many_files(cluster: &Cluster) -> anyhow::Result<()> {
     same_as_unpacked(cluster, image)
 }
 
-fn same_as_unpacked(cluster: &Cluster, image: &str) -> anyhow::Result<()> {
+pub(super) fn same_as_unpacked(cluster: &Cluster, image: &str) -> anyhow::Result<()> {
     let reference = parse(&images::unpacked(image)?)?;
     ensure!(reference.len() > 2, "the reference is empty");
     compare(&reference, &in_container(cluster, image, "")?, "as root").context(image.to_owned())?;

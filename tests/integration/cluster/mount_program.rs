@@ -63,8 +63,8 @@ podman() {
 run() { podman run --rm --network=host "$@"; }
 if [ $(id -u) = 0 ]; then inside() { "$@"; }; else inside() { command podman unshare "$@"; }; fi
 served() { pgrep -cu "$USER" squashfuse || true; }
-left() { pgrep -lu "$USER" squashfuse; pgrep -lu "$USER" fuse-overlayfs; }
-all_end() { for name in conmon podman kills squashfuse fuse-overlayfs; do timeout 20 pidwait -u "$USER" $name || true; done; }
+left() { pgrep -lu "$USER" squashfuse; pgrep -lu "$USER" erofsfuse; pgrep -lu "$USER" fuse-overlayfs; }
+all_end() { for name in conmon podman kills squashfuse erofsfuse fuse-overlayfs; do timeout 20 pidwait -u "$USER" $name || true; done; }
 end() {
     status=$?
     set +e
@@ -78,7 +78,7 @@ end() {
     mounts=/proc/self/mountinfo
     pause=$XDG_RUNTIME_DIR/libpod/tmp/pause.pid
     [ $(id -u) = 0 ] || mounts=/proc/$(cat $pause)/mountinfo
-    if grep -E 'merged|squashfuse|fuse-overlayfs' $mounts >&2; then status=98; fi
+    if grep -E 'merged|squashfuse|erofsfuse|fuse-overlayfs' $mounts >&2; then status=98; fi
     if [ $(id -u) != 0 ]; then
         pkill -xu "$USER" catatonit
         timeout 20 pidwait -xu "$USER" catatonit >/dev/null
@@ -138,6 +138,11 @@ impl Podman {
 /// Runs a script with Debian 13's rootless Podman on a store, in the frame.
 pub(super) fn script_without_agent(cluster: &Cluster, store: &str, text: &str) -> anyhow::Result<Done> {
     PLAIN.script_on(cluster, store, text)
+}
+
+/// Runs a script with Debian sid's rootless Podman on a store, in the frame.
+pub(super) fn script_on_sid(cluster: &Cluster, store: &str, text: &str) -> anyhow::Result<Done> {
+    ROOTLESS[2].script_on(cluster, store, text)
 }
 
 /// Makes sure that a script said these lines.

@@ -20,7 +20,7 @@ tests! { machine:
 
 fn a_file_that_is_exchanged_after_the_check_is_not_used() -> anyhow::Result<()> {
     let (directory, record) = store()?;
-    let path = directory.path().join(record.squashfs_path());
+    let path = directory.path().join(record.file_path());
     let file = TrustedStore::open(directory.path())?.open_layer(&record)?;
     // What lies there now is no file system at all, and a user's.
     let theirs = directory.path().join("theirs");
@@ -39,7 +39,7 @@ fn a_file_that_is_exchanged_after_the_check_is_not_used() -> anyhow::Result<()> 
 
 fn files_that_are_exchanged_all_the_time_are_never_mistaken() -> anyhow::Result<()> {
     let (directory, record) = store()?;
-    let path = directory.path().join(record.squashfs_path());
+    let path = directory.path().join(record.file_path());
     let (good, theirs) = (directory.path().join("good"), directory.path().join("theirs"));
     fs::rename(&path, &good)?;
     fs::write(&theirs, "theirs")?;

@@ -12,6 +12,7 @@ fn image() -> ImageRecord {
         link: link_of_layer(&n.to_string()),
         diff_id: format!("{:064x}", u16::from(n) + 256).parse().unwrap(),
         size: 100 * u64::from(n),
+        format: LayerFormat::Squashfs,
         squashfs_size: 1,
         squashfs_sha256: format!("{n:064x}").parse().ok(),
         max_uid: 0,

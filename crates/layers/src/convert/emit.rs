@@ -20,8 +20,8 @@
 use std::io::{self, Read, Write};
 
 use crate::content::{Content, FileId, Hashing, id_of, id_of_root};
-use crate::mksquashfs::Running;
 use crate::path::LayerPath;
+use crate::running::Running;
 use crate::tar::entry::{Entry, Kind, MAX_MTIME, Meta, TarError};
 use crate::tar::header::{BLOCK, padding};
 use crate::tar::pax;
@@ -40,8 +40,9 @@ pub(crate) trait Sink: Write {
 
 impl Sink for Vec<u8> {}
 impl Sink for Running {}
+impl<S: Sink> Sink for &mut S {}
 
-/// Writes entries to mksquashfs.
+/// Writes entries.
 pub(crate) struct Emitter<W> {
     to: W,
     content: Content,
@@ -109,6 +110,10 @@ impl<W: Sink> Emitter<W> {
     }
 
     fn headers(&mut self, path: &LayerPath, kind: &Kind, meta: &Meta) -> io::Result<()> {
+        self.headers_of(path.as_bytes(), kind, meta)
+    }
+
+    fn headers_of(&mut self, name: &[u8], kind: &Kind, meta: &Meta) -> io::Result<()> {
         let (flag, size, link, device) = match kind {
             Kind::File(size) => (b'0', *size, &[][..], None),
             Kind::HardLink(target) => (b'1', 0, &target[..], None),
@@ -118,7 +123,6 @@ impl<W: Sink> Emitter<W> {
             Kind::Dir => (b'5', 0, &[][..], None),
             Kind::Fifo => (b'6', 0, &[][..], None),
         };
-        let name = path.as_bytes();
         // These come before PAX headers: see the notes above.
         if name.len() > FIELD {
             self.extension(b'L', name)?;
@@ -175,6 +179,13 @@ impl<W: Sink> Emitter<W> {
         header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         self.to.write_all(&header)
     }
+}
+
+/// Writes the entry of the root directory, whose attributes mkfs.erofs takes from the archive and mksquashfs from options. Extended
+/// attributes are left out, as in SquashFS files.
+pub(crate) fn root_entry<W: Sink>(to: &mut W, root: &Meta) -> io::Result<()> {
+    let mut emitter = Emitter { to, content: Content::default(), links: Vec::new() };
+    emitter.headers_of(b"./", &Kind::Dir, &Meta { xattrs: Vec::new(), ..root.clone() })
 }
 
 fn header(flag: u8, name: &[u8], size: u64) -> [u8; BLOCK] {

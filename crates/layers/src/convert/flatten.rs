@@ -10,12 +10,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::emit::{Emitter, Sink};
 use super::entries::{Seen, next_entry};
-use super::layer::{Converted, Layer, finish, reading};
+use super::layer::{Converted, Layer, finish, reading, start};
 use super::layout::{Layout, default_directory};
 use super::plan::Plan;
 use crate::decompress::hex;
 use crate::error::{ConvertError, EntryError};
-use crate::mksquashfs::{Mksquashfs, SquashfsOptions};
+use crate::maker::Maker;
 use crate::path::{LayerPath, remove_below};
 use crate::tar::entry::{Meta, TarError};
 use crate::tar::limits::{Allowance, Limits};
@@ -40,8 +40,7 @@ pub struct Flattened {
 pub fn flatten<R: Read + Send>(
     diff_ids: &[&str],
     layer: Layer<'_>,
-    tool: Mksquashfs,
-    options: &SquashfsOptions,
+    maker: &Maker,
     mut open: impl FnMut(usize) -> io::Result<R>,
 ) -> Result<Flattened, ConvertError> {
     let Layer { file, limits, owners, .. } = layer;
@@ -55,7 +54,7 @@ pub fn flatten<R: Read + Send>(
     let names = merged.names();
     let root = merged.root.unwrap_or_else(default_directory);
     let split = layer.tar_split.map(TarSplit::create);
-    let to = Hashed { to: tool.start(file, options, &root)?, hash: Sha256::new(), size: 0, split };
+    let to = Hashed { to: start(maker, file, &root)?, hash: Sha256::new(), size: 0, split };
     let mut to = Emitter::new(to, &root);
     let mut seen = Seen::new(owners);
     seen.owners.count(&root);
@@ -76,7 +75,7 @@ pub fn flatten<R: Read + Send>(
     }
     write_directories(merged.nodes, &mut to, &mut seen).map_err(ConvertError::of_write)?;
     let (Hashed { to: running, hash, size, split }, content) = to.finish().map_err(ConvertError::of_write)?;
-    let converted = finish(running, tool, file, Seen { content, ..seen }, size, split)?;
+    let converted = finish(running, maker, file, Seen { content, ..seen }, size, split)?;
     Ok(Flattened { diff_id: hex(hash).into(), converted })
 }
 

@@ -1,4 +1,4 @@
-//! Converts one layer from its stream to its SquashFS file.
+//! Converts one layer from its stream to its file.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -9,6 +9,7 @@ use std::thread;
 use parallax_format::digest::Sha256;
 
 use super::below::{Below, Shape};
+use super::emit::root_entry;
 use super::entries::Seen;
 use super::owners::{Owners, UnusualOwners};
 use super::plan::Plan;
@@ -17,7 +18,8 @@ use super::stream::{self, Stream};
 use crate::content::ContentDigest;
 use crate::decompress::digest;
 use crate::error::ConvertError;
-use crate::mksquashfs::{Mksquashfs, Running, SquashfsOptions};
+use crate::maker::Maker;
+use crate::running::Running;
 use crate::tar::entry::Meta;
 use crate::tar::limits::Limits;
 use crate::tar::reader::TarReader;
@@ -29,7 +31,7 @@ use crate::unpacked::content_digest;
 pub struct Layer<'a> {
     /// The SHA-256 that the uncompressed stream must have, 64 hexadecimal digits.
     pub diff_id: &'a str,
-    /// The SquashFS file to write. It must not exist. After an error it may exist and is invalid.
+    /// The file to write. It must not exist. After an error it may exist and is invalid.
     pub file: &'a Path,
     /// The file for tar-split data, if wanted. An existing file is replaced.
     pub tar_split: Option<&'a Path>,
@@ -54,11 +56,11 @@ impl<'a> Layer<'a> {
 pub struct Converted {
     /// The size of the uncompressed tar stream in bytes.
     pub size: u64,
-    /// The size of the SquashFS file in bytes.
+    /// The size of the file in bytes.
     pub squashfs_size: u64,
-    /// The SHA-256 of the SquashFS file.
+    /// The SHA-256 of the file.
     pub squashfs_sha256: Sha256,
-    /// The digest of the SquashFS file's content, independent of the compression: see [`crate::content_digest`].
+    /// The digest of the file's content, independent of format and compression: see [`crate::content_digest`].
     pub content: ContentDigest,
     /// The highest user id in the layer.
     pub max_uid: u32,
@@ -71,7 +73,7 @@ pub struct Converted {
     /// The tar-split data, if wanted.
     pub tar_split: Option<TarSplitFile>,
     /// The reason why a required comparison of the SquashFS file with the layer was impossible: see
-    /// [`Mksquashfs::has_link_defect`].
+    /// [`crate::Mksquashfs::has_link_defect`].
     pub unchecked: Option<String>,
     /// Dropped extended attributes: those that SquashFS cannot store, such as POSIX ACLs, or that would disturb the overlay.
     pub dropped_xattrs: BTreeSet<String>,
@@ -86,14 +88,13 @@ pub struct Converted {
 /// [`ConvertError`]. The file is complete and durable only on success.
 pub fn convert<R: io::Read + Send>(
     layer: Layer<'_>,
-    tool: Mksquashfs,
-    options: &SquashfsOptions,
+    maker: &Maker,
     mut open: impl FnMut() -> io::Result<R>,
 ) -> Result<Converted, ConvertError> {
     let Layer { diff_id, file, tar_split, limits, owners, below } = layer;
     let rules = Rules { limits, owners, below };
     let split = || tar_split.map(TarSplit::create);
-    let start = |root: &Meta| tool.start(file, options, root);
+    let start = |root: &Meta| start(maker, file, root);
     let mut source = || open().map_err(ConvertError::Read);
     let written = match reading(source()?, diff_id, limits, split(), |tar| rewrite(tar, rules, start)) {
         Err(Stop::NeedsPlan) => {
@@ -105,13 +106,22 @@ pub fn convert<R: io::Read + Send>(
         done => done,
     };
     let Read { result: (running, seen), size, split } = written.map_err(Stop::into_error)?;
-    finish(running, tool, file, seen, size, split)
+    finish(running, maker, file, seen, size, split)
+}
+
+/// Starts the program that makes the file.
+pub(crate) fn start(maker: &Maker, file: &Path, root: &Meta) -> Result<Running, ConvertError> {
+    let mut running = maker.start(file, root)?;
+    if maker.reads_root_entry() {
+        root_entry(&mut running, root).map_err(ConvertError::of_write)?;
+    }
+    Ok(running)
 }
 
 /// Waits for the file and computes its digest while the file is made durable.
 pub(crate) fn finish(
     running: Running,
-    tool: Mksquashfs,
+    maker: &Maker,
     file: &Path,
     seen: Seen,
     size: u64,
@@ -128,7 +138,7 @@ pub(crate) fn finish(
     let (squashfs_sha256, squashfs_size) = hashed.map_err(ConvertError::Write)?;
     let Seen { owners, shape, dropped_xattrs, content } = seen;
     let unchecked =
-        if content.has_links() && tool.has_link_defect() { compare(file, &content.finish())? } else { None };
+        if content.has_links() && maker.has_link_defect() { compare(file, &content.finish())? } else { None };
     Ok(Converted {
         size,
         squashfs_size,
@@ -163,7 +173,7 @@ pub(crate) struct Read<'s, T> {
 }
 
 /// Makes one pass over the stream and checks its digest. If the digest is wrong, the result of `work` is dropped, which kills
-/// mksquashfs.
+/// the program that makes the file.
 pub(crate) fn reading<'s, R: io::Read + Send, T, E: From<ConvertError>>(
     source: R,
     diff_id: &str,

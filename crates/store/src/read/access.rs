@@ -33,7 +33,7 @@ impl TrustedStore {
         match may_read(file) {
             // Linux before 5.8 checks paths only.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => self.check_file_or_chunks(layer),
-            checked => checked.map_err(|error| self.read_failed(&layer.squashfs_path(), error)),
+            checked => checked.map_err(|error| self.read_failed(&layer.file_path(), error)),
         }
     }
 

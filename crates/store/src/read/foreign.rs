@@ -212,6 +212,7 @@ impl TrustedStore {
             id,
             link,
             size: 0,
+            format: parallax_format::LayerFormat::Squashfs,
             squashfs_size: 0,
             squashfs_sha256: None,
             max_uid: 0,
@@ -219,7 +220,7 @@ impl TrustedStore {
             sidecar: true,
             tree: None,
         };
-        let path = layer.squashfs_path();
+        let path = layer.file_path();
         let mut file = self.open_layer(&layer).map_err(|error| match error {
             OpenError::Read { cause, .. } if cause.kind() == std::io::ErrorKind::NotFound => {
                 let reason = match self.unpacked(entry) {

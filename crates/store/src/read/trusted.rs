@@ -172,7 +172,7 @@ impl TrustedStore {
     /// # Errors
     /// [`OpenError`]; a missing file is one.
     pub fn open_layer(&self, layer: &LayerRecord) -> Result<File, OpenError> {
-        let path = layer.squashfs_path();
+        let path = layer.file_path();
         // Another tool's may be a symbolic link, which must not lead out of the store.
         let links = if layer.sidecar { ResolveFlags::empty() } else { ResolveFlags::NO_SYMLINKS };
         let file = self.open_file(&path, links)?.ok_or_else(|| self.read_failed(&path, Errno::NOENT.into()))?;
@@ -317,6 +317,7 @@ mod tests {
             link: crate::hash::link_of_layer(&hex),
             diff_id: hex.parse().unwrap(),
             size: 1,
+            format: parallax_format::LayerFormat::Squashfs,
             squashfs_size: 1,
             squashfs_sha256: hex.parse().ok(),
             max_uid: 0,
@@ -334,14 +335,14 @@ mod tests {
     #[test]
     fn a_good_layer_opens() {
         let (directory, layer) = store();
-        fs::write(directory.path().join(layer.squashfs_path()), "x").unwrap();
+        fs::write(directory.path().join(layer.file_path()), "x").unwrap();
         TrustedStore::open(directory.path()).unwrap().open_layer(&layer).unwrap();
     }
 
     #[test]
     fn what_is_not_a_plain_file_of_the_owner_is_refused() {
         let (directory, layer) = store();
-        let path = directory.path().join(layer.squashfs_path());
+        let path = directory.path().join(layer.file_path());
         assert!(reason(&directory, &layer).contains("cannot be read"));
 
         symlink("/etc/passwd", &path).unwrap();
@@ -375,8 +376,7 @@ mod tests {
     fn an_index_entry_that_leads_out_of_the_store_is_refused() {
         let (directory, _) = store();
         let name = ImageName::for_storing("a").unwrap();
-        let entry = directory.path().join(IndexPath::name(&name).unwrap());
-        symlink("../../../../../etc/passwd", entry).unwrap();
+        symlink("../../../../../etc/passwd", directory.path().join(IndexPath::name(&name).unwrap())).unwrap();
         let store = TrustedStore::open(directory.path()).unwrap();
         let error = store.resolve(&ImageRef::parse("a").unwrap()).unwrap_err().to_string();
         assert!(error.contains("leads out of the store"), "{error}");

@@ -1,4 +1,4 @@
-//! Checks SquashFS files, or the chunks that a store has in their place.
+//! Checks the files of layers, or the chunks that a store has in their place.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -6,18 +6,53 @@ use std::path::Path;
 
 use parallax_chunks::Matcher;
 use parallax_format::digest::ImageId;
+use parallax_format::layer_file::LayerFile;
 use parallax_format::record::LayerRecord;
-use parallax_format::squashfs::Superblock;
+use parallax_format::{LayerFormat, erofs, squashfs};
 
 use super::{CHUNK_AGAIN, REPLACE_CHUNKS, REPLACE_FILE, TRACE_AGAIN, Verifier};
 use crate::error::StoreError;
 use crate::hash::Digester;
 
 impl Verifier<'_> {
-    /// Checks a SquashFS file, and the chunks that it was cut into.
-    pub(super) fn squashfs_file(&mut self, image: &ImageId, layer: &LayerRecord) -> Result<(), StoreError> {
-        let (file, index_path, trace_path) =
-            (layer.squashfs_path(), layer.chunk_index_path(), layer.chunk_trace_path());
+    /// Checks a layer's file that has no chunks.
+    pub(super) fn whole_file(&mut self, image: &ImageId, layer: &LayerRecord) -> Result<(), StoreError> {
+        let path = layer.file_path();
+        let wrong = match self.files.get(&path) {
+            Some(known) => known.clone(),
+            None => check(&self.store.root().join(&path), layer, None)?,
+        };
+        if let Some(wrong) = &wrong {
+            self.note(Some(image), &path, wrong, REPLACE_FILE);
+        }
+        self.files.insert(path, wrong);
+        Ok(())
+    }
+
+    /// Checks the EROFS file of a layer whose record has another file: nodes may take it as well.
+    pub(super) fn other_file(&mut self, image: &ImageId, layer: &LayerRecord) -> Result<(), StoreError> {
+        let format = LayerFormat::Erofs;
+        if layer.sidecar || layer.tree.is_some() || layer.format == format {
+            return Ok(());
+        }
+        if let Some(described) = self.store.layer_in(&layer.diff_id, format)? {
+            return self.whole_file(image, &layer.with_file(&described));
+        }
+        let [file, description] =
+            [LayerFile::path_in(&layer.diff_id, format), LayerFile::description_path_in(&layer.diff_id, format)];
+        if self.store.root().join(&file).exists() {
+            let what = "does not describe the layer's EROFS file";
+            self.note(Some(image), &description, what, REPLACE_FILE);
+        }
+        Ok(())
+    }
+
+    /// Checks a layer's file, and the chunks that it was cut into.
+    pub(super) fn layer_file(&mut self, image: &ImageId, layer: &LayerRecord) -> Result<(), StoreError> {
+        if layer.format != LayerFormat::Squashfs {
+            return self.whole_file(image, layer);
+        }
+        let (file, index_path, trace_path) = (layer.file_path(), layer.chunk_index_path(), layer.chunk_trace_path());
         let known = self.files.contains_key(&index_path);
         let only_chunks = self.store.is_in_chunks_only(layer)?;
         let index = if known { None } else { self.read_index(&index_path)? };
@@ -25,7 +60,7 @@ impl Verifier<'_> {
         let wrong = match self.files.get(&file).filter(|_| matcher.is_none()) {
             Some(known) => known.clone(),
             None if only_chunks => None,
-            None => check_file(&self.store.root().join(&file), layer, matcher.as_mut())?,
+            None => check(&self.store.root().join(&file), layer, matcher.as_mut())?,
         };
         let matches = only_chunks || matcher.is_none_or(|matcher| matcher.finish());
         if let Some(index) = &index {
@@ -33,7 +68,7 @@ impl Verifier<'_> {
                 Err(error) => Some(error.clone()),
                 Ok(_) if wrong.is_none() && !matches => Some("is not that of the layer's file".to_owned()),
                 Ok(index) => match self.broken_chunks(index)? {
-                    None if only_chunks => self.other_file(layer)?,
+                    None if only_chunks => self.wrong_chunks(layer)?,
                     broken => broken,
                 },
             };
@@ -57,7 +92,7 @@ impl Verifier<'_> {
     }
 
     /// Returns the problem of chunks that are intact, if they do not give the layer's file.
-    fn other_file(&self, layer: &LayerRecord) -> Result<Option<String>, StoreError> {
+    fn wrong_chunks(&self, layer: &LayerRecord) -> Result<Option<String>, StoreError> {
         match self.store.check_chunks(layer) {
             Ok(()) => Ok(None),
             Err(StoreError::Corrupt { what, .. }) => Ok(Some(format!("is corrupt: {what}"))),
@@ -66,8 +101,8 @@ impl Verifier<'_> {
     }
 }
 
-/// Returns the problem of a SquashFS file, if there is one.
-fn check_file(
+/// Returns the problem of a layer's file, if there is one.
+fn check(
     path: &Path,
     layer: &LayerRecord,
     mut matcher: Option<&mut Matcher<'_>>,
@@ -85,9 +120,16 @@ fn check_file(
         return Ok(Some(format!("has {size} bytes and should have {}", layer.squashfs_size)));
     }
     let mut superblock = Vec::new();
-    file.by_ref().take(Superblock::BYTES).read_to_end(&mut superblock).map_err(failed)?;
-    if Superblock::parse(&superblock).is_none_or(|superblock| superblock.bytes_used > size) {
-        return Ok(Some("has no SquashFS superblock that fits it".to_owned()));
+    file.by_ref()
+        .take(squashfs::Superblock::BYTES.max(erofs::Superblock::BYTES))
+        .read_to_end(&mut superblock)
+        .map_err(failed)?;
+    let used = match layer.format {
+        LayerFormat::Squashfs => squashfs::Superblock::parse(&superblock).map(|superblock| superblock.bytes_used),
+        LayerFormat::Erofs => erofs::Superblock::parse(&superblock).map(|superblock| superblock.bytes_used),
+    };
+    if used.is_none_or(|used| used > size) {
+        return Ok(Some(format!("has no {} superblock that fits it", layer.format.title())));
     }
     let mut hash = Digester::default();
     let mut take = |bytes: &[u8]| {

@@ -15,19 +15,19 @@ fn a_good_store_has_no_problems_and_each_damage_is_found() {
     type Damage = fn(&Store, &ImageRecord);
     let damages: [(&str, Damage); 9] = [
         (".squash has changed", |store, record| {
-            let path = store.root().join(record.layers[0].squashfs_path());
+            let path = store.root().join(record.layers[0].file_path());
             let mut bytes = fs::read(&path).unwrap();
             bytes[96] ^= 1;
             fs::write(path, bytes).unwrap();
         }),
         ("superblock", |store, record| {
-            let path = store.root().join(record.layers[0].squashfs_path());
+            let path = store.root().join(record.layers[0].file_path());
             let mut bytes = fs::read(&path).unwrap();
             bytes[0] = 0;
             fs::write(path, bytes).unwrap();
         }),
         ("bytes and should have", |store, record| {
-            fs::write(store.root().join(record.layers[0].squashfs_path()), "hsqs").unwrap();
+            fs::write(store.root().join(record.layers[0].file_path()), "hsqs").unwrap();
         }),
         ("lower does not name", |store, record| {
             fs::write(store.root().join("overlay").join(record.layers[1].id).join("lower"), "l/X").unwrap();
@@ -61,7 +61,7 @@ fn what_a_writer_was_at_is_no_problem_when_looked_at_again() {
     let entry = store.root().join("parallax/names/localhost%2Fapp:1");
     let target = fs::read_link(&entry).unwrap();
     fs::remove_file(&entry).unwrap();
-    fs::write(store.root().join(record.layers[0].squashfs_path()), "hsqs").unwrap();
+    fs::write(store.root().join(record.layers[0].file_path()), "hsqs").unwrap();
     let mut verifier = Verifier::new(&store).unwrap();
     verifier.image(&record.id).unwrap();
     let about = |verifier: &Verifier<'_>, path: &str| verifier.problems().iter().any(|it| it.path.ends_with(path));

@@ -88,7 +88,7 @@ impl Store {
         let entry = self.foreign_entry(&store, &record.id)?;
         let now = store.foreign_record(&entry, &LayerSizes::default())?;
         let files = |record: &ImageRecord| -> Vec<(String, u64)> {
-            record.layers.iter().map(|layer| (layer.squashfs_path(), layer.squashfs_size)).collect()
+            record.layers.iter().map(|layer| (layer.file_path(), layer.squashfs_size)).collect()
         };
         if files(&now) != files(record) || now.config != record.config {
             return Err(self.corrupt(&format!("the image {}", record.id), &"it changed while it was read; try again"));
@@ -137,7 +137,7 @@ impl Store {
             share(&path)?;
         }
         for layer in &record.layers {
-            let link = self.root().join(layer.squashfs_path());
+            let link = self.root().join(layer.file_path());
             let file = fs::canonicalize(&link).context("read", &link)?;
             share(&file)?;
             share(file.parent().unwrap_or(&file))?;
@@ -160,7 +160,7 @@ mod tests {
     fn adopted(store: &Store, id: &ImageId) -> ImageRecord {
         let mut record = store.foreign_image(id).unwrap();
         for layer in &mut record.layers {
-            let bytes = fs::read(store.root().join(layer.squashfs_path())).unwrap();
+            let bytes = fs::read(store.root().join(layer.file_path())).unwrap();
             layer.squashfs_sha256 = Some(crate::hash::sha256(&bytes));
             (layer.size, layer.max_uid) = (5000, 7);
         }
@@ -202,7 +202,7 @@ mod tests {
                 assert!(store.root().join("overlay").join(layer.as_str().unwrap()).join("link").exists());
             }
             assert!(store.foreign_image(&other).is_ok());
-            assert!(!store.root().join(record.layers[0].squashfs_path()).exists());
+            assert!(!store.root().join(record.layers[0].file_path()).exists());
         }
     }
 

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use parallax_chunks::{ChunkId, Index, compress};
+use parallax_format::LayerFormat;
 use parallax_format::digest::ImageId;
 use parallax_format::layer_file::ChunkTotals;
 use parallax_format::layout::CHUNK_STORE;
@@ -79,7 +80,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`] if the store cannot be read.
     pub fn chunk_totals(&self, layer: &LayerRecord) -> Result<Option<ChunkTotals>, StoreError> {
-        if !self.root().join(layer.chunk_index_path()).exists() {
+        // Only SquashFS files are cut into chunks.
+        if layer.format != LayerFormat::Squashfs || !self.root().join(layer.chunk_index_path()).exists() {
             return Ok(None);
         }
         let bytes = read_if_there(&self.root().join(layer.chunk_totals_path()))?;

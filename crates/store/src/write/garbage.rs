@@ -11,8 +11,9 @@ use std::path::Path;
 
 use parallax_format::digest::{ImageId, LayerId};
 use parallax_format::layout::{IMAGES_JSON, LAYERS_JSON};
+use parallax_format::podman::Link;
 use parallax_format::record::ImageRecord;
-use parallax_format::{ImageName, IndexPath, layout};
+use parallax_format::{ImageName, IndexPath, LayerFormat, layout};
 
 use crate::atomic::{entries, remove_file, remove_tree, sync_parent};
 use crate::error::StoreError;
@@ -23,8 +24,18 @@ use crate::podman_lists::{ImageList, LayerList};
 use crate::write::store::Store;
 
 /// Extensions of the files of a layer, in the order in which they are to go.
-const FILES_OF_A_LAYER: [&str; 6] =
-    [layout::CHUNK_TRACE, layout::CHUNK_INDEX, layout::CHUNK_TOTALS, layout::JSON, layout::TAR_SPLIT, layout::SQUASHFS];
+const FILES_OF_A_LAYER: [&str; 8] = [
+    layout::CHUNK_TRACE,
+    layout::CHUNK_INDEX,
+    layout::CHUNK_TOTALS,
+    layout::JSON,
+    layout::EROFS_JSON,
+    layout::TAR_SPLIT,
+    layout::SQUASHFS,
+    layout::EROFS,
+];
+/// Extensions of files that steps may be reading; an index keeps the chunks that it names.
+const FILES_OF_STEPS: [&str; 3] = [layout::SQUASHFS, layout::EROFS, layout::CHUNK_INDEX];
 
 /// A file or list entry that was removed, or is to be removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,7 +197,8 @@ impl Sweep {
             if exists(store, &directory) && may_go(id)? {
                 let link = store.link_of(id)?;
                 let squash = link.iter().map(|link| layout::squash(link.as_str()));
-                let links = link.iter().flat_map(|link| [link.sidecar(), layout::link(link.as_str())]);
+                let files = |link: &Link| LayerFormat::ALL.map(|format| layout::sidecar_of(link.as_str(), format));
+                let links = link.iter().flat_map(|link| files(link).into_iter().chain([layout::link(link.as_str())]));
                 let others = [layout::podmans_tar_split(id), layout::own_file(id, layout::CHUNK_INDEX)];
                 self.links.extend(links.chain(squash).chain(others).filter(|path| exists(store, path)));
                 self.layer_directories.push(directory);
@@ -233,8 +245,7 @@ impl Sweep {
         let mut directories = BTreeSet::new();
         for path in paths {
             let path = store.root().join(path);
-            // What steps may be reading: an index keeps the chunks that it names.
-            let is_kept = path.extension().is_some_and(|kind| kind == layout::SQUASHFS || kind == layout::CHUNK_INDEX)
+            let is_kept = path.extension().is_some_and(|kind| FILES_OF_STEPS.iter().any(|kept| kind == *kept))
                 && path.symlink_metadata().is_ok_and(|file| file.is_file());
             if is_kept && self.to_trash {
                 store.move_to_trash(&path)?;

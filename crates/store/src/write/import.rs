@@ -190,6 +190,7 @@ impl Store {
             link: link_of_layer(&documents.layer),
             diff_id,
             size: file.size,
+            format: parallax_format::LayerFormat::Squashfs,
             squashfs_size: file.squashfs_size,
             squashfs_sha256: Some(file.squashfs_sha256),
             max_uid: file.max_uid,

@@ -91,7 +91,7 @@ mod tests {
         let own = publish_own(&store, "own:1", &["other base", "top"]);
         assert_eq!(shared.layers[1].diff_id, own.layers[1].diff_id);
         assert_eq!(own.layers.iter().map(|layer| layer.sidecar).collect::<Vec<_>>(), [false, true]);
-        assert_ne!(own.layers[1].squashfs_path(), shared.layers[1].squashfs_path());
+        assert_ne!(own.layers[1].file_path(), shared.layers[1].file_path());
         // As the agent opens it.
         let trusted = TrustedStore::open(store.root()).unwrap();
         let found = trusted.resolve(&ImageRef::parse("own:1").unwrap()).unwrap().unwrap();
@@ -111,7 +111,7 @@ mod tests {
             store.remove(&Target::Image(id), false).unwrap();
         }
         assert_eq!(store.own_file(&own.layers[1].id).unwrap(), None);
-        assert!(!store.root().join(own.layers[1].squashfs_path()).exists());
+        assert!(!store.root().join(own.layers[1].file_path()).exists());
         assert!(store.image(&shared.id).unwrap().is_some());
     }
 }

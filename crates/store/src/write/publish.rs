@@ -14,8 +14,8 @@ use parallax_format::digest::{DiffId, Digest, ImageId, LayerId, Sha256};
 use parallax_format::layer_file::LayerFile;
 use parallax_format::layout::{IMAGES_JSON, LAYERS_JSON, LINKS};
 use parallax_format::podman::{Image, Layer, Link, lower_file, manifest_key};
-use parallax_format::record::{ImageRecord, LayerRecord, VERSION};
-use parallax_format::{ImageName, IndexPath, layout};
+use parallax_format::record::{ImageRecord, LayerRecord};
+use parallax_format::{ImageName, IndexPath, LayerFormat, layout};
 
 use crate::atomic::{
     ensure_directory, ensure_link, move_into_place, read_if_there, remove_tree, replace_file, replace_file_by,
@@ -29,7 +29,7 @@ use crate::write::own_file::OwnFiles;
 use crate::write::pending::Operation;
 use crate::write::store::{NewImage, Store};
 
-/// The SquashFS file that a layer of an image is to have.
+/// The file that a layer of an image is to have, by its record.
 struct ChosenFile<'a> {
     layer: LayerFile,
     /// Whether Podman's layer has it for itself.
@@ -82,7 +82,12 @@ impl Store {
         let losers = images.move_name(&image.name.to_string(), &image.id);
         self.write_images(&lock, &images)?;
         // The image was there already with a manifest of its own, which stays: compressed otherwise, say.
-        let mut record = self.image(&image.id)?.unwrap_or_else(|| new_record(image, chain));
+        let mut record = self.image(&image.id)?.unwrap_or_else(|| new_record(image, chain.clone()));
+        if record.version != ImageRecord::version_for(&chain) {
+            // Layers that the image had in EROFS alone are there in SquashFS now, which every release reads.
+            record.version = ImageRecord::version_for(&chain);
+            record.layers = chain;
+        }
         for digest in &image.other_digests {
             if !record.other_digests.contains(digest) {
                 record.other_digests.push(*digest);
@@ -229,6 +234,7 @@ impl Store {
                 link,
                 diff_id: file.diff_id,
                 size: file.size,
+                format: file.format,
                 squashfs_size: file.squashfs_size,
                 squashfs_sha256: Some(file.squashfs_sha256),
                 max_uid: file.max_uid,
@@ -271,10 +277,20 @@ impl Store {
             self.add_own_file(id, file, &chosen.layer)?;
         }
         if !chosen.own {
-            let squashfs = layout::from_links(&LayerFile::squashfs_path(&chosen.layer.diff_id));
-            ensure_link(&self.root().join(link.sidecar()), &squashfs)?;
+            self.link_files(&link, &chosen.layer.diff_id)?;
         }
         Ok(link)
+    }
+
+    /// Links the files of a layer beside the link of one of Podman's layers.
+    fn link_files(&self, link: &Link, diff_id: &DiffId) -> Result<(), StoreError> {
+        for format in LayerFormat::ALL {
+            if self.layer_in(diff_id, format)?.is_some() {
+                let file = layout::from_links(&LayerFile::path_in(diff_id, format));
+                ensure_link(&self.root().join(layout::sidecar_of(link.as_str(), format)), &file)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes a layer's directory. It appears whole, so that one without a link is never ours.
@@ -328,7 +344,7 @@ pub(crate) fn entry_of(name: &ImageName) -> Result<String, StoreError> {
 
 fn new_record(image: &NewImage, layers: Vec<LayerRecord>) -> ImageRecord {
     ImageRecord {
-        version: VERSION,
+        version: ImageRecord::version_for(&layers),
         id: image.id,
         digest: image.digest,
         other_digests: Vec::new(),

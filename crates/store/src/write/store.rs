@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use parallax_format::digest::{DiffId, Digest, ImageId};
 use parallax_format::layer_file::LayerFile;
 use parallax_format::record::ImageRecord;
-use parallax_format::{ImageName, IndexPath, layout};
+use parallax_format::{ImageName, IndexPath, LayerFormat, layout};
 
 use crate::atomic::{ensure_directory, entries, move_into_place, read_if_there, replace_file};
 use crate::error::{IoContext as _, StoreError};
@@ -89,40 +89,60 @@ impl Store {
         WorkDirectory::new(&WriteLock::take(&self.root)?, &self.temporary())
     }
 
-    /// The layer with this diffID, if the store has it: its SquashFS file, or its chunks alone.
+    /// The layer with this diffID, if the store has it in any format; in SquashFS if the store has both.
     ///
     /// # Errors
     /// [`StoreError::Io`] if the store cannot be read.
     pub fn layer(&self, diff_id: &DiffId) -> Result<Option<LayerFile>, StoreError> {
-        let squashfs = self.root.join(LayerFile::squashfs_path(diff_id));
-        let size = match fs::metadata(&squashfs) {
+        for format in LayerFormat::ALL {
+            if let Some(file) = self.layer_in(diff_id, format)? {
+                return Ok(Some(file));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The layer with this diffID, if the store has it in this format; in SquashFS also if the store has its chunks alone.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if the store cannot be read.
+    pub fn layer_in(&self, diff_id: &DiffId, format: LayerFormat) -> Result<Option<LayerFile>, StoreError> {
+        let relative = LayerFile::path_in(diff_id, format);
+        let path = self.root.join(&relative);
+        let size = match fs::metadata(&path) {
             Ok(metadata) => Some(metadata.len()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error).context("read", &squashfs),
+            Err(error) => return Err(error).context("read", &path),
         };
         let about = |extension| layout::layer_file(diff_id, extension);
         let (index, totals) = (about(layout::CHUNK_INDEX), about(layout::CHUNK_TOTALS));
-        if size.is_none() && !self.has_only_chunks(&LayerFile::squashfs_path(diff_id), &index, &totals)? {
+        let in_chunks = || {
+            Ok::<_, StoreError>(format == LayerFormat::Squashfs && self.has_only_chunks(&relative, &index, &totals)?)
+        };
+        if size.is_none() && !in_chunks()? {
             return Ok(None);
         }
-        let Some(bytes) = read_if_there(&self.root.join(LayerFile::description_path(diff_id)))? else {
+        let Some(bytes) = read_if_there(&self.root.join(LayerFile::description_path_in(diff_id, format)))? else {
             return Ok(None);
         };
         // A corrupt description is as good as none: the layer is converted again.
         let file: Option<LayerFile> = serde_json::from_slice(&bytes).ok();
-        Ok(file.filter(|file| file.diff_id == *diff_id && size.is_none_or(|size| file.squashfs_size == size)))
+        let is_it = |file: &LayerFile| file.diff_id == *diff_id && file.format == format;
+        Ok(file.filter(|file| is_it(file) && size.is_none_or(|size| file.squashfs_size == size)))
     }
 
-    /// Moves a finished SquashFS file, durable already, into the store, unless another writer was faster.
-    pub(crate) fn add_layer(&self, _: &WriteLock, squashfs: &Path, layer: &LayerFile) -> Result<(), StoreError> {
-        if self.layer(&layer.diff_id)?.is_some() {
+    /// Moves a finished file of a layer, durable already, into the store, unless another writer was faster.
+    pub(crate) fn add_layer(&self, _: &WriteLock, file: &Path, layer: &LayerFile) -> Result<(), StoreError> {
+        let LayerFile { diff_id, format, .. } = layer;
+        if self.layer_in(diff_id, *format)?.is_some() {
             return Ok(());
         }
-        fs::set_permissions(squashfs, Permissions::from_mode(0o644)).context("set the mode of", squashfs)?;
+        fs::set_permissions(file, Permissions::from_mode(0o644)).context("set the mode of", file)?;
         let description = serde_json::to_vec(layer).map_err(|error| self.corrupt("the layer", &error))?;
-        replace_file(&self.temporary(), &self.root.join(LayerFile::description_path(&layer.diff_id)), &description)?;
-        self.add_tar_split(squashfs, layer)?;
-        move_into_place(squashfs, &self.root.join(LayerFile::squashfs_path(&layer.diff_id)))
+        let described = self.root.join(LayerFile::description_path_in(diff_id, *format));
+        replace_file(&self.temporary(), &described, &description)?;
+        self.add_tar_split(file, layer)?;
+        move_into_place(file, &self.root.join(LayerFile::path_in(diff_id, *format)))
     }
 
     /// The record of the image with this id, if there is one, whether or not its layers are there.
@@ -147,7 +167,7 @@ impl Store {
         };
         let Some(record) = record else { return Ok(None) };
         for layer in &record.layers {
-            if !self.root.join(layer.squashfs_path()).is_file() && !self.is_in_chunks_only(layer)? {
+            if !self.root.join(layer.file_path()).is_file() && !self.is_in_chunks_only(layer)? {
                 return Ok(None);
             }
         }

@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use parallax_chunks::{ChunkId, Index, Part, decode};
+use parallax_format::LayerFormat;
 use parallax_format::digest::{ImageId, Sha256};
 use parallax_format::layer_file::ChunkTotals;
 use parallax_format::record::{ImageRecord, LayerRecord};
@@ -41,7 +42,11 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`] if the store cannot be read.
     pub fn is_in_chunks_only(&self, layer: &LayerRecord) -> Result<bool, StoreError> {
-        self.has_only_chunks(&layer.squashfs_path(), &layer.chunk_index_path(), &layer.chunk_totals_path())
+        // Chunks are of SquashFS files.
+        if layer.format != LayerFormat::Squashfs {
+            return Ok(false);
+        }
+        self.has_only_chunks(&layer.file_path(), &layer.chunk_index_path(), &layer.chunk_totals_path())
     }
 
     /// As [`Self::is_in_chunks_only`], by the paths of the SquashFS file, the index and the totals of the chunks.
@@ -130,14 +135,13 @@ impl Store {
         let records = parallel::map(&ids, |id| self.record(id));
         let records: Vec<ImageRecord> = records.into_iter().filter_map(Result::transpose).collect::<Result<_, _>>()?;
         let (to_go, others): (Vec<_>, Vec<_>) = records.iter().partition(|record| images.contains(&record.id));
-        let is_there = |layer: &LayerRecord| self.root().join(layer.squashfs_path()).exists();
+        let is_there = |layer: &LayerRecord| self.root().join(layer.file_path()).exists();
         let whole = others.into_iter().filter(|record| record.layers.iter().all(is_there));
-        let needed: BTreeSet<String> =
-            whole.flat_map(|record| &record.layers).map(LayerRecord::squashfs_path).collect();
+        let needed: BTreeSet<String> = whole.flat_map(|record| &record.layers).map(LayerRecord::file_path).collect();
         let mut removed = RemovedFiles::default();
         let mut seen = BTreeSet::new();
         for layer in to_go.into_iter().flat_map(|record| &record.layers) {
-            let (path, totals) = (layer.squashfs_path(), self.chunk_totals(layer)?);
+            let (path, totals) = (layer.file_path(), self.chunk_totals(layer)?);
             let file = self.root().join(&path);
             // The Go tool's is a link to a file that others may share.
             let metadata = fs::symlink_metadata(&file).ok().filter(fs::Metadata::is_file);
@@ -164,7 +168,7 @@ impl Store {
             return Err(StoreError::NoImage(image.to_string()));
         }
         fs::set_permissions(file, Permissions::from_mode(0o644)).context("set the mode of", file)?;
-        move_into_place(file, &self.root().join(layer.squashfs_path()))?;
+        move_into_place(file, &self.root().join(layer.file_path()))?;
         match self.chunk_totals(layer)? {
             Some(totals) => self.write_totals(layer, ChunkTotals { only_chunks: false, ..totals }),
             None => Ok(()),

@@ -9,8 +9,14 @@ use super::check::{Check, State};
 
 const TOPIC: &str = "kernel";
 
-/// Evaluates the findings; `compressors` are those that the stores' layers need.
-pub(super) fn check(findings: &Findings, mounts: Mounts, compressors: &BTreeSet<u16>, is_root: bool) -> Vec<Check> {
+/// Evaluates the findings; `compressors` are those that the stores' layers need, `erofs` says whether there are layers in EROFS alone.
+pub(super) fn check(
+    findings: &Findings,
+    mounts: Mounts,
+    compressors: &BTreeSet<u16>,
+    erofs: bool,
+    is_root: bool,
+) -> Vec<Check> {
     let (native, fuse) = (findings.native().is_ok(), findings.fuse().is_ok());
     // What is missing for one way matters only if the other is not there, or is not wanted.
     let (no_native, no_fuse) = match mounts {
@@ -29,6 +35,8 @@ pub(super) fn check(findings: &Findings, mounts: Mounts, compressors: &BTreeSet<
             Ability::UserNamespaces => State::Problem,
             // Nobody needs all of them.
             Ability::Compressor(number) if !compressors.contains(&number) => continue,
+            // Layers in SquashFS serve as well.
+            Ability::Erofs if failure.is_some() && !erofs => continue,
             _ => no_native,
         };
         checks.push(one(ability, failure, severity));
@@ -92,6 +100,9 @@ fn remedy(ability: Ability) -> String {
         }
         Ability::IdMaps => "use Linux 6.2 or newer",
         Ability::MetadataImages => "use Linux 6.5 or newer; images of directories run without their metadata images",
+        Ability::Erofs => {
+            "load the kernel module erofs (Linux 5.19 or newer), or migrate the images with --format squashfs too"
+        }
         Ability::Overlay => "use Linux 5.11 or newer, and load the kernel module overlay",
         Ability::Fuse => {
             "load the kernel module fuse, open /dev/fuse to users (mode 0666), and install squashfuse and parallax-mount-program"
@@ -130,7 +141,7 @@ mod tests {
     }
 
     fn states(missing: &[Ability], mounts: Mounts, is_root: bool) -> (usize, usize) {
-        let checks = check(&findings(missing), mounts, &BTreeSet::from([ZSTD]), is_root);
+        let checks = check(&findings(missing), mounts, &BTreeSet::from([ZSTD]), true, is_root);
         let count = |state| checks.iter().filter(|check| check.state == state).count();
         assert!(checks.iter().all(|check| check.remedy.is_some() == (check.state != State::Ok)));
         (count(State::Warning), count(State::Problem))
@@ -153,7 +164,7 @@ mod tests {
     fn a_compressor_is_missed_only_if_a_store_needs_it() {
         let judge = |needed: &[u16]| {
             let needed = needed.iter().copied().collect();
-            check(&findings(&[Ability::Compressor(ZSTD)]), Mounts::Native, &needed, true)
+            check(&findings(&[Ability::Compressor(ZSTD)]), Mounts::Native, &needed, true, true)
         };
         assert!(judge(&[]).iter().all(|check| check.state == State::Ok));
         let checks = judge(&[ZSTD]);

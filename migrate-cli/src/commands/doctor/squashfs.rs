@@ -1,19 +1,33 @@
-//! squashfs-tools, used for migrations.
+//! squashfs-tools and erofs-utils, used for migrations.
 
 use std::path::Path;
 
-use parallax_layers::Mksquashfs;
+use parallax_layers::{MkfsErofs, Mksquashfs};
 
 use super::check::Check;
 use super::programs::find;
 
 const TOPIC: &str = "squashfs-tools";
+/// The topic of mkfs.erofs.
+const EROFS_TOPIC: &str = "erofs-utils";
 /// The program that unpacks a SquashFS file to compare it with its layer.
 const READER: &str = "sqfs2tar";
 
 /// Checks mksquashfs and the programs that it requires.
 pub(super) fn check() -> Check {
     judge(Mksquashfs::find().map_err(|error| error.to_string()), find(READER).as_deref())
+}
+
+/// Checks mkfs.erofs. No machine needs it.
+pub(super) fn check_erofs() -> Check {
+    judge_erofs(MkfsErofs::find().map_err(|error| error.to_string()))
+}
+
+fn judge_erofs(tool: Result<MkfsErofs, String>) -> Check {
+    match tool {
+        Ok(tool) => Check::ok(EROFS_TOPIC, format!("mkfs.erofs {}", tool.version())),
+        Err(reason) => Check::ok(EROFS_TOPIC, format!("images cannot be migrated to EROFS on this machine: {reason}")),
+    }
 }
 
 fn judge(tool: Result<Mksquashfs, String>, reader: Option<&Path>) -> Check {
@@ -41,6 +55,14 @@ fn judge(tool: Result<Mksquashfs, String>, reader: Option<&Path>) -> Check {
 mod tests {
     use super::super::check::State;
     use super::*;
+
+    #[test]
+    fn old_erofs_utils_are_named() {
+        let judged = |text: &str| judge_erofs(MkfsErofs::parse(text).map_err(|error| error.to_string()));
+        assert_eq!(judged("mkfs.erofs (erofs-utils) 1.9.4"), Check::ok(EROFS_TOPIC, "mkfs.erofs 1.9.4"));
+        let old = judged("mkfs.erofs 1.5");
+        assert!(old.state == State::Ok && old.finding.contains("1.5") && old.finding.contains("1.8.9"), "{old:?}");
+    }
 
     #[test]
     fn the_version_and_what_follows_are_named() {

@@ -161,6 +161,15 @@ pub(super) fn compressors(stores: &[PathBuf]) -> BTreeSet<u16> {
     layers.filter_map(|path| compressor(&path)).collect()
 }
 
+/// Returns `true` if a store has a layer in EROFS alone.
+pub(super) fn need_erofs(stores: &[PathBuf]) -> bool {
+    let directories = stores.iter().filter_map(|store| fs::read_dir(store.join(layout::LAYERS)).ok());
+    let mut files = directories.flatten().flatten().map(|entry| entry.path());
+    files.any(|path| {
+        path.extension().is_some_and(|end| end == layout::EROFS) && !path.with_extension(layout::SQUASHFS).exists()
+    })
+}
+
 fn compressor(path: &Path) -> Option<u16> {
     let mut start = Vec::new();
     File::open(path).ok()?.take(Superblock::BYTES).read_to_end(&mut start).ok()?;
@@ -220,6 +229,19 @@ mod tests {
         let config = Agent { trusted_owners: vec![Owner::Id(7)], ..Agent::default() };
         assert_eq!(owner(Path::new("/s"), 7, &config).state, State::Ok);
         assert_eq!(owner(Path::new("/s"), 8, &config).state, State::Warning);
+    }
+
+    #[test]
+    fn a_layer_in_erofs_alone_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let layers = directory.path().join("parallax/layers");
+        fs::create_dir_all(&layers).unwrap();
+        let needed = || need_erofs(&["/nonexistent".into(), directory.path().to_owned()]);
+        fs::write(layers.join("a.squash"), "").unwrap();
+        fs::write(layers.join("a.erofs"), "").unwrap();
+        assert!(!needed());
+        fs::write(layers.join("b.erofs"), "").unwrap();
+        assert!(needed());
     }
 
     #[test]

@@ -60,6 +60,7 @@ impl Fixture {
             link: link_of_layer(&hex),
             diff_id: hex.parse()?,
             size: 1,
+            format: parallax_format::LayerFormat::Squashfs,
             squashfs_size: 0,
             squashfs_sha256: None,
             max_uid: 0,
@@ -67,7 +68,7 @@ impl Fixture {
             sidecar: false,
             tree: None,
         };
-        let file = root.join("store").join(layer.squashfs_path());
+        let file = root.join("store").join(layer.file_path());
         fs::create_dir_all(file.parent().context("no parent")?)?;
         let mut made = Command::new("mksquashfs");
         made.arg(root.join("tree")).arg(&file).args(["-quiet", "-no-progress"]);
@@ -101,7 +102,7 @@ impl Fixture {
 
     /// The layer's whole file.
     pub(super) fn whole(&self) -> PathBuf {
-        self.path("store").join(self.layer.squashfs_path())
+        self.path("store").join(self.layer.file_path())
     }
 
     pub(super) fn chunk_path(&self, id: &ChunkId) -> PathBuf {
@@ -125,7 +126,7 @@ impl Fixture {
     }
 
     pub(super) fn mount(&self) -> anyhow::Result<Arc<MountedLayer>> {
-        Ok(self.table.get(&TrustedStore::open(&self.path("store"))?, &self.layer, &Credentials::root())?)
+        Ok(self.table.get(&TrustedStore::open(&self.path("store"))?, &self.layer, &Credentials::root(), false)?)
     }
 
     /// Puts a FIFO in place of a chunk: whoever fetches it waits for the test. Returns the chunk's file.

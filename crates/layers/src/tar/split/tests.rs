@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::*;
 use crate::decompress::hex;
 use crate::testing::Archive;
-use crate::{Layer, Mksquashfs, SquashfsOptions, convert, flatten};
+use crate::{Layer, Maker, Mksquashfs, SquashfsOptions, convert, flatten};
 
 /// The lines of tar-split data.
 fn entries(file: &Path) -> Vec<Value> {
@@ -40,13 +40,17 @@ fn together(tar_split: &Path, squashfs: &Path) -> (Vec<u8>, usize) {
     (archive, files)
 }
 
+fn maker() -> Maker {
+    Maker::Squashfs(Mksquashfs::find().unwrap(), SquashfsOptions::default())
+}
+
 /// Converts a layer and puts its archive together again; returns how many files were taken from the SquashFS file.
 fn check(archive: &[u8]) -> usize {
     let directory = tempfile::tempdir().unwrap();
     let (file, split) = (directory.path().join("file"), directory.path().join("split"));
     let diff_id = hex(Sha256::new_with_prefix(archive));
     let layer = Layer { tar_split: Some(&split), ..Layer::new(&diff_id, &file) };
-    let converted = convert(layer, Mksquashfs::find().unwrap(), &SquashfsOptions::default(), || Ok(archive)).unwrap();
+    let converted = convert(layer, &maker(), || Ok(archive)).unwrap();
     let bytes = fs::read(&split).unwrap();
     let expected = TarSplitFile { size: bytes.len() as u64, sha256: hex(Sha256::new_with_prefix(&bytes)) };
     assert_eq!(converted.tar_split, Some(expected));
@@ -104,14 +108,9 @@ fn a_flattened_image_has_one_for_the_archive_that_its_diff_id_is_of() {
     ];
     let ids = layers.each_ref().map(|layer| hex(Sha256::new_with_prefix(layer)));
     let layer = Layer { tar_split: Some(&split), ..Layer::new("", &file) };
-    let tool = Mksquashfs::find().unwrap();
-    let flattened = flatten(
-        &ids.each_ref().map(parallax_format::digest::Sha256::as_str),
-        layer,
-        tool,
-        &SquashfsOptions::default(),
-        |index| Ok(&layers[index][..]),
-    );
+    let flattened = flatten(&ids.each_ref().map(parallax_format::digest::Sha256::as_str), layer, &maker(), |index| {
+        Ok(&layers[index][..])
+    });
     let (archive, files) = together(&split, &file);
     assert_eq!((files, hex(Sha256::new_with_prefix(&archive)).into()), (2, flattened.unwrap().diff_id));
 }

@@ -33,7 +33,7 @@ fn images_of_both_tools_are_found_by_name_id_and_digest() {
         let store = TrustedStore::open(directory.path()).unwrap();
         store.open_layer(&record.layers[0]).unwrap().read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes, squashfs("app:1"));
-        assert!(record.layers[0].squashfs_path().starts_with("overlay/l/"));
+        assert!(record.layers[0].file_path().starts_with("overlay/l/"));
     }
 }
 
@@ -72,17 +72,17 @@ fn what_is_ours_is_not_foreign() {
 fn damage_and_files_that_lead_out_are_told() {
     type Damage = fn(&Path, &LayerRecord);
     let damages: [(&str, Damage); 7] = [
-        ("is missing", |root, layer| fs::remove_file(root.join(layer.squashfs_path())).unwrap()),
+        ("is missing", |root, layer| fs::remove_file(root.join(layer.file_path())).unwrap()),
         ("no SquashFS superblock", |root, layer| {
             fs::write(root.join(format!("squash/{}.squash", layer.link.as_str())), "hsqs").unwrap();
         }),
         ("leads out of the store", |root, layer| {
-            fs::remove_file(root.join(layer.squashfs_path())).unwrap();
-            symlink("/etc/passwd", root.join(layer.squashfs_path())).unwrap();
+            fs::remove_file(root.join(layer.file_path())).unwrap();
+            symlink("/etc/passwd", root.join(layer.file_path())).unwrap();
         }),
         ("leads out of the store", |root, layer| {
-            fs::remove_file(root.join(layer.squashfs_path())).unwrap();
-            symlink("../../../../../etc/passwd", root.join(layer.squashfs_path())).unwrap();
+            fs::remove_file(root.join(layer.file_path())).unwrap();
+            symlink("../../../../../etc/passwd", root.join(layer.file_path())).unwrap();
         }),
         ("link is missing", |root, layer| {
             fs::remove_file(root.join("overlay").join(layer.id.as_str()).join("link")).unwrap();

@@ -14,7 +14,7 @@ fn chunk(store: &Store, record: &ImageRecord, again: bool) -> Result<NewChunks, 
     let work = store.chunk_directory()?;
     let mut all = NewChunks::default();
     for layer in &record.layers {
-        let data = fs::read(store.root().join(layer.squashfs_path())).unwrap();
+        let data = fs::read(store.root().join(layer.file_path())).unwrap();
         let (writer, index) = written(store, work.path(), &data, again);
         let done = writer.publish(&record.id, layer, &index)?;
         for (sum, part) in [(&mut all.totals, done.totals), (&mut all.new, done.new)] {
@@ -99,7 +99,7 @@ fn layers_share_chunks_and_again_is_a_no_op() {
         parallax_chunks::decode(&frame, &part.id, index.algorithm(), 256 << 10).unwrap()
     };
     let file: Vec<u8> = index.parts().flat_map(read).collect();
-    assert_eq!(file, fs::read(store.root().join(two.layers[1].squashfs_path())).unwrap());
+    assert_eq!(file, fs::read(store.root().join(two.layers[1].file_path())).unwrap());
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn no_chunk_goes_while_a_writer_works_or_an_index_is_unreadable() {
     let [one, two] = two(&store);
     chunk(&store, &one, false).unwrap();
     let work = store.chunk_directory().unwrap();
-    let data = fs::read(store.root().join(two.layers[1].squashfs_path())).unwrap();
+    let data = fs::read(store.root().join(two.layers[1].file_path())).unwrap();
     let (writer, index) = written(&store, work.path(), &data, false);
     // The writer relies on chunks that are there.
     store.remove(&Target::Image(one.id), true).unwrap();
@@ -199,7 +199,7 @@ fn an_image_that_is_removed_meanwhile_gets_no_index() {
     let (_directory, store) = store();
     let [one, _] = two(&store);
     let work = store.chunk_directory().unwrap();
-    let data = fs::read(store.root().join(one.layers[0].squashfs_path())).unwrap();
+    let data = fs::read(store.root().join(one.layers[0].file_path())).unwrap();
     let (writer, index) = written(&store, work.path(), &data, false);
     store.remove(&Target::Image(one.id), false).unwrap();
     let error = writer.publish(&one.id, &one.layers[0], &index).unwrap_err();
@@ -258,7 +258,7 @@ fn without_its_file_a_layer_is_whole_and_comes_back() {
     let [one, two] = two(&store);
     chunk(&store, &two, false).unwrap();
     let layer = &two.layers[1];
-    let (file, bytes) = (store.root().join(layer.squashfs_path()), layer.squashfs_size);
+    let (file, bytes) = (store.root().join(layer.file_path()), layer.squashfs_size);
     let before = fs::read(&file).unwrap();
     // Of the base the other image needs the file.
     let removed = store.remove_whole_files(&[two.id].into()).unwrap();
