@@ -163,7 +163,7 @@ impl ByHand {
         let layers = record
             .layers
             .iter()
-            .map(|layer| table.get(&store, layer, &Credentials::root()))
+            .map(|layer| table.get(&store, layer, &Credentials::root(), false))
             .collect::<Result<_, _>>()?;
         let name = Command::new("id").args(["--name", "--user", &USER.to_string()]).output()?.stdout;
         let name = String::from_utf8(name)?;

@@ -6,6 +6,7 @@ mod compression;
 mod container_start;
 mod container_start_fuse;
 mod container_start_keep_id;
+mod erofs;
 mod extra_task;
 mod image_scaling;
 mod lazy;
@@ -54,6 +55,7 @@ pub(crate) const ROWS: &[Row] = &[
     migrate::SHARED,
     migrate_rss::ROW,
     compression::ROW,
+    erofs::ROW,
     agent_lease::ROW,
     image_scaling::ROW,
     chunk_store::ROW,
