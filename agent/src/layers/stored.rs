@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use parallax_format::LayerFormat;
-use parallax_format::record::{ImageRecord, LayerRecord};
+use parallax_format::record::{ImageRecord, LayerRecord, VERSION_WITH_FORMATS};
 use parallax_protocol::node::SourceStatus;
 use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::Credentials;
@@ -114,9 +114,11 @@ impl SquashfsFiles<'_> {
         if let Some(mounted) = table.already(store, &image.layers, user)? {
             return Ok(mounted);
         }
+        // No layer of an image of the first version is looked up in EROFS, nor is one whose contents are elsewhere.
+        let erofs = chosen.erofs && image.version >= VERSION_WITH_FORMATS && image.tree().is_none();
         let share = image.layers.len().div_ceil(MAX_MOUNT_THREADS).max(1);
         let mount = |layers: &[LayerRecord]| -> Result<Vec<_>, LayerError> {
-            layers.iter().map(|layer| table.get(store, layer, user, chosen.erofs)).collect()
+            layers.iter().map(|layer| table.get(store, layer, user, erofs)).collect()
         };
         let shares: Result<Vec<_>, LayerError> = thread::scope(|scope| {
             let threads: Vec<_> = image.layers.chunks(share).map(|layers| scope.spawn(move || mount(layers))).collect();

@@ -14,9 +14,9 @@ use crate::layout;
 use crate::podman::Link;
 use crate::reference::ImageRef;
 
-/// The version of records all of whose layers are in SquashFS: every release reads these.
+/// The version of records all of whose layers are whole in SquashFS: every release reads these.
 pub const VERSION: u32 = 1;
-/// The version of records with a layer in another format. Earlier releases refuse such an image by its version.
+/// The version of records with a layer that has a file in another format, or with a metadata image. Earlier releases refuse such an image by its version.
 pub const VERSION_WITH_FORMATS: u32 = 2;
 /// The largest record a reader takes, in bytes: a manifest or a configuration is limited to 4 MiB by registries.
 pub const MAX_BYTES: u64 = 16 << 20;
@@ -177,7 +177,7 @@ impl ImageRecord {
     /// Returns the version of a record with these layers.
     #[must_use]
     pub fn version_for(layers: &[LayerRecord]) -> u32 {
-        let is_first = layers.iter().all(|layer| layer.format == LayerFormat::Squashfs);
+        let is_first = layers.iter().all(|layer| layer.format == LayerFormat::Squashfs && layer.tree.is_none());
         if is_first { VERSION } else { VERSION_WITH_FORMATS }
     }
 
@@ -208,7 +208,7 @@ impl ImageRecord {
             check("layers.size", "a number of bytes that can be added up", sum.is_some())?;
         }
         let has_formats = self.version >= Self::version_for(&self.layers);
-        check("layers.format", "in a record of version 1", has_formats)?;
+        check("layers.format or layers.tree", "in a record of version 1", has_formats)?;
         // Such a file lies beside the link of one chain of layers, where only SquashFS has a place.
         let own = self.layers.iter().all(|layer| !layer.sidecar || layer.format == LayerFormat::Squashfs);
         check("layers.format", "squashfs for a layer with side_car", own)?;
@@ -273,7 +273,7 @@ mod tests {
         let mut record = record();
         record.layers[0].format = LayerFormat::Erofs;
         let error = ImageRecord::parse(&record.to_bytes()).unwrap_err().to_string();
-        assert_eq!(error, "its layers.format is not in a record of version 1");
+        assert_eq!(error, "its layers.format or layers.tree is not in a record of version 1");
         record.version = ImageRecord::version_for(&record.layers);
         assert_eq!(ImageRecord::parse(&record.to_bytes()).unwrap(), record);
         assert!(record.layers[0].file_path().ends_with(".erofs"));
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_tree_is_that_of_the_only_layer_and_an_absolute_path() {
-        let mut record = record();
+        let mut record = ImageRecord { version: VERSION_WITH_FORMATS, ..record() };
         record.layers[0].tree = Some("/cvmfs/unpacked/.flat/ab/abab".into());
         assert_eq!(ImageRecord::parse(&record.to_bytes()).unwrap(), record);
         assert_eq!(record.tree(), Some(Path::new("/cvmfs/unpacked/.flat/ab/abab")));

@@ -139,10 +139,10 @@ fn an_image_in_both_formats_is_read_from_either(cluster: &Cluster) -> anyhow::Re
             ensure!(source_of(cluster, "debian")?.0 == "erofs", "not from EROFS");
             let done = migrate(cluster, "sid", "debian", &["--format", "squashfs,erofs"])?.success()?;
             ensure!(done.stderr.contains("nothing to do"), "{done:?}");
-            // Releases before EROFS read this record.
+            // By the version nodes know that it is worth a look.
             let record = cluster.shell("ctl", &format!("cat {STORE}/parallax/images/*.json"))?;
             let record: Value = serde_json::from_str(&record)?;
-            ensure!(record["version"] == 1 && record["layers"][0].get("format").is_none(), "{record}");
+            ensure!(record["version"] == 2 && record["layers"][0].get("format").is_none(), "{record}");
             Ok(())
         })?;
         // An EROFS file that is not what was migrated is no reason to refuse the step, and never used.

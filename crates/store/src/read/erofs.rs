@@ -46,6 +46,7 @@ mod tests {
     use std::fs;
 
     use parallax_format::ImageRef;
+    use parallax_format::record::ImageRecord;
 
     use super::*;
     use crate::testing::{erofs, image, publish, publish_files, store};
@@ -73,8 +74,8 @@ mod tests {
         let work = store.work_directory().unwrap();
         let added =
             publish_files(&store, &image("both", "both:1", &["base", "top"]), &erofs(work.path(), &["base", "top"]));
-        // Every release reads the record.
-        assert_eq!(added.unwrap(), both);
+        // By the version nodes know that it is worth a look.
+        assert_eq!((both.version, added.unwrap()), (1, ImageRecord { version: 2, ..both.clone() }));
         assert_eq!(opened(&store, "both:1"), [Some(LayerFormat::Erofs); 2]);
         let link = |index: usize, end: &str| {
             store.root().join(format!("overlay/l/{}.{end}", both.layers[index].link.as_str()))
@@ -84,12 +85,10 @@ mod tests {
         // One that is in EROFS alone says so, until it is there in SquashFS too.
         let new = image("one", "one:1", &["base", "own"]);
         let one = publish_files(&store, &new, &erofs(work.path(), &["own"])).unwrap();
-        let formats = |record: &parallax_format::record::ImageRecord| {
-            record.layers.iter().map(|layer| layer.format).collect::<Vec<_>>()
-        };
+        let formats = |record: &ImageRecord| record.layers.iter().map(|layer| layer.format).collect::<Vec<_>>();
         assert_eq!((one.version, formats(&one)), (2, vec![LayerFormat::Squashfs, LayerFormat::Erofs]));
         let now = publish(&store, &new, &["own"]).unwrap();
-        assert_eq!((now.version, formats(&now)), (1, vec![LayerFormat::Squashfs; 2]));
+        assert_eq!((now.version, formats(&now)), (2, vec![LayerFormat::Squashfs; 2]));
         assert_eq!((problems(&store, &both.id), problems(&store, &one.id)), (Vec::new(), Vec::new()));
         assert_eq!(store.collect(Collection::default()).unwrap().garbage, []);
 

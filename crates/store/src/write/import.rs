@@ -10,7 +10,7 @@ use parallax_format::layer_file::LayerFile;
 use parallax_format::layout::{IMAGES_JSON, LAYERS_JSON};
 use parallax_format::oci::{CONFIGURATION_TYPE, LAYER_TYPE, MANIFEST_TYPE};
 use parallax_format::podman::{Image, Layer};
-use parallax_format::record::{ImageRecord, LayerRecord, VERSION};
+use parallax_format::record::{ImageRecord, LayerRecord};
 use parallax_format::{ImageName, IndexPath, layout};
 use serde_json::{Map, Value, json};
 
@@ -199,8 +199,9 @@ impl Store {
             tree: Some(image.directory.clone()),
         };
         let digest = digest_of(&documents.manifest);
+        let layers = vec![layer];
         let record = ImageRecord {
-            version: VERSION,
+            version: ImageRecord::version_for(&layers),
             id: image.id,
             digest,
             other_digests: Vec::new(),
@@ -208,7 +209,7 @@ impl Store {
             created: image.created.clone(),
             manifest: documents.manifest.clone(),
             config: documents.configuration.clone(),
-            layers: vec![layer],
+            layers,
         };
         self.write_named(record, images)?;
         self.point(&IndexPath::digest(&digest), &image.id)?;

@@ -14,7 +14,7 @@ use parallax_format::digest::{DiffId, Digest, ImageId, LayerId, Sha256};
 use parallax_format::layer_file::LayerFile;
 use parallax_format::layout::{IMAGES_JSON, LAYERS_JSON, LINKS};
 use parallax_format::podman::{Image, Layer, Link, lower_file, manifest_key};
-use parallax_format::record::{ImageRecord, LayerRecord};
+use parallax_format::record::{ImageRecord, LayerRecord, VERSION_WITH_FORMATS};
 use parallax_format::{ImageName, IndexPath, LayerFormat, layout};
 
 use crate::atomic::{
@@ -83,9 +83,10 @@ impl Store {
         self.write_images(&lock, &images)?;
         // The image was there already with a manifest of its own, which stays: compressed otherwise, say.
         let mut record = self.image(&image.id)?.unwrap_or_else(|| new_record(image, chain.clone()));
-        if record.version != ImageRecord::version_for(&chain) {
-            // Layers that the image had in EROFS alone are there in SquashFS now, which every release reads.
-            record.version = ImageRecord::version_for(&chain);
+        let version = self.version_for(&chain)?;
+        if (record.version, &record.layers) != (version, &chain) && version == VERSION_WITH_FORMATS {
+            // The layers have files in a format that they did not have before.
+            record.version = version;
             record.layers = chain;
         }
         for digest in &image.other_digests {
@@ -280,6 +281,17 @@ impl Store {
             self.link_files(&link, &chosen.layer.diff_id)?;
         }
         Ok(link)
+    }
+
+    /// Returns the version of a record with these layers. Nodes look for EROFS files of images of the later version only: a look-up for each
+    /// layer is not for nothing.
+    fn version_for(&self, layers: &[LayerRecord]) -> Result<u32, StoreError> {
+        for layer in layers.iter().filter(|layer| !layer.sidecar) {
+            if self.layer_in(&layer.diff_id, LayerFormat::Erofs)?.is_some() {
+                return Ok(VERSION_WITH_FORMATS);
+            }
+        }
+        Ok(ImageRecord::version_for(layers))
     }
 
     /// Links the files of a layer beside the link of one of Podman's layers.
