@@ -168,6 +168,13 @@ impl Leases {
         let chosen = self.backend_retry.backend(store, image).map_err(|reason| {
             refused(&format!("cannot mount the image \"{}\" on this node: {reason}", request.image))
         })?;
+        if image.tree().is_some() && chosen.backend != Backend::Native {
+            // Another configuration came since the image was found. The mount program would show the metadata image's empty files.
+            return Err(refused(&format!(
+                "cannot mount the metadata image of \"{}\" by FUSE ({}); run the step again",
+                request.image, chosen.reason
+            )));
+        }
         let form = match chosen.backend {
             Backend::Native => Form::Mounts(kinds),
             Backend::Fuse => Form::Files,

@@ -18,7 +18,7 @@ use super::reach::{self, Failure, Place};
 use super::refusal::{Refusal, no_container, refused};
 use super::table::Leases;
 use super::trees;
-use crate::backend::Backends;
+use crate::backend::Retry;
 use crate::layers::Tree;
 
 /// The result of the search for an image.
@@ -54,7 +54,7 @@ impl Leases {
             is_pinned: request.image_id.is_some(),
             user: user.clone(),
             config: Arc::clone(&config),
-            backends: self.backends(),
+            backends: self.backend_retry.clone(),
         });
         let within = Arc::clone(&search);
         match reach::in_time(reach::time(&config.step), move |place| within.run(place)) {
@@ -77,7 +77,7 @@ struct Search {
     is_pinned: bool,
     user: Credentials,
     config: Arc<Config>,
-    backends: Arc<Backends>,
+    backends: Retry,
 }
 
 impl Search {
@@ -92,7 +92,9 @@ impl Search {
         let Found::Image(store, image) = &found else { return found };
         let Some(directory) = image.tree() else { return found };
         place.is(directory);
-        let usable = self.backends.metadata_images(store);
+        // The node is tried again first if it is undecided what it can do.
+        let usable = self.backends.backend(store, image);
+        let usable = usable.and_then(|_| self.backends.backends().metadata_images(store));
         let opened = usable.and_then(|()| Tree::open(directory, &self.config.trees.paths, &self.user));
         match opened {
             Ok(_) => found,

@@ -78,13 +78,24 @@ impl DetachedMount {
         Ok(Self(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?))
     }
 
+    /// Mounts a read-only file system with these options: no set-user-id programs, no device nodes.
+    fn read_only(kind: &str, options: &[(&str, &str)]) -> io::Result<Self> {
+        let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_flag(&context, "ro")?;
+        for (key, value) in options {
+            fsconfig_set_string(&context, *key, *value)?;
+        }
+        fsconfig_create(&context)?;
+        let attributes =
+            MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        Ok(Self(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?))
+    }
+
     /// Mounts a FUSE file system whose root is a read-only regular file; what reads from `device` (`/dev/fuse`, open) serves the file.
     ///
     /// # Errors
     /// `ENODEV` if the kernel has no FUSE, `EINVAL` for a device that is in use, `EPERM` without `CAP_SYS_ADMIN`.
     pub fn fuse_file(device: BorrowedFd<'_>) -> io::Result<Self> {
-        let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_set_flag(&context, "ro")?;
         let options = [
             ("source", "parallax"),
             ("fd", &device.as_raw_fd().to_string()),
@@ -92,13 +103,7 @@ impl DetachedMount {
             ("user_id", "0"),
             ("group_id", "0"),
         ];
-        for (key, value) in options {
-            fsconfig_set_string(&context, key, value)?;
-        }
-        fsconfig_create(&context)?;
-        let attributes =
-            MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-        Ok(Self(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?))
+        Self::read_only("fuse", &options)
     }
 
     /// Mounts a metadata image over the directory that has the contents of its files: an overlay without an upper layer, whose files are those
@@ -109,18 +114,10 @@ impl DetachedMount {
     /// overlays, `ENODEV` if the kernel has no overlays.
     pub fn metadata_overlay(metadata: BorrowedFd<'_>, data: BorrowedFd<'_>) -> io::Result<Self> {
         let place = |directory: BorrowedFd<'_>| format!("/proc/self/fd/{}", directory.as_raw_fd());
-        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_set_flag(&context, "ro")?;
         let layers = format!("{}::{}", place(metadata), place(data));
         let options =
             [("source", "parallax"), ("lowerdir", layers.as_str()), ("metacopy", "on"), ("redirect_dir", "follow")];
-        for (key, value) in options {
-            fsconfig_set_string(&context, key, value)?;
-        }
-        fsconfig_create(&context)?;
-        let attributes =
-            MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-        Ok(Self(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?))
+        Self::read_only("overlay", &options)
     }
 
     /// Opens the root of the mount, which is a regular file, for reading.

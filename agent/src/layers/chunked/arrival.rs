@@ -1,4 +1,4 @@
-//! The arrival of another worker where nothing keeps the socket while there is none. The kernel tells of a new socket (inotify(7)), so
+//! The arrival of another worker where nothing keeps the socket between two workers. The kernel tells of a new socket (inotify(7)), so
 //! nothing has to look for one.
 
 use std::ffi::{OsStr, OsString};
