@@ -17,8 +17,10 @@
 //! - [`fault`]: a process that ends at a chosen step, in tests.
 //! - [`namespace_number`]: the order of mount namespaces.
 //! - [`process`]: processes referred to by a descriptor, so that a reused id cannot be mistaken for them.
+//! - [`project_quota`]: limits of directories.
 //! - [`room`]: room for a container in an image whose directories belong to nobody it knows.
 //! - [`shared_slots`]: memory that two processes share.
+//! - [`verity`]: files that the kernel checks.
 
 #[allow(unsafe_code, reason = "descriptors that systemd passed have no owner yet")]
 pub mod activation;
@@ -39,6 +41,8 @@ pub mod namespace_number;
 pub mod overlay;
 #[allow(unsafe_code, reason = "acts between fork(2) and execve(2)")]
 pub mod process;
+#[allow(unsafe_code, reason = "calls ioctl(2) and quotactl_fd(2)")]
+pub mod project_quota;
 pub mod room;
 pub mod root;
 #[allow(unsafe_code, reason = "maps memory that another process writes")]
@@ -47,3 +51,5 @@ pub mod shared_slots;
 pub mod subid;
 #[allow(unsafe_code, reason = "calls clone(2)")]
 pub mod user_namespace;
+#[allow(unsafe_code, reason = "calls ioctl(2)")]
+pub mod verity;
