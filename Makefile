@@ -27,7 +27,7 @@ JOIN_LINKING = -C relocation-model=static $(foreach option,-nostdlib -nostartfil
 # What `make docs` makes.
 DOCS = target/docs
 
-.PHONY: help all products plugin docs test unit-test bench soak demo install install-programs install-docs dependencies clean
+.PHONY: help all products plugin docs test unit-test guest-test bench soak demo install install-programs install-docs dependencies clean
 .PHONY: lint lint-format lint-clippy lint-docs lint-shell lint-dependencies lint-minimum-rust
 
 help:
@@ -39,6 +39,7 @@ help:
 	@echo 'make test       all tests, on real Slurm clusters of namespaces; as root, installs what it needs by apt;'
 	@echo '                T=PATTERN runs those privileged and cluster tests that have PATTERN in their name'
 	@echo 'make unit-test  the tests that anyone can run'
+	@echo 'make guest-test  the tests of project quotas and fs-verity, on the kernel of Debian in a virtual machine; as root'
 	@echo 'make lint       format, clippy, shellcheck, rustdoc, licenses and versions of crates, the minimum Rust version'
 	@echo 'make bench      measure, side by side; as root'
 	@echo 'make soak       the large fixed loads, then random steps and faults for ten minutes (SOAK_MINUTES); as root'
@@ -83,6 +84,12 @@ ifeq ($(T),)
 	$(CARGO) test --locked --quiet --package integration-tests --package parallax-bench --package parallax-soak --lib
 endif
 	$(CARGO) test --locked --package integration-tests --test integration -- $(T)
+
+# Not part of `make test`: the machine is emulated. T=PATTERN as above.
+guest-test: dependencies
+	program=$$($(CARGO) test --locked --no-run --message-format=json --package integration-tests --test guest | \
+		jq --raw-output 'select(.executable != null and .target.name == "guest").executable') && \
+		tests/guest/guest run "$$program" $(T)
 
 bench: dependencies
 	$(CARGO) run --locked --release --quiet --package parallax-bench -- $(BENCH_ARGS)

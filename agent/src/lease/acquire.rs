@@ -28,7 +28,7 @@ use crate::identity::Identity;
 use crate::journal::{self, Entry, LeaseKey, Owner, StoreImage};
 use crate::layers::{Directory, LayerError, LayerSource, MountedLayer, SquashfsFiles, StepLayers, Tree};
 use crate::processes;
-use crate::step::disk::Disk;
+use crate::step::disk::{Disk, Quota};
 use crate::step::scratch::{self, Size};
 use crate::step::{Form, StepDirectory, StepPlan, StepStore};
 
@@ -105,6 +105,7 @@ impl Leases {
             entry.image_names.clone_from(&image.names);
         }
         let disk = config.step.scratch().map(Disk::open).transpose().map_err(|error| refused(&error.to_string()))?;
+        let disk = disk.map(|disk| disk.limited(Quota::of(&config.step)));
         entry.scratch = config.step.scratch().map(Path::to_owned);
         let mut step_file = step_file::of_request(&entry.request, found, identity, &config)?;
         // From here on whatever fails removes the entry.

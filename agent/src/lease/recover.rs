@@ -28,7 +28,7 @@ use crate::journal::{Entry, Journal, LeaseKey, Recorded, entry_of_unreadable};
 use crate::layers::{KeptLayers, LayerTable};
 use crate::metrics::Metrics;
 use crate::step::StepDirectory;
-use crate::step::disk::{Disk, DiskDirectory};
+use crate::step::disk::{Disk, DiskDirectory, Quota};
 use crate::step::user_namespaces::NamespaceTable;
 
 /// The result of the recovery.
@@ -195,6 +195,12 @@ impl Leases {
         let Some(scratch) = config.step.scratch() else { return };
         let stale = || -> Result<(), String> {
             let disk = Disk::open(scratch).map_err(|error| error.to_string())?;
+            if Quota::of(&config.step).is_some() && !disk.enforces_limits() {
+                tracing::warn!(
+                    directory = %disk.path().display(),
+                    "writable layers have no limit: the file system of step.scratch enforces no project quotas; mount it with prjquota"
+                );
+            }
             let failed = |error: io::Error| format!("cannot read {}: {error}", disk.path().display());
             // Listed before the journal is asked: its entries are made earlier.
             for name in disk.names().map_err(failed)? {

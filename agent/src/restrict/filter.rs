@@ -75,14 +75,17 @@ fn with_arguments() -> Result<[(i64, Vec<SeccompRule>); 7], seccompiler::Backend
 /// Families of sockets: the agent's own and systemd's.
 const FAMILIES: [libc::c_int; 1] = [libc::AF_UNIX];
 
-/// The allowed ioctls: for loop devices, and for the numbers of mount namespaces; the rest is the C library's and Rust's.
+/// The allowed ioctls: for loop devices, the numbers of mount namespaces, project quotas, and fs-verity; the rest is the C library's and Rust's.
 #[allow(clippy::unnecessary_cast, trivial_numeric_casts, reason = "their type depends on the C library")]
-const IOCTLS: [u64; 9] = [
+const IOCTLS: [u64; 12] = [
     parallax_sys::loop_device::LOOP_CTL_GET_FREE as u64,
     parallax_sys::loop_device::LOOP_CONFIGURE as u64,
     parallax_sys::loop_device::LOOP_CHANGE_FD as u64,
     parallax_sys::loop_device::LOOP_SET_DIRECT_IO as u64,
     libc::NS_GET_MNTNS_ID as u64,
+    parallax_sys::project_quota::FS_IOC_FSGETXATTR as u64,
+    parallax_sys::project_quota::FS_IOC_FSSETXATTR as u64,
+    parallax_sys::verity::FS_IOC_MEASURE_VERITY as u64,
     libc::FIONBIO as u64,
     libc::FIOCLEX as u64,
     libc::FIONREAD as u64,
@@ -131,6 +134,7 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_flock,
     libc::SYS_pipe2,
     libc::SYS_fadvise64,
+    libc::SYS_quotactl_fd,
     libc::SYS_memfd_create,
     // Mounts and namespaces.
     libc::SYS_mount,

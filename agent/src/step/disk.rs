@@ -1,10 +1,12 @@
 //! The directories of steps on a disk of the node (`step.scratch`), for writable layers that are not in memory.
 //!
 //! They lie below a directory of root that nobody else may enter, so a step's user reaches theirs through the step's own directory only,
-//! and can neither rename nor exchange it. The name of a directory is the key of its lease. A directory whose key is not in the journal
+//! and can neither rename nor exchange it. The name of a directory is the key of its lease. It is root's, and the user's directory is in
+//! it: its owner could take the directory out of its project, and so past its limit ([`quota`]). A directory whose key is not in the journal
 //! is nobody's: the journal has an entry before the directory is made, and loses it after the directory is gone. After a power cut there is
 //! no journal, so the next agent removes them all.
 
+mod quota;
 mod removal;
 
 use std::ffi::OsStr;
@@ -15,11 +17,16 @@ use std::path::{Path, PathBuf};
 
 use parallax_file_system::Can;
 use parallax_file_system::scratch::{self, ScratchError};
+use parallax_sys::project_quota;
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, XattrFlags, fsetxattr, fstat, mkdirat, openat2};
 use rustix::io::Errno;
 
+pub use self::quota::Quota;
+
 /// The directory of all steps, below the site's.
 pub const STEPS: &str = "parallax-steps";
+/// The user's directory, in the step's.
+const OF_USER: &str = "user";
 /// The attribute by which the file system is tried.
 const TRIED_ATTRIBUTE: &str = "user.parallax.tried";
 
@@ -52,6 +59,7 @@ pub enum DiskError {
 pub struct Disk {
     steps: OwnedFd,
     path: PathBuf,
+    quota: Option<Quota>,
 }
 
 /// The place of one step's directory on the disk. It may be gone.
@@ -91,16 +99,34 @@ impl Disk {
                 tried => tried.map_err(failed)?,
             }
         }
-        Ok(Self { steps, path })
+        Ok(Self { steps, path, quota: None })
     }
 
-    /// Makes the directory of a step and opens it. It is still root's.
+    /// Limits the directories that are made from now on, if the file system enforces limits.
+    #[must_use]
+    pub fn limited(self, quota: Option<Quota>) -> Self {
+        let quota = quota.filter(|_| self.enforces_limits());
+        Self { quota, ..self }
+    }
+
+    /// Returns `true` if the file system enforces limits of directories.
+    #[must_use]
+    pub fn enforces_limits(&self) -> bool {
+        project_quota::are_enforced(&self.steps)
+    }
+
+    /// Makes the directory of a step with the user's directory in it, and opens the latter. It is still root's.
     ///
     /// # Errors
     /// Those of the system calls; [`Disk::remove`] then removes what is there.
     pub fn create(&self, name: &str) -> io::Result<OwnedFd> {
         mkdirat(&self.steps, name, Mode::from_raw_mode(0o700))?;
-        Ok(open_directory(&self.steps, OsStr::new(name))?)
+        let step = open_directory(&self.steps, OsStr::new(name))?;
+        if let Some(quota) = &self.quota {
+            quota.apply(&self.steps, &step)?;
+        }
+        mkdirat(&step, OF_USER, Mode::from_raw_mode(0o700))?;
+        Ok(open_directory(&step, OsStr::new(OF_USER))?)
     }
 
     /// Removes the directory of a step with everything in it. A directory that is gone is not an error.

@@ -41,8 +41,8 @@ fn room(limit: u64) -> u64 {
     limit - (limit / 8).max(MIN_RESERVE).min(limit / 2)
 }
 
-/// The bytes that a size means (`tmpfs(5)`); `None` for what is no size.
-fn bytes(text: &str, total: u64) -> Option<u64> {
+/// The bytes that a size means (`tmpfs(5)`), in percent of `total`; `None` for what is no size.
+pub(super) fn bytes(text: &str, total: u64) -> Option<u64> {
     let unit = text.chars().last().filter(|last| !last.is_ascii_digit());
     let number: u64 = text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok()?;
     match unit.map(|unit| unit.to_ascii_lowercase()) {

@@ -19,6 +19,7 @@ mod lazy;
 mod mount;
 mod mount_program;
 mod obsolete;
+mod step;
 mod trees;
 
 pub use choices::{LayerReads, Mounts, OnMissing, OnUnreachable, Owner, Tmp, Verify};
@@ -26,6 +27,7 @@ pub use keys::{Choice, Key, Section, Shape};
 pub use lazy::Lazy;
 pub use mount::{BindMount, BindMountError};
 pub use mount_program::{LogLevel, MountProgram};
+pub use step::Step;
 pub use trees::Trees;
 
 /// Default path of the file.
@@ -122,29 +124,6 @@ section! {
 }
 
 section! {
-    /// Every step.
-    "step" Step {
-        /// Timeout of a step that waits for its image, in seconds (1 to 3600).
-        start_timeout: u32 = 60;
-        /// Timeout of the end of a step that waits for the cleanup, in seconds (1 to 3600). The cleanup continues after the timeout.
-        end_timeout: u32 = 30;
-        /// Directory on a disk of the node for the writable layers of steps and for the files of their Podman: an absolute path without
-        /// symbolic links. The directory must exist and belong to root, and nobody else may write there unless it is sticky. Each step has
-        /// a directory of its own below it, which is removed with the step, or at the agent's next start. Empty: in memory.
-        scratch: PathBuf = PathBuf::new(), example "\"/local/scratch\"";
-        /// Maximum size of a step's files in memory, which are the writable layer and Podman's own files unless `step.scratch` is set. The
-        /// format is that of tmpfs(5): bytes with `k`, `m` or `g`, or a percentage of the memory. Files in `step.scratch` have no such limit.
-        scratch_size: String = "50%".to_owned();
-        /// What happens to a step whose image is in no store.
-        on_missing: OnMissing = OnMissing::default();
-        /// What happens to a step if a store or a repository in which its image may be is missing or does not respond. `error`: the step
-        /// fails with the reason. `wait:SECONDS`: the step waits for it, for less than `step.start_timeout`. `pull`: Podman pulls the image, as
-        /// with `step.on_missing`; if the job was submitted where the image's id is known, the step runs that image or fails.
-        on_unreachable: OnUnreachable = OnUnreachable::default();
-    }
-}
-
-section! {
     /// The containers of `run` mode.
     "run" Run {
         /// Paths of the node to mount into every container. A path that does not exist on a node is skipped there.
@@ -196,26 +175,6 @@ impl Agent {
     #[must_use]
     pub fn idle_time(&self) -> Duration {
         Duration::from_secs(self.keep_warm.into())
-    }
-}
-
-impl Step {
-    /// Returns the directory for writable layers, if one is configured.
-    #[must_use]
-    pub fn scratch(&self) -> Option<&Path> {
-        Some(self.scratch.as_path()).filter(|path| !path.as_os_str().is_empty())
-    }
-
-    /// [`Step::start_timeout`] as a duration.
-    #[must_use]
-    pub fn start_deadline(&self) -> Duration {
-        Duration::from_secs(self.start_timeout.into())
-    }
-
-    /// [`Step::end_timeout`] as a duration.
-    #[must_use]
-    pub fn end_deadline(&self) -> Duration {
-        Duration::from_secs(self.end_timeout.into())
     }
 }
 
@@ -293,24 +252,13 @@ impl Config {
         if let Some(path) = absolute.into_iter().find(|path| !path.is_absolute()) {
             return Err(format!("the path \"{}\" is not absolute", path.display()));
         }
-        for (key, seconds) in [("start_timeout", self.step.start_timeout), ("end_timeout", self.step.end_timeout)] {
-            if !(1..=3600).contains(&seconds) {
-                return Err(format!("invalid \"step.{key}\": {seconds} is not from 1 to 3600 seconds"));
-            }
-        }
         if self.agent.keep_warm > MAX_KEEP_WARM {
             let seconds = self.agent.keep_warm;
             return Err(format!("invalid \"agent.keep_warm\": {seconds} is not from 0 to {MAX_KEEP_WARM} seconds"));
         }
-        self.step.on_unreachable.check(self.step.start_timeout)?;
+        self.step.check()?;
         self.lazy.check()?;
         self.mount_program.check()?;
-        if !choices::is_tmpfs_size(&self.step.scratch_size) {
-            return Err(format!(
-                "invalid \"step.scratch_size\": \"{}\" is not a size such as \"8g\" or \"50%\"",
-                self.step.scratch_size
-            ));
-        }
         Ok(())
     }
 }
@@ -367,6 +315,10 @@ mod tests {
             "stores = [\"/s\"]\n[step]\nscratch = \"scratch\"",
             "stores = [\"/s\"]\n[step]\nscratch_size = \"much\"",
             "stores = [\"/s\"]\n[step]\nscratch_size = \"1g,mode=0\"",
+            "stores = [\"/s\"]\n[step]\nscratch_quota = \"much\"",
+            "stores = [\"/s\"]\n[step]\nscratch_projects = [1, 4294967295]",
+            "stores = [\"/s\"]\n[step]\nscratch_projects = [5, 4]",
+            "stores = [\"/s\"]\n[step]\nscratch_projects = [5]",
             "stores = [\"/s\"]\n[agent]\nmetrics_file = \"parallax.prom\"",
             "stores = [\"/s\"]\n[agent]\nmetrics_file = \"/metrics\"",
             "stores = [\"/s\"]\n[run]\npodman = \"podman\"",

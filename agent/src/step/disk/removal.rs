@@ -14,6 +14,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::quota;
+
 /// Removes the directory `name` of `parent` with everything in it. A directory that is gone is not an error.
 ///
 /// # Errors
@@ -23,6 +25,8 @@ pub(super) fn remove(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
         Err(Errno::NOENT) => return Ok(()),
         top => top?,
     };
+    // First, because what has another project could not move to the top otherwise.
+    quota::lift(&top)?;
     let mut moved = 0;
     loop {
         each(&top, |child| empty(&top, child, &mut moved))?;

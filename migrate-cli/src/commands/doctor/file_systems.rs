@@ -4,6 +4,7 @@ use std::path::Path;
 
 use parallax_config::Config;
 use parallax_file_system::{FileSystem, Place, scratch};
+use parallax_sys::project_quota;
 
 use super::check::Check;
 use super::users;
@@ -19,7 +20,7 @@ pub(super) fn check(config: &Config, user: Option<&str>, is_root: bool) -> Vec<C
     let shown = config.stores.iter().chain(&config.trees.paths).chain(&home);
     let mut checks: Vec<Check> =
         shown.filter_map(|path| Some(Check::ok(TOPIC, described(path, &FileSystem::of(path).ok()?)))).collect();
-    checks.extend(config.step.scratch().map(of_scratch));
+    checks.extend(config.step.scratch().map(|path| of_scratch(path, &config.step.scratch_quota)));
     checks
 }
 
@@ -37,21 +38,26 @@ fn described(path: &Path, file_system: &FileSystem) -> String {
     format!("{} is on {file_system}{place}{lacks}", path.display())
 }
 
-fn of_scratch(path: &Path) -> Check {
+/// Shows the directory for writable layers, and whether its limit holds.
+fn of_scratch(path: &Path, quota: &str) -> Check {
     match scratch::open(path) {
         Ok(found) if found.file_system.kind.place == Place::Memory => Check::warning(
             TOPIC,
             format!("writable layers are in {}, which is in memory and beyond the limits of jobs", path.display()),
             "name a directory on a disk in \"step.scratch\", or remove the key",
         ),
-        Ok(found) => Check::ok(
-            TOPIC,
-            format!(
-                "writable layers are in {}, on {}; \"step.scratch_size\" does not limit them",
-                path.display(),
-                found.file_system
-            ),
-        ),
+        Ok(found) => {
+            let place = format!("writable layers are in {}, on {}", path.display(), found.file_system);
+            match (quota, project_quota::are_enforced(&found.directory)) {
+                ("", _) => Check::ok(TOPIC, format!("{place}, without a limit")),
+                (_, true) => Check::ok(TOPIC, format!("{place}, and each has at most {quota} by a project quota")),
+                (_, false) => Check::warning(
+                    TOPIC,
+                    format!("{place}, which enforces no project quotas: \"step.scratch_quota\" limits nothing"),
+                    "mount the file system with the option prjquota (ext4 needs tune2fs -O project,quota before)",
+                ),
+            }
+        }
         Err(error) => {
             let text = error.to_string();
             let (finding, remedy) = text.rsplit_once("; ").unwrap_or((&text, "correct \"step.scratch\""));
@@ -74,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_scratch_directory_that_cannot_be_used_has_its_remedy() {
-        let check = of_scratch(Path::new("/nonexistent/scratch"));
+        let check = of_scratch(Path::new("/nonexistent/scratch"), "");
         assert_eq!(check.state, State::Problem);
         assert!(!check.finding.contains(';') && check.remedy.unwrap().contains("step.scratch"), "{}", check.finding);
     }

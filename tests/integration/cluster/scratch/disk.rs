@@ -85,8 +85,8 @@ fn what_is_on_the_disk_is_not_memory(cluster: &Cluster) -> anyhow::Result<()> {
         ensure!(said == ((300 * MEGABYTE).to_string(), "removed".to_owned()), "{said:?}");
         let found = files(cluster, "large")?;
         ensure!(found.len() == 1 && found[0].ends_with("/var/tmp/large"), "{found:?}");
-        let owners = cluster.shell("n1", &format!("stat -c '%a %u:%g' {STEPS} {STEPS}/*"))?;
-        ensure!(owners == "700 0:0\n700 1001:1001\n", "{owners}");
+        let owners = cluster.shell("n1", &format!("stat -c '%a %u:%g' {STEPS} {STEPS}/* {STEPS}/*/*"))?;
+        ensure!(owners == "700 0:0\n700 0:0\n700 1001:1001\n", "{owners}");
         let other = cluster.run("n1", "u1", &["ls", STEPS])?;
         ensure!(other.code != 0 && other.stderr.contains("Permission denied"), "{other:?}");
         step.finish()
@@ -271,7 +271,7 @@ fn file_systems_are_recognised(cluster: &Cluster) -> anyhow::Result<()> {
             "/tmp/store is on tmpfs, in memory",
             "/tmp/served is on CVMFS, on servers; it has no locks, no upper layers of overlays",
             "/srv/of-node is on overlay; it has no upper layers of overlays, no mapped ids",
-            "writable layers are in /local/scratch, on ext4; \"step.scratch_size\" does not limit them",
+            "writable layers are in /local/scratch, on ext4, without a limit",
         ] {
             ensure!(doctor.stdout.contains(expected), "no {expected:?}: {}", doctor.stdout);
         }
