@@ -179,6 +179,20 @@ def install(packages, on, then=None):
     return make
 
 
+def wheels(requirements, python):
+    """A function that makes the layer of packages for a version of Python, as their makers build them."""
+
+    def make(tree):
+        target = tree / "usr/lib/python3/dist-packages"
+        target.mkdir(parents=True)
+        run(
+            "python3", "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile",
+            "--only-binary=:all:", "--python-version", python, "--target", target, *requirements,
+        )  # fmt: skip
+
+    return make
+
+
 def settle_times(tree, begin):
     """Gives everything that was written since `begin` the time BUILD_TIME."""
     now = time.time()
