@@ -8,7 +8,10 @@
 mod bare_container;
 mod big_image;
 mod interrupt;
+mod layer_mount;
+mod lazy_workers;
 mod leases;
+mod limit;
 mod local_podman;
 mod memory;
 mod metadata_mounts;
@@ -18,6 +21,7 @@ mod report;
 mod rows;
 mod sampler;
 mod session;
+mod slow_file;
 mod slow_server;
 mod statistics;
 

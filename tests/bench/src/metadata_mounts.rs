@@ -4,9 +4,10 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use nix::sched::{CloneFlags, unshare};
 use parallax_sys::loop_device::{LoopDevice, Reads};
 use parallax_sys::mount::DetachedMount;
@@ -18,7 +19,9 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Measured {
     /// The time of each mount of the overlay, in milliseconds.
     pub(crate) mounts: Vec<f64>,
-    /// The time of listing all names in the mounted image / in the directory, both in memory, one after the other.
+    /// The time of `find` in the mounted image / in the directory, both in memory, one after the other.
+    pub(crate) find: Vec<f64>,
+    /// The time of listing all names with nothing else.
     pub(crate) names: Vec<f64>,
     /// The same with a look at each file.
     pub(crate) attributes: Vec<f64>,
@@ -47,6 +50,7 @@ pub(crate) fn run(image: &Path, tree: &Path, rounds: usize) -> anyhow::Result<()
     }
     for _ in 0..rounds {
         let ratio = |of| -> anyhow::Result<f64> { Ok(walk(&place.merged, of)? / walk(tree, of)?) };
+        measured.find.push(find(&place.merged)? / find(tree)?);
         measured.names.push(ratio(Of::Names)?);
         measured.attributes.push(ratio(Of::Attributes)?);
         measured.contents.push(ratio(Of::Contents)?);
@@ -74,10 +78,18 @@ impl Place {
     }
 }
 
+/// Has `find` print all names; returns the time in seconds.
+fn find(directory: &Path) -> anyhow::Result<f64> {
+    let begun = Instant::now();
+    let status = Command::new("find").arg(directory).stdin(Stdio::null()).stdout(Stdio::null()).status()?;
+    ensure!(status.success(), "find {}: {status}", directory.display());
+    Ok(begun.elapsed().as_secs_f64())
+}
+
 /// What a walk asks of each file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Of {
-    /// Nothing but what is in its directory, as `find` without a condition does.
+    /// Nothing but what is in its directory, which is less than `find` asks.
     Names,
     Attributes,
     Contents,

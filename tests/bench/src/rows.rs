@@ -9,7 +9,9 @@ mod container_start_keep_id;
 mod erofs;
 mod extra_task;
 mod image_scaling;
+mod layer_reads;
 mod lazy;
+mod lazy_nodes;
 mod lazy_reads;
 mod metadata;
 mod migrate;
@@ -56,11 +58,13 @@ pub(crate) const ROWS: &[Row] = &[
     migrate_rss::ROW,
     compression::ROW,
     erofs::ROW,
+    layer_reads::ROW,
     agent_lease::ROW,
     image_scaling::ROW,
     chunk_store::ROW,
     lazy::ROW,
     lazy_reads::ROW,
+    lazy_nodes::ROW,
     shared_base::SAVED,
     shared_base::FIRST_START,
     served::STORE,

@@ -15,7 +15,9 @@ use nix::sys::time::TimeValLike as _;
 use parallax_sys::process::Process;
 use serde::{Deserialize, Serialize};
 
-use super::{bare_container, leases, memory, metadata_mounts, overlays, slow_server};
+use super::{
+    bare_container, layer_mount, lazy_workers, leases, memory, metadata_mounts, overlays, slow_file, slow_server,
+};
 
 /// What to run, and how often.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +116,17 @@ pub(crate) fn run(order: &[String]) -> anyhow::Result<()> {
         [verb, rounds] if verb == "bare-container" => {
             bare_container::run(rounds.parse().context("not a number of rounds")?)
         }
+        [verb, case] if verb == "layer-reads" => {
+            let case = serde_json::from_str(case).context("the case is malformed")?;
+            println!("{}", serde_json::to_string(&layer_mount::run(&case)?)?);
+            Ok(())
+        }
+        [verb, case] if verb == "lazy-nodes" => {
+            let case = serde_json::from_str(case).context("the case is malformed")?;
+            println!("{}", serde_json::to_string(&lazy_workers::run(&case)?)?);
+            Ok(())
+        }
+        [verb, file, target] if verb == "mount-erofs" => layer_mount::mount_erofs(Path::new(file), Path::new(target)),
         [verb, image, tree, rounds] if verb == "metadata" => {
             metadata_mounts::run(Path::new(image), Path::new(tree), rounds.parse().context("not a number of rounds")?)
         }
@@ -127,6 +140,7 @@ pub(crate) fn run(order: &[String]) -> anyhow::Result<()> {
             Ok(())
         }
         [verb, directory, latency, rate] if verb == "serve" => slow_server::serve(directory, latency, rate),
+        [verb, words @ ..] if verb == "copies" => slow_file::serve_copies(words),
         [verb, urls @ ..] if verb == "fetch" => slow_server::fetch(urls),
         [verb, pid_file] if verb == "end" => end(Path::new(pid_file)),
         _ => bail!("there is no such order: {order:?}"),

@@ -5,11 +5,14 @@ use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+
+use super::limit::Limit;
 
 /// Size of what is sent at a time, in bytes.
 const PIECE: usize = 16 << 10;
@@ -18,13 +21,15 @@ const PIECE: usize = 16 << 10;
 struct Line {
     directory: PathBuf,
     latency: Duration,
-    /// Bytes a second.
-    rate: f64,
-    /// When the line is free again.
-    free: Mutex<Instant>,
+    limit: Limit,
+    /// Requests so far.
+    requests: AtomicU64,
+    /// Bytes of the answers so far.
+    bytes: AtomicU64,
 }
 
-/// Serves the files below a directory until the standard input ends. Prints the port.
+/// Serves the files below a directory until the standard input ends. Prints the port, and for each line of the input the number of requests and
+/// of bytes so far.
 ///
 /// # Errors
 /// There is no port, or a number is malformed.
@@ -32,19 +37,24 @@ pub(crate) fn serve(directory: &str, milliseconds: &str, bytes_a_second: &str) -
     let line = Arc::new(Line {
         directory: directory.into(),
         latency: Duration::from_millis(milliseconds.parse().context("malformed latency")?),
-        rate: bytes_a_second.parse().context("malformed rate")?,
-        free: Mutex::new(Instant::now()),
+        limit: Limit::new(bytes_a_second.parse().context("malformed rate")?),
+        requests: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
     });
     let listener = TcpListener::bind("127.0.0.1:0")?;
     println!("{}", listener.local_addr()?.port());
+    let all = Arc::clone(&line);
     thread::spawn(move || {
         for connection in listener.incoming().flatten() {
-            let line = Arc::clone(&line);
+            let line = Arc::clone(&all);
             // A client that goes away ends its own connection only.
             thread::spawn(move || answer(&connection, &line));
         }
     });
-    io::copy(&mut io::stdin(), &mut io::sink())?;
+    for request in io::stdin().lines() {
+        request?;
+        println!("{} {}", line.requests.load(Ordering::Relaxed), line.bytes.load(Ordering::Relaxed));
+    }
     Ok(())
 }
 
@@ -70,24 +80,14 @@ fn answer(connection: &TcpStream, line: &Line) -> io::Result<()> {
         let file = path.and_then(|path| fs::read(line.directory.join(path)).ok());
         let status = if file.is_some() { "200 OK" } else { "404 Not Found" };
         let file = file.unwrap_or_default();
+        line.requests.fetch_add(1, Ordering::Relaxed);
+        line.bytes.fetch_add(file.len() as u64, Ordering::Relaxed);
         let mut connection = connection;
         connection.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", file.len()).as_bytes())?;
         for piece in file.chunks(PIECE) {
-            line.wait(piece.len());
+            line.limit.wait(piece.len());
             connection.write_all(piece)?;
         }
-    }
-}
-
-impl Line {
-    /// Waits until so many bytes have gone through.
-    #[expect(clippy::cast_precision_loss, reason = "a piece is small")]
-    fn wait(&self, bytes: usize) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        *free = (*free).max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / self.rate);
-        let until = *free;
-        drop(free);
-        thread::sleep(until.saturating_duration_since(Instant::now()));
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Stdio};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdout, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
@@ -61,6 +61,7 @@ const STARTS: [(u32, [Line; 4]); 3] = [
 type Line = (&'static str, &'static str, Option<f64>);
 
 pub(super) const IMAGE: &str = "numpy";
+pub(super) const SOURCE: &str = "oci:/images/numpy";
 const IMPORT: &str = "python3 -c 'import numpy'";
 const READ_ALL: &str = "find / -xdev -type f -exec cat {} + >/dev/null 2>&1 || true";
 /// A web application that gets one answer and ends. Nothing of it is in the trace but Python itself.
@@ -70,16 +71,17 @@ s = h.HTTPServer((\"127.0.0.1\", 0), h.SimpleHTTPRequestHandler)
 threading.Thread(target=s.serve_forever, daemon=True).start()
 assert u.urlopen(f\"http://127.0.0.1:{s.server_port}/\", timeout=60).status == 200'";
 /// What a node gets of the source, in bytes a second: so little that the machine's own speed hardly matters.
-const RATE: &str = "25000000";
-const ROUNDS: usize = 5;
+pub(super) const RATE: &str = "25000000";
+/// The rate, which is the same in each, takes most of the time.
+const ROUNDS: usize = 2;
 const CONFIG: &str = "/etc/parallax/parallax.toml";
 
 /// The store, with chunks, and what of it has to be copied.
 pub(super) struct Images<'a> {
     pub(super) session: &'a Session,
-    store: String,
-    files: Vec<String>,
-    bytes: u64,
+    pub(super) store: String,
+    pub(super) files: Vec<String>,
+    pub(super) bytes: u64,
 }
 
 /// A way of starting.
@@ -92,20 +94,22 @@ pub(super) enum Way {
 }
 
 fn measure(session: &Session) -> anyhow::Result<Measured> {
-    with_images(session, |images| {
+    with_images(session, &[SOURCE], |images| {
         let mut figures = images.fetched()?;
         let note = images.starts(&mut figures)?;
         Ok(Measured { figures, notes: vec![note] })
     })
 }
 
-/// Measures with the image in chunks. What is changed for that on the node is changed back.
+/// Measures with an image in chunks; the words are for `parallax migrate`. What is changed for that on the node is changed back.
 pub(super) fn with_images(
     session: &Session,
+    words: &[&str],
     body: impl FnOnce(&Images<'_>) -> anyhow::Result<Measured>,
 ) -> anyhow::Result<Measured> {
-    integration_tests::images::build(&[IMAGE])?;
-    let images = Images::new(session)?;
+    let image = words.last().and_then(|source| source.rsplit('/').next()).context("no image")?;
+    integration_tests::images::build(&[image])?;
+    let images = Images::new(session, words)?;
     // The image's name is looked up where steps are submitted, too.
     let files = [session.cluster().path_on("ctl", CONFIG)?, session.cluster().path_on(NODE, CONFIG)?];
     let [submitting, config] = [fs::read_to_string(&files[0])?, fs::read_to_string(&files[1])?];
@@ -119,12 +123,10 @@ pub(super) fn with_images(
 }
 
 impl<'a> Images<'a> {
-    fn new(session: &'a Session) -> anyhow::Result<Self> {
+    fn new(session: &'a Session, words: &[&str]) -> anyhow::Result<Self> {
         let store = format!("{}/chunks", session.directory());
-        session.run(
-            "root",
-            &["parallax", "--quiet", "--store", &store, "migrate", "--chunked", &format!("oci:/images/{IMAGE}")],
-        )?;
+        session
+            .run("root", &[&["parallax", "--quiet", "--store", &store, "migrate", "--chunked"][..], words].concat())?;
         let layers = session.directory_here().join("chunks/parallax/layers");
         let (mut files, mut bytes) = (Vec::new(), 0);
         for entry in fs::read_dir(layers)? {
@@ -266,7 +268,8 @@ impl<'a> Images<'a> {
 /// The source on the node. It ends with this value.
 pub(super) struct Server {
     child: Child,
-    port: String,
+    output: BufReader<ChildStdout>,
+    pub(super) port: String,
 }
 
 impl Server {
@@ -276,10 +279,19 @@ impl Server {
         let command = [program.as_str(), "on-node", "serve", &layers, &latency, RATE];
         let mut command = images.session.cluster().command(NODE, "root", &command);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let mut port = String::new();
-        BufReader::new(child.stdout.take().context("no output")?).read_line(&mut port)?;
+        let (mut port, mut output) = (String::new(), BufReader::new(child.stdout.take().context("no output")?));
+        output.read_line(&mut port)?;
         ensure!(!port.trim().is_empty(), "the server did not start");
-        Ok(Self { child, port: port.trim().to_owned() })
+        Ok(Self { child, output, port: port.trim().to_owned() })
+    }
+
+    /// The number of requests so far, and the bytes of their answers.
+    pub(super) fn counts(&mut self) -> anyhow::Result<[f64; 2]> {
+        writeln!(self.child.stdin.as_mut().context("no input")?)?;
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        let numbers: Vec<f64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+        numbers.try_into().map_err(|_| anyhow::anyhow!("the server answered {line:?}"))
     }
 
     /// Copies the image's files to the node.

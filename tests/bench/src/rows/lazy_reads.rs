@@ -10,7 +10,7 @@ use integration_tests::lazy_service::LazyService;
 use serde_json::Value;
 
 use super::Row;
-use super::lazy::{IMAGE, Images, Server, Way, with_images};
+use super::lazy::{IMAGE, Images, SOURCE, Server, Way, with_images};
 use crate::report::{Figure, Measured};
 use crate::session::{NODE, Session, USER};
 use crate::statistics::Summary;
@@ -81,7 +81,7 @@ done
 "#;
 
 fn measure(session: &Session) -> anyhow::Result<Measured> {
-    with_images(session, |images| {
+    with_images(session, &[SOURCE], |images| {
         let server = Server::start(images, 0)?;
         let mut figures = swapped(images, &server)?;
         let (killed, killed_errors) = stall(images, &server, LazyService::kill)?;

@@ -3,8 +3,11 @@
 //! The source is served by fuse-overlayfs without a writable layer. It answers each request by one write, and the kernel counts the
 //! writes and the bytes of a process (`/proc/PID/io`): operations and bytes of the source, whatever reads them.
 
-use anyhow::Context as _;
+use std::time::Instant;
+
+use anyhow::{Context as _, ensure};
 use integration_tests::cluster::Done;
+use serde_json::Value;
 
 use super::Row;
 use super::mount_program::PROGRAM;
@@ -24,6 +27,8 @@ const TREE_WHAT: &str = "bytes of an unpacked image that a step with `import num
 const IMAGE: &str = "numpy";
 const IMPORT: &str = "import numpy";
 const NODES: [usize; 3] = [1, 4, 16];
+/// What all nodes together get of the store's layers, in bytes a second.
+const RATE: &str = "25000000";
 
 /// Serves directories (`serve SOURCE TARGET`), and prints what each server has done so far (`counted`). Readers may end a little later.
 const SERVE: &str = r#"
@@ -43,9 +48,20 @@ const SERVE: &str = r#"
 
 /// Nodes that run the image from the store, all at once. Each has a mount of its own, and so its own cache.
 const READ_STORE: &str = r#"
-    work=$1 nodes=$2 program=$3 user=$4 image=$5 command=$6
+    work=$1 nodes=$2 program=$3 user=$4 image=$5 command=$6 bench=$7 rate=$8 files=(${@:9})
+    # The layers' files of all nodes come by one way, which has a limit.
+    copies=()
     for node in $(seq $nodes); do
-        serve /shared/store $work/store-$node
+        mkdir $work/lower-$node
+        mount --bind /shared/store $work/lower-$node
+        for file in ${files[@]}; do copies+=($file $work/lower-$node/${file#/shared/store/}); done
+    done
+    coproc $bench on-node copies $rate ${copies[@]}
+    to=${COPROC[1]}
+    read -r line <&${COPROC[0]}
+    [ $line = ready ]
+    for node in $(seq $nodes); do
+        serve $work/lower-$node $work/store-$node
         install -d -o $user $work/node-$node
     done
     before=$(counted)
@@ -60,6 +76,11 @@ const READ_STORE: &str = r#"
     for node in $(seq $nodes); do on_node $work/node-$node $work/store-$node & running+=($!); done
     for process in ${running[@]}; do wait $process; done
     paste -d ' ' <(echo "$before") <(counted)
+    for target in ${targets[@]}; do umount --lazy $target; done
+    targets=()
+    for node in $(seq $nodes); do umount --lazy --recursive $work/lower-$node; done
+    exec {to}>&-
+    wait $COPROC_PID || true
 "#;
 
 /// The first two numbers of each line taken from the other two, added up.
@@ -79,15 +100,24 @@ fn counted(done: &Done) -> anyhow::Result<[f64; 2]> {
 fn store(session: &Session) -> anyhow::Result<Measured> {
     integration_tests::images::build(&[IMAGE])?;
     session.migrate(IMAGE)?;
-    let mut each = Vec::new();
+    let report = session.run("root", &["parallax", "inspect", "--json", IMAGE])?.stdout;
+    let report: Value = serde_json::from_str(&report)?;
+    let layers = report["layers"].as_array().context("no layers")?;
+    let files: Vec<String> = layers.iter().filter_map(|layer| layer["file"].as_str().map(ToOwned::to_owned)).collect();
+    ensure!(!files.is_empty(), "no files of layers");
+    let (mut each, mut seconds) = (Vec::new(), Vec::new());
     let counts = if session.is_quick() { &NODES[..2] } else { &NODES };
     for &nodes in counts {
         let work = session.run("root", &["mktemp", "--directory", "/tmp/bench-XXXXXX"])?.stdout;
         let (work, count) = (work.trim(), nodes.to_string());
         session.run("root", &["chmod", "755", work])?;
         let script = format!("{SERVE}{READ_STORE}");
-        let command = ["bash", "-euc", &script, "read", work, &count, PROGRAM, USER, IMAGE, IMPORT];
-        let done = session.run("root", &command);
+        let program = session.program();
+        let command = ["unshare", "--mount", "bash", "-euc", &script, "read", work, &count, PROGRAM, USER, IMAGE];
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        let begun = Instant::now();
+        let done = session.run("root", &[&command[..], &[IMPORT, &program, RATE], &files].concat());
+        seconds.push(begun.elapsed().as_secs_f64());
         session.run("root", &["rm", "-rf", "--one-file-system", work])?;
         #[expect(clippy::cast_precision_loss, reason = "there are few nodes")]
         each.push(counted(&done?)?.map(|sum| sum / nodes as f64));
@@ -96,12 +126,14 @@ fn store(session: &Session) -> anyhow::Result<Measured> {
     let ratio = |index: usize| Summary::of([each[last][index] / each[0][index]]);
     let shown: Vec<String> = counts
         .iter()
-        .zip(&each)
-        .map(|(nodes, [bytes, writes])| format!("{nodes}: {:.1} MB and {writes:.0} operations", bytes / 1e6))
+        .zip(each.iter().zip(&seconds))
+        .map(|(nodes, ([bytes, writes], seconds))| {
+            format!("{nodes}: {:.1} MB and {writes:.0} operations, {seconds:.1} s for all", bytes / 1e6)
+        })
         .collect();
     let note = format!(
         "node_scaling: {IMAGE}, each node a Podman with the mount program and a mount of the store of its own on this machine, which has not so many \
-         nodes; nothing limits the rate, which changes neither number. By the number of nodes, for each: {}.",
+         nodes; the store's layers come with 25 MB/s for all together. By the number of nodes, for each: {}.",
         shown.join("; ")
     );
     let figures = vec![
