@@ -5,15 +5,17 @@ use std::path::Path;
 use parallax_config::Lazy;
 
 use crate::source::directory::DirectorySource;
-use crate::source::http::{HttpError, HttpOptions, HttpSource};
+use crate::source::http::{HttpOptions, HttpSource};
 use crate::source::s3::{S3Options, S3Source, SCHEME};
+use crate::source::settings::SettingsError;
+use crate::source::ssh::{SCHEMES, SshOptions, SshSource};
 use crate::source::{Counted, Sources};
 
 /// Returns the configured chunk stores, in their order.
 ///
 /// # Errors
-/// [`HttpError`].
-pub fn sources(config: &Lazy) -> Result<Sources, HttpError> {
+/// [`SettingsError`].
+pub fn sources(config: &Lazy) -> Result<Sources, SettingsError> {
     let options = HttpOptions { ca_file: config.ca_file().map(Path::to_owned), ..HttpOptions::default() };
     let set = |value: &String| Some(value.clone()).filter(|value| !value.is_empty());
     let s3 = S3Options {
@@ -22,11 +24,17 @@ pub fn sources(config: &Lazy) -> Result<Sources, HttpError> {
         virtual_host: !config.s3_path_style,
         credentials: config.s3_credentials().map(Path::to_owned),
     };
+    let ssh = SshOptions {
+        known_hosts: config.ssh_known_hosts().map(Path::to_owned),
+        key: config.ssh_key().map(Path::to_owned),
+    };
     let source = |name: &String| {
         Ok(if name.starts_with('/') {
             Counted::new(DirectorySource::new(Path::new(name)))
         } else if name.starts_with(SCHEME) {
             Counted::new(S3Source::new(name, &s3, &options)?)
+        } else if SCHEMES.iter().any(|scheme| name.starts_with(scheme)) {
+            Counted::new(SshSource::new(name, &ssh)?)
         } else {
             Counted::new(HttpSource::new(name, &options)?)
         })

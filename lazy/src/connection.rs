@@ -21,7 +21,7 @@ use crate::handover::{Handover, Handovers};
 use crate::queue::Queue;
 use crate::served::{Served, State};
 use crate::source::directory::DirectorySource;
-use crate::source::http::HttpError;
+use crate::source::settings::SettingsError;
 use crate::source::{Counted, Sources};
 
 /// Timeout of the first message.
@@ -39,7 +39,7 @@ pub struct Node {
     /// What is fetched before it is read.
     pub ahead: Arc<Ahead>,
     /// The configured chunk stores; layers are refused if they cannot be used.
-    pub sources: Result<Sources, HttpError>,
+    pub sources: Result<Sources, SettingsError>,
     /// How long a reader waits for a chunk that cannot be had.
     pub timeout: Duration,
     /// The layers that are served.

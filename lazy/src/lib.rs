@@ -25,5 +25,6 @@ mod streams;
 pub use cache::bounded::{Cache, CacheError};
 pub use cache::layer::CachedLayer;
 pub use source::directory::DirectorySource;
-pub use source::http::{HttpError, HttpOptions, HttpProxy, HttpSource};
+pub use source::http::{HttpOptions, HttpProxy, HttpSource};
+pub use source::settings::SettingsError;
 pub use source::{Counted, FetchError, Source, SourceError, Sources};

@@ -2,7 +2,10 @@
 
 pub(crate) mod directory;
 pub(crate) mod http;
+mod private;
 pub(crate) mod s3;
+pub(crate) mod settings;
+pub(crate) mod ssh;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -52,6 +52,7 @@ mod scratch;
 mod security;
 mod squashed;
 mod squashfs_images;
+mod ssh;
 mod store;
 mod subordinate;
 mod systemd;
@@ -117,6 +118,7 @@ const FILES: &[&[Listed]] = &[
     reload::TESTS,
     lazy::TESTS,
     bucket::TESTS,
+    ssh::TESTS,
     lookups::TESTS,
     userns::TESTS,
     named::TESTS,

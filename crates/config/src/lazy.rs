@@ -12,8 +12,8 @@ section! {
         enabled: bool = false;
         /// Socket of parallax-lazy: an absolute path in a directory that only root can write.
         socket: PathBuf = PathBuf::from("/run/parallax-lazy.sock");
-        /// Chunk stores, in the order in which they are asked: `http://` and `https://` URLs, `s3://BUCKET/PREFIX`, and absolute paths. The
-        /// chunk store beside a layer's index is asked last.
+        /// Chunk stores, in the order in which they are asked: `http://` and `https://` URLs, `s3://BUCKET/PREFIX`,
+        /// `ssh://[USER@]HOST[:PORT]/PATH` (or `sftp://`), and absolute paths. The chunk store beside a layer's index is asked last.
         sources: Vec<String> = Vec::new(), example "[\"https://images.site/layers/default.castr\"]";
         /// File with the certificates of the authorities that sign those of the servers, in PEM format. Empty: the system's.
         ca_file: PathBuf = PathBuf::new();
@@ -28,6 +28,12 @@ section! {
         /// have access. Empty: `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, `AWS_SHARED_CREDENTIALS_FILE`, or `~/.aws/credentials`;
         /// without these, requests are not signed.
         s3_credentials: PathBuf = PathBuf::new();
+        /// File with the host keys of the servers of `ssh://` chunk stores, in the format of `known_hosts`. A server with another key is
+        /// refused. Empty: that of the system (`/etc/ssh/ssh_known_hosts`).
+        ssh_known_hosts: PathBuf = PathBuf::new(), example "\"/etc/parallax/known_hosts\"";
+        /// File with the private key for `ssh://` chunk stores, without a passphrase, to which only the account of parallax-lazy and its group have
+        /// access. Empty: what `ssh` finds.
+        ssh_key: PathBuf = PathBuf::new();
         /// Directory for chunks that were fetched. It belongs to the account of parallax-lazy.
         cache: PathBuf = PathBuf::from("/var/cache/parallax-lazy");
         /// Maximum size of the cache in MiB (1 to 1073741824). Layers that are not mounted make room, the one first that was used
@@ -52,6 +58,18 @@ impl Lazy {
         Some(self.s3_credentials.as_path()).filter(|path| !path.as_os_str().is_empty())
     }
 
+    /// Returns the file with host keys, if one is configured.
+    #[must_use]
+    pub fn ssh_known_hosts(&self) -> Option<&Path> {
+        Some(self.ssh_known_hosts.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// Returns the file with the private key for SSH, if one is configured.
+    #[must_use]
+    pub fn ssh_key(&self) -> Option<&Path> {
+        Some(self.ssh_key.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
     pub(crate) fn check(&self) -> Result<(), String> {
         let (size, seconds) = (self.cache_size, self.timeout);
         if !(1..=1 << 30).contains(&size) {
@@ -60,7 +78,8 @@ impl Lazy {
         if !(1..=3600).contains(&seconds) {
             return Err(format!("invalid \"lazy.timeout\": {seconds} is not from 1 to 3600 seconds"));
         }
-        let files = [self.ca_file(), self.s3_credentials()].into_iter().flatten();
+        let files =
+            [self.ca_file(), self.s3_credentials(), self.ssh_known_hosts(), self.ssh_key()].into_iter().flatten();
         let paths = [self.socket.as_path(), &self.cache].into_iter().chain(files);
         if let Some(path) = paths.into_iter().find(|path| !path.is_absolute()) {
             return Err(format!("the path \"{}\" is not absolute", path.display()));
@@ -70,11 +89,11 @@ impl Lazy {
         {
             return Err(format!("invalid \"lazy.s3_endpoint\": \"{}\" is no http(s) URL", self.s3_endpoint));
         }
-        let begins = ["http://", "https://", "s3://", "/"];
+        let begins = ["http://", "https://", "s3://", "ssh://", "sftp://", "/"];
         let is_source = |source: &&String| begins.iter().any(|begin| source.starts_with(begin));
         match self.sources.iter().find(|source| !is_source(source)) {
             Some(source) => Err(format!(
-                "invalid \"lazy.sources\": \"{source}\" is neither an http(s) or s3 URL nor an absolute path"
+                "invalid \"lazy.sources\": \"{source}\" is neither an http(s), s3 or ssh URL nor an absolute path"
             )),
             None => Ok(()),
         }
@@ -93,6 +112,8 @@ mod tests {
             "sources = [\"ftp://images.site\"]",
             "s3_endpoint = \"s3.site\"",
             "s3_credentials = \"credentials\"",
+            "ssh_known_hosts = \"known_hosts\"",
+            "ssh_key = \"key\"",
             "cache_size = 0",
             "timeout = 3601",
         ] {

@@ -11,6 +11,7 @@ use parallax_chunks::ChunkId;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Proxy};
 
+use super::settings::SettingsError;
 use super::{Source, SourceError};
 
 /// Longest pause between two attempts.
@@ -64,31 +65,6 @@ impl Default for HttpOptions {
     }
 }
 
-/// Settings that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum HttpError {
-    /// Not a URL of a chunk store.
-    #[error("invalid URL {0}: must be http:// or https:// with a host, without user, query or fragment")]
-    Url(String),
-    /// Not a bucket.
-    #[error("invalid bucket {0}: must be s3://BUCKET/PREFIX, of letters, digits and \"-\", \"_\", \".\", \"~\"")]
-    Bucket(String),
-    /// The credentials cannot be read; the reason.
-    #[error("{0}")]
-    Credentials(String),
-    /// Not a URL of a proxy.
-    #[error("invalid proxy {0}: must be a URL such as http://proxy.site:3128")]
-    Proxy(String),
-    /// The authorities cannot be read.
-    #[error("cannot read certificates from {}: {reason}", path.display())]
-    Certificates {
-        /// The file.
-        path: PathBuf,
-        /// The problem.
-        reason: String,
-    },
-}
-
 /// The way to servers.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -99,11 +75,11 @@ pub(crate) struct Client {
 
 impl Client {
     /// Makes a client. No server is asked yet.
-    pub(crate) fn new(options: &HttpOptions) -> Result<Self, HttpError> {
+    pub(crate) fn new(options: &HttpOptions) -> Result<Self, SettingsError> {
         let proxy = match &options.proxy {
             HttpProxy::Environment => Proxy::try_from_env(),
             HttpProxy::Direct => None,
-            HttpProxy::Url(proxy) => Some(Proxy::new(proxy).map_err(|_| HttpError::Proxy(proxy.clone()))?),
+            HttpProxy::Url(proxy) => Some(Proxy::new(proxy).map_err(|_| SettingsError::Proxy(proxy.clone()))?),
         };
         let roots = match &options.ca_file {
             Some(file) => RootCerts::from(certificates(file)?),
@@ -187,12 +163,12 @@ impl HttpSource {
     /// Returns the source. The server is not asked yet.
     ///
     /// # Errors
-    /// [`HttpError`].
-    pub fn new(url: &str, options: &HttpOptions) -> Result<Self, HttpError> {
+    /// [`SettingsError`].
+    pub fn new(url: &str, options: &HttpOptions) -> Result<Self, SettingsError> {
         let rest = ["http://", "https://"].iter().find_map(|scheme| url.strip_prefix(scheme));
         let host = rest.and_then(|rest| rest.split('/').next()).unwrap_or_default();
         if host.is_empty() || host.contains('@') || url.contains(['?', '#', ' ']) {
-            return Err(HttpError::Url(url.to_owned()));
+            return Err(SettingsError::Url(url.to_owned()));
         }
         Ok(Self { client: Client::new(options)?, url: url.trim_end_matches('/').to_owned() })
     }
@@ -209,8 +185,8 @@ impl Source for HttpSource {
 }
 
 /// Reads the certificates of authorities.
-fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>, HttpError> {
-    let failed = |reason: String| HttpError::Certificates { path: file.to_owned(), reason };
+fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>, SettingsError> {
+    let failed = |reason: String| SettingsError::Certificates { path: file.to_owned(), reason };
     let bytes = fs::read(file).map_err(|error| failed(error.to_string()))?;
     let mut certificates = Vec::new();
     for item in parse_pem(&bytes) {

@@ -11,7 +11,8 @@ use parallax_chunks::ChunkId;
 
 use self::credentials::{Credentials, Origin, variable};
 use self::signature::Request;
-use super::http::{Client, HttpError, HttpOptions};
+use super::http::{Client, HttpOptions};
+use super::settings::SettingsError;
 use super::{Source, SourceError};
 
 /// The scheme of these chunk stores.
@@ -51,13 +52,13 @@ impl S3Source {
     /// Returns the source. The server is not asked yet.
     ///
     /// # Errors
-    /// [`HttpError`].
-    pub(crate) fn new(url: &str, options: &S3Options, http: &HttpOptions) -> Result<Self, HttpError> {
-        let rest = url.strip_prefix(SCHEME).ok_or_else(|| HttpError::Bucket(url.to_owned()))?;
+    /// [`SettingsError`].
+    pub(crate) fn new(url: &str, options: &S3Options, http: &HttpOptions) -> Result<Self, SettingsError> {
+        let rest = url.strip_prefix(SCHEME).ok_or_else(|| SettingsError::Bucket(url.to_owned()))?;
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let prefix = prefix.trim_matches('/');
         if !is_bucket(bucket) || !is_prefix(prefix) {
-            return Err(HttpError::Bucket(url.to_owned()));
+            return Err(SettingsError::Bucket(url.to_owned()));
         }
         let region =
             options.region.clone().or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION"));
@@ -70,11 +71,11 @@ impl S3Source {
         let default_port = match scheme {
             "https" => ":443",
             "http" => ":80",
-            _ => return Err(HttpError::Url(endpoint.to_owned())),
+            _ => return Err(SettingsError::Url(endpoint.to_owned())),
         };
         let host = host.strip_suffix(default_port).unwrap_or(host);
         if host.is_empty() || host.contains(['/', '@', '?', '#', ' ']) {
-            return Err(HttpError::Url(endpoint.to_owned()));
+            return Err(SettingsError::Url(endpoint.to_owned()));
         }
         let (host, base) = if options.virtual_host {
             (format!("{bucket}.{host}"), String::new())
@@ -83,7 +84,7 @@ impl S3Source {
         };
         let path = if prefix.is_empty() { base } else { format!("{base}/{prefix}") };
         let origin = Origin::find(options.credentials.as_deref(), variable);
-        let credentials = origin.read().map_err(HttpError::Credentials)?;
+        let credentials = origin.read().map_err(SettingsError::Credentials)?;
         Ok(Self {
             name: url.trim_end_matches('/').to_owned(),
             client: Client::new(http)?,

@@ -75,7 +75,7 @@ fn reason(cluster: &Cluster) -> anyhow::Result<String> {
 }
 
 /// Waits until a log has a text, in what was written after `from` bytes.
-fn wait_for_text(path: &Path, from: usize, text: &str) -> anyhow::Result<()> {
+pub(super) fn wait_for_text(path: &Path, from: usize, text: &str) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let log = String::from_utf8_lossy(&fs::read(path)?).into_owned();

@@ -130,13 +130,13 @@ fn a_proxy_is_used() {
 #[test]
 fn settings_are_checked() {
     for url in ["", "ftp://a/b", "http://", "http:///x", "http://user@a/x", "https://a/x?y", "https://a/x#y", "/x"] {
-        assert!(matches!(HttpSource::new(url, &options()), Err(HttpError::Url(_))), "{url}");
+        assert!(matches!(HttpSource::new(url, &options()), Err(SettingsError::Url(_))), "{url}");
     }
     let proxy = HttpOptions { proxy: HttpProxy::Url("gopher://x".to_owned()), ..options() };
-    assert!(matches!(HttpSource::new("http://a", &proxy), Err(HttpError::Proxy(_))));
+    assert!(matches!(HttpSource::new("http://a", &proxy), Err(SettingsError::Proxy(_))));
     for file in ["/does/not/exist", "/dev/null"] {
         let ca_file = HttpOptions { ca_file: Some(file.into()), ..options() };
-        assert!(matches!(HttpSource::new("https://a", &ca_file), Err(HttpError::Certificates { .. })), "{file}");
+        assert!(matches!(HttpSource::new("https://a", &ca_file), Err(SettingsError::Certificates { .. })), "{file}");
     }
 }
 

@@ -2,15 +2,9 @@
 
 use std::env;
 use std::fmt;
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// Maximum size of the file in bytes.
-const MAX_FILE: u64 = 1 << 20;
-/// Read or write access for others than the file's owner and group.
-const OTHERS: u32 = 0o007;
+use super::super::private;
 
 /// An access key.
 #[derive(Clone, PartialEq, Eq)]
@@ -79,27 +73,11 @@ impl Origin {
             }
             Self::File { path, profile } => {
                 let failed = |reason: String| format!("cannot use the credentials in {}: {reason}", path.display());
-                let text = read_private(path).map_err(failed)?;
+                let text = private::read(path).map_err(failed)?;
                 parse(&text, profile).map(Some).map_err(failed)
             }
         }
     }
-}
-
-/// Reads a file that others than its owner and group cannot.
-fn read_private(path: &Path) -> Result<String, String> {
-    let open = || -> std::io::Result<(u32, String)> {
-        let file = File::open(path)?;
-        let mode = file.metadata()?.mode();
-        let mut text = String::new();
-        file.take(MAX_FILE).read_to_string(&mut text)?;
-        Ok((mode, text))
-    };
-    let (mode, text) = open().map_err(|error| error.to_string())?;
-    if mode & OTHERS != 0 {
-        return Err(format!("everybody has access to it (mode {:04o}); chmod o= {}", mode & 0o7777, path.display()));
-    }
-    Ok(text)
 }
 
 /// Returns the credentials in the section of a profile.

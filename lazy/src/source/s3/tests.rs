@@ -157,11 +157,11 @@ fn settings_are_checked_and_hosts_are_made_of_them() {
         assert_eq!([server.as_str(), host.as_str(), path.as_str()], expected);
     }
     for url in ["", "http://abc", "s3://", "s3://ab", "s3://a c/x", "s3://abc/x?y", "s3://abc/../x", "s3://abc/a b"] {
-        assert!(matches!(made(url, "http://s3.site", false), Err(HttpError::Bucket(_))), "{url}");
+        assert!(matches!(made(url, "http://s3.site", false), Err(SettingsError::Bucket(_))), "{url}");
     }
     for endpoint in ["s3.site", "ftp://s3.site", "http://", "http://a/b", "http://u@a"] {
-        assert!(matches!(made("s3://abc", endpoint, false), Err(HttpError::Url(_))), "{endpoint}");
+        assert!(matches!(made("s3://abc", endpoint, false), Err(SettingsError::Url(_))), "{endpoint}");
     }
     fs::remove_file(&path).unwrap();
-    assert!(matches!(made("s3://abc", "http://s3.site", false), Err(HttpError::Credentials(_))));
+    assert!(matches!(made("s3://abc", "http://s3.site", false), Err(SettingsError::Credentials(_))));
 }

@@ -7,11 +7,12 @@ use anyhow::ensure;
 use integration_tests::cluster::{Cluster, PATIENCE};
 
 use super::super::lazy::{end_reading, expected, publish, start_reading, take_a_chunk};
-use super::super::with_file;
+use super::super::{ssh, with_file};
 use super::{Journal, NODE, booted_by_systemd, property};
 
 tests! { cluster:
     a_step_reads_on_when_the_agent_and_the_worker_end_at_the_same_time,
+    chunks_come_by_ssh_under_the_units_restrictions,
 }
 
 const CONFIG: &str = "stores = [\"/shared/lazy\"]\n[lazy]\nenabled = true\ntimeout = 600\n";
@@ -44,6 +45,43 @@ fn a_step_reads_on_when_the_agent_and_the_worker_end_at_the_same_time(cluster: &
         })
     });
     cluster.shell("ctl", "rm -rf /shared/lazy")?;
+    result
+}
+
+/// An account that has a name without libnss-systemd, and the key as systemd passes it.
+const ACCOUNT: &str = "[Service]\nDynamicUser=no\nUser=u2\nLoadCredential=ssh-key:/run/ssh-test/key\n";
+const DROP_INS: &str = "/etc/systemd/system/parallax-lazy.service.d";
+const BY_SSH: &str = "stores = [\"/shared/lazy\"]\n[lazy]\nenabled = true\nssh_known_hosts = \"/run/ssh-test/known_hosts\"\n\
+    sources = [\"ssh://u2@127.0.0.1:2222/shared/ssh/default.castr\"]\nssh_key = \"/run/credentials/parallax-lazy.service/ssh-key\"\n";
+
+/// The unit has everything that ssh needs, and the credential is a file that ssh accepts.
+fn chunks_come_by_ssh_under_the_units_restrictions(cluster: &Cluster) -> anyhow::Result<()> {
+    let expected = expected(cluster, "n1")?;
+    let result = publish(cluster, false).and_then(|()| {
+        booted_by_systemd(cluster, || {
+            let server = ssh::Server::start(cluster, NODE)?;
+            ssh::know(cluster, NODE, "server/host")?;
+            cluster.shell(NODE, &format!("mkdir -p {DROP_INS}; printf '{ACCOUNT}' >{DROP_INS}/account.conf"))?;
+            let tested = with_file(cluster, NODE, "/etc/parallax/parallax.toml", Some(BY_SSH), || {
+                let start =
+                    "systemctl daemon-reload; systemctl restart parallax-agent; systemctl start parallax-lazy.socket";
+                cluster.shell(NODE, start)?;
+                end_reading(start_reading(cluster, NODE)?, &expected)?;
+                let status = cluster.shell(NODE, "parallax status --lazy --json")?;
+                let status: serde_json::Value = serde_json::from_str(&status)?;
+                let chunks = status.pointer("/sources/0/chunks").and_then(serde_json::Value::as_u64);
+                ensure!(status["sources"][0]["name"] == ssh::SOURCE, "{status}");
+                ensure!(chunks.is_some_and(|chunks| chunks > 500), "{status}");
+                Ok(())
+            });
+            let stop =
+                format!("systemctl stop parallax-lazy.socket {LAZY}; rm -rf {DROP_INS}; systemctl daemon-reload");
+            cluster.shell(NODE, &stop)?;
+            drop(server);
+            tested
+        })
+    });
+    cluster.shell("ctl", "rm -rf /shared/lazy /shared/ssh")?;
     result
 }
 
