@@ -54,7 +54,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     raise_file_limit();
     // Before the restrictions, which the helper does not have.
     let helper = Arc::new(Helper::start(&args.config).context("cannot start the helper process")?);
-    let backends = Backends::of_this_node(&config.agent, &helper);
+    let backends = Backends::of_this_node(&config, &helper);
     if !args.unrestricted {
         if !restrict::FILTERS {
             tracing::warn!(

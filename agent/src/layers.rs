@@ -29,6 +29,7 @@ pub use self::chunked::{KeptLayers, Swaps};
 pub use self::directory::Directory;
 pub use self::erofs::ReadBy;
 pub use self::mounted::{FileKey, Form, LayerEntry, LayerError, MountedLayer};
+pub use self::opened::{Abilities, lacks_files};
 pub use self::source::{LayerSource, StepLayers};
 pub use self::stored::SquashfsFiles;
 pub use self::table::LayerTable;

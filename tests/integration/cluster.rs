@@ -117,6 +117,7 @@ const FILES: &[&[Listed]] = &[
     security::TESTS,
     reload::TESTS,
     lazy::TESTS,
+    lazy::abilities::TESTS,
     bucket::TESTS,
     ssh::TESTS,
     lookups::TESTS,

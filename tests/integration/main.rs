@@ -80,6 +80,10 @@ impl From<&Listed> for Test {
 }
 
 fn main() -> ExitCode {
+    // The trials of a test.
+    if let Some(code) = parallax_probe::run_if_asked() {
+        return code;
+    }
     let arguments = Arguments::from_args();
     if !arguments.list {
         if let Err(message) = be_root_in_private() {
@@ -95,8 +99,13 @@ fn main() -> ExitCode {
 
 /// Every test on this machine.
 fn machine_tests() -> impl Iterator<Item = &'static Listed> {
-    let privileged =
-        [privileged::TESTS, privileged::credentials::TESTS, privileged::lazy::TESTS, privileged::trust::TESTS];
+    let privileged = [
+        privileged::TESTS,
+        privileged::credentials::TESTS,
+        privileged::lazy::TESTS,
+        privileged::probe::TESTS,
+        privileged::trust::TESTS,
+    ];
     files::tests().chain(privileged.into_iter().flatten())
 }
 

@@ -11,7 +11,7 @@ use std::thread;
 use anyhow::{Context as _, ensure};
 use integration_tests::cluster::Done;
 use nix::sched::CloneFlags;
-use parallax_agent::layers::LayerTable;
+use parallax_agent::layers::{Abilities, LayerTable};
 use parallax_format::record::LayerRecord;
 use parallax_store::hash::link_of_layer;
 use parallax_store::read::TrustedStore;
@@ -25,6 +25,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 pub(crate) mod credentials;
 pub(crate) mod lazy;
+pub(crate) mod probe;
 pub(crate) mod trust;
 
 tests! { machine:
@@ -109,8 +110,9 @@ fn a_layer_is_mounted_once_and_goes_with_its_last_holder() -> anyhow::Result<()>
     let store = TrustedStore::open(directory.path())?;
     let table = Arc::new(LayerTable::new(mounts.path().to_owned()));
     let holders: Vec<_> = thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..16).map(|_| scope.spawn(|| table.get(&store, &record, &Credentials::root(), false))).collect();
+        let threads: Vec<_> = (0..16)
+            .map(|_| scope.spawn(|| table.get(&store, &record, &Credentials::root(), &Abilities::default())))
+            .collect();
         threads.into_iter().map(thread::ScopedJoinHandle::join).collect()
     });
     let mut layers = Vec::new();
@@ -131,8 +133,8 @@ fn equal_layers_of_two_stores_are_not_mixed_up() -> anyhow::Result<()> {
     let ((one, record), (two, _)) = (store()?, store()?);
     let mounts = tempfile::tempdir()?;
     let table = LayerTable::new(mounts.path().to_owned());
-    let first = table.get(&TrustedStore::open(one.path())?, &record, &Credentials::root(), false)?;
-    let second = table.get(&TrustedStore::open(two.path())?, &record, &Credentials::root(), false)?;
+    let first = table.get(&TrustedStore::open(one.path())?, &record, &Credentials::root(), &Abilities::default())?;
+    let second = table.get(&TrustedStore::open(two.path())?, &record, &Credentials::root(), &Abilities::default())?;
     ensure!(!Arc::ptr_eq(&first, &second), "a layer of one store was taken for another's");
     Ok(())
 }
@@ -143,7 +145,8 @@ fn another_agent_adopts_each_mount_of_a_file() -> anyhow::Result<()> {
     let mounts = tempfile::tempdir()?;
     let store = TrustedStore::open(directory.path())?;
     // Two tables are as two agents, which know nothing of each other's mounts.
-    let mount = || LayerTable::new(mounts.path().to_owned()).get(&store, &record, &Credentials::root(), false);
+    let mount =
+        || LayerTable::new(mounts.path().to_owned()).get(&store, &record, &Credentials::root(), &Abilities::default());
     let (one, two) = (mount()?, mount()?);
     let entries = [one.entry(), two.entry(), one.entry(), two.entry()];
     let later = LayerTable::new(mounts.path().to_owned());
@@ -161,7 +164,8 @@ fn an_id_map_shows_the_users_ids() -> anyhow::Result<()> {
     let (directory, record) = store()?;
     let mounts = tempfile::tempdir()?;
     let table = LayerTable::new(mounts.path().to_owned());
-    let layer = table.get(&TrustedStore::open(directory.path())?, &record, &Credentials::root(), false)?;
+    let layer =
+        table.get(&TrustedStore::open(directory.path())?, &record, &Credentials::root(), &Abilities::default())?;
     let map = [IdRange { inside: 0, outside: 1001, count: 1 }, IdRange { inside: 1, outside: 200_000, count: 50_000 }];
     let namespace = UserNamespace::new(1001, 1001, &map, &map)?;
     let mapped = layer.another_mount()?;

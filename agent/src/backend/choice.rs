@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parallax_config::{Agent, Mounts};
+use parallax_config::{Agent, Config, Mounts};
 use parallax_probe::{Ability, Findings, Obstacle};
 use parallax_protocol::node::{AbilityStatus, NodeStatus};
 use parallax_store::read::TrustedStore;
@@ -45,6 +45,8 @@ pub struct Chosen {
     pub reason: String,
     /// Whether the kernel is to read EROFS files.
     pub erofs: bool,
+    /// The reason why layers cannot be mounted from their chunks, a part of a sentence, if they cannot.
+    pub chunks: Result<(), String>,
 }
 
 /// The backends of the node, with all that decides the choice.
@@ -54,6 +56,8 @@ pub struct Backends {
     /// The users whose stores the kernel may read.
     trusted: Arc<TrustedOwners>,
     mount_program: PathBuf,
+    /// Whether layers are mounted from their chunks.
+    lazy: bool,
     findings: Findings,
     native: Result<(), Obstacle>,
     fuse: Result<(), Obstacle>,
@@ -62,9 +66,10 @@ pub struct Backends {
 impl Backends {
     /// Tries the node's abilities and logs them.
     #[must_use]
-    pub fn of_this_node(config: &Agent, helper: &Arc<Helper>) -> Self {
+    pub fn of_this_node(config: &Config, helper: &Arc<Helper>) -> Self {
         let untried = |error: HelperError| Findings { cut_short: Some(error.to_string()), ..Findings::default() };
-        let backends = Self::new(config, helper.probe().unwrap_or_else(untried), by_name(helper));
+        let findings = helper.probe().unwrap_or_else(untried);
+        let backends = Self { lazy: config.lazy.enabled, ..Self::new(&config.agent, findings, by_name(helper)) };
         backends.log();
         backends
     }
@@ -75,6 +80,9 @@ impl Backends {
                 (None, ability) => tracing::debug!(ability = ability.name(), "ability present"),
                 // The kernel need not know every compressor there is.
                 (Some(reason), Ability::Compressor(_)) => {
+                    tracing::debug!(ability = trial.ability.name(), reason, "ability missing");
+                }
+                (Some(reason), Ability::LazyLayers | Ability::LazySwap) if !self.lazy => {
                     tracing::debug!(ability = trial.ability.name(), reason, "ability missing");
                 }
                 (Some(reason), _) => tracing::warn!(ability = trial.ability.name(), reason, "ability missing"),
@@ -95,18 +103,19 @@ impl Backends {
     pub fn new(config: &Agent, findings: Findings, id_of: Lookup) -> Self {
         let trusted = Arc::new(TrustedOwners::new(&config.trusted_owners, id_of));
         let (native, fuse) = (findings.native(), findings.fuse());
-        Self { mounts: config.mounts, trusted, mount_program: config.mount_program.clone(), findings, native, fuse }
+        let (mounts, mount_program) = (config.mounts, config.mount_program.clone());
+        Self { mounts, trusted, mount_program, lazy: false, findings, native, fuse }
     }
 
     /// Returns the backends of the same node under another configuration.
     #[must_use]
-    pub fn configured(&self, config: &Agent, helper: &Arc<Helper>) -> Self {
+    pub fn configured(&self, config: &Config, helper: &Arc<Helper>) -> Self {
         let mut findings = self.findings.clone();
-        if config.mount_program != self.mount_program {
+        if config.agent.mount_program != self.mount_program {
             let reason = "agent.mount_program changed; the new program is tried when a step needs it";
             findings.mark_undecided(&[Ability::Fuse, Ability::FuseIdMaps], reason);
         }
-        Self::new(config, findings, by_name(helper))
+        Self { lazy: config.lazy.enabled, ..Self::new(&config.agent, findings, by_name(helper)) }
     }
 
     /// Returns the backends with later findings.
@@ -115,7 +124,7 @@ impl Backends {
         findings.update(later);
         let (native, fuse) = (findings.native(), findings.fuse());
         let (trusted, mount_program) = (Arc::clone(&self.trusted), self.mount_program.clone());
-        Self { mounts: self.mounts, trusted, mount_program, findings, native, fuse }
+        Self { mounts: self.mounts, trusted, mount_program, lazy: self.lazy, findings, native, fuse }
     }
 
     /// Returns the backends with the findings of others, unless those are of another mount program.
@@ -129,9 +138,17 @@ impl Backends {
         self.mounts != Mounts::Native || self.trusts(store)
     }
 
-    /// Returns `true` if a store's images use the fallback only because the first backend is undecided.
+    /// Returns `true` if layers are to be mounted from their chunks and that was not tried.
+    pub(super) fn lacks_lazy_trial(&self) -> bool {
+        self.lazy && matches!(self.findings.can(Ability::LazyLayers), Err(Obstacle::Undecided(..)))
+    }
+
+    /// Returns `true` if a store's images use a fallback that another trial may make unnecessary: the first backend is undecided, or layers
+    /// cannot be mounted from their chunks.
     pub(super) fn is_in_doubt(&self, store: &TrustedStore) -> bool {
-        self.mounts == Mounts::Auto && self.trusts(store) && matches!(self.native, Err(Obstacle::Undecided(..)))
+        let undecided = self.mounts == Mounts::Auto && matches!(self.native, Err(Obstacle::Undecided(..)));
+        let no_chunks = self.lazy && self.native.is_ok() && self.findings.can(Ability::LazyLayers).is_err();
+        (undecided || no_chunks) && self.mounts != Mounts::Fuse && self.trusts(store)
     }
 
     /// Returns the backend for an image of a store; `needs` is the ability that the format of its layers needs besides the usual ones.
@@ -161,7 +178,7 @@ impl Backends {
     /// The reason, a part of a sentence.
     pub fn directory(&self, path: &Path) -> Result<Chosen, String> {
         let reason = || format!("the user opens {} with their own rights", path.display());
-        let chosen = |()| Chosen { backend: Backend::Native, reason: reason(), erofs: false };
+        let chosen = |()| Chosen { backend: Backend::Native, reason: reason(), erofs: false, chunks: Ok(()) };
         self.findings.directories().map(chosen).map_err(|obstacle| on_this_node(&obstacle))
     }
 
@@ -181,7 +198,8 @@ impl Backends {
             match (self.trusted.trust(owner), &native_ability) {
                 (Trust::Yes, Ok(())) => {
                     let reason = format!("the node can, and the owner of the store {} is trusted", store.display());
-                    return Ok(Chosen { backend: Backend::Native, reason, erofs });
+                    let chunks = self.findings.can(Ability::LazyLayers).map_err(|obstacle| on_this_node(&obstacle));
+                    return Ok(Chosen { backend: Backend::Native, reason, erofs, chunks });
                 }
                 (Trust::Yes, Err(obstacle)) => (on_this_node(obstacle), Some(obstacle)),
                 (Trust::No, _) => {
@@ -201,7 +219,7 @@ impl Backends {
             return Err(format!("{obstacle}, and the configuration has mounts = \"native\""));
         }
         match &self.fuse {
-            Ok(()) => Ok(Chosen { backend: Backend::Fuse, reason: obstacle, erofs: false }),
+            Ok(()) => Ok(Chosen { backend: Backend::Fuse, reason: obstacle, erofs: false, chunks: Ok(()) }),
             // An obstacle of both backends is reported once.
             Err(both) if native == Some(both) => Err(obstacle),
             Err(other) => Err(format!("{obstacle}, and {}", on_this_node(other))),
@@ -294,6 +312,22 @@ mod tests {
         let with_erofs: Vec<Ability> = both().into_iter().chain([Ability::Erofs]).collect();
         let chosen = choose(&with_erofs, Some(Ability::Erofs)).unwrap();
         assert!(chosen.backend == Backend::Native && chosen.erofs);
+    }
+
+    #[test]
+    fn the_reason_why_chunks_are_not_used_is_named() {
+        let chosen = |trial| {
+            let trials = both().into_iter().map(|ability| Trial { ability, failure: None }).chain(trial).collect();
+            let later = Findings { trials, cut_short: Some("it hung".to_owned()) };
+            backends(Mounts::Auto, &[]).updated(later).choose(Path::new("/s"), 0, None).unwrap()
+        };
+        let trial =
+            |failure: Option<&str>| Trial { ability: Ability::LazyLayers, failure: failure.map(ToOwned::to_owned) };
+        assert_eq!(chosen(Some(trial(None))).chunks, Ok(()));
+        let reason = chosen(Some(trial(Some("no loop device")))).chunks.unwrap_err();
+        assert_eq!(reason, "this node has no kernel SquashFS over files by FUSE: no loop device");
+        let reason = chosen(None).chunks.unwrap_err();
+        assert_eq!(reason, "it is undecided whether this node has kernel SquashFS over files by FUSE: it hung");
     }
 
     #[test]

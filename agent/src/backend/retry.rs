@@ -2,7 +2,7 @@
 //!
 //! A trial that was cut short decides nothing, and what failed may work by now: a module was loaded, a limit raised, a program
 //! installed. So a step without a backend causes a new trial before it is refused. A step that uses the fallback only
-//! because the first backend is undecided does not wait; the node is tried in the background. Trials are made one at a time, never for more than
+//! because the first backend is undecided, or whole files instead of chunks, does not wait; the node is tried in the background. Trials are made one at a time, never for more than
 //! half of the time, and by no clock: without a step nothing is tried.
 
 use std::path::Path;
@@ -76,6 +76,15 @@ impl Retry {
         }
     }
 
+    /// Returns the backend for an image of a store after another trial.
+    ///
+    /// # Errors
+    /// The reason, a part of a sentence.
+    pub fn backend_again(&self, store: &TrustedStore, image: &ImageRecord) -> Result<Chosen, String> {
+        self.try_again(&self.backends());
+        self.backend(store, image)
+    }
+
     /// Returns the backend for a directory that a user names. Without one, the node is tried again first.
     ///
     /// # Errors
@@ -97,12 +106,23 @@ impl Retry {
         }
     }
 
+    /// Tries again in a thread, if layers are to be mounted from their chunks since a reload, and that was not tried.
+    pub fn try_after_reload(&self) {
+        if self.backends().lacks_lazy_trial() {
+            self.in_thread(|_| true);
+        }
+    }
+
     /// Tries again in a thread, if the last trial is long enough ago.
     fn try_beside(&self) {
         let is_due = |last: &(Instant, Duration)| last.0.elapsed() >= BACKGROUND_INTERVAL.max(last.1);
-        if !self.0.last.try_lock().is_ok_and(|last| is_due(&last)) {
-            return;
+        if self.0.last.try_lock().is_ok_and(|last| is_due(&last)) {
+            self.in_thread(is_due);
         }
+    }
+
+    /// Tries again in a thread, if that is due then.
+    fn in_thread(&self, is_due: fn(&(Instant, Duration)) -> bool) {
         let this = self.clone();
         let body = move || {
             let mut last = this.0.last.lock().unwrap_or_else(PoisonError::into_inner);

@@ -102,5 +102,5 @@ fn subordinate_ids(user: &str, uid: u32) -> Option<Listed> {
 
 fn trials(config: &Path) -> Result<Findings, String> {
     let config = Config::load(config).map_err(|error| error.to_string())?;
-    Ok(probe(&config.agent.mount_program))
+    Ok(probe(&config.agent.mount_program, config.lazy.enabled))
 }

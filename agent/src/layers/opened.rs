@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use parallax_format::record::LayerRecord;
+use parallax_format::record::{ImageRecord, LayerRecord};
 use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::Credentials;
 
@@ -12,6 +12,30 @@ use super::mounted::LayerError;
 pub(super) const READS_FILES: &str = "the backend \"fuse\" reads whole files";
 /// Why chunks are not used if the configuration says so.
 pub(super) const DISABLED: &str = "\"lazy.enabled\" is false on this node";
+
+/// What the kernel can do with layers besides mounting SquashFS files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Abilities {
+    /// Whether it reads EROFS.
+    pub erofs: bool,
+    /// The reason why layers cannot be mounted from their chunks, a part of a sentence, if they cannot.
+    pub chunks: Result<(), String>,
+}
+
+impl Default for Abilities {
+    /// A kernel that mounts layers from their chunks, and no EROFS.
+    fn default() -> Self {
+        Self { erofs: false, chunks: Ok(()) }
+    }
+}
+
+/// Whether a store lacks the file of a layer of an image.
+#[must_use]
+pub fn lacks_files(store: &TrustedStore, image: &ImageRecord, user: &Credentials) -> bool {
+    let is_missing =
+        |layer: &LayerRecord| matches!(user.run(|| store.open_layer(layer)), Ok(Err(error)) if error.is_missing());
+    image.layers.iter().any(is_missing)
+}
 
 /// Opens a layer's file with a user's credentials. `reason` is why its chunks are not used.
 pub(super) fn opened(

@@ -14,6 +14,7 @@ use parallax_sys::credentials::Credentials;
 
 use super::erofs::ReadBy;
 use super::mounted::{Form, LayerError, MountedLayer};
+use super::opened::Abilities;
 use super::source::{LayerSource, StepLayers};
 use super::table::LayerTable;
 use crate::backend::{Backend, Chosen};
@@ -116,9 +117,10 @@ impl SquashfsFiles<'_> {
         }
         // No layer of an image of the first version is looked up in EROFS, nor is one whose contents are elsewhere.
         let erofs = chosen.erofs && image.version >= VERSION_WITH_FORMATS && image.tree().is_none();
+        let kernel = &Abilities { erofs, chunks: chosen.chunks.clone() };
         let share = image.layers.len().div_ceil(MAX_MOUNT_THREADS).max(1);
         let mount = |layers: &[LayerRecord]| -> Result<Vec<_>, LayerError> {
-            layers.iter().map(|layer| table.get(store, layer, user, erofs)).collect()
+            layers.iter().map(|layer| table.get(store, layer, user, kernel)).collect()
         };
         let shares: Result<Vec<_>, LayerError> = thread::scope(|scope| {
             let threads: Vec<_> = image.layers.chunks(share).map(|layers| scope.spawn(move || mount(layers))).collect();

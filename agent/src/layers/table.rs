@@ -30,7 +30,7 @@ use super::chunked::{Chunked, KeptLayers, Supervised, Swaps, Worker};
 use super::digest::Checker;
 use super::idle::IdleCache;
 use super::mounted::{FileKey, Form, LayerEntry, LayerError, MountedLayer};
-use super::opened::{DISABLED, READS_FILES, opened};
+use super::opened::{Abilities, DISABLED, READS_FILES, opened};
 use super::{erofs, squashfs};
 
 /// One file's place in the table: locked while the file is being mounted, so that others wait for that mount and not for
@@ -149,7 +149,7 @@ impl LayerTable {
         self.checker.is_on()
     }
 
-    /// Returns the mounted layer to a user who may read its file; mounts the layer first if necessary. With `erofs` the kernel reads EROFS: a
+    /// Returns the mounted layer to a user who may read its file; mounts the layer first if necessary. If the kernel reads EROFS, a
     /// layer that the store has in both formats is mounted from its EROFS file.
     ///
     /// # Errors
@@ -159,9 +159,9 @@ impl LayerTable {
         store: &TrustedStore,
         layer: &LayerRecord,
         user: &Credentials,
-        erofs: bool,
+        kernel: &Abilities,
     ) -> Result<Arc<MountedLayer>, LayerError> {
-        let mounted = self.open(store, layer, user, erofs)?;
+        let mounted = self.open(store, layer, user, kernel)?;
         // The files of other tools have no recorded digest, so only device and inode identify them.
         if let Some(key) = recorded(store, layer) {
             let mut known = self.recorded();
@@ -206,6 +206,7 @@ impl LayerTable {
         store: &TrustedStore,
         layer: &LayerRecord,
         user: &Credentials,
+        kernel: &Abilities,
     ) -> Result<Option<Arc<MountedLayer>>, String> {
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let worker = worker.filter(|_| layer.format == LayerFormat::Squashfs);
@@ -219,6 +220,7 @@ impl LayerTable {
         if let Some(mounted) = place.upgrade().filter(|mounted| mounted.is_good()) {
             return Ok(Some(mounted));
         }
+        kernel.chunks.clone()?;
         let access = index.try_clone().map_err(|error| error.to_string())?;
         let by_root = |file: File| reopen(file.as_fd()).unwrap_or(file);
         let not_attached = |error: io::Error| format!("cannot attach the mount: {error}");
@@ -248,15 +250,15 @@ impl LayerTable {
         store: &TrustedStore,
         layer: &LayerRecord,
         user: &Credentials,
-        erofs: bool,
+        kernel: &Abilities,
     ) -> Result<Arc<MountedLayer>, LayerError> {
-        let reason = match self.open_chunks(store, layer, user) {
+        let reason = match self.open_chunks(store, layer, user, kernel) {
             Ok(Some(mounted)) => return Ok(mounted),
             Ok(None) => None,
             Err(reason) => Some(reason),
         };
         let mut form = None;
-        if erofs && layer.format == LayerFormat::Squashfs {
+        if kernel.erofs && layer.format == LayerFormat::Squashfs {
             let opened = user.run(|| store.open_erofs(layer)).map_err(LayerError::Credentials)?;
             let mounted = opened
                 .map_err(LayerError::from)

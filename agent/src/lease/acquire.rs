@@ -26,7 +26,7 @@ use crate::backend::Backend;
 use crate::helper::{HelperError, Pending};
 use crate::identity::Identity;
 use crate::journal::{self, Entry, LeaseKey, Owner, StoreImage};
-use crate::layers::{Directory, LayerError, LayerSource, MountedLayer, SquashfsFiles, StepLayers, Tree};
+use crate::layers::{Directory, LayerError, LayerSource, MountedLayer, SquashfsFiles, StepLayers, Tree, lacks_files};
 use crate::processes;
 use crate::step::disk::{Disk, Quota};
 use crate::step::scratch::{self, Size};
@@ -166,9 +166,12 @@ impl Leases {
     ) -> Result<Contents, Refusal> {
         let kinds = owners::namespaces(request);
         owners::check(request, image, identity)?;
-        let chosen = self.backend_retry.backend(store, image).map_err(|reason| {
-            refused(&format!("cannot mount the image \"{}\" on this node: {reason}", request.image))
-        })?;
+        let no_backend =
+            |reason: String| refused(&format!("cannot mount the image \"{}\" on this node: {reason}", request.image));
+        let mut chosen = self.backend_retry.backend(store, image).map_err(no_backend)?;
+        if chosen.chunks.is_err() && self.config().lazy.enabled && lacks_files(store, image, user) {
+            chosen = self.backend_retry.backend_again(store, image).map_err(no_backend)?;
+        }
         if image.tree().is_some() && chosen.backend != Backend::Native {
             // Another configuration came since the image was found. The mount program would show the metadata image's empty files.
             return Err(refused(&format!(

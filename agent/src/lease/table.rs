@@ -140,8 +140,9 @@ impl Leases {
         let moved = config.agent.runtime_dir != self.runtime;
         config.agent.runtime_dir.clone_from(&self.runtime);
         // Without the lock that steps take: users are looked up.
-        let configured = self.backends().configured(&config.agent, &self.helper);
+        let configured = self.backends().configured(&config, &self.helper);
         self.backend_retry.change(|backends| configured.with_findings_of(backends));
+        self.backend_retry.try_after_reload();
         self.layers.reconfigure(&config);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         moved

@@ -178,6 +178,12 @@ impl From<OwnedFd> for Device {
     }
 }
 
+impl From<Device> for OwnedFd {
+    fn from(device: Device) -> Self {
+        device.0
+    }
+}
+
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -1,6 +1,7 @@
 //! The results of the trials.
 
-use std::fmt;
+use std::fmt::{self, Display};
+use std::io::Write as _;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,10 @@ pub enum Ability {
     MetadataImages,
     /// The kernel mounts EROFS, with an id map.
     Erofs,
+    /// The kernel mounts SquashFS from a loop device over a file that is served by FUSE.
+    LazyLayers,
+    /// Another file takes the place of that file below the loop device, and FUSE is gone.
+    LazySwap,
     /// In a user namespace, the kernel mounts a writable overlay over such a mount.
     Overlay,
     /// In a user namespace, the mount program puts an overlay over a SquashFS file that is served by FUSE.
@@ -44,6 +49,8 @@ impl Ability {
             Self::IdMaps => "id-maps".to_owned(),
             Self::MetadataImages => "metadata-images".to_owned(),
             Self::Erofs => "erofs".to_owned(),
+            Self::LazyLayers => "lazy-layers".to_owned(),
+            Self::LazySwap => "lazy-swap".to_owned(),
             Self::Overlay => "overlay".to_owned(),
             Self::Fuse => "fuse".to_owned(),
             Self::FuseIdMaps => "fuse-id-maps".to_owned(),
@@ -61,6 +68,8 @@ impl Ability {
             Self::IdMaps => "id-mapped SquashFS mounts".to_owned(),
             Self::MetadataImages => "overlays of metadata images".to_owned(),
             Self::Erofs => "kernel EROFS".to_owned(),
+            Self::LazyLayers => "kernel SquashFS over files by FUSE".to_owned(),
+            Self::LazySwap => "exchange of files below loop devices".to_owned(),
             Self::Overlay => "kernel overlays in user namespaces".to_owned(),
             Self::Fuse => "SquashFS by FUSE".to_owned(),
             Self::FuseIdMaps => "SquashFS by FUSE with other ids".to_owned(),
@@ -82,7 +91,7 @@ pub enum Obstacle {
     Undecided(Ability, String),
 }
 
-impl fmt::Display for Obstacle {
+impl Display for Obstacle {
     /// A part of a sentence, such as "no kernel SquashFS: no loop device".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -99,6 +108,15 @@ pub struct Trial {
     pub ability: Ability,
     /// The reason of the failure; `None` after a success.
     pub failure: Option<String>,
+}
+
+/// Writes the result of a trial, one line each.
+pub(crate) fn report<E: Display>(ability: Ability, result: Result<(), E>) {
+    let trial = Trial { ability, failure: result.err().map(|error| error.to_string()) };
+    let line = serde_json::to_string(&trial).unwrap_or_default();
+    // At once: a later trial may hang.
+    let mut output = std::io::stdout().lock();
+    let _ = writeln!(output, "{line}").and_then(|()| output.flush());
 }
 
 /// All trials, in the order in which they were made.

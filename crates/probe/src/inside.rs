@@ -1,14 +1,13 @@
 //! The process that makes the trials: which ones, in which order, with what one leaves to the next.
 
-use std::fmt::Display;
-use std::io::Write as _;
 use std::path::Path;
 
 use parallax_sys::user_namespace::{IdRange, UserNamespace};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use crate::findings::{Ability, Trial};
+use crate::findings::{Ability, report};
 use crate::image::COMPRESSORS;
+use crate::lazy;
 use crate::trials::{self, Ids, Place, Writable};
 
 /// The user, and the first subordinate id, of the namespace in which root tries what users do: nobody's. Nothing of theirs is
@@ -16,17 +15,8 @@ use crate::trials::{self, Ids, Place, Writable};
 const USER: u32 = 65_534;
 const SUBORDINATE: IdRange = IdRange { inside: 1, outside: 100_000, count: 65_535 };
 
-/// Writes the result of a trial, one line each.
-pub(crate) fn report<E: Display>(ability: Ability, result: Result<(), E>) {
-    let trial = Trial { ability, failure: result.err().map(|error| error.to_string()) };
-    let line = serde_json::to_string(&trial).unwrap_or_default();
-    // At once: a later trial may hang.
-    let mut output = std::io::stdout().lock();
-    let _ = writeln!(output, "{line}").and_then(|()| output.flush());
-}
-
 /// Makes all trials, as root.
-pub(crate) fn make_all_trials(mount_program: &Path) -> Result<(), String> {
+pub(crate) fn make_all_trials(mount_program: &Path, lazy: bool) -> Result<(), String> {
     let place = begin()?;
     trials::fresh_proc().map_err(|error| format!("no /proc: {error}"))?;
     let range = IdRange { inside: 0, outside: USER, count: 1 };
@@ -46,6 +36,9 @@ pub(crate) fn make_all_trials(mount_program: &Path) -> Result<(), String> {
     if mounted.is_ok() {
         for (number, _) in COMPRESSORS {
             report(Ability::Compressor(number), trials::compressor(&place, number));
+        }
+        if lazy {
+            lazy::try_all(&place.layer_file());
         }
     }
     let Some(namespace) = namespace else { return Ok(()) };

@@ -13,6 +13,7 @@ mod erofs_image;
 mod findings;
 mod image;
 mod inside;
+mod lazy;
 mod outside;
 pub mod subordinate;
 mod trials;

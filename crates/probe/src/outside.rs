@@ -10,13 +10,16 @@ use parallax_sys::limits::{self, Namespace};
 use parallax_sys::process::Process;
 use rustix::process::{getegid, geteuid};
 
-use crate::findings::{Ability, Findings, Trial};
+use crate::findings::{Ability, Findings, Trial, report};
 use crate::inside;
+use crate::lazy;
 
 /// The first argument of a program that is started for the trials.
 const SUPERVISE: &str = "--parallax-probe-supervise";
 const TRY_ALL: &str = "--parallax-probe-try-all";
 const TRY_AS_USER: &str = "--parallax-probe-try-as-user";
+/// The third argument, if layers in chunks are tried.
+const LAZY: &str = "--parallax-probe-lazy";
 /// The `PATH` of programs that are tried.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Timeout for all trials.
@@ -26,19 +29,20 @@ const MAX_OUTPUT: u64 = 32 * 1024;
 /// Additional time that the calling program waits.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Makes the trials; `mount_program` is the one that makes mounts by FUSE. Takes at most some 20 seconds, and leaves nothing.
+/// Makes the trials; `mount_program` is the one that makes mounts by FUSE. What layers in chunks need is tried only with `lazy`. Takes at most
+/// some 20 seconds, and leaves nothing.
 ///
 /// The program that calls this must call [`run_if_asked`] before anything else.
 #[must_use]
-pub fn probe(mount_program: &Path) -> Findings {
-    match supervised(mount_program) {
+pub fn probe(mount_program: &Path, lazy: bool) -> Findings {
+    match supervised(mount_program, lazy) {
         Ok(findings) => findings,
         Err(error) => Findings { trials: Vec::new(), cut_short: Some(format!("cannot start the trials: {error}")) },
     }
 }
 
-fn supervised(mount_program: &Path) -> std::io::Result<Findings> {
-    let child = start(SUPERVISE, mount_program)?;
+fn supervised(mount_program: &Path, lazy: bool) -> std::io::Result<Findings> {
+    let child = start(SUPERVISE, mount_program, lazy)?;
     let process = Process::open(i32::try_from(child.id()).unwrap_or_default())?;
     let (output, ended) = finish(child, &process, TRIALS_TIMEOUT + GRACE)?;
     let output = output.unwrap_or_default();
@@ -61,14 +65,21 @@ fn supervised(mount_program: &Path) -> std::io::Result<Findings> {
 pub fn run_if_asked() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     let verb = arguments.next()?;
-    let part = match verb.to_str()? {
+    let part: fn(&Path, bool) -> Result<(), String> = match verb.to_str()? {
         SUPERVISE => supervise_trials,
         TRY_ALL => inside::make_all_trials,
-        TRY_AS_USER => inside::make_user_trials,
+        TRY_AS_USER => |path, _| inside::make_user_trials(path),
+        lazy::READ => |path, _| {
+            lazy::read(path);
+            Ok(())
+        },
+        lazy::SERVE => |_, _| lazy::serve(),
         _ => return None,
     };
-    let mount_program = arguments.next()?;
-    Some(match part(Path::new(&mount_program)) {
+    // The mount program's path, or that of an image.
+    let path = arguments.next()?;
+    let lazy = arguments.next().is_some_and(|argument| argument == LAZY);
+    Some(match part(Path::new(&path), lazy) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             println!("{message}");
@@ -79,7 +90,7 @@ pub fn run_if_asked() -> Option<ExitCode> {
 
 /// Starts the trials in namespaces of their own and ends them when their time is over: with the first process of a PID
 /// namespace end all others in it.
-fn supervise_trials(mount_program: &Path) -> Result<(), String> {
+fn supervise_trials(mount_program: &Path, lazy: bool) -> Result<(), String> {
     let failed = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
     let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
     let verb = if geteuid().is_root() {
@@ -88,13 +99,13 @@ fn supervise_trials(mount_program: &Path) -> Result<(), String> {
         TRY_ALL
     } else {
         let made = make_user_namespace(namespaces);
-        inside::report(Ability::UserNamespaces, made.as_ref().map(drop).map_err(ToString::to_string));
+        report(Ability::UserNamespaces, made.as_ref().map(drop).map_err(ToString::to_string));
         if made.is_err() {
             return Ok(());
         }
         TRY_AS_USER
     };
-    let child = start(verb, mount_program).map_err(failed("cannot start the trials"))?;
+    let child = start(verb, mount_program, lazy).map_err(failed("cannot start the trials"))?;
     // In the new PID namespace it is number 1; here it has another number, which is the one that is returned.
     let process = Process::open(i32::try_from(child.id()).unwrap_or_default())
         .map_err(failed("cannot open the process of the trials"))?;
@@ -113,11 +124,19 @@ fn make_user_namespace(others: CloneFlags) -> std::io::Result<()> {
     std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
 }
 
-fn start(verb: &str, mount_program: &Path) -> std::io::Result<Child> {
+fn start(verb: &str, mount_program: &Path, lazy: bool) -> std::io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
-    command.arg(verb).arg(mount_program).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+        .arg(verb)
+        .arg(mount_program)
+        .args(lazy.then_some(LAZY))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     // Nothing of the caller's environment changes what is tried.
     command.env_clear().env("PATH", PATH);
+    #[cfg(debug_assertions)]
+    command.envs(std::env::var_os(lazy::FAULT).map(|fault| (lazy::FAULT, fault)));
     command.current_dir("/").spawn()
 }
 

@@ -60,7 +60,7 @@ impl Place {
         fs::create_dir(place.root.join(layout::LINKS))?;
         fs::write(layer.join(layout::LINK), LINK)?;
         symlink(layout::link_target(LAYER), place.linked_layer())?;
-        fs::write(place.linked_layer().with_extension(layout::SQUASHFS), image(GZIP))?;
+        fs::write(place.layer_file(), image(GZIP))?;
         Ok(place)
     }
 
@@ -72,6 +72,11 @@ impl Place {
     /// The layer of the store as Podman names it.
     fn linked_layer(&self) -> PathBuf {
         self.root.join(layout::link(LINK))
+    }
+
+    /// The file of that layer.
+    pub(crate) fn layer_file(&self) -> PathBuf {
+        self.linked_layer().with_extension(layout::SQUASHFS)
     }
 
     /// New directories for an overlay, which belong to a user.

@@ -77,9 +77,11 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     };
     let agent_config = config.as_ref().map_or_else(Agent::default, |config| config.agent.clone());
     let stores = config.as_ref().map_or(&[][..], |config| &config.stores);
-    let findings = probe(&agent_config.mount_program);
-    let (compressors, erofs) = (stores::compressors(stores), stores::need_erofs(stores));
-    checks.extend(kernel::check(&findings, agent_config.mounts, &compressors, erofs, is_root));
+    let is_lazy = config.as_ref().is_some_and(|config| config.lazy.enabled);
+    let findings = probe(&agent_config.mount_program, is_lazy);
+    let needs =
+        kernel::Needs { compressors: stores::compressors(stores), erofs: stores::need_erofs(stores), lazy: is_lazy };
+    checks.extend(kernel::check(&findings, agent_config.mounts, &needs, is_root));
     let run = config.as_ref().map_or_else(Default::default, |config| config.run.clone());
     checks.extend(programs::check(&run));
     checks.extend(extensions::check(&run));

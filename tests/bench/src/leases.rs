@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use parallax_agent::identity::{Identity, NamespaceKind};
-use parallax_agent::layers::{LayerTable, MountedLayer};
+use parallax_agent::layers::{Abilities, LayerTable, MountedLayer};
 use parallax_agent::step::{Form, StepStore};
 use parallax_config::{Config, DEFAULT_PATH};
 use parallax_format::ImageRef;
@@ -163,7 +163,7 @@ impl ByHand {
         let layers = record
             .layers
             .iter()
-            .map(|layer| table.get(&store, layer, &Credentials::root(), false))
+            .map(|layer| table.get(&store, layer, &Credentials::root(), &Abilities::default()))
             .collect::<Result<_, _>>()?;
         let name = Command::new("id").args(["--name", "--user", &USER.to_string()]).output()?.stdout;
         let name = String::from_utf8(name)?;

@@ -18,6 +18,8 @@ use serde_json::Value;
 
 use super::backend::with_config;
 
+pub(super) mod abilities;
+
 tests! { cluster:
     a_step_reads_an_image_of_chunks_and_keeps_it_when_the_worker_is_killed,
     a_node_without_a_worker_uses_whole_files_and_says_why,
@@ -64,7 +66,7 @@ pub(super) fn publish(cluster: &Cluster, whole: bool) -> anyhow::Result<()> {
 }
 
 /// Prints one digest of all files of the image.
-const READ_ALL: &str =
+pub(super) const READ_ALL: &str =
     "find /usr /opt -xdev -type f -print0 2>/dev/null | sort -z | xargs -0 cat 2>/dev/null | sha256sum";
 
 fn reason(cluster: &Cluster) -> anyhow::Result<String> {

@@ -8,7 +8,7 @@ use std::sync::Barrier;
 use std::thread;
 
 use anyhow::{Context as _, ensure};
-use parallax_agent::layers::LayerTable;
+use parallax_agent::layers::{Abilities, LayerTable};
 use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::{Credentials, may_read};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
@@ -120,7 +120,7 @@ fn a_layer_that_root_cannot_read_is_mounted() -> anyhow::Result<()> {
         let store = user(&[]).run(|| TrustedStore::open(&root))??;
         ensure!(store.open_layer(&record).is_err(), "root can read the layer");
         let table = LayerTable::new(mount_points);
-        let layer = table.get(&store, &record, &user(&[]), false)?;
+        let layer = table.get(&store, &record, &user(&[]), &Abilities::default())?;
         ensure!(fs::read_to_string(layer.entry().mount_point.join("seven"))? == "seven", "the wrong contents");
         // Who may not read it does not get it because it is mounted.
         let layers = std::slice::from_ref(&record);
@@ -128,7 +128,7 @@ fn a_layer_that_root_cannot_read_is_mounted() -> anyhow::Result<()> {
         let other = Credentials { uid: USER + 1, ..user(&[]) };
         let refused = table.already(&store, layers, &other).err().context("another user got it")?;
         ensure!(refused.to_string().contains("Permission denied"), "{refused}");
-        ensure!(table.get(&store, &record, &other, false).is_err(), "another user got it");
+        ensure!(table.get(&store, &record, &other, &Abilities::default()).is_err(), "another user got it");
         Ok(())
     };
     // Capabilities are a thread's own.

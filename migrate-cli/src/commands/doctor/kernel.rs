@@ -9,14 +9,19 @@ use super::check::{Check, State};
 
 const TOPIC: &str = "kernel";
 
-/// Evaluates the findings; `compressors` are those that the stores' layers need, `erofs` says whether there are layers in EROFS alone.
-pub(super) fn check(
-    findings: &Findings,
-    mounts: Mounts,
-    compressors: &BTreeSet<u16>,
-    erofs: bool,
-    is_root: bool,
-) -> Vec<Check> {
+/// What the stores and the configuration need.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Needs {
+    /// The compressors of the stores' layers.
+    pub(super) compressors: BTreeSet<u16>,
+    /// Whether there are layers in EROFS alone.
+    pub(super) erofs: bool,
+    /// Whether layers are mounted from their chunks.
+    pub(super) lazy: bool,
+}
+
+/// Evaluates the findings.
+pub(super) fn check(findings: &Findings, mounts: Mounts, needs: &Needs, is_root: bool) -> Vec<Check> {
     let (native, fuse) = (findings.native().is_ok(), findings.fuse().is_ok());
     // What is missing for one way matters only if the other is not there, or is not wanted.
     let (no_native, no_fuse) = match mounts {
@@ -34,9 +39,12 @@ pub(super) fn check(
             Ability::Fuse | Ability::FuseIdMaps => no_fuse,
             Ability::UserNamespaces => State::Problem,
             // Nobody needs all of them.
-            Ability::Compressor(number) if !compressors.contains(&number) => continue,
+            Ability::Compressor(number) if !needs.compressors.contains(&number) => continue,
             // Layers in SquashFS serve as well.
-            Ability::Erofs if failure.is_some() && !erofs => continue,
+            Ability::Erofs if failure.is_some() && !needs.erofs => continue,
+            Ability::LazyLayers | Ability::LazySwap if failure.is_some() && !needs.lazy => continue,
+            // Whole files serve as well.
+            Ability::LazyLayers | Ability::LazySwap => State::Warning,
             _ => no_native,
         };
         checks.push(one(ability, failure, severity));
@@ -103,6 +111,10 @@ fn remedy(ability: Ability) -> String {
         Ability::Erofs => {
             "load the kernel module erofs (Linux 5.19 or newer), or migrate the images with --format squashfs too"
         }
+        Ability::LazyLayers => {
+            "load the kernel modules fuse and loop, and let root use /dev/fuse; layers are mounted from their whole files meanwhile"
+        }
+        Ability::LazySwap => "layers in chunks stay on FUSE when they are complete, and are read more slowly",
         Ability::Overlay => "use Linux 5.11 or newer, and load the kernel module overlay",
         Ability::Fuse => {
             "load the kernel module fuse, open /dev/fuse to users (mode 0666), and install squashfuse and parallax-mount-program"
@@ -122,7 +134,8 @@ mod tests {
 
     fn findings(missing: &[Ability]) -> Findings {
         use Ability::{
-            Compressor, Fuse, FuseIdMaps, IdMaps, MetadataImages, Overlay, Squashfs, TmpfsAttributes, UserNamespaces,
+            Compressor, Fuse, FuseIdMaps, IdMaps, LazyLayers, LazySwap, MetadataImages, Overlay, Squashfs,
+            TmpfsAttributes, UserNamespaces,
         };
         let all = [
             UserNamespaces,
@@ -131,6 +144,8 @@ mod tests {
             Compressor(ZSTD),
             IdMaps,
             MetadataImages,
+            LazyLayers,
+            LazySwap,
             Overlay,
             Fuse,
             FuseIdMaps,
@@ -141,7 +156,8 @@ mod tests {
     }
 
     fn states(missing: &[Ability], mounts: Mounts, is_root: bool) -> (usize, usize) {
-        let checks = check(&findings(missing), mounts, &BTreeSet::from([ZSTD]), true, is_root);
+        let needs = Needs { compressors: BTreeSet::from([ZSTD]), erofs: true, lazy: true };
+        let checks = check(&findings(missing), mounts, &needs, is_root);
         let count = |state| checks.iter().filter(|check| check.state == state).count();
         assert!(checks.iter().all(|check| check.remedy.is_some() == (check.state != State::Ok)));
         (count(State::Warning), count(State::Problem))
@@ -161,10 +177,21 @@ mod tests {
     }
 
     #[test]
+    fn what_layers_in_chunks_need_is_missed_only_if_they_are_used() {
+        let warnings = |lazy| {
+            let needs = Needs { lazy, ..Needs::default() };
+            let checks = check(&findings(&[Ability::LazyLayers, Ability::LazySwap]), Mounts::Native, &needs, true);
+            assert!(checks.iter().all(|check| check.state != State::Problem));
+            checks.iter().filter(|check| check.state == State::Warning).count()
+        };
+        assert_eq!((warnings(true), warnings(false)), (2, 0));
+    }
+
+    #[test]
     fn a_compressor_is_missed_only_if_a_store_needs_it() {
         let judge = |needed: &[u16]| {
-            let needed = needed.iter().copied().collect();
-            check(&findings(&[Ability::Compressor(ZSTD)]), Mounts::Native, &needed, true, true)
+            let needs = Needs { compressors: needed.iter().copied().collect(), ..Needs::default() };
+            check(&findings(&[Ability::Compressor(ZSTD)]), Mounts::Native, &needs, true)
         };
         assert!(judge(&[]).iter().all(|check| check.state == State::Ok));
         let checks = judge(&[ZSTD]);

@@ -43,7 +43,7 @@ fn without_files(path: &Path) -> Option<Check> {
     let count = images.iter().filter(|image| image.record.layers.iter().any(only_chunks)).count();
     (count > 0).then(|| {
         let (images, path) = (units::count(count, "image"), path.display());
-        let finding = format!("{path} has {images} in chunks only, which need \"lazy.enabled\"");
+        let finding = format!("{path} has {images} in chunks only; steps with them need \"lazy.enabled\"");
         let remedy = "enable parallax-lazy on compute nodes, or make the files again: parallax chunk --whole IMAGE";
         Check::warning(TOPIC, finding, remedy)
     })

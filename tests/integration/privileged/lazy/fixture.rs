@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use integration_tests::cluster::{Done, PATIENCE, repository};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use parallax_agent::layers::{LayerTable, MountedLayer};
+use parallax_agent::layers::{Abilities, LayerTable, MountedLayer};
 use parallax_chunks::{Algorithm, ChunkId, Chunks, Cutter, Index, Parameters, compress};
 use parallax_config::Config;
 use parallax_format::layout::CHUNK_STORE;
@@ -126,7 +126,12 @@ impl Fixture {
     }
 
     pub(super) fn mount(&self) -> anyhow::Result<Arc<MountedLayer>> {
-        Ok(self.table.get(&TrustedStore::open(&self.path("store"))?, &self.layer, &Credentials::root(), false)?)
+        Ok(self.table.get(
+            &TrustedStore::open(&self.path("store"))?,
+            &self.layer,
+            &Credentials::root(),
+            &Abilities::default(),
+        )?)
     }
 
     /// Puts a FIFO in place of a chunk: whoever fetches it waits for the test. Returns the chunk's file.
