@@ -12,4 +12,10 @@ pub struct Args {
     /// Log level (error, warn, info, debug or trace), or a filter.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,
+    /// Serves one layer to the mount program instead, by the index of its chunks. The standard input is the device of its file.
+    #[arg(long, value_name = "FILE", requires = "chunk_store", hide = true)]
+    pub index: Option<PathBuf>,
+    /// The chunk store beside that index.
+    #[arg(long, value_name = "DIRECTORY", requires = "index", hide = true)]
+    pub chunk_store: Option<PathBuf>,
 }

@@ -27,7 +27,7 @@ use crate::source::{Counted, Sources};
 /// Timeout of the first message.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of an index or a trace in bytes: that of a file of 100 GB.
-const MAX_FILE: u64 = 64 << 20;
+pub(crate) const MAX_FILE: u64 = 64 << 20;
 /// Bytes of the file's beginning that must be there before it is mounted: the superblock.
 const BEGINNING: u64 = 96;
 

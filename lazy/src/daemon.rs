@@ -1,6 +1,6 @@
 //! The daemon: its socket, and a thread for each connection.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -27,11 +27,13 @@ use crate::configured;
 use crate::connection::{self, Node};
 use crate::handover::Handovers;
 use crate::queue::Queue;
+use crate::single;
 
 /// Maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// Serves layers until a signal ends the process, which harms no reader: the agent has another process serve on.
+/// Serves layers until a signal ends the process, which harms no reader: the agent has another process serve on. With an index, one layer is
+/// served until it is used by nothing any more.
 ///
 /// # Errors
 /// The configuration, the cache or the socket cannot be used.
@@ -39,6 +41,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let filter: EnvFilter = args.log.parse().context("--log")?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
     lines.log_internal_errors(false).finish().try_init()?;
+    if let (Some(index), Some(chunk_store)) = (&args.index, &args.chunk_store) {
+        return single::serve(&args.config, index, chunk_store).inspect_err(|error| {
+            // Whoever starts it reads this, wherever the log is.
+            let _ = writeln!(io::stdout(), "{error:#}");
+        });
+    }
     let sockets = activation::take_passed().context("cannot use the sockets that systemd opened")?;
     let config = Config::load(&args.config)?.lazy;
     let socket =

@@ -8,6 +8,7 @@
 //! - [`handover`]: what a later agent needs to go on with a layer.
 //! - [`queue`]: the order of fetches. [`ahead`]: what is fetched before it is read. `streams`: what is read in sequence.
 //! - [`configured`], `source`: the places that have chunks. What they return is checked against the chunk's id.
+//! - [`single`]: one layer for one user, without an agent and a cache.
 //! - `cache`: the bounded cache of the node. Neither a crash nor a power failure makes wrong bytes readable.
 
 pub mod ahead;
@@ -19,6 +20,7 @@ pub mod daemon;
 pub mod handover;
 pub mod queue;
 pub mod served;
+pub mod single;
 mod source;
 mod streams;
 

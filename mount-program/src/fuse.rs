@@ -27,6 +27,9 @@ use crate::programs::{Programs, is_missing};
 /// Maximum size of a program's output in bytes; the rest is lost.
 const SAID_BYTES: u16 = 4096;
 
+/// A root that is a directory.
+pub(crate) const DIRECTORY: &str = "40000";
+
 /// Error of starting a program that serves a file system.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FuseError {
@@ -67,6 +70,8 @@ pub(crate) enum FuseError {
 pub(crate) struct MountOptions {
     /// The subtype that `/proc/self/mountinfo` shows after `fuse.`.
     pub subtype: &'static str,
+    /// The type and the permissions of the root, in octal digits.
+    pub root_mode: &'static str,
     /// The kernel's flags of FUSE.
     pub flags: &'static [&'static str],
     /// The attributes of the mount.
@@ -80,12 +85,28 @@ pub(crate) struct MountOptions {
 pub(crate) struct Program<'a> {
     /// Candidates; the first that exists is used.
     pub programs: &'a Programs,
-    /// Arguments before `/dev/fd/N`, N being the connection's number.
+    /// Its arguments; before the connection, if that is one.
     pub arguments: &'a [OsString],
     /// Its current directory; the program keeps that file system busy while it serves, unless it changes its directory.
     pub directory: &'a str,
     /// A socket on which its process is to listen.
     pub socket: Option<BorrowedFd<'a>>,
+    /// Further descriptors that it gets under their numbers.
+    pub inherited: &'a [BorrowedFd<'a>],
+    /// How it gets the connection.
+    pub connected: Connected<'a>,
+}
+
+/// How a program gets the connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Connected<'a> {
+    /// As its last argument `/dev/fd/N`, N being the connection's number.
+    Argument,
+    /// As its standard input.
+    Input {
+        /// Where its standard error goes, if not to its output.
+        errors: Option<BorrowedFd<'a>>,
+    },
 }
 
 /// A program that was started to serve a file system.
@@ -109,7 +130,7 @@ pub(crate) fn mount(connection: &OwnedFd, options: &MountOptions) -> io::Result<
         ("source", options.subtype.to_owned()),
         ("subtype", options.subtype.to_owned()),
         ("fd", connection.as_raw_fd().to_string()),
-        ("rootmode", "40000".to_owned()),
+        ("rootmode", options.root_mode.to_owned()),
         ("user_id", geteuid().as_raw().to_string()),
         ("group_id", getegid().as_raw().to_string()),
     ] {
@@ -150,14 +171,22 @@ fn spawn(name: &OsStr, program: Program<'_>, connection: &OwnedFd) -> io::Result
     fcntl_add_seals(&said, SealFlags::GROW)?;
     let said = File::from(said);
     let mut command = Command::new(name);
-    command
-        .args(program.arguments)
-        .arg(format!("/dev/fd/{}", connection.as_raw_fd()))
-        .current_dir(program.directory)
-        .stdin(Stdio::null())
-        .stdout(said.try_clone()?)
-        .stderr(said.try_clone()?);
-    Ok((spawn_server(&mut command, &[connection.as_fd()], program.socket)?, said))
+    command.args(program.arguments).current_dir(program.directory);
+    let mut inherited = program.inherited.to_vec();
+    match program.connected {
+        Connected::Argument => {
+            command.arg(format!("/dev/fd/{}", connection.as_raw_fd())).stdin(Stdio::null());
+            command.stdout(said.try_clone()?).stderr(said.try_clone()?);
+            inherited.push(connection.as_fd());
+        }
+        Connected::Input { errors: None } => {
+            command.stdin(connection.try_clone()?).stdout(Stdio::null()).stderr(said.try_clone()?);
+        }
+        Connected::Input { errors: Some(errors) } => {
+            command.stdin(connection.try_clone()?).stdout(said.try_clone()?).stderr(errors.try_clone_to_owned()?);
+        }
+    }
+    Ok((spawn_server(&mut command, &inherited, program.socket)?, said))
 }
 
 impl Server {

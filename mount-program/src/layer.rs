@@ -20,6 +20,8 @@ use parallax_format::squashfs::{MAGIC, Superblock};
 use parallax_format::{LayerFormat, erofs};
 use rustix::fs::{OFlags, fstatfs};
 
+use crate::chunks::Chunks;
+
 /// Prefix of the name of the marker file that the Go tool leaves in a layer's directory.
 const GO_TOOL_MARKER: &str = ".migrationv3-";
 
@@ -61,8 +63,10 @@ impl Source {
 pub(crate) struct Sidecar {
     /// Its format.
     pub format: LayerFormat,
-    /// Its path, absolute.
+    /// Its path, absolute; for a layer in chunks only, that of their index.
     pub path: PathBuf,
+    /// Its chunks, if the store has nothing else.
+    pub chunks: Option<Chunks>,
     /// Identity of the file.
     pub stamp: Stamp,
     /// The device of the store's file system: the file itself may be elsewhere, and a step store has a separate file
@@ -99,13 +103,6 @@ pub(crate) enum LayerError {
         /// The lower directory.
         layer: PathBuf,
     },
-    /// The store has the layer in chunks only.
-    #[error(
-        "the store has the layer {} in chunks only, which the Parallax agent mounts for steps of Slurm: use srun --parallax-image, or \
-         have the administrator run parallax chunk --whole with the image",
-        .0.display()
-    )]
-    OnlyChunks(PathBuf),
     /// Only a copy of the layer's directory is accessible, made by Podman.
     #[error(
         "{} is an id-mapped mount that Podman made of the layer's directory; its SquashFS file cannot be reached from there: \
@@ -146,11 +143,13 @@ pub(crate) fn look_up(lower: &Path) -> Result<Option<Layer>, LayerError> {
 /// Looks up a SquashFS file that belongs to no store.
 pub(crate) fn file(path: &Path) -> Result<Sidecar, LayerError> {
     let unreadable = |cause| LayerError::Unreadable { path: path.to_owned(), cause };
-    let opened = open(path).map_err(|error| match missing(path.to_owned(), path) {
-        only_chunks @ LayerError::OnlyChunks(_) if error.kind() == ErrorKind::NotFound => only_chunks,
-        _ => unreadable(error),
-    });
-    match in_file(opened?, path.to_owned(), LayerFormat::Squashfs)?.source {
+    let layer = match open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            in_chunks(Chunks::look_up(path, path).ok_or_else(|| unreadable(error))?)?
+        }
+        opened => in_file(opened.map_err(unreadable)?, path.to_owned(), LayerFormat::Squashfs)?,
+    };
+    match layer.source {
         Source::Squashfs(sidecar) => Ok(sidecar),
         Source::Directory { .. } => Err(unreadable(ErrorKind::IsADirectory.into())),
     }
@@ -183,11 +182,11 @@ fn layer(lower: &Path) -> Result<Layer, LayerError> {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             // A symbolic link that leads nowhere is a sidecar that was lost.
             if sidecar.is_symlink() {
-                return Err(missing(sidecar, lower));
+                return without_file(sidecar, lower);
             }
             match hollowness(lower)? {
-                Hollowness::Marked => Err(missing(sidecar, lower)),
-                Hollowness::Empty if holds_squashfs(&place.overlay) => Err(missing(sidecar, lower)),
+                Hollowness::Marked => without_file(sidecar, lower),
+                Hollowness::Empty if holds_squashfs(&place.overlay) => without_file(sidecar, lower),
                 Hollowness::Empty => directory(lower, Some(place.overlay)),
                 Hollowness::Full => directory(lower, None),
             }
@@ -201,18 +200,21 @@ fn is_erofs(sidecar: &Path) -> bool {
     !sidecar.is_symlink() && sidecar.with_extension(layout::EROFS).exists()
 }
 
-/// The error of a layer whose file is missing. It may have an index of chunks: beside that file, or in the layer's directory.
-fn missing(sidecar: PathBuf, lower: &Path) -> LayerError {
-    let file = fs::read_link(&sidecar).map_or_else(|_| sidecar.clone(), |target| sidecar.with_file_name(target));
-    let own = || {
-        let files = lower.canonicalize().ok()?;
-        let [directory, root] = [1, 3].map(|above| files.ancestors().nth(above));
-        Some(root?.join(layout::own_file(directory?.file_name()?.to_str()?, layout::CHUNK_INDEX)))
-    };
-    if file.with_extension(layout::CHUNK_INDEX).is_file() || own().is_some_and(|index| index.is_file()) {
-        return LayerError::OnlyChunks(lower.to_owned());
+/// Returns the layer whose file is missing from its chunks, if the store has them.
+fn without_file(sidecar: PathBuf, lower: &Path) -> Result<Layer, LayerError> {
+    match Chunks::look_up(&sidecar, lower) {
+        Some(chunks) => in_chunks(chunks),
+        None => Err(LayerError::Missing { sidecar, layer: lower.to_owned() }),
     }
-    LayerError::Missing { sidecar, layer: lower.to_owned() }
+}
+
+fn in_chunks(chunks: Chunks) -> Result<Layer, LayerError> {
+    let path = chunks.index.clone();
+    let look = || -> io::Result<Layer> {
+        let file = open(&path)?;
+        of_file(&file, &file.metadata()?, path.clone(), LayerFormat::Squashfs, Some(chunks))
+    };
+    look().map_err(|cause| LayerError::Unreadable { path: path.clone(), cause })
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -280,21 +282,31 @@ fn in_file(file: File, sidecar: PathBuf, format: LayerFormat) -> Result<Layer, L
     if let Some(reason) = reason {
         return Err(LayerError::Damaged { sidecar, reason });
     }
-    let unreadable = |cause| LayerError::Unreadable { path: sidecar.clone(), cause };
+    of_file(&file, &metadata, sidecar.clone(), format, None)
+        .map_err(|cause| LayerError::Unreadable { path: sidecar, cause })
+}
+
+fn of_file(
+    file: &File,
+    metadata: &fs::Metadata,
+    path: PathBuf,
+    format: LayerFormat,
+    chunks: Option<Chunks>,
+) -> io::Result<Layer> {
     let stamp = Stamp {
         device: metadata.dev(),
         inode: metadata.ino(),
         size: metadata.len(),
         changed: metadata.ctime().wrapping_mul(1_000_000_000).wrapping_add(metadata.ctime_nsec()),
     };
-    let number = fstatfs(&file).map_err(|error| unreadable(error.into()))?.f_type;
-    let kind = Kind::of_number(number.into());
+    let kind = Kind::of_number(fstatfs(file)?.f_type.into());
     // It is for the log, where it helps to explain slow starts.
     let shared_file_system = kind.may_be_shared().then_some(kind.name);
-    let path = std::path::absolute(&sidecar).map_err(unreadable)?;
-    let store_device = path.parent().map(fs::metadata).transpose().map_err(unreadable)?.map_or(0, |links| links.dev());
+    let path = std::path::absolute(path)?;
+    let store_device = path.parent().map(fs::metadata).transpose()?.map_or(0, |links| links.dev());
     let identity = (stamp.device, stamp.inode);
-    Ok(Layer { source: Source::Squashfs(Sidecar { format, path, stamp, store_device, shared_file_system }), identity })
+    let sidecar = Sidecar { format, path, chunks, stamp, store_device, shared_file_system };
+    Ok(Layer { source: Source::Squashfs(sidecar), identity })
 }
 
 /// Returns why a file with this size and these first bytes is invalid; `None` if it is valid.

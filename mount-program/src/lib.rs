@@ -9,6 +9,7 @@
 //! - [`layer`]: kinds of lower directories, and of file systems below them.
 //! - [`plan`]: the plan of the mounts (pure).
 //! - [`fuse`]: programs that serve a file system.
+//! - [`chunks`]: layers that a store has in chunks only.
 //! - [`squashfs`]: layers from SquashFS files; [`share`]: layers that are served already.
 //! - [`overlay`]: the overlay over the layers.
 //! - [`mount`]: execution of the plan.
@@ -20,6 +21,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod assignments;
+mod chunks;
 mod command_line;
 mod fuse;
 mod layer;

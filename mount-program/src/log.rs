@@ -9,8 +9,9 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -19,6 +20,8 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 
 /// Socket of systemd's journal for messages in its own format.
 const JOURNAL: &str = "/run/systemd/journal/socket";
+/// Its socket for lines of programs, as `systemd-cat(1)` uses it.
+const JOURNAL_STREAMS: &str = "/run/systemd/journal/stdout";
 const NAME: &str = "parallax-mount-program";
 /// Size in bytes at which a log file is rotated; the previous rotated file is replaced.
 const MAX_LOG_BYTES: u64 = 1024 * 1024;
@@ -45,6 +48,20 @@ impl Log {
         });
         let sink = file.map(Sink::File).or_else(|| journal(Path::new(JOURNAL)).ok().map(Sink::Journal));
         Self { level, sink: sink.unwrap_or(Sink::StandardError) }
+    }
+
+    /// Returns a descriptor to which a program may write lines of the log: the file, or a stream to the journal.
+    pub(crate) fn stream(&self) -> Option<OwnedFd> {
+        match &self.sink {
+            Sink::File(file) => file.try_clone().ok().map(OwnedFd::from),
+            Sink::Journal(_) => journal_stream(Path::new(JOURNAL_STREAMS)).ok().map(OwnedFd::from),
+            Sink::StandardError => None,
+        }
+    }
+
+    /// Logs a message of the level "info".
+    pub(crate) fn note(&self, message: &str) {
+        self.say(LogLevel::Info, message);
     }
 
     /// Logs a message.
@@ -131,6 +148,14 @@ fn journal(path: &Path) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
+/// Opens a stream of lines; the first ones describe it: the identifier, no unit, the priority (warning), and that lines have no priority of their
+/// own and go nowhere else.
+fn journal_stream(path: &Path) -> io::Result<UnixStream> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.write_all(format!("{NAME}\n\n4\n0\n0\n0\n0\n").as_bytes())?;
+    Ok(stream)
+}
+
 fn line(mut file: &File, level: LogLevel, message: &str) -> io::Result<()> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let process = std::process::id();
@@ -170,6 +195,18 @@ mod tests {
         let length = end.recv(&mut buffer).unwrap();
         let expected = b"PRIORITY=6\nSYSLOG_IDENTIFIER=parallax-mount-program\nMESSAGE=two lines\n";
         assert_eq!(&buffer[..length], expected);
+    }
+
+    #[test]
+    fn a_programs_lines_get_to_the_journal() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("stdout");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        journal_stream(&path).unwrap().write_all(b"line\n").unwrap();
+        let mut text = String::new();
+        io::Read::read_to_string(&mut listener.accept().unwrap().0, &mut text).unwrap();
+        // As systemd-cat(1) begins.
+        assert_eq!(text, "parallax-mount-program\n\n4\n0\n0\n0\n0\nline\n");
     }
 
     #[test]

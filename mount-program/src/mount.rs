@@ -23,6 +23,7 @@ use rustix::process::{chdir, fchdir, pivot_root};
 
 use crate::fuse::FuseError;
 use crate::layer::{Sidecar, Source};
+use crate::log::Log;
 use crate::overlay;
 use crate::plan::OverlayPlan;
 use crate::settings::Settings;
@@ -78,18 +79,18 @@ pub(crate) struct Mounted {
     pub overlay: String,
 }
 
-/// Mounts the overlay; `note` gets messages for the log.
+/// Mounts the overlay; `log` gets messages.
 pub(crate) fn mount_overlay(
     plan: &OverlayPlan,
     target: &Path,
     settings: &Settings,
-    note: &dyn Fn(String),
+    log: &Log,
 ) -> Result<Mounted, MountError> {
     let absolute = |path: &Path| std::path::absolute(path).step("find the current directory");
     let first_user_namespace = owns_the_machine();
     let outside = Outside::of(target)?;
     let sidecars: Vec<_> = plan.layers.iter().filter_map(Source::sidecar).collect();
-    let (served, count) = squashfs::serve(&sidecars, settings, first_user_namespace, note)?;
+    let (served, count) = squashfs::serve(&sidecars, settings, first_user_namespace, log)?;
     let mut served = served.into_iter();
     let mut grounds = Vec::new();
     for layer in &plan.layers {
@@ -137,19 +138,14 @@ pub(crate) fn mount_overlay(
     Ok(Mounted { count, overlay })
 }
 
-/// Mounts a SquashFS file alone; `note` gets messages for the log.
-pub(crate) fn mount_file(
-    file: &Sidecar,
-    target: &Path,
-    settings: &Settings,
-    note: &dyn Fn(String),
-) -> Result<(), MountError> {
+/// Mounts a SquashFS file alone; `log` gets messages.
+pub(crate) fn mount_file(file: &Sidecar, target: &Path, settings: &Settings, log: &Log) -> Result<(), MountError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let target = open(target, flags, Mode::empty()).step("open the target directory")?;
     // The process ends with its step, so no other step may share it: the target is on a file system of the step's.
     let device = fstat(&target).step("look at the target directory")?.st_dev;
     let file = &Sidecar { store_device: device, ..file.clone() };
-    let (served, _) = squashfs::serve(&[file], settings, owns_the_machine(), note)?;
+    let (served, _) = squashfs::serve(&[file], settings, owns_the_machine(), log)?;
     served.iter().try_for_each(|layer| attach(layer, &target).step("attach the mount at the target directory"))
 }
 

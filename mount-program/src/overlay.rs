@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::mount::MountAttrFlags;
 
-use crate::fuse::{self, FuseError, MountOptions, Program};
+use crate::fuse::{self, Connected, DIRECTORY, FuseError, MountOptions, Program};
 use crate::settings::Settings;
 use parallax_sys::overlay::Overlay;
 
@@ -26,6 +26,7 @@ pub(crate) fn of_fuse(
     }
     let options = MountOptions {
         subtype: "fuse-overlayfs",
+        root_mode: DIRECTORY,
         flags: &["allow_other", "default_permissions"],
         attributes: MountAttrFlags::MOUNT_ATTR_NOATIME,
         context,
@@ -33,7 +34,14 @@ pub(crate) fn of_fuse(
     let connection = fuse::connection()?;
     let mount = fuse::mount(&connection, &options).map_err(FuseError::Mount)?;
     let arguments = ["-o".into(), text];
-    let program = Program { programs: &settings.fuse_overlayfs, arguments: &arguments, directory: ".", socket: None };
+    let program = Program {
+        programs: &settings.fuse_overlayfs,
+        arguments: &arguments,
+        directory: ".",
+        socket: None,
+        inherited: &[],
+        connected: Connected::Argument,
+    };
     let server = fuse::start(program, &connection)?;
     drop(connection);
     server.wait_for_background(settings.timeout)?;

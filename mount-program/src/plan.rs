@@ -188,7 +188,14 @@ mod tests {
     fn sidecar(name: &str) -> Source {
         let path = format!("{name}.squash").into();
         let format = parallax_format::LayerFormat::Squashfs;
-        Source::Squashfs(Sidecar { format, path, stamp: Stamp::default(), store_device: 0, shared_file_system: None })
+        Source::Squashfs(Sidecar {
+            format,
+            path,
+            chunks: None,
+            stamp: Stamp::default(),
+            store_device: 0,
+            shared_file_system: None,
+        })
     }
 
     fn overlay(text: &str) -> OverlayPlan {

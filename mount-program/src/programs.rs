@@ -20,6 +20,15 @@ impl Programs {
         Self { names: names.iter().map(OsString::from).collect(), named_by: None }
     }
 
+    /// A program of Parallax: beside this one, in the `sbin` directory of the same installation, or wherever `PATH` has it.
+    pub(crate) fn of_parallax(name: &str) -> Self {
+        let this = std::env::current_exe().unwrap_or_default();
+        // libexec/parallax/parallax-mount-program
+        let installed = this.ancestors().nth(3).map(|prefix| prefix.join("sbin").join(name));
+        let paths = [Some(this.with_file_name(name)), installed].into_iter().flatten();
+        Self { names: paths.map(OsString::from).chain([name.into()]).collect(), named_by: None }
+    }
+
     /// One program, named by a setting.
     pub(crate) fn named(name: impl Into<OsString>, by: impl Into<String>) -> Self {
         Self { names: vec![name.into()], named_by: Some(by.into()) }

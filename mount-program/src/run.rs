@@ -102,8 +102,7 @@ fn carry_out(text: &OsStr, target: &Path, settings: &Settings, log: &Log) -> Res
         Plan::Overlay(plan) => plan,
     };
     say_where(&plan, log);
-    let note = |note: String| log.say(LogLevel::Info, &note);
-    let mounted = mount::mount_overlay(&plan, target, settings, &note).map_err(|error| error.to_string())?;
+    let mounted = mount::mount_overlay(&plan, target, settings, log).map_err(|error| error.to_string())?;
     let (layers, shared) = (mounted.count.layers, mounted.count.shared);
     let message = format!(
         "{}: {layers} SquashFS layers, {shared} of them served already, under {}",
@@ -120,8 +119,7 @@ fn squashfs(file: &Path, target: &Path, settings: &Settings, log: &Log) -> Resul
         LayerError::Damaged { sidecar, reason } => format!("{} cannot be mounted: {reason}", sidecar.display()),
         other => other.to_string(),
     })?;
-    let note = |note: String| log.say(LogLevel::Info, &note);
-    mount::mount_file(&sidecar, target, settings, &note).map_err(|error| error.to_string())?;
+    mount::mount_file(&sidecar, target, settings, log).map_err(|error| error.to_string())?;
     log.say(LogLevel::Info, &format!("{}: {}", target.display(), sidecar.path.display()));
     Ok(())
 }

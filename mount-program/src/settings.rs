@@ -30,6 +30,8 @@ pub(crate) struct Settings {
     pub squashfuse_flags: Vec<OsString>,
     /// The program that serves EROFS.
     pub erofsfuse: Programs,
+    /// The program that serves files in chunks.
+    pub lazy: Programs,
     /// The overlay in user space.
     pub fuse_overlayfs: Programs,
     /// Timeout for the start of each program.
@@ -153,6 +155,7 @@ impl Settings {
             ),
             squashfuse_flags: flags,
             erofsfuse: Programs::default_of(&["erofsfuse"]),
+            lazy: Programs::of_parallax("parallax-lazy"),
             fuse_overlayfs: section.fuse_overlayfs.as_ref().map_or_else(
                 || Programs::default_of(&["fuse-overlayfs"]),
                 |program| Programs::named(program, of_section("fuse_overlayfs")),

@@ -80,6 +80,16 @@ impl Name {
         }
     }
 
+    /// Whether a process of this user has the name. Nobody accepts the connection.
+    pub(crate) fn is_taken(&self) -> bool {
+        let connected = || -> io::Result<bool> {
+            let socket = stream_socket()?;
+            connect(&socket, &self.0)?;
+            Ok(socket_peercred(&socket)?.uid == geteuid())
+        };
+        connected().unwrap_or_else(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Whether this socket has the name. If so, accepts one connection, so that the socket's queue does not fill.
     fn is_held(&self, socket: &OwnedFd) -> bool {
         let held = getsockname(socket)

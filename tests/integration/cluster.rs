@@ -89,6 +89,7 @@ const FILES: &[&[Listed]] = &[
     odd_images::TESTS,
     archives::TESTS,
     mount_program::calls::TESTS,
+    mount_program::chunks::TESTS,
     mount_program::podman::TESTS,
     mount_program::images::TESTS,
     mount_program::sharing::TESTS,

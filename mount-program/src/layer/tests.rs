@@ -44,6 +44,35 @@ fn a_side_car_is_found_from_both_forms_whether_file_or_link() {
 }
 
 #[test]
+fn chunks_are_taken_where_there_is_no_file() {
+    let store = store();
+    // Beside the file that was given up, and in the layer's directory.
+    let layers = store.path().join(layout::LAYERS);
+    fs::create_dir_all(&layers).unwrap();
+    symlink("../../parallax/layers/1.squash", sidecar(&store)).unwrap();
+    for lower in both_forms(&store) {
+        assert!(matches!(layer(&lower), Err(LayerError::Missing { .. })));
+    }
+    let chunks = |lower: &Path| layer(lower).unwrap().source.sidecar().unwrap().chunks.clone().unwrap();
+    for index in [store.path().join("overlay/id/parallax.caibx"), layers.join("1.caibx")] {
+        fs::write(&index, "index").unwrap();
+        for lower in both_forms(&store) {
+            let found = chunks(&lower);
+            let paths =
+                [found.index, found.store.parent().unwrap().to_owned()].map(|path| path.canonicalize().unwrap());
+            assert_eq!(paths, [&index, &layers].map(|path| path.canonicalize().unwrap()));
+            assert!(found.store.ends_with("default.castr"));
+        }
+    }
+    assert_eq!(file(&layers.join("1.squash")).unwrap().chunks.unwrap().index, layers.join("1.caibx"));
+    // The file is better.
+    fs::write(layers.join("1.squash"), superblock(96)).unwrap();
+    for lower in both_forms(&store) {
+        assert_eq!(layer(&lower).unwrap().source.sidecar().unwrap().chunks, None);
+    }
+}
+
+#[test]
 fn an_erofs_file_is_taken_where_there_is_no_squashfs_file() {
     let store = store();
     let erofs = sidecar(&store).with_extension(layout::EROFS);

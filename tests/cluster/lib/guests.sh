@@ -94,6 +94,7 @@ cluster_guest() {
     fi
     root=/proc/$(node_pid "$suite")/root
     install_file "$built/parallax-mount-program" "$root/usr/libexec/parallax/parallax-mount-program"
+    install_file "$built/parallax-lazy" "$root/usr/sbin/parallax-lazy"
     # For migrations with erofs-utils of that Debian.
     install_file "$built/parallax" "$root/usr/bin/parallax"
 }

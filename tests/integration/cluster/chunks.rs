@@ -143,12 +143,6 @@ fn images_in_chunks_only_are_checked_named_and_made_whole(cluster: &Cluster) -> 
         # Also of the base, of which both images had the file.
         parallax chunk --chunks-only debian python
         [ "$(ls "$store"/parallax/layers/*.squash 2>/dev/null | wc -l)" = 0 ]
-        export TMPDIR=/tmp
-        podman() { command podman --root /tmp/graph --runroot /tmp/run --storage-opt additionalimagestore=$store \
-            --storage-opt mount_program=/usr/libexec/parallax/parallax-mount-program "$@"; }
-        code=0; STORAGE_DRIVER=overlay podman run --rm --network=host --pull=never python true >/tmp/said 2>&1 || code=$?
-        grep -q 'in chunks only, which the Parallax agent mounts' /tmp/said || { cat /tmp/said; exit 1; }
-        umount /tmp/graph/overlay 2>/dev/null || true; rm -rf /tmp/graph /tmp/run
         # One is corrupt: no file is made of it.
         set -- $(find "$store"/parallax/layers/default.castr -name '*.cacnk' | head -2)
         cp $1 /tmp/chunk; cp $2 $1

@@ -8,6 +8,7 @@ use integration_tests::clean::leftovers;
 use integration_tests::cluster::{Cluster, Done};
 
 pub(super) mod calls;
+pub(super) mod chunks;
 pub(super) mod failures;
 pub(super) mod images;
 pub(super) mod podman;
@@ -63,8 +64,8 @@ podman() {
 run() { podman run --rm --network=host "$@"; }
 if [ $(id -u) = 0 ]; then inside() { "$@"; }; else inside() { command podman unshare "$@"; }; fi
 served() { pgrep -cu "$USER" squashfuse || true; }
-left() { pgrep -lu "$USER" squashfuse; pgrep -lu "$USER" erofsfuse; pgrep -lu "$USER" fuse-overlayfs; }
-all_end() { for name in conmon podman kills squashfuse erofsfuse fuse-overlayfs; do timeout 20 pidwait -u "$USER" $name || true; done; }
+left() { pgrep -lu "$USER" squashfuse; pgrep -lu "$USER" parallax-lazy; pgrep -lu "$USER" erofsfuse; pgrep -lu "$USER" fuse-overlayfs; }
+all_end() { for name in conmon podman kills squashfuse erofsfuse fuse-overlayfs parallax-lazy; do timeout 20 pidwait -u "$USER" $name || true; done; }
 end() {
     status=$?
     set +e
