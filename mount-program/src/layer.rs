@@ -4,6 +4,9 @@
 //! link, podman-hpc a regular file. A layer that the store has in EROFS alone has `overlay/l/<LINK>.erofs` instead. Podman names a layer `…/overlay/l/<LINK>` or `…/overlay/<ID>/diff`; in the second form
 //! `<ID>/link` contains the link.
 //!
+//! A layer of an image that lies in unpacked layers elsewhere has a list of their directories (`overlay/<ID>/parts`), since Podman can have one
+//! directory only. Files whose names begin with `.wh.` delete files of lower layers there, which fuse-overlayfs knows and the kernel does not.
+//!
 //! The directory of a layer in a SquashFS file is an empty placeholder: empty, except for the Go tool's marker. A placeholder
 //! without a sidecar is a legitimate empty layer in an ordinary store, and a lost layer in a store of SquashFS files: a store with
 //! `parallax/layers`, `squash` (the Go tool's) or any other sidecar. Mistaking the second for the first would start a
@@ -46,6 +49,8 @@ pub(crate) enum Source {
         /// The `overlay` directory of the store, if the directory is a layer of a store and has no files.
         hollow_in: Option<PathBuf>,
     },
+    /// In these directories together, the topmost first, in which names that begin with `.wh.` stand for deleted files.
+    Parts(Vec<PathBuf>),
 }
 
 impl Source {
@@ -53,7 +58,7 @@ impl Source {
     pub(crate) fn sidecar(&self) -> Option<&Sidecar> {
         match self {
             Self::Squashfs(sidecar) => Some(sidecar),
-            Self::Directory { .. } => None,
+            Self::Directory { .. } | Self::Parts(_) => None,
         }
     }
 }
@@ -151,7 +156,7 @@ pub(crate) fn file(path: &Path) -> Result<Sidecar, LayerError> {
     };
     match layer.source {
         Source::Squashfs(sidecar) => Ok(sidecar),
-        Source::Directory { .. } => Err(unreadable(ErrorKind::IsADirectory.into())),
+        Source::Directory { .. } | Source::Parts(_) => Err(unreadable(ErrorKind::IsADirectory.into())),
     }
 }
 
@@ -184,6 +189,9 @@ fn layer(lower: &Path) -> Result<Layer, LayerError> {
             if sidecar.is_symlink() {
                 return without_file(sidecar, lower);
             }
+            if let Some(layer) = parts(lower)? {
+                return Ok(layer);
+            }
             match hollowness(lower)? {
                 Hollowness::Marked => without_file(sidecar, lower),
                 Hollowness::Empty if holds_squashfs(&place.overlay) => without_file(sidecar, lower),
@@ -193,6 +201,25 @@ fn layer(lower: &Path) -> Result<Layer, LayerError> {
         }
         Err(cause) => Err(LayerError::Unreadable { path: sidecar, cause }),
     }
+}
+
+/// Returns the layer whose files lie in several directories elsewhere, which a list in its directory names; `None` without such a list.
+fn parts(lower: &Path) -> Result<Option<Layer>, LayerError> {
+    let unreadable = |path: &Path, cause| LayerError::Unreadable { path: path.to_owned(), cause };
+    let files = lower.canonicalize().map_err(|cause| unreadable(lower, cause))?;
+    let list = files.with_file_name(layout::PARTS);
+    let text = match fs::read_to_string(&list) {
+        Ok(text) => text,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(cause) => return Err(unreadable(&list, cause)),
+    };
+    let paths: Vec<PathBuf> = text.lines().map(PathBuf::from).collect();
+    for path in &paths {
+        // fuse-overlayfs would show what is there of the image.
+        fs::read_dir(path).map_err(|cause| unreadable(path, cause))?;
+    }
+    let metadata = fs::metadata(&list).map_err(|cause| unreadable(&list, cause))?;
+    Ok(Some(Layer { source: Source::Parts(paths), identity: (metadata.dev(), metadata.ino()) }))
 }
 
 /// Whether there is an EROFS file, and no trace of a SquashFS file.

@@ -96,6 +96,11 @@ pub(crate) fn mount_overlay(
     for layer in &plan.layers {
         match layer {
             Source::Directory { path, .. } => grounds.push(Ground::Directory(absolute(path)?)),
+            Source::Parts(paths) => {
+                for path in paths {
+                    grounds.push(Ground::Directory(absolute(path)?));
+                }
+            }
             Source::Squashfs(_) => grounds.extend(served.next().map(Ground::Served)),
         }
     }

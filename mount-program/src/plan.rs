@@ -47,7 +47,7 @@ const IGNORED: [&str; 15] = [
 /// The plan of a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Plan {
-    /// No layer is a SquashFS file, and no path needs escapes: the mount is passed to fuse-overlayfs unchanged.
+    /// No layer is a SquashFS file or a list of directories, and no path needs escapes: the mount is passed to fuse-overlayfs unchanged.
     PassThrough,
     /// An overlay over these layers.
     Overlay(OverlayPlan),
@@ -97,8 +97,8 @@ pub(crate) fn plan(
     if let Some(store) = hollow_image(&layers, own_home) {
         return Err(PlanError::Hollow(store.to_owned()));
     }
-    let squashfs = layers.iter().any(|layer| matches!(layer, Source::Squashfs(_)));
-    if !squashfs && !options.lower.iter().any(|path| is_odd(path)) {
+    let is_ours = |layer: &Source| matches!(layer, Source::Squashfs(_) | Source::Parts(_));
+    if !layers.iter().any(is_ours) && !options.lower.iter().any(|path| is_odd(path)) {
         return Ok(Plan::PassThrough);
     }
     Ok(Plan::Overlay(OverlayPlan {
@@ -142,6 +142,7 @@ fn hollow_image<'a>(layers: &'a [Source], own_home: Option<&Path>) -> Option<&'a
 fn for_kernel(layers: &[Source], others: &[OsString]) -> Result<Vec<OsString>, String> {
     let plain = layers.iter().find_map(|layer| match layer {
         Source::Directory { path, .. } => Some(path),
+        Source::Parts(paths) => paths.first(),
         Source::Squashfs(_) => None,
     });
     if let Some(path) = plain {
@@ -170,13 +171,14 @@ mod tests {
     use super::*;
     use crate::layer::{Sidecar, Stamp};
 
-    /// Layers named `s…` lie in SquashFS files, `h…` are hollow, all others are plain; the last letter is the identity.
+    /// Layers named `s…` lie in SquashFS files, `p…` in directories elsewhere, `h…` are hollow, all others are plain; the last letter is the identity.
     fn planned(text: &str) -> Result<Plan, PlanError> {
         let options = Options::parse(OsStr::new(text)).unwrap();
         plan(&options, Some(Path::new("/own")), |path| {
             let name = path.to_str().unwrap();
             let source = match name.as_bytes()[0] {
                 b's' => sidecar(name),
+                b'p' => Source::Parts(vec!["/part".into()]),
                 b'h' => Source::Directory { path: path.into(), hollow_in: Some("/store/overlay".into()) },
                 b'o' => Source::Directory { path: path.into(), hollow_in: Some("/own".into()) },
                 _ => Source::Directory { path: path.into(), hollow_in: None },
@@ -227,6 +229,7 @@ mod tests {
             ("lowerdir=s1,squash_to_uid=5", "squash_to_uid"),
             ("lowerdir=s1,xattr_permissions=2", "xattr_permissions"),
             ("lowerdir=/plain:s1", "plain directory"),
+            ("lowerdir=p1", "/part is a plain directory"),
             ("lowerdir=s1,noacl", "noacl"),
         ] {
             let reason = overlay(text).kernel.unwrap_err();

@@ -131,6 +131,7 @@ const FILES: &[&[Listed]] = &[
     job_layers::TESTS,
     trees::defects::TESTS,
     trees::import::TESTS,
+    trees::layers::TESTS,
     trees::metadata::TESTS,
     trees::podman_mode::TESTS,
     trees::repository::TESTS,

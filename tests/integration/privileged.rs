@@ -85,6 +85,7 @@ fn store() -> anyhow::Result<(tempfile::TempDir, LayerRecord)> {
         max_gid: 60_001,
         sidecar: false,
         tree: None,
+        parts: Vec::new(),
     };
     let file = directory.path().join(layer.file_path());
     fs::create_dir_all(file.parent().context("no parent")?)?;

@@ -19,21 +19,31 @@ const OVERLAY: i128 = 0x794C_7630;
 pub struct Tree(OwnedFd);
 
 impl Tree {
-    /// Opens a directory in one of the repositories, if the user may and root can.
+    /// Opens a directory in one of the repositories, if the user may and root can. If the contents are in `parts` of it, the user must be able to
+    /// read these.
     ///
     /// # Errors
     /// The reason why it cannot be used, a part of a sentence.
-    pub fn open(directory: &Path, repositories: &[PathBuf], user: &Credentials) -> Result<Self, String> {
+    pub fn open(
+        directory: &Path,
+        parts: &[String],
+        repositories: &[PathBuf],
+        user: &Credentials,
+    ) -> Result<Self, String> {
         let shown = directory.display();
         let in_it = |root: &PathBuf| Some((root.clone(), directory.strip_prefix(root).ok()?.to_owned()));
         let (root, rest) = repositories
             .iter()
             .find_map(in_it)
             .ok_or_else(|| format!("trees.paths in parallax.toml has no repository with {shown}"))?;
-        let open = || opened(&root, &rest);
-        let by_user = user.run(open).map_err(|error| format!("cannot take on the user's credentials: {error}"))?;
-        by_user.map_err(|error| format!("the user cannot read {shown}: {error}"))?;
-        let tree = open().map_err(|error| format!("root cannot read {shown}: {error}"))?;
+        let open_each = || {
+            let all =
+                if parts.is_empty() { vec![rest.clone()] } else { parts.iter().map(|part| rest.join(part)).collect() };
+            all.into_iter().try_for_each(|place| opened(&root, &place).map(drop).map_err(|error| (place, error)))
+        };
+        let by_user = user.run(open_each).map_err(|error| format!("cannot take on the user's credentials: {error}"))?;
+        by_user.map_err(|(place, error)| format!("the user cannot read {}: {error}", root.join(place).display()))?;
+        let tree = opened(&root, &rest).map_err(|error| format!("root cannot read {shown}: {error}"))?;
         let kind = fstatfs(&tree).map_err(|error| format!("cannot look at {shown}: {error}"))?.f_type;
         if i128::from(kind) & 0xFFFF_FFFF == OVERLAY {
             return Err(format!("{shown} lies on an overlay, and the kernel allows two on each other only"));
@@ -76,7 +86,9 @@ mod tests {
         symlink(&elsewhere, repository.join("link")).unwrap();
         let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
         let user = Credentials { uid, gid, groups: vec![gid] };
-        let open = |path: PathBuf| Tree::open(&path, std::slice::from_ref(&repository), &user).map(drop);
+        let opened =
+            |path: &Path, parts: &[String]| Tree::open(path, parts, std::slice::from_ref(&repository), &user).map(drop);
+        let open = |path: PathBuf| opened(&path, &[]);
         let reason = open(elsewhere).unwrap_err();
         assert!(reason.contains("trees.paths"), "{reason}");
         // Other credentials are for root only.
@@ -84,6 +96,11 @@ mod tests {
             for name in ["link", "missing"] {
                 let reason = open(repository.join(name)).unwrap_err();
                 assert!(reason.contains("the user cannot read"), "{reason}");
+            }
+            opened(&repository, &["image".to_owned()]).unwrap();
+            for part in ["link", "missing", "../elsewhere"] {
+                let reason = opened(&repository, &["image".to_owned(), part.to_owned()]).unwrap_err();
+                assert!(reason.contains("the user cannot read") && reason.contains(part), "{reason}");
             }
         }
     }

@@ -26,7 +26,7 @@ use crate::backend::Backend;
 use crate::helper::{HelperError, Pending};
 use crate::identity::Identity;
 use crate::journal::{self, Entry, LeaseKey, Owner, StoreImage};
-use crate::layers::{Directory, LayerError, LayerSource, MountedLayer, SquashfsFiles, StepLayers, Tree, lacks_files};
+use crate::layers::{Directory, LayerError, LayerSource, MountedLayer, SquashfsFiles, StepLayers, lacks_files};
 use crate::processes;
 use crate::step::disk::{Disk, Quota};
 use crate::step::scratch::{self, Size};
@@ -37,8 +37,6 @@ use crate::step::{Form, StepDirectory, StepPlan, StepStore};
 struct Contents {
     store: StepStore,
     layers: StepLayers,
-    /// The directory with the contents of the files, for a metadata image.
-    tree: Option<Tree>,
     source: Option<SourceStatus>,
 }
 
@@ -91,16 +89,12 @@ impl Leases {
             if !namespaces.has(entered) {
                 let _ = thread::Builder::new().spawn_scoped(scope, || namespaces.of(entered));
             }
-            match found {
-                Found::Image(store, image) => self.provide(store, image, &request, identity, user),
-                Found::Directory(path, reason) => self.provide_directory(path, reason.as_deref(), &request, user),
-                Found::Missing(_) => Ok(Contents::default()),
-            }
+            self.contents(found, &request, identity, user)
         })?;
         let mounted = Instant::now();
         let mut entry = self.entry(request, owner, identity, contents.layers.mounted())?;
         entry.source.clone_from(&contents.source);
-        if let Found::Image(store, image) = found {
+        if let Found::Image { store, image, .. } = found {
             entry.image = Some(StoreImage { store: store.path().to_owned(), id: image.id });
             entry.image_names.clone_from(&image.names);
         }
@@ -117,7 +111,7 @@ impl Leases {
             identity,
             namespaces,
             layers: &contents.layers,
-            tree: contents.tree.as_ref(),
+            tree: found.tree(),
             mount_program: &config.agent.mount_program,
             podman: entry.request.mode == Mode::Podman || matches!(found, Found::Missing(_)),
             entered,
@@ -155,7 +149,24 @@ impl Leases {
         let _ = self.journal.remove(entry);
     }
 
-    /// Makes the image's part of a step's directory. Mounts the layers if the backend is the kernel.
+    /// Makes the image's part of a step's directory.
+    fn contents(
+        &self,
+        found: &Found,
+        request: &LeaseRequest,
+        identity: &Identity,
+        user: &Credentials,
+    ) -> Result<Contents, Refusal> {
+        match found {
+            Found::Image { store, image, .. } => self.provide(store, image, request, identity, user),
+            Found::Directory { path, without_metadata } => {
+                self.provide_directory(path, without_metadata.as_deref(), request, user)
+            }
+            Found::Missing(_) => Ok(Contents::default()),
+        }
+    }
+
+    /// Makes the image's part of a step's directory for an image of a store. Mounts the layers if the backend is the kernel.
     fn provide(
         &self,
         store: &TrustedStore,
@@ -199,11 +210,11 @@ impl Leases {
             }
         };
         let mut status = source.status(&layers);
-        let tree = image.tree().map(|directory| {
-            status.reason = format!("{}; metadata of {}", status.reason, directory.display());
-            Tree::open(directory, &self.config().trees.paths, user).map_err(|reason| refused(&reason))
-        });
-        Ok(Contents { store, layers, tree: tree.transpose()?, source: Some(status) })
+        if let Some(directory) = image.tree() {
+            let what = if image.parts().is_empty() { "metadata of" } else { "metadata of layers in" };
+            status.reason = format!("{}; {what} {}", status.reason, directory.display());
+        }
+        Ok(Contents { store, layers, source: Some(status) })
     }
 
     /// Makes the image's part of a step's directory for an image that is a directory: nothing but its description.
@@ -299,8 +310,8 @@ fn answered(asked: Result<Pending<'_, Accounts>, HelperError>, entry: &Entry) ->
 
 fn granted_image(found: &Found) -> Option<GrantedImage> {
     match found {
-        Found::Image(_, image) => Some(GrantedImage { id: image.id.to_string(), digest: image.digest.to_string() }),
-        Found::Directory(..) | Found::Missing(_) => None,
+        Found::Image { image, .. } => Some(GrantedImage { id: image.id.to_string(), digest: image.digest.to_string() }),
+        Found::Directory { .. } | Found::Missing(_) => None,
     }
 }
 

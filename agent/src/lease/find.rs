@@ -24,12 +24,39 @@ use crate::layers::Tree;
 /// The result of the search for an image.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// The store that has the image, and its record.
-    Image(TrustedStore, Box<ImageRecord>),
-    /// The image is this directory of the node, or file; the reason why its metadata image is not used, if it has one.
-    Directory(PathBuf, Option<String>),
+    /// A store has the image.
+    Image {
+        /// The store.
+        store: TrustedStore,
+        /// The image's record.
+        image: Box<ImageRecord>,
+        /// The directory with the contents of the files, if it has a metadata image.
+        tree: Option<Tree>,
+    },
+    /// The image is a directory of the node, or a file.
+    Directory {
+        /// Its path.
+        path: PathBuf,
+        /// Why its metadata image is not used, if it has one.
+        without_metadata: Option<String>,
+    },
     /// No store has the image, and Podman is to pull it; a notice for the user.
     Missing(String),
+}
+
+impl Found {
+    fn image(store: TrustedStore, image: Box<ImageRecord>) -> Self {
+        Self::Image { store, image, tree: None }
+    }
+
+    fn directory(path: PathBuf) -> Self {
+        Self::Directory { path, without_metadata: None }
+    }
+
+    /// The directory with the contents of the files, for a metadata image.
+    pub(super) fn tree(&self) -> Option<&Tree> {
+        if let Self::Image { tree, .. } = self { tree.as_ref() } else { None }
+    }
 }
 
 impl Leases {
@@ -38,7 +65,7 @@ impl Leases {
     pub(super) fn find_image(&self, request: &LeaseRequest, user: &Credentials) -> Result<Found, Refusal> {
         let requested = RequestedImage::parse(&request.image).map_err(|error| Refusal::request(error.to_string()))?;
         let typed = match requested {
-            RequestedImage::Path(path) => return Ok(Found::Directory(path, None)),
+            RequestedImage::Path(path) => return Ok(Found::directory(path)),
             RequestedImage::OfContainer(name) => return Err(no_container(&name)),
             RequestedImage::InStore(typed) => typed,
         };
@@ -84,23 +111,29 @@ impl Search {
     fn run(&self, place: &Place) -> Result<Found, Failure> {
         let failed = |error| Failure::Refused(refused(&format!("cannot take on the user's credentials: {error}")));
         let found = self.user.run(|| self.search_stores(place)).map_err(failed)??;
-        Ok(self.with_tree(found, place))
+        self.with_tree(found, place).map_err(Failure::Refused)
     }
 
-    /// Replaces an image whose files lie in a directory by that directory, where its metadata image cannot be used.
-    fn with_tree(&self, found: Found, place: &Place) -> Found {
-        let Found::Image(store, image) = &found else { return found };
-        let Some(directory) = image.tree() else { return found };
+    /// Opens the directory of an image whose files lie in one. The directory itself replaces the image where the metadata image cannot be used; an
+    /// image in layers is then refused.
+    fn with_tree(&self, found: Found, place: &Place) -> Result<Found, Refusal> {
+        let Found::Image { store, image, .. } = found else { return Ok(found) };
+        let Some(directory) = image.tree() else { return Ok(Found::image(store, image)) };
         place.is(directory);
         // The node is tried again first if it is undecided what it can do.
-        let usable = self.backends.backend(store, image);
-        let usable = usable.and_then(|_| self.backends.backends().metadata_images(store));
-        let opened = usable.and_then(|()| Tree::open(directory, &self.config.trees.paths, &self.user));
+        let usable = self.backends.backend(&store, &image);
+        let usable = usable.and_then(|_| self.backends.backends().metadata_images(&store));
+        let paths = &self.config.trees.paths;
+        let opened = usable.and_then(|()| Tree::open(directory, image.parts(), paths, &self.user));
         match opened {
-            Ok(_) => found,
+            Ok(tree) => Ok(Found::Image { store, image, tree: Some(tree) }),
+            Err(reason) if !image.parts().is_empty() => Err(refused(&format!(
+                "cannot run the image \"{}\", which lies in layers, on this node: {reason}",
+                self.name
+            ))),
             Err(reason) => {
                 tracing::warn!(image = %image.id, reason, "the image's metadata image is not used");
-                Found::Directory(directory.to_owned(), Some(reason))
+                Ok(Found::Directory { path: directory.to_owned(), without_metadata: Some(reason) })
             }
         }
     }
@@ -132,7 +165,7 @@ impl Search {
             place.is(path);
             match TrustedStore::open(path) {
                 Ok(store) => match store.resolve(reference) {
-                    Ok(Some(image)) => return Ok(Found::Image(store, Box::new(image))),
+                    Ok(Some(image)) => return Ok(Found::image(store, Box::new(image))),
                     Ok(None) => readable.push(store),
                     Err(error) => obstacles.add(error),
                 },
@@ -154,7 +187,7 @@ impl Search {
             }
         }
         match trees::find(&self.config.trees.paths, reference, |path| place.is(path)) {
-            Ok(Some(path)) => return Ok(Found::Directory(path, None)),
+            Ok(Some(path)) => return Ok(Found::directory(path)),
             Ok(None) => {}
             Err((path, cause)) => obstacles.add(OpenError::Store { path, cause }),
         }
@@ -196,8 +229,8 @@ impl Search {
 /// The result for an image of Podman's list. One that lies unpacked is a directory like any other: nothing of it is in the store.
 fn unrecorded(store: TrustedStore, image: Unrecorded) -> Found {
     match image {
-        Unrecorded::Record(record) => Found::Image(store, record),
-        Unrecorded::Unpacked(directory) => Found::Directory(directory, None),
+        Unrecorded::Record(record) => Found::image(store, record),
+        Unrecorded::Unpacked(directory) => Found::directory(directory),
     }
 }
 

@@ -144,8 +144,8 @@ impl Leases {
 fn check(lease: &Lease, request: &LeaseRequest, name: &str, found: &Found) -> Result<(), Refusal> {
     let has = &lease.entry;
     let same_image = match found {
-        Found::Image(_, image) => has.image.as_ref().is_some_and(|own| own.id == image.id),
-        Found::Directory(..) | Found::Missing(_) => has.image.is_none() && has.request.image == request.image,
+        Found::Image { image, .. } => has.image.as_ref().is_some_and(|own| own.id == image.id),
+        Found::Directory { .. } | Found::Missing(_) => has.image.is_none() && has.request.image == request.image,
     };
     if !same_image {
         let id = has.image.as_ref().map_or_else(String::new, |image| format!(" (id {:.12})", image.id));

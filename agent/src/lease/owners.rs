@@ -120,6 +120,7 @@ mod tests {
             max_gid: 0,
             sidecar: false,
             tree: None,
+            parts: Vec::new(),
         };
         ImageRecord {
             version: VERSION,

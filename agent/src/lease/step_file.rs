@@ -27,18 +27,18 @@ pub(super) fn of_request(
 ) -> Result<StepFile, Refusal> {
     let name = &request.image;
     let (image_id, notice, execution, other_platform) = match found {
-        Found::Image(_, image) => {
+        Found::Image { image, .. } => {
             let notices = [other_image(request, image), owners::notice(request, image, identity)];
             let notice = notices.into_iter().flatten().reduce(|both, next| both + "; " + &next);
             let platform =
                 serde_json::from_str::<Configuration>(&image.config).ok().and_then(|read| read.other_platform());
             (Some(image.id.to_string()), notice, execution(name, image)?, platform)
         }
-        Found::Directory(path, _) => (None, not_for_podman(request, path), Execution::default(), None),
+        Found::Directory { path, .. } => (None, not_for_podman(request, path), Execution::default(), None),
         Found::Missing(notice) => (None, Some(notice.clone()), Execution::default(), None),
     };
     let run = &config.run;
-    let is_directory = matches!(found, Found::Directory(..));
+    let is_directory = matches!(found, Found::Directory { .. });
     let mount = |mount: &parallax_config::BindMount| Mount {
         source: mount.source.clone(),
         target: mount.target.clone(),
@@ -57,7 +57,7 @@ pub(super) fn of_request(
         entrypoint: execution.entrypoint.unwrap_or_default(),
         other_platform: other_platform.map(|platform| platform.to_string()),
         layers: Vec::new(),
-        directory: if let Found::Directory(path, _) = found { Some(path.clone()) } else { None },
+        directory: if let Found::Directory { path, .. } = found { Some(path.clone()) } else { None },
         keep_id_maps: if request.mode == Mode::Podman && is_directory { Some(keep_id_maps(identity)) } else { None },
         mount_program: None,
         squashfs_program: Some(config.agent.mount_program.clone()),

@@ -3,11 +3,15 @@
 //! All paths are relative to the repository's root. The public name of an image is a symbolic link, `REGISTRY/REPOSITORY:TAG`, to
 //! `.flat/XX/ID`, where the image id is the digest of its configuration. The configuration itself is only where DUCC makes a store for
 //! Podman; the variables are in a script for Apptainer, too.
+//!
+//! An image may lie there in other forms: as `.chains/XX/ID`, all its layers together without the files for Apptainer, and as single layers
+//! in `.layers/XX/DIGEST/layerfs`. Layers that other tools unpacked lie in `layers/sha256/DIGEST` beside an OCI image layout, as their
+//! archives do in `blobs/sha256`.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use crate::digest::{Digest, ImageId};
+use crate::digest::{Digest, ImageId, Sha256};
 use crate::layout::{LAYERS_JSON, LOWER, image_directory, layer_directory};
 use crate::name::{DEFAULT_REGISTRY, ImageName};
 use crate::podman::big_data_file;
@@ -23,6 +27,13 @@ const LAYERS: &str = ".layers";
 const LAYER_FILES: &str = "layerfs";
 /// The directory of unpacked images.
 const FLAT: &str = ".flat";
+/// The directory of images without files of DUCC's own, by the digests of their layers.
+const CHAINS: &str = ".chains";
+/// The directories of an OCI image layout, and that of unpacked layers beside it.
+const BLOBS: &str = "blobs";
+const PLAIN_LAYERS: &str = "layers";
+/// The images of an OCI image layout.
+pub const OCI_INDEX: &str = "index.json";
 /// DUCC's store for Podman.
 const PODMAN_STORE: &str = "podmanStore";
 /// The host of Docker Hub in DUCC's lists of images.
@@ -35,12 +46,39 @@ pub const APPTAINER_VARIABLES: &str = "/.singularity.d/env/10-docker2singularity
 pub const APPTAINER: &str = ".singularity.d";
 /// What the names of files begin with that stand for deleted ones in an unpacked layer (OCI image specification 1.1).
 pub const WHITEOUT: &str = ".wh.";
+/// The file in a directory of an unpacked layer that hides what lower layers have there (OCI image specification 1.1).
+pub const OPAQUE: &str = ".wh..wh..opq";
 
 /// Returns the directory with the files of an unpacked layer, by its digest in the manifest.
 #[must_use]
 pub fn layer(digest: &Digest) -> String {
     let hex = digest.sha256().as_str();
     format!("{LAYERS}/{}/{hex}/{LAYER_FILES}", hex.get(..2).unwrap_or_default())
+}
+
+/// Returns the directory with the files of a layer that lies unpacked beside an OCI image layout.
+#[must_use]
+pub fn plain_layer(digest: &Digest) -> String {
+    format!("{PLAIN_LAYERS}/sha256/{}", digest.sha256())
+}
+
+/// Returns the file of an OCI image layout with this digest.
+#[must_use]
+pub fn blob(digest: &Digest) -> PathBuf {
+    Path::new(BLOBS).join("sha256").join(digest.sha256().as_str())
+}
+
+/// Returns the directory with the files of all these layers together, base first, by their digests in the manifest; `None` without a layer.
+/// The id is like a chain ID (OCI image specification 1.1), but of compressed layers, and that of one layer is a digest of its digest.
+#[must_use]
+pub fn chain(layers: &[Digest], sha256: impl Fn(&[u8]) -> Sha256) -> Option<String> {
+    let mut id: Option<Digest> = None;
+    for layer in layers {
+        let text = id.map_or_else(|| layer.to_string(), |below| format!("{below} {layer}"));
+        id = Some(Digest::from(sha256(text.as_bytes())));
+    }
+    let hex = id?.sha256().as_str().to_owned();
+    Some(format!("{CHAINS}/{}/{hex}", hex.get(..2).unwrap_or_default()))
 }
 
 /// Returns the list of layers in the store for Podman.
@@ -95,7 +133,7 @@ pub fn image_name(public: &str) -> Option<ImageName> {
 /// Returns `true` for the names of directories, at the repository's root, that are no parts of public names.
 #[must_use]
 pub fn is_own(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(b".") || name == PODMAN_STORE
+    name.as_encoded_bytes().starts_with(b".") || [PODMAN_STORE, BLOBS, PLAIN_LAYERS].iter().any(|own| name == *own)
 }
 
 /// Returns the file with an image's configuration.
@@ -149,6 +187,22 @@ mod tests {
             manifest(Path::new("registry.example.org/python:3")),
             Path::new(".metadata/registry.example.org/python:3/manifest.json")
         );
+    }
+
+    #[test]
+    fn a_chain_of_layers_has_an_id() {
+        let digests = ["ab", "cd"].map(|part| Digest::parse(&format!("sha256:{}", part.repeat(32))).unwrap());
+        let mut hashed = std::cell::RefCell::new(Vec::new());
+        let sha256 = |bytes: &[u8]| {
+            hashed.borrow_mut().push(String::from_utf8(bytes.to_vec()).unwrap());
+            Sha256::parse(&"ef".repeat(32)).unwrap()
+        };
+        assert_eq!(chain(&[], sha256), None);
+        assert_eq!(chain(&digests, sha256), Some(format!(".chains/ef/{}", "ef".repeat(32))));
+        let below = format!("sha256:{} {}", "ef".repeat(32), digests[1]);
+        assert_eq!(*hashed.get_mut(), [digests[0].to_string(), below]);
+        assert_eq!(plain_layer(&digests[0]), format!("layers/sha256/{}", "ab".repeat(32)));
+        assert!(is_own(OsStr::new("blobs")) && is_own(OsStr::new("layers")) && !is_own(OsStr::new("quay.io")));
     }
 
     #[test]

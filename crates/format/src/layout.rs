@@ -78,6 +78,9 @@ pub const EMPTY: &str = "empty";
 pub const DIFF: &str = "diff";
 /// The file with the layer's short name, in the layer's directory.
 pub const LINK: &str = "link";
+/// The file in a layer's directory with the directories whose files the layer has together, absolute paths, one a line, the topmost first. Only
+/// layers of images that lie in unpacked layers elsewhere have it, and the mount program reads it.
+pub const PARTS: &str = "parts";
 /// The file with the short names of the layers below, in the layer's directory.
 pub const LOWER: &str = "lower";
 

@@ -77,6 +77,10 @@ pub struct LayerRecord {
     /// everything but their contents. `None` for a layer that is whole in its file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tree: Option<PathBuf>,
+    /// The directories below `tree` that have the contents, relative, the topmost layer first, if these are several unpacked layers;
+    /// `tree` is then the root of their repository. Empty for an image that lies in one directory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<String>,
 }
 
 impl LayerRecord {
@@ -194,6 +198,12 @@ impl ImageRecord {
         self.layers.iter().fold((0, 0), |(uid, gid), l| (uid.max(l.max_uid), gid.max(l.max_gid)))
     }
 
+    /// Returns the directories below [`Self::tree`] that have the contents of an image in unpacked layers, the topmost first.
+    #[must_use]
+    pub fn parts(&self) -> &[String] {
+        self.layers.first().map_or(&[], |layer| &layer.parts)
+    }
+
     /// Returns the directory that the image's files are in, if it has a metadata image.
     #[must_use]
     pub fn tree(&self) -> Option<&Path> {
@@ -217,7 +227,12 @@ impl ImageRecord {
         // Podman's metadata for such an image has one layer.
         let is_tree = |tree: &PathBuf| self.layers.len() == 1 && is_normal(tree);
         let trees = self.layers.iter().filter_map(|layer| layer.tree.as_ref());
-        check("layers.tree", "an absolute path, of the only layer", trees.into_iter().all(is_tree))
+        check("layers.tree", "an absolute path, of the only layer", trees.into_iter().all(is_tree))?;
+        let is_part =
+            |part: &String| !part.is_empty() && is_normal(&Path::new("/").join(part)) && !part.starts_with('/');
+        let parts = self.layers.iter().all(|layer| layer.parts.is_empty() || layer.tree.is_some());
+        let parts = parts && self.layers.iter().flat_map(|layer| &layer.parts).all(is_part);
+        check("layers.parts", "relative paths in layers.tree", parts)
     }
 }
 
@@ -257,6 +272,7 @@ mod tests {
                 max_gid: 9,
                 sidecar: false,
                 tree: None,
+                parts: Vec::new(),
             }],
         }
     }
@@ -308,8 +324,19 @@ mod tests {
             record.layers[0].tree = Some(tree.into());
             assert!(refused(&record).contains("layers.tree"), "{tree}");
         }
-        record.layers[0].tree = Some("/a".into());
-        record.layers.push(LayerRecord { tree: None, ..record.layers[0].clone() });
+        record.layers[0].tree = Some("/cvmfs/unpacked".into());
+        record.layers[0].parts = vec![".layers/ab/abab/layerfs".into()];
+        assert_eq!(ImageRecord::parse(&record.to_bytes()).unwrap(), record);
+        assert_eq!(record.parts(), [".layers/ab/abab/layerfs"]);
+        for part in ["/etc", "../etc", "a/../..", ""] {
+            record.layers[0].parts = vec![part.into()];
+            assert!(refused(&record).contains("layers.parts"), "{part}");
+        }
+        record.layers[0].parts = vec!["a".into()];
+        let whole = LayerRecord { tree: None, ..record.layers[0].clone() };
+        assert!(refused(&ImageRecord { layers: vec![whole.clone()], ..record.clone() }).contains("layers.parts"));
+        record.layers.push(LayerRecord { parts: Vec::new(), ..whole });
+        record.layers[0].parts.clear();
         assert!(refused(&record).contains("layers.tree"));
     }
 

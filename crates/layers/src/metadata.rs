@@ -2,10 +2,12 @@
 //!
 //! Each regular file is a hole of the same size, with the attributes by which overlayfs takes the contents from a data-only lower layer
 //! (`trusted.overlay.metacopy`, `trusted.overlay.redirect`; Linux 6.5). Mounted over the directory with an id map, the image shows owners and
-//! modes where the directory's file system cannot map ids.
+//! modes where the directory's file system cannot map ids. The contents may lie in several directories, the unpacked layers of an image: it then
+//! has the files of all layers together.
+
+mod merged;
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -24,6 +26,8 @@ use crate::mksquashfs::{Mksquashfs, SquashfsOptions};
 use crate::path::LayerPath;
 use crate::running::Running;
 use crate::tar::entry::{Kind, Meta};
+
+use self::merged::Sources;
 
 /// The attribute of a file whose contents are in another layer (Linux, `fs/overlayfs/overlayfs.h`).
 const METACOPY: &[u8] = b"trusted.overlay.metacopy";
@@ -80,25 +84,41 @@ pub enum MetadataError {
 }
 
 /// Writes the metadata image of `tree`, a directory, to `file`, which must not exist; after an error it may exist and is invalid. Two
-/// hosts that see the same directory write the same bytes.
+/// hosts that see the same directory write the same bytes (with squashfs-tools 4.6; earlier ones give the root the current time). With `parts`, directories below `tree`, the image has the files of these as layers,
+/// the topmost first; names that begin with `.wh.` delete files of lower layers (OCI image specification 1.1).
 ///
 /// A file system that shows all files as one account, as CVMFS does, does not tell who owned them in the image: files of the account
 /// that has the directory become root's.
 ///
 /// # Errors
 /// [`MetadataError`]. The file is complete and durable only on success.
-pub fn metadata_image(tree: &Path, file: &Path, tool: Mksquashfs) -> Result<MetadataImage, MetadataError> {
-    let of_root = attributes(tree)?;
+pub fn metadata_image(
+    tree: &Path,
+    parts: &[String],
+    file: &Path,
+    tool: Mksquashfs,
+) -> Result<MetadataImage, MetadataError> {
+    let sources = Sources::new(tree, parts);
+    let top = sources.place(0, &LayerPath::root());
+    let of_root = attributes(&top)?;
     let account = (of_root.uid(), of_root.gid());
-    let root = Meta { xattrs: Vec::new(), ..meta(&of_root, tree, account)? };
+    let root = Meta { xattrs: Vec::new(), ..meta(&of_root, &top, account)? };
     // Only lists of blocks grow with the size of holes: the largest blocks make the shortest ones.
     let options = SquashfsOptions { block_size: 1 << 20, ..SquashfsOptions::default() };
     let to = Emitter::new(tool.start(file, &options, &root)?, &root);
     let totals = Totals { size: 0, entries: 1, max_uid: root.uid, max_gid: root.gid };
-    let mut writer = Writer { tree, account, to, files: HashMap::new(), totals };
-    let mut left = vec![LayerPath::root()];
-    while let Some(directory) = left.pop() {
-        writer.directory(&directory, &mut left)?;
+    let mut writer = Writer { account, to, files: HashMap::new(), totals };
+    let mut left = vec![(LayerPath::root(), sources.all())];
+    while let Some((directory, of)) = left.pop() {
+        // In the order of the names.
+        let entries = sources.entries(&directory, &of);
+        for (name, of) in entries.map_err(|(path, cause)| MetadataError::Read { path, cause })? {
+            let path = directory.child(name.as_bytes());
+            let Some(&source) = of.first() else { continue };
+            if writer.entry(&path, &sources.place(source, &path), &sources.within(source, &path))? {
+                left.push((path, of));
+            }
+        }
     }
     let Writer { to, totals, .. } = writer;
     let (running, _) = to.finish().map_err(ConvertError::of_write)?;
@@ -113,8 +133,7 @@ pub fn metadata_image(tree: &Path, file: &Path, tool: Mksquashfs) -> Result<Meta
 }
 
 /// A metadata image under construction.
-struct Writer<'a> {
-    tree: &'a Path,
+struct Writer {
     /// The user and the group that stand for root.
     account: (u32, u32),
     to: Emitter<Running>,
@@ -123,30 +142,12 @@ struct Writer<'a> {
     totals: Totals,
 }
 
-impl Writer<'_> {
-    /// Writes what is in a directory, in the order of the names, and adds its directories to those that are left.
-    fn directory(&mut self, directory: &LayerPath, left: &mut Vec<LayerPath>) -> Result<(), MetadataError> {
-        let place = self.place(directory);
-        let failed = |cause| MetadataError::Read { path: place.clone(), cause };
-        let entries = fs::read_dir(&place).map_err(failed)?;
-        let names: io::Result<Vec<_>> = entries.map(|entry| entry.map(|entry| entry.file_name())).collect();
-        let mut names = names.map_err(failed)?;
-        names.sort_unstable();
-        for name in names {
-            let path = directory.child(name.as_bytes());
-            if self.entry(&path)? {
-                left.push(path);
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes one entry; returns `true` for a directory.
-    fn entry(&mut self, path: &LayerPath) -> Result<bool, MetadataError> {
-        let place = self.place(path);
-        let found = attributes(&place)?;
-        let mut meta = meta(&found, &place, self.account)?;
-        let Some(kind) = kind(&found, &place)? else { return Ok(false) };
+impl Writer {
+    /// Writes one entry, which lies at `place`, that is `within` the tree; returns `true` for a directory.
+    fn entry(&mut self, path: &LayerPath, place: &Path, within: &[u8]) -> Result<bool, MetadataError> {
+        let found = attributes(place)?;
+        let mut meta = meta(&found, place, self.account)?;
+        let Some(kind) = kind(&found, place)? else { return Ok(false) };
         let written = |error| MetadataError::Write(ConvertError::of_write(error));
         self.totals.entries += 1;
         self.totals.max_uid = self.totals.max_uid.max(meta.uid);
@@ -158,7 +159,7 @@ impl Writer<'_> {
         }
         if let Kind::File(size @ 1..) = kind {
             meta.xattrs.push((METACOPY.to_vec(), Vec::new()));
-            meta.xattrs.push((REDIRECT.to_vec(), [b"/", path.as_bytes()].concat()));
+            meta.xattrs.push((REDIRECT.to_vec(), [b"/", within].concat()));
             self.totals.size += size;
         }
         self.to.entry(path, &kind, &meta).map_err(written)?;
@@ -169,10 +170,6 @@ impl Writer<'_> {
             self.files.insert(key, (path.clone(), id_of(&kind, &meta)));
         }
         Ok(kind == Kind::Dir)
-    }
-
-    fn place(&self, path: &LayerPath) -> PathBuf {
-        self.tree.join(OsStr::from_bytes(path.as_bytes()))
     }
 }
 
@@ -257,9 +254,16 @@ mod tests {
         fs::set_permissions(tree.join("usr/file"), fs::Permissions::from_mode(0o4750)).unwrap();
         let tool = Mksquashfs::find().unwrap();
         let [one, two] = ["one", "two"].map(|name| directory.path().join(name));
-        let made = metadata_image(&tree, &one, tool).unwrap();
-        assert_eq!(made, metadata_image(&tree, &two, tool).unwrap());
-        assert_eq!(fs::read(&one).unwrap(), fs::read(&two).unwrap());
+        let made = metadata_image(&tree, &[], &one, tool).unwrap();
+        let again = metadata_image(&tree, &[], &two, tool).unwrap();
+        assert_eq!((made.squashfs_size, made.totals), (again.squashfs_size, again.totals));
+        if tool.sets_root_time() {
+            assert_eq!(fs::read(&one).unwrap(), fs::read(&two).unwrap());
+        } else {
+            let below_root =
+                |file: &Path| listing(file).lines().filter(|line| line.contains("root/")).collect::<String>();
+            assert_eq!(below_root(&one), below_root(&two));
+        }
         assert_eq!(made.totals, Totals { size: 300_000, entries: 7, max_uid: 0, max_gid: 0 });
         assert!(made.squashfs_size < 8192, "{made:?}");
         let listed = listing(&one);
@@ -268,7 +272,16 @@ mod tests {
         assert!(lines("/usr/same").contains(" 300000 "), "{listed}");
         assert!(listed.contains("/link -> usr/file") && lines("/usr/empty").starts_with('d'), "{listed}");
 
-        let missing = metadata_image(&tree.join("missing"), &directory.path().join("three"), tool).unwrap_err();
+        // The same files as a layer below another one, which deletes one of them.
+        fs::create_dir(directory.path().join("above")).unwrap();
+        fs::write(directory.path().join("above/.wh.link"), "").unwrap();
+        let merged = directory.path().join("merged");
+        let parts = ["above", "tree"].map(str::to_owned);
+        let totals = metadata_image(directory.path(), &parts, &merged, tool).unwrap().totals;
+        assert_eq!(totals, Totals { entries: 6, ..made.totals });
+        assert!(!listing(&merged).contains("link"), "{}", listing(&merged));
+
+        let missing = metadata_image(&tree.join("missing"), &[], &directory.path().join("three"), tool).unwrap_err();
         assert!(missing.to_string().contains("cannot read"), "{missing}");
     }
 }

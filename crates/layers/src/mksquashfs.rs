@@ -100,6 +100,12 @@ impl Mksquashfs {
         self.version <= Self::LAST_WITH_LINK_DEFECT
     }
 
+    /// Returns `true` if the root directory has the time that it is to have; else it has the current time.
+    #[cfg(test)]
+    pub(crate) fn sets_root_time(self) -> bool {
+        self.version >= Self::SETS_ROOT
+    }
+
     /// Starts mksquashfs, which reads a tar archive and writes `file`.
     pub(crate) fn start(self, file: &Path, options: &SquashfsOptions, root: &Meta) -> Result<Running, ConvertError> {
         let mut command = self.command(root, file);

@@ -189,6 +189,15 @@ impl<'a> Verifier<'a> {
         self.listed_image(&record)
     }
 
+    /// Checks that the files of an image that lies elsewhere are there.
+    fn tree(&mut self, image: &ImageId, tree: &Path, parts: &[String]) {
+        let places =
+            if parts.is_empty() { vec![tree.to_owned()] } else { parts.iter().map(|part| tree.join(part)).collect() };
+        for missing in places.iter().filter(|place| !place.is_dir()) {
+            self.missing_directory(image, &IndexPath::record(image), missing);
+        }
+    }
+
     /// Notes that the directory of an unpacked image, which `path` has, is not there.
     fn missing_directory(&mut self, image: &ImageId, path: &str, directory: &Path) {
         let what = format!("lists an image whose directory {} is not there", directory.display());
@@ -219,7 +228,7 @@ impl<'a> Verifier<'a> {
         let within = |name: &str| format!("{directory}/{name}");
         let text = |name: &str| read_if_there(&root.join(within(name)));
         match &layer.tree {
-            Some(tree) if !tree.is_dir() => self.missing_directory(image, &IndexPath::record(image), tree),
+            Some(tree) => self.tree(image, tree, &layer.parts),
             None if !root.join(within(layout::DIFF)).is_dir() => {
                 self.note(Some(image), &within(layout::DIFF), "is not there", MIGRATE_AGAIN);
             }
@@ -237,7 +246,7 @@ impl<'a> Verifier<'a> {
             (Ok(there), Ok(wanted)) => there == wanted,
             _ => false,
         };
-        let is_there = layer.tree.as_ref().is_none_or(|tree| tree.is_dir());
+        let is_there = layer.tree.as_ref().is_none_or(|tree| tree.is_dir() || !layer.parts.is_empty());
         if is_there && !leads(&link, &within(layout::DIFF)) {
             self.note(Some(image), &link, "does not lead to the layer", MIGRATE_AGAIN);
         }

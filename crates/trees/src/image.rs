@@ -1,12 +1,13 @@
 //! An unpacked image of a repository.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use parallax_format::digest::{Digest, ImageId, Sha256};
 use parallax_format::ducc;
 use parallax_format::oci::Manifest;
 
-use crate::{TreeError, read};
+use crate::{TreeError, oci_layout, read};
 
 /// An unpacked image of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,16 @@ pub struct Image {
     pub name: Option<String>,
     /// The image id.
     pub id: ImageId,
+}
+
+/// Where the files of an image lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Files {
+    /// In this directory.
+    Directory(PathBuf),
+    /// In these directories, the topmost layer first, relative to the repository's root. Files whose names begin with [`ducc::WHITEOUT`] stand for
+    /// deleted ones.
+    Layers(Vec<String>),
 }
 
 impl Image {
@@ -50,10 +61,41 @@ impl Image {
         self.repository.join(ducc::flat(&self.id))
     }
 
-    /// Returns the path of the image's configuration, which is there only if DUCC has made a store for Podman.
+    /// Returns where the image's files lie: in its own directory, in one with its layers together, or in one for each layer; `None` if they are not
+    /// there, or not all of them.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn files(&self, sha256: impl Fn(&[u8]) -> Sha256) -> Result<Option<Files>, TreeError> {
+        let flat = self.directory();
+        if has_files(&flat) {
+            return Ok(Some(Files::Directory(flat)));
+        }
+        // The manifest of a name may be that of another image.
+        let is_own = |manifest: &Manifest| manifest.config.digest.ends_with(self.id.as_str());
+        let Some(manifest) = self.manifest()?.filter(is_own) else { return Ok(None) };
+        let digests: Option<Vec<Digest>> = manifest.layers.iter().map(|layer| Digest::parse(&layer.digest)).collect();
+        let Some(digests) = digests else { return Ok(None) };
+        let chain = ducc::chain(&digests, sha256).map(|chain| self.repository.join(chain));
+        if let Some(chain) = chain.filter(|chain| has_files(chain)) {
+            return Ok(Some(Files::Directory(chain)));
+        }
+        let layers: Option<Vec<String>> = digests.iter().rev().map(|digest| self.layer(digest)).collect();
+        Ok(layers.filter(|layers| !layers.is_empty()).map(Files::Layers))
+    }
+
+    /// Returns the directory with the files of a layer, relative to the repository's root, by its digest in the manifest; `None` if it is not there.
+    #[must_use]
+    pub fn layer(&self, digest: &Digest) -> Option<String> {
+        let is_there = |place: &String| self.repository.join(place).is_dir();
+        [ducc::layer(digest), ducc::plain_layer(digest)].into_iter().find(is_there)
+    }
+
+    /// Returns the path of the image's configuration: in DUCC's store for Podman, or in the OCI layout.
     #[must_use]
     pub fn configuration_path(&self) -> PathBuf {
-        self.repository.join(ducc::configuration(&self.id))
+        let blob = self.repository.join(ducc::blob(&Digest::from(self.id)));
+        if blob.is_file() { blob } else { self.repository.join(ducc::configuration(&self.id)) }
     }
 
     /// Reads the image's configuration, JSON, if the repository has it. Another file in its place, such as the error of a registry, is none: an
@@ -78,8 +120,18 @@ impl Image {
     /// # Errors
     /// [`TreeError`].
     pub fn manifest(&self) -> Result<Option<Manifest>, TreeError> {
-        self.name.as_ref().map_or(Ok(None), |name| manifest(&self.repository, Path::new(name)))
+        let Some(name) = &self.name else { return Ok(None) };
+        match manifest(&self.repository, Path::new(name))? {
+            Some(manifest) => Ok(Some(manifest)),
+            None => oci_layout::manifest(&self.repository, name),
+        }
     }
+}
+
+/// Whether a directory has a file that is not one of DUCC's own, which it adds before or after the image's.
+fn has_files(directory: &Path) -> bool {
+    let is_dotted = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
+    fs::read_dir(directory).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| !is_dotted(&entry))))
 }
 
 /// Reads the manifest that a repository has of the image with this public name.
@@ -92,16 +144,20 @@ pub(crate) fn manifest(repository: &Path, name: &Path) -> Result<Option<Manifest
 /// Reads the image's id in the manifest of this public name.
 pub(crate) fn id_in_manifest(repository: &Path, name: &Path) -> Result<Option<ImageId>, TreeError> {
     let Some(manifest) = manifest(repository, name)? else { return Ok(None) };
+    id_of(&manifest, &repository.join(ducc::manifest(name))).map(Some)
+}
+
+/// Returns the id of the image with a manifest, which `path` has.
+pub(crate) fn id_of(manifest: &Manifest, path: &Path) -> Result<ImageId, TreeError> {
     let digest = Digest::parse(&manifest.config.digest).ok_or_else(|| TreeError::Malformed {
-        path: repository.join(ducc::manifest(name)),
+        path: path.to_owned(),
         reason: "the digest of its configuration is invalid".to_owned(),
     })?;
-    Ok(Some(ImageId::from(*digest.sha256())))
+    Ok(ImageId::from(*digest.sha256()))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -139,6 +195,30 @@ mod tests {
         let digest = |part: &str| part.repeat(32).parse::<Sha256>().unwrap();
         assert_eq!(found.configuration(|_| digest("ee")).unwrap(), None, "it is another file");
         assert_eq!(found.configuration(|_| digest(&other.as_str()[..2])).unwrap().as_deref(), Some("{}"));
+
+        // The files of layers are used where the image's directory has none, and the directory of all layers where it is.
+        let layers = ["01", "02"].map(|part| Digest::parse(&format!("sha256:{}", part.repeat(32))).unwrap());
+        let listed = layers.map(|layer| format!(r#"{{"digest":"{layer}","size":1}}"#)).join(",");
+        let text = format!(r#"{{"config":{{"digest":"sha256:{other}","size":1}},"layers":[{listed}]}}"#);
+        fs::write(&manifest, text).unwrap();
+        let sha256 = |_: &[u8]| digest("ee");
+        assert_eq!(found.files(sha256).unwrap(), None);
+        fs::create_dir_all(repository.join(ducc::layer(&layers[0]))).unwrap();
+        assert_eq!(found.files(sha256).unwrap(), None, "a layer is missing");
+        fs::create_dir_all(repository.join(ducc::plain_layer(&layers[1]))).unwrap();
+        let places = vec![ducc::plain_layer(&layers[1]), ducc::layer(&layers[0])];
+        assert_eq!(found.files(sha256).unwrap(), Some(Files::Layers(places)));
+        for (place, file) in [(ducc::chain(&layers, sha256).unwrap(), "usr"), (ducc::flat(&other), "usr")] {
+            let place = repository.join(place);
+            fs::create_dir_all(place.join(".singularity.d")).unwrap();
+            assert_ne!(
+                found.files(sha256).unwrap(),
+                Some(Files::Directory(place.clone())),
+                "there are only DUCC's files"
+            );
+            fs::create_dir(place.join(file)).unwrap();
+            assert_eq!(found.files(sha256).unwrap(), Some(Files::Directory(place)));
+        }
 
         fs::write(&manifest, "{}").unwrap();
         assert!(Image::of_path(&public).unwrap_err().to_string().contains("manifest.json is malformed"));

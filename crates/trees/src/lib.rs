@@ -1,4 +1,5 @@
-//! Repositories of unpacked images in DUCC's layout ([`parallax_format::ducc`]), read with the rights of whoever calls.
+//! Repositories of unpacked images in DUCC's layout, or of unpacked layers beside an OCI image layout ([`parallax_format::ducc`]), read
+//! with the rights of whoever calls.
 //!
 //! - [`Repository`]: the images of a repository, by their names.
 //! - [`Image`]: an unpacked image, and what the repository has of it beside its files.
@@ -6,13 +7,14 @@
 //! The plugin, the agent, the launcher and the command search repositories by the same rules. Nothing is written.
 
 mod image;
+mod oci_layout;
 mod repository;
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-pub use image::Image;
+pub use image::{Files, Image};
 pub use repository::{Repository, known_names};
 
 /// Maximum size of a manifest or a configuration in bytes, as registries limit them.

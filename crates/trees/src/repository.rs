@@ -5,10 +5,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use parallax_format::digest::ImageId;
 use parallax_format::{ImageName, ImageRef, ducc};
 
-use crate::image::{Image, id_in_manifest};
-use crate::{TreeError, is_absent};
+use crate::image::{Image, id_in_manifest, id_of};
+use crate::{TreeError, is_absent, oci_layout};
 
 /// Maximum depth of a public name, whose parts are directories.
 const MAX_DEPTH: usize = 16;
@@ -69,13 +70,21 @@ impl<'a> Repository<'a> {
         let flat = directory.as_deref().and_then(ducc::flat_image).map(|(_, id)| id);
         let id = match flat {
             Some(id) => Some(id),
-            None => id_in_manifest(self.root, Path::new(place))?,
+            None => match id_in_manifest(self.root, Path::new(place))? {
+                Some(id) => Some(id),
+                None => self.id_in_layout(place)?,
+            },
         };
         let name = ducc::flat_image(&path).is_none().then(|| place.to_owned());
         Ok(id.map(|id| Image { repository: self.root.to_owned(), name, id }))
     }
 
-    /// Returns the public names of all images, sorted: those with a link, and those that only the metadata has.
+    fn id_in_layout(&self, name: &str) -> Result<Option<ImageId>, TreeError> {
+        let manifest = oci_layout::manifest(self.root, name)?;
+        manifest.map(|manifest| id_of(&manifest, &self.root.join(ducc::OCI_INDEX))).transpose()
+    }
+
+    /// Returns the public names of all images, sorted: those with a link, those that only the metadata has, and those of an OCI layout.
     ///
     /// # Errors
     /// [`TreeError::Read`].
@@ -87,6 +96,7 @@ impl<'a> Repository<'a> {
         if metadata.is_dir() {
             Walk { base: &metadata, kind: Kind::Manifests, left: &mut left, names: &mut names }.read(&metadata, 0)?;
         }
+        names.extend(oci_layout::names(self.root)?);
         Ok(names)
     }
 

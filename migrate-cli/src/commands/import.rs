@@ -5,7 +5,7 @@ mod metadata;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use parallax_format::digest::ImageId;
 use parallax_format::oci::{EXECUTION_KEYS, Platform};
 use parallax_format::record::ImageRecord;
@@ -13,7 +13,7 @@ use parallax_format::{ImageRef, ducc, nearest, unknown_image};
 use parallax_store::hash::sha256;
 use parallax_store::{Store, Unpacked};
 use parallax_sys::root::Root;
-use parallax_trees::{Image, Repository, known_names};
+use parallax_trees::{Files, Image, Repository, known_names};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -33,13 +33,14 @@ const MAX_SCRIPT: u64 = 4 << 20;
 /// Options of `parallax import`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Repository of unpacked images in DUCC's layout: an absolute path that is the same on all hosts
+    /// Repository of unpacked images in DUCC's layout, or of unpacked layers beside an OCI layout: an absolute path that is the same on all hosts
     #[arg(long, value_name = "ROOT")]
     unpacked: PathBuf,
     /// Public names of images in the repository [default: all]
     #[arg(value_name = "IMAGE")]
     images: Vec<String>,
-    /// Add a file with the owners and modes of each image's files, about 40 bytes each: nodes show them with it
+    /// Add a file with the owners and modes of each image's files, about 40 bytes each: nodes show them with it. Images that lie in layers always
+    /// get one
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     metadata: Wanted,
     /// Print a JSON array with one object for each image
@@ -56,8 +57,10 @@ struct Outcome {
     name: String,
     /// The image id.
     id: ImageId,
-    /// The image's directory.
+    /// The image's directory, or the repository if it lies there in layers.
     directory: PathBuf,
+    /// The directories of its layers below that, the topmost first; empty for an image that is one directory.
+    parts: Vec<String>,
     /// `true` if the store had all of it, so that nothing was written.
     unchanged: bool,
     /// `true` if the store has a metadata image of it.
@@ -87,7 +90,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let mut outcomes = Vec::new();
     let mut maker = Maker::new(&store, root, options.metadata)?;
     let done = each(images, "imported", |image| {
-        let outcome = import(&store, root, image, maker.as_mut())?;
+        let outcome = import(&store, root, image, &mut maker)?;
         let what = if outcome.unchanged { "in the store already, nothing to do" } else { "imported" };
         progress.line(&format!("{}: {what} ({})", outcome.name, outcome.id.short()));
         for problem in &outcome.problems {
@@ -104,22 +107,20 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     done
 }
 
-fn import(store: &Store, root: &Path, text: &str, maker: Option<&mut Maker<'_>>) -> anyhow::Result<Outcome> {
+fn import(store: &Store, root: &Path, text: &str, maker: &mut Maker<'_>) -> anyhow::Result<Outcome> {
     let image = find(root, text)?;
     let public = image.name.as_deref().with_context(|| format!("{text} is no public name of the repository"))?;
     let name = ducc::image_name(public).with_context(|| format!("{public} cannot be the name of an image"))?;
-    let directory = image.directory();
-    let is_dotted = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
-    let mut entries = fs::read_dir(&directory).with_context(|| {
-        let shown = directory.display();
-        format!("{shown}, the image's directory, cannot be read: it was not unpacked, or a garbage collection took it")
-    })?;
-    // DUCC adds dot files to an image before or after its own files.
-    ensure!(
-        entries.any(|entry| entry.is_ok_and(|entry| !is_dotted(&entry))),
-        "{} has no files; have DUCC publish the image again",
-        directory.display()
-    );
+    let (directory, parts) = match image.files(sha256)? {
+        Some(Files::Directory(directory)) => (directory, Vec::new()),
+        Some(Files::Layers(parts)) => (root.to_owned(), parts),
+        None => bail!(
+            "the repository has the image {} neither in {} nor in layers: it was not unpacked, or a garbage collection took it; have it \
+             published again",
+            image.id.short(),
+            image.directory().display()
+        ),
+    };
     let configuration = configuration(&image)?;
     let created = configuration.get("created").and_then(Value::as_str);
     // A manifest may be that of another image.
@@ -131,23 +132,27 @@ fn import(store: &Store, root: &Path, text: &str, maker: Option<&mut Maker<'_>>)
         configuration,
         size: manifest.map_or(0, |manifest| units::total(manifest.layers.iter().map(|layer| layer.size))),
         directory,
+        parts,
     };
+    let with_metadata = maker.is_wanted(!unpacked.parts.is_empty())?;
     let has_files = |record: &ImageRecord| record.tree().is_none() && record.names.contains(&unpacked.name.to_string());
     let is_there = store.record(&image.id)?.is_some_and(|record| has_files(&record))
-        || store.has_import(&unpacked, maker.is_some())?;
+        || store.has_import(&unpacked, with_metadata)?;
     if !is_there {
-        let metadata = maker.map(|maker| maker.make(&unpacked.directory)).transpose()?;
+        let made = with_metadata.then(|| maker.make(&unpacked.directory, &unpacked.parts));
+        let metadata = made.transpose()?;
         let _uninterrupted = interrupt::hold();
         store.import(&unpacked, metadata.as_ref())?;
     }
     let metadata = store.record(&image.id)?.is_some_and(|record| record.tree().is_some());
-    let Unpacked { name, directory, .. } = unpacked;
+    let Unpacked { name, directory, parts, .. } = unpacked;
     let problems = problems_of(&image);
     Ok(Outcome {
         image: text.to_owned(),
         name: name.to_string(),
         id: image.id,
         directory,
+        parts,
         unchanged: is_there,
         metadata,
         problems,
@@ -182,7 +187,9 @@ fn configuration(image: &Image) -> anyhow::Result<Map<String, Value>> {
         return serde_json::from_str(&text).with_context(|| format!("{} is no configuration", path.display()));
     }
     // A link of the image leads to no file of this host.
-    let script = Root::open(&image.directory())?.read(Path::new(ducc::APPTAINER_VARIABLES), MAX_SCRIPT)?;
+    let flat = image.directory();
+    let script =
+        if flat.is_dir() { Root::open(&flat)?.read(Path::new(ducc::APPTAINER_VARIABLES), MAX_SCRIPT)? } else { None };
     let variables = script.map(|script| ducc::apptainer_variables(&String::from_utf8_lossy(&script)));
     let Platform { os, architecture, .. } = Platform::of_this_machine();
     let mut configuration = Map::new();
@@ -195,6 +202,9 @@ fn configuration(image: &Image) -> anyhow::Result<Map<String, Value>> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+
+    use parallax_format::digest::Digest;
+    use parallax_store::Target;
 
     use super::*;
 
@@ -231,7 +241,11 @@ mod tests {
         }
 
         fn import(&self) -> anyhow::Result<Outcome> {
-            import(&self.store, &self.root(), NAME, None)
+            import(&self.store, &self.root(), NAME, &mut self.maker(Wanted::Never))
+        }
+
+        fn maker(&self, wanted: Wanted) -> Maker<'_> {
+            Maker::new(&self.store, &self.root(), wanted).unwrap()
         }
 
         fn refusal(&self) -> String {
@@ -253,15 +267,16 @@ mod tests {
         let listing = parallax_store::read::list(site.store.root()).unwrap();
         assert_eq!(listing.unpacked[0].created, "2026-01-01T00:00:00Z");
         assert!(find(&site.root(), "quay.io/a/b:2").unwrap_err().to_string().contains(NAME));
-        assert!(import(&site.store, &site.root(), site.image().id.as_str(), None).is_err());
+        let by_id = import(&site.store, &site.root(), site.image().id.as_str(), &mut site.maker(Wanted::Never));
+        assert!(by_id.is_err());
     }
 
     #[test]
     fn a_metadata_image_is_added_to_an_image_without_one() {
         let site = Site::new("{}");
-        let mut maker = Maker::new(&site.store, &site.root(), Wanted::Always).unwrap().unwrap();
+        let mut maker = site.maker(Wanted::Always);
         assert!(!site.import().unwrap().metadata);
-        let mut import = || import(&site.store, &site.root(), NAME, Some(&mut maker)).unwrap();
+        let mut import = || import(&site.store, &site.root(), NAME, &mut maker).unwrap();
         let first = import();
         assert!(first.metadata && !first.unchanged && import().unchanged);
         // Without the wish for one it stays.
@@ -273,7 +288,56 @@ mod tests {
         verifier.image(&record.id).unwrap();
         verifier.index().unwrap();
         assert_eq!(verifier.problems(), []);
-        assert!(Maker::new(&site.store, &site.root(), Wanted::Never).unwrap().is_none());
+    }
+
+    #[test]
+    fn an_image_in_layers_is_imported_with_a_metadata_image() {
+        let site = Site::new("{}");
+        let (id, root) = (site.image().id, site.root());
+        fs::remove_dir_all(site.image().directory()).unwrap();
+        let layers = ["01", "02"].map(|part| Digest::parse(&format!("sha256:{}", part.repeat(32))).unwrap());
+        let listed = layers.map(|layer| format!(r#"{{"digest":"{layer}","size":1}}"#)).join(",");
+        let manifest = root.join(ducc::manifest(Path::new(NAME)));
+        fs::create_dir_all(manifest.parent().unwrap()).unwrap();
+        fs::write(&manifest, format!(r#"{{"config":{{"digest":"sha256:{id}","size":1}},"layers":[{listed}]}}"#))
+            .unwrap();
+        assert!(site.refusal().contains("neither in"), "{}", site.refusal());
+        for (layer, file) in [(&layers[0], "usr/old"), (&layers[1], "usr/.wh.old")] {
+            let file = root.join(ducc::layer(layer)).join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, "text").unwrap();
+        }
+        assert!(site.refusal().contains("leave out --metadata=never"), "{}", site.refusal());
+        let mut maker = site.maker(Wanted::Auto);
+        let mut import = || import(&site.store, &root, NAME, &mut maker).unwrap();
+        let first = import();
+        assert!(first.metadata && !first.unchanged && first.directory == root && import().unchanged);
+        assert_eq!(first.parts, [ducc::layer(&layers[1]), ducc::layer(&layers[0])]);
+        let record = site.store.image(&id).unwrap().unwrap();
+        assert_eq!((record.tree(), record.parts()), (Some(root.as_path()), first.parts.as_slice()));
+        let problems = || {
+            let mut verifier = parallax_store::Verifier::new(&site.store).unwrap();
+            verifier.image(&id).unwrap();
+            verifier.index().unwrap();
+            verifier.problems().iter().map(|problem| problem.what.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(problems(), Vec::<String>::new());
+        // Once the image is published in a directory of its own, that is used; and the layers are again when it is collected.
+        for directory in [root.join(ducc::flat(&id)), root.clone()] {
+            let flat = root.join(ducc::flat(&id));
+            if directory == flat {
+                fs::create_dir_all(flat.join("usr")).unwrap()
+            } else {
+                fs::remove_dir_all(flat).unwrap()
+            }
+            let again = import();
+            assert!(!again.unchanged && again.directory == directory, "{again:?}");
+            assert_eq!(problems(), Vec::<String>::new());
+        }
+        fs::remove_dir_all(root.join(ducc::layer(&layers[0]))).unwrap();
+        assert!(problems()[0].contains(&ducc::layer(&layers[0])), "{:?}", problems());
+        site.store.remove(&Target::Image(id), false).unwrap();
+        assert_eq!(problems(), ["is not there"]);
     }
 
     #[test]
@@ -296,7 +360,7 @@ mod tests {
         assert_eq!(configuration(&image).unwrap()["config"], json!({ "Env": ["A=b"] }));
 
         fs::remove_dir(image.directory().join("usr")).unwrap();
-        assert!(site.refusal().contains("has no files"), "{}", site.refusal());
+        assert!(site.refusal().contains("garbage collection"), "only DUCC's files are left: {}", site.refusal());
         fs::remove_dir_all(image.directory()).unwrap();
         assert!(site.refusal().contains("garbage collection"), "{}", site.refusal());
         assert_eq!(parallax_store::read::list(site.store.root()).unwrap().unpacked.len(), 0);

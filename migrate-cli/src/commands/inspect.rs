@@ -50,6 +50,8 @@ struct Report<'a> {
     foreign: bool,
     /// The directory of an image that lies unpacked elsewhere; null for images whose files are in the store.
     unpacked: Option<&'a Path>,
+    /// The directories of its layers below that, the topmost first; empty for an image that is one directory.
+    parts: &'a [String],
     /// Nodes that use the image now, according to in-use markers.
     in_use: Vec<String>,
     /// The layers, base first.
@@ -178,6 +180,7 @@ impl<'a> Report<'a> {
             stored,
             foreign: false,
             unpacked: record.tree(),
+            parts: record.parts(),
             in_use: Vec::new(),
             layers,
             config,
@@ -199,6 +202,9 @@ impl<'a> Report<'a> {
             ));
         }
         lines.extend(self.unpacked.map(|directory| ("Unpacked in", directory.display().to_string())));
+        if !self.parts.is_empty() {
+            lines.push(("Layers there", self.parts.join("\n")));
+        }
         if !self.in_use.is_empty() {
             lines.push(("In use on", self.in_use.join("\n")));
         }

@@ -287,6 +287,7 @@ mod tests {
             max_gid: 0,
             sidecar: false,
             tree: None,
+            parts: Vec::new(),
         };
         let record = ImageRecord {
             version: VERSION,

@@ -73,6 +73,20 @@ fn chunks_are_taken_where_there_is_no_file() {
 }
 
 #[test]
+fn a_list_of_directories_is_used_if_all_are_there() {
+    let store = store();
+    let parts = ["top", "base"].map(|name| store.path().join(name));
+    let list = parts.each_ref().map(|part| format!("{}\n", part.display())).concat();
+    fs::write(store.path().join("overlay/id/parts"), list).unwrap();
+    fs::create_dir(&parts[0]).unwrap();
+    assert!(matches!(layer(&both_forms(&store)[0]), Err(LayerError::Unreadable { path, .. }) if path == parts[1]));
+    fs::create_dir(&parts[1]).unwrap();
+    for lower in both_forms(&store) {
+        assert_eq!(layer(&lower).unwrap().source, Source::Parts(parts.to_vec()));
+    }
+}
+
+#[test]
 fn an_erofs_file_is_taken_where_there_is_no_squashfs_file() {
     let store = store();
     let erofs = sidecar(&store).with_extension(layout::EROFS);

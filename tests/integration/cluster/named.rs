@@ -35,7 +35,7 @@ fn job(cluster: &Cluster, script: &str) -> anyhow::Result<(Done, String)> {
 }
 
 /// The same, with other options.
-fn job_with(cluster: &Cluster, options: &str, script: &str) -> anyhow::Result<(Done, String)> {
+pub(super) fn job_with(cluster: &Cluster, options: &str, script: &str) -> anyhow::Result<(Done, String)> {
     let home = cluster.home("u1");
     let file = home.join("named.sh");
     fs::write(

@@ -9,6 +9,7 @@ use integration_tests::held::HeldStep;
 
 pub(super) mod defects;
 pub(super) mod import;
+pub(super) mod layers;
 pub(super) mod metadata;
 pub(super) mod podman_mode;
 pub(super) mod repository;

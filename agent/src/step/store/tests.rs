@@ -19,6 +19,7 @@ fn image() -> ImageRecord {
         max_gid: 0,
         sidecar: false,
         tree: None,
+        parts: Vec::new(),
     };
     ImageRecord {
         version: VERSION,

@@ -219,6 +219,7 @@ impl TrustedStore {
             max_gid: 0,
             sidecar: true,
             tree: None,
+            parts: Vec::new(),
         };
         let path = layer.file_path();
         let mut file = self.open_layer(&layer).map_err(|error| match error {

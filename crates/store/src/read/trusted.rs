@@ -324,6 +324,7 @@ mod tests {
             max_gid: 0,
             sidecar: false,
             tree: None,
+            parts: Vec::new(),
         };
         (directory, layer)
     }

@@ -3,6 +3,7 @@
 //! All that is written follows from the image: two hosts write the same bytes. The list of images is changed last, so what readers see is
 //! whole; [`Store::collect`] removes what a writer leaves that dies before.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use parallax_format::digest::{DiffId, Digest, ImageId, LayerId, Sha256};
@@ -33,12 +34,22 @@ pub struct Unpacked {
     pub name: ImageName,
     /// The directory, an absolute path that all hosts have.
     pub directory: PathBuf,
+    /// The directories below it that are the image's layers, the topmost first; empty if the directory is the image. An image in layers needs a
+    /// metadata image.
+    pub parts: Vec<String>,
     /// The image's configuration, a JSON object.
     pub configuration: Map<String, Value>,
     /// When the image was built, RFC 3339 in the form that Podman parses.
     pub created: String,
     /// What Podman is to show as the image's size in bytes.
     pub size: u64,
+}
+
+impl Unpacked {
+    /// The text of the list of its layers ([`layout::PARTS`]).
+    fn part_list(&self) -> String {
+        self.parts.iter().map(|part| format!("{}\n", self.directory.join(part).display())).collect()
+    }
 }
 
 /// The metadata image of an unpacked image, which nodes mount over the directory.
@@ -113,10 +124,10 @@ impl Store {
     pub fn has_import(&self, image: &Unpacked, with_metadata: bool) -> Result<bool, StoreError> {
         let (layers, images) = podman_lists::read_both(self.root())?;
         let layer = layer_of(&image.id);
-        let target = image.directory.to_str().unwrap_or_default();
         let listed = images.names(&image.id).contains(&image.name.to_string());
-        let of_metadata = self.image(&image.id)?.is_some_and(|record| record.tree() == Some(&image.directory));
-        let is_whole = self.leads_to(&layer, target) && layers.has(&layer);
+        let is_it = |record: &ImageRecord| record.tree() == Some(&image.directory) && record.parts() == image.parts;
+        let of_metadata = self.image(&image.id)?.is_some_and(|record| is_it(&record));
+        let is_whole = self.leads_to(&layer, image) && layers.has(&layer);
         Ok(listed && is_whole && (of_metadata || !with_metadata))
     }
 
@@ -128,6 +139,9 @@ impl Store {
     pub fn import(&self, image: &Unpacked, metadata: Option<&Metadata>) -> Result<bool, StoreError> {
         let target = image.directory.to_str().filter(|path| path.starts_with('/'));
         let target = target.ok_or_else(|| self.corrupt("the image", &"its directory is no absolute path in UTF-8"))?;
+        if !image.parts.is_empty() && metadata.is_none() {
+            return Err(self.corrupt("the image", &"it lies in layers, and there is no metadata image of them"));
+        }
         let documents = Documents::new(image);
         let lock = WriteLock::take(self.root())?;
         if self.has_import(image, metadata.is_some())? {
@@ -137,7 +151,7 @@ impl Store {
         self.check_taken(image, &images)?;
         let (id, name, is_new) = (&image.id, image.name.to_string(), !images.has(&image.id));
         self.record_pending(id, if is_new { Operation::Adding } else { Operation::Naming }, &[])?;
-        self.unpacked_layer(&documents.layer, target)?;
+        self.unpacked_layer(&documents.layer, image, target)?;
         self.advise_unpacked(&documents.layer)?;
         if let Some(metadata) = metadata {
             let file = metadata.layer_file(documents.diff_id());
@@ -197,6 +211,7 @@ impl Store {
             max_gid: file.max_gid,
             sidecar: false,
             tree: Some(image.directory.clone()),
+            parts: image.parts.clone(),
         };
         let digest = digest_of(&documents.manifest);
         let layers = vec![layer];
@@ -236,24 +251,30 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the layer's directory and its short link are there, and the files are those of a directory.
-    fn leads_to(&self, layer: &LayerId, target: &str) -> bool {
-        let files = self.root().join(layout::layer_directory(layer)).join(layout::DIFF);
-        let short = self.root().join(layout::link(link_of_layer(layer).as_str()));
-        std::fs::read_link(files).is_ok_and(|now| now == Path::new(target)) && short.is_symlink()
+    /// Whether the layer's directory and its short link are there, and the files are those of the image's directories.
+    fn leads_to(&self, layer: &LayerId, image: &Unpacked) -> bool {
+        let directory = self.root().join(layout::layer_directory(layer));
+        let files = directory.join(layout::DIFF);
+        let is_it = if image.parts.is_empty() {
+            fs::read_link(files).is_ok_and(|now| now == image.directory)
+        } else {
+            files.is_dir()
+                && fs::read_to_string(directory.join(layout::PARTS)).is_ok_and(|now| now == image.part_list())
+        };
+        is_it && self.root().join(layout::link(link_of_layer(layer).as_str())).is_symlink()
     }
 
-    /// Makes the layer's directory, whose files are a symbolic link, or points that elsewhere.
-    fn unpacked_layer(&self, id: &LayerId, target: &str) -> Result<(), StoreError> {
+    /// Makes the layer's directory, or has it lead elsewhere.
+    fn unpacked_layer(&self, id: &LayerId, image: &Unpacked, target: &str) -> Result<(), StoreError> {
         let directory = self.root().join(layout::layer_directory(id));
         let link = link_of_layer(id);
         if directory.is_dir() {
-            replace_link(&self.temporary().join("link"), &directory.join(layout::DIFF), target)?;
+            self.lead(&directory, image, target)?;
         } else {
             let scratch = self.temporary().join("layer");
             remove_tree(&scratch)?;
             ensure_directory(&scratch)?;
-            ensure_link(&scratch.join(layout::DIFF), target)?;
+            self.lead(&scratch, image, target)?;
             // Podman names it to fuse-overlayfs, which fails where a directory is missing.
             ensure_directory(&scratch.join(layout::EMPTY))?;
             replace_file(&self.temporary(), &scratch.join(layout::LINK), link.as_str().as_bytes())?;
@@ -262,6 +283,24 @@ impl Store {
         let short = self.root().join(layout::link(link.as_str()));
         ensure_link(&short, &layout::link_target(id))?;
         sync_parent(&short)
+    }
+
+    /// Has a layer's directory lead to the image's files: by a symbolic link to its directory, or by a list of its layers, since Podman can have one
+    /// directory only.
+    fn lead(&self, layer: &Path, image: &Unpacked, target: &str) -> Result<(), StoreError> {
+        let (files, list) = (layer.join(layout::DIFF), layer.join(layout::PARTS));
+        if image.parts.is_empty() {
+            if files.is_dir() && !files.is_symlink() {
+                remove_tree(&files)?;
+            }
+            replace_link(&self.temporary().join("link"), &files, target)?;
+            return if list.exists() { remove_file(&list) } else { Ok(()) };
+        }
+        replace_file(&self.temporary(), &list, image.part_list().as_bytes())?;
+        if files.is_symlink() {
+            remove_file(&files)?;
+        }
+        ensure_directory(&files)
     }
 
     /// Writes the image's documents and returns its entry for the list of images.

@@ -242,6 +242,7 @@ impl Store {
                 max_gid: file.max_gid,
                 sidecar: chosen.own,
                 tree: None,
+                parts: Vec::new(),
             });
         }
         sync_parent(&self.root().join(LINKS).join("x"))?;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use parallax_file_system::{Can, FileSystem};
 use parallax_layers::{Mksquashfs, metadata_image};
 use parallax_store::{Metadata, Store};
@@ -24,39 +24,47 @@ pub(crate) enum Wanted {
 #[derive(Debug)]
 pub(super) struct Maker<'a> {
     store: &'a Store,
-    tool: Mksquashfs,
+    wanted: Wanted,
+    /// Whether the repository's file system needs them.
+    without_maps: bool,
     /// Made when the first image needs it: a call without work changes nothing.
     work: Option<Guarded>,
 }
 
 impl<'a> Maker<'a> {
-    /// Returns what makes the metadata images of a repository; `None` if there are to be none.
+    /// Returns what makes the metadata images of a repository.
     ///
     /// # Errors
-    /// If the file system of the repository cannot be told, or mksquashfs is missing.
-    pub(super) fn new(store: &'a Store, repository: &Path, wanted: Wanted) -> anyhow::Result<Option<Self>> {
-        let are_wanted = match wanted {
-            Wanted::Always => true,
-            Wanted::Never => false,
-            Wanted::Auto => {
-                let found = FileSystem::of(repository).with_context(|| repository.display().to_string())?;
-                found.kind.mapped_ids != Can::Yes
-            }
-        };
-        if !are_wanted {
-            return Ok(None);
-        }
-        let tool = Mksquashfs::find().context("cannot make metadata images (--metadata=never does without)")?;
-        Ok(Some(Self { store, tool, work: None }))
+    /// If the file system of the repository cannot be told.
+    pub(super) fn new(store: &'a Store, repository: &Path, wanted: Wanted) -> anyhow::Result<Self> {
+        let found = FileSystem::of(repository).with_context(|| repository.display().to_string())?;
+        Ok(Self { store, wanted, without_maps: found.kind.mapped_ids != Can::Yes, work: None })
     }
 
-    /// Writes the metadata image of a directory.
+    /// Whether an image is to have one. One that lies in layers cannot do without.
     ///
     /// # Errors
-    /// If a file of the directory cannot be read, or the store cannot be written.
-    pub(super) fn make(&mut self, directory: &Path) -> anyhow::Result<Metadata> {
+    /// If an image cannot do without, and there are to be none.
+    pub(super) fn is_wanted(&self, is_in_layers: bool) -> anyhow::Result<bool> {
+        ensure!(
+            self.wanted != Wanted::Never || !is_in_layers,
+            "the repository has only the image's layers, which are one directory only by a metadata image: leave out --metadata=never"
+        );
+        Ok(match self.wanted {
+            Wanted::Always => true,
+            Wanted::Never => false,
+            Wanted::Auto => self.without_maps || is_in_layers,
+        })
+    }
+
+    /// Writes the metadata image of a directory, or of the layers in it.
+    ///
+    /// # Errors
+    /// If a file of the directory cannot be read, the store cannot be written, or mksquashfs is missing.
+    pub(super) fn make(&mut self, directory: &Path, parts: &[String]) -> anyhow::Result<Metadata> {
+        let tool = Mksquashfs::find().context("cannot make a metadata image")?;
         let file = self.file()?;
-        let made = metadata_image(directory, &file, self.tool).with_context(|| {
+        let made = metadata_image(directory, parts, &file, tool).with_context(|| {
             let shown = directory.display();
             format!("cannot make the metadata image of {shown} (an account that may read all of it can, often root)")
         })?;

@@ -105,14 +105,13 @@ impl Report {
         };
         let configuration = execution.is_some().then(|| image.configuration_path());
         let settings = execution.unwrap_or_else(|| of_script(&directory));
-        let layer = |root: &Path, digest: String, compressed| {
-            let path = Digest::parse(&digest).map(|digest| root.join(ducc::layer(&digest)));
-            Layer { digest, compressed, directory: path.filter(|path| path.is_dir()) }
+        let layer = |digest: String, compressed| {
+            let place = Digest::parse(&digest).and_then(|digest| image.layer(&digest));
+            Layer { digest, compressed, directory: place.map(|place| image.repository.join(place)) }
         };
         let manifest = image.manifest()?;
-        let of_manifest = manifest.map(|manifest| {
-            manifest.layers.into_iter().map(|blob| layer(&image.repository, blob.digest, blob.size)).collect()
-        });
+        let of_manifest =
+            manifest.map(|manifest| manifest.layers.into_iter().map(|blob| layer(blob.digest, blob.size)).collect());
         Ok(Self {
             id: image.id,
             file_system: FileSystem::of(&image.repository).map_or_else(|_| String::new(), |found| found.to_string()),

@@ -58,7 +58,10 @@ fn rows_of(root: &Path, file_system: &str) -> anyhow::Result<Vec<Row>> {
         }
     }
     if let Some(missing) = rows.iter().find(|row| !row.unpacked) {
-        tracing::warn!("{} is not unpacked, so it cannot be run; parallax verify --trees says why", missing.name);
+        tracing::warn!(
+            "{} has no directory, so its name alone does not run; parallax verify --trees says why",
+            missing.name
+        );
     }
     Ok(rows)
 }

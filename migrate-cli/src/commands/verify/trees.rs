@@ -67,12 +67,21 @@ fn problem(image: Option<ImageId>, path: impl AsRef<Path>, what: impl Into<Strin
 fn of_image(image: &Image, deep: bool, problems: &mut Vec<Problem>) {
     let mut found = |path: PathBuf, what: String, remedy| problems.push(problem(Some(image.id), path, what, remedy));
     let directory = image.directory();
-    if !directory.is_dir() {
-        let what = "is not there, so the image cannot be run: it was not unpacked, or a garbage collection took it";
-        found(directory.clone(), what.to_owned(), PUBLISH);
-    } else if !directory.join(ducc::APPTAINER).is_dir() {
-        let what = format!("has lost the dot files that DUCC adds ({}), which Apptainer needs", ducc::APPTAINER);
-        found(directory.clone(), what, PUBLISH);
+    // What cannot be read of the manifest is said below.
+    match image.files(sha256).ok().flatten() {
+        None => {
+            let what = "is not there or has no files, so the image cannot be run: it was not unpacked, or a garbage collection took it";
+            found(directory.clone(), what.to_owned(), PUBLISH);
+        }
+        Some(_) if !directory.is_dir() => {
+            let what = "is not there, but the image's layers are: it can be run from a store";
+            found(directory.clone(), what.to_owned(), "add it to a store with parallax import --unpacked");
+        }
+        Some(_) if !directory.join(ducc::APPTAINER).is_dir() => {
+            let what = format!("has lost the dot files that DUCC adds ({}), which Apptainer needs", ducc::APPTAINER);
+            found(directory.clone(), what, PUBLISH);
+        }
+        Some(_) => {}
     }
     configuration(image, &directory, &mut found);
     match image.manifest() {
@@ -112,7 +121,8 @@ fn of_manifest(image: &Image, manifest: &Manifest, deep: bool, found: &mut impl 
         found(path.clone(), what, "have DUCC publish the name again; Parallax runs what the name leads to");
     }
     let layers: Vec<Digest> = manifest.layers.iter().filter_map(|blob| Digest::parse(&blob.digest)).collect();
-    let directory = |digest: &Digest| image.repository.join(ducc::layer(digest));
+    let place = |digest: &Digest| image.layer(digest).unwrap_or_else(|| ducc::layer(digest));
+    let directory = |digest: &Digest| image.repository.join(place(digest));
     let (there, missing): (Vec<_>, Vec<_>) = layers.iter().partition(|digest| directory(digest).is_dir());
     // Of an image that was unpacked for Apptainer alone there is no layer.
     for digest in missing.into_iter().filter(|_| !there.is_empty()) {
@@ -165,7 +175,8 @@ mod tests {
         let configuration = r#"{"config":{"Env":["A=b"]}}"#;
         let id = ImageId::from(sha256(configuration.as_bytes()));
         let layers = ["cd", "ef"].map(|part| Digest::parse(&format!("sha256:{}", part.repeat(32))).unwrap());
-        let directories = [root.join(ducc::flat(&id)).join(ducc::APPTAINER), root.join("quay.io/a")];
+        let flat = root.join(ducc::flat(&id));
+        let directories = [flat.join(ducc::APPTAINER), flat.join("usr"), root.join("quay.io/a")];
         for path in directories.into_iter().chain(layers.iter().map(|digest| root.join(ducc::layer(digest)))) {
             fs::create_dir_all(path).unwrap();
         }

@@ -67,6 +67,7 @@ impl Fixture {
             max_gid: 0,
             sidecar: false,
             tree: None,
+            parts: Vec::new(),
         };
         let file = root.join("store").join(layer.file_path());
         fs::create_dir_all(file.parent().context("no parent")?)?;

@@ -15,6 +15,7 @@ fn unpacked(directory: &Path, name: &str) -> Unpacked {
         id: "ab".repeat(32).parse().unwrap(),
         name: ImageName::for_storing(name).unwrap(),
         directory: directory.to_owned(),
+        parts: Vec::new(),
         configuration: serde_json::from_str(r#"{"history":[{},{}],"config":{"Env":["A=b"]}}"#).unwrap(),
         created: "2026-01-01T00:00:00Z".to_owned(),
         size: 7,

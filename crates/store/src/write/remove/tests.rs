@@ -311,6 +311,7 @@ fn lying_unpacked(name: &str) -> Unpacked {
         id: "ab".repeat(32).parse().unwrap(),
         name: ImageName::for_storing(name).unwrap(),
         directory: "/usr".into(),
+        parts: Vec::new(),
         configuration: serde_json::Map::new(),
         created: "2026-01-01T00:00:00Z".to_owned(),
         size: 7,
