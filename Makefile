@@ -87,6 +87,7 @@ endif
 
 # Not part of `make test`: the machine is emulated. T=PATTERN as above.
 guest-test: dependencies
+	$(CARGO) build --locked --package parallax-migrate-cli
 	program=$$($(CARGO) test --locked --no-run --message-format=json --package integration-tests --test guest | \
 		jq --raw-output 'select(.executable != null and .target.name == "guest").executable') && \
 		tests/guest/guest run "$$program" $(T)

@@ -16,6 +16,7 @@ mod chunked;
 pub mod digest;
 pub mod directory;
 mod erofs;
+mod fs_verity;
 pub mod idle;
 pub mod mounted;
 mod opened;

@@ -1,7 +1,7 @@
 //! Disks: files in memory with a file system of their own.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use integration_tests::cluster::Done;
@@ -18,17 +18,22 @@ impl Disk {
     /// Makes a disk with the file system of a command (`mkfs.ext4 -q`) and mounts it with some options.
     pub(crate) fn new(mkfs: &[&str], options: &str) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
-        let image = directory.path().join("image");
-        File::create(&image)?.set_len(SIZE)?;
         let disk = Self { directory };
+        let image = disk.image();
+        File::create(&image)?.set_len(SIZE)?;
         std::fs::create_dir(disk.path())?;
         run(Command::new(mkfs[0]).args(&mkfs[1..]).arg(&image))?;
         run(Command::new("mount").args(["-o", options]).arg(&image).arg(disk.path()))?;
         Ok(disk)
     }
 
+    /// The file in which the disk is.
+    pub(crate) fn image(&self) -> PathBuf {
+        self.directory.path().join("image")
+    }
+
     /// The place at which the disk is mounted.
-    pub(crate) fn path(&self) -> std::path::PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.directory.path().join("disk")
     }
 }

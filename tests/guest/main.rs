@@ -18,7 +18,9 @@ macro_rules! tests {
 }
 
 mod disk;
+mod image;
 mod quota;
+mod verity;
 
 /// The path of a test's function, and the function.
 type Listed = (&'static str, fn() -> anyhow::Result<()>);
@@ -31,7 +33,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Of a machine without a clock to go by, and with little memory.
     arguments.test_threads = Some(1);
-    let trials = quota::TESTS.iter().map(|&(path, test)| {
+    let trials = quota::TESTS.iter().chain(verity::TESTS).map(|&(path, test)| {
         let name = path.strip_prefix("guest::").unwrap_or(path);
         Trial::test(name, move || {
             be_in_the_virtual_machine()?;

@@ -30,6 +30,16 @@ pub enum DigestError {
         /// The recorded SHA-256.
         recorded: Box<Sha256>,
     },
+    /// The digest by which the kernel checks the file differs.
+    #[error(
+        "the kernel checks it by the fs-verity digest {found:.16}…, and {recorded:.16}… was recorded when it was migrated"
+    )]
+    KernelDiffers {
+        /// The file's digest.
+        found: Box<Sha256>,
+        /// The recorded digest.
+        recorded: Box<Sha256>,
+    },
 }
 
 // The message contains the cause; as a source it would be printed twice.

@@ -28,6 +28,7 @@ use parallax_sys::loop_device::Reads;
 
 use super::chunked::{Chunked, KeptLayers, Supervised, Swaps, Worker};
 use super::digest::Checker;
+use super::fs_verity::check;
 use super::idle::IdleCache;
 use super::mounted::{FileKey, Form, LayerEntry, LayerError, MountedLayer};
 use super::opened::{Abilities, DISABLED, READS_FILES, opened};
@@ -134,13 +135,8 @@ impl LayerTable {
     /// [`LayerError`].
     pub fn file(&self, store: &TrustedStore, layer: &LayerRecord, user: &Credentials) -> Result<File, LayerError> {
         let file = opened(store, layer, user, READS_FILES)?;
-        self.check(&file, layer)?;
+        check(&self.checker, &file, store, layer, user)?;
         Ok(file)
-    }
-
-    fn check(&self, file: &File, layer: &LayerRecord) -> Result<(), LayerError> {
-        let failed = |cause| LayerError::Digest { path: layer.file_path(), cause };
-        self.checker.check(file, layer.squashfs_sha256).map_err(failed)
     }
 
     /// Returns `true` if files are checked before they are mounted.
@@ -258,11 +254,13 @@ impl LayerTable {
             Err(reason) => Some(reason),
         };
         let mut form = None;
+        let mounted_from =
+            |file: File, layer: &LayerRecord, form: Form| self.mounted_from(file, store, layer, user, form);
         if kernel.erofs && layer.format == LayerFormat::Squashfs {
             let opened = user.run(|| store.open_erofs(layer)).map_err(LayerError::Credentials)?;
             let mounted = opened
                 .map_err(LayerError::from)
-                .and_then(|opened| opened.map(|(layer, file)| self.mounted_from(file, &layer, Form::File)).transpose());
+                .and_then(|opened| opened.map(|(layer, file)| mounted_from(file, &layer, Form::File)).transpose());
             match mounted {
                 Ok(Some(mounted)) => return Ok(mounted),
                 Ok(None) => {}
@@ -277,11 +275,18 @@ impl LayerTable {
             tracing::warn!(layer = %layer.diff_id, reason, "the layer is mounted from its whole file");
             form.get_or_insert(Form::FileBecause(reason));
         }
-        self.mounted_from(file, layer, form.unwrap_or(Form::File))
+        mounted_from(file, layer, form.unwrap_or(Form::File))
     }
 
     /// Returns the mounted layer of an open file; mounts it if the file is not mounted.
-    fn mounted_from(&self, file: File, layer: &LayerRecord, form: Form) -> Result<Arc<MountedLayer>, LayerError> {
+    fn mounted_from(
+        &self,
+        file: File,
+        store: &TrustedStore,
+        layer: &LayerRecord,
+        user: &Credentials,
+        form: Form,
+    ) -> Result<Arc<MountedLayer>, LayerError> {
         let path = layer.file_path();
         let failed = |what, cause| LayerError::Mount { path: path.clone(), what, cause };
         let key = FileKey::of(&file).map_err(|error| failed("cannot stat its file", error))?;
@@ -293,7 +298,7 @@ impl LayerTable {
         // A network file system reads with the credentials of whoever opened the file. The mount may outlive the user's (a Kerberos
         // ticket, say), so root's are better, where root may read the file.
         let file = reopen(file.as_fd()).unwrap_or(file);
-        self.check(&file, layer)?;
+        check(&self.checker, &file, store, layer, user)?;
         let (mount, form) = match layer.format {
             LayerFormat::Squashfs => squashfs::mount(&file, self.reads()).map(|mount| (mount, form)),
             LayerFormat::Erofs => erofs::mount(&file, self.reads()).map(|(mount, by)| (mount, Form::Erofs(by))),

@@ -27,6 +27,11 @@ pub struct LayerFile {
     pub squashfs_size: u64,
     /// The SHA-256 of the file.
     pub squashfs_sha256: Sha256,
+    /// The digest by which the kernel checks the file where the store's file system has fs-verity: SHA-256, blocks of 4096 bytes. It depends on
+    /// the file's bytes alone. Files that an earlier version made have none. It is not in records, whose readers of earlier
+    /// versions accept no further field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fs_verity: Option<Sha256>,
     /// The highest user id that owns a file of the layer.
     pub max_uid: u32,
     /// The highest group id that owns a file of the layer.
@@ -91,6 +96,7 @@ impl LayerFile {
             format: LayerFormat::Squashfs,
             squashfs_size,
             squashfs_sha256,
+            fs_verity: None,
             max_uid: 0,
             max_gid: 0,
             content: None,

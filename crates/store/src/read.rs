@@ -3,6 +3,7 @@
 mod access;
 mod erofs;
 pub(crate) mod foreign;
+mod fs_verity;
 mod id_prefix;
 pub(crate) mod list;
 pub(crate) mod trusted;

@@ -220,6 +220,9 @@ impl<'a> Verifier<'a> {
             let description = LayerFile::description_path_in(&layer.diff_id, layer.format);
             self.note(Some(image), &description, "does not describe the layer's file", REPLACE_FILE);
         }
+        if let Some(recorded) = described.as_ref().filter(|there| is_it(there)).and_then(|there| there.fs_verity) {
+            self.by_kernel(image, layer, recorded);
+        }
         self.other_file(image, layer)?;
         if let Some(tar_split) = described.and_then(|there| there.tar_split) {
             self.tar_split(image, &LayerFile::tar_split_path(&layer.diff_id), &tar_split)?;

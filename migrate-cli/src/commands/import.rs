@@ -2,7 +2,6 @@
 
 mod metadata;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
@@ -201,6 +200,7 @@ fn configuration(image: &Image) -> anyhow::Result<Map<String, Value>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use parallax_format::digest::Digest;
@@ -326,9 +326,9 @@ mod tests {
         for directory in [root.join(ducc::flat(&id)), root.clone()] {
             let flat = root.join(ducc::flat(&id));
             if directory == flat {
-                fs::create_dir_all(flat.join("usr")).unwrap()
+                fs::create_dir_all(flat.join("usr")).unwrap();
             } else {
-                fs::remove_dir_all(flat).unwrap()
+                fs::remove_dir_all(flat).unwrap();
             }
             let again = import();
             assert!(!again.unchanged && again.directory == directory, "{again:?}");

@@ -1,6 +1,7 @@
 //! `parallax inspect`.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -9,6 +10,7 @@ use parallax_format::digest::{Digest, ImageId, Sha256};
 use parallax_format::oci::Execution;
 use parallax_format::record::{ImageRecord, LayerRecord};
 use parallax_store::{ChunkTotals, LayerFile, Store, in_use};
+use parallax_sys::verity;
 use serde::Serialize;
 
 use super::find::{find, record};
@@ -74,6 +76,8 @@ struct LayerRow {
     file: String,
     /// The SHA-256 of the file; null if not recorded.
     squashfs_sha256: Option<Sha256>,
+    /// Whether the kernel checks the file when it is read (fs-verity).
+    fs_verity: bool,
     /// The layer's EROFS file beside its SquashFS file; null without one.
     erofs: Option<ErofsRow>,
     /// The chunks of the SquashFS file; null if it is not chunked.
@@ -160,6 +164,7 @@ impl<'a> Report<'a> {
                 stored: if only { 0 } else { layer.squashfs_size },
                 file: path(layer.file_path()),
                 squashfs_sha256: layer.squashfs_sha256,
+                fs_verity: File::open(store.root().join(layer.file_path())).ok().and_then(verity::measure).is_some(),
                 chunks,
             })
         };
@@ -222,7 +227,8 @@ impl<'a> Report<'a> {
             if layer.chunks.as_ref().is_some_and(|chunks| chunks.only) {
                 return format!("{} {size}, in chunks only{erofs}{chunks}", layer.diff_id);
             }
-            format!("{} {size}, {stored} stored\n  {}{erofs}{chunks}", layer.diff_id, layer.file)
+            let checked = if layer.fs_verity { ", checked by the kernel (fs-verity)" } else { "" };
+            format!("{} {size}, {stored} stored{checked}\n  {}{erofs}{chunks}", layer.diff_id, layer.file)
         };
         lines.push(("Layers", self.layers.iter().map(layer).collect::<Vec<_>>().join("\n")));
         lines.extend(self.config.lines());

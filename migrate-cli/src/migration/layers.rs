@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use parallax_format::digest::DiffId;
 use parallax_format::{LayerFormat, layout};
 use parallax_layers::{
@@ -15,6 +15,7 @@ use parallax_layers::{
     flatten,
 };
 use parallax_store::{LayerFile, TarSplit};
+use parallax_sys::verity;
 
 use super::{Finished, Migration, file_name};
 use crate::image::{Image, Layer};
@@ -150,6 +151,7 @@ impl Migration<'_> {
         let open = || open(source, index, layer, &shown);
         let done = convert(what, &self.maker(format)?, open)
             .map_err(|error| self.explain(error, &format!("layer {}", layer.diff_id.short())))?;
+        protect(&file)?;
         let layer = self.finished(layer.diff_id, format, done);
         shown.done(layer.size, layer.squashfs_size, self.progress);
         Ok((file, layer))
@@ -179,13 +181,14 @@ impl Migration<'_> {
         let done =
             flatten(&ids, layer, &self.maker(format)?, open).map_err(|error| self.explain(error, "the image"))?;
         let Flattened { diff_id, converted } = done;
+        protect(&file)?;
         let layer = self.finished(diff_id, format, converted);
         shown.done(layer.size, layer.squashfs_size, self.progress);
         Ok((file, layer))
     }
 
     fn finished(&self, diff_id: DiffId, format: LayerFormat, done: Converted) -> LayerFile {
-        let Converted { size, squashfs_size, squashfs_sha256, content, max_uid, max_gid, .. } = done;
+        let Converted { size, squashfs_size, squashfs_sha256, fs_verity, content, max_uid, max_gid, .. } = done;
         let Converted { unusual_owners, shape, tar_split, unchecked, dropped_xattrs, .. } = done;
         self.warn_if_unusual(diff_id, &unusual_owners);
         if let Some(reason) = unchecked {
@@ -205,6 +208,7 @@ impl Migration<'_> {
             format,
             squashfs_size,
             squashfs_sha256,
+            fs_verity: Some(fs_verity),
             max_uid,
             max_gid,
             content: Some(content),
@@ -311,4 +315,13 @@ fn form(file: &Path) -> Option<String> {
 fn wanted(options: &SquashfsOptions) -> String {
     let method = if options.raw_data { "none" } else { options.compression.method() };
     format!("{method}, blocks of {} KiB", options.block_size >> 10)
+}
+
+/// Has the kernel check a finished file whenever it reads the file, where the store's file system has fs-verity.
+fn protect(file: &Path) -> anyhow::Result<()> {
+    let enable = || -> io::Result<()> {
+        let file = File::open(file)?;
+        if verity::enable(&file)? { file.sync_all() } else { Ok(()) }
+    };
+    enable().with_context(|| format!("cannot enable fs-verity for {}", file.display()))
 }

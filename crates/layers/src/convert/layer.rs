@@ -18,6 +18,7 @@ use super::stream::{self, Stream};
 use crate::content::ContentDigest;
 use crate::decompress::digest;
 use crate::error::ConvertError;
+use crate::fs_verity::fs_verity_digest;
 use crate::maker::Maker;
 use crate::running::Running;
 use crate::tar::entry::Meta;
@@ -60,6 +61,8 @@ pub struct Converted {
     pub squashfs_size: u64,
     /// The SHA-256 of the file.
     pub squashfs_sha256: Sha256,
+    /// The digest by which the kernel checks the file, where it does: see [`crate::fs_verity_digest`].
+    pub fs_verity: Sha256,
     /// The digest of the file's content, independent of format and compression: see [`crate::content_digest`].
     pub content: ContentDigest,
     /// The highest user id in the layer.
@@ -129,12 +132,15 @@ pub(crate) fn finish(
 ) -> Result<Converted, ConvertError> {
     running.finish()?;
     let open = || File::open(file);
-    let (synced, hashed) = thread::scope(|scope| {
+    let (synced, measured, hashed) = thread::scope(|scope| {
         let synced = scope.spawn(|| open()?.sync_all());
+        let measured = scope.spawn(|| fs_verity_digest(open()?));
         let hashed = open().and_then(digest);
-        (synced.join(), hashed)
+        (synced.join(), measured.join(), hashed)
     });
-    synced.unwrap_or_else(|_| Err(io::Error::other("a thread panicked"))).map_err(ConvertError::Write)?;
+    let panicked = || io::Error::other("a thread panicked");
+    synced.unwrap_or_else(|_| Err(panicked())).map_err(ConvertError::Write)?;
+    let fs_verity = measured.unwrap_or_else(|_| Err(panicked())).map_err(ConvertError::Write)?;
     let (squashfs_sha256, squashfs_size) = hashed.map_err(ConvertError::Write)?;
     let Seen { owners, shape, dropped_xattrs, content } = seen;
     let unchecked =
@@ -143,6 +149,7 @@ pub(crate) fn finish(
         size,
         squashfs_size,
         squashfs_sha256,
+        fs_verity,
         content: content.finish(),
         max_uid: owners.max_uid,
         max_gid: owners.max_gid,

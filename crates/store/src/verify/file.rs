@@ -5,10 +5,11 @@ use std::io::{self, Read as _};
 use std::path::Path;
 
 use parallax_chunks::Matcher;
-use parallax_format::digest::ImageId;
+use parallax_format::digest::{ImageId, Sha256};
 use parallax_format::layer_file::LayerFile;
 use parallax_format::record::LayerRecord;
 use parallax_format::{LayerFormat, erofs, squashfs};
+use parallax_sys::verity;
 
 use super::{CHUNK_AGAIN, REPLACE_CHUNKS, REPLACE_FILE, TRACE_AGAIN, Verifier};
 use crate::error::StoreError;
@@ -29,6 +30,17 @@ impl Verifier<'_> {
         Ok(())
     }
 
+    /// Compares the digest by which the kernel checks a layer's file, if it does, with the recorded one. A file that cannot be opened is
+    /// reported elsewhere.
+    pub(super) fn by_kernel(&mut self, image: &ImageId, layer: &LayerRecord, recorded: Sha256) {
+        let path = layer.file_path();
+        let file = File::open(self.store.root().join(&path)).ok();
+        if let Some(found) = file.and_then(verity::measure).map(Sha256::from).filter(|found| *found != recorded) {
+            let what = format!("has the fs-verity digest {found}, and {recorded} was recorded: nodes refuse the file");
+            self.note(Some(image), &path, &what, REPLACE_FILE);
+        }
+    }
+
     /// Checks the EROFS file of a layer whose record has another file: nodes may take it as well.
     pub(super) fn other_file(&mut self, image: &ImageId, layer: &LayerRecord) -> Result<(), StoreError> {
         let format = LayerFormat::Erofs;
@@ -36,7 +48,11 @@ impl Verifier<'_> {
             return Ok(());
         }
         if let Some(described) = self.store.layer_in(&layer.diff_id, format)? {
-            return self.whole_file(image, &layer.with_file(&described));
+            let other = layer.with_file(&described);
+            if let Some(recorded) = described.fs_verity {
+                self.by_kernel(image, &other, recorded);
+            }
+            return self.whole_file(image, &other);
         }
         let [file, description] =
             [LayerFile::path_in(&layer.diff_id, format), LayerFile::description_path_in(&layer.diff_id, format)];

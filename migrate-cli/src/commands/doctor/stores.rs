@@ -10,12 +10,13 @@ use parallax_config::{Agent, Owner};
 use parallax_format::layout;
 use parallax_format::squashfs::Superblock;
 use parallax_store::read::{OpenError, TrustedStore, listed_images};
+use parallax_sys::verity;
 
 use super::check::Check;
 use super::squashed::{self, TOPIC};
 use crate::units;
 
-/// Maximum number of layers whose compression is read.
+/// Maximum number of layers that are looked at.
 const MAX_LAYERS: usize = 1000;
 /// Permissions that let others replace files in a directory, and the one that forbids it nevertheless.
 const OTHERS_MAY_WRITE: u32 = 0o022;
@@ -45,6 +46,7 @@ fn one(path: &Path, config: &Agent, is_root: bool) -> Vec<Check> {
         }
     }
     checks.extend(unpacked(&store));
+    checks.extend(checked_by_kernel(path));
     checks.extend(exchangeable(path));
     checks.extend(without_locks(path));
     checks.push(owner(path, store.owner(), config));
@@ -98,6 +100,21 @@ fn unpacked(store: &TrustedStore) -> Option<Check> {
         None if directories.is_empty() => None,
         None => Some(Check::ok(TOPIC, has)),
     }
+}
+
+/// Returns a finding about the files of layers that the kernel checks whenever it reads them, if there are any; at most a thousand are looked at.
+fn checked_by_kernel(path: &Path) -> Option<Check> {
+    let entries = fs::read_dir(path.join(layout::LAYERS)).ok()?.flatten().map(|entry| entry.path());
+    let is_file = |path: &PathBuf| path.extension().is_some_and(|end| end == layout::SQUASHFS || end == layout::EROFS);
+    let files: Vec<PathBuf> = entries.filter(is_file).take(MAX_LAYERS).collect();
+    let is_checked = |path: &&PathBuf| File::open(path).ok().and_then(verity::measure).is_some();
+    // File systems of servers have no fs-verity: one question to them is enough.
+    let checked = files.first().filter(is_checked).map(|_| files.iter().filter(is_checked).count())?;
+    let (count, path) = (files.len(), path.display());
+    Some(Check::ok(
+        TOPIC,
+        format!("the kernel checks {checked} of {count} files of layers in {path} when they are read (fs-verity)"),
+    ))
 }
 
 /// Returns a finding if the file system has no locks, which Podman needs.
