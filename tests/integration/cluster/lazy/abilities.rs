@@ -25,15 +25,16 @@ fn shell(cluster: &Cluster, text: &str) -> anyhow::Result<String> {
 /// Runs `body` with `parallax-lazy` on a node whose agent found no FUSE when it started.
 fn without_fuse(cluster: &Cluster, whole: bool, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let result = publish(cluster, whole).and_then(|()| {
-        let service = LazyService::start(cluster, NODE)?;
         shell(cluster, "mount --bind /dev/null /dev/fuse")?;
         let result = with_config(cluster, NODE, CONFIG, || {
+            // It reads the configuration when it starts.
+            let service = LazyService::start(cluster, NODE)?;
             let result = body();
+            drop(service);
             shell(cluster, REVEAL)?;
             result
         });
         shell(cluster, REVEAL)?;
-        drop(service);
         result
     });
     cluster.shell("ctl", "rm -rf /shared/lazy")?;

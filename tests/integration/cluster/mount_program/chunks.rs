@@ -56,11 +56,10 @@ fn every_rootless_podman_runs_an_image_in_chunks_only(cluster: &Cluster) -> anyh
     let text = "
         run python python3 -c 'import json; print(json.dumps([1]))'
         timeout 20 pidwait -u $USER parallax-lazy || true
-        run --userns=keep-id python id --user
+        [ $(run --userns=keep-id python id --user) = $(id --user) ] && echo own
         start one; read_all one";
     for podman in ROOTLESS {
-        let user = cluster.run("n1", "u1", &["id", "--user"])?.success()?.stdout;
-        with_store(cluster, podman, text, |digest| of(&["[1]", user.trim(), digest]))?;
+        with_store(cluster, podman, text, |digest| of(&["[1]", "own", digest]))?;
     }
     Ok(())
 }
