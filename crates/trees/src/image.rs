@@ -7,7 +7,7 @@ use parallax_format::digest::{Digest, ImageId, Sha256};
 use parallax_format::ducc;
 use parallax_format::oci::Manifest;
 
-use crate::{TreeError, oci_layout, read};
+use crate::{TreeError, is_absent, oci_layout, read};
 
 /// An unpacked image of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl Image {
     /// [`TreeError`].
     pub fn files(&self, sha256: impl Fn(&[u8]) -> Sha256) -> Result<Option<Files>, TreeError> {
         let flat = self.directory();
-        if has_files(&flat) {
+        if has_files(&flat)? {
             return Ok(Some(Files::Directory(flat)));
         }
         // The manifest of a name may be that of another image.
@@ -77,8 +77,10 @@ impl Image {
         let digests: Option<Vec<Digest>> = manifest.layers.iter().map(|layer| Digest::parse(&layer.digest)).collect();
         let Some(digests) = digests else { return Ok(None) };
         let chain = ducc::chain(&digests, sha256).map(|chain| self.repository.join(chain));
-        if let Some(chain) = chain.filter(|chain| has_files(chain)) {
-            return Ok(Some(Files::Directory(chain)));
+        if let Some(chain) = chain {
+            if has_files(&chain)? {
+                return Ok(Some(Files::Directory(chain)));
+            }
         }
         let layers: Option<Vec<String>> = digests.iter().rev().map(|digest| self.layer(digest)).collect();
         Ok(layers.filter(|layers| !layers.is_empty()).map(Files::Layers))
@@ -129,9 +131,13 @@ impl Image {
 }
 
 /// Whether a directory has a file that is not one of DUCC's own, which it adds before or after the image's.
-fn has_files(directory: &Path) -> bool {
+fn has_files(directory: &Path) -> Result<bool, TreeError> {
     let is_dotted = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
-    fs::read_dir(directory).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| !is_dotted(&entry))))
+    match fs::read_dir(directory) {
+        Ok(mut entries) => Ok(entries.any(|entry| entry.is_ok_and(|entry| !is_dotted(&entry)))),
+        Err(error) if is_absent(&error) => Ok(false),
+        Err(cause) => Err(TreeError::Read { path: directory.to_owned(), cause }),
+    }
 }
 
 /// Reads the manifest that a repository has of the image with this public name.

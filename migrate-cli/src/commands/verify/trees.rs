@@ -67,21 +67,21 @@ fn problem(image: Option<ImageId>, path: impl AsRef<Path>, what: impl Into<Strin
 fn of_image(image: &Image, deep: bool, problems: &mut Vec<Problem>) {
     let mut found = |path: PathBuf, what: String, remedy| problems.push(problem(Some(image.id), path, what, remedy));
     let directory = image.directory();
-    // What cannot be read of the manifest is said below.
-    match image.files(sha256).ok().flatten() {
-        None => {
+    match image.files(sha256) {
+        Err(error) => found(directory.clone(), format!("cannot be used: {error}"), PUBLISH),
+        Ok(None) => {
             let what = "is not there or has no files, so the image cannot be run: it was not unpacked, or a garbage collection took it";
             found(directory.clone(), what.to_owned(), PUBLISH);
         }
-        Some(_) if !directory.is_dir() => {
+        Ok(Some(_)) if !directory.is_dir() => {
             let what = "is not there, but the image's layers are: it can be run from a store";
             found(directory.clone(), what.to_owned(), "add it to a store with parallax import --unpacked");
         }
-        Some(_) if !directory.join(ducc::APPTAINER).is_dir() => {
+        Ok(Some(_)) if !directory.join(ducc::APPTAINER).is_dir() => {
             let what = format!("has lost the dot files that DUCC adds ({}), which Apptainer needs", ducc::APPTAINER);
             found(directory.clone(), what, PUBLISH);
         }
-        Some(_) => {}
+        Ok(Some(_)) => {}
     }
     configuration(image, &directory, &mut found);
     match image.manifest() {

@@ -185,7 +185,7 @@ fn a_defect_is_refused_or_said(cluster: &Cluster) -> anyhow::Result<()> {
         for reason in [
             "is not the image's configuration, perhaps the error of a registry; have DUCC publish the image again",
             &format!(
-                "{other}, the image's directory, cannot be read: it was not unpacked, or a garbage collection took it"
+                "{other} nor in layers: it was not unpacked, or a garbage collection took it; have it published again"
             ),
         ] {
             ensure!(done.stderr.contains(reason), "{reason}: {done:?}");
