@@ -6,6 +6,7 @@ use parallax_config::Lazy;
 
 use crate::source::directory::DirectorySource;
 use crate::source::http::{HttpOptions, HttpSource};
+use crate::source::registry::{self, RegistryOptions, RegistrySource};
 use crate::source::s3::{S3Options, S3Source, SCHEME};
 use crate::source::settings::SettingsError;
 use crate::source::ssh::{SCHEMES, SshOptions, SshSource};
@@ -28,6 +29,10 @@ pub fn sources(config: &Lazy) -> Result<Sources, SettingsError> {
         known_hosts: config.ssh_known_hosts().map(Path::to_owned),
         key: config.ssh_key().map(Path::to_owned),
     };
+    let registries = RegistryOptions {
+        credentials: config.registry_credentials().map(Path::to_owned),
+        insecure: config.insecure_registries.clone(),
+    };
     let source = |name: &String| {
         Ok(if name.starts_with('/') {
             Counted::new(DirectorySource::new(Path::new(name)))
@@ -35,6 +40,8 @@ pub fn sources(config: &Lazy) -> Result<Sources, SettingsError> {
             Counted::new(S3Source::new(name, &s3, &options)?)
         } else if SCHEMES.iter().any(|scheme| name.starts_with(scheme)) {
             Counted::new(SshSource::new(name, &ssh)?)
+        } else if name.starts_with(registry::SCHEME) {
+            Counted::new(RegistrySource::new(name, &registries, &options)?)
         } else {
             Counted::new(HttpSource::new(name, &options)?)
         })

@@ -121,7 +121,7 @@ impl Queue {
             }
             None => {
                 let max = usize::try_from(layer.index().parameters().max()).unwrap_or(usize::MAX);
-                sources.fetch(id, layer.index().algorithm(), max)?
+                sources.fetch(layer.name(), id, layer.index().algorithm(), max)?
             }
         };
         Ok(self.cache.put(layer, id, &content)?)
@@ -190,7 +190,7 @@ mod tests {
     }
 
     impl Source for Slow {
-        fn file(&self, id: &ChunkId, _: usize) -> Result<Vec<u8>, SourceError> {
+        fn file(&self, _: &Sha256, id: &ChunkId, _: usize) -> Result<Vec<u8>, SourceError> {
             self.asked.send(*id).unwrap();
             self.may_answer.lock().unwrap().recv().unwrap();
             self.answers.fetch_add(1, Ordering::Relaxed);

@@ -16,7 +16,9 @@ use std::thread;
 use anyhow::{Context as _, ensure};
 use parallax_chunks::{ChunkId, Index, Part};
 use parallax_config::{Config, ConfigError, Lazy};
+use parallax_format::digest::Sha256;
 use parallax_lazy_file::{Content, Device};
+use serde::Deserialize;
 
 use crate::configured;
 use crate::connection::MAX_FILE;
@@ -41,7 +43,7 @@ pub fn serve(config: &Path, index: &Path, chunk_store: &Path) -> anyhow::Result<
         Err(ConfigError::Read { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Lazy::default(),
         Err(error) => return Err(error.into()),
     };
-    let layer = SingleLayer::new(read_index(index)?, sources(&config, chunk_store));
+    let layer = SingleLayer::new(name(index), read_index(index)?, sources(&config, chunk_store));
     // The superblock, so that what cannot be read at all is said at the start.
     layer.read(&mut [0; 96], 0).with_context(|| format!("cannot read the layer of {}", index.display()))?;
     thread::scope(|scope| {
@@ -67,6 +69,19 @@ fn read_index(path: &Path) -> anyhow::Result<Index> {
     read().with_context(|| format!("cannot use the index of chunks {}", path.display()))
 }
 
+/// Returns the SHA-256 of the layer's file, from its description beside the index. Without a description it is one that no registry has.
+fn name(index: &Path) -> Sha256 {
+    let description = File::open(index.with_extension("json")).ok();
+    let found = description.and_then(|file| serde_json::from_reader(file.take(MAX_FILE)).ok());
+    found.map_or(Sha256::from([0; 32]), |LayerName { squashfs_sha256 }| squashfs_sha256)
+}
+
+/// What a layer's description has of its file.
+#[derive(Deserialize)]
+struct LayerName {
+    squashfs_sha256: Sha256,
+}
+
 /// Returns the configured chunk stores, and the one beside the index. Those that this user cannot use are left out.
 fn sources(config: &Lazy, chunk_store: &Path) -> Sources {
     let configured = configured::sources(config).unwrap_or_else(|error| {
@@ -79,6 +94,7 @@ fn sources(config: &Lazy, chunk_store: &Path) -> Sources {
 /// The file of a layer.
 #[derive(Debug)]
 pub struct SingleLayer {
+    name: Sha256,
     index: Index,
     parts: Vec<Part>,
     sources: Sources,
@@ -99,11 +115,12 @@ struct State {
 }
 
 impl SingleLayer {
-    /// Returns the file that an index describes.
+    /// Returns the file with this SHA-256 that an index describes.
     #[must_use]
-    pub fn new(index: Index, sources: Sources) -> Self {
+    pub fn new(name: Sha256, index: Index, sources: Sources) -> Self {
         let parts = index.parts().collect();
-        Self { index, parts, sources, state: Mutex::default(), changed: Condvar::new(), errors: AtomicUsize::new(0) }
+        let (state, changed, errors) = (Mutex::default(), Condvar::new(), AtomicUsize::new(0));
+        Self { name, index, parts, sources, state, changed, errors }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -125,7 +142,8 @@ impl SingleLayer {
         drop(state);
         let _fetch = Fetch { layer: self, id: part.id };
         let max = usize::try_from(self.index.parameters().max()).unwrap_or(usize::MAX);
-        let content = self.sources.fetch(&part.id, self.index.algorithm(), max).map_err(|error| error.to_string())?;
+        let content = self.sources.fetch(&self.name, &part.id, self.index.algorithm(), max);
+        let content = content.map_err(|error| error.to_string())?;
         if content.len() as u64 != part.size {
             return Err(format!("the index is corrupt: chunk {} has {} bytes", part.id, content.len()));
         }

@@ -3,6 +3,7 @@
 pub(crate) mod directory;
 pub(crate) mod http;
 mod private;
+pub(crate) mod registry;
 pub(crate) mod s3;
 pub(crate) mod settings;
 pub(crate) mod ssh;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use parallax_chunks::{Algorithm, ChunkId, decode};
+use parallax_format::digest::Sha256;
 use parallax_lazy_file::status::SourceStatus;
 
 /// Bytes that the file of a chunk may have beyond those of the chunk: zstd does not make data much larger.
@@ -36,11 +38,12 @@ pub enum SourceError {
 
 /// A place that has chunks, each in a file of casync's format.
 pub trait Source: fmt::Debug + Send + Sync {
-    /// Returns the file of a chunk, which has at most `max` bytes. Its content is not checked. The call takes a bounded time.
+    /// Returns the file of a chunk, which has at most `max` bytes. Its content is not checked. The call takes a bounded time. `layer` is the
+    /// SHA-256 of the layer's file: some sources need to know which layer needs the chunk.
     ///
     /// # Errors
     /// [`SourceError`].
-    fn file(&self, id: &ChunkId, max: usize) -> Result<Vec<u8>, SourceError>;
+    fn file(&self, layer: &Sha256, id: &ChunkId, max: usize) -> Result<Vec<u8>, SourceError>;
 
     /// Returns the name of the source for messages.
     fn name(&self) -> &str;
@@ -112,18 +115,18 @@ impl Sources {
         self.0.iter().map(|source| source.status())
     }
 
-    /// Returns a chunk, checked against its id. A source that returns a wrong one is asked once more before the next one is: the
-    /// transfer may have been at fault. `max` is the maximum size of a chunk in bytes.
+    /// Returns a chunk of the layer whose file has this SHA-256, checked against its id. A source that returns a wrong one is asked once
+    /// more before the next one is: the transfer may have been at fault. `max` is the maximum size of a chunk in bytes.
     ///
     /// # Errors
     /// [`FetchError`] if no source returns the chunk.
-    pub fn fetch(&self, id: &ChunkId, algorithm: Algorithm, max: usize) -> Result<Vec<u8>, FetchError> {
+    pub fn fetch(&self, layer: &Sha256, id: &ChunkId, algorithm: Algorithm, max: usize) -> Result<Vec<u8>, FetchError> {
         const ATTEMPTS: usize = 2;
         let mut reasons = Vec::new();
         for counted in &self.0 {
             let source = &counted.source;
             for attempt in 1..=ATTEMPTS {
-                let reason = match source.file(id, max + MAX_OVERHEAD) {
+                let reason = match source.file(layer, id, max + MAX_OVERHEAD) {
                     Err(error) => error.to_string(),
                     Ok(file) => match decode(&file, id, algorithm, max) {
                         Ok(content) => {
@@ -161,7 +164,7 @@ mod tests {
     struct Prepared(&'static str, Mutex<Vec<Answer>>);
 
     impl Source for Prepared {
-        fn file(&self, _: &ChunkId, _: usize) -> Result<Vec<u8>, SourceError> {
+        fn file(&self, _: &Sha256, _: &ChunkId, _: usize) -> Result<Vec<u8>, SourceError> {
             let mut answers = self.1.lock().unwrap();
             if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() }
         }
@@ -175,7 +178,7 @@ mod tests {
         let of = |(name, answers)| Counted::new(Prepared(name, Mutex::new(answers)));
         let sources = Sources::new(sources.into_iter().map(of).collect());
         let id = ChunkId::of(b"content", Algorithm::Sha256);
-        sources.fetch(&id, Algorithm::Sha256, 100).map_err(|error| error.to_string())
+        sources.fetch(&Sha256::from([1; 32]), &id, Algorithm::Sha256, 100).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod chunk_push;
 mod chunking;
 mod cli;
 mod commands;

@@ -8,6 +8,7 @@ mod blob;
 mod local;
 mod local_name;
 mod own_names;
+mod push;
 mod reference;
 pub mod registries;
 pub mod short_name;
@@ -31,6 +32,7 @@ pub use access::Access;
 use blob::Blob;
 pub use local_name::{LocalImage, qualified as qualified_names};
 pub use own_names::{own_names, several};
+pub(crate) use push::Repository;
 pub use reference::{Reference, Transport};
 use skopeo::{inspect, proxy_config, skopeo_error};
 

@@ -45,6 +45,7 @@ mod own_agent;
 mod plugin;
 mod podman;
 mod pull;
+mod registry;
 mod releases;
 mod reload;
 mod run;
@@ -121,6 +122,7 @@ const FILES: &[&[Listed]] = &[
     lazy::abilities::TESTS,
     bucket::TESTS,
     ssh::TESTS,
+    registry::TESTS,
     lookups::TESTS,
     userns::TESTS,
     named::TESTS,

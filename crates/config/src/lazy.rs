@@ -13,7 +13,7 @@ section! {
         /// Socket of parallax-lazy: an absolute path in a directory that only root can write.
         socket: PathBuf = PathBuf::from("/run/parallax-lazy.sock");
         /// Chunk stores, in the order in which they are asked: `http://` and `https://` URLs, `s3://BUCKET/PREFIX`,
-        /// `ssh://[USER@]HOST[:PORT]/PATH` (or `sftp://`), and absolute paths. The chunk store beside a layer's index is asked last.
+        /// `ssh://[USER@]HOST[:PORT]/PATH` (or `sftp://`), `docker://HOST[:PORT]/NAME`, and absolute paths. The chunk store beside a layer's index is asked last.
         sources: Vec<String> = Vec::new(), example "[\"https://images.site/layers/default.castr\"]";
         /// File with the certificates of the authorities that sign those of the servers, in PEM format. Empty: the system's.
         ca_file: PathBuf = PathBuf::new();
@@ -34,6 +34,11 @@ section! {
         /// File with the private key for `ssh://` chunk stores, without a passphrase, to which only the account of parallax-lazy and its group have
         /// access. Empty: what `ssh` finds.
         ssh_key: PathBuf = PathBuf::new();
+        /// File with the credentials for registries (`docker://` chunk stores), in the format of `podman login`, to which only the account of
+        /// parallax-lazy and its group have access. Empty: requests have no password.
+        registry_credentials: PathBuf = PathBuf::new();
+        /// Registries that are asked without TLS: `HOST[:PORT]`.
+        insecure_registries: Vec<String> = Vec::new(), example "[\"registry.site:5000\"]";
         /// Directory for chunks that were fetched. It belongs to the account of parallax-lazy.
         cache: PathBuf = PathBuf::from("/var/cache/parallax-lazy");
         /// Maximum size of the cache in MiB (1 to 1073741824). Layers that are not mounted make room, the one first that was used
@@ -70,6 +75,12 @@ impl Lazy {
         Some(self.ssh_key.as_path()).filter(|path| !path.as_os_str().is_empty())
     }
 
+    /// Returns the file with credentials for registries, if one is configured.
+    #[must_use]
+    pub fn registry_credentials(&self) -> Option<&Path> {
+        Some(self.registry_credentials.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
     pub(crate) fn check(&self) -> Result<(), String> {
         let (size, seconds) = (self.cache_size, self.timeout);
         if !(1..=1 << 30).contains(&size) {
@@ -78,8 +89,14 @@ impl Lazy {
         if !(1..=3600).contains(&seconds) {
             return Err(format!("invalid \"lazy.timeout\": {seconds} is not from 1 to 3600 seconds"));
         }
-        let files =
-            [self.ca_file(), self.s3_credentials(), self.ssh_known_hosts(), self.ssh_key()].into_iter().flatten();
+        let files = [
+            self.ca_file(),
+            self.s3_credentials(),
+            self.ssh_known_hosts(),
+            self.ssh_key(),
+            self.registry_credentials(),
+        ];
+        let files = files.into_iter().flatten();
         let paths = [self.socket.as_path(), &self.cache].into_iter().chain(files);
         if let Some(path) = paths.into_iter().find(|path| !path.is_absolute()) {
             return Err(format!("the path \"{}\" is not absolute", path.display()));
@@ -89,11 +106,11 @@ impl Lazy {
         {
             return Err(format!("invalid \"lazy.s3_endpoint\": \"{}\" is no http(s) URL", self.s3_endpoint));
         }
-        let begins = ["http://", "https://", "s3://", "ssh://", "sftp://", "/"];
+        let begins = ["http://", "https://", "s3://", "ssh://", "sftp://", "docker://", "/"];
         let is_source = |source: &&String| begins.iter().any(|begin| source.starts_with(begin));
         match self.sources.iter().find(|source| !is_source(source)) {
             Some(source) => Err(format!(
-                "invalid \"lazy.sources\": \"{source}\" is neither an http(s), s3 or ssh URL nor an absolute path"
+                "invalid \"lazy.sources\": \"{source}\" is neither an http(s), s3, ssh or docker URL nor an absolute path"
             )),
             None => Ok(()),
         }
@@ -114,6 +131,7 @@ mod tests {
             "s3_credentials = \"credentials\"",
             "ssh_known_hosts = \"known_hosts\"",
             "ssh_key = \"key\"",
+            "registry_credentials = \"auth.json\"",
             "cache_size = 0",
             "timeout = 3601",
         ] {

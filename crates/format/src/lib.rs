@@ -17,6 +17,7 @@
 //! - [`podman`]: the files by which Podman knows a store.
 //! - [`squashfs`], [`erofs`]: what is read of SquashFS and EROFS files.
 
+pub mod chunk_artifact;
 mod container_name;
 mod correct;
 pub mod device;

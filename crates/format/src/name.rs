@@ -13,6 +13,8 @@ pub use parts::{LOCAL_REGISTRY, split_registry, split_suffix, tag_and_digest};
 
 /// The registry host a short name means, where no local image has it.
 pub const DEFAULT_REGISTRY: &str = "docker.io";
+/// The host that serves it.
+pub const DEFAULT_REGISTRY_HOST: &str = "registry-1.docker.io";
 /// The namespace of `docker.io` names that have none.
 const DEFAULT_NAMESPACE: &str = "library";
 /// The tag a name without one means.

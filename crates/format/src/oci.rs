@@ -15,6 +15,8 @@ pub use platform::Platform;
 
 /// Media type of a manifest.
 pub const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Media type of an index.
+pub const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 /// Media type of a configuration.
 pub const CONFIGURATION_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 /// Media type of a layer that is a plain tar.

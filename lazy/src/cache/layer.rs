@@ -28,6 +28,8 @@ const BUFFER: usize = 1 << 20;
 /// The part of a layer's file that is in a cache.
 #[derive(Debug)]
 pub struct CachedLayer {
+    /// SHA-256 of the layer's file.
+    name: Sha256,
     data: File,
     data_path: PathBuf,
     bits: File,
@@ -83,7 +85,7 @@ impl CachedLayer {
         }
         let bytes = present.numbers().filter_map(|number| parts.get(number)).map(|part| part.size).sum();
         let state = Mutex::new(State { present, bytes, unsaved: false });
-        Ok(Self { data, data_path, bits, index, parts, places, index_digest, state })
+        Ok(Self { name: *name, data, data_path, bits, index, parts, places, index_digest, state })
     }
 
     /// Opens the file for reading. It stays as it is also when the cache removes the layer.
@@ -92,6 +94,12 @@ impl CachedLayer {
     /// Those of `open(2)`.
     pub fn file(&self) -> io::Result<File> {
         File::open(&self.data_path)
+    }
+
+    /// Returns the SHA-256 of the layer's file.
+    #[must_use]
+    pub fn name(&self) -> &Sha256 {
+        &self.name
     }
 
     /// Returns the index of the layer's file.

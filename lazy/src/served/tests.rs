@@ -17,7 +17,7 @@ struct Slow {
 }
 
 impl Source for Slow {
-    fn file(&self, id: &ChunkId, _: usize) -> Result<Vec<u8>, SourceError> {
+    fn file(&self, _: &Sha256, id: &ChunkId, _: usize) -> Result<Vec<u8>, SourceError> {
         self.asked.send(*id).unwrap();
         self.may_answer.lock().unwrap().recv().map_err(|_| SourceError::NotFound)?;
         let chunk = (0..=u8::MAX).map(|byte| vec![byte; CHUNK]).find(|chunk| id_of(chunk) == *id);

@@ -36,7 +36,7 @@ fn fixture() -> Fixture {
     }
     let sizes: Vec<_> = ids.iter().map(|id| (*id, 70_000)).collect();
     let index = Index::new(Algorithm::Sha256, Parameters::default(), &sizes);
-    let layer = SingleLayer::new(index, sources(&Lazy::default(), store.path()));
+    let layer = SingleLayer::new(Sha256::from([0; 32]), index, sources(&Lazy::default(), store.path()));
     Fixture { layer, content: chunks.concat(), ids, store }
 }
 
@@ -96,4 +96,15 @@ fn many_readers_get_the_same() {
     let state = fixture.layer.state();
     // Each is there once.
     assert_eq!((state.kept.len(), state.bytes, state.in_progress.len()), (4, 280_000, 0));
+}
+
+#[test]
+fn a_layer_is_named_by_its_description() {
+    let directory = tempfile::tempdir().unwrap();
+    let index = directory.path().join("layer.caibx");
+    assert_eq!(name(&index), Sha256::from([0; 32]));
+    let digest = Sha256::from([7; 32]);
+    let description = format!(r#"{{"squashfs_sha256": "{digest}", "size": 1}}"#);
+    fs::write(directory.path().join("layer.json"), description).unwrap();
+    assert_eq!(name(&index), digest);
 }

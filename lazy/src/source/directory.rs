@@ -5,6 +5,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use parallax_chunks::ChunkId;
+use parallax_format::digest::Sha256;
 
 use super::{Source, SourceError};
 
@@ -24,7 +25,7 @@ impl DirectorySource {
 }
 
 impl Source for DirectorySource {
-    fn file(&self, id: &ChunkId, max: usize) -> Result<Vec<u8>, SourceError> {
+    fn file(&self, _: &Sha256, id: &ChunkId, max: usize) -> Result<Vec<u8>, SourceError> {
         let mut bytes = Vec::new();
         let read =
             File::open(self.path.join(id.path())).and_then(|file| file.take(max as u64 + 1).read_to_end(&mut bytes));
@@ -52,18 +53,22 @@ mod tests {
 
     use super::*;
 
+    fn layer() -> Sha256 {
+        Sha256::from([1; 32])
+    }
+
     #[test]
     fn files_are_where_casync_has_them() {
         let directory = tempfile::tempdir().unwrap();
         let source = DirectorySource::new(directory.path());
         let id = ChunkId::of(b"x", Algorithm::Sha256);
-        assert_eq!(source.file(&id, 10), Err(SourceError::NotFound));
+        assert_eq!(source.file(&layer(), &id, 10), Err(SourceError::NotFound));
         fs::create_dir(directory.path().join(id.directory())).unwrap();
         fs::write(directory.path().join(id.path()), "0123456789").unwrap();
-        assert_eq!(source.file(&id, 10).unwrap(), b"0123456789");
-        assert!(matches!(source.file(&id, 9), Err(SourceError::Permanent(_))));
+        assert_eq!(source.file(&layer(), &id, 10).unwrap(), b"0123456789");
+        assert!(matches!(source.file(&layer(), &id, 9), Err(SourceError::Permanent(_))));
         fs::remove_file(directory.path().join(id.path())).unwrap();
         fs::create_dir(directory.path().join(id.path())).unwrap();
-        assert!(matches!(source.file(&id, 10), Err(SourceError::Temporary(_))));
+        assert!(matches!(source.file(&layer(), &id, 10), Err(SourceError::Temporary(_))));
     }
 }

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use parallax_chunks::ChunkId;
+use parallax_format::digest::Sha256;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Proxy};
 
@@ -107,9 +108,21 @@ impl Client {
         max: usize,
         headers: impl Fn() -> Vec<(String, String)>,
     ) -> Result<Vec<u8>, SourceError> {
+        let answer = self.exchange(url, 200, max, headers)?;
+        if answer.is_good { Ok(answer.body) } else { Err(answer.error()) }
+    }
+
+    /// As [`Self::get`], with the status that a good answer has. Answers with others are returned too, unless they may pass.
+    pub(crate) fn exchange(
+        &self,
+        url: &str,
+        good: u16,
+        max: usize,
+        headers: impl Fn() -> Vec<(String, String)>,
+    ) -> Result<Answer, SourceError> {
         let mut pause = self.pause;
         for _ in 1..self.attempts {
-            match self.ask(url, max, headers()) {
+            match self.ask(url, good, max, headers()) {
                 Err(SourceError::Temporary(_)) => {}
                 answer => return answer,
             }
@@ -117,28 +130,52 @@ impl Client {
             thread::sleep(pause.mul_f64(fastrand::f64() + 0.5));
             pause = (pause * 2).min(MAX_PAUSE);
         }
-        self.ask(url, max, headers())
+        self.ask(url, good, max, headers())
     }
 
     /// Asks once.
-    fn ask(&self, url: &str, max: usize, headers: Vec<(String, String)>) -> Result<Vec<u8>, SourceError> {
+    fn ask(&self, url: &str, good: u16, max: usize, headers: Vec<(String, String)>) -> Result<Answer, SourceError> {
         let request =
             headers.into_iter().fold(self.agent.get(url), |request, (name, value)| request.header(name, value));
         let mut response = request.call().map_err(|error| failure(&error))?;
         let status = response.status().as_u16();
-        let mut read = |limit: u64| response.body_mut().with_config().limit(limit).read_to_vec();
+        if matches!(status, 408 | 425 | 429 | 500 | 502..=504) {
+            return Err(SourceError::Temporary(format!("HTTP status {status}")));
+        }
+        let challenge = response.headers().get("www-authenticate").and_then(|value| value.to_str().ok());
+        let challenge = challenge.map(str::to_owned);
+        let is_good = status == good;
+        let limit = if is_good { max as u64 } else { MAX_ERROR };
+        let body = response.body_mut().with_config().limit(limit).read_to_vec();
+        // What an error says is not needed.
+        let body = if is_good { body.map_err(|error| failure(&error))? } else { body.unwrap_or_default() };
+        Ok(Answer { status, is_good, body, challenge })
+    }
+}
+
+/// An answer of a server.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// The HTTP status.
+    pub(crate) status: u16,
+    /// Whether it has the status that was asked for.
+    pub(crate) is_good: bool,
+    /// The body; that of an error is empty if it is large.
+    pub(crate) body: Vec<u8>,
+    /// How the server wants requests to be authorized.
+    pub(crate) challenge: Option<String>,
+}
+
+impl Answer {
+    /// Returns the error that an answer is which is not good.
+    pub(crate) fn error(&self) -> SourceError {
+        let Self { status, body, .. } = self;
+        let text = error_code(body)
+            .map_or_else(|| format!("HTTP status {status}"), |code| format!("HTTP status {status} ({code})"));
         match status {
-            200 => read(max as u64).map_err(|error| failure(&error)),
-            404 | 410 => Err(SourceError::NotFound),
-            status @ (408 | 425 | 429 | 500 | 502..=504) => {
-                Err(SourceError::Temporary(format!("HTTP status {status}")))
-            }
-            status => {
-                let code = read(MAX_ERROR).ok().and_then(|body| error_code(&body));
-                let text = code
-                    .map_or_else(|| format!("HTTP status {status}"), |code| format!("HTTP status {status} ({code})"));
-                Err(if matches!(status, 401 | 403) { SourceError::Denied(text) } else { SourceError::Permanent(text) })
-            }
+            404 | 410 => SourceError::NotFound,
+            401 | 403 => SourceError::Denied(text),
+            _ => SourceError::Permanent(text),
         }
     }
 }
@@ -175,7 +212,7 @@ impl HttpSource {
 }
 
 impl Source for HttpSource {
-    fn file(&self, id: &ChunkId, max: usize) -> Result<Vec<u8>, SourceError> {
+    fn file(&self, _: &Sha256, id: &ChunkId, max: usize) -> Result<Vec<u8>, SourceError> {
         self.client.get(&format!("{}/{}", self.url, id.path()), max, Vec::new)
     }
 

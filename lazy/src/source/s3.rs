@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use parallax_chunks::ChunkId;
+use parallax_format::digest::Sha256;
 
 use self::credentials::{Credentials, Origin, variable};
 use self::signature::Request;
@@ -131,7 +132,7 @@ impl S3Source {
 }
 
 impl Source for S3Source {
-    fn file(&self, id: &ChunkId, max: usize) -> Result<Vec<u8>, SourceError> {
+    fn file(&self, _: &Sha256, id: &ChunkId, max: usize) -> Result<Vec<u8>, SourceError> {
         let credentials = self.credentials().clone();
         match self.get(id, max, credentials.as_deref()) {
             // Temporary credentials end, and keys are replaced.

@@ -11,6 +11,9 @@ pub enum SettingsError {
     /// Not a bucket.
     #[error("invalid bucket {0}: must be s3://BUCKET/PREFIX, of letters, digits and \"-\", \"_\", \".\", \"~\"")]
     Bucket(String),
+    /// Not a repository.
+    #[error("invalid repository {0}: must be docker://HOST[:PORT]/NAME, without a tag")]
+    Repository(String),
     /// Not a directory of a server.
     #[error(
         "invalid URL {0}: must be ssh://[USER@]HOST[:PORT]/PATH, of letters, digits and \"-\", \"_\", \".\", \"~\", \"+\", \"=\""

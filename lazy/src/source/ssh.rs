@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use parallax_chunks::ChunkId;
+use parallax_format::digest::Sha256;
 
 use self::connection::{Connection, Failure, Timeouts};
 use super::private;
@@ -192,7 +193,7 @@ impl State {
 }
 
 impl Source for SshSource {
-    fn file(&self, id: &ChunkId, max: usize) -> Result<Vec<u8>, SourceError> {
+    fn file(&self, _: &Sha256, id: &ChunkId, max: usize) -> Result<Vec<u8>, SourceError> {
         let path = format!("{}/{}", self.address.path, id.path());
         let mut attempt = 1;
         loop {

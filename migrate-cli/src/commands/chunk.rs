@@ -2,18 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
+use anyhow::Context as _;
 use parallax_format::digest::ImageId;
 use parallax_store::Store;
 use serde::Serialize;
 
 use super::each::each;
 use super::find::find;
+use crate::chunk_push;
 use crate::chunking::{Chunked, Chunking};
 use crate::global::Global;
 use crate::interrupt;
 use crate::output::print_json;
 use crate::progress::Progress;
+use crate::source::{Access, Repository};
 use crate::units;
 use crate::whole_files;
 
@@ -33,12 +37,32 @@ pub(crate) struct Options {
     /// Make the SquashFS files of images again that are in the store in chunks only
     #[arg(long, conflicts_with_all = ["again", "chunks_only"])]
     whole: bool,
+    /// Then push the chunks to the repository of a registry that has the image: docker://HOST/NAME:TAG, or docker://HOST/NAME if it has the
+    /// manifest that was migrated. Nodes read them there (docs/lazy.md); the image is not changed
+    #[arg(long, value_name = "REPOSITORY", conflicts_with = "whole")]
+    push: Option<String>,
+    #[command(flatten)]
+    access: PushAccess,
     /// Number of threads that compress chunks [default: number of processors]
     #[arg(long, value_name = "N")]
     processors: Option<NonZeroUsize>,
     /// Print a JSON array with one object for each image
     #[arg(long)]
     json: bool,
+}
+
+/// Options for access to the registry of `--push`.
+#[derive(Debug, clap::Args)]
+struct PushAccess {
+    /// Verify the registry's certificate
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, requires = "push")]
+    tls_verify: bool,
+    /// File with credentials for registries [default: the file that podman login writes]
+    #[arg(long, value_name = "FILE", requires = "push")]
+    authfile: Option<PathBuf>,
+    /// Directory with certificates for the registry, as that of parallax migrate [default: /etc/containers/certs.d]
+    #[arg(long, value_name = "DIR", requires = "push")]
+    cert_dir: Option<PathBuf>,
 }
 
 /// Result of one image in the JSON form. Future versions only add fields.
@@ -70,6 +94,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
             Ok(())
         });
     }
+    let repository = options.repository()?;
     let chunking = Chunking::new(&store, &progress, options.processors, options.again);
     let mut outcomes = Vec::new();
     let mut chunked = BTreeSet::new();
@@ -79,6 +104,9 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
         progress.image(&outcome.sentence(), &outcome);
         outcomes.push(outcome);
         chunked.insert(id);
+        let Some(repository) = &repository else { return Ok(()) };
+        let done = chunk_push::push(&store, &id, repository, &progress).context("its chunks cannot be pushed")?;
+        progress.line(&format!("{image}: {done} ({})", id.short()));
         Ok(())
     });
     let removed = if options.chunks_only { whole_files::remove(&store, &chunked, &progress) } else { Ok(()) };
@@ -86,6 +114,20 @@ pub(crate) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
         print_json(&outcomes)?;
     }
     done.and(removed)
+}
+
+impl Options {
+    /// Returns the repository to which chunks are pushed, if one is given.
+    fn repository(&self) -> anyhow::Result<Option<Repository>> {
+        let PushAccess { tls_verify, authfile, cert_dir } = &self.access;
+        let access = Access {
+            tls_verify: *tls_verify,
+            authfile: authfile.clone(),
+            cert_dir: cert_dir.clone(),
+            ..Access::default()
+        };
+        self.push.as_ref().map(|text| Repository::parse(text, access)).transpose()
+    }
 }
 
 impl Outcome {

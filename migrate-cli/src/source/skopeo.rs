@@ -74,6 +74,27 @@ pub(super) fn inspect(text: &str, reference: &Reference, access: &Access) -> any
     Ok(output.stdout)
 }
 
+/// Copies an image, or an artifact, to a registry, byte for byte; of an index nothing but the index itself.
+///
+/// # Errors
+/// skopeo's error.
+pub(super) fn copy(from: &str, to: &Reference, access: &Access) -> anyhow::Result<()> {
+    let mut command = skopeo(to, access);
+    command.args(["copy", "--quiet", "--preserve-digests", "--multi-arch=index-only", "--retry-times=3"]);
+    if let Some(file) = &access.authfile {
+        command.arg("--dest-authfile").arg(file);
+    }
+    if let Some(directory) = &access.cert_dir {
+        command.arg("--dest-cert-dir").arg(directory);
+    }
+    if !access.tls_verify {
+        command.arg("--dest-tls-verify=false");
+    }
+    let output = command.args([from, &to.text]).output().context("cannot run skopeo")?;
+    ensure!(output.status.success(), "skopeo copy: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}
+
 /// Returns an error's message without the names of the proxy's methods.
 pub(super) fn skopeo_error(error: Error) -> anyhow::Error {
     match error {

@@ -11,7 +11,7 @@ use integration_tests::cluster::{Cluster, PATIENCE};
 use integration_tests::held::HeldStep;
 use integration_tests::lazy_service::LazyService;
 use integration_tests::processes;
-use parallax_chunks::Index;
+use parallax_chunks::{ChunkId, Index};
 use parallax_format::layout::{CHUNK_INDEX, CHUNK_STORE, LAYERS};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::Value;
@@ -121,12 +121,16 @@ fn largest_index(cluster: &Cluster) -> anyhow::Result<Index> {
     indexes.into_iter().max_by_key(Index::size).context("no index")
 }
 
-/// Takes a chunk from the middle of the largest layer away. Returns its path, and where it is.
+/// Returns the chunk in the middle of the largest layer, which the start of the image does not need.
+pub(super) fn middle_chunk(cluster: &Cluster) -> anyhow::Result<ChunkId> {
+    let largest = largest_index(cluster)?;
+    Ok(largest.parts().nth(largest.parts().len() / 2).context("no chunk")?.id)
+}
+
+/// Takes that chunk away. Returns its path, and where it is.
 pub(super) fn take_a_chunk(cluster: &Cluster) -> anyhow::Result<[PathBuf; 2]> {
     let store = cluster.shared().join("lazy");
-    let largest = largest_index(cluster)?;
-    let middle = largest.parts().nth(largest.parts().len() / 2).context("no chunk")?;
-    let path = store.join(CHUNK_STORE).join(middle.id.path());
+    let path = store.join(CHUNK_STORE).join(middle_chunk(cluster)?.path());
     let aside = path.with_extension("aside");
     fs::rename(&path, &aside)?;
     Ok([path, aside])

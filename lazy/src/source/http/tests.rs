@@ -11,6 +11,10 @@ use super::*;
 
 const MAX: usize = 1000;
 
+fn layer() -> Sha256 {
+    Sha256::from([1; 32])
+}
+
 fn id() -> ChunkId {
     ChunkId::of(b"x", Algorithm::Sha256)
 }
@@ -69,7 +73,7 @@ fn a_chunk_is_fetched_by_its_path() {
     let (host, requests) = server(vec![response("200 OK", b"content")]);
     let source = source(&format!("http://{host}/a/default.castr/"), &options());
     assert_eq!(source.name(), format!("http://{host}/a/default.castr"));
-    assert_eq!(source.file(&id(), MAX).unwrap(), b"content");
+    assert_eq!(source.file(&layer(), &id(), MAX).unwrap(), b"content");
     assert_eq!(requests.recv().unwrap(), format!("GET /a/default.castr/{} HTTP/1.1", id().path()));
 }
 
@@ -83,11 +87,11 @@ fn what_may_pass_is_tried_again_and_the_rest_is_not() {
     let cut = || response("200 OK", b"content")[..40].to_vec();
     let good = || response("200 OK", b"content");
     let (host, requests) = server(vec![busy(), cut(), Vec::new(), good()]);
-    assert_eq!(source(&format!("http://{host}"), &options()).file(&id(), MAX).unwrap(), b"content");
+    assert_eq!(source(&format!("http://{host}"), &options()).file(&layer(), &id(), MAX).unwrap(), b"content");
     assert_eq!(requests.iter().count(), 4);
 
     let (host, _requests) = server(vec![busy(), busy(), busy(), busy()]);
-    let error = source(&format!("http://{host}"), &options()).file(&id(), MAX).unwrap_err();
+    let error = source(&format!("http://{host}"), &options()).file(&layer(), &id(), MAX).unwrap_err();
     assert_eq!(error, SourceError::Temporary("HTTP status 503".to_owned()));
 
     let answers: [(Vec<u8>, IsExpected); 4] = [
@@ -98,7 +102,7 @@ fn what_may_pass_is_tried_again_and_the_rest_is_not() {
     ];
     for (answer, is_expected) in answers {
         let (host, requests) = server(vec![answer, good()]);
-        let error = source(&format!("http://{host}"), &options()).file(&id(), MAX).unwrap_err();
+        let error = source(&format!("http://{host}"), &options()).file(&layer(), &id(), MAX).unwrap_err();
         assert!(is_expected(&error), "{error:?}");
         assert!(requests.recv().is_ok() && requests.try_recv().is_err(), "{error}");
     }
@@ -110,10 +114,10 @@ fn a_server_that_is_not_there_or_silent_is_given_up() {
     let address = listener.local_addr().unwrap();
     // Connections are accepted by the kernel, and nobody answers.
     let silent = HttpOptions { timeout: Duration::from_millis(50), attempts: 2, ..options() };
-    let error = source(&format!("http://{address}"), &silent).file(&id(), MAX).unwrap_err();
+    let error = source(&format!("http://{address}"), &silent).file(&layer(), &id(), MAX).unwrap_err();
     assert!(matches!(&error, SourceError::Temporary(text) if text.contains("timeout")), "{error:?}");
     drop(listener);
-    let error = source(&format!("http://{address}"), &options()).file(&id(), MAX).unwrap_err();
+    let error = source(&format!("http://{address}"), &options()).file(&layer(), &id(), MAX).unwrap_err();
     assert!(matches!(error, SourceError::Temporary(_)), "{error:?}");
 }
 
@@ -123,7 +127,7 @@ fn a_proxy_is_used() {
     let connected = b"HTTP/1.1 200 Connection established\r\n\r\n".to_vec();
     let (proxy, requests) = server(vec![connected]);
     let options = HttpOptions { proxy: HttpProxy::Url(format!("http://{proxy}")), attempts: 1, ..options() };
-    source("http://chunks.example:8080/x", &options).file(&id(), MAX).unwrap_err();
+    source("http://chunks.example:8080/x", &options).file(&layer(), &id(), MAX).unwrap_err();
     assert_eq!(requests.recv().unwrap(), "CONNECT chunks.example:8080 HTTP/1.1");
 }
 
@@ -163,8 +167,11 @@ fn only_servers_with_a_certificate_of_a_trusted_authority_are_asked() {
     let fetch = |host_of: fn(&str) -> String, ca_file: Option<&str>| {
         let (host, requests) = tls_server(vec![response("200 OK", b"content")]);
         let ca_file = ca_file.map(certificate);
-        let got =
-            source(&format!("https://{}", host_of(&host)), &HttpOptions { ca_file, ..options() }).file(&id(), MAX);
+        let got = source(&format!("https://{}", host_of(&host)), &HttpOptions { ca_file, ..options() }).file(
+            &layer(),
+            &id(),
+            MAX,
+        );
         (got, requests)
     };
     let same: fn(&str) -> String = str::to_owned;

@@ -17,6 +17,10 @@ use super::*;
 const KEY: &str = "AKIDEXAMPLE";
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
 
+fn layer() -> Sha256 {
+    Sha256::from([1; 32])
+}
+
 fn id() -> ChunkId {
     ChunkId::of(b"x", Algorithm::Sha256)
 }
@@ -103,7 +107,7 @@ fn requests_are_signed_and_a_wrong_key_is_refused() {
     let (endpoint, requests) = server(2, 1);
     write_credentials(&path, KEY, SECRET);
     let right = source(&endpoint, &path);
-    assert_eq!(right.file(&id(), 100).unwrap(), b"content");
+    assert_eq!(right.file(&layer(), &id(), 100).unwrap(), b"content");
     assert_eq!(right.name(), "s3://images/layers/default.castr");
     let line = format!("GET /images/layers/default.castr/{} HTTP/1.1", id().path());
     let host = endpoint.strip_prefix("http://").unwrap().to_owned();
@@ -112,7 +116,7 @@ fn requests_are_signed_and_a_wrong_key_is_refused() {
     for (key, secret, code) in [(KEY, "wrong", "SignatureDoesNotMatch"), ("OTHER", SECRET, "InvalidAccessKeyId")] {
         let (endpoint, requests) = server(1, 0);
         write_credentials(&path, key, secret);
-        let error = source(&endpoint, &path).file(&id(), 100).unwrap_err();
+        let error = source(&endpoint, &path).file(&layer(), &id(), 100).unwrap_err();
         assert_eq!(error, SourceError::Denied(format!("HTTP status 403 ({code})")));
         assert_eq!(requests.iter().count(), 1);
     }
@@ -125,11 +129,11 @@ fn credentials_are_read_again_when_access_is_denied() {
     let (endpoint, requests) = server(4, 0);
     write_credentials(&path, KEY, "old");
     let source = source(&endpoint, &path);
-    assert!(matches!(source.file(&id(), 100), Err(SourceError::Denied(_))));
+    assert!(matches!(source.file(&layer(), &id(), 100), Err(SourceError::Denied(_))));
     write_credentials(&path, KEY, SECRET);
     // Denied once, then with what the file has now; the next request begins with that.
-    assert_eq!(source.file(&id(), 100).unwrap(), b"content");
-    assert_eq!(source.file(&id(), 100).unwrap(), b"content");
+    assert_eq!(source.file(&layer(), &id(), 100).unwrap(), b"content");
+    assert_eq!(source.file(&layer(), &id(), 100).unwrap(), b"content");
     assert_eq!(requests.iter().count(), 4);
 }
 

@@ -31,6 +31,10 @@ fn source(directory: &Path, script: &str) -> SshSource {
     SshSource { program, timeouts, ..SshSource::new(&url, &SshOptions::default()).unwrap() }
 }
 
+fn layer() -> Sha256 {
+    Sha256::from([1; 32])
+}
+
 fn id(number: usize) -> ChunkId {
     ChunkId::of(&number.to_be_bytes(), Algorithm::Sha256)
 }
@@ -56,7 +60,9 @@ fn files_of_all_sizes_are_read_at_the_same_time() {
     thread::scope(|scope| {
         for number in 0..32 {
             let source = &source;
-            scope.spawn(move || assert_eq!(source.file(&id(number), MAX).unwrap(), content(number), "{number}"));
+            scope.spawn(move || {
+                assert_eq!(source.file(&layer(), &id(number), MAX).unwrap(), content(number), "{number}");
+            });
         }
     });
     assert_eq!(fs::read_to_string(directory.path().join("started")).unwrap(), "\n", "one connection serves all");
@@ -66,13 +72,17 @@ fn files_of_all_sizes_are_read_at_the_same_time() {
 fn what_is_not_a_chunk_is_refused_and_the_connection_stays() {
     let directory = tempfile::tempdir().unwrap();
     let source = source(directory.path(), &format!("exec {}", server()));
-    assert_eq!(source.file(&id(1), MAX), Err(SourceError::NotFound));
+    assert_eq!(source.file(&layer(), &id(1), MAX), Err(SourceError::NotFound));
     write(directory.path(), 1, &[1; 101]);
     let before = source.connection().unwrap();
-    assert!(matches!(source.file(&id(1), 100), Err(SourceError::Permanent(text)) if text.contains("too large")));
-    assert_eq!(source.file(&id(1), 101).unwrap(), [1; 101]);
+    assert!(
+        matches!(source.file(&layer(), &id(1), 100), Err(SourceError::Permanent(text)) if text.contains("too large"))
+    );
+    assert_eq!(source.file(&layer(), &id(1), 101).unwrap(), [1; 101]);
     fs::create_dir_all(directory.path().join("store").join(id(2).path())).unwrap();
-    assert!(matches!(source.file(&id(2), MAX), Err(SourceError::Temporary(text)) if text.contains("Failure")));
+    assert!(
+        matches!(source.file(&layer(), &id(2), MAX), Err(SourceError::Temporary(text)) if text.contains("Failure"))
+    );
     assert!(Arc::ptr_eq(&before, &source.connection().unwrap()));
 }
 
@@ -85,20 +95,20 @@ fn a_connection_that_ends_is_replaced_and_one_that_does_not_begin_is_awaited() {
     let ends = source(directory.path(), &script);
     // Without an answer to the first packet there was no connection.
     assert!(
-        matches!(ends.file(&id(1), MAX), Err(SourceError::Temporary(text)) if text == "ssh ended without a message")
+        matches!(ends.file(&layer(), &id(1), MAX), Err(SourceError::Temporary(text)) if text == "ssh ended without a message")
     );
     // The server is left alone for a while, and then asked again.
     let (until, reason) = ends.state().failure.clone().unwrap();
-    assert_eq!(ends.file(&id(1), MAX), Err(reason));
+    assert_eq!(ends.file(&layer(), &id(1), MAX), Err(reason));
     thread::sleep(until.saturating_duration_since(Instant::now()));
-    assert_eq!(ends.file(&id(1), MAX).unwrap(), b"content");
+    assert_eq!(ends.file(&layer(), &id(1), MAX).unwrap(), b"content");
     // One that serves, and then ends: the next one takes its place at once.
     let pid = format!("echo $$ >{path}/pid; exec {}", server());
     let killed = source(directory.path(), &pid);
-    assert_eq!(killed.file(&id(1), MAX).unwrap(), b"content");
+    assert_eq!(killed.file(&layer(), &id(1), MAX).unwrap(), b"content");
     let before = fs::read_to_string(directory.path().join("pid")).unwrap();
     assert!(Command::new("kill").args(["-KILL", before.trim()]).status().unwrap().success());
-    assert_eq!(killed.file(&id(1), MAX).unwrap(), b"content");
+    assert_eq!(killed.file(&layer(), &id(1), MAX).unwrap(), b"content");
     assert_ne!(fs::read_to_string(directory.path().join("pid")).unwrap(), before);
 }
 
@@ -109,7 +119,7 @@ fn a_server_that_hangs_is_given_up_and_its_process_ends() {
     let script = format!("echo $$ >{}; exec sleep 600", pid.display());
     let timeouts = Timeouts { answer: Duration::from_millis(300), ..TIMEOUTS };
     let source = SshSource { timeouts, ..source(directory.path(), &script) };
-    let reason = source.file(&id(1), MAX).unwrap_err();
+    let reason = source.file(&layer(), &id(1), MAX).unwrap_err();
     assert!(matches!(&reason, SourceError::Temporary(text) if text.contains("does not answer")), "{reason:?}");
     let pid = fs::read_to_string(pid).unwrap();
     // The thread that reads answers waits for the process.
@@ -127,14 +137,14 @@ fn a_connection_that_nobody_uses_is_closed() {
     let script = format!("{}; echo >>{}/ended", server(), directory.path().display());
     let timeouts = Timeouts { idle: Duration::from_millis(50), ..TIMEOUTS };
     let source = SshSource { timeouts, ..source(directory.path(), &script) };
-    assert_eq!(source.file(&id(1), MAX).unwrap(), b"content");
+    assert_eq!(source.file(&layer(), &id(1), MAX).unwrap(), b"content");
     let connection = source.state().connection.clone().unwrap();
     let closed = (0..500).any(|_| {
         thread::sleep(Duration::from_millis(10));
         !connection.is_open()
     });
     assert!(closed);
-    assert_eq!(source.file(&id(1), MAX).unwrap(), b"content");
+    assert_eq!(source.file(&layer(), &id(1), MAX).unwrap(), b"content");
 }
 
 #[test]
@@ -145,11 +155,11 @@ fn what_is_no_server_of_files_is_named() {
         ("printf '\\0\\0\\0\\5\\2\\0\\0\\0\\6'; cat >/dev/null", "does not speak SFTP, version 3"),
         ("echo 'Host key verification failed.' >&2; exit 255", "the host key of localhost is not accepted"),
     ] {
-        let reason = source(directory.path(), script).file(&id(1), MAX).unwrap_err().to_string();
+        let reason = source(directory.path(), script).file(&layer(), &id(1), MAX).unwrap_err().to_string();
         assert!(reason.contains(part), "{reason}");
     }
     let source = SshSource { program: "/does/not/exist".into(), ..source(directory.path(), "") };
-    let reason = source.file(&id(1), MAX).unwrap_err();
+    let reason = source.file(&layer(), &id(1), MAX).unwrap_err();
     assert!(
         matches!(&reason, SourceError::Permanent(text) if text.contains("install the OpenSSH client")),
         "{reason:?}"
@@ -211,6 +221,6 @@ fn a_key_that_everybody_may_read_is_not_used_and_host_keys_are_checked() {
     assert!(arguments.ends_with(&["-l", "u", "-p", "2222", "-s", "--", "h", "sftp"]), "{arguments:?}");
     fs::set_permissions(&key, Permissions::from_mode(0o604)).unwrap();
     assert!(
-        matches!(source.file(&id(1), 1), Err(SourceError::Permanent(text)) if text.contains("everybody has access"))
+        matches!(source.file(&layer(), &id(1), 1), Err(SourceError::Permanent(text)) if text.contains("everybody has access"))
     );
 }
