@@ -56,7 +56,7 @@ fn every_rootless_podman_runs_an_image_in_chunks_only(cluster: &Cluster) -> anyh
     let text = "
         run python python3 -c 'import json; print(json.dumps([1]))'
         timeout 20 pidwait -u $USER parallax-lazy || true
-        [ $(run --userns=keep-id python id --user) = $(id --user) ] && echo own
+        [ $(run --userns=keep-id --user $(id --user) python id --user) = $(id --user) ] && echo own
         start one; read_all one";
     for podman in ROOTLESS {
         with_store(cluster, podman, text, |digest| of(&["[1]", "own", digest]))?;
