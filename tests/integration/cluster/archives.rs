@@ -74,6 +74,8 @@ fn podman_pushes_what_was_built_on_it(cluster: &Cluster) -> anyhow::Result<()> {
         parallax --store $work/store verify
         podman --root $work/graph --runroot $work/run --storage-opt additionalimagestore= load --quiet -i saved.tar
         podman --root $work/graph --runroot $work/run run --rm --network=host --entrypoint "" localhost/mine:1 cat /built
+        # conmon has Podman clean up in the background, which writes there.
+        timeout 60 pidwait -f -- "--root $work/graph" || true
         podman unshare sh -c "umount graph/overlay; rm -rf graph run"
     "#;
     let done = in_podman_mode(cluster, "python", text)?.success()?;
