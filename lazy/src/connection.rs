@@ -146,7 +146,11 @@ fn serve_layer(
     let handover = Arc::new(Handover { served, device, slots, index: kept, whole });
     node.layers.add(&layer.mount, Arc::clone(&handover));
     // Before the threads, which tell the agent when a reader has to wait.
-    channel.send(&FromWorker::Serving, &[]).map_err(|error| error.to_string())?;
+    if let Err(error) = channel.send(&FromWorker::Serving, &[]) {
+        // The agent has ended. Nothing answers reads yet, so no other agent may adopt the layer: it has it served anew.
+        node.layers.remove(&layer.mount, &handover);
+        return Err(error.to_string());
+    }
     start(&handover, &layer.mount, node).inspect_err(|reason| handover.served.fail(reason.clone()))?;
     Ok(layer.sha256.to_string())
 }

@@ -349,7 +349,6 @@ mod tests {
         symlink("/etc/passwd", &path).unwrap();
         assert!(reason(&directory, &layer).contains("symbolic link"));
         fs::remove_file(&path).unwrap();
-
         fs::create_dir(&path).unwrap();
         assert!(reason(&directory, &layer).contains("not a regular file"));
         fs::remove_dir(&path).unwrap();
