@@ -213,3 +213,47 @@ fn start(layer: &Arc<Handover>, mount: &str, node: &Arc<Node>) -> Result<(), Str
     thread::Builder::new().name("complete".to_owned()).spawn(move || served.complete()).map_err(failed)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::fd::AsFd as _;
+
+    use parallax_chunks::{Algorithm, Parameters};
+    use parallax_format::digest::Sha256;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+    use crate::cache::bounded::Cache;
+
+    #[test]
+    fn a_layer_of_an_agent_that_has_ended_is_not_offered_to_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Arc::new(Node {
+            queue: Arc::new(Queue::new(Cache::open(&directory.path().join("cache"), 1 << 30).unwrap())),
+            ahead: Ahead::start().unwrap(),
+            sources: Ok(Sources::new(Vec::new())),
+            timeout: Duration::from_secs(60),
+            layers: Handovers::default(),
+            beside: Mutex::default(),
+        });
+        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let [agent, worker] = [pair.0, pair.1].map(|socket| Channel::accepted(socket).unwrap());
+        let layer = Layer {
+            version: VERSION,
+            mount: "mount".to_owned(),
+            sha256: Sha256::from([1; 32]),
+            size: 0,
+            chunk_store: directory.path().join("chunks"),
+            has_trace: false,
+            has_whole: false,
+        };
+        let mut index = tempfile::tempfile().unwrap();
+        index.write_all(&Index::new(Algorithm::Sha256, Parameters::default(), &[]).to_bytes()).unwrap();
+        let (device, slots) = (File::open("/dev/null").unwrap(), SharedSlots::new(1).unwrap());
+        agent.send(&ToWorker::Serve(layer), &[device.as_fd(), slots.as_fd(), index.as_fd()]).unwrap();
+        drop(agent);
+        serve(worker, &node);
+        assert_eq!(node.layers.status(), []);
+    }
+}
