@@ -28,11 +28,13 @@ fn a_step_reads_on_when_the_agent_and_the_worker_end_at_the_same_time(cluster: &
                 let journal = Journal::from_now(cluster)?;
                 let reading = start_reading(cluster, NODE)?;
                 journal.wait_for_line_of(LAZY, "readers wait")?;
-                // As if memory were short.
-                let journal = Journal::from_now(cluster)?;
-                cluster.shell(NODE, &format!("systemctl kill --signal=KILL parallax-agent.service {LAZY}"))?;
-                for line in ["layer adopted by what systemd kept", "layer served by another worker"] {
-                    journal.wait_for(line)?;
+                // As if memory were short, and as an upgrade of both. In the latter the old agent may have handed the layer to the new
+                // worker before it ended.
+                let kept = ["layer adopted by what systemd kept", "layer served by another worker"];
+                for (command, lines) in [("kill --signal=KILL", &kept[..]), ("restart", &["layer adopted"])] {
+                    let journal = Journal::from_now(cluster)?;
+                    cluster.shell(NODE, &format!("systemctl {command} parallax-agent.service {LAZY}"))?;
+                    lines.iter().try_for_each(|line| journal.wait_for(line))?;
                 }
                 fs::rename(&aside, &chunk)?;
                 end_reading(reading, &expected)?;
