@@ -1,6 +1,7 @@
 //! The chunk stores of the configuration.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use parallax_config::Lazy;
 
@@ -17,6 +18,11 @@ use crate::source::{Counted, Sources};
 /// # Errors
 /// [`SettingsError`].
 pub fn sources(config: &Lazy) -> Result<Sources, SettingsError> {
+    each(config).into_iter().collect::<Result<_, _>>().map(Sources::new)
+}
+
+/// Returns the same, each with the reason if it cannot be used.
+pub fn each(config: &Lazy) -> Vec<Result<Arc<Counted>, SettingsError>> {
     let options = HttpOptions { ca_file: config.ca_file().map(Path::to_owned), ..HttpOptions::default() };
     let set = |value: &String| Some(value.clone()).filter(|value| !value.is_empty());
     let s3 = S3Options {
@@ -46,5 +52,5 @@ pub fn sources(config: &Lazy) -> Result<Sources, SettingsError> {
             Counted::new(HttpSource::new(name, &options)?)
         })
     };
-    config.sources.iter().map(source).collect::<Result<_, _>>().map(Sources::new)
+    config.sources.iter().map(source).collect()
 }

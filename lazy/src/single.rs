@@ -84,11 +84,10 @@ struct LayerName {
 
 /// Returns the configured chunk stores, and the one beside the index. Those that this user cannot use are left out.
 fn sources(config: &Lazy, chunk_store: &Path) -> Sources {
-    let configured = configured::sources(config).unwrap_or_else(|error| {
-        tracing::warn!("only the chunk store {} is used: {error}", chunk_store.display());
-        Sources::new(Vec::new())
+    let usable = configured::each(config).into_iter().filter_map(|source| {
+        source.inspect_err(|error| tracing::warn!("a configured chunk store is not used: {error}")).ok()
     });
-    configured.with(Counted::new(DirectorySource::new(chunk_store)))
+    Sources::new(usable.collect()).with(Counted::new(DirectorySource::new(chunk_store)))
 }
 
 /// The file of a layer.

@@ -41,6 +41,18 @@ fn fixture() -> Fixture {
 }
 
 #[test]
+fn a_chunk_store_that_the_user_cannot_use_is_left_out_alone() {
+    let config = Lazy {
+        sources: vec!["s3://images/a".into(), "/shared/chunks".into()],
+        s3_endpoint: "https://s3.site".into(),
+        s3_credentials: "/missing".into(),
+        ..Lazy::default()
+    };
+    let names: Vec<String> = sources(&config, Path::new("/store")).status().map(|source| source.name.clone()).collect();
+    assert_eq!(names, ["/shared/chunks", "/store"]);
+}
+
+#[test]
 fn any_part_of_the_file_can_be_read() {
     let fixture = fixture();
     for (offset, size) in [
