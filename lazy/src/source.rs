@@ -7,6 +7,8 @@ pub(crate) mod registry;
 pub(crate) mod s3;
 pub(crate) mod settings;
 pub(crate) mod ssh;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -151,7 +151,7 @@ impl SshSource {
         Connection::open(&mut self.command(), self.timeouts, move |messages| reason::of(messages, &host, &known_hosts))
     }
 
-    /// Returns the connection, a new one if there is none. After a failure the server is left alone for a while.
+    /// Returns the connection, or makes one. After a failure the server is left alone for a while.
     fn connection(&self) -> Result<Arc<Connection>, SourceError> {
         // Others wait meanwhile: they need the same connection.
         let mut state = self.state();

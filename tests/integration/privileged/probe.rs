@@ -23,7 +23,7 @@ const FAULT: &str = "PARALLAX_TEST_PROBE_SERVER";
 /// Size of the trials' image in sectors.
 const IMAGE_SECTORS: &str = "8";
 
-/// What came of the trials: the results, the other lines, and the time.
+/// The outcome of the trials: the results, the other lines, and the time.
 struct Tried {
     trials: Vec<Trial>,
     other: Vec<String>,

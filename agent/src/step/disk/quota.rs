@@ -25,7 +25,7 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// The limit that is configured; `None` if there is none.
+    /// The limit that is configured; `None` for steps without one.
     #[must_use]
     pub fn of(config: &Step) -> Option<Self> {
         let size = config.scratch_quota.clone();

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -11,6 +11,7 @@ use parallax_format::chunk_artifact::LayerBlobs;
 use parallax_format::oci::Descriptor;
 
 use super::super::http::HttpProxy;
+use super::super::testing::request;
 use super::*;
 
 const MAX: usize = 1000;
@@ -106,12 +107,7 @@ fn registry(kind: Kind) -> String {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let mut lines = BufReader::new(&mut stream).lines().map(Result::unwrap);
-            let line = lines.next().unwrap();
-            let headers = lines.take_while(|line| !line.is_empty());
-            let headers: BTreeMap<String, String> = headers
-                .filter_map(|line| line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.to_owned())))
-                .collect();
+            let (line, headers) = request(&mut stream);
             let (status, more, body) = answer(kind, line.split(' ').nth(1).unwrap(), &headers);
             let length = body.len();
             let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{more}\r\n");

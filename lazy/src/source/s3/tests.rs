@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -12,6 +12,7 @@ use parallax_chunks::Algorithm;
 use ring::{digest, hmac};
 
 use super::super::http::HttpProxy;
+use super::super::testing::request;
 use super::*;
 
 const KEY: &str = "AKIDEXAMPLE";
@@ -64,12 +65,7 @@ fn server(count: usize, busy: usize) -> (String, Receiver<(String, String)>) {
     thread::spawn(move || {
         for number in 0..count {
             let mut stream = listener.accept().unwrap().0;
-            let mut lines = BufReader::new(&mut stream).lines().map(Result::unwrap);
-            let line = lines.next().unwrap();
-            let headers = lines.take_while(|line| !line.is_empty());
-            let headers: BTreeMap<String, String> = headers
-                .filter_map(|line| line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.to_owned())))
-                .collect();
+            let (line, headers) = request(&mut stream);
             let (status, body) = match refusal(&line, &headers) {
                 _ if number < busy => ("503 Slow Down", String::new()),
                 Some(code) => ("403 Forbidden", format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code></Error>")),
