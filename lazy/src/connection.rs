@@ -142,7 +142,7 @@ fn serve_layer(
     if let Some(trace) = trace {
         fetch_trace(&served, &trace);
     }
-    served.fetch(0, BEGINNING.min(layer.size))?;
+    served.fetch_beginning(BEGINNING.min(layer.size), layer.has_whole)?;
     let handover = Arc::new(Handover { served, device, slots, index: kept, whole });
     node.layers.add(&layer.mount, Arc::clone(&handover));
     // Before the threads, which tell the agent when a reader has to wait.

@@ -8,7 +8,7 @@
 //! - [`handover`]: what a later agent needs to go on with a layer.
 //! - [`queue`]: the order of fetches. [`ahead`]: what is fetched before it is read. `streams`: what is read in sequence.
 //! - [`configured`], `source`: the places that have chunks. What they return is checked against the chunk's id.
-//! - [`single`]: one layer for one user, without an agent and a cache.
+//! - [`uncached`]: reads of a layer without the cache. [`single`]: one layer for one user, without an agent.
 //! - `cache`: the bounded cache of the node. Neither a crash nor a power failure makes wrong bytes readable.
 
 pub mod ahead;
@@ -23,6 +23,7 @@ pub mod served;
 pub mod single;
 mod source;
 mod streams;
+pub mod uncached;
 
 pub use cache::bounded::{Cache, CacheError};
 pub use cache::layer::CachedLayer;

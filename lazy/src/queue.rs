@@ -114,6 +114,8 @@ impl Queue {
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         };
+        // What a full cache could not take is not asked for: all who wait try again.
+        self.cache.make_room_for(layer, id)?;
         let content = match self.cache.chunk(id) {
             Some(content) => {
                 self.shared.fetch_add(1, Ordering::Relaxed);
@@ -214,12 +216,17 @@ mod tests {
     }
 
     fn fixture() -> Fixture {
+        with_cache(1 << 30)
+    }
+
+    /// With a cache of so many bytes.
+    fn with_cache(limit: u64) -> Fixture {
         let directory = tempfile::tempdir().unwrap();
         let chunks: Vec<Vec<u8>> = (1..=3_u8).map(|byte| vec![byte; 70_000]).collect();
         let ids: Vec<ChunkId> = chunks.iter().map(|chunk| ChunkId::of(chunk, Algorithm::Sha256)).collect();
         let sizes: Vec<_> = ids.iter().map(|id| (*id, 70_000)).collect();
         let index = Index::new(Algorithm::Sha256, Parameters::default(), &sizes);
-        let cache = Cache::open(&directory.path().join("cache"), 1 << 30).unwrap();
+        let cache = Cache::open(&directory.path().join("cache"), limit).unwrap();
         let layer = cache.layer(&Sha256::from([1; 32]), &index).unwrap();
         let (asked_sender, asked) = channel();
         let (answer, may_answer) = channel();
@@ -267,6 +274,19 @@ mod tests {
             fill.join().unwrap().unwrap();
         });
         assert!(layer.is_complete());
+    }
+
+    #[test]
+    fn nothing_is_asked_for_that_a_full_cache_cannot_take() {
+        let Fixture { queue, layer, sources, ids, asked, answer, .. } = with_cache(100_000);
+        answer.send(()).unwrap();
+        queue.fetch(&layer, &sources, &ids[0], Urgency::Demand).unwrap();
+        assert_eq!(asked.recv().unwrap(), ids[0]);
+        for urgency in [Urgency::Demand, Urgency::Fill] {
+            let full = queue.fetch(&layer, &sources, &ids[1], urgency);
+            assert!(matches!(full, Err(QueueError::Cache(CacheError::Full { .. }))), "{full:?}");
+        }
+        assert!(asked.try_recv().is_err());
     }
 
     #[test]

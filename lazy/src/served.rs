@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,12 @@ use parallax_lazy_file::message::{Channel, FromWorker};
 use parallax_lazy_file::status::LayerStatus;
 
 use crate::ahead::{self, Ahead};
+use crate::cache::bounded::CacheError;
 use crate::cache::layer::CachedLayer;
-use crate::queue::{Queue, Urgency};
+use crate::queue::{Queue, QueueError, Urgency};
 use crate::source::Sources;
 use crate::streams::Streams;
+use crate::uncached::UncachedLayer;
 
 /// Number of threads that complete a layer.
 const FILLERS: usize = 4;
@@ -59,6 +61,14 @@ struct Waiting {
     reason: String,
 }
 
+/// A layer that the cache cannot take.
+#[derive(Debug)]
+struct Uncached {
+    reason: String,
+    /// Reads the layer without the cache.
+    layer: UncachedLayer,
+}
+
 /// The state of a layer that is served.
 #[derive(Debug, Default)]
 pub struct State {
@@ -68,16 +78,27 @@ pub struct State {
     /// The complete file, once its SHA-256 was compared.
     complete: Mutex<Option<File>>,
     streams: Mutex<Streams>,
+    /// Present once the cache could not take a chunk.
+    uncached: OnceLock<Uncached>,
     is_over: Mutex<bool>,
     over: Condvar,
 }
 
 impl Served {
-    /// Fetches the chunks that a part of the file needs, all at once.
+    /// Fetches the chunks that the beginning of the file has, all at once. If the cache cannot take them, that is an error only of a layer that
+    /// has a whole file: the others are read without the cache.
     ///
     /// # Errors
     /// The reason, a part of a sentence.
-    pub fn fetch(&self, offset: u64, size: u64) -> Result<(), String> {
+    pub fn fetch_beginning(&self, size: u64, has_whole: bool) -> Result<(), String> {
+        match self.fetch(0, size) {
+            Err(QueueError::Cache(CacheError::Full { .. } | CacheError::Io { .. })) if !has_whole => Ok(()),
+            fetched => fetched.map_err(|error| error.to_string()),
+        }
+    }
+
+    /// Fetches the chunks that a part of the file needs, all at once.
+    fn fetch(&self, offset: u64, size: u64) -> Result<(), QueueError> {
         let missing = self.layer.missing(offset, size);
         let Some((first, others)) = missing.split_first() else { return Ok(()) };
         thread::scope(|scope| {
@@ -118,14 +139,29 @@ impl Served {
         self.ahead.add(me, self.layer.missing_of(ahead), true);
     }
 
-    fn fetch_chunk(&self, id: &ChunkId, urgency: Urgency) -> Result<(), String> {
-        self.queue.fetch(&self.layer, &self.sources, id, urgency).map_err(|error| error.to_string())
+    fn fetch_chunk(&self, id: &ChunkId, urgency: Urgency) -> Result<(), QueueError> {
+        self.queue.fetch(&self.layer, &self.sources, id, urgency)
     }
 
     fn try_read(&self, buffer: &mut [u8], offset: u64) -> Result<usize, String> {
-        self.fetch(offset, buffer.len() as u64)?;
+        match self.fetch(offset, buffer.len() as u64) {
+            Err(QueueError::Cache(error @ (CacheError::Full { .. } | CacheError::Io { .. }))) => {
+                return self.uncached(&error).layer.try_read(buffer, offset);
+            }
+            fetched => fetched.map_err(|error| error.to_string())?,
+        }
         let read = self.layer.read_at(buffer, offset).map_err(|error| format!("cannot read the cache: {error}"))?;
         read.ok_or_else(|| "a chunk was removed from the cache".to_owned())
+    }
+
+    /// Returns what reads the layer without the cache, which cannot take it for this reason. The agent is told: it may have the whole file.
+    fn uncached(&self, reason: &CacheError) -> &Uncached {
+        self.state.uncached.get_or_init(|| {
+            let reason = format!("{reason}; each read fetches its chunks");
+            tracing::warn!(layer = %self.name, reason, "layer not cached");
+            self.send(&FromWorker::Waiting { reason: reason.clone() }, None);
+            Uncached { reason, layer: UncachedLayer::new(self.name, self.layer.index().clone(), self.sources.clone()) }
+        })
     }
 
     /// Fetches all of the file in the background, and hands it to the agent. Returns early when the file is used by nothing any more.
@@ -166,7 +202,7 @@ impl Served {
         let mut reported = false;
         while let Err(reason) = self.fetch_chunk(id, Urgency::Fill) {
             if !std::mem::replace(&mut reported, true) {
-                tracing::warn!(layer = %self.name, reason, "cannot complete the layer yet");
+                tracing::warn!(layer = %self.name, %reason, "cannot complete the layer yet");
             }
             if self.is_over_after(PAUSE) {
                 return false;
@@ -213,6 +249,7 @@ impl Served {
         let waiting = self.waiting();
         let reason = (waiting.readers > 0).then(|| waiting.reason.clone());
         drop(waiting);
+        let reason = reason.or_else(|| self.state.uncached.get().map(|uncached| uncached.reason.clone()));
         if let Some(reason) = reason {
             self.send(&FromWorker::Waiting { reason }, None);
         }
@@ -274,7 +311,7 @@ impl Drop for Waits<'_> {
 impl ahead::Layer for Served {
     fn fetch_ahead(&self, chunk: &ChunkId) {
         if let Err(reason) = self.fetch_chunk(chunk, Urgency::Ahead) {
-            tracing::debug!(layer = %self.name, reason, "cannot fetch ahead");
+            tracing::debug!(layer = %self.name, %reason, "cannot fetch ahead");
         }
     }
 }

@@ -95,8 +95,8 @@ impl Counted {
     }
 }
 
-/// Sources in the order in which they are asked.
-#[derive(Debug)]
+/// Sources in the order in which they are asked. A copy shares their connections and counts.
+#[derive(Debug, Clone)]
 pub struct Sources(Vec<Arc<Counted>>);
 
 impl Sources {

@@ -12,7 +12,7 @@ use parallax_chunks::{ChunkId, Index};
 use parallax_format::digest::Sha256;
 use rustix::fs::FlockOperation;
 
-use super::layer::{BITS, CachedLayer, DATA, paths, remove};
+use super::layer::{BITS, CachedLayer, DATA, is_in_use, paths, remove};
 
 /// The file that the process which uses the cache keeps locked.
 const LOCK: &str = "lock";
@@ -35,7 +35,7 @@ pub enum CacheError {
     #[error("the content is not that of chunk {0}")]
     OtherContent(ChunkId),
     /// The limit is reached, and no layer is idle.
-    #[error("the cache is full: {used} of {limit} bytes are in use by layers that are open")]
+    #[error("the cache is full: {used} of {limit} bytes are in use by layers that are mounted")]
     Full {
         /// Size of what is cached in bytes.
         used: u64,
@@ -89,9 +89,10 @@ impl Known {
         self.open.as_ref().map_or(self.found, |layer| layer.bytes())
     }
 
-    /// Whether nobody has the layer open.
-    fn is_idle(&self) -> bool {
-        self.open.as_ref().is_none_or(|layer| Arc::strong_count(layer) == 1)
+    /// Whether nobody uses the layer: this process to serve it, or the kernel, which has it mounted.
+    fn is_idle(&self, directory: &Path, name: &Sha256) -> bool {
+        let [data, _] = paths(directory, name);
+        self.open.as_ref().is_none_or(|layer| Arc::strong_count(layer) == 1) && !is_in_use(&data)
     }
 }
 
@@ -146,7 +147,7 @@ impl Cache {
                 return Ok(Arc::clone(open));
             }
         }
-        let opened = CachedLayer::open(&self.directory, name, index.clone());
+        let opened = self.with_room(&mut layers, || CachedLayer::open(&self.directory, name, index.clone()));
         let open = Arc::new(opened.map_err(self.failed("open", name))?);
         layers.known.insert(*name, Known { open: Some(Arc::clone(&open)), found: 0, used });
         // Its time is the order of uses for the next process.
@@ -154,6 +155,14 @@ impl Cache {
         let touched = File::options().write(true).open(&bits).and_then(|file| file.set_modified(SystemTime::now()));
         touched.map_err(self.failed("set the time of", name))?;
         Ok(open)
+    }
+
+    /// Makes room for a chunk of a layer, as [`Self::put`] does.
+    ///
+    /// # Errors
+    /// [`CacheError`]: the cache cannot take the chunk now.
+    pub fn make_room_for(&self, layer: &CachedLayer, id: &ChunkId) -> Result<(), CacheError> {
+        self.make_room(&mut self.layers(), layer.needed(id))
     }
 
     /// Adds a chunk of a layer; its content is checked. If the limit is reached, idle layers are removed, the one first that was used
@@ -168,8 +177,13 @@ impl Cache {
         layers.reserved += needed;
         // Several threads write at a time.
         drop(layers);
-        let put = layer.put(id, content);
-        self.layers().reserved -= needed;
+        let mut put = layer.put(id, content);
+        let mut layers = self.layers();
+        if put.as_ref().is_err_and(is_disk_full) {
+            put = self.with_room(&mut layers, || layer.put(id, content));
+        }
+        layers.reserved -= needed;
+        drop(layers);
         let io = |cause| CacheError::Io { action: "write", path: self.directory.clone(), cause };
         if put.map_err(io)? { Ok(()) } else { Err(CacheError::OtherContent(*id)) }
     }
@@ -195,16 +209,33 @@ impl Cache {
 
     fn make_room(&self, layers: &mut Layers, needed: u64) -> Result<(), CacheError> {
         while used(layers).saturating_add(layers.reserved).saturating_add(needed) > self.limit {
-            let idle = layers.known.iter().filter(|(_, known)| known.is_idle() && known.bytes() > 0);
-            let Some(name) = idle.min_by_key(|(_, known)| known.used).map(|(name, _)| *name) else {
+            if !self.remove_idle(layers)? {
                 return Err(CacheError::Full { used: used(layers), limit: self.limit });
-            };
-            layers.known.remove(&name);
-            // The record first: without it the data says nothing.
-            let [data, bits] = paths(&self.directory, &name);
-            remove(&bits).and_then(|()| remove(&data)).map_err(self.failed("remove", &name))?;
+            }
         }
         Ok(())
+    }
+
+    /// Writes to the cache. As long as the file system is full, an idle layer is removed and the same is tried again.
+    fn with_room<T>(&self, layers: &mut Layers, write: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match write() {
+                Err(error) if is_disk_full(&error) && self.remove_idle(layers).unwrap_or(false) => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Removes the idle layer that was used least recently. Returns whether there was one.
+    fn remove_idle(&self, layers: &mut Layers) -> Result<bool, CacheError> {
+        let idle =
+            layers.known.iter().filter(|(name, known)| known.bytes() > 0 && known.is_idle(&self.directory, name));
+        let Some(name) = idle.min_by_key(|(_, known)| known.used).map(|(name, _)| *name) else { return Ok(false) };
+        layers.known.remove(&name);
+        // The record first: without it the data says nothing.
+        let [data, bits] = paths(&self.directory, &name);
+        remove(&bits).and_then(|()| remove(&data)).map_err(self.failed("remove", &name))?;
+        Ok(true)
     }
 
     fn failed(&self, action: &'static str, name: &str) -> impl FnOnce(io::Error) -> CacheError {
@@ -215,6 +246,11 @@ impl Cache {
     fn layers(&self) -> MutexGuard<'_, Layers> {
         self.layers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the file system, or what its user may have of it, is used up.
+fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn used(layers: &Layers) -> u64 {

@@ -14,6 +14,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use parallax_chunks::{ChunkId, Index, Part};
 use parallax_format::digest::Sha256;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use sha2::Digest as _;
 
 use super::bits::Bits;
@@ -88,12 +90,17 @@ impl CachedLayer {
         Ok(Self { name: *name, data, data_path, bits, index, parts, places, index_digest, state })
     }
 
-    /// Opens the file for reading. It stays as it is also when the cache removes the layer.
+    /// Opens the file for reading. The cache does not remove the layer as long as this descriptor, or a copy of it in another process or in
+    /// the kernel, is open: the shared lock on it ends with the last one (flock(2)).
     ///
     /// # Errors
     /// Those of `open(2)`.
     pub fn file(&self) -> io::Result<File> {
-        File::open(&self.data_path)
+        let file = File::open(&self.data_path)?;
+        if let Err(error) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            tracing::warn!(layer = %self.name, "the cache may remove the layer while it is mounted: cannot lock its file: {error}");
+        }
+        Ok(file)
     }
 
     /// Returns the SHA-256 of the layer's file.
@@ -242,6 +249,12 @@ impl CachedLayer {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a descriptor of [`CachedLayer::file`] is open somewhere, for the layer whose file is at this path.
+pub(crate) fn is_in_use(data: &Path) -> bool {
+    let lock = |file: File| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+    File::open(data).is_ok_and(|file| lock(file) == Err(Errno::WOULDBLOCK))
 }
 
 /// The two files of a layer.

@@ -38,22 +38,29 @@ struct Fixture {
     ids: Vec<ChunkId>,
     asked: Receiver<ChunkId>,
     answer: Sender<()>,
+    /// The agent's side.
+    channel: Channel,
     _directory: tempfile::TempDir,
 }
 
 /// A layer of this many chunks, none of which is there.
 fn fixture(chunks: u8) -> Fixture {
+    with_cache(chunks, 1 << 30)
+}
+
+/// As [`fixture`], with a cache of so many bytes.
+fn with_cache(chunks: u8, limit: u64) -> Fixture {
     let directory = tempfile::tempdir().unwrap();
     let ids: Vec<ChunkId> = (0..chunks).map(|byte| id_of(&[byte; CHUNK])).collect();
     let sizes: Vec<_> = ids.iter().map(|id| (*id, CHUNK as u64)).collect();
     let index = Index::new(Algorithm::Sha256, Parameters::default(), &sizes);
-    let cache = Cache::open(&directory.path().join("cache"), 1 << 30).unwrap();
+    let cache = Cache::open(&directory.path().join("cache"), limit).unwrap();
     let layer = cache.layer(&Sha256::from([1; 32]), &index).unwrap();
     let (asked_sender, asked) = channel();
     let (answer, may_answer) = channel();
     let source = Slow { asked: asked_sender, may_answer: Mutex::new(may_answer) };
     let sources = Sources::new(vec![Counted::new(source)]);
-    let (agent, _) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    let (agent, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
     let agent = Mutex::new(Arc::new(Channel::accepted(agent).unwrap()));
     let served = Arc::new_cyclic(|me| Served {
         me: Weak::clone(me),
@@ -66,7 +73,8 @@ fn fixture(chunks: u8) -> Fixture {
         agent,
         state: State::default(),
     });
-    Fixture { served, ids, asked, answer, _directory: directory }
+    let channel = Channel::accepted(other).unwrap();
+    Fixture { served, ids, asked, answer, channel, _directory: directory }
 }
 
 /// The chunks that are asked for by now, while nothing is answered; as many as are expected are waited for.
@@ -131,4 +139,32 @@ fn a_reader_waits_whatever_others_read() {
     assert!(served.status().waits);
     drop(waits);
     assert!(!served.status().waits);
+}
+
+#[test]
+fn what_a_full_cache_cannot_take_is_read_all_the_same() {
+    let Fixture { served, answer, channel, asked: _questions, .. } = with_cache(4, 2 * CHUNK as u64);
+    (0..50).for_each(|_| answer.send(()).unwrap());
+    served.fetch_beginning(2 * CHUNK as u64, true).unwrap();
+    assert!(served.state.uncached.get().is_none());
+    let mut buffer = vec![9; 2 * CHUNK];
+    assert_eq!(served.read(&mut buffer, 3 * CHUNK as u64 / 2).unwrap(), 2 * CHUNK);
+    assert_eq!((buffer[0], buffer[CHUNK], buffer[2 * CHUNK - 1]), (1, 2, 3));
+    // The agent is told once, and so is the next one.
+    let told = || {
+        let (message, _) = channel.receive::<FromWorker>(Some(Duration::from_secs(60))).unwrap();
+        assert!(
+            matches!(&message, FromWorker::Waiting { reason } if reason.contains("the cache is full")),
+            "{message:?}"
+        );
+    };
+    told();
+    served.read(&mut buffer, 2 * CHUNK as u64).unwrap();
+    let agent = Arc::clone(&served.agent.lock().unwrap());
+    served.set_agent(&agent);
+    told();
+    assert!(channel.receive::<FromWorker>(Some(Duration::ZERO)).is_err());
+    let refused = served.fetch_beginning(4 * CHUNK as u64, true).unwrap_err();
+    assert!(refused.contains("the cache is full"), "{refused}");
+    served.fetch_beginning(4 * CHUNK as u64, false).unwrap();
 }

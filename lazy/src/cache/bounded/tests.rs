@@ -158,6 +158,28 @@ fn the_layer_that_is_idle_longest_makes_room() {
     assert_eq!((exists("c"), cache.bytes()), (false, 0));
 }
 
+/// The kernel's loop device has a copy of the descriptor as long as the layer is mounted.
+#[test]
+fn a_layer_that_is_mounted_stays() {
+    let (directory, cache) = cache(2 * CHUNK as u64);
+    let path = directory.path().join("cache");
+    let first = cache.layer(&name("a"), &file(&[1]).1).unwrap();
+    put(&cache, &first, 1).unwrap();
+    first.save().unwrap();
+    let mounted = first.file().unwrap();
+    drop((first, cache));
+    // Another process does not know it from before.
+    let cache = Cache::open(&path, 2 * CHUNK as u64).unwrap();
+    let second = cache.layer(&name("b"), &file(&[2, 3]).1).unwrap();
+    put(&cache, &second, 2).unwrap();
+    assert!(matches!(put(&cache, &second, 3), Err(CacheError::Full { .. })));
+    assert!(matches!(cache.make_room_for(&second, &id(&[3; CHUNK])), Err(CacheError::Full { .. })));
+    drop(mounted);
+    put(&cache, &second, 3).unwrap();
+    assert_eq!(cache.bytes(), 2 * CHUNK as u64);
+    assert!(!path.join(format!("{}.data", name("a"))).exists());
+}
+
 #[test]
 fn a_cache_that_others_may_write_is_not_used() {
     let directory = tempfile::tempdir().unwrap();
