@@ -120,6 +120,8 @@ const FILES: &[&[Listed]] = &[
     reload::TESTS,
     lazy::TESTS,
     lazy::abilities::TESTS,
+    lazy::failures::TESTS,
+    lazy::full_caches::TESTS,
     bucket::TESTS,
     ssh::TESTS,
     registry::TESTS,

@@ -19,6 +19,8 @@ use serde_json::Value;
 use super::backend::with_config;
 
 pub(super) mod abilities;
+pub(super) mod failures;
+pub(super) mod full_caches;
 
 tests! { cluster:
     a_step_reads_an_image_of_chunks_and_keeps_it_when_the_worker_is_killed,
@@ -41,17 +43,17 @@ const CONFIG: &str =
 
 /// Runs `body` while the node's agent reads the image `python` in chunks. There are no whole files unless `whole`.
 fn with_chunks(cluster: &Cluster, whole: bool, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
-    with_timeout(cluster, whole, 600, body)
+    with_keys(cluster, whole, "timeout = 600\n", body)
 }
 
-/// As [`with_chunks`]; reads that nothing can answer fail after so many seconds.
-fn with_timeout(
+/// As [`with_chunks`], with these keys of the section `[lazy]`.
+fn with_keys(
     cluster: &Cluster,
     whole: bool,
-    timeout: u32,
+    keys: &str,
     body: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let config = format!("{CONFIG}timeout = {timeout}\n");
+    let config = format!("{CONFIG}{keys}");
     let result = publish(cluster, whole).and_then(|()| with_config(cluster, NODE, &config, body));
     cluster.shell("ctl", "rm -rf /shared/lazy")?;
     result
@@ -109,8 +111,8 @@ fn wait_until_complete(cluster: &Cluster, cache: &str, layers: usize) -> anyhow:
     }
 }
 
-/// The index of the largest layer.
-fn largest_index(cluster: &Cluster) -> anyhow::Result<Index> {
+/// The indexes of all layers.
+fn indexes(cluster: &Cluster) -> anyhow::Result<Vec<Index>> {
     let mut indexes = Vec::new();
     for entry in fs::read_dir(cluster.shared().join("lazy").join(LAYERS))? {
         let path = entry?.path();
@@ -118,7 +120,11 @@ fn largest_index(cluster: &Cluster) -> anyhow::Result<Index> {
             indexes.push(Index::parse(&fs::read(path)?)?);
         }
     }
-    indexes.into_iter().max_by_key(Index::size).context("no index")
+    Ok(indexes)
+}
+
+fn largest_index(cluster: &Cluster) -> anyhow::Result<Index> {
+    indexes(cluster)?.into_iter().max_by_key(Index::size).context("no index")
 }
 
 /// Returns the chunk in the middle of the largest layer, which the start of the image does not need.
@@ -251,7 +257,7 @@ fn a_step_in_chunks_only_waits_for_another_worker_and_fails_without(cluster: &Cl
 
 /// Neither the chunk store nor a whole file answers, and a reader that waits for a disk cannot be killed.
 fn a_step_that_is_cancelled_while_everything_hangs_leaves_its_node_idle(cluster: &Cluster) -> anyhow::Result<()> {
-    with_timeout(cluster, false, 20, || {
+    with_keys(cluster, false, "timeout = 20\n", || {
         let [chunk, _] = take_a_chunk(cluster)?;
         mknodat(CWD, &chunk, FileType::Fifo, Mode::from_raw_mode(0o644), 0)?;
         let _service = LazyService::start(cluster, NODE)?;
