@@ -17,7 +17,7 @@ use parallax_format::{
 use parallax_format::{ducc, layout};
 use parallax_spank_hooks::{INHERITED_IMAGE, JOB_ID, PIN, text};
 use parallax_sys::process::exit_now;
-use parallax_trees::{Repository, known_names};
+use parallax_trees::{Repository, known_names, only_in_layers};
 use slurm_spank::{SpankHandle, spank_log_user};
 
 use crate::components::Components;
@@ -131,6 +131,9 @@ fn resolve(image: &str, reference: &ImageRef, stores: &[PathBuf], trees: &[PathB
     }
     if let Some(resolved) = resolve_in_trees(reference, trees) {
         return resolved;
+    }
+    if let Some(sentence) = only_in_layers(image, reference, trees) {
+        return Resolved::Unknown(sentence);
     }
     let known: Vec<ImageName> = stores.iter().flat_map(|store| names(store)).chain(known_names(trees)).collect();
     let paths: Vec<String> = stores.iter().chain(trees).map(|store| store.display().to_string()).collect();

@@ -11,7 +11,7 @@ use parallax_format::{ImageRef, RequestedImage, ambiguous_id, id_prefix, nearest
 use parallax_protocol::message::{LeaseRequest, Mode};
 use parallax_store::read::{OpenError, TrustedStore, Unrecorded};
 use parallax_sys::credentials::Credentials;
-use parallax_trees::known_names;
+use parallax_trees::{known_names, only_in_layers};
 
 use super::access::Obstacles;
 use super::reach::{self, Failure, Place};
@@ -222,7 +222,8 @@ impl Search {
                 paths.join(", ")
             )));
         }
-        Err(Refusal::request(parallax_format::unknown_image(name, &paths, &near())))
+        let in_layers = only_in_layers(name, reference, &config.trees.paths);
+        Err(Refusal::request(in_layers.unwrap_or_else(|| parallax_format::unknown_image(name, &paths, &near()))))
     }
 }
 

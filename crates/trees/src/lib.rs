@@ -15,7 +15,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 pub use image::{Files, Image};
-pub use repository::{Repository, known_names};
+pub use repository::{Repository, known_names, only_in_layers};
 
 /// Maximum size of a manifest or a configuration in bytes, as registries limit them.
 const MAX_FILE: u64 = 4 << 20;

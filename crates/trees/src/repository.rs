@@ -116,6 +116,17 @@ pub fn known_names(repositories: &[PathBuf]) -> Vec<ImageName> {
     repositories.iter().flat_map(|root| Repository::new(root).suggested()).collect()
 }
 
+/// Returns the sentence for an image that one of these repositories has in layers only, which nothing can run before an import; `None` if
+/// none has it. `typed` is what the user wrote. What cannot be read is passed over.
+#[must_use]
+pub fn only_in_layers(typed: &str, reference: &ImageRef, repositories: &[PathBuf]) -> Option<String> {
+    let root = repositories.iter().find(|root| matches!(Repository::new(root).image(reference), Ok(Some(_))))?;
+    let root = root.display();
+    Some(format!(
+        "image \"{typed}\" is in layers in {root}, without a directory of all its files. Ask for it with: parallax import --unpacked {root} {typed}"
+    ))
+}
+
 /// What names are found by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -209,6 +220,23 @@ mod tests {
         fs::remove_dir(found.directory()).unwrap();
         assert_eq!(image("python:3"), Some(found));
         assert_eq!(image("quay.io/a/b:2"), None);
+    }
+
+    #[test]
+    fn what_must_be_imported_is_told() {
+        let (directory, _) = repository();
+        let root = directory.path();
+        let told = |text: &str| {
+            let repositories = [root.join("missing"), root.to_owned()];
+            only_in_layers(text, &ImageRef::parse(text).unwrap(), &repositories)
+        };
+        let told_of_b = told("quay.io/a/b:1").unwrap();
+        let command = format!("Ask for it with: parallax import --unpacked {} quay.io/a/b:1", root.display());
+        assert!(
+            told_of_b.starts_with("image \"quay.io/a/b:1\" is in layers in ") && told_of_b.ends_with(&command),
+            "{told_of_b}"
+        );
+        assert_eq!(told("quay.io/a/b:2"), None);
     }
 
     #[test]

@@ -18,6 +18,7 @@ tests! { cluster:
     an_image_in_layers_shows_no_deleted_file,
     podman_has_an_image_in_layers_with_and_without_an_agent,
     layers_beside_an_oci_layout_are_images,
+    without_an_import_it_is_refused_with_the_command,
     what_a_user_may_not_read_of_it_is_closed,
     its_steps_share_a_container_and_outlive_an_agent,
 }
@@ -162,6 +163,24 @@ fn layers_beside_an_oci_layout_are_images(cluster: &Cluster) -> anyhow::Result<(
         });
         cluster.shell("ctl", &format!("rm -rf {REPOSITORY} {IMPORTED}"))?;
         ran
+    })
+}
+
+/// Where the job is submitted, and on a node that alone has the repository.
+fn without_an_import_it_is_refused_with_the_command(cluster: &Cluster) -> anyhow::Result<()> {
+    with_layers(cluster, || {
+        let only_trees = format!("stores = [\"/shared/store\"]\n[trees]\npaths = [\"{REPOSITORY}\"]\n");
+        let command = format!("Ask for it with: parallax import --unpacked {REPOSITORY} {NAME}");
+        configured(cluster, &only_trees, || {
+            let done = run(cluster, "u1", NAME, &["true"])?;
+            ensure!(done.code == 1 && done.stderr.contains(&command), "{done:?}");
+            Ok(())
+        })?;
+        // A store that is not there: the nodes resolve the name.
+        let elsewhere = "stores = [\"/shared/store\", \"/shared/missing\"]\n";
+        with_file(cluster, "ctl", CONFIG, Some(elsewhere), || {
+            with_config(cluster, "n1", &only_trees, || refused(&run(cluster, "u1", NAME, &["true"])?, &command))
+        })
     })
 }
 
