@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::SigSet;
@@ -150,7 +150,7 @@ fn hold() -> io::Result<Never> {
     setsid()?;
     set_name(NAME)?;
     // Last: the end of the report, which this process has open, tells the task that the holder is complete.
-    close_all_descriptors(File::options().read(true).write(true).open("/dev/null")?.as_fd())?;
+    close_all_descriptors(File::options().read(true).write(true).open("/dev/null")?.into())?;
     loop {
         std::thread::park();
     }

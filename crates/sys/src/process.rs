@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -135,14 +135,17 @@ pub fn inherit_standard_streams_only() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Closes all descriptors of this process; `null` takes the place of the standard streams.
+/// Closes all descriptors of this process; `null` takes the place of the standard streams. Values that own descriptors must not be dropped
+/// afterwards.
 ///
 /// # Errors
 /// Those of `dup2(2)`, and `ENOSYS` before Linux 5.9.
-pub fn close_all_descriptors(null: BorrowedFd<'_>) -> io::Result<()> {
+pub fn close_all_descriptors(null: OwnedFd) -> io::Result<()> {
+    // Closed below with the others: a value that closed it again would close a descriptor that is not its own.
+    let null = null.into_raw_fd();
     for stream in 0..3 {
         // SAFETY: the calls take numbers. No value of this process owns a standard stream.
-        if unsafe { libc::dup2(null.as_raw_fd(), stream) } < 0 {
+        if unsafe { libc::dup2(null, stream) } < 0 {
             return Err(io::Error::last_os_error());
         }
     }
