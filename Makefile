@@ -39,7 +39,7 @@ help:
 	@echo 'make test       all tests, on real Slurm clusters of namespaces; as root, installs what it needs by apt;'
 	@echo '                T=PATTERN runs those privileged and cluster tests that have PATTERN in their name'
 	@echo 'make unit-test  the tests that anyone can run'
-	@echo 'make guest-test  the tests of project quotas and fs-verity, on the kernel of Debian in a virtual machine; as root'
+	@echo 'make guest-test  the tests of project quotas, fs-verity and NFS, on the kernel of Debian in a virtual machine; as root'
 	@echo 'make lint       format, clippy, shellcheck, rustdoc, licenses and versions of crates, the minimum Rust version'
 	@echo 'make bench      measure, side by side; as root'
 	@echo 'make soak       the large fixed loads, then random steps and faults for ten minutes (SOAK_MINUTES); as root'
@@ -87,7 +87,7 @@ endif
 
 # Not part of `make test`: the machine is emulated. T=PATTERN as above.
 guest-test: dependencies
-	$(CARGO) build --locked --package parallax-migrate-cli
+	$(CARGO) build --locked --package parallax-migrate-cli --package parallax-agent --package parallax-launcher
 	program=$$($(CARGO) test --locked --no-run --message-format=json --package integration-tests --test guest | \
 		jq --raw-output 'select(.executable != null and .target.name == "guest").executable') && \
 		tests/guest/guest run "$$program" $(T)

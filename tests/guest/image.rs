@@ -14,23 +14,20 @@ use parallax_sys::verity;
 
 use super::disk::run;
 
-/// Makes an image in a directory, as `skopeo copy … dir:` does; its layer has a file with so many bytes. Returns what is in the layer.
-fn make(directory: &Path, bytes: usize) -> anyhow::Result<tempfile::TempDir> {
-    let tree = tempfile::tempdir()?;
-    // Does not compress: the layer's file has the size that is wanted.
+/// Bytes that do not compress, so that the file of a layer with them has their size.
+pub(crate) fn noise(bytes: usize) -> Vec<u8> {
     let mut state = 1_u32;
     let noise = std::iter::repeat_with(|| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         state.to_be_bytes()[0]
     });
-    fs::write(tree.path().join("file"), noise.take(bytes).collect::<Vec<u8>>())?;
-    let archive = tree.path().with_extension("tar");
-    run(Command::new("tar")
-        .args(["--sort=name", "--mtime=@0", "-cf"])
-        .arg(&archive)
-        .arg("-C")
-        .arg(tree.path())
-        .arg("."))?;
+    noise.take(bytes).collect()
+}
+
+/// Makes an image with one layer in a directory, as `skopeo copy … dir:` does.
+pub(crate) fn make(directory: &Path, tree: &Path) -> anyhow::Result<()> {
+    let archive = tree.with_extension("tar");
+    run(Command::new("tar").args(["--sort=name", "--mtime=@0", "-cf"]).arg(&archive).arg("-C").arg(tree).arg("."))?;
     let layer = fs::read(&archive)?;
     fs::remove_file(&archive)?;
     let diff_id = sha256(&layer);
@@ -48,7 +45,7 @@ fn make(directory: &Path, bytes: usize) -> anyhow::Result<tempfile::TempDir> {
     fs::write(directory.join(digest.as_str()), config)?;
     fs::write(directory.join(diff_id.as_str()), layer)?;
     fs::write(directory.join("manifest.json"), manifest)?;
-    Ok(tree)
+    Ok(())
 }
 
 /// Runs `parallax` with a store.
@@ -58,37 +55,39 @@ pub(crate) fn parallax(store: &Path, arguments: &[&str]) -> anyhow::Result<Done>
     Ok(Done::from(command.arg("--store").arg(store).args(arguments).output().context("parallax cannot be started")?))
 }
 
-/// Migrates an image of so many bytes to a store, and adds the layer in EROFS; returns the layer's two files.
+/// Migrates an image with a file of so many bytes to a store, and adds the layer in EROFS; returns the layer's two files.
 pub(crate) fn migrate(store: &Path, bytes: usize) -> anyhow::Result<[PathBuf; 2]> {
-    let place = tempfile::tempdir()?;
-    let tree = make(place.path(), bytes)?;
+    let (place, tree) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    fs::write(tree.path().join("file"), noise(bytes))?;
+    make(place.path(), tree.path())?;
     parallax(store, &["migrate", &format!("dir:{}", place.path().display()), "--name", "app"])?.success()?;
+    add_erofs(store, tree.path())
+}
+
+/// Makes the EROFS file of a store's only layer as a migration does, if it is not there; returns the layer's two files. Debian trixie's mkfs.erofs
+/// is too old for a migration: it reads archives wrongly.
+pub(crate) fn add_erofs(store: &Path, tree: &Path) -> anyhow::Result<[PathBuf; 2]> {
     let mut files = fs::read_dir(store.join("parallax/layers"))?.filter_map(|entry| Some(entry.ok()?.path()));
     let squashfs =
         files.find(|path| path.extension().is_some_and(|end| end == "squash")).context("no file of a layer")?;
     let erofs = squashfs.with_extension("erofs");
-    if !erofs.exists() {
-        add_erofs(tree.path(), &squashfs.with_extension("json"), &erofs)?;
+    if erofs.exists() {
+        return Ok([squashfs, erofs]);
     }
-    Ok([squashfs, erofs])
-}
-
-/// Makes a layer's EROFS file as a migration does. Debian trixie's mkfs.erofs is too old for one: it reads archives wrongly.
-fn add_erofs(tree: &Path, description: &Path, erofs: &Path) -> anyhow::Result<()> {
     run(Command::new("mkfs.erofs")
         .args(["--quiet", "-T0", "-U00000000-0000-0000-0000-000000000000"])
-        .arg(erofs)
+        .arg(&erofs)
         .arg(tree))?;
-    let bytes = fs::read(erofs)?;
-    let squashfs: LayerFile = serde_json::from_slice(&fs::read(description)?)?;
+    let bytes = fs::read(&erofs)?;
+    let description: LayerFile = serde_json::from_slice(&fs::read(squashfs.with_extension("json"))?)?;
     let described = LayerFile {
         format: LayerFormat::Erofs,
         squashfs_size: bytes.len() as u64,
         squashfs_sha256: sha256(&bytes),
         fs_verity: Some(fs_verity_digest(bytes.as_slice())?),
-        ..squashfs
+        ..description
     };
     fs::write(erofs.with_extension("erofs.json"), serde_json::to_vec(&described)?)?;
-    verity::enable(File::open(erofs)?)?;
-    Ok(())
+    verity::enable(File::open(&erofs)?)?;
+    Ok([squashfs, erofs])
 }

@@ -1,4 +1,4 @@
-//! Tests that need what the kernel of this machine may lack: project quotas, fs-verity. `make guest-test` runs them on the kernel of Debian, in
+//! Tests that need what the kernel of this machine may lack: project quotas, fs-verity, NFS. `make guest-test` runs them on the kernel of Debian, in
 //! a virtual machine.
 //!
 //! None is ever skipped: outside of that machine, and on a kernel that lacks something, they fail.
@@ -19,6 +19,8 @@ macro_rules! tests {
 
 mod disk;
 mod image;
+mod nfs;
+mod node;
 mod quota;
 mod verity;
 
@@ -33,7 +35,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Of a machine without a clock to go by, and with little memory.
     arguments.test_threads = Some(1);
-    let trials = quota::TESTS.iter().chain(verity::TESTS).map(|&(path, test)| {
+    let trials = quota::TESTS.iter().chain(verity::TESTS).chain(nfs::TESTS).map(|&(path, test)| {
         let name = path.strip_prefix("guest::").unwrap_or(path);
         Trial::test(name, move || {
             be_in_the_virtual_machine()?;
