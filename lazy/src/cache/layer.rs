@@ -50,7 +50,9 @@ struct State {
     present: Bits,
     /// Their size in bytes.
     bytes: u64,
-    /// Whether some of them are not recorded.
+    /// Those of them that are durable and recorded.
+    saved: Bits,
+    /// Whether some of them are not.
     unsaved: bool,
 }
 
@@ -85,8 +87,8 @@ impl CachedLayer {
         for (number, part) in parts.iter().enumerate() {
             places.entry(part.id).or_default().push(number);
         }
-        let bytes = present.numbers().filter_map(|number| parts.get(number)).map(|part| part.size).sum();
-        let state = Mutex::new(State { present, bytes, unsaved: false });
+        let bytes = size_of(&present, &parts);
+        let state = Mutex::new(State { saved: present.clone(), present, bytes, unsaved: false });
         Ok(Self { name: *name, data, data_path, bits, index, parts, places, index_digest, state })
     }
 
@@ -206,7 +208,9 @@ impl CachedLayer {
         Ok(true)
     }
 
-    /// Makes the chunks that were put durable, and records them. Chunks that are put meanwhile are left for the next time.
+    /// Makes the chunks that were put durable, and records them. Chunks that are put meanwhile are left for the next time. If the disk
+    /// fails, chunks that are not durable count as missing: the kernel may have dropped what it could not write, and another attempt
+    /// would not tell (fsync(2)).
     ///
     /// # Errors
     /// The cache's files cannot be written. What was not recorded before is forgotten when the process ends.
@@ -218,12 +222,19 @@ impl CachedLayer {
             }
             state.present.clone()
         };
-        let saved =
-            self.data.sync_data().and_then(|()| self.bits.write_all_at(&present.to_file(&self.index_digest), 0));
-        if saved.is_err() {
-            self.state().unsaved = true;
+        if let Err(error) = self.data.sync_data() {
+            let mut state = self.state();
+            state.present = state.saved.clone();
+            state.bytes = size_of(&state.present, &self.parts);
+            return Err(error);
         }
-        saved
+        let recorded = self.bits.write_all_at(&present.to_file(&self.index_digest), 0);
+        let mut state = self.state();
+        match &recorded {
+            Ok(()) => state.saved = present,
+            Err(_) => state.unsaved = true,
+        }
+        recorded
     }
 
     /// Returns the SHA-256 of the whole file; `None` if chunks are missing.
@@ -251,6 +262,11 @@ impl CachedLayer {
     }
 }
 
+/// The size of some chunks in bytes.
+fn size_of(chunks: &Bits, parts: &[Part]) -> u64 {
+    chunks.numbers().filter_map(|number| parts.get(number)).map(|part| part.size).sum()
+}
+
 /// Whether a descriptor of [`CachedLayer::file`] is open somewhere, for the layer whose file is at this path.
 pub(crate) fn is_in_use(data: &Path) -> bool {
     let lock = |file: File| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
@@ -267,5 +283,36 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parallax_chunks::{Algorithm, Parameters};
+
+    use super::*;
+
+    #[test]
+    fn what_the_disk_did_not_take_is_missing_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let chunks = [1_u8, 2, 3].map(|byte| vec![byte; 70_000]);
+        let ids = chunks.each_ref().map(|chunk| ChunkId::of(chunk, Algorithm::Sha256));
+        let index = Index::new(Algorithm::Sha256, Parameters::default(), &ids.map(|id| (id, 70_000)));
+        let name = Sha256::from([1; 32]);
+        let mut layer = CachedLayer::open(directory.path(), &name, index.clone()).unwrap();
+        assert!(layer.put(&ids[0], &chunks[0]).unwrap());
+        layer.save().unwrap();
+        assert!(layer.put(&ids[1], &chunks[1]).unwrap());
+        // A file that takes what is written and cannot be made durable: EINVAL.
+        let data = std::mem::replace(&mut layer.data, File::options().write(true).open("/dev/null").unwrap());
+        assert!(layer.put(&ids[2], &chunks[2]).unwrap());
+        assert!(layer.save().is_err());
+        layer.data = data;
+        assert_eq!((layer.missing(0, 210_000), layer.bytes()), (ids[1..].to_vec(), 70_000));
+        assert!(layer.put(&ids[2], &chunks[2]).unwrap());
+        layer.save().unwrap();
+        drop(layer);
+        let layer = CachedLayer::open(directory.path(), &name, index).unwrap();
+        assert_eq!(layer.missing(0, 210_000), [ids[1]]);
     }
 }
