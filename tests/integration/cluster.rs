@@ -122,6 +122,7 @@ const FILES: &[&[Listed]] = &[
     lazy::abilities::TESTS,
     lazy::failures::TESTS,
     lazy::full_caches::TESTS,
+    lazy::reach::TESTS,
     bucket::TESTS,
     ssh::TESTS,
     registry::TESTS,

@@ -21,6 +21,7 @@ use super::backend::with_config;
 pub(super) mod abilities;
 pub(super) mod failures;
 pub(super) mod full_caches;
+pub(super) mod reach;
 
 tests! { cluster:
     a_step_reads_an_image_of_chunks_and_keeps_it_when_the_worker_is_killed,
@@ -111,7 +112,6 @@ fn wait_until_complete(cluster: &Cluster, cache: &str, layers: usize) -> anyhow:
     }
 }
 
-/// The indexes of all layers.
 fn indexes(cluster: &Cluster) -> anyhow::Result<Vec<Index>> {
     let mut indexes = Vec::new();
     for entry in fs::read_dir(cluster.shared().join("lazy").join(LAYERS))? {
