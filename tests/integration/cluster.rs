@@ -78,6 +78,7 @@ const FILES: &[&[Listed]] = &[
     mpi::TESTS,
     plugin::TESTS,
     podman::TESTS,
+    podman::work::TESTS,
     doctor::TESTS,
     errors::TESTS,
     failures::TESTS,

@@ -10,6 +10,8 @@ use integration_tests::held::HeldStep;
 use integration_tests::memory_group::MemoryGroup;
 use integration_tests::processes::machine_pid;
 
+pub(super) mod work;
+
 tests! { cluster:
     a_plain_podman_run_starts_from_the_store,
     sizes_are_true_and_nothing_is_copied,
