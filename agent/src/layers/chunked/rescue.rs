@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -48,28 +49,54 @@ impl Supervisor {
         if self.verify {
             self.check(file)?;
         }
+        self.put_below(file, Duration::ZERO)
+    }
+
+    /// Puts a file below the layer's loop device, once there is one, which waits for the reads in progress. If that takes longer than `grace`, the
+    /// worker answers them no more: they are answered from the file.
+    ///
+    /// # Errors
+    /// The reason, a part of a sentence. If it took longer than that, the file is served until the layer is unmounted.
+    pub(super) fn put_below(&self, file: &File, grace: Duration) -> Result<(), String> {
         let content = Whole { file, size: self.request.size };
+        let (end, ended) = channel::<()>();
+        let exchanged = thread::scope(|scope| {
+            let late = thread::Builder::new().name("lazy layer".to_owned());
+            late.spawn_scoped(scope, || {
+                // The sender is dropped after the exchange.
+                let ended = ended;
+                if ended.recv_timeout(grace) == Err(RecvTimeoutError::Timeout) {
+                    self.answer(&content);
+                }
+            })?;
+            let exchanged = self.shared.change_file(file);
+            drop(end);
+            exchanged
+        });
+        exchanged.map_err(|error| format!("its file cannot be exchanged: {error}"))
+    }
+
+    /// Answers all requests until FUSE is gone.
+    fn answer(&self, content: &Whole<'_>) {
         let is_over = AtomicBool::new(false);
         let serve = || {
-            if let Err(error) = self.device.serve_without_slot(&content) {
+            if let Err(error) = self.device.serve_without_slot(content) {
                 tracing::error!(layer = %self.shared.diff_id(), "cannot serve the layer: {error}");
             }
             is_over.store(true, Ordering::Relaxed);
         };
-        let exchanged = thread::scope(|scope| {
-            let mut threads = 0;
-            for _ in 0..THREADS {
-                let thread = thread::Builder::new().name("lazy layer".to_owned());
-                threads += usize::from(thread.spawn_scoped(scope, serve).is_ok());
-            }
-            if threads == 0 {
-                return Err(io::Error::other("no thread"));
-            }
+        thread::scope(|scope| {
             let look = thread::Builder::new().name("lazy layer".to_owned());
-            look.spawn_scoped(scope, || self.answer_slots(&content, &is_over))?;
-            self.shared.change_file(file)
+            if let Err(error) = look.spawn_scoped(scope, || self.answer_slots(content, &is_over)) {
+                tracing::error!(layer = %self.shared.diff_id(), "cannot answer for the worker: no thread: {error}");
+            }
+            for _ in 1..THREADS {
+                let thread = thread::Builder::new().name("lazy layer".to_owned());
+                // Without further threads it takes longer.
+                let _ = thread.spawn_scoped(scope, serve);
+            }
+            serve();
         });
-        exchanged.map_err(|error| format!("its file cannot be exchanged: {error}"))
     }
 
     /// Answers the requests that the worker has read. A worker that hangs may still fill a slot, so a request counts when it was there in

@@ -268,7 +268,8 @@ impl Supervisor {
     fn exchange(&self, file: Vec<OwnedFd>) -> Result<(), String> {
         let file: File = file.into_iter().next().ok_or("its file was not passed")?.into();
         self.check(&file)?;
-        self.shared.change_file(&file).map_err(|error| format!("its file cannot be exchanged: {error}"))?;
+        // The worker may end or hang before it has answered all reads, and nobody watches it meanwhile.
+        self.put_below(&file, HANG_TIMEOUT)?;
         tracing::info!(layer = %self.shared.diff_id(), "layer complete, FUSE is out of its way");
         if let Some((begun, swaps)) = &self.begun {
             swaps.count(begun.elapsed());
