@@ -87,7 +87,8 @@ pub(super) fn expected(cluster: &Cluster) -> anyhow::Result<BTreeMap<String, Str
 pub(super) fn all_is_read(readers: Child, expected: &BTreeMap<String, String>) -> anyhow::Result<()> {
     for (task, (checksums, failed)) in end_readers(readers)?.iter().enumerate() {
         ensure!(failed.is_empty(), "task {task} could not read {failed:?}");
-        ensure!(checksums == expected, "task {task} read other bytes, or not all of {}", expected.len());
+        is_right(task, checksums, expected)?;
+        ensure!(checksums.len() == expected.len(), "task {task} read {} of {} files", checksums.len(), expected.len());
     }
     Ok(())
 }

@@ -67,6 +67,8 @@ fn a_task_can_neither_end_nor_read_them(cluster: &Cluster) -> anyhow::Result<()>
         let _service = LazyService::start(cluster, NODE)?;
         for (userns, capabilities) in [("keep-id", "0000000000000000"), ("root", "")] {
             let userns = format!("--parallax-userns={userns}");
+            // Whoever serves has started then.
+            cluster.srun("u1", &["-w", NODE, "--parallax-image=python", "true"])?.success()?;
             let helpers = helpers(cluster)?;
             let mut line = vec!["-w", NODE, "--parallax-image=python", &userns, "python3", "-c", TRY];
             line.extend(helpers.iter().map(String::as_str));
@@ -91,7 +93,6 @@ fn a_container_of_podman_does_not_see_them(cluster: &Cluster) -> anyhow::Result<
     ensure!(!expected.contains("parallax") && !expected.contains("fuse"), "{expected}");
     with_chunks(cluster, false, || {
         let _service = LazyService::start(cluster, NODE)?;
-        helpers(cluster)?;
         let found = seen(NODE)?.stdout;
         ensure!(found == expected, "{found}, not {expected}");
         Ok(())
