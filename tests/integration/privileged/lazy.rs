@@ -18,7 +18,7 @@ use parallax_agent::layers::{Form, MountedLayer};
 use parallax_chunks::{Index, Trace};
 use parallax_format::layout::CHUNK_STORE;
 
-use self::fixture::{FILES, Fixture, Worker, content};
+use self::fixture::{EndsEarly, FILES, Fixture, Worker, content};
 
 mod fixture;
 
@@ -26,6 +26,7 @@ tests! { machine:
     a_layer_is_read_while_it_comes_and_is_a_plain_file_in_the_end,
     a_worker_that_is_killed_fails_no_read,
     a_worker_that_hangs_is_replaced_by_the_whole_file,
+    a_complete_file_is_exchanged_though_its_worker_answers_no_more,
     a_chunk_that_comes_late_is_waited_for,
     what_an_earlier_start_read_is_fetched_first,
     chunks_come_from_an_http_server_that_may_fail_for_a_while,
@@ -146,6 +147,28 @@ fn a_worker_that_hangs_is_replaced_by_the_whole_file() -> anyhow::Result<()> {
     worker.signal(Signal::SIGCONT)?;
     drop(fifo);
     read_all(&layer)
+}
+
+/// The kernel exchanges the file after the reads in progress, which that worker has.
+fn a_complete_file_is_exchanged_though_its_worker_answers_no_more() -> anyhow::Result<()> {
+    let fixture = Fixture::new(600)?;
+    // Nothing but the worker has the file.
+    let complete = fixture.path("complete");
+    fs::rename(fixture.whole(), &complete)?;
+    let file = fs::File::open(&complete)?;
+    let (end, ended) = channel();
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| EndsEarly::run(&fixture, file, ended));
+        let layer = fixture.mount()?;
+        ensure!(is_chunked(&layer), "{:?}", layer.form());
+        let reader = read_in_background(&layer);
+        reader.recv_timeout(PATIENCE)??;
+        wait_for_file(&layer, &complete)?;
+        drop(end);
+        read_all(&layer)?;
+        // FUSE is gone, and with it what it served.
+        worker.join().map_err(|_| anyhow::anyhow!("the worker panicked"))?
+    })
 }
 
 fn a_chunk_that_comes_late_is_waited_for() -> anyhow::Result<()> {

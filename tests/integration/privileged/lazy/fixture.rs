@@ -1,12 +1,13 @@
 //! A store with a layer in chunks, and workers.
 
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use anyhow::Context as _;
@@ -18,11 +19,14 @@ use parallax_chunks::{Algorithm, ChunkId, Chunks, Cutter, Index, Parameters, com
 use parallax_config::Config;
 use parallax_format::layout::CHUNK_STORE;
 use parallax_format::record::LayerRecord;
+use parallax_lazy_file::message::{Channel, FromWorker, ToWorker};
+use parallax_lazy_file::{Content, Device};
 use parallax_store::hash::{link_of_layer, sha256};
 use parallax_store::read::TrustedStore;
 use parallax_sys::credentials::Credentials;
+use parallax_sys::shared_slots::SharedSlots;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept, bind, listen, socket_with};
 
 /// The account of the worker.
 const NOBODY: u32 = 65534;
@@ -159,6 +163,47 @@ impl Fixture {
         fs::write(path.with_extension("next"), file)?;
         fs::rename(path.with_extension("next"), &path)?;
         Ok(fifo)
+    }
+}
+
+/// A worker that has the whole file of the layer and answers reads, until one of the middle: then it tells the agent that the file is complete, and
+/// answers no more.
+pub(super) struct EndsEarly {
+    file: File,
+    agent: Channel,
+    /// Where the middle is in bytes.
+    middle: u64,
+    /// Its sender is dropped when the thread may end.
+    end: Mutex<Receiver<()>>,
+}
+
+impl EndsEarly {
+    /// Takes the agent's request at the fixture's socket, and serves the layer from `file` until the sender of `end` is dropped.
+    pub(super) fn run(fixture: &Fixture, file: File, end: Receiver<()>) -> anyhow::Result<()> {
+        let agent = Channel::accepted(accept(&fixture.socket)?)?;
+        let (ToWorker::Serve(layer), descriptors) = agent.receive(Some(PATIENCE))? else {
+            anyhow::bail!("another request");
+        };
+        let mut descriptors = descriptors.into_iter();
+        let device = Device::from(descriptors.next().context("no device")?);
+        let slots = SharedSlots::of_file(descriptors.next().context("no slots")?)?;
+        agent.send(&FromWorker::Serving, &[])?;
+        let worker = Self { file, agent, middle: layer.size / 2, end: Mutex::new(end) };
+        Ok(device.serve(&slots, 0, &worker)?)
+    }
+}
+
+impl Content for EndsEarly {
+    fn size(&self) -> u64 {
+        self.file.metadata().map_or(0, |metadata| metadata.len())
+    }
+
+    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if (offset..offset + buffer.len() as u64).contains(&self.middle) {
+            self.agent.send(&FromWorker::Complete, &[self.file.as_fd()])?;
+            let _ = self.end.lock().map(|end| end.recv());
+        }
+        self.file.read_at(buffer, offset)
     }
 }
 
