@@ -42,6 +42,8 @@ pub struct CachedLayer {
     /// SHA-256 of the index.
     index_digest: [u8; 32],
     state: Mutex<State>,
+    /// Held while chunks are saved: the kernel tells of a failure once, and one of two attempts at a time would miss it.
+    saving: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -54,6 +56,8 @@ struct State {
     saved: Bits,
     /// Whether some of them are not.
     unsaved: bool,
+    /// Number of times that the disk failed.
+    failures: u64,
 }
 
 impl CachedLayer {
@@ -88,8 +92,19 @@ impl CachedLayer {
             places.entry(part.id).or_default().push(number);
         }
         let bytes = size_of(&present, &parts);
-        let state = Mutex::new(State { saved: present.clone(), present, bytes, unsaved: false });
-        Ok(Self { name: *name, data, data_path, bits, index, parts, places, index_digest, state })
+        let state = Mutex::new(State { saved: present.clone(), present, bytes, unsaved: false, failures: 0 });
+        Ok(Self {
+            name: *name,
+            data,
+            data_path,
+            bits,
+            index,
+            parts,
+            places,
+            index_digest,
+            state,
+            saving: Mutex::default(),
+        })
     }
 
     /// Opens the file for reading. The cache does not remove the layer as long as this descriptor, or a copy of it in another process or in
@@ -194,11 +209,17 @@ impl CachedLayer {
             if part.size != content.len() as u64 {
                 return Ok(false);
             }
-            if self.state().present.get(*number) {
+            let state = self.state();
+            if state.present.get(*number) {
                 continue;
             }
+            let failures = state.failures;
+            drop(state);
             self.data.write_all_at(content, part.offset)?;
             let mut state = self.state();
+            if state.failures != failures {
+                return Err(io::Error::other("the disk failed at the same time"));
+            }
             if !state.present.get(*number) {
                 state.present.set(*number);
                 state.bytes += part.size;
@@ -215,6 +236,7 @@ impl CachedLayer {
     /// # Errors
     /// The cache's files cannot be written. What was not recorded before is forgotten when the process ends.
     pub fn save(&self) -> io::Result<()> {
+        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         let present = {
             let mut state = self.state();
             if !std::mem::take(&mut state.unsaved) {
@@ -224,6 +246,7 @@ impl CachedLayer {
         };
         if let Err(error) = self.data.sync_data() {
             let mut state = self.state();
+            state.failures += 1;
             state.present = state.saved.clone();
             state.bytes = size_of(&state.present, &self.parts);
             return Err(error);
