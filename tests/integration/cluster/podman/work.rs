@@ -16,7 +16,7 @@ tests! { cluster:
 fn work(cluster: &Cluster, script: &str) -> anyhow::Result<Done> {
     let script = format!(
         "work=$(mktemp -d ~/XXXXXX); trap 'rm -rf $work' EXIT; cd $work; chmod 755 .
-        in_image=\"podman run --user=0 --network=none --entrypoint= --volume=$work:/work --workdir=/work\"
+        in_image=\"podman run --user=0 --network=none --entrypoint= --volume=$work:/own --workdir=/own\"
         {script}"
     );
     let options = ["--quiet", "-w", "n1", "--parallax-image=python", MODE, "bash", "-euc", &script];
@@ -128,7 +128,7 @@ raise SystemExit(subprocess.run(["sh", "-c", json.load(open("/app/package.json")
 END
     $in_image --name app python sh -c 'python3 install.py && cp main.py /app && python3 start.py' || echo $?
     podman commit --quiet app installed >/dev/null
-    podman run --rm --user=0 --volume=$work:/work --entrypoint= installed python3 /work/start.py || echo $?
+    podman run --rm --user=0 --volume=$work:/own --entrypoint= installed python3 /own/start.py || echo $?
     podman run --rm --user=0 --entrypoint= installed sh -c 'ls -d /usr/lib/python3 2>/dev/null; ls -d /app/modules/moved'
     podman diff app | grep -c '^A /app/modules/scope'
 "#;
