@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, netlink, socket_with};
 
-use crate::cluster::{Cluster, Done, PATIENCE};
+use crate::cluster::{Cluster, Done, TEST_TIMEOUT};
 use crate::processes;
 
 /// How long the kernel may take to free a loop device after its last user is gone.
@@ -121,7 +121,7 @@ pub fn make_good(cluster: &Cluster) {
 /// Waits until Slurm has a node idle. It tells nobody when a job that has ended is cleared away, so it is asked again
 /// and again.
 fn wait_until_idle(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
         let state = cluster.slurm_state(node)?;
         // Behind it come what Slurm plans with it or still does there, and "*" if the node has not answered yet.
@@ -147,7 +147,7 @@ fn jobs(cluster: &Cluster, node: &str) -> anyhow::Result<String> {
 /// # Errors
 /// They do not.
 pub fn wait_for_steps(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     for process in processes::named(cluster, node, "slurmstepd")? {
         let left = deadline.saturating_duration_since(Instant::now());
         ensure!(process.wait_until_ended(left)?, "a slurmstepd of {node} does not end");
@@ -160,7 +160,7 @@ pub fn wait_for_steps(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
 /// # Errors
 /// It does not.
 pub fn wait_for_no_lease(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
-    wait_until_empty(&cluster.path_on(node, "/run/parallax/leases")?, Instant::now() + PATIENCE)
+    wait_until_empty(&cluster.path_on(node, "/run/parallax/leases")?, Instant::now() + TEST_TIMEOUT)
 }
 
 /// Waits until the agent of a node has unmounted every layer: those that it keeps for a job go a little after the job's last process.
@@ -168,7 +168,7 @@ pub fn wait_for_no_lease(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
 /// # Errors
 /// It does not.
 pub fn wait_for_no_layer(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
-    wait_until_empty(&cluster.path_on(node, "/run/parallax/layers")?, Instant::now() + PATIENCE)
+    wait_until_empty(&cluster.path_on(node, "/run/parallax/layers")?, Instant::now() + TEST_TIMEOUT)
 }
 
 /// Waits until a directory, which must exist, is empty.
@@ -176,7 +176,7 @@ pub fn wait_for_no_layer(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
 /// # Errors
 /// It does not become empty.
 pub fn wait_for_empty(directory: &Path) -> anyhow::Result<()> {
-    wait_until_empty(directory, Instant::now() + PATIENCE)
+    wait_until_empty(directory, Instant::now() + TEST_TIMEOUT)
 }
 
 /// Waits, by inotify, until a directory is empty.

@@ -13,7 +13,7 @@ use parallax_protocol::message::{Request, Response, Status};
 use crate::touched::Touched;
 
 /// How long anything on the cluster may take before a test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The repository's root.
 #[must_use]
@@ -115,16 +115,16 @@ impl Cluster {
     /// Runs a command on a node as a user, in the user's home.
     ///
     /// # Errors
-    /// It could not be started, or did not end in [`PATIENCE`]; an exit code is no error.
+    /// It could not be started, or did not end in [`TEST_TIMEOUT`]; an exit code is no error.
     pub fn run(&self, node: &str, user: &str, command: &[&str]) -> anyhow::Result<Done> {
-        let patience = format!("{}", PATIENCE.as_secs());
-        let mut bounded = vec!["timeout", "--kill-after=10", &patience];
+        let timeout = format!("{}", TEST_TIMEOUT.as_secs());
+        let mut bounded = vec!["timeout", "--kill-after=10", &timeout];
         bounded.extend(command);
         let output = self.command(node, user, &bounded).output().context("tests/cluster/cluster exec")?;
         let done = Done::from(output);
         if done.code == 124 {
             bail!(
-                "{command:?} on {node} did not end within {patience} s\nstdout: {}\nstderr: {}",
+                "{command:?} on {node} did not end within {timeout} s\nstdout: {}\nstderr: {}",
                 done.stdout,
                 done.stderr
             );
@@ -202,7 +202,7 @@ impl Cluster {
     /// The agent does not answer.
     pub fn agent_status(&self, node: &str) -> anyhow::Result<Status> {
         let client = Client::connect(&self.path_on(node, "/run/parallax/agent.sock")?)?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         client.send(&Request::Status, deadline)?;
         match client.receive(deadline)? {
             Response::Status(status) => Ok(status),

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, Stdio};
 
 use anyhow::{Context as _, ensure};
 
-use crate::cluster::{Cluster, Done, PATIENCE};
+use crate::cluster::{Cluster, Done, TEST_TIMEOUT};
 
 /// A step whose tasks have started and wait for the end of their standard input.
 #[derive(Debug)]
@@ -45,10 +45,10 @@ impl HeldStep {
         script: &str,
     ) -> anyhow::Result<Self> {
         // Whatever happens to the step, no test waits for ever.
-        let patience = format!("{}", PATIENCE.as_secs());
+        let timeout = format!("{}", TEST_TIMEOUT.as_secs());
         let mut line = vec!["env"];
         line.extend(variables);
-        line.extend(["timeout", "--kill-after=10", &patience, "srun", "--input=all", "--unbuffered"]);
+        line.extend(["timeout", "--kill-after=10", &timeout, "srun", "--input=all", "--unbuffered"]);
         line.extend(arguments);
         let script = format!("{script}; exec cat");
         line.extend(["sh", "-c", &script]);

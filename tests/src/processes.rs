@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use anyhow::{Context as _, ensure};
 use parallax_sys::process::Process;
 
-use crate::cluster::{Cluster, PATIENCE};
+use crate::cluster::{Cluster, TEST_TIMEOUT};
 
 /// A process of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,7 +96,7 @@ pub fn kill(cluster: &Cluster, node: &str, name: &str) -> anyhow::Result<()> {
         process.kill()?;
     }
     for process in &found {
-        ensure!(process.wait_until_ended(PATIENCE)?, "{name} on {node} does not end");
+        ensure!(process.wait_until_ended(TEST_TIMEOUT)?, "{name} on {node} does not end");
     }
     Ok(())
 }

@@ -139,7 +139,7 @@ mod tests {
     }
 
     const LONG: Duration = Duration::from_secs(3600);
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
     #[test]
     fn without_a_time_nothing_is_kept() {
@@ -154,7 +154,7 @@ mod tests {
         for _ in 0..2 {
             let (layer, gone) = layer();
             cache.keep(&[layer]);
-            gone.recv_timeout(PATIENCE).unwrap();
+            gone.recv_timeout(TEST_TIMEOUT).unwrap();
         }
     }
 
@@ -167,7 +167,7 @@ mod tests {
         drop(layer);
         assert!(gone.try_recv().is_err());
         cache.clear();
-        gone.recv_timeout(PATIENCE).unwrap();
+        gone.recv_timeout(TEST_TIMEOUT).unwrap();
     }
 
     #[test]
@@ -177,11 +177,11 @@ mod tests {
         let (second, gone_at_once) = layer();
         cache.keep(&[first]);
         cache.set_ttl(Duration::from_millis(20));
-        gone.recv_timeout(PATIENCE).unwrap();
+        gone.recv_timeout(TEST_TIMEOUT).unwrap();
         cache.set_ttl(LONG);
         cache.keep(&[second]);
         cache.set_ttl(Duration::ZERO);
-        gone_at_once.recv_timeout(PATIENCE).unwrap();
+        gone_at_once.recv_timeout(TEST_TIMEOUT).unwrap();
     }
 
     #[test]
@@ -192,7 +192,7 @@ mod tests {
         cache.keep(&[first]);
         *cache.ttl.lock().unwrap() = Duration::from_millis(20);
         cache.keep(&[second]);
-        gone.recv_timeout(PATIENCE).unwrap();
+        gone.recv_timeout(TEST_TIMEOUT).unwrap();
         assert!(gone_first.try_recv().is_err());
     }
 
@@ -202,6 +202,6 @@ mod tests {
         let (layer, gone) = layer();
         cache.keep(&[layer]);
         drop(cache);
-        gone.recv_timeout(PATIENCE).unwrap();
+        gone.recv_timeout(TEST_TIMEOUT).unwrap();
     }
 }

@@ -35,7 +35,7 @@ const FIRST_JOB: u32 = 3_000_000_000;
 /// Where the mounts made by hand are.
 const BY_HAND: &str = "/run/leases-by-hand";
 /// How long the agent may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What was measured with so many layers and leases held; milliseconds, one for each round.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -108,7 +108,7 @@ impl Steps<'_> {
     fn acquire(&mut self) -> anyhow::Result<Lease> {
         let step = StepId { job: self.next, step: 0, restart: 0 };
         self.next += 1;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         let client = Client::connect(self.socket)?;
         let image = self.image.to_owned();
         let request = LeaseRequest {
@@ -135,7 +135,7 @@ impl Steps<'_> {
 
 impl Lease {
     fn release(self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         self.client.send(&Request::Release { step: self.step }, deadline)?;
         match self.client.receive(deadline)? {
             Response::Released { problems } if problems.is_empty() => Ok(()),

@@ -28,7 +28,7 @@ pub(crate) const USER: &str = "u1";
 pub(crate) const IMAGE: &str = "localhost/debian";
 
 /// How long one order on the node may take, in seconds.
-const PATIENCE: &str = "1800";
+const TEST_TIMEOUT: &str = "1800";
 
 /// What another mount program is called on the node.
 const PEER: &str = "peer-mount-program";
@@ -285,7 +285,7 @@ impl Session {
     /// # Errors
     /// It failed.
     pub(crate) fn run(&self, user: &str, command: &[&str]) -> anyhow::Result<Done> {
-        let mut bounded = vec!["timeout", "--kill-after=10", PATIENCE];
+        let mut bounded = vec!["timeout", "--kill-after=10", TEST_TIMEOUT];
         bounded.extend(command);
         let mut command = self.cluster.command(NODE, user, &bounded);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, ensure};
 use integration_tests::clean::{NODES, wait_for_no_lease};
-use integration_tests::cluster::{Cluster, PATIENCE, repository};
+use integration_tests::cluster::{Cluster, TEST_TIMEOUT, repository};
 use integration_tests::held::HeldStep;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
@@ -311,7 +311,7 @@ fn metrics_are_counted_and_written_to_a_file(cluster: &Cluster) -> anyhow::Resul
 pub(super) fn wait_for_line(file: &Path, line: &str) -> anyhow::Result<()> {
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
     inotify::add_watch(&watch, file.parent().context("no directory")?, inotify::WatchFlags::MOVED_TO)?;
-    let deadline = Timespec::try_from(PATIENCE)?;
+    let deadline = Timespec::try_from(TEST_TIMEOUT)?;
     while !fs::read_to_string(file).unwrap_or_default().lines().any(|found| found == line) {
         let written = poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&deadline))? > 0;
         ensure!(written, "{} does not get the line {line:?}", file.display());

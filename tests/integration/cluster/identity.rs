@@ -141,7 +141,7 @@ fn in_use_markers_of_other_nodes_stay(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.service("n1", "start", "agent")?;
     let step = HeldStep::start(cluster, "u1", &["-w", "n1", "--parallax-image=debian"], 1, "echo started")?;
     let debian = format!("{}.n1@", id_of(cluster, "debian")?);
-    let deadline = std::time::Instant::now() + integration_tests::cluster::PATIENCE;
+    let deadline = std::time::Instant::now() + integration_tests::cluster::TEST_TIMEOUT;
     while !files()?.iter().any(|name| name.starts_with(&debian)) {
         ensure!(std::time::Instant::now() < deadline, "no in-use marker of this node: {:?}", files()?);
     }

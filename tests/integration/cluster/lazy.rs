@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use integration_tests::clean;
-use integration_tests::cluster::{Cluster, PATIENCE};
+use integration_tests::cluster::{Cluster, TEST_TIMEOUT};
 use integration_tests::held::HeldStep;
 use integration_tests::lazy_service::LazyService;
 use integration_tests::processes;
@@ -81,7 +81,7 @@ fn reason(cluster: &Cluster) -> anyhow::Result<String> {
 
 /// Waits until a log has a text, in what was written after `from` bytes.
 pub(super) fn wait_for_text(path: &Path, from: usize, text: &str) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
         let log = String::from_utf8_lossy(&fs::read(path)?).into_owned();
         if log.get(from..).is_some_and(|log| log.contains(text)) {
@@ -101,7 +101,7 @@ fn backing_files(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
 
 /// Waits until so many of the image's five layers are plain files of the cache. Nothing tells of it.
 fn wait_until_complete(cluster: &Cluster, cache: &str, layers: usize) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
         let files = backing_files(cluster)?;
         if files.len() == 5 && files.iter().filter(|file| file.contains(cache)).count() == layers {
@@ -281,7 +281,7 @@ fn a_step_that_is_cancelled_while_everything_hangs_leaves_its_node_idle(cluster:
 
 /// Waits until a process on the node waits for a disk, and for longer than reading takes.
 fn wait_for_hung_reader(cluster: &Cluster) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     let mut since: Option<(i32, Instant)> = None;
     loop {
         let hung = processes::on(cluster, NODE)?.into_iter().map(|process| process.pid).find(|pid| {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{bail, ensure};
 use integration_tests::clean::{NODES, wait_for_no_lease};
-use integration_tests::cluster::{Cluster, PATIENCE};
+use integration_tests::cluster::{Cluster, TEST_TIMEOUT};
 use integration_tests::held::HeldStep;
 
 tests! { cluster:
@@ -47,7 +47,7 @@ fn reconfigure(cluster: &Cluster, apart: bool) -> anyhow::Result<()> {
     cluster.shell("ctl", "scontrol reconfigure")?;
     let nodes = NODES.map(|node| cluster.shell(node, "readlink /proc/1/ns/mnt"));
     let nodes: Vec<String> = nodes.into_iter().collect::<Result<_, _>>()?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while Instant::now() < deadline {
         let done = cluster.srun("root", &["-N2", "-n2", "--label", "readlink", "/proc/self/ns/mnt"])?;
         let as_wanted = |(number, node): (usize, &String)| {

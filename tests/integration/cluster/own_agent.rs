@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Stdio};
 
 use anyhow::{Context as _, ensure};
-use integration_tests::cluster::{Cluster, PATIENCE};
+use integration_tests::cluster::{Cluster, TEST_TIMEOUT};
 
 /// The node it runs on.
 pub(super) const NODE: &str = "n1";
@@ -35,7 +35,7 @@ impl<'a> OwnAgent<'a> {
         let path = cluster.path_on(NODE, NOTIFY)?;
         let _ = fs::remove_file(&path);
         let notices = UnixDatagram::bind(&path)?;
-        notices.set_read_timeout(Some(PATIENCE))?;
+        notices.set_read_timeout(Some(TEST_TIMEOUT))?;
         let notify = format!("NOTIFY_SOCKET={NOTIFY}");
         let mut command = vec!["env", &notify];
         command.extend(variables);

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use integration_tests::cluster::{Cluster, PATIENCE};
+use integration_tests::cluster::{Cluster, TEST_TIMEOUT};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
@@ -205,7 +205,7 @@ impl Mounts {
 
     /// Waits until there is none. The kernel tells of every change (proc_pid_mountinfo(5)).
     fn wait_for_no_layer(&mut self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
             let mounted = self.of_layers()?;
             if mounted == 0 {

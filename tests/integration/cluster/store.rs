@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
-use integration_tests::cluster::{Cluster, Done, PATIENCE, repository};
+use integration_tests::cluster::{Cluster, Done, TEST_TIMEOUT, repository};
 use integration_tests::held::HeldStep;
 use integration_tests::load;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -110,8 +110,8 @@ impl Watch {
 
     fn wait(&self) -> anyhow::Result<()> {
         let mut ready = [PollFd::new(&self.0, PollFlags::IN)];
-        let patience = Timespec { tv_sec: i64::try_from(PATIENCE.as_secs())?, tv_nsec: 0 };
-        ensure!(poll(&mut ready, Some(&patience))? == 1, "nothing happened");
+        let timeout = Timespec { tv_sec: i64::try_from(TEST_TIMEOUT.as_secs())?, tv_nsec: 0 };
+        ensure!(poll(&mut ready, Some(&timeout))? == 1, "nothing happened");
         let mut buffer = [std::mem::MaybeUninit::uninit(); 512];
         inotify::Reader::new(&self.0, &mut buffer).next()?;
         Ok(())

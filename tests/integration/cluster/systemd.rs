@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use anyhow::{Context as _, ensure};
 use integration_tests::clean::{leftovers, wait_for_steps};
-use integration_tests::cluster::{Cluster, PATIENCE};
+use integration_tests::cluster::{Cluster, TEST_TIMEOUT};
 use integration_tests::held::HeldStep;
 use integration_tests::processes::machine_pid;
 use parallax_sys::process::Process;
@@ -265,7 +265,7 @@ fn an_agent_that_hangs_is_started_anew(cluster: &Cluster) -> anyhow::Result<()> 
     let hung = Process::open(machine_pid(cluster, NODE, pid)?)?;
     let journal = Journal::from_now(cluster)?;
     systemctl(cluster, &["kill", "--kill-whom=main", "--signal=STOP"])?;
-    ensure!(hung.wait_until_ended(PATIENCE)?, "systemd does not end an agent that hangs");
+    ensure!(hung.wait_until_ended(TEST_TIMEOUT)?, "systemd does not end an agent that hangs");
     journal.wait_for("Watchdog timeout")?;
     // Whoever connects waits for the next agent.
     cluster.agent_status(NODE).context("after the watchdog")?;
@@ -294,10 +294,10 @@ impl<'a> Journal<'a> {
 
     /// Waits until a line of a unit has this text.
     fn wait_for_line_of(&self, unit: &str, text: &str) -> anyhow::Result<()> {
-        let patience = PATIENCE.as_secs().to_string();
+        let timeout = TEST_TIMEOUT.as_secs().to_string();
         let after = format!("--after-cursor={}", self.cursor);
         let unit = format!("--unit={unit}");
-        let command = ["timeout", &patience, "journalctl", "--follow", "--lines=all", "--output=cat", &unit, &after];
+        let command = ["timeout", &timeout, "journalctl", "--follow", "--lines=all", "--output=cat", &unit, &after];
         let mut follower = self.cluster.command(NODE, "root", &command).stdout(Stdio::piped()).spawn()?;
         let lines = BufReader::new(follower.stdout.take().context("no output")?).lines();
         let mut read = Vec::new();

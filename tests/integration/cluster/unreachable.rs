@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 
 use anyhow::{Context as _, ensure};
-use integration_tests::cluster::{Cluster, Done, PATIENCE};
+use integration_tests::cluster::{Cluster, Done, TEST_TIMEOUT};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 
@@ -80,7 +80,7 @@ fn a_store_is_waited_for(cluster: &Cluster) -> anyhow::Result<()> {
 fn wait_for_text(log: &Path, first: u64, text: &str) -> anyhow::Result<()> {
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
     inotify::add_watch(&watch, log, inotify::WatchFlags::MODIFY)?;
-    let timeout = Timespec::try_from(PATIENCE)?;
+    let timeout = Timespec::try_from(TEST_TIMEOUT)?;
     loop {
         let mut file = File::open(log)?;
         file.seek(SeekFrom::Start(first))?;

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use integration_tests::cluster::PATIENCE;
+use integration_tests::cluster::TEST_TIMEOUT;
 use nix::sys::signal::Signal;
 use parallax_agent::layers::{Form, MountedLayer};
 use parallax_chunks::{Index, Trace};
@@ -70,7 +70,7 @@ fn backing_file(layer: &MountedLayer) -> anyhow::Result<String> {
 
 /// Waits until a file is below the layer's loop device and read like that of any layer. The kernel tells nobody of it.
 fn wait_for_file(layer: &MountedLayer, file: &Path) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while Path::new(&backing_file(layer)?) != file || of_loop_device(layer, "dio")? != "0" {
         ensure!(Instant::now() < deadline, "{} is not below the loop device, or read directly", file.display());
         thread::sleep(Duration::from_millis(10));
@@ -96,7 +96,7 @@ fn a_layer_is_read_while_it_comes_and_is_a_plain_file_in_the_end() -> anyhow::Re
     ensure!(missing, "complete, though a chunk is missing");
     let reader = read_in_background(&layer);
     drop(fixture.give(&middle, &chunk)?);
-    reader.recv_timeout(PATIENCE)??;
+    reader.recv_timeout(TEST_TIMEOUT)??;
     let name = fixture.layer.squashfs_sha256.context("no digest")?;
     wait_for_file(&layer, &fixture.path("cache").join(format!("{name}.data")))?;
     read_all(&layer)?;
@@ -125,7 +125,7 @@ fn a_worker_that_is_killed_fails_no_read() -> anyhow::Result<()> {
     }
     drop(fixture.give(&middle, &chunk)?);
     for reader in readers {
-        reader.recv_timeout(PATIENCE)??;
+        reader.recv_timeout(TEST_TIMEOUT)??;
     }
     read_all(&layer)
 }
@@ -140,7 +140,7 @@ fn a_worker_that_hangs_is_replaced_by_the_whole_file() -> anyhow::Result<()> {
     let reader = read_in_background(&layer);
     let fifo = fixture.wait_for_fetch(&middle)?;
     worker.signal(Signal::SIGSTOP)?;
-    reader.recv_timeout(PATIENCE)??;
+    reader.recv_timeout(TEST_TIMEOUT)??;
     wait_for_file(&layer, &fixture.whole())?;
     read_all(&layer)?;
     // What it does now harms nobody.
@@ -162,7 +162,7 @@ fn a_complete_file_is_exchanged_though_its_worker_answers_no_more() -> anyhow::R
         let layer = fixture.mount()?;
         ensure!(is_chunked(&layer), "{:?}", layer.form());
         let reader = read_in_background(&layer);
-        reader.recv_timeout(PATIENCE)??;
+        reader.recv_timeout(TEST_TIMEOUT)??;
         wait_for_file(&layer, &complete)?;
         drop(end);
         read_all(&layer)?;
@@ -186,7 +186,7 @@ fn a_chunk_that_comes_late_is_waited_for() -> anyhow::Result<()> {
     ensure!(reader.try_recv().is_err(), "read without the chunk");
     fs::write(fixture.chunk_path(&middle).with_extension("next"), &chunk)?;
     fs::rename(fixture.chunk_path(&middle).with_extension("next"), fixture.chunk_path(&middle))?;
-    reader.recv_timeout(PATIENCE)??;
+    reader.recv_timeout(TEST_TIMEOUT)??;
     Ok(())
 }
 
@@ -269,7 +269,7 @@ fn without_any_source_reading_fails_and_the_mount_is_not_used_again() -> anyhow:
     ensure!(format!("{error:#}").contains("Input/output error"), "{error:#}");
     fs::write(fixture.chunk_path(&middle), chunk)?;
     // The kernel may remember the error. The agent is told of it beside the reader.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     let other = loop {
         let other = fixture.mount()?;
         if !Arc::ptr_eq(&layer, &other) {
@@ -290,7 +290,7 @@ fn a_chunk_store_that_hangs_is_replaced_by_the_whole_file() -> anyhow::Result<()
     ensure!(is_chunked(&layer), "{:?}", layer.form());
     let readers: Vec<_> = (0..4).map(|_| read_in_background(&layer)).collect();
     for reader in readers {
-        reader.recv_timeout(PATIENCE)??;
+        reader.recv_timeout(TEST_TIMEOUT)??;
     }
     wait_for_file(&layer, &fixture.whole())?;
     read_all(&layer)
@@ -310,7 +310,7 @@ fn without_a_whole_file_reads_that_hang_fail_in_time() -> anyhow::Result<()> {
         }
         let readers: Vec<_> = (0..4).map(|_| read_in_background(&layer)).collect();
         for reader in readers {
-            let error = reader.recv_timeout(PATIENCE)?.err().context("read without the chunk")?;
+            let error = reader.recv_timeout(TEST_TIMEOUT)?.err().context("read without the chunk")?;
             ensure!(format!("{error:#}").contains("Input/output error"), "{error:#}");
         }
         worker.signal(Signal::SIGCONT)?;

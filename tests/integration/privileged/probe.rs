@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use integration_tests::cluster::PATIENCE;
+use integration_tests::cluster::TEST_TIMEOUT;
 use parallax_probe::{Ability, Trial};
 
 tests! { machine:
@@ -54,7 +54,7 @@ fn tried(fault: &str) -> anyhow::Result<Tried> {
     }
     ensure!(processes(fault)?.is_empty(), "a process is left: {:?}", processes(fault)?);
     // The kernel frees a device some time after its last user, and tells nobody.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while loop_devices()?.difference(&before).next().is_some() {
         ensure!(Instant::now() < deadline, "a loop device is left: {:?}, before {before:?}", loop_devices()?);
         thread::sleep(Duration::from_millis(10));

@@ -3,7 +3,7 @@
 //! first round.
 //!
 //! A step that no fault came near must end as it should. One that was hit may fail, but the user must be told why, and
-//! it must not take longer than [`step::PATIENCE`].
+//! it must not take longer than [`step::TEST_TIMEOUT`].
 
 #![allow(clippy::indexing_slicing, reason = "a run that indexes past the end fails, as it should")]
 

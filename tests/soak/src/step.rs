@@ -7,7 +7,7 @@ use integration_tests::cluster::{Cluster, Done};
 
 /// How long a step may take, in seconds, hit by a fault or not: more than the longest deadline a step has (60 s for its image,
 /// 30 s for its end), and what Slurm takes to kill and to boot.
-pub(crate) const PATIENCE: &str = "180";
+pub(crate) const TEST_TIMEOUT: &str = "180";
 
 /// What a step runs, by its tasks; each writes a line with "fine".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl Step {
     }
 
     fn line(&self) -> Vec<String> {
-        let mut line: Vec<String> = ["timeout", "--kill-after=60", PATIENCE].map(str::to_owned).into();
+        let mut line: Vec<String> = ["timeout", "--kill-after=60", TEST_TIMEOUT].map(str::to_owned).into();
         let image = format!("--parallax-image={}", self.image);
         let mut srun = vec!["srun".to_owned(), format!("-N{}", self.nodes), format!("-n{}", self.tasks)];
         if self.nodes == 1 {
@@ -118,7 +118,7 @@ impl Step {
         };
         let complaint = match (well, calm) {
             (true, _) => return None,
-            _ if done.code == 124 => format!("it took longer than {PATIENCE} s"),
+            _ if done.code == 124 => format!("it took longer than {TEST_TIMEOUT} s"),
             (false, true) => "it did not end as it should, and no fault was near".to_owned(),
             // Ctrl-C before srun has come so far as to catch it: whoever pressed it knows.
             (false, false) if done.code == CTRL_C => return None,

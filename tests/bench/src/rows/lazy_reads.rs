@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use integration_tests::clean::wait_for_steps;
-use integration_tests::cluster::PATIENCE;
+use integration_tests::cluster::TEST_TIMEOUT;
 use integration_tests::held::HeldStep;
 use integration_tests::lazy_service::LazyService;
 use serde_json::Value;
@@ -110,7 +110,7 @@ fn swapped(images: &Images<'_>, server: &Server) -> anyhow::Result<Vec<Figure>> 
     let image = format!("--parallax-image={IMAGE}");
     let step = HeldStep::start(session.cluster(), USER, &["--nodelist", NODE, &image], 1, "echo begun")?;
     // Nothing tells of it.
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = std::time::Instant::now() + TEST_TIMEOUT;
     while served(images)? > 0 && std::time::Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(100));
     }

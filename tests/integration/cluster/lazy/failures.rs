@@ -9,7 +9,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 
 use anyhow::{Context as _, ensure};
-use integration_tests::cluster::{Cluster, PATIENCE};
+use integration_tests::cluster::{Cluster, TEST_TIMEOUT};
 use integration_tests::held::HeldStep;
 use integration_tests::lazy_service::LazyService;
 use integration_tests::processes;
@@ -150,7 +150,7 @@ fn wait_for_fetch(chunk: &Path) -> anyhow::Result<File> {
     let (sender, receiver) = channel();
     let chunk = chunk.to_owned();
     thread::spawn(move || sender.send(File::options().write(true).open(chunk)));
-    Ok(receiver.recv_timeout(PATIENCE).context("nobody fetches the chunk")??)
+    Ok(receiver.recv_timeout(TEST_TIMEOUT).context("nobody fetches the chunk")??)
 }
 
 fn signal_worker(cluster: &Cluster, signal: Signal) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use integration_tests::cluster::{Cluster, PATIENCE};
+use integration_tests::cluster::{Cluster, TEST_TIMEOUT};
 
 use super::super::lazy::{end_reading, expected, publish, start_reading, take_a_chunk};
 use super::super::{ssh, with_file};
@@ -87,7 +87,7 @@ fn chunks_come_by_ssh_under_the_units_restrictions(cluster: &Cluster) -> anyhow:
 
 /// Waits until systemd has forgotten the descriptors of all layers. The agent does not wait for that.
 fn wait_until_nothing_is_kept(cluster: &Cluster) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
         let kept = property(cluster, "NFileDescriptorStore")?;
         if kept == "0" {

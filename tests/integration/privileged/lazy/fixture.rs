@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use anyhow::Context as _;
-use integration_tests::cluster::{Done, PATIENCE, repository};
+use integration_tests::cluster::{Done, TEST_TIMEOUT, repository};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use parallax_agent::layers::{Abilities, LayerTable, MountedLayer};
@@ -153,7 +153,7 @@ impl Fixture {
         let path = self.chunk_path(id);
         let (sender, receiver) = channel();
         thread::spawn(move || sender.send(File::options().write(true).open(path)));
-        Ok(receiver.recv_timeout(PATIENCE).context("nobody fetches the chunk")??)
+        Ok(receiver.recv_timeout(TEST_TIMEOUT).context("nobody fetches the chunk")??)
     }
 
     /// Waits until somebody fetches a chunk that is held back, and puts the chunk there for who comes next.
@@ -181,7 +181,7 @@ impl EndsEarly {
     /// Takes the agent's request at the fixture's socket, and serves the layer from `file` until the sender of `end` is dropped.
     pub(super) fn run(fixture: &Fixture, file: File, end: Receiver<()>) -> anyhow::Result<()> {
         let agent = Channel::accepted(accept(&fixture.socket)?)?;
-        let (ToWorker::Serve(layer), descriptors) = agent.receive(Some(PATIENCE))? else {
+        let (ToWorker::Serve(layer), descriptors) = agent.receive(Some(TEST_TIMEOUT))? else {
             anyhow::bail!("another request");
         };
         let mut descriptors = descriptors.into_iter();
